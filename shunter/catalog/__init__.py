@@ -1,0 +1,1 @@
+"""Facts about models, devices and hosts, and what can be computed from them."""

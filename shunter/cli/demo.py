@@ -1,0 +1,268 @@
+"""``shunter demo``: the whole loop, small, on measurements of this machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+
+from shunter.agents.registry import POLICIES, make_policy
+from shunter.catalog.models import get_model, scaled_model
+from shunter.cli.eval_ import save_evaluation, show
+from shunter.cli.fit import errors_table
+from shunter.cli.options import progress, say
+from shunter.cli.train import train_and_save
+from shunter.envs.scenario import load_scenario
+from shunter.envs.world import make_world
+from shunter.errors import UnknownNameError
+from shunter.eval.evaluation import Evaluation, evaluate
+from shunter.eval.real import open_engines
+from shunter.eval.tracking import tracking
+from shunter.models.performance import PerformanceModel
+from shunter.profiling.dataset import read_dataset
+from shunter.profiling.plan import SweepSettings
+from shunter.profiling.sweep import SweepProgress, profile_models
+from shunter.profiling.synthetic import bytes_per_weight, write_checkpoint
+
+__all__ = ["demo"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the demo uses one engine.
+
+    Attributes:
+        format: Of the checkpoints.
+        quantization: Likewise.
+        device: Without its budget, which is set to about half of what all models take.
+        gpu_layers: Levels to profile and to schedule.
+        sizes_mb: Catalogue model to size of its weights, most popular first.
+    """
+
+    format: str
+    quantization: str
+    device: str
+    gpu_layers: tuple[str, ...]
+    sizes_mb: dict[str, int]
+
+
+RECIPES = {
+    "transformers": Recipe(
+        "safetensors",
+        "F32",
+        "cpu:1-threads",
+        ("all",),
+        {"Qwen3-8B": 120, "Llama-3-8B": 240, "Qwen2.5-14B": 360},
+    ),
+    "llama-cpp": Recipe(
+        "gguf",
+        "Q8_0",
+        "loopback:1-threads",
+        ("all", "50%"),
+        {"Qwen3-8B": 80, "Llama-3-8B": 160, "Qwen2.5-14B": 240},
+    ),
+}
+CONTEXT_TOKENS = 256
+MAX_BATCH = 4
+WORKLOAD = {"requests": 40, "load": 0.9, "prompt_scale": 0.1, "decode_scale": 0.15}
+SIMULATED_SEEDS = range(100, 120)
+"""Workload seeds of the comparison; training and its validation draw others."""
+
+
+def demo(
+    engine: Annotated[str, typer.Option(help=" or ".join(RECIPES) + ".")] = "transformers",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; by default runs/demo or runs/demo-ENGINE.", show_default=False)
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Decisions to train for.")] = 80_000,
+    real_seeds: Annotated[int, typer.Option(min=1, help="Request sequences to run for real.")] = 2,
+) -> None:
+    """Profile, fit, train, compare in simulation, and run the same policies on the real engine.
+
+    Three models with random weights share one device that holds about half of their bytes. A second run goes
+    on with what was profiled before.
+
+    Examples:
+
+    shunter demo
+
+    shunter demo --engine llama-cpp --real-seeds 1
+    """
+    if engine not in RECIPES:
+        raise UnknownNameError("--engine", engine, RECIPES)
+    folder = out or Path("runs") / ("demo" if engine == "transformers" else f"demo-{engine}")
+    _Demo(Console(), engine, RECIPES[engine], folder).run(steps, real_seeds)
+
+
+class _Demo:
+    def __init__(self, console: Console, engine: str, recipe: Recipe, folder: Path) -> None:
+        self.console, self.engine, self.recipe, self.folder = console, engine, recipe, folder
+        self.begun_s = time.monotonic()
+        self.summary: dict[str, Any] = {"engine": engine, "mlflow_run_ids": {}}
+
+    def run(self, steps: int, real_seeds: int) -> None:
+        from shunter.train.ppo import TrainSettings
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checkpoints = self._checkpoints()
+        self._profile(checkpoints)
+        performance = self._fit()
+        world = make_world(load_scenario(self._scenario(checkpoints, performance)), performance)
+        self._step("train", "MaskablePPO in simulation, starting from cost-greedy")
+        policy_path = self.folder / "policy.safetensors"
+        settings = TrainSettings(steps=steps)
+        result, self.summary["mlflow_run_ids"]["train"] = train_and_save(
+            self.console, world, settings, policy_path, self.folder
+        )
+        policies = [*(make_policy(name) for name in POLICIES), result.policy]
+        self._step("eval", f"{len(policies)} policies on {len(SIMULATED_SEEDS)} request sequences, simulated")
+        simulated = evaluate(world, policies, SIMULATED_SEEDS)
+        self._keep("eval", simulated, "eval-simulated")
+        self._step("eval --real", f"the same policies on {self.engine}, {real_seeds} of these sequences")
+        with open_engines(world) as engines, progress(self.console) as report:
+            seeds = list(SIMULATED_SEEDS)[:real_seeds]
+            real = evaluate(world, policies, seeds, engines=engines, on_progress=report)
+        files = self._keep("eval_real", real, "eval-real")
+        self._finish(simulated, real, files)
+
+    def _step(self, name: str, text: str) -> None:
+        self.console.rule(f"[{time.monotonic() - self.begun_s:.0f} s] {name}: {text}", align="left")
+
+    def _checkpoints(self) -> dict[str, Path]:
+        self._step("checkpoint", "three models with random weights, scaled down from the catalogue")
+        paths = {}
+        for like, size_mb in self.recipe.sizes_mb.items():
+            name = f"{like.lower()}-{size_mb}mb"
+            path = self.folder / "models" / (f"{name}.gguf" if self.recipe.format == "gguf" else name)
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                params = size_mb * 1e6 / bytes_per_weight(self.recipe.quantization)
+                spec = scaled_model(get_model(like), params)
+                write_checkpoint(
+                    spec, path, format=self.recipe.format, quantization=self.recipe.quantization
+                )
+            say(self.console, f"{path}")
+            paths[name] = path
+        return paths
+
+    def _profile(self, checkpoints: dict[str, Path]) -> None:
+        self._step("profile", f"{self.engine} on {self.recipe.device}")
+        dataset = self.folder / "profile.parquet"
+        settings = SweepSettings(
+            gpu_layers=self.recipe.gpu_layers,
+            prompt_tokens=(16, 64, 160),
+            decode_tokens=(16,),
+            batch=(1, 2, MAX_BATCH),
+            cut_tokens=(32, 128),
+            repeats=2,
+            context_tokens=CONTEXT_TOKENS,
+        )
+        with tracking("profile", self.engine, folder=self.folder) as tracker, progress(self.console) as bar:
+
+            def report(p: SweepProgress) -> None:
+                bar(f"{p.rows} rows; {p.text}", p.units_done, p.units)
+
+            result = profile_models(
+                list(checkpoints.values()),
+                engine=self.engine,
+                device=self.recipe.device,
+                out=dataset,
+                settings=settings,
+                mode="resume",
+                progress=report,
+            )
+            tracker.params({"engine": self.engine, "device": self.recipe.device})
+            tracker.metrics({"rows": result.rows, "duration_s": result.duration_s})
+            tracker.artifact(dataset)
+        cells = int(read_dataset(dataset).cell_id.nunique())
+        say(self.console, f"{dataset}: {result.rows} new rows, {cells} cells, {result.duration_s:.0f} s")
+        self.summary["cells_profiled"] = cells
+        self.summary["mlflow_run_ids"]["profile"] = tracker.run_id
+
+    def _fit(self) -> PerformanceModel:
+        self._step("fit", "dataset to performance model")
+        performance = PerformanceModel().fit(read_dataset(self.folder / "profile.parquet"))
+        path = performance.save(self.folder / "perf")
+        self.console.print(errors_table(performance))
+        self.summary["cv_mape"] = {
+            target: {
+                "held_out_cells": errors.held_out_cells.mape if errors.held_out_cells else None,
+                "held_out_models": errors.held_out_models.mape if errors.held_out_models else None,
+            }
+            for target, errors in performance.cv.items()
+        }
+        with tracking("fit", self.engine, folder=self.folder) as tracker:
+            tracker.metrics({"cv_mape": self.summary["cv_mape"]})
+            tracker.artifact(path)
+        self.summary["mlflow_run_ids"]["fit"] = tracker.run_id
+        return performance
+
+    def _scenario(self, checkpoints: dict[str, Path], performance: PerformanceModel) -> Path:
+        """Writes a scenario whose device holds about half of the models, and at least the largest."""
+        cells = [
+            performance.cells(
+                self.engine,
+                self.recipe.device,
+                name,
+                operation="load",
+                max_batch=MAX_BATCH,
+                max_context_tokens=CONTEXT_TOKENS,
+            )
+            for name in checkpoints
+        ]
+        sizes = [float(performance.predict(cell)["device_bytes_predicted"].iloc[0]) for cell in cells]
+        budget_mb = -(-max(0.55 * sum(sizes), 1.1 * max(sizes)) // 1e7) * 10
+        scenario = {
+            "name": f"demo-{self.engine}",
+            "engine": self.engine,
+            "models": [
+                {
+                    "name": name,
+                    "checkpoint": str(path.relative_to(self.folder)),
+                    "levels": list(self.recipe.gpu_layers),
+                }
+                for name, path in checkpoints.items()
+            ],
+            "devices": [{"name": "device-0", "device": f"{self.recipe.device}-{budget_mb:.0f}MB"}],
+            "workload": WORKLOAD,
+            "limits": {"max_batch": MAX_BATCH, "context_tokens": CONTEXT_TOKENS},
+        }
+        path = self.folder / "scenario.yaml"
+        path.write_text(yaml.safe_dump(scenario, sort_keys=False), encoding="utf-8")
+        say(self.console, f"{path}: three models, one device of {budget_mb:.0f} MB")
+        return path
+
+    def _keep(self, kind: str, evaluation: Evaluation, folder: str) -> dict[str, Path]:
+        with tracking("eval", kind, folder=self.folder) as tracker:
+            files = save_evaluation(evaluation, self.folder / folder, tracker, title=f"shunter demo: {kind}")
+        self.summary["mlflow_run_ids"][kind] = tracker.run_id
+        show(self.console, evaluation)
+        return files
+
+    def _finish(self, simulated: Evaluation, real: Evaluation, files: dict[str, Path]) -> None:
+        over_all, same = simulated.to_dict()["policies"], real.to_dict()["policies"]
+        self.summary["policies"] = {
+            name: {
+                "simulated_response_mean_s": row["simulated"]["response_mean_s"],
+                "simulated_response_change": row["simulated"]["response_change"],
+                "same_requests_simulated_response_mean_s": same[name]["simulated"]["response_mean_s"],
+                "same_requests_real_response_mean_s": same[name]["real"]["response_mean_s"],
+                "simulation_error": same[name]["simulation_error"]["response_mean_s"],
+            }
+            for name, row in over_all.items()
+            if "real" in same.get(name, {})
+        }
+        self.summary["duration_s"] = time.monotonic() - self.begun_s
+        path = self.folder / "summary.json"
+        path.write_text(json.dumps(self.summary, indent=1), encoding="utf-8")
+        self._step("done", "where things are")
+        database = (self.folder / "mlflow.db").resolve()
+        say(self.console, f"report:  {files['report']}")
+        say(self.console, f"summary: {path}")
+        say(self.console, f"MLflow:  mlflow ui --backend-store-uri sqlite:///{database}")

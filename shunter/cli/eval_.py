@@ -1,0 +1,164 @@
+"""``shunter eval``: policies compared, in simulation and on real engines."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shunter.agents.registry import POLICIES, make_policy
+from shunter.cli.options import progress, say, seed_list
+from shunter.envs.scenario import load_scenario
+from shunter.envs.world import make_world
+from shunter.errors import InputError, UnknownNameError
+from shunter.eval.evaluation import Evaluation, evaluate
+from shunter.eval.event_log import write_event_logs
+from shunter.eval.metrics import METRICS
+from shunter.eval.real import check_binding, open_engines
+from shunter.eval.report import change_text, format_metric, verdict, write_report
+from shunter.eval.tracking import Tracker, tracking
+from shunter.profiling.engines.registry import ENGINES
+
+__all__ = ["eval_", "real_table", "results_table", "save_evaluation"]
+
+
+def eval_(
+    scenario: Annotated[Path, typer.Option(help="Scenario file (YAML).")],
+    performance: Annotated[Path, typer.Option(help="Fitted performance model.")] = Path("perf"),
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or policy file; repeatable. Default: all heuristics.", show_default=False),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Workload seeds: a count, a range or a list.")] = "20",
+    real: Annotated[bool, typer.Option("--real", help="Run on the real engine too.")] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="Instead of the scenario's: " + ", ".join(ENGINES) + ".", show_default=False),
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="Interpreter that has the engine.", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report and the event log.")] = Path("runs/eval"),
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Also write the results here.", show_default=False)
+    ] = None,
+) -> None:
+    """Compare policies on the same requests.
+
+    Every policy serves the same requests; changes are paired, relative to the first policy. With --real the
+    simulated figure, the real one and the error stand beside each other.
+
+    Examples:
+
+    shunter eval --scenario s.yaml --performance perf
+
+    shunter eval --scenario s.yaml --policy cost-greedy --policy runs/demo/policy.safetensors --seeds 100-139
+
+    shunter eval --scenario s.yaml --real --engine llama-cpp --seeds 2 --json result.json
+    """
+    console = Console()
+    loaded = load_scenario(scenario)
+    if engine is not None:
+        if engine not in ENGINES:
+            raise UnknownNameError("--engine", engine, ENGINES)
+        loaded = loaded.model_copy(update={"engine": engine})
+    policies = [make_policy(name) for name in policy or list(POLICIES)]
+    names = [p.name for p in policies]
+    if len(set(names)) < len(names):
+        raise InputError("--policy", "name each policy once", names)
+    chosen = seed_list(seeds)
+    world = make_world(loaded, performance)
+    if real:
+        check_binding(world)
+    with tracking("eval", loaded.name) as tracker, ExitStack() as stack:
+        engines = stack.enter_context(open_engines(world, python=python)) if real else None
+        report = stack.enter_context(progress(console))
+        evaluation = evaluate(world, policies, chosen, engines=engines, on_progress=report)
+        if evaluation.simulated:
+            files = save_evaluation(evaluation, out, tracker, title=f"shunter eval: {loaded.name}")
+    if not evaluation.simulated:
+        raise KeyboardInterrupt
+    if json_path is not None:
+        json_path.write_text(json.dumps(evaluation.to_dict(), indent=1), encoding="utf-8")
+    show(console, evaluation)
+    say(
+        console,
+        f"report: {files['report']}\nevents: {files['events']}\nMLflow: {tracker.uri} run {tracker.run_id}",
+    )
+    if evaluation.interrupted:
+        say(console, "Interrupted: only complete runs are counted.")
+        raise typer.Exit(130)
+
+
+def show(console: Console, evaluation: Evaluation) -> None:
+    """Prints the tables and the verdict."""
+    result = evaluation.to_dict()
+    console.print(results_table(result, "simulated", f"Simulated, {len(evaluation.seeds)} workload seeds"))
+    if evaluation.real:
+        console.print(results_table(result, "real", "Real"))
+        console.print(real_table(result))
+    for line in verdict(result):
+        say(console, line)
+
+
+def results_table(result: dict[str, Any], kind: str, title: str) -> Table:
+    """Metrics of every policy in one world, with the paired change against the first."""
+    table = Table("policy", title=title)
+    for text in (*METRICS.values(), f"mean response against {result['changes_against']}"):
+        table.add_column(text, justify="right")
+    for name, policy in result["policies"].items():
+        if kind in policy:
+            cells = [format_metric(metric, policy[kind][metric]) for metric in METRICS]
+            table.add_row(name, *cells, change_text(policy[kind]["response_change"]))
+    return table
+
+
+def real_table(result: dict[str, Any]) -> Table:
+    """Simulated, real and error beside each other, on the same requests."""
+    table = Table("policy", "metric", title="Simulated against real (error = simulated / real - 1)")
+    for text in ("simulated", "real", "error"):
+        table.add_column(text, justify="right")
+    for name, policy in result["policies"].items():
+        for metric, text in METRICS.items():
+            error = policy.get("simulation_error", {}).get(metric)
+            if error is not None:
+                figures = [format_metric(metric, policy[k][metric]) for k in ("simulated", "real")]
+                table.add_row(name, text, *figures, f"{error:+.1%}")
+        table.add_section()
+    return table
+
+
+def save_evaluation(
+    evaluation: Evaluation,
+    out: Path,
+    tracker: Tracker,
+    *,
+    title: str,
+    extra: list[tuple[str, str]] | None = None,
+) -> dict[str, Path]:
+    """Writes report, event log and results into a folder, and logs them to MLflow.
+
+    Returns:
+        ``report``, ``events`` and ``results`` as paths.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    files = {name: out / f"{name}.{end}" for name, end in _FILES.items()}
+    result = evaluation.to_dict()
+    write_event_logs(evaluation.logs(), files["events"])
+    files["results"].write_text(json.dumps(result, indent=1), encoding="utf-8")
+    write_report(evaluation, files["report"], title=title, extra=extra or ())
+    tracker.params(
+        {"scenario": result["scenario"], "seeds": result["seeds"], "policies": evaluation.policies}
+    )
+    tracker.metrics(result["policies"])
+    for path in files.values():
+        tracker.artifact(path)
+    return files
+
+
+_FILES = {"report": "html", "events": "parquet", "results": "json"}

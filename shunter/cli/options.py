@@ -1,0 +1,58 @@
+"""Options that several commands share, and how they talk to the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from shunter.errors import InputError
+
+__all__ = ["progress", "say", "seed_list"]
+
+LINE_EVERY_S = 10.0
+
+
+def say(console: Console, text: str) -> None:
+    """Prints a line as it is, never broken by the width of the terminal."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def seed_list(text: str, *, field: str = "--seeds") -> list[int]:
+    """Reads workload seeds: a count (``20`` is 0 to 19), a range (``100-119``) or a list (``3,5,8``).
+
+    Raises:
+        InputError: It is none of these, or empty.
+    """
+    first, _, last = text.partition("-")
+    if text.isdigit() and int(text) > 0:
+        return list(range(int(text)))
+    if first.isdigit() and last.isdigit() and int(first) <= int(last):
+        return list(range(int(first), int(last) + 1))
+    words = text.split(",")
+    if len(words) > 1 and all(word.isdigit() for word in words):
+        return list(dict.fromkeys(map(int, words)))
+    raise InputError(field, "be a count (20), a range (100-119) or a list (3,5,8)", text)
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Yields a function of (text, done, total): a bar on a terminal, a line now and then elsewhere."""
+    if console.is_terminal:
+        columns = (BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.description}"), console=console, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total)
+        return
+    last_s = time.monotonic()
+
+    def line(text: str, done: int, total: int) -> None:
+        nonlocal last_s
+        if time.monotonic() - last_s >= LINE_EVERY_S:
+            last_s = time.monotonic()
+            say(console, f"{done}/{total}  {text}")
+
+    yield line

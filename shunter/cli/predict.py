@@ -1,0 +1,63 @@
+"""``shunter predict``: predicts the cells of a table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import pyarrow as pa
+import typer
+from rich.console import Console
+
+from shunter.errors import BrokenFileError, InputError
+from shunter.models.performance import PerformanceModel
+
+__all__ = ["predict"]
+
+
+def predict(
+    perf: Annotated[Path, typer.Argument(help="Performance model that shunter fit wrote.")],
+    cells: Annotated[Path, typer.Argument(help="Cells to predict (.csv or .parquet).")],
+    out: Annotated[Path, typer.Option(help="Table to write (.csv or .parquet).")] = Path("predictions.csv"),
+) -> None:
+    """Predict times and memory of cells: rows with engine, device, model and operation.
+
+    Other columns are those of the dataset (gpu_layers, batch, tokens, context_tokens, …); what is left out is
+    filled in: all layers on the device, one request, a warm page cache, the profiled limits.
+
+    Examples:
+
+    shunter predict perf cells.csv --out predictions.csv
+    """
+    for field, path in (("CELLS", cells), ("--out", out)):
+        if path.suffix not in (".csv", ".parquet"):
+            raise InputError(field, "end in .csv or .parquet", str(path))
+    predicted = PerformanceModel.load(perf).predict(_read(cells))
+    _write(predicted, out)
+    outside = int(predicted["out_of_range"].sum())
+    text = f"{out}: {len(predicted)} cells, {outside} of them beyond what was profiled"
+    Console().print(text, highlight=False, soft_wrap=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError("CELLS", "be an existing table", str(path))
+    try:
+        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except (ValueError, pa.ArrowException, OSError) as error:
+        raise BrokenFileError(path, str(error).splitlines()[0]) from error
+
+
+def _write(frame: pd.DataFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.suffix == ".csv":
+            frame.to_csv(temporary, index=False)
+        else:
+            frame.to_parquet(temporary, index=False)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

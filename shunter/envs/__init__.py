@@ -1,0 +1,10 @@
+"""The environment: importing this registers ``shunter/Scheduling-v0`` with Gymnasium."""
+
+import gymnasium
+
+ENV_ID = "shunter/Scheduling-v0"
+
+if ENV_ID not in gymnasium.registry:
+    gymnasium.register(ENV_ID, entry_point="shunter.envs.scheduling:SchedulingEnv")
+
+__all__ = ["ENV_ID"]

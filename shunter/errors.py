@@ -1,0 +1,74 @@
+"""Errors that a user can cause, each one clear line and exit code 2.
+
+::
+
+    ShunterError
+    └── InputError              a value breaks a rule
+        ├── UnknownNameError    a name is not in a registry; names the nearest
+        ├── VersionError        a file was written for another format version
+        └── BrokenFileError     a file is truncated or not what it claims to be
+
+Failures of an engine are ``shunter.profiling.engines.base.EngineError``: that module also runs inside
+worker interpreters that lack shunter, so it cannot import this one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["BrokenFileError", "InputError", "ShunterError", "UnknownNameError", "VersionError"]
+
+
+class ShunterError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class InputError(ShunterError):
+    """A value from outside breaks a rule.
+
+    Args:
+        field: What was given, as the user knows it (``workload.rate_per_s``, ``--model``).
+        rule: The rest of "must …".
+        value: What was got instead.
+    """
+
+    exit_code = 2
+
+    def __init__(self, field: str, rule: str, value: object) -> None:
+        super().__init__(f"{field} must {rule}. Got {value!r} instead.")
+        self.field = field
+
+
+class UnknownNameError(InputError):
+    """A name is not among the known ones; the message lists the nearest."""
+
+    def __init__(self, field: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        lowered = {n.lower(): n for n in names}
+        close = [lowered[c] for c in difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.4)]
+        hint = f"did you mean {' or '.join(close)}? (known: {', '.join(names)})"
+        if not close:
+            hint = f"be one of {', '.join(names)}"
+        ShunterError.__init__(self, f"{field}: unknown name {name!r}; {hint}")
+        self.field = field
+
+
+class VersionError(InputError):
+    """A file was written for another version of a format that this build does not read."""
+
+    def __init__(self, path: object, what: str, got: object, want: object) -> None:
+        ShunterError.__init__(
+            self, f"{path}: {what} must be version {want} for this shunter. Got {got!r} instead."
+        )
+        self.field = str(path)
+
+
+class BrokenFileError(InputError):
+    """A file is truncated, damaged, or not of the kind that it should be."""
+
+    def __init__(self, path: object, why: str) -> None:
+        ShunterError.__init__(self, f"{path}: cannot be read: {why}")
+        self.field = str(path)

@@ -1,0 +1,128 @@
+"""Several policies on the same requests, simulated and - if engines are given - real, beside each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shunter.agents.base import Policy
+from shunter.envs.world import World
+from shunter.eval.event_log import EventLog
+from shunter.eval.metrics import METRICS, paired_change, summarize
+from shunter.eval.real import run_real
+from shunter.eval.runs import Run, simulate
+from shunter.profiling.engines.base import Engine
+
+__all__ = ["Evaluation", "evaluate"]
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with what is running, finished requests, and requests in all."""
+
+
+@dataclass
+class Evaluation:
+    """What came of it; complete unless ``interrupted``.
+
+    Attributes:
+        world: The compiled scenario.
+        policies: Names, in the order given; changes are relative to the first.
+        seeds: Workload seeds, the same for every policy.
+        simulated: Runs by policy, in order of seeds.
+        real: Likewise; empty if no engines were given.
+        interrupted: Whether Ctrl-C cut it short.
+    """
+
+    world: World
+    policies: list[str]
+    seeds: list[int]
+    simulated: dict[str, list[Run]] = field(default_factory=dict)
+    real: dict[str, list[Run]] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def logs(self) -> list[EventLog]:
+        """Event logs of all runs."""
+        return [run.log for runs in (*self.simulated.values(), *self.real.values()) for run in runs]
+
+    def error(self, policy: str, metric: str) -> float:
+        """(simulated - real) / real of a metric on the same requests; NaN where real is 0 or missing."""
+        real = summarize(self.real[policy])[metric]
+        simulated = summarize(self.simulated[policy][: len(self.real[policy])])[metric]
+        return (simulated - real) / real if real else math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that the tables show, as plain data."""
+        scenario = self.world.scenario
+        return {
+            "scenario": scenario.model_dump(mode="json"),
+            "rate_per_s": self.world.rate_per_s,
+            "time_scale_s": self.world.time_scale_s,
+            "seeds": self.seeds,
+            "interrupted": self.interrupted,
+            "metrics": METRICS,
+            "changes_against": self.policies[0],
+            "policies": {name: self._policy_dict(name) for name in self.policies if name in self.simulated},
+        }
+
+    def _policy_dict(self, name: str) -> dict[str, Any]:
+        first = self.policies[0]
+        out: dict[str, Any] = {}
+        for kind, runs in (("simulated", self.simulated), ("real", self.real)):
+            if not runs.get(name):
+                continue
+            count = min(len(runs[name]), len(runs[first]))
+            out[kind] = {
+                **summarize(runs[name]),
+                "runs": len(runs[name]),
+                "decision_mean_s": sum(r.decision_s for r in runs[name]) / len(runs[name]),
+                "response_change": paired_change(runs[name][:count], runs[first][:count]),
+            }
+        if self.real.get(name):
+            errors = {metric: self.error(name, metric) for metric in METRICS if metric != "unfinished"}
+            out["simulation_error"] = {k: v if math.isfinite(v) else None for k, v in errors.items()}
+        return out
+
+
+def evaluate(
+    world: World,
+    policies: Sequence[Policy],
+    seeds: Sequence[int],
+    *,
+    engines: Sequence[Engine] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Evaluation:
+    """Runs every policy on every seed's requests; after Ctrl-C what is complete is returned.
+
+    Real runs are interleaved over policies, so that a machine that drifts is unfair to none.
+
+    Args:
+        world: The compiled scenario.
+        policies: With distinct names.
+        seeds: Workload seeds.
+        engines: From ``open_engines``; None: simulation only.
+        on_progress: See ``OnProgress``.
+    """
+    result = Evaluation(world, [p.name for p in policies], list(seeds))
+    total = len(seeds) * len(policies) * world.scenario.workload.requests
+    done = 0
+
+    def reporter(text: str) -> Callable[[int], None]:
+        def report(finished: int) -> None:
+            if on_progress is not None:
+                on_progress(text, done + finished, total)
+
+        return report
+
+    try:
+        for policy in policies:
+            result.simulated[policy.name] = [simulate(world, policy, seed) for seed in seeds]
+        for seed in seeds if engines is not None else ():
+            for policy in policies:
+                report = reporter(f"real: {policy.name}, seed {seed}")
+                run = run_real(world, policy, seed, engines or (), on_progress=report)
+                result.real.setdefault(policy.name, []).append(run)
+                done += world.scenario.workload.requests
+    except KeyboardInterrupt:
+        result.interrupted = True
+    return result

@@ -1,0 +1,155 @@
+"""The event log: one row per decision and its operation, the same schema for both worlds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shunter.envs.observation import FEATURES_VERSION
+from shunter.envs.state import EVICT, LOAD, RUN, WAIT, State
+from shunter.envs.world import World
+from shunter.errors import BrokenFileError, InputError, VersionError
+
+__all__ = ["EVENT_COLUMNS", "EVENT_LOG_VERSION", "EventLog", "read_event_log", "write_event_logs"]
+
+EVENT_LOG_VERSION = 1
+
+KINDS = {WAIT: "wait", RUN: "run", LOAD: "load", EVICT: "evict"}
+
+EVENT_COLUMNS: dict[str, pa.DataType] = {
+    "run_id": pa.string(),  # one policy on one workload seed in one world
+    "policy": pa.string(),
+    "seed": pa.int64(),  # of the workload
+    "world": pa.string(),  # simulated or real
+    "decision_id": pa.int64(),
+    "features_version": pa.int64(),
+    "device": pa.string(),
+    "decided_s": pa.float64(),  # since the start of the episode, like all times here
+    "decision_s": pa.float64(),  # what the policy took to decide, wall clock
+    "in_system": pa.int64(),  # requests at that time
+    "mask": pa.list_(pa.bool_()),
+    "choice": pa.int64(),  # index of the candidate
+    "choice_name": pa.string(),
+    "operation": pa.string(),  # run, load, evict or wait; make-room if room must still be made
+    "model": pa.string(),
+    "gpu_layers": pa.int64(),
+    "evicted": pa.list_(pa.string()),  # models unloaded by this operation
+    "request_ids": pa.list_(pa.int64()),  # batch of a quantum
+    "tokens": pa.list_(pa.int64()),  # that each request gained
+    "steps": pa.int64(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),  # missing for waits and for what was cut off
+    "device_bytes": pa.float64(),  # after the operation: measured, or predicted
+}
+
+
+class EventLog:
+    """Collects the rows of one run.
+
+    Args:
+        world: Names models and devices.
+        run: Values of ``run_id``, ``policy``, ``seed`` and ``world``, the same in every row.
+    """
+
+    def __init__(self, world: World, run: dict[str, Any]) -> None:
+        self.world = world
+        self.run = run
+        self.rows: list[dict[str, Any]] = []
+        self._open: dict[int, dict[str, Any]] = {}
+
+    def decide(
+        self, state: State, device: int, mask: NDArray[np.bool_], choice: int, decision_s: float
+    ) -> None:
+        """Opens a row; call before the choice is applied."""
+        row: dict[str, Any] = dict.fromkeys(EVENT_COLUMNS)
+        row.update(
+            self.run,
+            decision_id=len(self.rows),
+            features_version=FEATURES_VERSION,
+            device=self.world.scenario.devices[device].name,
+            decided_s=int(state.now_ns[0]) * 1e-9,
+            decision_s=decision_s,
+            in_system=int(state.in_system[0]),
+            mask=mask.tolist(),
+            choice=choice,
+            choice_name=self.world.action_name(choice),
+            operation="make-room",
+            evicted=[],
+            request_ids=[],
+            tokens=[],
+            steps=0,
+        )
+        self.rows.append(row)
+        self._open[device] = row
+
+    def begin(self, state: State, device: int) -> None:
+        """Adds what the device set out to do; call after the choice was applied and led to an operation."""
+        row, model = self._open[device], int(state.op_model[device])
+        row["operation"] = KINDS[int(state.op_kind[device])]
+        if model < 0:
+            return
+        names = [m.name for m in self.world.scenario.models]
+        batch = int(state.op_batch[device])
+        row.update(
+            model=names[model],
+            gpu_layers=self.world.gpu_layers[model][state.op_level[device]],
+            evicted=[names[m] for m in np.flatnonzero(state.evicting[device] >= 0)],
+            request_ids=state.op_request[device, :batch].tolist(),
+        )
+
+    def end(self, state: State, device: int, device_bytes: float) -> None:
+        """Adds what came of it; call when the operation's times and tokens are filled in."""
+        batch = int(state.op_batch[device])
+        self._open[device].update(
+            tokens=state.op_tokens[device, :batch].tolist(),
+            steps=int(state.op_steps[device]),
+            start_s=int(state.op_start_ns[device]) * 1e-9,
+            end_s=int(state.op_end_ns[device]) * 1e-9,
+            device_bytes=device_bytes,
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """All rows so far."""
+        frame: pd.DataFrame = self.table().to_pandas()
+        return frame
+
+    def table(self) -> pa.Table:
+        """All rows so far, typed."""
+        schema = pa.schema(list(EVENT_COLUMNS.items()), {"event_log_version": str(EVENT_LOG_VERSION)})
+        return pa.Table.from_pylist(self.rows, schema)
+
+
+def write_event_logs(logs: list[EventLog], path: str | os.PathLike[str]) -> None:
+    """Writes the rows of several runs into one Parquet file, whole or not at all."""
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    pq.write_table(pa.concat_tables([log.table() for log in logs]), part, compression="zstd")
+    part.replace(path)
+
+
+def read_event_log(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Reads an event log.
+
+    Raises:
+        InputError: There is no such file.
+        BrokenFileError: It is truncated or no Parquet file.
+        VersionError: It was written in another version of the schema.
+    """
+    if not Path(path).is_file():
+        raise InputError("event log", "be an existing file", str(path))
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise BrokenFileError(path, str(error)) from None
+    version = (table.schema.metadata or {}).get(b"event_log_version", b"none").decode()
+    if version != str(EVENT_LOG_VERSION):
+        raise VersionError(path, "event_log_version", version, EVENT_LOG_VERSION)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame

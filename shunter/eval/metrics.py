@@ -1,0 +1,118 @@
+"""Metrics of runs, and their uncertainty.
+
+Definitions, per request: response = last token - arrival; TTFT = first token - arrival;
+TPOT = (last token - first token) / (tokens - 1), for requests of at least two tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from shunter.eval.runs import Run
+
+__all__ = ["METRICS", "paired_change", "request_times", "summarize"]
+
+METRICS = {
+    "response_mean_s": "mean response",
+    "response_p50_s": "p50",
+    "response_p95_s": "p95",
+    "response_p99_s": "p99",
+    "ttft_mean_s": "mean TTFT",
+    "tpot_mean_s": "mean TPOT",
+    "swaps": "swaps per run",
+    "preemptions": "preemptions per run",
+    "loading_share": "share of device time loading",
+    "unfinished": "unfinished requests",
+}
+"""Keys of ``summarize`` and how tables call them."""
+
+BLOCK = 10
+"""Consecutive requests that are resampled together where runs are too few to resample: waiting times of
+neighbours are not independent."""
+
+Array = NDArray[np.float64]
+
+
+def request_times(run: Run) -> pd.DataFrame:
+    """Response, TTFT and TPOT of every request, in seconds; missing where it did not finish.
+
+    Returns:
+        One row per request in order of arrival: response_s, ttft_s, tpot_s.
+    """
+    r = run.requests
+    steps = (r.decode_tokens - 1).where(r.decode_tokens > 1)
+    return pd.DataFrame(
+        {
+            "response_s": r.finish_s - r.arrival_s,
+            "ttft_s": r.first_token_s - r.arrival_s,
+            "tpot_s": (r.finish_s - r.first_token_s) / steps,
+        }
+    )
+
+
+def summarize(runs: Sequence[Run]) -> dict[str, float]:
+    """Metrics of one policy over its runs, requests pooled; counts are means per run."""
+    times = pd.concat([request_times(run) for run in runs])
+    response = times.response_s.dropna()
+    quantiles = response.quantile([0.5, 0.95, 0.99]) if len(response) else pd.Series([np.nan] * 3)
+    device_s = sum(run.makespan_s * len(run.log.world.scenario.devices) for run in runs)
+    return {
+        "response_mean_s": float(response.mean()),
+        "response_p50_s": float(quantiles.iloc[0]),
+        "response_p95_s": float(quantiles.iloc[1]),
+        "response_p99_s": float(quantiles.iloc[2]),
+        "ttft_mean_s": float(times.ttft_s.mean()),
+        "tpot_mean_s": float(times.tpot_s.mean()),
+        "swaps": float(np.mean([run.counts["swaps"] for run in runs])),
+        "preemptions": float(np.mean([run.counts["preemptions"] for run in runs])),
+        "loading_share": sum(run.counts["loading_ns"] for run in runs) * 1e-9 / device_s,
+        "unfinished": float(times.response_s.isna().sum()),
+    }
+
+
+def paired_change(runs: Sequence[Run], against: Sequence[Run], seed: int = 0) -> dict[str, Any]:
+    """Relative change of the mean response against another policy on the same requests.
+
+    The interval is a 95 % paired bootstrap: over runs if there are at least 5, otherwise over blocks of
+    ``BLOCK`` consecutive requests, which neglects dependence between blocks.
+
+    Args:
+        runs: One policy's runs.
+        against: The other's, of the same workload seeds in the same order.
+        seed: Of the bootstrap.
+
+    Returns:
+        ``change`` (−0.1 is 10 % lower), ``low``, ``high`` and ``unit`` (what was resampled).
+    """
+    mine, theirs, unit = [], [], "runs" if len(runs) >= 5 else f"blocks of {BLOCK} requests"
+    for a, b in zip(runs, against, strict=True):
+        pair = np.column_stack([request_times(a).response_s, request_times(b).response_s])
+        pair = pair[~np.isnan(pair).any(axis=1)]
+        blocks = [pair] if unit == "runs" else np.array_split(pair, max(1, len(pair) // BLOCK))
+        mine += [block[:, 0].mean() for block in blocks]
+        theirs += [block[:, 1].mean() for block in blocks]
+    low, high = _interval(np.array(mine), np.array(theirs), seed)
+    return {"change": float(np.mean(mine) / np.mean(theirs) - 1), "low": low, "high": high, "unit": unit}
+
+
+def _interval(mine: Array, theirs: Array, seed: int) -> tuple[float, float]:
+    if len(mine) < 2 or np.array_equal(mine, theirs):
+        change = float(mine.mean() / theirs.mean() - 1)
+        return (change, change) if np.array_equal(mine, theirs) else (float("nan"), float("nan"))
+    statistic: Callable[..., Any] = lambda a, b, axis: a.mean(axis) / b.mean(axis) - 1  # noqa: E731
+    result = stats.bootstrap(
+        (mine, theirs),
+        statistic,
+        paired=True,
+        vectorized=True,
+        n_resamples=4000,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)

@@ -1,0 +1,182 @@
+"""Plants: what carries operations out - predicted durations, or engines."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from shunter.envs.durations import fill_times
+from shunter.envs.dynamics import admit, complete, next_idle, used_bytes, wake_waiting
+from shunter.envs.simulation import FAR_NS, advance, finished
+from shunter.envs.state import EVICT, KV_LIVE, KV_SAVED, KV_SAVING, LOAD, RUN, WAIT, Requests, State
+from shunter.envs.world import World
+from shunter.eval.clocks import Clock
+from shunter.eval.operations import Eviction, Join, Operation, Outcome, execute
+from shunter.profiling.engines.base import Engine
+
+__all__ = ["EnginePlant", "Plant", "SimulatedPlant"]
+
+OnEnd = Callable[[State, int, float], None]
+"""Called with the state, the device and its memory in bytes when an operation's times are filled in."""
+
+
+class Plant(ABC):
+    """Carries operations out and lets time pass; the loop above it is the same for all."""
+
+    def __init__(self, world: World, requests: Requests, on_end: OnEnd) -> None:
+        self.world = world
+        self.requests = requests
+        self.on_end = on_end
+
+    @abstractmethod
+    def start(self, state: State, device: int) -> None:
+        """Begins the operation that was just applied to the device."""
+
+    @abstractmethod
+    def advance(self, state: State) -> int:
+        """Lets time pass until a device asks; returns it, or -1 once every request is served."""
+
+    def close(self, state: State) -> None:  # noqa: B027 - predictions hold nothing
+        """Lets operations under way end, and frees residents and KV."""
+
+
+class SimulatedPlant(Plant):
+    """Durations from the world's tables."""
+
+    def start(self, state: State, device: int) -> None:
+        """Predicts the operation; its outcome is known at once."""
+        fill_times(self.world.tables, state, self.requests, device)
+        self.on_end(state, device, float(used_bytes(self.world.tables, state, device)))
+
+    def advance(self, state: State) -> int:
+        """Jumps from event to event."""
+        return int(advance(state, self.requests))
+
+
+class EnginePlant(Plant):
+    """Engines, one per device, on a clock.
+
+    Args:
+        world: The compiled scenario; its models name checkpoints.
+        requests: The episode's requests.
+        on_end: See ``OnEnd``.
+        engines: One per device.
+        clock: ``WallClock`` for real engines.
+        vocab_sizes: One per model; prompts are random tokens below it.
+        seed: Of the prompts.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        requests: Requests,
+        on_end: OnEnd,
+        engines: Sequence[Engine],
+        clock: Clock,
+        vocab_sizes: Sequence[int],
+        seed: int,
+    ) -> None:
+        super().__init__(world, requests, on_end)
+        self.engines = engines
+        self.clock = clock
+        self.tokens = [
+            np.random.Generator(np.random.Philox(key=[seed, i])).integers(0, vocab_sizes[m], n).tolist()
+            for i, (m, n) in enumerate(zip(requests.model, requests.prompt_tokens, strict=True))
+        ]
+        self._names = [m.name for m in world.scenario.models]
+
+    def start(self, state: State, device: int) -> None:
+        """Hands the operation to the device's engine."""
+        operation = self._operation(state, device)
+        engine = self.engines[device]
+        self.clock.start(device, int(state.op_start_ns[device]), lambda: execute(engine, operation))
+
+    def advance(self, state: State) -> int:
+        """Waits for completions, arrivals and the end of waits, in real or virtual time."""
+        done: list[tuple[int, Outcome]] = []
+        while True:
+            for device, outcome in done:
+                self._fill(state, device, outcome)
+            arrived = admit(state, self.requests, max(self.clock.now_ns(), int(state.now_ns[0])))
+            for device, outcome in done:
+                self.on_end(state, device, float(outcome.memory.device_bytes))
+                complete(state, self.requests, device)
+            expired = (state.op_kind == WAIT) & (state.op_end_ns <= state.now_ns[0])
+            if done or arrived or expired.any():
+                wake_waiting(state)
+            if finished(state, self.requests):
+                return -1
+            device = int(next_idle(state))
+            if device >= 0:
+                return device
+            done = self.clock.wait(self._next_event_ns(state))
+
+    def close(self, state: State) -> None:
+        """Leaves the engines empty for the next run."""
+        while (state.op_kind >= RUN).any():
+            for device, outcome in self.clock.wait(FAR_NS):
+                self._fill(state, device, outcome)
+                complete(state, self.requests, device)
+        for device, engine in enumerate(self.engines):
+            for m in np.flatnonzero(state.resident[device] >= 0):
+                engine.unload(self._names[m])
+            for i in np.flatnonzero((state.home == device) & (state.kv == KV_SAVED)):
+                engine.drop_kv(self._names[self.requests.model[i]], str(i))
+
+    def _next_event_ns(self, state: State) -> int:
+        waits = state.op_end_ns[state.op_kind == WAIT]
+        soonest = int(waits.min()) if waits.size else FAR_NS
+        if state.arrived[0] < self.requests.arrival_ns.size:
+            soonest = min(soonest, int(self.requests.arrival_ns[state.arrived[0]]))
+        return soonest
+
+    def _operation(self, state: State, device: int) -> Operation:
+        kind, model = int(state.op_kind[device]), int(state.op_model[device])
+        limits = self.world.scenario.limits
+        load = None
+        if kind == LOAD:
+            checkpoint = self.world.scenario.models[model].checkpoint
+            load = (str(checkpoint), self.world.gpu_layers[model][state.op_level[device]])
+        return Operation(
+            model=self._names[model],
+            evictions=self._evictions(state, device) if kind in (LOAD, EVICT) else (),
+            load=load,
+            joins=self._joins(state, device) if kind == RUN else (),
+            max_steps=limits.quantum_steps,
+            max_s=limits.quantum_s,
+            context_tokens=limits.context_tokens,
+            max_batch=limits.max_batch,
+        )
+
+    def _evictions(self, state: State, device: int) -> tuple[Eviction, ...]:
+        evictions = []
+        for m in np.flatnonzero(state.evicting[device] >= 0):
+            queued = state.queue[m, : state.queue_length[m]]
+            saving = queued[(state.home[queued] == device) & (state.kv[queued] == KV_SAVING)]
+            evictions.append(Eviction(self._names[m], tuple(str(i) for i in saving)))
+        return tuple(evictions)
+
+    def _joins(self, state: State, device: int) -> tuple[Join, ...]:
+        joins = []
+        for i in state.op_request[device, : state.op_batch[device]]:
+            how = {KV_LIVE: "live", KV_SAVED: "restore"}.get(int(state.kv[i]), "prefill")
+            limit = int(self.requests.decode_tokens[i] - state.generated[i])
+            joins.append(Join(str(i), how, self.tokens[i] if how == "prefill" else [], limit))
+        return tuple(joins)
+
+    def _fill(self, state: State, device: int, outcome: Outcome) -> None:
+        """Writes what the engine did where the simulator would have written its prediction."""
+        state.op_start_ns[device] = self.clock.to_ns(outcome.start_s)
+        state.op_end_ns[device] = self.clock.to_ns(outcome.end_s)
+        state.op_steps[device] = outcome.steps
+        for b in range(int(state.op_batch[device])):
+            i = int(state.op_request[device, b])
+            name = str(i)
+            self.tokens[i] = self.tokens[i] + outcome.tokens[name]
+            state.op_tokens[device, b] = len(outcome.tokens[name])
+            if name in outcome.first_s and state.first_token_ns[i] < 0:
+                state.op_first_ns[device, b] = self.clock.to_ns(outcome.first_s[name])
+            if name in outcome.finish_s:
+                state.op_finish_ns[device, b] = self.clock.to_ns(outcome.finish_s[name])

@@ -1,0 +1,140 @@
+"""One policy on one sequence of requests, in either world, by one loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from shunter.agents.base import Policy
+from shunter.envs.dynamics import apply, legal_action
+from shunter.envs.observation import observe
+from shunter.envs.scheduling import empty_observation
+from shunter.envs.state import COUNTS, WAIT, Requests, State, new_state
+from shunter.envs.world import World
+from shunter.eval.event_log import EventLog
+from shunter.eval.plants import OnEnd, Plant, SimulatedPlant
+
+__all__ = ["Run", "run_policy", "simulate"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one episode.
+
+    Attributes:
+        policy: Its name.
+        seed: Of the workload.
+        world: ``simulated`` or ``real``.
+        requests: One row per request: request_id, model, arrival_s, prompt_tokens, decode_tokens,
+            first_token_s, finish_s (missing if unfinished), preemptions.
+        counts: ``shunter.envs.state.COUNTS`` by name.
+        makespan_s: Time at the end of the episode.
+        decision_s: Mean wall-clock time of a decision, observation included.
+        log: Its events.
+    """
+
+    policy: str
+    seed: int
+    world: str
+    requests: pd.DataFrame
+    counts: dict[str, int]
+    makespan_s: float
+    decision_s: float
+    log: EventLog
+
+
+def run_policy(
+    world: World,
+    requests: Requests,
+    policy: Policy,
+    *,
+    seed: int,
+    make_plant: Callable[[OnEnd], Plant],
+    world_name: str,
+    on_progress: Callable[[int], None] | None = None,
+) -> Run:
+    """Runs a policy until every request is served or ``limits.max_time_s`` is over.
+
+    Args:
+        world: The compiled scenario.
+        requests: The episode's requests.
+        policy: Decides.
+        seed: Of the workload; recorded.
+        make_plant: Makes what carries operations out, given what to call when one has ended.
+        world_name: ``simulated`` or ``real``; recorded.
+        on_progress: Called with the number of finished requests after every decision.
+    """
+    state = new_state(len(requests.arrival_ns), world.devices, world.models, world.max_batch)
+    run_id = f"{policy.name}/{seed}/{world_name}"
+    log = EventLog(world, {"run_id": run_id, "policy": policy.name, "seed": seed, "world": world_name})
+    plant = make_plant(log.end)
+    observation, mask = empty_observation(world.actions), np.zeros(world.actions, np.bool_)
+    deciding_s = 0.0
+    device = plant.advance(state)
+    while device >= 0 and state.now_ns[0] <= world.max_time_ns:
+        begun_s = time.perf_counter()
+        observe(
+            world.tables, state, requests, device, observation["candidates"], observation["context"], mask
+        )
+        observation["action_mask"][:] = mask
+        choice = int(legal_action(state, policy.act(observation), mask))
+        took_s = time.perf_counter() - begun_s
+        deciding_s += took_s
+        log.decide(state, device, mask, choice, took_s)
+        if apply(world.tables, state, device, choice):
+            log.begin(state, device)
+            if state.op_kind[device] != WAIT:
+                plant.start(state, device)
+        if on_progress is not None:
+            on_progress(int(state.arrived[0] - state.in_system[0]))
+        device = plant.advance(state)
+    frame = _request_frame(world, requests, state)
+    counts = dict(zip(COUNTS, state.counts.tolist(), strict=True))
+    makespan_s = int(state.now_ns[0]) * 1e-9
+    plant.close(state)
+    return Run(
+        policy=policy.name,
+        seed=seed,
+        world=world_name,
+        requests=frame,
+        counts=counts,
+        makespan_s=makespan_s,
+        decision_s=deciding_s / max(1, len(log.rows)),
+        log=log,
+    )
+
+
+def simulate(world: World, policy: Policy, seed: int) -> Run:
+    """Runs a policy on predicted durations."""
+    requests = world.draw(seed)
+    return run_policy(
+        world,
+        requests,
+        policy,
+        seed=seed,
+        make_plant=lambda on_end: SimulatedPlant(world, requests, on_end),
+        world_name="simulated",
+    )
+
+
+def _request_frame(world: World, requests: Requests, state: State) -> pd.DataFrame:
+    def seconds(ns: np.ndarray) -> np.ndarray:
+        return np.where(ns >= 0, ns * 1e-9, np.nan)
+
+    names = np.array([m.name for m in world.scenario.models])
+    return pd.DataFrame(
+        {
+            "request_id": np.arange(len(requests.model)),
+            "model": names[requests.model],
+            "arrival_s": requests.arrival_ns * 1e-9,
+            "prompt_tokens": requests.prompt_tokens,
+            "decode_tokens": requests.decode_tokens,
+            "first_token_s": seconds(state.first_token_ns),
+            "finish_s": seconds(state.finish_ns),
+            "preemptions": state.preemptions,
+        }
+    )

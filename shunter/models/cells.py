@@ -1,0 +1,96 @@
+"""Cells to predict: rows in the dataset's columns, with what is left out filled in, and checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from shunter.errors import InputError, UnknownNameError
+from shunter.models.features import CELL_COLUMNS, FACT_COLUMNS
+from shunter.models.state import FittedState
+
+__all__ = ["complete", "model_facts"]
+
+_NEEDED = ("engine", "device", "model", "operation")
+
+
+def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
+    """Fills in columns that cells lack.
+
+    Model facts come from the profiled model of that name; gpu_layers is all; page_cache is warm; batch is 1;
+    tokens is prompt_tokens; context_tokens is the mean over decode_tokens steps after the prompt; max_batch
+    and max_context_tokens are those of the profile.
+
+    Args:
+        frame: Cells with at least engine, device, model and operation; shape (n_cells, any).
+        state: What was profiled.
+
+    Returns:
+        A new frame with every column that a prediction needs.
+
+    Raises:
+        InputError: A needed column is missing, or a number is missing, negative or too large.
+        UnknownNameError: Facts are missing and the model was not profiled.
+    """
+    missing = [name for name in _NEEDED if name not in frame]
+    if missing:
+        raise InputError("cells", f"have the columns {', '.join(missing)}", list(map(str, frame)))
+    frame = _with_facts(frame, state)
+    zero = pd.Series(0, index=frame.index)
+    prompt, decode = frame.get("prompt_tokens", zero), frame.get("decode_tokens", zero)
+    defaults = {
+        "gpu_layers": frame["total_layers"],
+        "page_cache": "warm",
+        "batch": 1,
+        "tokens": prompt,
+        "context_tokens": prompt + (decode + 1) / 2,
+        **_limits(frame, state),
+    }
+    frame = frame.assign(**{name: value for name, value in defaults.items() if name not in frame})
+    _check_numbers(frame)
+    return frame.assign(offload_ratio=1 - frame["gpu_layers"] / frame["total_layers"])
+
+
+def model_facts(state: FittedState, model: str) -> dict[str, Any]:
+    """Facts of a profiled model.
+
+    Raises:
+        UnknownNameError: It was not profiled.
+    """
+    if model not in state.models:
+        raise UnknownNameError("model", model, state.models)
+    return state.models[model]
+
+
+def _with_facts(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
+    lacking = [name for name in FACT_COLUMNS if name not in frame]
+    if not lacking:
+        return frame
+    facts = {str(name): model_facts(state, name) for name in frame["model"].unique()}
+    columns = {c: frame["model"].map({name: row[c] for name, row in facts.items()}) for c in lacking}
+    return frame.assign(**columns)
+
+
+def _limits(frame: pd.DataFrame, state: FittedState) -> dict[str, list[int]]:
+    if {"max_batch", "max_context_tokens"} <= set(frame):
+        return {}
+    known = {(r.engine, r.device, r.model): (r.max_batch, r.max_context_tokens) for r in state.residents}
+    most = (max(batch for batch, _ in known.values()), max(context for _, context in known.values()))
+    keys = zip(frame["engine"], frame["device"], frame["model"], strict=True)
+    pairs = [known.get(key, most) for key in keys]
+    return {"max_batch": [pair[0] for pair in pairs], "max_context_tokens": [pair[1] for pair in pairs]}
+
+
+def _check_numbers(frame: pd.DataFrame) -> None:
+    limits = {"gpu_layers": frame["total_layers"]}
+    for name in (*FACT_COLUMNS, *CELL_COLUMNS):
+        values = pd.to_numeric(frame[name], errors="coerce")
+        least = 1 if name in FACT_COLUMNS else 0
+        good = (values >= least) & (values <= limits.get(name, float("inf")))
+        if not good.all():
+            row = int((~good).to_numpy().argmax())
+            rule = f"be a number of at least {least}" + (
+                " and at most total_layers" if name in limits else ""
+            )
+            raise InputError(f"cells: row {row}, column {name}", rule, frame[name].iloc[row])

@@ -1,0 +1,253 @@
+"""Physical features of each target: what the time or memory of an operation should be linear in.
+
+Each function lists its features most physical first; when data are few, the last ones are left out first.
+"device" and "host" in a name say which side does the work. A side's bytes are those of its layers, and of
+the output layer for the side that holds it; the input embedding counts as the host's (one row of it is
+read per token, and llama.cpp keeps it there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+__all__ = ["CELL_COLUMNS", "FACT_COLUMNS", "TARGETS", "Target", "feature_frame"]
+
+Array = npt.NDArray[np.float64]
+Features = dict[str, Array]
+
+FACT_COLUMNS = (
+    "params",
+    "weight_bytes",
+    "layer_weight_bytes",
+    "layers",
+    "total_layers",
+    "hidden_size",
+    "kv_bytes_per_token",
+    "vocab_size",
+)
+CELL_COLUMNS = ("gpu_layers", "batch", "tokens", "context_tokens", "max_batch", "max_context_tokens")
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Cells as arrays, with where their layers, weights and KV are; each of shape (n_cells,)."""
+
+    batch: Array
+    tokens: Array
+    context_tokens: Array
+    reserved_tokens: Array
+    layers: Array
+    hidden_size: Array
+    weight_bytes: Array
+    layers_device: Array
+    layers_host: Array
+    read_bytes_device: Array
+    read_bytes_host: Array
+    weight_bytes_host: Array
+    params_device: Array
+    params_host: Array
+    kv_bytes_device: Array
+    kv_bytes_host: Array
+    is_split: Array
+
+
+def _cells(frame: pd.DataFrame) -> _Cells:
+    c = {name: frame[name].to_numpy(dtype=np.float64) for name in (*FACT_COLUMNS, *CELL_COLUMNS)}
+    bytes_per_param = c["weight_bytes"] / c["params"]
+    layers_device = np.minimum(c["gpu_layers"], c["layers"])
+    layers_host = c["layers"] - layers_device
+    outside_layers = np.maximum(c["weight_bytes"] - c["layers"] * c["layer_weight_bytes"], 0.0)
+    output_bytes = np.minimum(outside_layers, c["vocab_size"] * c["hidden_size"] * bytes_per_param)
+    has_output = c["gpu_layers"] > c["layers"]
+    read_device = layers_device * c["layer_weight_bytes"] + output_bytes * has_output
+    read_host = layers_host * c["layer_weight_bytes"] + output_bytes * ~has_output
+    kv_layer = c["kv_bytes_per_token"] / c["layers"]
+    return _Cells(
+        batch=c["batch"],
+        tokens=c["tokens"],
+        context_tokens=c["context_tokens"],
+        reserved_tokens=c["max_batch"] * c["max_context_tokens"],
+        layers=c["layers"],
+        hidden_size=c["hidden_size"],
+        weight_bytes=c["weight_bytes"],
+        layers_device=layers_device,
+        layers_host=layers_host,
+        read_bytes_device=read_device,
+        read_bytes_host=read_host,
+        weight_bytes_host=c["weight_bytes"] - read_device,
+        params_device=read_device / bytes_per_param,
+        params_host=read_host / bytes_per_param,
+        kv_bytes_device=kv_layer * layers_device,
+        kv_bytes_host=kv_layer * layers_host,
+        is_split=((c["gpu_layers"] > 0) & (c["gpu_layers"] < c["total_layers"])).astype(np.float64),
+    )
+
+
+def _decode(c: _Cells) -> Features:
+    """One decode step of a batch: every weight is read once; each further sequence adds computation and KV.
+
+    Units: bytes, layers, parameters x sequences, bytes of KV read.
+    """
+    more = c.batch - 1
+    split_share = c.read_bytes_device * c.read_bytes_host / np.maximum(c.weight_bytes, 1.0)
+    return {
+        "read_bytes_device": c.read_bytes_device,
+        "read_bytes_host": c.read_bytes_host,
+        "layers_device": c.layers_device,
+        "layers_host": c.layers_host,
+        "more_sequences_params_device": more * c.params_device,
+        "more_sequences_params_host": more * c.params_host,
+        "kv_bytes_device": c.batch * c.context_tokens * c.kv_bytes_device,
+        "kv_bytes_host": c.batch * c.context_tokens * c.kv_bytes_host,
+        "more_sequences_layers": more * c.layers,
+        "hop": c.is_split,
+        "constant": np.ones_like(c.batch),
+        "is_batched_params_device": (more > 0) * c.params_device,
+        "is_batched_params_host": (more > 0) * c.params_host,
+        "split_bytes": split_share,
+    }
+
+
+def _prefill(c: _Cells) -> Features:
+    """One prompt: computation per token and weight, one pass over the weights, attention in tokens squared.
+
+    Units: tokens x parameters, bytes, layers, tokens x layers x hidden size, tokens² x layers x hidden size.
+    """
+    width_device, width_host = c.layers_device * c.hidden_size, c.layers_host * c.hidden_size
+    return {
+        "token_params_device": c.tokens * c.params_device,
+        "token_params_host": c.tokens * c.params_host,
+        "layers_device": c.layers_device,
+        "layers_host": c.layers_host,
+        "read_bytes_device": c.read_bytes_device,
+        "read_bytes_host": c.read_bytes_host,
+        "attention_device": c.tokens**2 * width_device,
+        "attention_host": c.tokens**2 * width_host,
+        "token_width_device": c.tokens * width_device,
+        "token_width_host": c.tokens * width_host,
+        "hop_token_width": c.is_split * c.tokens * c.hidden_size,
+        "hop": c.is_split,
+        "constant": np.ones_like(c.tokens),
+    }
+
+
+def _load(c: _Cells) -> Features:
+    """A load: bytes brought to each side, work per layer, buffers for all KV. Units: bytes, layers."""
+    return {
+        "weight_bytes_device": c.read_bytes_device,
+        "constant": np.ones_like(c.layers),
+        "weight_bytes_host": c.weight_bytes_host,
+        "layers": c.layers,
+        "kv_reserved_bytes_device": c.reserved_tokens * c.kv_bytes_device,
+        "kv_reserved_bytes_host": c.reserved_tokens * c.kv_bytes_host,
+    }
+
+
+def _unload(c: _Cells) -> Features:
+    """An unload: memory given back, page by page, and work per layer. Units: bytes, layers."""
+    return {
+        "constant": np.ones_like(c.layers),
+        "weight_bytes_device": c.read_bytes_device,
+        "weight_bytes_host": c.weight_bytes_host,
+        "layers": c.layers,
+        "kv_reserved_bytes_device": c.reserved_tokens * c.kv_bytes_device,
+        "kv_reserved_bytes_host": c.reserved_tokens * c.kv_bytes_host,
+    }
+
+
+def _kv(c: _Cells) -> Features:
+    """One request's KV copied to or from the host: bytes on each side, a tensor or two per layer."""
+    return {
+        "kv_bytes_device": c.tokens * c.kv_bytes_device,
+        "constant": np.ones_like(c.tokens),
+        "kv_bytes_host": c.tokens * c.kv_bytes_host,
+        "layers_device": c.layers_device,
+        "layers_host": c.layers_host,
+    }
+
+
+def _memory(c: _Cells) -> Features:
+    """A resident's footprint: its weights on each side, the KV reserved there, buffers. Units: bytes."""
+    return {
+        "weight_bytes_device": c.read_bytes_device,
+        "constant": np.ones_like(c.layers),
+        "weight_bytes_host": c.weight_bytes_host,
+        "kv_reserved_bytes_device": c.reserved_tokens * c.kv_bytes_device,
+        "kv_reserved_bytes_host": c.reserved_tokens * c.kv_bytes_host,
+        "batch_width": c.reserved_tokens * c.hidden_size,
+    }
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is predicted.
+
+    Attributes:
+        name: With its unit.
+        operation: The dataset's operation that it is about.
+        features: Its physical features.
+        measured: The observed value, from a dataset frame.
+        smallest: Below it, errors count relative to it: a clock's or an allocator's grain, per row.
+        by_page_cache: Whether warm and cold files are fitted apart.
+    """
+
+    name: str
+    operation: str
+    features: Callable[[_Cells], Features]
+    measured: Callable[[pd.DataFrame], Array]
+    smallest: Callable[[pd.DataFrame], Array]
+    by_page_cache: bool = False
+
+
+def _duration(frame: pd.DataFrame) -> Array:
+    return frame["duration_s"].to_numpy(dtype=np.float64)
+
+
+def _microsecond(frame: pd.DataFrame) -> Array:
+    return np.full(len(frame), 1e-6)
+
+
+def _footprint(side: str) -> Callable[[pd.DataFrame], Array]:
+    def grown(frame: pd.DataFrame) -> Array:
+        """Bytes that the load added; pages that an allocator already had can make it less than nothing."""
+        difference = frame[f"{side}_bytes"] - frame[f"{side}_bytes_before"]
+        return difference.clip(lower=0.0).to_numpy(dtype=np.float64)
+
+    return grown
+
+
+def _twentieth_of_weights(frame: pd.DataFrame) -> Array:
+    return frame["weight_bytes"].to_numpy(dtype=np.float64) / 20
+
+
+TARGETS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        Target("load_s", "load", _load, _duration, _microsecond, by_page_cache=True),
+        Target("unload_s", "unload", _unload, _duration, _microsecond),
+        Target("prefill_s", "prefill", _prefill, _duration, _microsecond),
+        Target("decode_step_s", "decode", _decode, _duration, _microsecond),
+        Target("kv_save_s", "kv_save", _kv, _duration, _microsecond),
+        Target("kv_restore_s", "kv_restore", _kv, _duration, _microsecond),
+        Target("device_bytes", "load", _memory, _footprint("device"), _twentieth_of_weights),
+        Target("host_bytes", "load", _memory, _footprint("host"), _twentieth_of_weights),
+    )
+}
+
+
+def feature_frame(target: Target, frame: pd.DataFrame) -> pd.DataFrame:
+    """Computes a target's features.
+
+    Args:
+        target: One of ``TARGETS``.
+        frame: Cells with ``FACT_COLUMNS`` and ``CELL_COLUMNS``; shape (n_cells, any).
+
+    Returns:
+        Shape (n_cells, n_features), most physical first.
+    """
+    return pd.DataFrame(target.features(_cells(frame)), index=frame.index)

@@ -1,0 +1,156 @@
+"""From a profile dataset to everything that a performance model knows, as plain checked data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shunter.errors import InputError
+from shunter.models.features import CELL_COLUMNS, FACT_COLUMNS, TARGETS, Target, feature_frame
+from shunter.models.regressors import GroupFit, fit_relative, select_features
+from shunter.models.state import FittedState, Resident, TargetErrors
+from shunter.models.validation import HeldOut, fold_labels, hold_out, log_error_interval
+from shunter.profiling.fingerprint import digest
+from shunter.profiling.schema import validate
+
+__all__ = ["fit_state"]
+
+_NO_ERRORS_KNOWN = (-float(np.log(2)), float(np.log(2)))
+
+
+def fit_state(frame: pd.DataFrame) -> FittedState:
+    """Fits every target that a dataset has rows of.
+
+    Args:
+        frame: A profile dataset.
+
+    Raises:
+        InputError: It has no rows, a row breaks the schema, or one model name stands for two checkpoints.
+    """
+    frame = validate(frame, "dataset").reset_index(drop=True)
+    if frame.empty:
+        raise InputError("dataset", "have rows", "none")
+    models, notes = _models(frame), _notes(frame)
+    fits: list[GroupFit] = []
+    cv: dict[str, TargetErrors] = {}
+    for target in TARGETS.values():
+        held_out: list[tuple[HeldOut | None, HeldOut | None]] = []
+        for key, rows in _groups(frame, target):
+            fit, errors = _fit_group(target, key, rows.reset_index(drop=True), notes)
+            fits.append(fit)
+            held_out.append(errors)
+        if held_out:
+            cv[target.name] = _target_errors(held_out)
+        else:
+            notes.append(f"{target.name}: not fitted, the dataset has no {target.operation} rows")
+    return FittedState(
+        data_fingerprint=digest(sorted(frame["row_id"]), 16),
+        fits=tuple(fits),
+        models=models,
+        residents=tuple(_residents(frame)),
+        cv=cv,
+        notes=tuple(notes),
+    )
+
+
+def _groups(frame: pd.DataFrame, target: Target) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
+    rows = frame[frame["operation"] == target.operation]
+    rows = rows if target.by_page_cache else rows.assign(page_cache="")
+    groups = rows.groupby(["engine", "device", "page_cache"], sort=True)
+    return [((str(e), str(d), str(p)), group) for (e, d, p), group in groups]
+
+
+def _fit_group(
+    target: Target, key: tuple[str, str, str], rows: pd.DataFrame, notes: list[str]
+) -> tuple[GroupFit, tuple[HeldOut | None, HeldOut | None]]:
+    features, measured = feature_frame(target, rows), target.measured(rows)
+    smallest = target.smallest(rows)
+    cells = rows["cell_id"].to_numpy(dtype=object)
+    models = rows["model"].to_numpy(dtype=object)
+    n_cells = len(set(cells))
+    _, left_out = select_features(features, n_cells)
+    where = f"{target.name} on {key[0]} {key[1]}" + (f" ({key[2]})" if key[2] else "")
+    if left_out:
+        notes.append(f"{where}: {n_cells} cells cannot tell apart, and so leave out, {', '.join(left_out)}")
+    by_cell = hold_out(features, measured, smallest, rows, fold_labels(cells))
+    by_model = hold_out(features, measured, smallest, rows, models.astype(str))
+    if by_cell is None:
+        notes.append(f"{where}: one cell only, so its error is unknown; the interval is a factor of 2")
+    fit = GroupFit(
+        target=target.name,
+        engine=key[0],
+        device=key[1],
+        page_cache=key[2],
+        coefficients=fit_relative(features, measured, smallest, cells),
+        ranges={str(name): (float(features[name].min()), float(features[name].max())) for name in features},
+        seen_log_errors=log_error_interval(by_cell) if by_cell else _NO_ERRORS_KNOWN,
+        unseen_log_errors=log_error_interval(by_model) if by_model else None,
+        models=tuple(sorted(set(models))),
+        rows=len(rows),
+        cells=n_cells,
+    )
+    return fit, (by_cell, by_model)
+
+
+def _target_errors(held_out: list[tuple[HeldOut | None, HeldOut | None]]) -> TargetErrors:
+    by_cell = _joined([cell for cell, _ in held_out])
+    by_model = _joined([model for _, model in held_out])
+    low, high = log_error_interval(by_cell) if by_cell else _NO_ERRORS_KNOWN
+    return TargetErrors(
+        held_out_cells=by_cell.errors() if by_cell else None,
+        held_out_models=by_model.errors() if by_model else None,
+        noise=by_cell.noise() if by_cell else None,
+        interval=(float(np.expm1(low)), float(np.expm1(high))),
+    )
+
+
+def _joined(parts: list[HeldOut | None]) -> HeldOut | None:
+    known = [part for part in parts if part is not None]
+    total = known[0] if known else None
+    for part in known[1:]:
+        total = part if total is None else total + part
+    return total
+
+
+def _models(frame: pd.DataFrame) -> dict[str, dict[str, float | int | str]]:
+    columns = ["model", "checkpoint_format", "quantization", *FACT_COLUMNS]
+    facts = frame[columns].drop_duplicates()
+    twice = facts["model"][facts["model"].duplicated()]
+    if len(twice):
+        raise InputError("dataset: column model", "name one checkpoint in all rows", twice.iloc[0])
+    records: list[dict[str, Any]] = facts.drop(columns="model").to_dict("records")  # type: ignore[assignment]
+    return dict(zip(facts["model"].astype(str), records, strict=True))
+
+
+def _residents(frame: pd.DataFrame) -> list[Resident]:
+    return [
+        Resident(
+            engine=str(engine),
+            device=str(device),
+            model=str(model),
+            gpu_layers=tuple(sorted({int(level) for level in rows["gpu_layers"]})),
+            max_batch=int(rows["max_batch"].max()),
+            max_context_tokens=int(rows["max_context_tokens"].max()),
+        )
+        for (engine, device, model), rows in frame.groupby(["engine", "device", "model"], sort=True)
+    ]
+
+
+def _notes(frame: pd.DataFrame) -> list[str]:
+    notes = []
+    for (engine, device), rows in frame.groupby(["engine", "device"], sort=True):
+        if rows["model"].nunique() == 1:
+            notes.append(
+                f"{engine} {device}: one model only, so nothing shows how errors grow for another one"
+            )
+        for column, what in (("hardware_id", "machines"), ("engine_version", "engine versions")):
+            if rows[column].nunique() > 1:
+                notes.append(f"{engine} {device}: rows of {rows[column].nunique()} {what} are fitted as one")
+        constant = [name for name in CELL_COLUMNS if rows[name].nunique() == 1]
+        if constant:
+            notes.append(
+                f"{engine} {device}: always the same, so its effect is unknown: {', '.join(constant)}"
+            )
+    return notes

@@ -1,0 +1,129 @@
+"""What a performance model knows, as plain checked data, and its file: JSON, never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.models.regressors import GroupFit
+from shunter.models.validation import Errors
+
+__all__ = ["FORMAT_VERSION", "FittedState", "Resident", "TargetErrors", "read_state", "write_state"]
+
+FORMAT_VERSION = 1
+_FILE_NAME = "performance.json"
+
+
+class TargetErrors(BaseModel):
+    """Errors of one target over all engines and devices.
+
+    Attributes:
+        held_out_cells: Cells of known models that were left out; None with fewer than two cells.
+        held_out_models: Whole models that were left out; None with fewer than two models.
+        noise: How much repeats of a cell differ from its median (0.1 is 10 %).
+        interval: The 90 % interval for held-out cells, relative to the prediction (-0.1 is 10 % less).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    held_out_cells: Errors | None
+    held_out_models: Errors | None
+    noise: float | None
+    interval: tuple[float, float]
+
+
+class Resident(BaseModel):
+    """What was profiled of one model on one engine and device: its levels and load limits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: str
+    device: str
+    model: str
+    gpu_layers: tuple[int, ...]
+    max_batch: int
+    max_context_tokens: int
+
+
+class FittedState(BaseModel):
+    """A performance model as data; what is written to disk.
+
+    Attributes:
+        format: What the file is.
+        version: Of the file's format.
+        data_fingerprint: Hash of the rows that were fitted.
+        fits: One for each target, engine and device, for loads also page cache.
+        models: Facts by model name: the dataset's model columns.
+        residents: What was profiled.
+        cv: Errors by target.
+        notes: What could not be fitted, or not told apart, in words.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["shunter-performance-model"] = "shunter-performance-model"
+    version: int = FORMAT_VERSION
+    data_fingerprint: str
+    fits: tuple[GroupFit, ...]
+    models: dict[str, dict[str, float | int | str]]
+    residents: tuple[Resident, ...]
+    cv: dict[str, TargetErrors]
+    notes: tuple[str, ...]
+
+
+def write_state(state: FittedState, path: str | os.PathLike[str]) -> Path:
+    """Writes a state, whole or not at all.
+
+    Args:
+        state: What to write.
+        path: A folder, created if need be, or a file that ends in ``.json``.
+
+    Returns:
+        The file.
+    """
+    path = _file_of(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_state(path: str | os.PathLike[str]) -> FittedState:
+    """Reads a state.
+
+    Raises:
+        InputError: There is none.
+        BrokenFileError: The file is truncated or no performance model.
+        VersionError: It has another format version.
+    """
+    path = _file_of(path)
+    if not path.is_file():
+        raise InputError("performance model", "be a folder or file that shunter fit wrote", str(path))
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BrokenFileError(path, "it is no JSON, or truncated") from error
+    if not isinstance(content, dict) or content.get("format") != "shunter-performance-model":
+        raise BrokenFileError(path, "it is no performance model")
+    if content.get("version") != FORMAT_VERSION:
+        raise VersionError(path, "the performance model", content.get("version"), FORMAT_VERSION)
+    try:
+        return FittedState.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BrokenFileError(path, f"{place}: {first['msg']}") from error
+
+
+def _file_of(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".json" else path / _FILE_NAME

@@ -1,0 +1,163 @@
+"""The profile dataset's columns: names, types, units and rules, as data.
+
+One row is one measured operation of one repeat. Memory is what the engine's process and device held after
+the operation; the ``*_before`` columns hold it just before the model was loaded, with nothing resident, so
+that the difference is the footprint of this one resident.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from shunter.errors import InputError
+
+__all__ = ["COLUMNS", "OPERATIONS", "SCHEMA_VERSION", "Column", "empty_frame", "frame_of", "validate"]
+
+SCHEMA_VERSION = 1
+OPERATIONS = ("load", "unload", "prefill", "decode", "kv_save", "kv_restore")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the dataset.
+
+    Attributes:
+        name: With the unit as suffix, where it has one.
+        dtype: ``str``, ``int64``, ``float64`` or ``bool``; only floats can be missing (NaN).
+        unit: Of the values; empty for names and flags.
+        meaning: One line.
+        nullable: Whether NaN is allowed.
+        minimum: Smallest allowed value.
+        choices: The allowed values, where they are few.
+    """
+
+    name: str
+    dtype: str
+    unit: str
+    meaning: str
+    nullable: bool = False
+    minimum: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+COLUMNS = (
+    Column("schema_version", "int64", "", "version of this schema", minimum=SCHEMA_VERSION),
+    Column("row_id", "str", "", "unique: session, unit of work and operation"),
+    Column("cell_id", "str", "", "hash of what was asked; repeats of one measurement share it"),
+    Column("session_id", "str", "", "one sweep"),
+    Column("measured_at", "str", "", "when the row was written, UTC, ISO 8601"),
+    Column("engine", "str", "", "name in the engine registry"),
+    Column("engine_version", "str", "", "as the engine reports it"),
+    Column("device", "str", "", "as the user named it"),
+    Column("device_kind", "str", "", "cpu, cuda or loopback"),
+    Column("device_threads", "float64", "threads", "CPU threads of the device", nullable=True, minimum=1),
+    Column("device_memory_bytes", "float64", "bytes", "budget; missing: no limit", nullable=True, minimum=1),
+    Column("hardware_id", "str", "", "short hash of the hardware"),
+    Column("hardware", "str", "", "CPU, cores, RAM, GPUs and kernel as JSON"),
+    Column("versions", "str", "", "Python, engine and library versions as JSON"),
+    Column(
+        "load_average", "float64", "processes", "system load over 1 min when the row was written", minimum=0
+    ),
+    Column("model", "str", "", "the checkpoint's name"),
+    Column("checkpoint_format", "str", "", "gguf or safetensors"),
+    Column("quantization", "str", "", "dominating weight type"),
+    Column("params", "int64", "parameters", "all parameters", minimum=1),
+    Column("weight_bytes", "int64", "bytes", "all tensors", minimum=1),
+    Column("layer_weight_bytes", "int64", "bytes", "one transformer layer, mean", minimum=1),
+    Column("layers", "int64", "layers", "transformer layers", minimum=1),
+    Column("total_layers", "int64", "layers", "transformer layers and the output layer", minimum=2),
+    Column("hidden_size", "int64", "elements", "width of the residual stream", minimum=1),
+    Column("kv_bytes_per_token", "float64", "bytes", "keys and values of one token in FP16", minimum=1),
+    Column("vocab_size", "int64", "tokens", "rows of the embedding", minimum=1),
+    Column("operation", "str", "", "what was measured", choices=OPERATIONS),
+    Column("gpu_layers", "int64", "layers", "layers on the device", minimum=0),
+    Column("offload_ratio", "float64", "", "1 - gpu_layers / total_layers", minimum=0),
+    Column("page_cache", "str", "", "file state before a load", choices=("warm", "cold")),
+    Column("batch", "int64", "requests", "requests that the operation worked on", minimum=1),
+    Column("prompt_tokens", "int64", "tokens", "prompt of each request", minimum=0),
+    Column("decode_tokens", "int64", "tokens", "tokens generated for each request", minimum=0),
+    Column("tokens", "int64", "tokens", "prefill: tokens processed; kv_*: tokens held", minimum=0),
+    Column("context_tokens", "float64", "tokens", "decode: mean tokens in cache per request", minimum=0),
+    Column("max_batch", "int64", "requests", "the load's limit", minimum=1),
+    Column("max_context_tokens", "int64", "tokens", "the load's limit per request", minimum=1),
+    Column("repeat", "int64", "", "counts repeats of a unit of work from 0", minimum=0),
+    Column("duration_s", "float64", "s", "of the operation; decode: mean per step", minimum=0),
+    Column("step_p50_s", "float64", "s", "decode: median step", nullable=True, minimum=0),
+    Column("steps", "int64", "steps", "decode: steps run", minimum=0),
+    Column("tokens_per_s", "float64", "tokens/s", "prefill and decode", nullable=True, minimum=0),
+    Column("kv_bytes", "float64", "bytes", "kv_*: bytes copied", nullable=True, minimum=0),
+    Column("includes_process_start", "bool", "", "load: whether the time holds a process start"),
+    Column("device_bytes_before", "float64", "bytes", "device memory just before the load", minimum=0),
+    Column("host_bytes_before", "float64", "bytes", "host memory just before the load", minimum=0),
+    Column("device_bytes", "float64", "bytes", "device memory after the operation", minimum=0),
+    Column("host_bytes", "float64", "bytes", "host memory after the operation", minimum=0),
+)
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Builds a frame in the schema's column order and types.
+
+    Args:
+        rows: Mappings with every column; None stands for a missing number.
+    """
+    frame = pd.DataFrame(list(rows), columns=[c.name for c in COLUMNS])
+    return frame.astype({c.name: c.dtype for c in COLUMNS})
+
+
+def empty_frame() -> pd.DataFrame:
+    """A dataset without rows."""
+    return frame_of([])
+
+
+def validate(frame: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Checks a frame against the schema.
+
+    Args:
+        frame: Any frame.
+        path: Where it came from; named in errors.
+
+    Returns:
+        The frame, columns in the schema's order and types.
+
+    Raises:
+        InputError: Columns are missing or unknown, or a value breaks its column's rule; the error names the
+            row, the column, the rule and the value.
+    """
+    names = [c.name for c in COLUMNS]
+    missing, unknown = sorted(set(names) - set(frame)), sorted(set(map(str, frame)) - set(names))
+    if missing or unknown:
+        rule = f"have exactly the columns of schema version {SCHEMA_VERSION}"
+        raise InputError(str(path), rule, f"missing: {missing}, unknown: {unknown}")
+    for column in COLUMNS:
+        _check_column(frame[column.name], column, path)
+    return frame[names].astype({c.name: c.dtype for c in COLUMNS})
+
+
+def _check_column(values: pd.Series[Any], column: Column, path: str | os.PathLike[str]) -> None:
+    if column.dtype in ("int64", "float64") and not pd.api.types.is_numeric_dtype(values):
+        raise InputError(f"{path}: column {column.name}", f"hold numbers ({column.dtype})", str(values.dtype))
+    if not column.nullable:
+        _check(values.notna(), values, column, "not be missing", path)
+    if column.minimum is not None:
+        _check(
+            values.isna() | (values >= column.minimum),
+            values,
+            column,
+            f"be at least {column.minimum:g}",
+            path,
+        )
+    if column.choices:
+        _check(values.isin(column.choices), values, column, f"be one of {', '.join(column.choices)}", path)
+
+
+def _check(
+    good: pd.Series[bool], values: pd.Series[Any], column: Column, rule: str, path: str | os.PathLike[str]
+) -> None:
+    if not good.all():
+        position = int((~good).to_numpy().argmax())
+        raise InputError(f"{path}: row {position}, column {column.name}", rule, values.iloc[position])

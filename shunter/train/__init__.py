@@ -1,0 +1,1 @@
+"""Training policies in the simulated world; needs the extra ``train`` (torch, stable-baselines3)."""

@@ -1,0 +1,92 @@
+"""Discounting per second: decisions last unequally long, and sb3's buffers know one scalar gamma."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+
+__all__ = ["DurationBuffer", "RecordDurations", "generalized_advantages"]
+
+Array = NDArray[np.float32]
+
+
+def generalized_advantages(
+    rewards: Array, values: Array, last_values: Array, continues: Array, discounts: Array, gae_lambda: float
+) -> Array:
+    """Generalised advantage estimates of a semi-Markov process.
+
+    A_t = sum over k of (product over j < k of d_j c_j lambda) delta_k, with
+    delta_t = r_t + d_t c_t V_{t+1} - V_t and d_t the discount over the real duration of step t.
+
+    Args:
+        rewards: (T, n).
+        values: (T, n) values of the states before each step.
+        last_values: (n,) values after the last.
+        continues: (T, n) 0 where the episode ended with the step, else 1.
+        discounts: (T, n).
+        gae_lambda: Per step.
+
+    Returns:
+        (T, n).
+
+    Source:
+        Schulman et al. 2016, https://arxiv.org/abs/1506.02438, with a discount of its own for each step.
+    """
+    advantages = np.zeros_like(rewards)
+    following, following_values = np.zeros_like(last_values), last_values
+    for t in reversed(range(len(rewards))):
+        keep = discounts[t] * continues[t]
+        following = rewards[t] + keep * following_values - values[t] + keep * gae_lambda * following
+        advantages[t] = following
+        following_values = values[t]
+    return advantages
+
+
+class DurationBuffer(MaskableDictRolloutBuffer):
+    """A rollout buffer whose discount of each step depends on how long the step lasted.
+
+    ``discounts`` (T, n) is filled by ``RecordDurations`` while a rollout is collected.
+    """
+
+    discounts: Array
+
+    def reset(self) -> None:
+        """Empties the buffer."""
+        self.discounts = np.ones((self.buffer_size, self.n_envs), np.float32)
+        super().reset()
+
+    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: NDArray[Any]) -> None:
+        """As the base class, with ``discounts`` in place of gamma."""
+        ends = np.concatenate([self.episode_starts[1:], dones[None].astype(np.float32)])
+        self.advantages = generalized_advantages(
+            self.rewards,
+            self.values,
+            last_values.clone().cpu().numpy().flatten(),
+            (1.0 - ends).astype(np.float32),
+            self.discounts,
+            self.gae_lambda,
+        )
+        self.returns = self.advantages + self.values
+
+
+class RecordDurations(BaseCallback):
+    """Writes each step's discount, exp(-elapsed / time_constant), into a ``DurationBuffer``.
+
+    Args:
+        time_constant: In the scenario's time scales, like ``info["elapsed"]``.
+    """
+
+    def __init__(self, time_constant: float) -> None:
+        super().__init__()
+        self.time_constant = time_constant
+
+    def _on_step(self) -> bool:
+        buffer = self.model.rollout_buffer
+        elapsed = np.array([info["elapsed"] for info in self.locals["infos"]])
+        buffer.discounts[buffer.pos] = np.exp(-elapsed / self.time_constant)
+        return True

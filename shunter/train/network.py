@@ -1,0 +1,90 @@
+"""The scoring network in torch, as an sb3-contrib policy, and its export to a policy file.
+
+The arithmetic is that of ``shunter.agents.learned``, which runs the exported weights in numpy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sb3_contrib.common.maskable.policies import MaskableMultiInputActorCriticPolicy
+from torch import nn
+
+from shunter.agents.learned import Arrays, greedy_prior, layer_shapes
+from shunter.envs.observation import CONTEXT_FEATURES, FEATURES
+
+__all__ = ["CandidatePolicy", "ScoringNetwork"]
+
+Latents = tuple[torch.Tensor, torch.Tensor]
+
+
+class ScoringNetwork(nn.Module):
+    """Scores candidates with shared weights and values the state from what they pool to.
+
+    Args:
+        actions: Number of candidates A.
+        width: Of the hidden layers.
+    """
+
+    def __init__(self, actions: int, width: int) -> None:
+        super().__init__()
+        self.actions = actions
+        self.layers = nn.ModuleDict({name: nn.Linear(i, o) for name, (o, i) in layer_shapes(width).items()})
+        self.value = nn.Sequential(nn.Linear(2 * width + len(CONTEXT_FEATURES), width), nn.Tanh())
+        self.latent_dim_pi = actions
+        self.latent_dim_vf = width
+        nn.init.zeros_(self.layers["score_2"].weight)
+        nn.init.zeros_(self.layers["score_2"].bias)
+
+    def forward(self, flat: torch.Tensor) -> Latents:
+        """Logits (n, A) and value features (n, width) of observations flattened in order of their keys."""
+        mask, candidates, context = self._unflatten(flat)
+        hidden = torch.tanh(self.layers["encode_1"](torch.log1p(candidates)))
+        hidden = torch.tanh(self.layers["encode_2"](hidden))
+        legal = mask.unsqueeze(-1)
+        mean = (hidden * legal).sum(-2) / legal.sum(-2).clamp(min=1)
+        top = torch.where(legal > 0, hidden, -1.0).amax(-2)
+        shared = torch.cat([mean, top, torch.log1p(context)], dim=-1)
+        wide = torch.cat([hidden, shared.unsqueeze(-2).expand(-1, self.actions, -1)], dim=-1)
+        scored = self.layers["score_2"](torch.tanh(self.layers["score_1"](wide))).squeeze(-1)
+        prior = torch.from_numpy(greedy_prior(candidates.numpy(force=True))).to(flat.device)
+        return scored + prior, self.value(shared)
+
+    def forward_actor(self, flat: torch.Tensor) -> torch.Tensor:
+        """Logits only."""
+        return self.forward(flat)[0]
+
+    def forward_critic(self, flat: torch.Tensor) -> torch.Tensor:
+        """Value features only."""
+        return self.forward(flat)[1]
+
+    def exported(self) -> Arrays:
+        """Weights of the policy part, by the names of a policy file."""
+        return {
+            f"{name}.{part}": getattr(layer, part).detach().cpu().numpy().copy()
+            for name, layer in self.layers.items()
+            for part in ("weight", "bias")
+        }
+
+    def _unflatten(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        sizes = [self.actions, self.actions * len(FEATURES), len(CONTEXT_FEATURES)]
+        mask, candidates, context = flat.split(sizes, dim=-1)
+        return mask, candidates.reshape(-1, self.actions, len(FEATURES)), context
+
+
+class CandidatePolicy(MaskableMultiInputActorCriticPolicy):
+    """sb3-contrib's masked policy with ``ScoringNetwork`` in place of an MLP over the flat observation."""
+
+    def __init__(self, *args: Any, width: int = 64, **kwargs: Any) -> None:
+        self.width = width
+        super().__init__(*args, **kwargs)
+
+    def _build(self, lr_schedule: Any) -> None:
+        self.mlp_extractor = ScoringNetwork(int(self.action_space.n), self.width)
+        self.action_net = nn.Identity()
+        self.value_net = nn.Linear(self.width, 1)
+        self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "width": self.width}

@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from shunter.catalog.checkpoints import Checkpoint
+from shunter.catalog.devices import parse_device
+from shunter.catalog.models import ModelSpec
+from shunter.cli.fit import fit
+from shunter.cli.predict import predict
+from shunter.errors import BrokenFileError, InputError, UnknownNameError
+from shunter.models import PerformanceModel
+from shunter.profiling.engines.fake import FakeEngine
+from shunter.profiling.plan import SweepSettings, make_plan
+from shunter.profiling.sweep import run_sweep
+
+
+def checkpoint(name, hidden_size):
+    spec = ModelSpec(name, 8, hidden_size, hidden_size // 64, hidden_size // 64, 64, 3 * hidden_size, 512)
+    return Checkpoint(name, Path(name), "gguf", spec, "F32", 4 * spec.params, 4 * spec.params_per_layer)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "d.parquet"
+    settings = SweepSettings(("0", "all"), (8, 32), (4,), (1, 2), (16, 64), repeats=1)
+    models = [checkpoint("a", 128), checkpoint("b", 256)]
+    plan = make_plan(models, engine="fake", device=parse_device("cpu:1-threads"), settings=settings)
+    run_sweep(plan, FakeEngine(device="cpu:1-threads"), path)
+    return path
+
+
+@pytest.fixture
+def run():
+    app = typer.Typer()
+    app.command()(fit)
+    app.command()(predict)
+    return lambda *args: CliRunner().invoke(app, [str(a) for a in args], catch_exceptions=False)
+
+
+def test_fit_prints_the_errors_of_each_target_and_writes_the_model(run, data, tmp_path):
+    result = run("fit", data, "--out", tmp_path / "perf")
+    assert result.exit_code == 0
+    for target in (
+        "load_s",
+        "unload_s",
+        "prefill_s",
+        "decode_step_s",
+        "kv_save_s",
+        "kv_restore_s",
+        "device_bytes",
+    ):
+        assert any(target in line and "%" in line for line in result.output.splitlines())
+    assert result.output.splitlines()[-1] == f"{tmp_path}/perf/performance.json: 2 models, 8 targets"
+    assert sorted(PerformanceModel.load(tmp_path / "perf").models.index) == ["a", "b"]
+
+
+def test_fit_of_a_broken_dataset_writes_nothing(run, data, tmp_path):
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(data.read_bytes()[:-100])
+    with pytest.raises(BrokenFileError, match=r"broken\.parquet: cannot be read"):
+        run("fit", broken, "--out", tmp_path / "perf")
+    assert not (tmp_path / "perf").exists()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_predict_fills_in_what_is_left_out(run, data, tmp_path, suffix):
+    run("fit", data, "--out", tmp_path / "perf")
+    cells = pd.DataFrame(
+        {
+            "engine": "fake",
+            "device": "cpu:1-threads",
+            "model": ["a", "b", "b"],
+            "operation": ["decode", "load", "decode"],
+            "context_tokens": [10.5, 0, 5000.0],
+        }
+    )
+    source, out = tmp_path / f"cells{suffix}", tmp_path / "new" / f"out{suffix}"
+    cells.to_csv(source, index=False) if suffix == ".csv" else cells.to_parquet(source, index=False)
+    result = run("predict", tmp_path / "perf", source, "--out", out)
+    assert "3 cells, 1 of them beyond what was profiled" in result.output
+    done = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    assert done["duration_s_predicted"][0] == pytest.approx(9e-3 + 2e-4, rel=0.05)
+    assert done["duration_s_predicted"][1] == pytest.approx(0.14, rel=0.05)
+    assert done["out_of_range"].tolist() == [False, False, True]
+    assert list(done.columns[:5]) == list(cells.columns)
+
+
+def test_predict_refuses_what_it_cannot_read(run, data, tmp_path):
+    run("fit", data, "--out", tmp_path / "perf")
+    with pytest.raises(InputError, match=r"end in \.csv or \.parquet"):
+        run("predict", tmp_path / "perf", tmp_path / "cells.txt")
+    with pytest.raises(InputError, match="existing table"):
+        run("predict", tmp_path / "perf", tmp_path / "cells.csv")
+    (tmp_path / "cells.parquet").write_bytes(b"PAR1")
+    with pytest.raises(BrokenFileError, match=r"cells\.parquet"):
+        run("predict", tmp_path / "perf", tmp_path / "cells.parquet")
+    (tmp_path / "cells.csv").write_text("engine,device,model,operation\nfake,cpu:1-threads,c,load\n")
+    with pytest.raises(UnknownNameError, match="model: unknown name 'c'"):
+        run("predict", tmp_path / "perf", tmp_path / "cells.csv")
+    assert not (tmp_path / "predictions.csv").exists()

@@ -1,0 +1,142 @@
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from shunter.catalog.models import ModelSpec
+from shunter.cli import profile as command
+from shunter.errors import BrokenFileError, InputError, UnknownNameError
+from shunter.profiling.dataset import read_dataset
+from shunter.profiling.engines.fake import FakeEngine
+from shunter.profiling.synthetic import write_checkpoint
+
+GRID = ["--engine", "fake", "--device", "cpu:1-threads", "--prompt", "8", "--decode", "4", "--batch", "1,2"]
+GRID += ["--cuts", "8", "--repeats", "2"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    spec = ModelSpec("tiny", 2, 64, 1, 1, 64, 128, 512)
+    write_checkpoint(spec, path, format="gguf", quantization="F32")
+    return str(path)
+
+
+class Virtual(FakeEngine):
+    """Stands where the worker would: the same engine on a virtual clock, in this process."""
+
+    interrupt_at = None
+
+    def __init__(self):
+        super().__init__(device="cpu:1-threads", total_layers=3)
+        self.calls = 0
+
+    def prefill(self, *args):
+        self.calls += 1
+        if self.calls == self.interrupt_at:
+            raise KeyboardInterrupt
+        return super().prefill(*args)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.setattr(command, "start_engine", lambda engine, device, python: Virtual())
+    app = typer.Typer()
+    app.command()(command.profile)
+
+    def invoke(*args):
+        result = CliRunner().invoke(app, [str(a) for a in args])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
+
+
+def test_the_plan_comes_first_and_the_dataset_is_written(run, checkpoint, tmp_path):
+    out = tmp_path / "d.parquet"
+    result = run("--model", checkpoint, "--out", out, *GRID, "--gpu-layers", "0,all")
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert "fake on cpu:1-threads: about" in result.output
+    assert lines[-1].startswith(f"{out}: 48 rows from 16 units in")
+    assert len(read_dataset(out)) == 48
+
+
+def test_a_dry_run_starts_nothing_and_writes_nothing(run, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "start_engine", lambda *a, **k: pytest.fail("started"))
+    result = run("--model", checkpoint, "--out", tmp_path / "d.parquet", *GRID, "--dry-run")
+    assert result.exit_code == 0
+    assert "tiny" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_keeps_the_rows_says_how_to_go_on_and_ends_with_130(run, checkpoint, tmp_path, monkeypatch):
+    out = tmp_path / "d.parquet"
+    monkeypatch.setattr(Virtual, "interrupt_at", 7)
+    result = run("--model", checkpoint, "--out", out, *GRID)
+    assert result.exit_code == 130
+    assert "--resume goes on from there" in result.output
+    kept = len(read_dataset(out))
+    assert 0 < kept < 24
+    monkeypatch.setattr(Virtual, "interrupt_at", None)
+    result = run("--model", checkpoint, "--out", out, *GRID, "--resume")
+    assert result.exit_code == 0
+    assert f"{24 - kept} rows from" in result.output
+    assert len(read_dataset(out)) == 24
+
+
+def test_an_existing_dataset_is_not_written_over(run, checkpoint, tmp_path):
+    out = tmp_path / "d.parquet"
+    out.write_bytes(b"precious")
+    with pytest.raises(InputError, match="--out must not exist yet"):
+        run("--model", checkpoint, "--out", out, *GRID)
+    with pytest.raises(BrokenFileError, match="cannot be read"):
+        run("--model", checkpoint, "--out", out, *GRID, "--resume")
+    assert out.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--prompt", "8,x"], "--prompt must be whole numbers with commas between"),
+        (["--batch", "0"], "--batch must be numbers of at least 1"),
+        (["--device", "tpu"], "--device: unknown name 'tpu'"),
+        (["--engine", "lama-cpp"], "did you mean llama-cpp"),
+        (["--engine", "transformers"], "must be safetensors for the engine transformers. Got 'gguf'"),
+        (["--gpu-layers", "4"], "a count from 0 to 3"),
+        (["--page-cache", "icy"], "--page-cache must be warm, cold or both"),
+        (["--resume", "--append"], "--append must not be given with --resume"),
+        (["--model", "/nowhere.gguf"], "--model must"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(run, checkpoint, tmp_path, args, message):
+    with pytest.raises(InputError, match=message.replace(".", r"\.")):
+        run("--model", checkpoint, "--out", tmp_path / "d.parquet", *GRID, *args)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_model_is_an_error(run, tmp_path):
+    with pytest.raises(InputError, match="--model must be given once or more"):
+        run("--out", tmp_path / "d.parquet", *GRID)
+
+
+@pytest.mark.engine
+def test_a_worker_process_is_profiled_like_any_engine(checkpoint, tmp_path):
+    app = typer.Typer()
+    app.command()(command.profile)
+    out = tmp_path / "d.parquet"
+    grid = [*GRID[:-1], "1"]
+    with pytest.raises(UnknownNameError, match="fake"):
+        CliRunner().invoke(app, ["--engine", "fakes", "--model", checkpoint], catch_exceptions=False)
+    result = CliRunner().invoke(
+        app, ["--model", checkpoint, "--out", str(out), *grid], catch_exceptions=False
+    )
+    assert result.exit_code == 0
+    assert (read_dataset(out)["duration_s"] >= 0).all()

@@ -1,0 +1,94 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from shunter.models.regressors import GroupFit, fit_relative, select_features, upper_quantile
+
+
+def ids(n):
+    return np.array([f"cell-{i}" for i in range(n)], dtype=object)
+
+
+def test_known_coefficients_come_back():
+    rng = np.random.default_rng(0)
+    features = pd.DataFrame({"bytes": rng.uniform(1e7, 1e9, 40), "constant": np.ones(40)})
+    measured = 2e-9 * features["bytes"].to_numpy() + 0.03
+    found = fit_relative(features, measured, np.full(40, 1e-6), ids(40))
+    assert found == {"bytes": pytest.approx(2e-9), "constant": pytest.approx(0.03)}
+
+
+def test_coefficients_are_never_negative():
+    features = pd.DataFrame({"bytes": [1.0, 2.0, 3.0, 4.0], "constant": np.ones(4)})
+    found = fit_relative(features, np.array([4.0, 3.0, 2.0, 1.0]), np.full(4, 1e-6), ids(4))
+    assert min(found.values()) > 0
+    assert set(found) <= {"bytes", "constant"}
+
+
+def test_short_and_long_operations_count_alike():
+    features = pd.DataFrame({"bytes": [1.0, 1000.0]})
+    found = fit_relative(features, np.array([1.0, 2000.0]), np.full(2, 1e-6), ids(2))
+    ratio = found["bytes"] / np.array([1.0, 2.0])
+    assert np.abs(ratio - 1).max() < 0.7
+
+
+def test_a_stall_in_one_repeat_counts_for_little():
+    features = pd.DataFrame({"bytes": np.repeat([1.0, 2.0, 3.0], 3)})
+    measured = np.array([1.0, 1.0, 50.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0])
+    found = fit_relative(features, measured, np.full(9, 1e-6), np.repeat(ids(3), 3))
+    assert found["bytes"] == pytest.approx(1.0)
+
+
+def test_features_that_data_cannot_tell_apart_are_left_out_last_first():
+    features = pd.DataFrame({"bytes": [1.0, 2, 3, 4], "twice": [2.0, 4, 6, 8], "none": 0.0, "constant": 1.0})
+    assert select_features(features, 4) == (["bytes", "constant"], ["twice"])
+
+
+def test_few_cells_allow_few_features():
+    features = pd.DataFrame(np.random.default_rng(0).uniform(1, 2, (6, 5)), columns=list("abcde"))
+    assert select_features(features, 1)[0] == ["a"]
+    assert select_features(features, 2)[0] == ["a", "b"]
+    assert select_features(features, 6)[0] == ["a", "b", "c", "d"]
+
+
+def test_a_side_that_holds_next_to_nothing_is_not_fitted_to_noise():
+    features = pd.DataFrame({"bytes_device": [100.0, 200, 300, 400], "bytes_host": [1.0, 5, 2, 3]})
+    assert select_features(features, 4) == (["bytes_device"], [])
+    features["bytes_host"] *= 50
+    assert select_features(features, 4)[0] == ["bytes_device", "bytes_host"]
+
+
+def fit_with_range(low, high):
+    return GroupFit(
+        target="decode_step_s",
+        engine="e",
+        device="d",
+        page_cache="",
+        coefficients={"x": 2.0},
+        ranges={"x": (low, high)},
+        seen_log_errors=(-0.1, 0.2),
+        unseen_log_errors=(-0.5, 0.6),
+        models=("known",),
+        rows=3,
+        cells=3,
+    )
+
+
+def test_distance_from_the_data_is_counted_in_doublings():
+    features = pd.DataFrame({"x": [2.0, 1.0, 4.0, 8.0, 0.25, 0.0]})
+    assert fit_with_range(1.0, 4.0).doublings_outside(features).tolist() == [0, 0, 0, 1, 2, 1]
+
+
+def test_a_feature_that_was_always_zero_counts_once():
+    features = pd.DataFrame({"x": [0.0, 1e-3, 1e9]})
+    assert fit_with_range(0.0, 0.0).doublings_outside(features).tolist() == [0, 1, 1]
+
+
+def test_models_not_in_the_data_get_the_errors_of_held_out_models():
+    low, high = fit_with_range(1, 2).log_errors(np.array(["known", "new"], dtype=object))
+    assert low.tolist() == [-0.1, -0.5]
+    assert high.tolist() == [0.2, 0.6]
+
+
+def test_the_quantile_of_few_values_is_their_largest():
+    assert upper_quantile(np.arange(10.0), 0.95) == 9
+    assert upper_quantile(np.arange(100.0), 0.95) == 95

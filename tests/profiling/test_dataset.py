@@ -1,0 +1,96 @@
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.profiling.dataset import append_rows, read_dataset, write_dataset
+from shunter.profiling.schema import COLUMNS, SCHEMA_VERSION, empty_frame, frame_of, validate
+
+_EXAMPLES = {"str": "x", "int64": 2, "float64": 2.5, "bool": False}
+
+
+def row(row_id="s/u/decode0", **values):
+    base = {c.name: c.choices[0] if c.choices else _EXAMPLES[c.dtype] for c in COLUMNS}
+    return {**base, "schema_version": SCHEMA_VERSION, "row_id": row_id, **values}
+
+
+def test_every_row_comes_back_as_it_was_written(tmp_path):
+    frame = frame_of([row("a", kv_bytes=None, duration_s=1 / 3), row("b", device_threads=None)])
+    write_dataset(frame, tmp_path / "d.parquet")
+    pd.testing.assert_frame_equal(read_dataset(tmp_path / "d.parquet"), frame)
+
+
+def test_an_empty_frame_has_every_column_in_its_type():
+    assert [(name, str(kind)) for name, kind in empty_frame().dtypes.items() if str(kind) != "str"] == [
+        (c.name, c.dtype) for c in COLUMNS if c.dtype != "str"
+    ]
+
+
+def test_rows_are_added_once(tmp_path):
+    path = tmp_path / "new" / "d.parquet"
+    append_rows(path, [row("a"), row("b")])
+    whole = append_rows(path, [row("b", duration_s=9.0), row("c")])
+    assert list(whole["row_id"]) == ["a", "b", "c"]
+    assert read_dataset(path)["duration_s"].max() == 2.5
+
+
+@pytest.mark.parametrize("kept", [0, 4, 1000, -20])
+def test_a_truncated_file_is_named(tmp_path, kept):
+    path = tmp_path / "d.parquet"
+    write_dataset(frame_of([row()]), path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(BrokenFileError, match=r"d\.parquet: cannot be read"):
+        read_dataset(path)
+
+
+def test_another_schema_version_is_refused(tmp_path):
+    path = tmp_path / "d.parquet"
+    write_dataset(frame_of([row()]), path)
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({b"shunter_profile_schema": b"7"}), path)
+    with pytest.raises(VersionError, match=r"must be version 1 for this shunter\. Got '7'"):
+        read_dataset(path)
+
+
+def test_a_parquet_of_another_kind_is_no_dataset(tmp_path):
+    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(BrokenFileError, match="no profile dataset"):
+        read_dataset(tmp_path / "d.parquet")
+
+
+def test_a_missing_file_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="existing Parquet file"):
+        read_dataset(tmp_path / "none.parquet")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rule"),
+    [
+        ("duration_s", -1.0, "row 1, column duration_s must be at least 0"),
+        ("duration_s", np.nan, "row 1, column duration_s must not be missing"),
+        ("operation", "sleep", "row 1, column operation must be one of load, unload"),
+        ("weight_bytes", 0, "row 1, column weight_bytes must be at least 1"),
+        ("schema_version", 0, "row 1, column schema_version must be at least 1"),
+    ],
+)
+def test_a_bad_value_is_named_and_nothing_is_written(tmp_path, column, value, rule):
+    frame = frame_of([row("a"), row("b")]).astype({column: object})
+    frame.loc[1, column] = value
+    if column != "operation":
+        frame[column] = pd.to_numeric(frame[column])
+    with pytest.raises(InputError, match=rule):
+        write_dataset(frame, tmp_path / "d.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_and_unknown_columns_are_named():
+    frame = frame_of([row()]).drop(columns="batch").assign(extra=1)
+    with pytest.raises(InputError, match=r"missing: \['batch'\], unknown: \['extra'\]"):
+        validate(frame, "d.parquet")
+
+
+def test_text_where_numbers_belong_is_refused():
+    frame = frame_of([row()]).astype({"batch": "str"})
+    with pytest.raises(InputError, match="column batch must hold numbers"):
+        validate(frame, "d.parquet")

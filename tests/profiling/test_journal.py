@@ -1,0 +1,99 @@
+import json
+
+import pytest
+
+from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.profiling.dataset import append_rows, read_dataset
+from shunter.profiling.journal import Journal, journal_path
+from shunter.profiling.schema import COLUMNS, SCHEMA_VERSION
+
+_EXAMPLES = {"str": "x", "int64": 2, "float64": 2.5, "bool": False}
+
+
+def row(row_id):
+    base = {c.name: c.choices[0] if c.choices else _EXAMPLES[c.dtype] for c in COLUMNS}
+    return {**base, "schema_version": SCHEMA_VERSION, "row_id": row_id}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return tmp_path / "d.parquet"
+
+
+def journal(dataset):
+    return Journal(dataset, plan_id="p", session_id="s")
+
+
+def test_a_row_is_on_disk_before_the_next_one_is_measured(dataset):
+    with journal(dataset) as j:
+        j.append({**row("a"), "kv_bytes": float("nan")})
+        lines = journal_path(dataset).read_text().splitlines()
+    assert json.loads(lines[0])["header"] == {"schema_version": 1, "plan_id": "p", "session_id": "s"}
+    assert json.loads(lines[1])["row_id"] == "a"
+    assert json.loads(lines[1])["kv_bytes"] is None
+
+
+def test_a_torn_last_line_is_cut_off_and_writing_goes_on(dataset):
+    with journal(dataset) as j:
+        j.append(row("a"))
+        j.append(row("b"))
+    path = journal_path(dataset)
+    path.write_bytes(path.read_bytes()[:-30])
+    with journal(dataset) as j:
+        assert [r["row_id"] for r in j.rows] == ["a"]
+        j.append(row("c"))
+        j.merge()
+    assert list(read_dataset(dataset)["row_id"]) == ["a", "c"]
+    assert not path.exists()
+
+
+def test_a_torn_header_starts_the_journal_anew(dataset):
+    journal_path(dataset).write_text('{"header": {"sch')
+    with journal(dataset) as j:
+        j.append(row("a"))
+    with journal(dataset) as j:
+        assert [r["row_id"] for r in j.rows] == ["a"]
+
+
+@pytest.mark.parametrize("line", ["{broken", "7", '{"row_id": "b"}'])
+def test_a_damaged_line_in_the_middle_is_named(dataset, line):
+    with journal(dataset) as j:
+        j.append(row("a"))
+    with journal_path(dataset).open("a") as file:
+        file.write(f"{line}\n{json.dumps(row('c'))}\n")
+    with pytest.raises(BrokenFileError, match="line 3"):
+        journal(dataset)
+
+
+def test_a_journal_of_another_schema_version_is_refused(dataset):
+    journal_path(dataset).write_text(json.dumps({"header": {"schema_version": 9}}) + "\n")
+    with pytest.raises(VersionError, match="Got 9"):
+        journal(dataset)
+
+
+def test_a_file_that_is_no_journal_is_refused(dataset):
+    journal_path(dataset).write_text('{"row_id": "a"}\n')
+    with pytest.raises(BrokenFileError, match="no journal header"):
+        journal(dataset)
+
+
+def test_two_sweeps_cannot_write_one_dataset(dataset):
+    with journal(dataset), pytest.raises(InputError, match="another sweep"):
+        journal(dataset)
+    with journal(dataset) as j:
+        assert j.rows == []
+
+
+def test_a_crash_between_dataset_and_journal_removal_leaves_no_row_twice(dataset):
+    with journal(dataset) as j:
+        j.append(row("a"))
+        append_rows(dataset, j.rows)
+    with journal(dataset) as j:
+        j.merge()
+    assert list(read_dataset(dataset)["row_id"]) == ["a"]
+
+
+def test_a_journal_without_rows_leaves_no_dataset(dataset):
+    with journal(dataset) as j:
+        j.merge()
+    assert list(dataset.parent.iterdir()) == []

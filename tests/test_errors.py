@@ -1,0 +1,55 @@
+import pytest
+
+from shunter.errors import BrokenFileError, InputError, ShunterError, UnknownNameError, VersionError
+
+
+def test_input_error_says_field_rule_and_value():
+    error = InputError("workload.rate_per_s", "be above zero", -1.5)
+    assert str(error) == "workload.rate_per_s must be above zero. Got -1.5 instead."
+    assert error.field == "workload.rate_per_s"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "lama-cpp",
+            "engine: unknown name 'lama-cpp'; did you mean llama-cpp? (known: fake, llama-cpp, vllm)",
+        ),
+        (
+            "VLLM",
+            "engine: unknown name 'VLLM'; did you mean vllm or llama-cpp? (known: fake, llama-cpp, vllm)",
+        ),
+        ("zzz", "engine: unknown name 'zzz'; be one of fake, llama-cpp, vllm"),
+    ],
+)
+def test_unknown_name_lists_the_nearest(name, message):
+    assert str(UnknownNameError("engine", name, ["vllm", "llama-cpp", "fake"])) == message
+
+
+def test_version_error_says_both_versions():
+    error = VersionError("a.parquet", "dataset schema", 3, 1)
+    assert str(error) == "a.parquet: dataset schema must be version 1 for this shunter. Got 3 instead."
+
+
+def test_broken_file_says_why():
+    assert str(BrokenFileError("a.gguf", "it is truncated")) == "a.gguf: cannot be read: it is truncated"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InputError("a", "be b", "c"),
+        UnknownNameError("a", "b", ["c"]),
+        VersionError("a", "b", 1, 2),
+        BrokenFileError("a", "b"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(error):
+    assert isinstance(error, ShunterError)
+    assert error.exit_code == 2
+    assert "\n" not in str(error)
+
+
+def test_other_errors_have_exit_code_1():
+    assert ShunterError("a").exit_code == 1
