@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shunter.catalog.checkpoints import read_checkpoint
 from shunter.catalog.models import get_model, scaled_model
 from shunter.envs.scenario import Scenario
 from shunter.models.performance import PerformanceModel
@@ -57,8 +58,6 @@ def make_checkpoints(folder: Path) -> dict[str, Path]:
 
 
 def durations_for(paths: dict[str, Path]) -> SizedDurations:
-    from shunter.catalog.checkpoints import read_checkpoint
-
     checkpoints = {name: read_checkpoint(path) for name, path in paths.items()}
     return SizedDurations(
         layer_bytes_of=tuple((n, c.layer_weight_bytes, c.spec.total_layers) for n, c in checkpoints.items())

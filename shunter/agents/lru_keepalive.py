@@ -44,5 +44,4 @@ class LruKeepalive(ScoringPolicy):
         scores = np.where(is_(candidates, "wait"), 0.0, scores)
         scores = np.where(run, serve, scores)
         scores = np.where(new & (fits | ~busy), serve, scores)
-        idle_first = np.where(started, -1e3, 0.0)
-        return np.where(evict, -1e5 + idle_first + value(candidates, "unused_time"), scores)
+        return np.where(evict, -1e9 - 1e8 * started + value(candidates, "unused_time"), scores)

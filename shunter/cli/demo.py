@@ -70,7 +70,7 @@ RECIPES = {
 }
 CONTEXT_TOKENS = 256
 MAX_BATCH = 4
-WORKLOAD = {"requests": 40, "load": 0.9, "prompt_scale": 0.1, "decode_scale": 0.15}
+WORKLOAD = {"requests": 60, "load": 0.8, "prompt_scale": 0.03, "decode_scale": 0.05}
 SIMULATED_SEEDS = range(100, 120)
 """Workload seeds of the comparison; training and its validation draw others."""
 

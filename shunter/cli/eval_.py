@@ -107,14 +107,17 @@ def show(console: Console, evaluation: Evaluation) -> None:
 
 
 def results_table(result: dict[str, Any], kind: str, title: str) -> Table:
-    """Metrics of every policy in one world, with the paired change against the first."""
-    table = Table("policy", title=title)
-    for text in (*METRICS.values(), f"mean response against {result['changes_against']}"):
-        table.add_column(text, justify="right")
-    for name, policy in result["policies"].items():
-        if kind in policy:
-            cells = [format_metric(metric, policy[kind][metric]) for metric in METRICS]
-            table.add_row(name, *cells, change_text(policy[kind]["response_change"]))
+    """A column for each policy: its metrics in one world, and the paired change against the first."""
+    rows = {name: policy[kind] for name, policy in result["policies"].items() if kind in policy}
+    table = Table(title=title)
+    table.add_column("")
+    for name in rows:
+        table.add_column(name, justify="right")
+    for metric, text in METRICS.items():
+        table.add_row(text, *(format_metric(metric, row[metric]) for row in rows.values()))
+    table.add_section()
+    changes = [change_text(row["response_change"]).replace(" ", "\n", 1) for row in rows.values()]
+    table.add_row(f"mean response against\n{result['changes_against']}, 95 % interval", *changes)
     return table
 
 

@@ -6,6 +6,7 @@ before anything starts. Relative paths are relative to the scenario file.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -185,7 +186,7 @@ class Scenario(_Strict):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "scenario"
-            rule = first["msg"].removeprefix("Input should ").removeprefix("Value error, ")
+            rule = re.sub(r"^(Value error, |\w+ should )", "", first["msg"])
             raise InputError(f"{source}: {where}", rule, first["input"]) from None
 
 

@@ -70,7 +70,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     model, or a ``PerformanceModel``. ``world``: both at once, compiled (``shunter.envs.world.World``).
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["ansi"]}  # noqa: RUF012 - Gymnasium declares it so
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium declares it so
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ METRICS = {
     "tpot_mean_s": "mean TPOT",
     "swaps": "swaps per run",
     "preemptions": "preemptions per run",
-    "loading_share": "share of device time loading",
+    "loading_share": "time loading",
     "unfinished": "unfinished requests",
 }
 """Keys of ``summarize`` and how tables call them."""

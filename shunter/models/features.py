@@ -2,8 +2,8 @@
 
 Each function lists its features most physical first; when data are few, the last ones are left out first.
 "device" and "host" in a name say which side does the work. A side's bytes are those of its layers, and of
-the output layer for the side that holds it; the input embedding counts as the host's (one row of it is
-read per token, and llama.cpp keeps it there).
+the output layer for the side that holds it (the device, from one gpu_layer on); the input embedding counts
+as the host's (one row of it is read per token, and llama.cpp keeps it there).
 """
 
 from __future__ import annotations
@@ -59,11 +59,12 @@ class _Cells:
 def _cells(frame: pd.DataFrame) -> _Cells:
     c = {name: frame[name].to_numpy(dtype=np.float64) for name in (*FACT_COLUMNS, *CELL_COLUMNS)}
     bytes_per_param = c["weight_bytes"] / c["params"]
-    layers_device = np.minimum(c["gpu_layers"], c["layers"])
+    # llama.cpp places the output layer first, then the last layers: so device memory grows with gpu_layers.
+    layers_device = np.clip(c["gpu_layers"] - 1, 0, c["layers"])
     layers_host = c["layers"] - layers_device
     outside_layers = np.maximum(c["weight_bytes"] - c["layers"] * c["layer_weight_bytes"], 0.0)
     output_bytes = np.minimum(outside_layers, c["vocab_size"] * c["hidden_size"] * bytes_per_param)
-    has_output = c["gpu_layers"] > c["layers"]
+    has_output = c["gpu_layers"] >= 1
     read_device = layers_device * c["layer_weight_bytes"] + output_bytes * has_output
     read_host = layers_host * c["layer_weight_bytes"] + output_bytes * ~has_output
     kv_layer = c["kv_bytes_per_token"] / c["layers"]
@@ -91,9 +92,11 @@ def _cells(frame: pd.DataFrame) -> _Cells:
 def _decode(c: _Cells) -> Features:
     """One decode step of a batch: every weight is read once; each further sequence adds computation and KV.
 
-    Units: bytes, layers, parameters x sequences, bytes of KV read.
+    Attention reads KV, and computes with the width of the queries, which grouped-query attention makes larger
+    than that of the keys. Units: bytes, layers, parameters x sequences, bytes of KV, tokens x layers x width.
     """
     more = c.batch - 1
+    attended = c.batch * c.context_tokens * c.hidden_size
     split_share = c.read_bytes_device * c.read_bytes_host / np.maximum(c.weight_bytes, 1.0)
     return {
         "read_bytes_device": c.read_bytes_device,
@@ -104,6 +107,8 @@ def _decode(c: _Cells) -> Features:
         "more_sequences_params_host": more * c.params_host,
         "kv_bytes_device": c.batch * c.context_tokens * c.kv_bytes_device,
         "kv_bytes_host": c.batch * c.context_tokens * c.kv_bytes_host,
+        "attention_device": attended * c.layers_device,
+        "attention_host": attended * c.layers_host,
         "more_sequences_layers": more * c.layers,
         "hop": c.is_split,
         "constant": np.ones_like(c.batch),

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from shunter.errors import InputError
 from shunter.models.features import CELL_COLUMNS, FACT_COLUMNS, TARGETS, Target, feature_frame
-from shunter.models.regressors import GroupFit, fit_relative, select_features
+from shunter.models.regressors import GroupFit, fit_physics, select_features
 from shunter.models.state import FittedState, Resident, TargetErrors
 from shunter.models.validation import HeldOut, fold_labels, hold_out, log_error_interval
 from shunter.profiling.fingerprint import digest
 from shunter.profiling.schema import validate
 
 __all__ = ["fit_state"]
+
+Array = npt.NDArray[np.float64]
 
 _NO_ERRORS_KNOWN = (-float(np.log(2)), float(np.log(2)))
 
@@ -74,7 +77,7 @@ def _fit_group(
     where = f"{target.name} on {key[0]} {key[1]}" + (f" ({key[2]})" if key[2] else "")
     if left_out:
         notes.append(f"{where}: {n_cells} cells cannot tell apart, and so leave out, {', '.join(left_out)}")
-    by_cell = hold_out(features, measured, smallest, rows, fold_labels(cells))
+    by_cell, corrected = _better(features, measured, smallest, rows, fold_labels(cells))
     by_model = hold_out(features, measured, smallest, rows, models.astype(str))
     if by_cell is None:
         notes.append(f"{where}: one cell only, so its error is unknown; the interval is a factor of 2")
@@ -83,7 +86,7 @@ def _fit_group(
         engine=key[0],
         device=key[1],
         page_cache=key[2],
-        coefficients=fit_relative(features, measured, smallest, cells),
+        physics=fit_physics(features, measured, smallest, rows, corrected=corrected),
         ranges={str(name): (float(features[name].min()), float(features[name].max())) for name in features},
         seen_log_errors=log_error_interval(by_cell) if by_cell else _NO_ERRORS_KNOWN,
         unseen_log_errors=log_error_interval(by_model) if by_model else None,
@@ -92,6 +95,19 @@ def _fit_group(
         cells=n_cells,
     )
     return fit, (by_cell, by_model)
+
+
+def _better(
+    features: pd.DataFrame, measured: Array, smallest: Array, rows: pd.DataFrame, folds: npt.NDArray[np.int64]
+) -> tuple[HeldOut | None, bool]:
+    """Held-out cells with and without corrections: noise and few cells can make corrections a loss."""
+    plain = hold_out(features, measured, smallest, rows, folds, corrected=False)
+    corrected = hold_out(features, measured, smallest, rows, folds, corrected=True)
+    if plain is None or corrected is None:
+        return None, False
+    if corrected.errors().mape < plain.errors().mape:
+        return corrected, True
+    return plain, False
 
 
 def _target_errors(held_out: list[tuple[HeldOut | None, HeldOut | None]]) -> TargetErrors:

@@ -65,7 +65,7 @@ class PreemptionCost:
 
 
 class PerformanceModel:
-    """Non-negative linear models of physical features, one for each target, engine and device.
+    """Linear models of physical features with learned corrections, one per target, engine and device.
 
     Example::
 
@@ -165,7 +165,7 @@ class PerformanceModel:
                 for column, name in ((3, "device_bytes"), (4, "host_bytes")):
                     target = TARGETS[name]
                     fit = self._fit_of(target, engine, device, page_cache)
-                    out[where, column] = fit.predict(feature_frame(target, rows))
+                    out[where, column] = fit.physics.predict(feature_frame(target, rows), rows)
         columns = {name: out[:, i] for i, name in enumerate(PREDICTIONS)}
         return frame.assign(**columns, out_of_range=outside)
 
@@ -263,7 +263,7 @@ def _with_interval(
     fit: GroupFit, rows: pd.DataFrame
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     features = feature_frame(TARGETS[fit.target], rows)
-    predicted, outside = fit.predict(features), fit.doublings_outside(features)
+    predicted, outside = fit.physics.predict(features, rows), fit.doublings_outside(features)
     low, high = fit.log_errors(rows["model"].to_numpy(dtype=object))
     # Errors add up in the logarithm as one goes further from what was seen: one more width a doubling.
     ends = [predicted * np.exp(end * (1 + outside)) for end in (low, high)]

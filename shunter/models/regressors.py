@@ -1,4 +1,4 @@
-"""Non-negative linear models of physical features, fitted to relative errors."""
+"""Non-negative linear models of physical features with a learned correction, fitted to relative errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,52 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["GroupFit", "fit_relative", "select_features", "upper_quantile"]
+__all__ = ["GroupFit", "PhysicsFit", "fit_physics", "select_features", "upper_quantile"]
 
 Array = npt.NDArray[np.float64]
 
 _SMALL_SHARE = 0.05
 _OTHER_SIDE = {"device": "host", "host": "device"}
+
+
+class PhysicsFit(BaseModel):
+    """Physics first: a non-negative sum of features; on top, a learned factor for each known model and level.
+
+    Attributes:
+        coefficients: By feature, in the target's unit per unit of the feature; never negative.
+        corrections: By model, (gpu_layers, logarithm of the factor) at each level seen, ascending; between
+            levels it is interpolated. A model that was not seen has none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    coefficients: dict[str, float]
+    corrections: dict[str, tuple[tuple[int, float], ...]]
+
+    def physical(self, features: pd.DataFrame) -> Array:
+        """The sum without corrections; shape (n_cells,)."""
+        total = np.zeros(len(features))
+        for name, coefficient in self.coefficients.items():
+            total += coefficient * features[name].to_numpy()
+        return total
+
+    def predict(self, features: pd.DataFrame, cells: pd.DataFrame) -> Array:
+        """Predicted values.
+
+        Args:
+            features: Shape (n_cells, n_features).
+            cells: The same cells' ``model`` and ``gpu_layers``.
+
+        Returns:
+            Shape (n_cells,).
+        """
+        log_factor = np.zeros(len(cells))
+        models, levels = cells["model"].to_numpy(dtype=object), cells["gpu_layers"].to_numpy(dtype=np.float64)
+        for model in set(models) & set(self.corrections):
+            known_levels, known = zip(*self.corrections[model], strict=True)
+            here = models == model
+            log_factor[here] = np.interp(levels[here], known_levels, known)
+        return self.physical(features) * np.exp(log_factor)
 
 
 class GroupFit(BaseModel):
@@ -25,7 +65,7 @@ class GroupFit(BaseModel):
         engine: Engine of the data.
         device: Device of the data.
         page_cache: ``warm`` or ``cold``; empty where it makes no difference.
-        coefficients: By feature, in the target's unit per unit of the feature; never negative.
+        physics: What predicts.
         ranges: Smallest and largest value seen of every feature, used or not.
         seen_log_errors: 5 % and 95 % quantile of log(measured / predicted) on held-out cells.
         unseen_log_errors: The same on held-out models; None with fewer than two models.
@@ -40,7 +80,7 @@ class GroupFit(BaseModel):
     engine: str
     device: str
     page_cache: str
-    coefficients: dict[str, float]
+    physics: PhysicsFit
     ranges: dict[str, tuple[float, float]]
     seen_log_errors: tuple[float, float]
     unseen_log_errors: tuple[float, float] | None
@@ -52,13 +92,6 @@ class GroupFit(BaseModel):
     def key(self) -> tuple[str, str, str, str]:
         """What it is for."""
         return (self.target, self.engine, self.device, self.page_cache)
-
-    def predict(self, features: pd.DataFrame) -> Array:
-        """Predicted values; shape (n_cells,)."""
-        total = np.zeros(len(features))
-        for name, coefficient in self.coefficients.items():
-            total += coefficient * features[name].to_numpy()
-        return total
 
     def doublings_outside(self, features: pd.DataFrame) -> Array:
         """How many times the farthest feature must be halved or doubled to be in the range seen; 0 inside.
@@ -122,37 +155,79 @@ def _other_side(name: str) -> str:
     return f"{stem}_{_OTHER_SIDE.get(side, '')}"
 
 
-def fit_relative(
-    features: pd.DataFrame, measured: Array, smallest: Array, cells: npt.NDArray[np.object_]
-) -> dict[str, float]:
-    """Least squares of relative errors with coefficients of at least 0, over the medians of cells.
+def fit_physics(
+    features: pd.DataFrame, measured: Array, smallest: Array, frame: pd.DataFrame, *, corrected: bool = True
+) -> PhysicsFit:
+    """Fits the medians of cells: first the coefficients, then the corrections to what they leave.
 
-    Minimises the sum of ((features @ c - median) / max(median, smallest))²: short and long operations count
-    alike, so do often and seldom measured cells, and a stall in one repeat counts for little.
+    Medians, so that often and seldom measured cells count alike and a stall in one repeat counts for little.
 
     Args:
         features: Shape (n_rows, n_features), most physical first; equal in all rows of a cell.
         measured: Shape (n_rows,).
         smallest: Below it, errors count relative to it; above 0; shape (n_rows,).
-        cells: Cell id of each row; shape (n_rows,).
-
-    Returns:
-        Coefficients by feature; those left out are absent.
+        frame: The rows' ``cell_id``, ``model`` and ``gpu_layers``.
+        corrected: Whether to learn corrections.
     """
+    _, first, inverse = np.unique(
+        frame["cell_id"].to_numpy(dtype=str), return_index=True, return_inverse=True
+    )
+    median = pd.Series(measured).groupby(inverse).median().to_numpy(dtype=np.float64)
+    features, frame, smallest = features.iloc[first], frame.iloc[first], smallest[first]
+    scale = np.asarray(np.maximum(median, smallest), dtype=np.float64)
+    fit = PhysicsFit(coefficients=_coefficients(features, median, scale), corrections={})
+    if not corrected:
+        return fit
+    left = np.log(scale / np.maximum(fit.physical(features), smallest))
+    return fit.model_copy(update={"corrections": _corrections(left, frame)})
+
+
+def _coefficients(features: pd.DataFrame, measured: npt.ArrayLike, scale: Array) -> dict[str, float]:
+    """Minimises the sum of ((features @ c - measured) / scale)² over c >= 0: relative errors count."""
     # Only fitting needs scikit-learn, and importing it takes longer than all else: predictions go without.
     from sklearn.linear_model import LinearRegression
 
-    _, first, inverse = np.unique(cells.astype(str), return_index=True, return_inverse=True)
-    median = pd.Series(measured).groupby(inverse).median().to_numpy()
-    features, scale = features.iloc[first], np.maximum(median, smallest[first])
-    used, _ = select_features(features, len(first))
+    used, _ = select_features(features, len(features))
     if not used:
         return {}
     relative = features[used].to_numpy(dtype=np.float64) / scale[:, None]
     # Columns differ by ten orders of magnitude; scaling them changes the precision, not the solution.
     size = np.sqrt((relative**2).mean(axis=0))
-    solver = LinearRegression(fit_intercept=False, positive=True).fit(relative / size, median / scale)
+    solver = LinearRegression(fit_intercept=False, positive=True).fit(
+        relative / size, np.asarray(measured) / scale
+    )
     return {name: float(c) for name, c in zip(used, solver.coef_ / size, strict=True) if c > 0}
+
+
+def _corrections(left: Array, frame: pd.DataFrame) -> dict[str, tuple[tuple[int, float], ...]]:
+    """What is left, by model, and what that leaves, by model and level."""
+    models = frame["model"].to_numpy(dtype=str)
+    levels = frame["gpu_layers"].to_numpy(dtype=np.int64)
+    by_model = _shrunk_means(left, models)
+    by_level = _shrunk_means(left - by_model, np.char.add(models, levels.astype(str)))
+    total = by_model + by_level
+    found = {(str(m), int(level)): float(c) for m, level, c in zip(models, levels, total, strict=True)}
+    return {
+        model: tuple((level, found[m, level]) for m, level in sorted(found) if m == model)
+        for model in sorted(set(models.tolist()))
+    }
+
+
+def _shrunk_means(values: Array, groups: npt.NDArray[np.str_]) -> Array:
+    """Each value's group mean, drawn towards 0 by as much of it as may be noise; shape (n_values,).
+
+    Source: empirical Bayes with a normal prior around 0, variances by moments; Efron and Morris, Data
+    Analysis Using Stein's Estimator and its Generalizations, 1975.
+    """
+    _, inverse, count = np.unique(groups, return_inverse=True, return_counts=True)
+    mean = np.bincount(inverse, values) / count
+    freedom = len(values) - len(count)
+    if freedom == 0:
+        return np.zeros_like(values)
+    noise = ((values - mean[inverse]) ** 2).sum() / freedom / count
+    spread = max(0.0, float((mean**2 - noise).mean()))
+    shrunk = mean * spread / np.maximum(spread + noise, np.finfo(float).tiny)
+    return np.asarray(shrunk[inverse], dtype=np.float64)
 
 
 def upper_quantile(values: Array, share: float) -> float:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from shunter.models.regressors import fit_relative, upper_quantile
+from shunter.models.regressors import fit_physics, upper_quantile
 
 __all__ = ["Errors", "HeldOut", "fold_labels", "hold_out", "log_error_interval"]
 
@@ -106,6 +106,8 @@ def hold_out(
     smallest: Array,
     frame: pd.DataFrame,
     labels: npt.NDArray[np.generic],
+    *,
+    corrected: bool = True,
 ) -> HeldOut | None:
     """Predicts each label's rows by a model fitted to all others.
 
@@ -113,8 +115,9 @@ def hold_out(
         features: Shape (n_rows, n_features).
         measured: Shape (n_rows,).
         smallest: Below it, errors count relative to it; above 0; shape (n_rows,).
-        frame: The dataset's rows, for their cells and models.
+        frame: The dataset's rows.
         labels: What is held out together; shape (n_rows,).
+        corrected: Whether the fits learn corrections.
 
     Returns:
         None if there are fewer than two labels.
@@ -126,9 +129,8 @@ def hold_out(
     predicted = np.zeros(len(features))
     for label in distinct:
         out = labels == label
-        coefficients = fit_relative(features[~out], measured[~out], smallest[~out], cells[~out])
-        for name, coefficient in coefficients.items():
-            predicted[out] += coefficient * features.loc[out, name].to_numpy()
+        fit = fit_physics(features[~out], measured[~out], smallest[~out], frame[~out], corrected=corrected)
+        predicted[out] = fit.predict(features[out], frame[out])
     return HeldOut(measured, predicted, smallest, cells, frame["model"].to_numpy(dtype=object))
 
 

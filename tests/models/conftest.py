@@ -42,14 +42,13 @@ class Physics:
     """Times by bytes: the device reads 8 GB/s, the host 2 GB/s; what is moved moves at 1 GB/s."""
 
     def _device_share(self, model: str, gpu_layers: int) -> float:
-        return min(gpu_layers, MODELS[model].spec.layers) / MODELS[model].spec.layers
+        return max(gpu_layers - 1, 0) / MODELS[model].spec.layers
 
     def _read_bytes(self, model: str, gpu_layers: int) -> tuple[float, float]:
         c = MODELS[model]
-        device = min(gpu_layers, c.spec.layers) * c.layer_weight_bytes
         output = 4 * c.spec.embedding_params
         total = c.spec.layers * c.layer_weight_bytes + output
-        device += output if gpu_layers > c.spec.layers else 0
+        device = output + (gpu_layers - 1) * c.layer_weight_bytes if gpu_layers else 0
         return device, total - device
 
     def load_s(self, model: str, checkpoint: str, gpu_layers: int) -> float:

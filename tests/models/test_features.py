@@ -25,18 +25,18 @@ def features(target, gpu_layers, **cell):
 
 @pytest.mark.parametrize(
     ("gpu_layers", "device", "host", "hop"),
-    [(0, 0, 432, 0), (1, 100, 332, 1), (4, 400, 32, 1), (5, 432, 0, 0)],
+    [(0, 0, 432, 0), (1, 32, 400, 1), (4, 332, 100, 1), (5, 432, 0, 0)],
 )
-def test_a_step_reads_the_layers_where_they_are_and_the_output_layer_last(gpu_layers, device, host, hop):
+def test_a_step_reads_the_output_layer_first_and_the_layers_where_they_are(gpu_layers, device, host, hop):
     f = features("decode_step_s", gpu_layers)
     assert (f["read_bytes_device"], f["read_bytes_host"], f["hop"]) == (device, host, hop)
 
 
 def test_kv_is_where_its_layers_are():
-    f = features("decode_step_s", 1, batch=3)
+    f = features("decode_step_s", 2, batch=3)
     assert f["kv_bytes_device"] == 3 * 20 * 8 / 4
     assert f["kv_bytes_host"] == 3 * 20 * 8 * 3 / 4
-    f = features("kv_save_s", 3)
+    f = features("kv_save_s", 4)
     assert (f["kv_bytes_device"], f["kv_bytes_host"]) == (10 * 6, 10 * 2)
 
 

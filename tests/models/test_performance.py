@@ -189,9 +189,9 @@ def test_damaged_files_are_named(model, tmp_path):
     with pytest.raises(BrokenFileError, match="no performance model"):
         PerformanceModel.load(tmp_path)
     content = json.loads(whole)
-    content["fits"][0]["coefficients"]["constant"] = "much"
+    content["fits"][0]["physics"]["coefficients"]["constant"] = "much"
     path.write_text(json.dumps(content))
-    with pytest.raises(BrokenFileError, match=r"fits\.0\.coefficients\.constant"):
+    with pytest.raises(BrokenFileError, match=r"fits\.0\.physics\.coefficients\.constant"):
         PerformanceModel.load(tmp_path)
     content = json.loads(whole) | {"version": 2}
     path.write_text(json.dumps(content))

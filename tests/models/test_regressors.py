@@ -2,40 +2,74 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shunter.models.regressors import GroupFit, fit_relative, select_features, upper_quantile
+from shunter.models.regressors import GroupFit, PhysicsFit, fit_physics, select_features, upper_quantile
 
 
-def ids(n):
-    return np.array([f"cell-{i}" for i in range(n)], dtype=object)
+def rows(n, repeats=1, models="m", levels=0):
+    cells = np.repeat([f"cell-{i}" for i in range(n)], repeats)
+    return pd.DataFrame({"cell_id": cells, "model": models, "gpu_layers": levels})
 
 
 def test_known_coefficients_come_back():
     rng = np.random.default_rng(0)
     features = pd.DataFrame({"bytes": rng.uniform(1e7, 1e9, 40), "constant": np.ones(40)})
     measured = 2e-9 * features["bytes"].to_numpy() + 0.03
-    found = fit_relative(features, measured, np.full(40, 1e-6), ids(40))
-    assert found == {"bytes": pytest.approx(2e-9), "constant": pytest.approx(0.03)}
+    fit = fit_physics(features, measured, np.full(40, 1e-6), rows(40))
+    assert fit.coefficients == {"bytes": pytest.approx(2e-9), "constant": pytest.approx(0.03)}
 
 
 def test_coefficients_are_never_negative():
     features = pd.DataFrame({"bytes": [1.0, 2.0, 3.0, 4.0], "constant": np.ones(4)})
-    found = fit_relative(features, np.array([4.0, 3.0, 2.0, 1.0]), np.full(4, 1e-6), ids(4))
-    assert min(found.values()) > 0
-    assert set(found) <= {"bytes", "constant"}
+    fit = fit_physics(features, np.array([4.0, 3.0, 2.0, 1.0]), np.full(4, 1e-6), rows(4))
+    assert min(fit.coefficients.values()) > 0
+    assert set(fit.coefficients) <= {"bytes", "constant"}
 
 
 def test_short_and_long_operations_count_alike():
     features = pd.DataFrame({"bytes": [1.0, 1000.0]})
-    found = fit_relative(features, np.array([1.0, 2000.0]), np.full(2, 1e-6), ids(2))
-    ratio = found["bytes"] / np.array([1.0, 2.0])
+    fit = fit_physics(features, np.array([1.0, 2000.0]), np.full(2, 1e-6), rows(2))
+    ratio = fit.coefficients["bytes"] / np.array([1.0, 2.0])
     assert np.abs(ratio - 1).max() < 0.7
 
 
 def test_a_stall_in_one_repeat_counts_for_little():
     features = pd.DataFrame({"bytes": np.repeat([1.0, 2.0, 3.0], 3)})
     measured = np.array([1.0, 1.0, 50.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0])
-    found = fit_relative(features, measured, np.full(9, 1e-6), np.repeat(ids(3), 3))
-    assert found["bytes"] == pytest.approx(1.0)
+    fit = fit_physics(features, measured, np.full(9, 1e-6), rows(3, 3))
+    assert fit.coefficients["bytes"] == pytest.approx(1.0)
+
+
+def test_what_physics_leaves_is_corrected_by_model_and_level_and_not_for_new_models():
+    n = 24
+    frame = rows(n, models=np.repeat(["slow", "fast"], n // 2), levels=np.tile([0, 4], n // 2))
+    features = pd.DataFrame({"bytes": np.linspace(1.0, 9.0, n)})
+    factor = np.where(frame["model"] == "slow", 1.5, 0.9) * np.where(frame["gpu_layers"] == 0, 1.2, 1.0)
+    fit = fit_physics(features, features["bytes"].to_numpy() * factor, np.full(n, 1e-6), frame)
+    asked = pd.DataFrame({"model": ["slow", "slow", "slow", "fast", "new"], "gpu_layers": [0, 2, 4, 4, 4]})
+    got = fit.predict(pd.DataFrame({"bytes": np.full(5, 10.0)}), asked)
+    assert got[[0, 2, 3]] == pytest.approx([18.0, 15.0, 9.0], rel=0.08)
+    assert got[1] == pytest.approx(np.sqrt(got[0] * got[2]))
+    assert got[4] == pytest.approx(10 * fit.coefficients["bytes"])
+
+
+def test_noise_is_not_taken_for_a_correction():
+    rng = np.random.default_rng(0)
+    frame = rows(60, models=np.repeat(["a", "b", "c"], 20), levels=np.tile([0, 1, 2, 3], 15))
+    features = pd.DataFrame({"bytes": np.arange(1.0, 61.0)})
+    noisy = features["bytes"].to_numpy() * np.exp(0.3 * rng.standard_normal(60))
+    fit = fit_physics(features, noisy, np.full(60, 1e-6), frame)
+    for table in fit.corrections.values():
+        assert len({correction for _, correction in table}) == 1
+        assert abs(table[0][1]) < 0.2
+    plain = fit_physics(features, noisy, np.full(60, 1e-6), frame, corrected=False)
+    assert (plain.corrections, plain.coefficients) == ({}, fit.coefficients)
+
+
+def test_one_cell_of_each_model_and_level_is_no_ground_for_a_correction():
+    frame = rows(3, models=["a", "b", "c"])
+    features = pd.DataFrame({"bytes": [1.0, 2.0, 3.0]})
+    fit = fit_physics(features, np.array([1.0, 3.0, 2.5]), np.full(3, 1e-6), frame)
+    assert fit.corrections == {"a": ((0, 0.0),), "b": ((0, 0.0),), "c": ((0, 0.0),)}
 
 
 def test_features_that_data_cannot_tell_apart_are_left_out_last_first():
@@ -63,7 +97,7 @@ def fit_with_range(low, high):
         engine="e",
         device="d",
         page_cache="",
-        coefficients={"x": 2.0},
+        physics=PhysicsFit(coefficients={"x": 2.0}, corrections={}),
         ranges={"x": (low, high)},
         seen_log_errors=(-0.1, 0.2),
         unseen_log_errors=(-0.5, 0.6),

@@ -39,7 +39,7 @@ def test_noise_is_the_spread_within_cells_and_not_between_them():
 
 
 def test_a_held_out_label_is_predicted_without_its_rows():
-    frame = pd.DataFrame({"cell_id": list("aabbcc"), "model": list("xxxxyy")})
+    frame = pd.DataFrame({"cell_id": list("aabbcc"), "model": list("xxxxyy"), "gpu_layers": 1})
     features = pd.DataFrame({"bytes": [1.0, 1, 2, 2, 3, 3]})
     measured = np.array([1.0, 1, 2, 2, 30, 30])
     result = hold_out(features, measured, np.full(6, 1e-6), frame, frame["model"].to_numpy(dtype=str))
@@ -47,7 +47,7 @@ def test_a_held_out_label_is_predicted_without_its_rows():
 
 
 def test_one_label_leaves_nothing_to_learn_from():
-    frame = pd.DataFrame({"cell_id": ["a", "a"], "model": ["x", "x"]})
+    frame = pd.DataFrame({"cell_id": ["a", "a"], "model": ["x", "x"], "gpu_layers": 1})
     features = pd.DataFrame({"bytes": [1.0, 1.0]})
     labels = frame["model"].to_numpy(dtype=str)
     assert hold_out(features, np.ones(2), np.ones(2), frame, labels) is None

@@ -1,0 +1,41 @@
+# make demo   set up .venv and run the whole loop, small, on this machine
+# make test   set up .venv with every engine a CPU can run, lint, type-check, test
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+LLAMA_CPP ?= llama-cpp-python==0.3.36
+# A wheel takes minutes to build; it is kept outside the repository, by machine type, and rebuilt if missing.
+WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/shunter/wheels
+BIN := .venv/bin
+
+.PHONY: demo test test-quick lint clean
+
+demo: .venv/.demo
+	$(BIN)/shunter demo
+
+test: .venv/.test lint
+	$(BIN)/python -m pytest
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch first and by pip: its CPU build is found through pip's own settings; the rest by uv, which is quicker.
+.venv/.torch:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip uv
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	touch $@
+
+.venv/.demo: .venv/.torch pyproject.toml
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[train,transformers]'
+	touch $@
+
+.venv/.test: .venv/.demo
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[train,transformers,dev]'
+	CACHE='$(WHEELS)' scripts/install_llama_cpp.sh $(BIN)/python '$(LLAMA_CPP)'
+	touch $@
+
+clean:
+	rm -rf .venv

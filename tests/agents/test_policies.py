@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from shunter.agents.base import Policy
+from shunter.agents.cost_greedy import CostGreedy
+from shunter.agents.learned import LearnedPolicy, layer_shapes
+from shunter.agents.registry import POLICIES, make_policy
+from shunter.envs.observation import FEATURES, FEATURES_VERSION
+from shunter.envs.scheduling import SchedulingEnv
+from shunter.envs.world import World
+from shunter.errors import BrokenFileError, InputError, UnknownNameError, VersionError
+from shunter.eval.runs import simulate
+
+
+def random_policy(seed: int = 0, scale: float = 0.5) -> LearnedPolicy:
+    rng = np.random.default_rng(seed)
+    weights = {}
+    for layer, (out, fan_in) in layer_shapes(8).items():
+        weights[f"{layer}.weight"] = rng.normal(0, scale, (out, fan_in)).astype(np.float32)
+        weights[f"{layer}.bias"] = rng.normal(0, scale, out).astype(np.float32)
+    return LearnedPolicy("random-net", weights, {"scenario": "none"})
+
+
+def observations(world: World, count: int = 40) -> list[dict[str, Any]]:
+    env = SchedulingEnv(world=world)
+    rng = np.random.default_rng(0)
+    seen = [env.reset(seed=0)[0]]
+    for _ in range(count):
+        seen.append(env.step(int(rng.choice(np.flatnonzero(env.action_masks()))))[0])
+    return seen
+
+
+ALL = [*POLICIES, "learned"]
+
+
+def policy_of(name: str) -> Policy:
+    return random_policy() if name == "learned" else make_policy(name)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_policy_obeys_the_protocol_and_batches_alike(fake_world: World, name: str) -> None:
+    policy = policy_of(name)
+    assert isinstance(policy, Policy)
+    seen = observations(fake_world)
+    single = [policy.act(o) for o in seen]
+    assert all(o["action_mask"][a] for o, a in zip(seen, single, strict=True))
+    batch = {key: np.stack([o[key] for o in seen]) for key in seen[0]}
+    np.testing.assert_array_equal(policy.act_batch(batch), single)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_policy_serves_everyone(fake_world: World, name: str) -> None:
+    run = simulate(fake_world, policy_of(name), 3)
+    assert run.requests.finish_s.notna().all()
+    assert run.counts["illegal_actions"] == 0
+
+
+def candidates(*rows: dict[str, float]) -> dict[str, np.ndarray]:
+    table = np.zeros((len(rows), len(FEATURES)), np.float32)
+    for row, values in zip(table, rows, strict=True):
+        for key, value in values.items():
+            row[FEATURES.index(key)] = value
+    return {
+        "candidates": table,
+        "context": np.zeros(6, np.float32),
+        "action_mask": np.ones(len(rows), np.int8),
+    }
+
+
+RUN = {"is_run": 1, "resident_here": 1, "gpu_share": 1, "requests": 1, "batch": 1, "first_time": 1}
+LOAD = {"is_load": 1, "gpu_share": 1, "requests": 1, "batch": 1, "swap_time": 1, "first_time": 1}
+WAIT = {"is_wait": 1}
+
+
+def test_fifo_swap_serves_the_oldest_whatever_it_costs() -> None:
+    seen = candidates({**RUN, "oldest_age": 1, "requests": 5}, {**LOAD, "oldest_age": 2}, WAIT)
+    assert make_policy("fifo-swap").act(seen) == 1
+
+
+def test_cost_greedy_weighs_requests_against_load_and_work() -> None:
+    policy = CostGreedy()
+    assert policy.act(candidates({**RUN, "requests": 2}, {**LOAD, "requests": 3}, WAIT)) == 0
+    assert policy.act(candidates({**RUN, "requests": 2}, {**LOAD, "requests": 5}, WAIT)) == 1
+
+
+def test_lru_keepalive_never_swaps_while_something_is_started() -> None:
+    busy = {**RUN, "started": 1, "oldest_age": 1}
+    older = {**LOAD, "oldest_age": 9, "shortage": 0.5}
+    policy = make_policy("lru-keepalive")
+    assert policy.act(candidates(busy, older, WAIT)) == 0
+    assert policy.act(candidates({**busy, "started": 0}, older, WAIT)) == 1
+    assert policy.act(candidates(busy, {**older, "shortage": 0}, WAIT)) == 1
+
+
+def test_lru_keepalive_prefers_a_level_that_fits_over_an_eviction() -> None:
+    whole = {**LOAD, "oldest_age": 1, "shortage": 0.2}
+    part = {**LOAD, "oldest_age": 1, "gpu_share": 0.5}
+    assert make_policy("lru-keepalive").act(candidates(whole, part, WAIT)) == 1
+
+
+@pytest.mark.parametrize("name", ["fifo-swap", "lru-keepalive"])
+def test_eviction_takes_the_least_recently_used(name: str) -> None:
+    recent, stale = {"is_evict": 1, "unused_time": 1}, {"is_evict": 1, "unused_time": 5}
+    assert make_policy(name).act(candidates(recent, stale)) == 1
+
+
+def test_nobody_prefetches_or_evicts_for_no_reason() -> None:
+    idle = candidates({**LOAD, "requests": 0, "batch": 0}, {"is_evict": 1, "unused_time": 1e6}, WAIT)
+    for name in POLICIES:
+        assert make_policy(name).act(idle) == 2
+
+
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean cost-greedy"):
+        make_policy("cost-gredy")
+
+
+def test_a_policy_file_reads_back_and_decides_alike(fake_world: World, tmp_path: Path) -> None:
+    policy = random_policy()
+    policy.save(tmp_path / "p.safetensors")
+    again = make_policy(str(tmp_path / "p.safetensors"))
+    assert again.name == "random-net"
+    for observation in observations(fake_world):
+        assert again.act(observation) == policy.act(observation)
+
+
+def tampered(path: Path, **header: str) -> Path:
+    policy = random_policy()
+    good = {
+        "format": "shunter-policy",
+        "format_version": "1",
+        "features_version": str(FEATURES_VERSION),
+        "features": json.dumps(FEATURES),
+    }
+    safetensors.numpy.save_file(policy.weights, path, metadata={**good, **header})
+    return path
+
+
+@pytest.mark.parametrize("key", ["features_version", "format_version"])
+def test_a_policy_for_other_observations_is_refused(tmp_path: Path, key: str) -> None:
+    path = tampered(tmp_path / "p.safetensors", **{key: "999"})
+    with pytest.raises(VersionError, match=f"{key} must be version .* Got '999'"):
+        LearnedPolicy.load(path)
+
+
+def test_broken_policy_files(tmp_path: Path) -> None:
+    whole = tampered(tmp_path / "whole.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole.read_bytes()[:-100])
+    stranger = tampered(tmp_path / "stranger.safetensors", format="other")
+    for path in (cut, stranger):
+        with pytest.raises(BrokenFileError):
+            LearnedPolicy.load(path)
+    with pytest.raises(InputError, match="existing policy file"):
+        LearnedPolicy.load(tmp_path / "none.safetensors")
+
+
+def test_weights_of_a_wrong_shape_or_not_finite(tmp_path: Path) -> None:
+    for change in (lambda w: w[:, :-1].copy(), lambda w: w * np.nan):
+        policy = random_policy()
+        policy.weights["score_1.weight"] = change(policy.weights["score_1.weight"])
+        policy.save(tmp_path / "p.safetensors")
+        with pytest.raises(BrokenFileError, match=r"score_1\.weight must be finite numbers of shape"):
+            LearnedPolicy.load(tmp_path / "p.safetensors")

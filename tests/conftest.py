@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shunter.envs.world import World, make_world
+from shunter.models.performance import PerformanceModel
+from tests import worlds
+
+
+@pytest.fixture(scope="session")
+def fake_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return worlds.make_checkpoints(tmp_path_factory.mktemp("checkpoints"))
+
+
+@pytest.fixture(scope="session")
+def fake_performance(
+    fake_checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> PerformanceModel:
+    return worlds.fit_fake(fake_checkpoints, tmp_path_factory.mktemp("fit"))
+
+
+@pytest.fixture(scope="session")
+def fake_world(fake_checkpoints: dict[str, Path], fake_performance: PerformanceModel) -> World:
+    return make_world(worlds.fake_scenario(fake_checkpoints), fake_performance)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import shunter.envs  # noqa: F401 - registers the environment
+from shunter.envs.observation import FEATURES
+from shunter.envs.scheduling import SchedulingEnv
+from shunter.envs.world import World
+
+
+def legal_episode(env: SchedulingEnv, seed: int) -> list[Any]:
+    rng = np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    trail: list[Any] = [observation]
+    done = False
+    while not done:
+        action = rng.choice(np.flatnonzero(env.action_masks()))
+        observation, reward, terminated, truncated, info = env.step(action)
+        trail.append((observation, reward, info["now_s"]))
+        done = terminated or truncated
+    return trail
+
+
+def assert_same(a: Any, b: Any) -> None:
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_equal(x, y)
+
+
+def test_gymnasium_makes_it_by_name(fake_world: World) -> None:
+    env = gymnasium.make("shunter/Scheduling-v0", world=fake_world)
+    observation, info = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    np.testing.assert_array_equal(info["action_mask"], observation["action_mask"])
+
+
+def test_gymnasiums_checker(fake_world: World) -> None:
+    env = gymnasium.make("shunter/Scheduling-v0", world=fake_world, render_mode="ansi").unwrapped
+    check_env(env, skip_render_check=False)
+
+
+# Advice for sb3's stock policies; ours scores rows of candidates, so the table keeps its shape.
+@pytest.mark.filterwarnings("ignore:Your observation candidates has an unconventional shape")
+def test_sb3s_checker(fake_world: World) -> None:
+    checker = pytest.importorskip("stable_baselines3.common.env_checker")
+    checker.check_env(SchedulingEnv(world=fake_world))
+
+
+def test_an_episode_is_the_same_for_the_same_seed(fake_world: World) -> None:
+    env, other = SchedulingEnv(world=fake_world), SchedulingEnv(world=fake_world)
+    assert_same(legal_episode(env, 5), legal_episode(other, 5))
+    assert_same(legal_episode(env, 5), legal_episode(other, 5))
+
+
+def test_every_request_is_served_and_the_return_is_the_sum_of_response_times(fake_world: World) -> None:
+    env = SchedulingEnv(world=fake_world)
+    trail = legal_episode(env, 1)
+    state, requests = env.state, env.requests
+    assert (state.finish_ns > state.first_token_ns - 1).all()
+    assert (state.first_token_ns > requests.arrival_ns).all()
+    np.testing.assert_array_equal(state.generated, requests.decode_tokens)
+    assert state.queue_length.sum() == 0
+    response_s = (state.finish_ns - requests.arrival_ns).sum() * 1e-9
+    total = -sum(reward for _, reward, _ in trail[1:]) * fake_world.time_scale_s
+    assert total == pytest.approx(response_s, rel=1e-9)
+
+
+def test_memory_stays_within_the_budget_and_the_clock_never_goes_back(fake_world: World) -> None:
+    env = SchedulingEnv(world=fake_world)
+    rng = np.random.default_rng(3)
+    tables = fake_world.tables
+    env.reset(seed=3)
+    done, now_ns = False, 0
+    while not done:
+        _, _, done, _, _ = env.step(rng.choice(np.flatnonzero(env.action_masks())))
+        for d in range(fake_world.devices):
+            resident = env.state.resident[d]
+            loading = env.state.op_kind[d] == 3
+            held = sum(tables.footprint_bytes[d, m, level] for m, level in enumerate(resident) if level >= 0)
+            if loading:
+                held += tables.footprint_bytes[d, env.state.op_model[d], env.state.op_level[d]]
+            assert held <= tables.capacity_bytes[d]
+        assert env.state.now_ns[0] >= now_ns
+        now_ns = int(env.state.now_ns[0])
+
+
+def test_illegal_actions_wait_and_are_counted(fake_world: World) -> None:
+    env = SchedulingEnv(world=fake_world)
+    env.reset(seed=0)
+    evict_nobody = int(np.flatnonzero(~env.action_masks())[0])
+    twin = SchedulingEnv(world=fake_world)
+    twin.reset(seed=0)
+    observation, reward, _, _, info = env.step(evict_nobody)
+    waited, waited_reward, _, _, waited_info = twin.step(fake_world.actions - 1)
+    assert info["illegal_actions"] == 1
+    assert waited_info["illegal_actions"] == 0
+    assert reward == waited_reward
+    assert_same(observation.values(), waited.values())
+
+
+def test_a_load_without_room_asks_for_evictions_until_it_fits(fake_world: World) -> None:
+    env = SchedulingEnv(world=fake_world)
+    env.reset(seed=0)
+    levels = fake_world.tables.level_ok.shape[2]
+    seen = False
+    for step in range(60):
+        mask = env.action_masks()
+        loads = [a for a in (2 * levels, levels, 0) if mask[a]]
+        observation, *_ = env.step(loads[step % len(loads)] if loads else int(np.flatnonzero(mask)[0]))
+        if observation["context"][0] == 1:
+            seen = True
+            legal = np.flatnonzero(env.action_masks())
+            assert (legal >= fake_world.models * levels).all()
+            assert (legal < fake_world.actions - 1).all()
+            assert (observation["candidates"][legal, FEATURES.index("is_evict")] == 1).all()
+    assert seen
+
+
+def test_no_feature_depends_on_decode_lengths(fake_world: World) -> None:
+    env = SchedulingEnv(world=fake_world)
+    env.reset(seed=2)
+    for _ in range(20):
+        before = env._observation()
+        env.requests.decode_tokens[env.state.finish_ns < 0] += 1000
+        assert_same(before.values(), env._observation().values())
+        env.requests.decode_tokens[env.state.finish_ns < 0] -= 1000
+        env.step(int(np.flatnonzero(env.action_masks())[0]))
+
+
+def test_rendering_names_devices_and_models(fake_world: World) -> None:
+    env = SchedulingEnv(world=fake_world, render_mode="ansi")
+    env.reset(seed=0)
+    env.step(0)
+    text = env.render()
+    assert text is not None
+    assert "d0" in text
+    assert "small" in text

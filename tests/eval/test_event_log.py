@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shunter.agents.registry import make_policy
+from shunter.envs.world import World
+from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.eval.event_log import EVENT_COLUMNS, read_event_log, write_event_logs
+from shunter.eval.runs import Run, simulate
+
+
+@pytest.fixture(scope="module")
+def run(fake_world: World) -> Run:
+    return simulate(fake_world, make_policy("cost-greedy"), 0)
+
+
+def test_it_reads_back_whole(run: Run, tmp_path: Path) -> None:
+    write_event_logs([run.log, run.log], tmp_path / "e.parquet")
+    frame = read_event_log(tmp_path / "e.parquet")
+    assert list(frame.columns) == list(EVENT_COLUMNS)
+    assert len(frame) == 2 * len(run.log.rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["e.parquet"]
+
+
+def test_every_token_is_in_it_once(run: Run) -> None:
+    frame = run.log.frame()
+    quanta = frame[frame.operation == "run"]
+    gained = quanta[["request_ids", "tokens"]].explode(["request_ids", "tokens"]).astype(int)
+    total = gained.groupby("request_ids").tokens.sum()
+    assert total.tolist() == run.requests.decode_tokens.tolist()
+
+
+def test_operations_of_a_device_do_not_overlap(run: Run) -> None:
+    for _, rows in run.log.frame().dropna(subset=["end_s"]).groupby("device"):
+        assert (rows.end_s >= rows.start_s).all()
+        assert (rows.start_s.to_numpy()[1:] >= rows.end_s.to_numpy()[:-1]).all()
+
+
+def test_choices_were_legal(run: Run) -> None:
+    frame = run.log.frame()
+    assert all(mask[choice] for mask, choice in zip(frame["mask"], frame["choice"], strict=True))
+
+
+def test_files_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "e.parquet"
+    with pytest.raises(InputError, match="be an existing file"):
+        read_event_log(path)
+    write_event_logs([run.log], path)
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(BrokenFileError):
+        read_event_log(path)
+    pq.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(VersionError, match="event_log_version must be version 1"):
+        read_event_log(path)

@@ -1,0 +1,124 @@
+"""The real executor on the fake engine's virtual clock is the slow reference of the simulator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shunter.agents.registry import POLICIES, make_policy
+from shunter.envs.durations import interpolate, step_s
+from shunter.envs.world import World
+from shunter.eval.clocks import VirtualClock
+from shunter.eval.plants import EnginePlant
+from shunter.eval.runs import Run, run_policy, simulate
+from shunter.profiling.engines.fake import FakeEngine, LinearDurations
+
+
+@dataclass(frozen=True)
+class TableDurations(LinearDurations):
+    """What a device's tables say."""
+
+    world: World | None = None
+    device: int = 0
+
+    def _at(self, model: str, gpu_layers: int) -> tuple[int, int, int]:
+        assert self.world is not None
+        m = [entry.name for entry in self.world.scenario.models].index(model)
+        return self.device, m, self.world.gpu_layers[m].index(gpu_layers)
+
+    def load_s(self, model: str, checkpoint: str, gpu_layers: int) -> float:
+        return float(self.world.tables.load_s[self._at(model, gpu_layers)])
+
+    def unload_s(self, model: str, gpu_layers: int) -> float:
+        return float(self.world.tables.unload_s[self._at(model, gpu_layers)])
+
+    def prefill_s(self, model: str, gpu_layers: int, tokens: int) -> float:
+        tables = self.world.tables
+        return interpolate(
+            float(tokens), tables.prefill_tokens, tables.prefill_s[self._at(model, gpu_layers)]
+        )
+
+    def decode_step_s(self, model: str, gpu_layers: int, batch: int, context_tokens: float) -> float:
+        return step_s(self.world.tables, *self._at(model, gpu_layers), batch, context_tokens)
+
+    def kv_save_s(self, model: str, gpu_layers: int, tokens: int) -> float:
+        tables = self.world.tables
+        return interpolate(
+            float(tokens), tables.context_tokens, tables.kv_save_s[self._at(model, gpu_layers)]
+        )
+
+    def kv_restore_s(self, model: str, gpu_layers: int, tokens: int) -> float:
+        tables = self.world.tables
+        return interpolate(
+            float(tokens), tables.context_tokens, tables.kv_restore_s[self._at(model, gpu_layers)]
+        )
+
+    def device_bytes(self, model: str, gpu_layers: int) -> int:
+        return int(self.world.tables.footprint_bytes[self._at(model, gpu_layers)])
+
+
+def execute(world: World, policy: str, seed: int) -> Run:
+    layers = {m.name: max(levels) for m, levels in zip(world.scenario.models, world.gpu_layers, strict=True)}
+    engines = [
+        FakeEngine(
+            TableDurations(world=world, device=d),
+            total_layers=layers,
+            memory_bytes=int(world.tables.capacity_bytes[d]),
+        )
+        for d in range(world.devices)
+    ]
+    requests = world.draw(seed)
+    run = run_policy(
+        world,
+        requests,
+        make_policy(policy),
+        seed=seed,
+        make_plant=lambda on_end: EnginePlant(
+            world,
+            requests,
+            on_end,
+            engines,
+            VirtualClock([e.clock for e in engines]),
+            [512] * world.models,
+            seed,
+        ),
+        world_name="real",
+    )
+    assert all(engine.memory().device_bytes == 0 for engine in engines)
+    return run
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("seed", range(3))
+def test_kernel_and_executor_agree_event_by_event(fake_world: World, policy: str, seed: int) -> None:
+    simulated, executed = simulate(fake_world, make_policy(policy), seed), execute(fake_world, policy, seed)
+    assert executed.counts == pytest.approx(simulated.counts, rel=1e-6)
+    times = ["first_token_s", "finish_s"]
+    np.testing.assert_allclose(executed.requests[times], simulated.requests[times], atol=1e-5)
+    ours, theirs = simulated.log.frame(), executed.log.frame()
+    discrete = ["device", "choice", "choice_name", "operation", "model", "gpu_layers", "steps", "in_system"]
+    pd.testing.assert_frame_equal(ours[discrete], theirs[discrete])
+    for column in ("mask", "evicted", "request_ids", "tokens"):
+        assert [list(x) for x in ours[column]] == [list(x) for x in theirs[column]]
+    np.testing.assert_allclose(ours[["decided_s", "end_s"]], theirs[["decided_s", "end_s"]], atol=1e-5)
+
+
+def test_preemption_and_reload_happen_in_what_was_compared(fake_world: World) -> None:
+    run = simulate(fake_world, make_policy("cost-greedy"), 0)
+    assert run.counts["evictions"] > 0
+    assert run.counts["preemptions"] > 0
+
+
+def test_a_run_that_is_cut_off_leaves_the_engines_empty(
+    fake_world: World, fake_checkpoints: dict[str, Path]
+) -> None:
+    limits = fake_world.scenario.limits.model_copy(update={"max_time_s": 2.0})
+    from dataclasses import replace
+
+    short = replace(fake_world, scenario=fake_world.scenario.model_copy(update={"limits": limits}))
+    run = execute(short, "cost-greedy", 0)
+    assert run.requests.finish_s.isna().any()

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sb3_contrib", reason="needs the extra train")
+
+import torch
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import A2C, DQN
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from shunter.agents.cost_greedy import CostGreedy
+from shunter.agents.learned import LearnedPolicy
+from shunter.envs.scheduling import SchedulingEnv
+from shunter.envs.world import World
+from shunter.errors import InputError
+from shunter.eval.runs import simulate
+from shunter.train.buffer import DurationBuffer, RecordDurations, generalized_advantages
+from shunter.train.network import CandidatePolicy
+from shunter.train.ppo import TrainSettings, train_ppo
+from tests.agents.test_policies import observations
+
+
+def test_advantages_by_hand_with_unequal_durations() -> None:
+    rewards = np.array([[1.0], [2.0], [4.0]], np.float32)
+    values = np.array([[10.0], [20.0], [30.0]], np.float32)
+    discounts = np.array([[0.9], [0.5], [0.8]], np.float32)
+    deltas = [1 + 0.9 * 20 - 10, 2 + 0.5 * 30 - 20, 4 + 0.8 * 40 - 30]
+    third = deltas[2]
+    second = deltas[1] + 0.5 * 0.95 * third
+    first = deltas[0] + 0.9 * 0.95 * second
+    got = generalized_advantages(
+        rewards, values, np.array([40.0], np.float32), np.ones((3, 1), np.float32), discounts, 0.95
+    )
+    np.testing.assert_allclose(got[:, 0], [first, second, third], rtol=1e-6)
+
+
+def test_an_episodes_end_stops_the_future() -> None:
+    ones = np.ones((2, 1), np.float32)
+    continues = np.array([[0.0], [1.0]], np.float32)
+    got = generalized_advantages(ones, 0 * ones, np.array([5.0], np.float32), continues, 0.5 * ones, 1.0)
+    np.testing.assert_allclose(got[:, 0], [1.0, 1 + 0.5 * 5])
+
+
+def test_equal_discounts_are_sb3s_own_estimate(fake_world: World) -> None:
+    buffers = []
+    for cls in (DurationBuffer, DurationBuffer.__mro__[1]):
+        env = SchedulingEnv(world=fake_world)
+        buffer = cls(8, env.observation_space, env.action_space, gae_lambda=0.9, gamma=0.7, n_envs=2)
+        rng = np.random.default_rng(0)
+        buffer.rewards[:] = rng.normal(size=(8, 2))
+        buffer.values[:] = rng.normal(size=(8, 2))
+        buffer.episode_starts[:] = rng.random((8, 2)) < 0.3
+        if isinstance(buffer, DurationBuffer):
+            buffer.discounts[:] = 0.7
+        buffer.compute_returns_and_advantage(torch.tensor([0.5, -0.5]), np.array([False, True]))
+        buffers.append(buffer)
+    np.testing.assert_allclose(buffers[0].advantages, buffers[1].advantages, rtol=1e-5, atol=1e-6)
+
+
+def test_torch_and_numpy_compute_the_same_logits(fake_world: World) -> None:
+    torch.manual_seed(0)
+    env = SchedulingEnv(world=fake_world)
+    policy = CandidatePolicy(env.observation_space, env.action_space, lambda _: 1e-3, width=16)
+    for parameter in policy.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    exported = LearnedPolicy("p", policy.mlp_extractor.exported(), {})
+    for observation in observations(fake_world):
+        tensors = {k: torch.as_tensor(v[None]) for k, v in observation.items()}
+        mask = observation["action_mask"].astype(bool)
+        with torch.no_grad():
+            probabilities = policy.get_distribution(tensors, mask).distribution.probs[0].numpy()
+        logits = exported.scores(observation["candidates"], observation["context"], mask)
+        logits = np.where(mask, logits, -np.inf)
+        expected = np.exp(logits - logits.max())
+        np.testing.assert_allclose(probabilities, expected / expected.sum(), atol=1e-4)
+
+
+def test_untrained_it_is_cost_greedy(fake_world: World) -> None:
+    env = SchedulingEnv(world=fake_world)
+    policy = CandidatePolicy(env.observation_space, env.action_space, lambda _: 1e-3)
+    untrained = LearnedPolicy("untrained", policy.mlp_extractor.exported(), {})
+    a, b = simulate(fake_world, untrained, 0), simulate(fake_world, CostGreedy(), 0)
+    np.testing.assert_array_equal(a.requests.finish_s, b.requests.finish_s)
+
+
+def test_training_is_the_same_for_the_same_seed_and_changes_the_weights(fake_world: World) -> None:
+    settings = TrainSettings(steps=256, environments=2, rollout_steps=64, width=8, validate_every=1)
+    first, again = train_ppo(fake_world, settings), train_ppo(fake_world, settings)
+    assert [c.ratio for c in first.curve] == [c.ratio for c in again.curve]
+    for key, weights in first.policy.weights.items():
+        np.testing.assert_array_equal(weights, again.policy.weights[key])
+    assert first.curve[0].ratio == pytest.approx(1.0)
+    assert first.curve[-1].steps == 256
+    assert min(c.ratio for c in first.curve) <= first.curve[0].ratio
+
+
+def test_durations_reach_the_buffer(fake_world: World) -> None:
+    venv = DummyVecEnv([lambda: SchedulingEnv(world=fake_world)])
+    model = MaskablePPO(
+        CandidatePolicy, venv, n_steps=32, batch_size=32, rollout_buffer_class=DurationBuffer, device="cpu"
+    )
+    model.learn(32, callback=RecordDurations(10.0))
+    discounts = model.rollout_buffer.discounts
+    assert ((discounts > 0) & (discounts <= 1)).all()
+    assert len(np.unique(discounts)) > 5
+
+
+@pytest.mark.parametrize("algorithm", [A2C, DQN])
+def test_algorithms_without_masks_run(fake_world: World, algorithm: type) -> None:
+    env = SchedulingEnv(world=fake_world)
+    algorithm("MultiInputPolicy", env, seed=0, device="cpu").learn(150)
+    assert env.state.counts[3] > 0
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(InputError, match="--steps must be greater than 0"):
+        TrainSettings(steps=0)
