@@ -3,8 +3,52 @@
 The areas build on each other in one direction::
 
     catalog <- profiling <- models <- envs <- agents <- eval <- train <- cli
+
+What a user calls is also here, imported when it is first used.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shunter.agents.registry import make_policy
+    from shunter.envs.world import make_world
+    from shunter.eval.evaluation import evaluate
+    from shunter.eval.real import open_engines
+    from shunter.models.performance import PerformanceModel
+    from shunter.profiling.dataset import read_dataset
+    from shunter.profiling.sweep import profile_models
+    from shunter.train.ppo import TrainSettings, train_ppo
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__"]
+__all__ = [
+    "PerformanceModel",
+    "TrainSettings",
+    "__version__",
+    "evaluate",
+    "make_policy",
+    "make_world",
+    "open_engines",
+    "profile_models",
+    "read_dataset",
+    "train_ppo",
+]
+
+_HOME = {
+    "PerformanceModel": "shunter.models.performance",
+    "TrainSettings": "shunter.train.ppo",
+    "evaluate": "shunter.eval.evaluation",
+    "make_policy": "shunter.agents.registry",
+    "make_world": "shunter.envs.world",
+    "open_engines": "shunter.eval.real",
+    "profile_models": "shunter.profiling.sweep",
+    "read_dataset": "shunter.profiling.dataset",
+    "train_ppo": "shunter.train.ppo",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'shunter' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

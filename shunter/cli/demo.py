@@ -70,7 +70,7 @@ RECIPES = {
 }
 CONTEXT_TOKENS = 256
 MAX_BATCH = 4
-WORKLOAD = {"requests": 60, "load": 0.8, "prompt_scale": 0.03, "decode_scale": 0.05}
+WORKLOAD = {"requests": 50, "load": 0.8, "prompt_scale": 0.03, "decode_scale": 0.05}
 SIMULATED_SEEDS = range(100, 120)
 """Workload seeds of the comparison; training and its validation draw others."""
 
@@ -78,7 +78,8 @@ SIMULATED_SEEDS = range(100, 120)
 def demo(
     engine: Annotated[str, typer.Option(help=" or ".join(RECIPES) + ".")] = "transformers",
     out: Annotated[
-        Path | None, typer.Option(help="Folder; by default runs/demo or runs/demo-ENGINE.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder; by default runs/demo or runs/demo-ENGINE.", show_default=False),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Decisions to train for.")] = 80_000,
     real_seeds: Annotated[int, typer.Option(min=1, help="Request sequences to run for real.")] = 2,
@@ -144,9 +145,7 @@ class _Demo:
                 path.parent.mkdir(exist_ok=True)
                 params = size_mb * 1e6 / bytes_per_weight(self.recipe.quantization)
                 spec = scaled_model(get_model(like), params)
-                write_checkpoint(
-                    spec, path, format=self.recipe.format, quantization=self.recipe.quantization
-                )
+                write_checkpoint(spec, path, format=self.recipe.format, quantization=self.recipe.quantization)
             say(self.console, f"{path}")
             paths[name] = path
         return paths

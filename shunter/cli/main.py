@@ -34,24 +34,27 @@ FUNCTIONS = {"eval": "eval_"}
 class _LazyGroup(TyperGroup):
     """Imports a command's module only when it is run: ``shunter --help`` stays quick."""
 
+    listing = False
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        self.listing = True
+        super().format_commands(ctx, formatter)
 
     def get_command(self, ctx: Any, name: str) -> Any:
         if name not in COMMANDS:
             raise UnknownNameError("command", name, COMMANDS)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name, help=COMMANDS[name] if _is_listing() else None)(_function(name))
+        if self.listing:
+            single.command(name, help=COMMANDS[name])(lambda: None)
+        else:
+            single.command(name)(_function(name))
         return typer.main.get_command(single)
 
 
-def _is_listing() -> bool:
-    return all(word.startswith("-") for word in sys.argv[1:])
-
-
 def _function(name: str) -> Callable[..., None]:
-    if _is_listing():
-        return lambda: None
     function = FUNCTIONS.get(name, name)
     loaded: Callable[..., None] = getattr(importlib.import_module(f"shunter.cli.{function}"), function)
     return loaded
@@ -60,21 +63,26 @@ def _function(name: str) -> Callable[..., None]:
 app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
-@app.callback()
-def shunter(
-    version: bool = typer.Option(False, "--version", help="Print the version and end.", is_eager=True),
-) -> None:
-    """Learned scheduling of several LLMs on shared, unequal GPUs."""
-    if version:
+def _version(asked: bool) -> None:
+    if asked:
         print(f"shunter {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def shunter(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and end.", is_eager=True, callback=_version
+    ),
+) -> None:
+    """Learned scheduling of several LLMs on shared, unequal GPUs."""
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """Runs the command line; errors of ours are one line on stderr and their exit code."""
     console = Console(stderr=True)
     try:
-        app(arguments, standalone_mode=True)
+        app(arguments, prog_name="shunter", standalone_mode=True)
     except (ShunterError, EngineError) as error:
         console.print(f"shunter: {error}", highlight=False, markup=False, soft_wrap=True, style="red")
         sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""Data shipped with the package; README.md says where each file comes from."""

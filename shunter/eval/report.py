@@ -20,7 +20,8 @@ __all__ = ["format_metric", "verdict", "write_report"]
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
+th, td { padding: .3rem .5rem; text-align: right; border-bottom: 1px solid #ddd; font-size: 13px }
+td { white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 .note { color: #666 }
 """
@@ -195,5 +196,5 @@ def _timeline(run: Run) -> go.Figure:
         barmode="overlay",
         xaxis_title="seconds",
         template="plotly_white",
-        height=160 + 80 * len(scenario.devices),
+        height=240 + 60 * len(scenario.devices),
     )

@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from shunter.catalog.devices import parse_device
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.features import CELL_COLUMNS, FACT_COLUMNS
 from shunter.models.state import FittedState
 
-__all__ = ["complete", "model_facts"]
+__all__ = ["complete", "hardware_name", "model_facts"]
 
 _NEEDED = ("engine", "device", "model", "operation")
 
@@ -18,9 +19,9 @@ _NEEDED = ("engine", "device", "model", "operation")
 def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     """Fills in columns that cells lack.
 
-    Model facts come from the profiled model of that name; gpu_layers is all; page_cache is warm; batch is 1;
-    tokens is prompt_tokens; context_tokens is the mean over decode_tokens steps after the prompt; max_batch
-    and max_context_tokens are those of the profile.
+    A device may be named with its memory budget. Model facts come from the profiled model of that name;
+    gpu_layers is all; page_cache is warm; batch is 1; tokens is prompt_tokens; context_tokens is the mean
+    over decode_tokens steps after the prompt; max_batch and max_context_tokens are those of the profile.
 
     Args:
         frame: Cells with at least engine, device, model and operation; shape (n_cells, any).
@@ -36,7 +37,7 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     missing = [name for name in _NEEDED if name not in frame]
     if missing:
         raise InputError("cells", f"have the columns {', '.join(missing)}", list(map(str, frame)))
-    frame = _with_facts(frame, state)
+    frame = _with_facts(frame.assign(device=frame["device"].map(hardware_name)), state)
     zero = pd.Series(0, index=frame.index)
     prompt, decode = frame.get("prompt_tokens", zero), frame.get("decode_tokens", zero)
     defaults = {
@@ -50,6 +51,14 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     frame = frame.assign(**{name: value for name, value in defaults.items() if name not in frame})
     _check_numbers(frame)
     return frame.assign(offload_ratio=1 - frame["gpu_layers"] / frame["total_layers"])
+
+
+def hardware_name(device: str) -> str:
+    """A device's name without its memory budget, as datasets have it; unknown forms stay as they are."""
+    try:
+        return parse_device(device).hardware_name
+    except InputError:
+        return device
 
 
 def model_facts(state: FittedState, model: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from shunter.errors import InputError, UnknownNameError
-from shunter.models.cells import complete, model_facts
+from shunter.models.cells import complete, hardware_name, model_facts
 from shunter.models.features import TARGETS, Target, feature_frame
 from shunter.models.fitting import fit_state
 from shunter.models.regressors import GroupFit
@@ -181,7 +181,8 @@ class PerformanceModel:
             cut_tokens: Tokens in the request's KV cache when it is cut.
             **cell: ``gpu_layers``, ``page_cache`` and other cell columns, scalars.
         """
-        keeps = any(key[:3] == ("kv_save_s", engine, device) for key in self._fits)
+        where = ("kv_save_s", engine, hardware_name(device))
+        keeps = any(key[:3] == where for key in self._fits)
         operations = ["kv_save", "unload", "load", "kv_restore"] if keeps else ["unload", "load", "prefill"]
         asked = self.cells(engine, device, model, operation=operations, tokens=cut_tokens, **cell)
         done = self.predict(asked).set_index("operation")
@@ -207,7 +208,7 @@ class PerformanceModel:
         levels = [
             level
             for r in self.residents
-            if (r.engine, r.device, r.model) == (engine, device, model)
+            if (r.engine, r.device, r.model) == (engine, hardware_name(device), model)
             for level in r.gpu_layers
         ]
         total_layers = int(model_facts(self.state_, model)["total_layers"])

@@ -39,7 +39,7 @@ def sweep_facts(plan: SweepPlan, engine: Engine, session_id: str) -> dict[str, A
         "session_id": session_id,
         "engine": can.engine,
         "engine_version": can.engine_version,
-        "device": plan.device.name,
+        "device": plan.device.hardware_name,
         "device_kind": plan.device.kind,
         "device_threads": plan.device.threads,
         "device_memory_bytes": plan.device.memory_bytes,

@@ -53,7 +53,7 @@ COLUMNS = (
     Column("measured_at", "str", "", "when the row was written, UTC, ISO 8601"),
     Column("engine", "str", "", "name in the engine registry"),
     Column("engine_version", "str", "", "as the engine reports it"),
-    Column("device", "str", "", "as the user named it"),
+    Column("device", "str", "", "the hardware, named without its memory budget"),
     Column("device_kind", "str", "", "cpu, cuda or loopback"),
     Column("device_threads", "float64", "threads", "CPU threads of the device", nullable=True, minimum=1),
     Column("device_memory_bytes", "float64", "bytes", "budget; missing: no limit", nullable=True, minimum=1),

@@ -1,0 +1,190 @@
+"""Bad input, as a user meets it: one line that says what is wrong, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import safetensors.numpy
+import yaml
+
+from shunter import __version__
+from shunter.cli.main import COMMANDS, main
+from shunter.models.performance import PerformanceModel
+from tests.agents.test_policies import random_policy
+from tests.worlds import fake_scenario
+
+
+@pytest.fixture
+def folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fake_checkpoints: dict[str, Path],
+    fake_performance: PerformanceModel,
+) -> Path:
+    """A working folder with a good scenario and performance model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    fake_performance.save("perf")
+    write_scenario(fake_checkpoints)
+    return tmp_path
+
+
+def write_scenario(checkpoints: dict[str, Path], name: str = "s.yaml", **changes: Any) -> None:
+    data = fake_scenario(checkpoints).model_dump(mode="json")
+    Path(name).write_text(yaml.safe_dump({**data, **changes}))
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    assert caught.value.code == 2
+    assert sorted(Path().rglob("*")) == before
+    error = capsys.readouterr().err
+    assert error.startswith("shunter: ")
+    assert error.count("\n") == 1
+    return error
+
+
+def works(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    out = capsys.readouterr()
+    assert caught.value.code == 0, out.err
+    return out.out
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert __version__ in works(capsys, "--version")
+    for name in COMMANDS:
+        assert "Examples:" in works(capsys, name, "--help")
+
+
+def test_unknown_names(folder: Path, capsys: pytest.CaptureFixture[str], fake_checkpoints: Any) -> None:
+    assert "did you mean profile" in fails(capsys, "profil")
+    assert "did you mean Qwen3-8B" in fails(capsys, "checkpoint", "m", "--like", "Qwen3-8")
+    checkpoint = str(fake_checkpoints["small"])
+    assert "did you mean transformers" in fails(
+        capsys, "profile", "--model", checkpoint, "--engine", "transfomers"
+    )
+    assert "did you mean cost-greedy" in fails(
+        capsys, "eval", "--scenario", "s.yaml", "--policy", "cost-gredy"
+    )
+    assert "did you mean transformers" in fails(
+        capsys, "eval", "--scenario", "s.yaml", "--engine", "transformer"
+    )
+    assert "did you mean transformers" in fails(capsys, "demo", "--engine", "transformer")
+
+
+def test_bad_scenarios(folder: Path, capsys: pytest.CaptureFixture[str], fake_checkpoints: Any) -> None:
+    write_scenario(fake_checkpoints, "rate.yaml", workload={"rate_per_s": -2})
+    error = fails(capsys, "eval", "--scenario", "rate.yaml")
+    assert "rate.yaml: workload.rate_per_s must be greater than 0. Got -2 instead." in error
+    write_scenario(fake_checkpoints, "tiny.yaml", devices=[{"name": "d", "device": "cpu:1-threads-1MB"}])
+    error = fails(capsys, "train", "--scenario", "tiny.yaml")
+    assert "devices.d must hold at least one model at one level" in error
+    write_scenario(fake_checkpoints, "where.yaml", models=[{"name": "small"}])
+    error = fails(capsys, "eval", "--scenario", "where.yaml", "--real")
+    assert "models.small.checkpoint must be given to run on real engines" in error
+
+
+def test_datasets_that_cannot_be_read(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path_factory: Any, fake_checkpoints: Any
+) -> None:
+    from tests.worlds import fit_fake
+
+    elsewhere = tmp_path_factory.mktemp("dataset")
+    fit_fake(fake_checkpoints, elsewhere)
+    whole = (elsewhere / "fake.parquet").read_bytes()
+    Path("cut.parquet").write_bytes(whole[:-200])
+    assert "cut.parquet" in fails(capsys, "fit", "cut.parquet", "--out", "perf2")
+    table = pq.read_table(elsewhere / "fake.parquet")
+    metadata = {k: b"999" if b"schema" in k else v for k, v in table.schema.metadata.items()}
+    pq.write_table(table.replace_schema_metadata(metadata), "old.parquet")
+    assert "must be version 1" in fails(capsys, "fit", "old.parquet", "--out", "perf2")
+
+
+def test_a_policy_for_other_observations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = {"format": "shunter-policy", "format_version": "1", "features_version": "0"}
+    safetensors.numpy.save_file(random_policy().weights, "p.safetensors", metadata=header)
+    error = fails(capsys, "eval", "--scenario", "s.yaml", "--policy", "p.safetensors")
+    assert "features_version must be version 1" in error
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    venv = tmp_path_factory.mktemp("bare") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    return venv / "bin" / "python"
+
+
+@pytest.mark.engine
+def test_an_interpreter_without_the_engine(
+    folder: Path, capsys: pytest.CaptureFixture[str], bare_python: Path, fake_checkpoints: Any
+) -> None:
+    error = fails(capsys, "profile", "--model", str(fake_checkpoints["small"]), "--python", str(bare_python))
+    assert "torch" in error
+    assert str(bare_python) in error
+
+
+def test_eval_prints_a_table_and_writes_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    out = works(capsys, "eval", "--scenario", "s.yaml", "--seeds", "6", "--json", "r.json", "--out", "runs/a")
+    result = json.loads(Path("r.json").read_text())
+    for name, policy in result["policies"].items():
+        assert name in out
+        assert f"{policy['simulated']['response_mean_s']:.3f} s" in out
+    assert {p.name for p in Path("runs/a").iterdir()} == {"report.html", "events.parquet", "results.json"}
+    assert Path("mlflow.db").exists()
+
+
+@pytest.mark.engine
+def test_eval_real_puts_simulated_real_and_error_beside_each_other(
+    folder: Path, capsys: pytest.CaptureFixture[str], fake_checkpoints: Any
+) -> None:
+    """The fake engine in worker processes on the wall clock: LinearDurations are not what was fitted."""
+    import json
+
+    models = [{"name": n, "checkpoint": str(p)} for n, p in fake_checkpoints.items()]
+    workload = {"requests": 12, "rate_per_s": 20, "prompt_scale": 0.01, "decode_scale": 0.02}
+    devices = [{"name": "d", "device": "cpu:1-threads-200MB"}]
+    write_scenario(fake_checkpoints, "real.yaml", models=models, workload=workload, devices=devices)
+    arguments = ("--policy", "cost-greedy", "--policy", "fifo-swap", "--seeds", "1", "--json", "r.json")
+    out = works(capsys, "eval", "--scenario", "real.yaml", "--real", *arguments)
+    assert "Simulated against real" in out
+    row = json.loads(Path("r.json").read_text())["policies"]["cost-greedy"]
+    simulated, real = row["simulated"]["response_mean_s"], row["real"]["response_mean_s"]
+    assert row["simulation_error"]["response_mean_s"] == pytest.approx(simulated / real - 1)
+    assert row["real"]["unfinished"] == 0
+
+
+def test_tracking_goes_where_the_environment_says(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    uri = f"sqlite:///{folder / 'elsewhere.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    works(capsys, "eval", "--scenario", "s.yaml", "--seeds", "2", "--policy", "fifo-swap")
+    assert not Path("mlflow.db").exists()
+    mlflow.set_tracking_uri(uri)
+    (run,) = mlflow.search_runs(experiment_names=["shunter"], output_format="list")
+    assert run.data.metrics["fifo-swap/simulated/response_mean_s"] > 0
+    assert run.data.params["scenario.name"] == "fake"
+
+
+def test_train_then_eval_its_policy_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sb3_contrib", reason="needs the extra train")
+    out = works(capsys, "train", "--scenario", "s.yaml", "--steps", "100", "--out", "p.safetensors")
+    assert "of cost-greedy's, the best heuristic there" in out or "the best heuristic there" in out
+    assert "--out must not exist yet" in fails(
+        capsys, "train", "--scenario", "s.yaml", "--out", "p.safetensors"
+    )
+    out = works(capsys, "eval", "--scenario", "s.yaml", "--policy", "p.safetensors", "--seeds", "2")
+    assert "maskable-ppo" in out
