@@ -151,7 +151,7 @@ def test_eval_real_puts_simulated_real_and_error_beside_each_other(
     """The fake engine in worker processes on the wall clock: LinearDurations are not what was fitted."""
     import json
 
-    models = [{"name": n, "checkpoint": str(p)} for n, p in fake_checkpoints.items()]
+    models = [{"name": n, "checkpoint": str(p), "levels": [9]} for n, p in fake_checkpoints.items()]
     workload = {"requests": 12, "rate_per_s": 20, "prompt_scale": 0.01, "decode_scale": 0.02}
     devices = [{"name": "d", "device": "cpu:1-threads-200MB"}]
     write_scenario(fake_checkpoints, "real.yaml", models=models, workload=workload, devices=devices)
