@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from shunter.errors import InputError, UnknownNameError
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.plan import model_facts
 
-__all__ = ["World", "make_world"]
+__all__ = ["World", "make_world", "with_footprints"]
 
 Array = NDArray[np.float64]
 
@@ -124,6 +124,45 @@ def make_world(
     return _Compiler(scenario, performance).world()
 
 
+def with_footprints(world: World, footprint_bytes: Array) -> World:
+    """A world in which no resident takes less device memory than given.
+
+    Args:
+        world: The compiled scenario.
+        footprint_bytes: (devices, models, levels); entries of levels that do not exist are not read.
+
+    Raises:
+        InputError: A device then holds no model, or a model fits no device.
+    """
+    tables = world.tables
+    exists = _existing(world.gpu_layers, world.devices)
+    footprint = np.where(exists, np.maximum(tables.footprint_bytes, footprint_bytes), tables.footprint_bytes)
+    _check_fits(world.scenario, exists, footprint)
+    level_ok = exists & (footprint <= tables.capacity_bytes[:, None, None])
+    return replace(world, tables=tables._replace(footprint_bytes=footprint, level_ok=level_ok))
+
+
+def _existing(gpu_layers: tuple[tuple[int, ...], ...], devices: int) -> NDArray[np.bool_]:
+    """Which levels exist, (devices, models, levels): models may have fewer than the most."""
+    exists = np.zeros((devices, len(gpu_layers), max(map(len, gpu_layers))), np.bool_)
+    for m, levels in enumerate(gpu_layers):
+        exists[:, m, : len(levels)] = True
+    return exists
+
+
+def _check_fits(scenario: Scenario, exists: NDArray[np.bool_], footprint: Array) -> None:
+    sizes = np.where(exists, footprint, np.inf)
+    capacity = np.array([float(d.memory_bytes) for d in scenario.devices])
+    for d, device in enumerate(scenario.devices):
+        if sizes[d].min() > capacity[d]:
+            rule = f"hold at least one model at one level: the smallest needs {sizes[d].min() / 1e6:.0f} MB"
+            raise InputError(f"devices.{device.name}", rule, device.device)
+    for m, model in enumerate(scenario.models):
+        if (sizes[:, m] > capacity[:, None]).all():
+            rule = f"fit some device at some level: it needs {sizes[:, m].min() / 1e6:.0f} MB"
+            raise InputError(f"models.{model.name}", rule, [d.device for d in scenario.devices])
+
+
 class _Compiler:
     """Asks the performance model for every cell of the tables, in one call."""
 
@@ -214,11 +253,9 @@ class _Compiler:
         )
         footprint = np.maximum(fill("load", "device_bytes_predicted"), self._reserved_bytes())
         capacity = np.array([float(d.memory_bytes) for d in self.scenario.devices])
-        exists = np.zeros(shape, np.bool_)
-        for m, levels in enumerate(self.gpu_layers):
-            exists[:, m, : len(levels)] = True
+        exists = _existing(self.gpu_layers, len(self.scenario.devices))
         level_ok = exists & (footprint <= capacity[:, None, None])
-        self._check_fits(level_ok, footprint, capacity)
+        _check_fits(self.scenario, exists, footprint)
         limits = self.scenario.limits
         load_s = fill("load", seconds)
 
@@ -266,18 +303,6 @@ class _Compiler:
         for m, levels in enumerate(self.gpu_layers):
             share[m, : len(levels)] = np.array(levels) / self.facts[m]["total_layers"]
         return share
-
-    def _check_fits(self, level_ok: NDArray[np.bool_], footprint: Array, capacity: Array) -> None:
-        for d, device in enumerate(self.scenario.devices):
-            if not level_ok[d].any():
-                need = min(footprint[d, m, : len(ls)].min() for m, ls in enumerate(self.gpu_layers))
-                rule = f"hold at least one model at one level: the smallest needs {need / 1e6:.0f} MB"
-                raise InputError(f"devices.{device.name}", rule, device.device)
-        for m, model in enumerate(self.scenario.models):
-            if not level_ok[:, m].any():
-                need = min(footprint[d, m, : len(self.gpu_layers[m])].min() for d in range(len(capacity)))
-                rule = f"fit some device at some level: it needs {need / 1e6:.0f} MB"
-                raise InputError(f"models.{model.name}", rule, [d.device for d in self.scenario.devices])
 
     def _mean_work_s(self, prefill_s: Array, step_s: Array) -> Array:
         prompt, decode = self.pairs.mean(axis=0)

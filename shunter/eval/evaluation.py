@@ -11,7 +11,7 @@ from shunter.agents.base import Policy
 from shunter.envs.world import World
 from shunter.eval.event_log import EventLog
 from shunter.eval.metrics import METRICS, paired_change, summarize
-from shunter.eval.real import run_real
+from shunter.eval.real import bind_footprints, run_real
 from shunter.eval.runs import Run, simulate
 from shunter.profiling.engines.base import Engine
 
@@ -100,9 +100,12 @@ def evaluate(
         world: The compiled scenario.
         policies: With distinct names.
         seeds: Workload seeds.
-        engines: From ``open_engines``; None: simulation only.
+        engines: From ``open_engines``; None: simulation only. With engines, simulation counts device memory
+            as they do.
         on_progress: See ``OnProgress``.
     """
+    if engines is not None:
+        world = bind_footprints(world, engines)
     result = Evaluation(world, [p.name for p in policies], list(seeds))
     total = len(seeds) * len(policies) * world.scenario.workload.requests
     done = 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
+
 from shunter.agents.base import Policy
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
-from shunter.envs.world import World
+from shunter.envs.world import World, with_footprints
 from shunter.errors import InputError
 from shunter.eval.clocks import WallClock
 from shunter.eval.plants import EnginePlant
@@ -16,7 +18,7 @@ from shunter.profiling.engines.base import Engine, UnsupportedLevelError
 from shunter.profiling.engines.registry import ENGINES
 from shunter.profiling.worker import start_engine
 
-__all__ = ["check_binding", "open_engines", "run_real"]
+__all__ = ["bind_footprints", "check_binding", "open_engines", "run_real"]
 
 WARM_UP_TOKENS = 8
 
@@ -96,6 +98,27 @@ def _warm_up(world: World, checkpoints: Sequence[Checkpoint], engine: Engine) ->
     engine.prefill("warm-up", "0", list(range(WARM_UP_TOKENS)))
     engine.decode("warm-up", {"0": WARM_UP_TOKENS}, max_steps=WARM_UP_TOKENS)
     engine.unload("warm-up")
+
+
+def bind_footprints(world: World, engines: Sequence[Engine]) -> World:
+    """A world that counts memory as its engines do: a load that it allows, they do not refuse.
+
+    Raises:
+        InputError: A device then holds no model, or a model fits no device.
+    """
+    footprint_bytes = np.zeros_like(world.tables.footprint_bytes)
+    limits = world.scenario.limits
+    for d, engine in enumerate(engines):
+        for m, model in enumerate(world.scenario.models):
+            for level, gpu_layers in enumerate(world.gpu_layers[m]):
+                footprint_bytes[d, m, level] = engine.footprint_bytes(
+                    model.name,
+                    str(model.checkpoint),
+                    gpu_layers,
+                    context_tokens=limits.context_tokens,
+                    max_batch=limits.max_batch,
+                )
+    return with_footprints(world, footprint_bytes)
 
 
 def run_real(

@@ -114,6 +114,14 @@ class WorkerEngine(Engine):
         answer: Capabilities = self._call("capabilities", {})
         return answer
 
+    def footprint_bytes(  # noqa: D102
+        self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
+    ) -> int:
+        sizes = {"gpu_layers": gpu_layers, "context_tokens": context_tokens, "max_batch": max_batch}
+        arguments = {"model": model, "checkpoint": str(checkpoint), **sizes}
+        answer: int = self._call("footprint_bytes", arguments)
+        return answer
+
     def load(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
     ) -> LoadResult:

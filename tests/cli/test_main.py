@@ -153,7 +153,7 @@ def test_eval_real_puts_simulated_real_and_error_beside_each_other(
 
     models = [{"name": n, "checkpoint": str(p), "levels": [9]} for n, p in fake_checkpoints.items()]
     workload = {"requests": 12, "rate_per_s": 20, "prompt_scale": 0.01, "decode_scale": 0.02}
-    devices = [{"name": "d", "device": "cpu:1-threads-200MB"}]
+    devices = [{"name": "d", "device": "cpu:1-threads-300MB"}]
     write_scenario(fake_checkpoints, "real.yaml", models=models, workload=workload, devices=devices)
     arguments = ("--policy", "cost-greedy", "--policy", "fifo-swap", "--seeds", "1", "--json", "r.json")
     out = works(capsys, "eval", "--scenario", "real.yaml", "--real", *arguments)

@@ -214,6 +214,17 @@ class Engine(ABC):
         """Says what this engine can do here."""
 
     @abstractmethod
+    def footprint_bytes(
+        self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
+    ) -> int:
+        """What a load with these arguments would count against the device's memory budget; loads nothing.
+
+        Raises:
+            UnsupportedLevelError: These gpu_layers cannot be honoured.
+            CheckpointError: The checkpoint cannot be loaded.
+        """
+
+    @abstractmethod
     def load(
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
     ) -> LoadResult:

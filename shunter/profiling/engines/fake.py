@@ -81,24 +81,24 @@ class FakeEngine(Engine):
         """As Engine says; so are the calls below."""
         return Capabilities("fake", "1", self.device, self.partial_offload, True, ("gguf", "safetensors"))
 
+    def footprint_bytes(  # noqa: D102
+        self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
+    ) -> int:
+        return self.durations.device_bytes(model, self._checked(model, gpu_layers).gpu_layers)
+
     def load(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
     ) -> LoadResult:
         self._ledger.check_load(model, context_tokens, max_batch)
-        total = (
-            self.total_layers
-            if isinstance(self.total_layers, int)
-            else self.total_layers.get(model, DEFAULT_LAYERS)
-        )
-        level = checked_level(gpu_layers, total, partial=self.partial_offload, device=self.device)
-        needed = self.memory().device_bytes + self.durations.device_bytes(model, level)
+        level = self._checked(model, gpu_layers)
+        needed = self.memory().device_bytes + self.durations.device_bytes(model, level.gpu_layers)
         if self.memory_bytes is not None and needed > self.memory_bytes:
             raise DeviceMemoryError(
                 f"{self.device} has {self.memory_bytes} bytes; with {model!r} it would need {needed}"
             )
-        spent = self._spend(self.durations.load_s(model, checkpoint, level))
-        self._ledger.add(model, _Level(level, total), context_tokens, max_batch)
-        return LoadResult(spent.start_s, spent.end_s, total, self.memory())
+        spent = self._spend(self.durations.load_s(model, checkpoint, level.gpu_layers))
+        self._ledger.add(model, level, context_tokens, max_batch)
+        return LoadResult(spent.start_s, spent.end_s, level.total_layers, self.memory())
 
     def unload(self, model: str) -> Timed:  # noqa: D102
         level = self._level(model)
@@ -163,6 +163,15 @@ class FakeEngine(Engine):
 
     def close(self) -> None:  # noqa: D102
         self._ledger = Ledger()
+
+    def _checked(self, model: str, gpu_layers: int | None) -> _Level:
+        total = (
+            self.total_layers
+            if isinstance(self.total_layers, int)
+            else self.total_layers.get(model, DEFAULT_LAYERS)
+        )
+        level = checked_level(gpu_layers, total, partial=self.partial_offload, device=self.device)
+        return _Level(level, total)
 
     def _level(self, model: str) -> int:
         return self._ledger.resident(model).model.gpu_layers

@@ -69,16 +69,24 @@ class LlamaCppEngine(Engine):
         versions = {"llama.cpp": llama_cpp.llama_version().decode(), "numpy": np.__version__}
         return Capabilities("llama-cpp", version, self._name, self._partial, True, ("gguf",), versions)
 
+    def footprint_bytes(  # noqa: D102
+        self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
+    ) -> int:
+        facts = read_facts(checkpoint)
+        level = checked_level(gpu_layers, facts.total_layers, partial=self._partial, device=self._name)
+        planned_bytes = facts.device_bytes(level, context_tokens, max_batch, MAX_BATCH_TOKENS)
+        return planned_bytes + (0 if self._partial else facts.host_weight_bytes)
+
     def load(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
     ) -> LoadResult:
         self._ledger.check_load(model, context_tokens, max_batch)
+        planned_bytes = self.footprint_bytes(
+            model, checkpoint, gpu_layers, context_tokens=context_tokens, max_batch=max_batch
+        )
+        self._check_budget(model, planned_bytes)
         facts = read_facts(checkpoint)
         level = checked_level(gpu_layers, facts.total_layers, partial=self._partial, device=self._name)
-        planned_bytes = facts.device_bytes(level, context_tokens, max_batch, MAX_BATCH_TOKENS)
-        if not self._partial:
-            planned_bytes += facts.host_weight_bytes
-        self._check_budget(model, planned_bytes)
         before_bytes = self._device.used_bytes()
         start_s = time.monotonic()
         loaded = None

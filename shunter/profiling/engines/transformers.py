@@ -82,18 +82,28 @@ class TransformersEngine(Engine):
             "transformers", version, self.name, self.partial_offload, True, ("safetensors",), versions
         )
 
-    def load(  # noqa: D102
+    def footprint_bytes(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
-    ) -> LoadResult:
-        start_s = self._now_s()
-        self._ledger.check_load(model, context_tokens, max_batch)
+    ) -> int:
         weight_bytes = sum(path.stat().st_size for path in weight_files(checkpoint))
         config = read_config(checkpoint)
         shape = kv_shape(config)
         level = checked_level(gpu_layers, shape.layers + 1, partial=self.partial_offload, device=self.name)
         kv_bytes = shape.bytes_per_token(config.dtype or torch.float32) * max_batch * context_tokens
-        device_bytes = weight_bytes * level // (shape.layers + 1) + kv_bytes * (level > 0)
+        return weight_bytes * level // (shape.layers + 1) + kv_bytes * (level > 0)
+
+    def load(  # noqa: D102
+        self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
+    ) -> LoadResult:
+        start_s = self._now_s()
+        self._ledger.check_load(model, context_tokens, max_batch)
+        device_bytes = self.footprint_bytes(
+            model, checkpoint, gpu_layers, context_tokens=context_tokens, max_batch=max_batch
+        )
         self._check_budget(model, device_bytes)
+        config = read_config(checkpoint)
+        shape = kv_shape(config)
+        level = checked_level(gpu_layers, shape.layers + 1, partial=self.partial_offload, device=self.name)
         with memory_errors(self.name):
             net = read_model(checkpoint, config)
             compute_on = place(net, level, self.device)

@@ -101,6 +101,17 @@ class EngineContract:
         engine.unload("grown")
         assert engine.memory().device_bytes - empty_bytes < 0.2 * self.weight_bytes
 
+    def test_knows_the_footprint_beforehand(self, engine: Engine, checkpoint: str) -> None:
+        sizes = {"context_tokens": 64, "max_batch": 2}
+        planned = engine.footprint_bytes("m", checkpoint, None, **sizes)
+        more_kv = engine.footprint_bytes("m", checkpoint, None, context_tokens=4096, max_batch=8)
+        assert 0 < planned <= more_kv
+        before = engine.memory().device_bytes
+        engine.load("m", checkpoint, None, **sizes)
+        assert engine.memory().device_bytes - before <= planned + 20e6
+        with pytest.raises(UnsupportedLevelError):
+            engine.footprint_bytes("m", checkpoint, 10_000, **sizes)
+
     def test_refuses_a_model_that_the_device_cannot_hold(self, cramped: Engine, checkpoint: str) -> None:
         before_bytes = cramped.memory().device_bytes
         with pytest.raises(DeviceMemoryError):
