@@ -12,6 +12,8 @@ from rich.console import Console
 from shunter.cli.options import progress, say
 from shunter.envs.world import World, make_world
 from shunter.errors import InputError, ShunterError
+from shunter.eval.event_log import write_event_logs
+from shunter.eval.runs import simulate
 from shunter.eval.tracking import tracking
 
 if TYPE_CHECKING:
@@ -56,12 +58,12 @@ def train(
 def train_and_save(
     console: Console, world: World, settings: TrainSettings, out: Path, folder: Path | None = None
 ) -> tuple[TrainResult, str]:
-    """Trains, writes the policy file, and logs to MLflow.
+    """Trains, writes the policy file and the event log of its validation beside it, and logs to MLflow.
 
     Returns:
         The result, and the MLflow run's id.
     """
-    from shunter.train.ppo import train_ppo
+    from shunter.train.ppo import VALIDATION_SEEDS, train_ppo
 
     with tracking("train", world.scenario.name, folder=folder or Path()) as tracker:
         tracker.params({"train": asdict(settings), "scenario": world.scenario.model_dump(mode="json")})
@@ -75,7 +77,10 @@ def train_and_save(
             tracker.metrics({"validation/response_ratio": point.ratio}, step=point.steps)
         out.parent.mkdir(parents=True, exist_ok=True)
         result.policy.save(out)
-        tracker.artifact(out)
+        events = out.with_suffix(".events.parquet")
+        write_event_logs([simulate(world, result.policy, seed).log for seed in VALIDATION_SEEDS], events)
+        for path in (out, events):
+            tracker.artifact(path)
     best = min(point.ratio for point in result.curve)
     say(
         console,

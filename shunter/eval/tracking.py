@@ -64,6 +64,7 @@ def tracking(kind: str, name: str, *, folder: str | os.PathLike[str] = ".") -> I
         name: Of the run.
         folder: Where ``mlflow.db`` and ``mlartifacts`` are made if ``MLFLOW_TRACKING_URI`` is not set.
     """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside MLflow's own dependencies
         logging.getLogger("alembic").setLevel(logging.WARNING)

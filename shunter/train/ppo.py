@@ -25,7 +25,7 @@ from shunter.eval.runs import simulate
 from shunter.train.buffer import DurationBuffer, RecordDurations
 from shunter.train.network import CandidatePolicy
 
-__all__ = ["Curve", "TrainResult", "TrainSettings", "train_ppo"]
+__all__ = ["VALIDATION_SEEDS", "Curve", "TrainResult", "TrainSettings", "train_ppo"]
 
 VALIDATION_SEEDS = range(1_000_000, 1_000_012)
 """Workload seeds that choose the checkpoint to keep; training draws others, evaluation must too."""

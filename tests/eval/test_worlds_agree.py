@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from shunter.envs.durations import interpolate, step_s
 from shunter.envs.world import World
 from shunter.eval.clocks import VirtualClock
 from shunter.eval.plants import EnginePlant
+from shunter.eval.real import bind_footprints
 from shunter.eval.runs import Run, run_policy, simulate
 from shunter.profiling.engines.fake import FakeEngine, LinearDurations
 
@@ -117,8 +118,43 @@ def test_a_run_that_is_cut_off_leaves_the_engines_empty(
     fake_world: World, fake_checkpoints: dict[str, Path]
 ) -> None:
     limits = fake_world.scenario.limits.model_copy(update={"max_time_s": 2.0})
-    from dataclasses import replace
 
     short = replace(fake_world, scenario=fake_world.scenario.model_copy(update={"limits": limits}))
     run = execute(short, "cost-greedy", 0)
     assert run.requests.finish_s.isna().any()
+
+
+def test_a_real_run_counts_memory_as_its_engines_do(fake_world: World) -> None:
+    """Engines that need half as much again than was predicted never have to refuse a load."""
+    larger = TableDurations(world=fake_world)
+    layers = {m.name: max(n) for m, n in zip(fake_world.scenario.models, fake_world.gpu_layers, strict=True)}
+
+    class Larger(TableDurations):
+        def device_bytes(self, model: str, gpu_layers: int) -> int:
+            return int(1.5 * larger.device_bytes(model, gpu_layers))
+
+    engines = [
+        FakeEngine(
+            Larger(world=fake_world, device=d),
+            total_layers=layers,
+            memory_bytes=int(fake_world.tables.capacity_bytes[d]),
+        )
+        for d in range(fake_world.devices)
+    ]
+    bound = bind_footprints(fake_world, engines)
+    exists = fake_world.tables.footprint_bytes > 0
+    np.testing.assert_allclose(
+        bound.tables.footprint_bytes[exists], 1.5 * fake_world.tables.footprint_bytes[exists], atol=2
+    )
+    requests = bound.draw(0)
+    run = run_policy(
+        bound,
+        requests,
+        make_policy("fifo-swap"),
+        seed=0,
+        make_plant=lambda on_end: EnginePlant(
+            bound, requests, on_end, engines, VirtualClock([e.clock for e in engines]), [512] * 3, 0
+        ),
+        world_name="real",
+    )
+    assert run.requests.finish_s.notna().all()
