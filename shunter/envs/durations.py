@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shunter.envs.dynamics import jit
+from shunter.envs.compiled import jit
 from shunter.envs.state import (
     EVICT,
     KV_DROPPED,

@@ -1,27 +1,19 @@
 """What happens: the rules of scheduling, shared by the simulator and the real executor.
 
-``admit``, ``mask_actions``, ``apply`` and ``complete`` know nothing of durations. Between ``apply`` and
-``complete`` an operation's times and tokens are filled in, by ``shunter.envs.durations`` in simulation and
-from the engine's own clock in reality.
-
-Actions of a device, in order: model m at level l for every (m, l) - run a quantum where it is resident at l,
-load it otherwise - then evict m for every m, then wait.
+``admit``, ``apply`` and ``complete`` know nothing of durations. Between ``apply`` and ``complete`` an
+operation's times and tokens are filled in, by ``shunter.envs.durations`` in simulation and from the engine's
+own clock in reality. ``shunter.envs.candidates`` says what may be applied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import numba
-import numpy as np
-
+from shunter.envs.candidates import claimable, short_bytes
+from shunter.envs.compiled import jit
 from shunter.envs.state import (
     DECISIONS,
     EVICT,
     EVICTIONS,
     IDLE,
-    ILLEGAL,
     KV_DROPPED,
     KV_LIVE,
     KV_NONE,
@@ -35,23 +27,13 @@ from shunter.envs.state import (
     RUNNING_NS,
     SWAPS,
     WAIT,
-    Bools,
     Ints,
     Requests,
     State,
     Tables,
 )
 
-__all__ = ["admit", "apply", "complete", "jit", "legal_action", "mask_actions", "next_idle", "wake_waiting"]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def jit(function: Function) -> Function:
-    """Compiles a function, keeping its types for checkers; the compiled code is cached on disk."""
-    compiled: Function = numba.njit(cache=True, error_model="numpy")(function)
-    return compiled
-
+__all__ = ["admit", "apply", "complete", "next_idle", "wake_waiting"]
 
 RATE_MEMORY = 0.8
 """Weight of the past in the estimate of a model's gap between arrivals."""
@@ -84,75 +66,6 @@ def admit(s: State, r: Requests, now_ns: int) -> int:
         admitted += 1
     advance_clock(s, now_ns)
     return admitted
-
-
-@jit
-def claimable(owner: int, home: int, d: int) -> bool:
-    """Whether device d may run a request now: nobody runs it and its KV is here or nowhere."""
-    return owner < 0 and (home < 0 or home == d)
-
-
-@jit
-def claimable_count(s: State, d: int, m: int) -> int:
-    """How many requests of a model a device may run now."""
-    count = 0
-    queue, owner, home = s.queue[m], s.owner, s.home
-    for k in range(s.queue_length[m]):
-        if claimable(owner[queue[k]], home[queue[k]], d):
-            count += 1
-    return count
-
-
-@jit
-def used_bytes(t: Tables, s: State, d: int) -> float:
-    """Device memory that the residents of a device take."""
-    total = 0.0
-    for m in range(s.resident.shape[1]):
-        if s.resident[d, m] >= 0:
-            total += t.footprint_bytes[d, m, s.resident[d, m]]
-    return total
-
-
-@jit
-def short_bytes(t: Tables, s: State, d: int, m: int, level: int) -> float:
-    """Bytes that others must give up before model m fits on device d at this level; 0 if it fits."""
-    own = t.footprint_bytes[d, m, s.resident[d, m]] if s.resident[d, m] >= 0 else 0.0
-    need = used_bytes(t, s, d) - own + t.footprint_bytes[d, m, level]
-    return float(max(0.0, need - t.capacity_bytes[d]))
-
-
-@jit
-def mask_actions(t: Tables, s: State, d: int, mask: Bools) -> None:
-    """Writes which actions device d may take now into mask (A,); at least one is legal.
-
-    Illegal are levels that do not exist or do not fit, quanta without requests, evictions of what is not
-    resident and, while room must be made for a load, everything but evictions.
-    """
-    models, levels = t.level_ok.shape[1], t.level_ok.shape[2]
-    mask[:] = False
-    if s.pending[d, 0] >= 0:
-        for m in range(models):
-            mask[models * levels + m] = s.resident[d, m] >= 0
-        return
-    for m in range(models):
-        runnable = claimable_count(s, d, m) > 0
-        for level in range(levels):
-            legal = t.level_ok[d, m, level]
-            if s.resident[d, m] == level:
-                legal = runnable
-            mask[m * levels + level] = legal
-        mask[models * levels + m] = s.resident[d, m] >= 0
-    mask[models * levels + models] = True
-
-
-@jit
-def legal_action(s: State, action: int, mask: Bools) -> int:
-    """Returns the action if legal; otherwise counts it and waits, or takes the first legal one."""
-    if 0 <= action < mask.shape[0] and mask[action]:
-        return action
-    s.counts[ILLEGAL] += 1
-    wait = int(mask.shape[0] - 1)
-    return wait if mask[wait] else int(np.argmax(mask))
 
 
 @jit

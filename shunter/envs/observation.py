@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.envs.candidates import claimable, claimable_count, mask_actions, short_bytes, used_bytes
+from shunter.envs.compiled import jit
 from shunter.envs.durations import interpolate, join_s, step_s
-from shunter.envs.dynamics import claimable, claimable_count, jit, mask_actions, short_bytes, used_bytes
 from shunter.envs.state import IDLE, KV_LIVE, LOAD, RUN, WAIT, Bools, Requests, State, Tables
 
 __all__ = ["CONTEXT_FEATURES", "FEATURES", "FEATURES_VERSION", "FEATURE_MAX", "feature", "observe"]

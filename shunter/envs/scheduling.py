@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shunter.envs.dynamics import legal_action
+from shunter.envs.candidates import legal_action
 from shunter.envs.observation import CONTEXT_FEATURES, FEATURE_MAX, FEATURES, observe
 from shunter.envs.simulation import advance, take
 from shunter.envs.state import COUNTS, Requests, State, new_state

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from shunter.envs.compiled import jit
 from shunter.envs.durations import fill_times
-from shunter.envs.dynamics import admit, apply, complete, jit, next_idle, wake_waiting
+from shunter.envs.dynamics import admit, apply, complete, next_idle, wake_waiting
 from shunter.envs.state import IDLE, RUN, WAIT, Requests, State, Tables
 
 __all__ = ["FAR_NS", "advance", "finished", "take"]

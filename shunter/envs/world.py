@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from shunter.catalog.checkpoints import read_checkpoint
-from shunter.envs.scenario import Device, Model, Scenario, load_scenario
+from shunter.envs.scenario import Scenario, load_scenario
 from shunter.envs.state import EVICT, IDLE, LOAD, RUN, WAIT, Requests, State, Tables
-from shunter.envs.workload import draw_requests, length_pairs, popularity, remaining_tokens
-from shunter.errors import InputError, UnknownNameError
+from shunter.envs.tabulation import Tabulation, check_fits, existing_levels
+from shunter.envs.workload import draw_requests
+from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.plan import model_facts
 
 __all__ = ["World", "make_world", "with_footprints"]
 
@@ -121,7 +118,10 @@ def make_world(
         scenario = load_scenario(scenario)  # type: ignore[arg-type]
     if not isinstance(performance, PerformanceModel):
         performance = PerformanceModel.load(performance)  # type: ignore[arg-type]
-    return _Compiler(scenario, performance).world()
+    tabulation = Tabulation(scenario, performance)
+    workload, service_s = scenario.workload, tabulation.service_s
+    rate_per_s = workload.rate_per_s or (workload.load or 0.0) * float((1.0 / service_s).sum())
+    return World(scenario, tabulation.tables, tabulation.gpu_layers, rate_per_s, service_s)
 
 
 def with_footprints(world: World, footprint_bytes: Array) -> World:
@@ -135,204 +135,8 @@ def with_footprints(world: World, footprint_bytes: Array) -> World:
         InputError: A device then holds no model, or a model fits no device.
     """
     tables = world.tables
-    exists = _existing(world.gpu_layers, world.devices)
+    exists = existing_levels(world.gpu_layers, world.devices)
     footprint = np.where(exists, np.maximum(tables.footprint_bytes, footprint_bytes), tables.footprint_bytes)
-    _check_fits(world.scenario, exists, footprint)
+    check_fits(world.scenario, exists, footprint)
     level_ok = exists & (footprint <= tables.capacity_bytes[:, None, None])
     return replace(world, tables=tables._replace(footprint_bytes=footprint, level_ok=level_ok))
-
-
-def _existing(gpu_layers: tuple[tuple[int, ...], ...], devices: int) -> NDArray[np.bool_]:
-    """Which levels exist, (devices, models, levels): models may have fewer than the most."""
-    exists = np.zeros((devices, len(gpu_layers), max(map(len, gpu_layers))), np.bool_)
-    for m, levels in enumerate(gpu_layers):
-        exists[:, m, : len(levels)] = True
-    return exists
-
-
-def _check_fits(scenario: Scenario, exists: NDArray[np.bool_], footprint: Array) -> None:
-    sizes = np.where(exists, footprint, np.inf)
-    capacity = np.array([float(d.memory_bytes) for d in scenario.devices])
-    for d, device in enumerate(scenario.devices):
-        if sizes[d].min() > capacity[d]:
-            rule = f"hold at least one model at one level: the smallest needs {sizes[d].min() / 1e6:.0f} MB"
-            raise InputError(f"devices.{device.name}", rule, device.device)
-    for m, model in enumerate(scenario.models):
-        if (sizes[:, m] > capacity[:, None]).all():
-            rule = f"fit some device at some level: it needs {sizes[:, m].min() / 1e6:.0f} MB"
-            raise InputError(f"models.{model.name}", rule, [d.device for d in scenario.devices])
-
-
-class _Compiler:
-    """Asks the performance model for every cell of the tables, in one call."""
-
-    def __init__(self, scenario: Scenario, performance: PerformanceModel) -> None:
-        self.scenario = scenario
-        self.performance = performance
-        self.facts = [self._facts(model) for model in scenario.models]
-        self.gpu_layers = tuple(
-            tuple(m.gpu_layers(int(f["total_layers"])))
-            for m, f in zip(scenario.models, self.facts, strict=True)
-        )
-        self.pairs = length_pairs(scenario.workload, scenario.limits)
-        context = scenario.limits.context_tokens
-        self.context_grid = np.unique(np.geomspace(min(16, context), context, 6).round())
-        self.batches = np.arange(1, scenario.limits.max_batch + 1)
-        self.shape = (len(scenario.devices), len(scenario.models), max(map(len, self.gpu_layers)))
-
-    def _facts(self, model: Model) -> dict[str, Any]:
-        if model.checkpoint is not None and model.checkpoint.exists():
-            return model_facts(read_checkpoint(model.checkpoint, field=f"models.{model.name}.checkpoint"))
-        known = self.performance.models
-        if model.name not in known.index:
-            raise UnknownNameError(f"models.{model.name}", model.name, known.index)
-        return {"model": model.name, **{str(k): v for k, v in known.loc[model.name].items()}}
-
-    def world(self) -> World:
-        cells = self._cells()
-        predicted = self.performance.predict(cells)
-        tables = self._tables(cells, predicted)
-        service_s = self._service_s(tables)
-        workload = self.scenario.workload
-        rate = workload.rate_per_s or (workload.load or 0.0) * float((1.0 / service_s).sum())
-        return World(self.scenario, tables, self.gpu_layers, rate, service_s)
-
-    def _cells(self) -> pd.DataFrame:
-        rows: list[dict[str, Any]] = []
-        for d, device in enumerate(self.scenario.devices):
-            for m, facts in enumerate(self.facts):
-                for level, gpu_layers in enumerate(self.gpu_layers[m]):
-                    base = {
-                        **facts,
-                        **self._where(device),
-                        "d": d,
-                        "m": m,
-                        "l": level,
-                        "gpu_layers": gpu_layers,
-                    }
-                    rows += [{**base, **cell} for cell in self._operations()]
-        frame = pd.DataFrame(rows)
-        frame["offload_ratio"] = 1 - frame.gpu_layers / frame.total_layers
-        return frame
-
-    def _where(self, device: Device) -> dict[str, Any]:
-        limits = self.scenario.limits
-        return {
-            "engine": self.scenario.engine,
-            "device": device.spec.hardware_name,
-            "page_cache": "warm",
-            "max_batch": limits.max_batch,
-            "max_context_tokens": limits.context_tokens,
-        }
-
-    def _operations(self) -> list[dict[str, Any]]:
-        blank = {"batch": 1, "tokens": 0, "context_tokens": 0.0, "b": 0, "k": 0}
-        cells = [{**blank, "operation": "load"}, {**blank, "operation": "unload"}]
-        for k, tokens in enumerate(self.context_grid):
-            for operation in ("prefill", "kv_save", "kv_restore"):
-                cells.append({**blank, "operation": operation, "tokens": int(tokens), "k": k})
-            for b, batch in enumerate(self.batches):
-                decode = {"operation": "decode", "batch": int(batch), "context_tokens": float(tokens)}
-                cells.append({**blank, **decode, "b": b, "k": k})
-        return cells
-
-    def _tables(self, cells: pd.DataFrame, predicted: pd.DataFrame) -> Tables:
-        shape, grid = self.shape, len(self.context_grid)
-
-        def fill(operation: str, column: str, *axes: str, size: tuple[int, ...] = ()) -> Array:
-            rows = (cells.operation == operation).to_numpy()
-            table = np.zeros((*shape, *size))
-            index = tuple(cells.loc[rows, axis].to_numpy() for axis in ("d", "m", "l", *axes))
-            table[index] = predicted.loc[rows, column].to_numpy(dtype=np.float64)
-            return table
-
-        seconds = "duration_s_predicted"
-        step_s = fill("decode", seconds, "b", "k", size=(len(self.batches), grid))
-        width = fill("decode", "duration_s_high", "b", "k", size=(len(self.batches), grid)) - fill(
-            "decode", "duration_s_low", "b", "k", size=(len(self.batches), grid)
-        )
-        footprint = np.maximum(fill("load", "device_bytes_predicted"), self._reserved_bytes())
-        capacity = np.array([float(d.memory_bytes) for d in self.scenario.devices])
-        exists = _existing(self.gpu_layers, len(self.scenario.devices))
-        level_ok = exists & (footprint <= capacity[:, None, None])
-        _check_fits(self.scenario, exists, footprint)
-        limits = self.scenario.limits
-        load_s = fill("load", seconds)
-
-        def count(value: float) -> NDArray[np.int64]:
-            return np.array([round(value)], np.int64)
-
-        return Tables(
-            level_ok=level_ok,
-            gpu_share=self._gpu_share(),
-            footprint_bytes=footprint,
-            capacity_bytes=capacity,
-            load_s=load_s,
-            unload_s=fill("unload", seconds),
-            prefill_s=fill("prefill", seconds, "k", size=(grid,)),
-            prefill_tokens=self.context_grid,
-            step_s=step_s,
-            context_tokens=self.context_grid,
-            kv_save_s=fill("kv_save", seconds, "k", size=(grid,)),
-            kv_restore_s=fill("kv_restore", seconds, "k", size=(grid,)),
-            remaining_tokens=remaining_tokens(self.pairs),
-            step_halfwidth=_relative(width, step_s),
-            offload_sensitivity=_sensitivity(step_s, exists),
-            kv_can_save=np.ones(shape[0], np.bool_),
-            quantum_steps=count(limits.quantum_steps),
-            quantum_ns=count(limits.quantum_s * 1e9),
-            max_wait_ns=count(limits.max_wait_s * 1e9),
-            decision_ns=count(limits.decision_s * 1e9),
-            max_batch=count(limits.max_batch),
-            time_scale_s=np.array([self._time_scale_s(load_s, step_s, exists)]),
-        )
-
-    def _reserved_bytes(self) -> Array:
-        """Weights and the KV of a full batch: what an engine sets aside, whether or not it was touched."""
-        limits, reserved = self.scenario.limits, np.zeros(self.shape)
-        for m, facts in enumerate(self.facts):
-            is_f32 = facts.get("checkpoint_format") == "safetensors" and facts.get("quantization") == "F32"
-            kv_bytes = facts["kv_bytes_per_token"] * (2 if is_f32 else 1)
-            whole = facts["weight_bytes"] + kv_bytes * limits.max_batch * limits.context_tokens
-            for level, gpu_layers in enumerate(self.gpu_layers[m]):
-                reserved[:, m, level] = whole * gpu_layers / facts["total_layers"]
-        return reserved
-
-    def _gpu_share(self) -> Array:
-        share = np.zeros(self.shape[1:])
-        for m, levels in enumerate(self.gpu_layers):
-            share[m, : len(levels)] = np.array(levels) / self.facts[m]["total_layers"]
-        return share
-
-    def _mean_work_s(self, prefill_s: Array, step_s: Array) -> Array:
-        prompt, decode = self.pairs.mean(axis=0)
-        context = self.context_grid
-        prefill = np.apply_along_axis(lambda v: np.interp(prompt, context, v), -1, prefill_s)
-        step = np.apply_along_axis(
-            lambda v: np.interp(prompt + decode / 2, context, v), -1, step_s[..., 0, :]
-        )
-        return np.asarray(prefill + decode * step)
-
-    def _service_s(self, tables: Tables) -> Array:
-        work = self._mean_work_s(tables.prefill_s, tables.step_s)
-        best = np.where(tables.level_ok, work, np.inf).min(axis=2)
-        share = popularity(len(self.facts), self.scenario.workload.popularity_zipf)
-        served = np.where(np.isfinite(best), best, 0.0) @ share
-        return np.asarray(served / (np.isfinite(best) @ share))
-
-    def _time_scale_s(self, load_s: Array, step_s: Array, exists: NDArray[np.bool_]) -> float:
-        decode = self.pairs[:, 1].mean()
-        return float((load_s + decode * step_s[..., 0, 0])[exists].mean())
-
-
-def _relative(width: Array, step_s: Array) -> Array:
-    centre = np.where(step_s > 0, step_s, 1.0)
-    return np.asarray((width / 2 / centre).mean(axis=(3, 4)))
-
-
-def _sensitivity(step_s: Array, exists: NDArray[np.bool_]) -> Array:
-    """Decode step at each model's level with fewest layers on the device over that with most, minus one."""
-    last = exists.sum(axis=2) - 1
-    single = step_s[:, :, :, 0, 0]
-    slowest = np.take_along_axis(single, np.maximum(0, last)[:, :, None], axis=2)[:, :, 0]
-    return np.maximum(0.0, slowest / single[:, :, 0] - 1.0)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from shunter.envs.candidates import used_bytes
 from shunter.envs.durations import fill_times
-from shunter.envs.dynamics import admit, complete, next_idle, used_bytes, wake_waiting
+from shunter.envs.dynamics import admit, complete, next_idle, wake_waiting
 from shunter.envs.simulation import FAR_NS, advance, finished
 from shunter.envs.state import EVICT, KV_LIVE, KV_SAVED, KV_SAVING, LOAD, RUN, WAIT, Requests, State
 from shunter.envs.world import World

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from shunter.agents.base import Policy
-from shunter.envs.dynamics import apply, legal_action
+from shunter.envs.candidates import legal_action
+from shunter.envs.dynamics import apply
 from shunter.envs.observation import observe
 from shunter.envs.scheduling import empty_observation
 from shunter.envs.state import COUNTS, WAIT, Requests, State, new_state
