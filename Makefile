@@ -1,5 +1,6 @@
 # make demo   set up .venv and run the whole loop, small, on this machine
 # make test   set up .venv with every engine a CPU can run, lint, type-check, test
+# make test-vllm   set up .venv-vllm, where vLLM has its own torch, and test that engine
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -8,13 +9,16 @@ LLAMA_CPP ?= llama-cpp-python==0.3.36
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/shunter/wheels
 BIN := .venv/bin
 
-.PHONY: demo test test-quick lint clean
+.PHONY: demo test test-quick test-vllm lint clean
 
 demo: .venv/.demo
 	$(BIN)/shunter demo
 
 test: .venv/.test lint
 	$(BIN)/python -m pytest
+
+test-vllm: .venv/.test
+	scripts/test_vllm.sh $(abspath $(BIN))/python .venv-vllm
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -38,4 +42,4 @@ lint: .venv/.test
 	touch $@
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-vllm

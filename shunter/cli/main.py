@@ -20,15 +20,25 @@ __all__ = ["app", "main"]
 COMMANDS = {
     "checkpoint": "Write a model of a known shape with random weights.",
     "profile": "Measure loads, prefills, decodes and preemptions of models on an engine.",
+    "profile preemption": "Measure what preempting a model costs, part by part, as the seed paper did.",
+    "profile offload": "Draw tokens per second against the share of layers left on the host.",
+    "dataset show": "Print rows of a dataset, or of the published reference measurements.",
+    "dataset validate": "Check every row of a dataset and say what it holds.",
+    "dataset merge": "Put datasets together, no row twice.",
+    "dataset diff": "Compare two datasets cell by cell.",
+    "dataset convert": "Turn Parquet into CSV and back.",
     "fit": "Fit a performance model to a dataset.",
     "predict": "Predict times and memory of cells that were never measured.",
     "train": "Train a policy in simulation.",
     "eval": "Compare policies in simulation and, with --real, on the real engine.",
     "demo": "Run all of it, small, on this machine.",
+    "doctor": "Say which engines and devices work here, and what to install next.",
 }
-"""Each is a function of that name in ``shunter.cli.<name>``, imported when it is asked for."""
+"""Each is a function of that name, its words joined by _, in the module of ``shunter.cli`` of that name
+(or ``MODULES``), imported when it is asked for."""
 
 FUNCTIONS = {"eval": "eval_"}
+MODULES = {name: "dataset" for name in COMMANDS if name.startswith("dataset ")}
 
 
 class _LazyGroup(TyperGroup):
@@ -38,6 +48,10 @@ class _LazyGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        two_words = " ".join(args[:2])
+        return super().resolve_command(ctx, [two_words, *args[2:]] if two_words in COMMANDS else args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         self.listing = True
@@ -55,8 +69,9 @@ class _LazyGroup(TyperGroup):
 
 
 def _function(name: str) -> Callable[..., None]:
-    function = FUNCTIONS.get(name, name)
-    loaded: Callable[..., None] = getattr(importlib.import_module(f"shunter.cli.{function}"), function)
+    function = FUNCTIONS.get(name, name.replace(" ", "_"))
+    module = MODULES.get(name, function)
+    loaded: Callable[..., None] = getattr(importlib.import_module(f"shunter.cli.{module}"), function)
     return loaded
 
 

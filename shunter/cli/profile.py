@@ -58,6 +58,9 @@ def profile(
 
     Every row is kept as soon as it was measured: after Ctrl-C or a crash, --resume goes on.
 
+    Two more commands follow the word: `shunter profile preemption` takes the cost of a preemption apart, as
+    the seed paper did, and `shunter profile offload` draws tokens per second against the offload ratio.
+
     Examples:
 
     shunter profile --model small-hf --model large-hf --out profile.parquet

@@ -78,6 +78,9 @@ class Tabulation:
         self.context_grid = np.unique(np.geomspace(min(16, context), context, 6).round())
         self.batches = np.arange(1, scenario.limits.max_batch + 1)
         self.shape = (len(scenario.devices), len(scenario.models), max(map(len, self.gpu_layers)))
+        self.saves_kv = [
+            performance.saves_kv(scenario.engine, device.spec.hardware_name) for device in scenario.devices
+        ]
         cells = self._cells()
         self.tables = self._tables(cells, performance.predict(cells))
         self.service_s = self._service_s(self.tables)
@@ -103,7 +106,7 @@ class Tabulation:
                         "l": level,
                         "gpu_layers": gpu_layers,
                     }
-                    rows += [{**base, **cell} for cell in self._operations()]
+                    rows += [{**base, **cell} for cell in self._operations(self.saves_kv[d])]
         frame = pd.DataFrame(rows)
         frame["offload_ratio"] = 1 - frame.gpu_layers / frame.total_layers
         return frame
@@ -118,11 +121,11 @@ class Tabulation:
             "max_context_tokens": limits.context_tokens,
         }
 
-    def _operations(self) -> list[dict[str, Any]]:
+    def _operations(self, saves_kv: bool) -> list[dict[str, Any]]:
         blank = {"batch": 1, "tokens": 0, "context_tokens": 0.0, "b": 0, "k": 0}
         cells = [{**blank, "operation": "load"}, {**blank, "operation": "unload"}]
         for k, tokens in enumerate(self.context_grid):
-            for operation in ("prefill", "kv_save", "kv_restore"):
+            for operation in ("prefill", "kv_save", "kv_restore") if saves_kv else ("prefill",):
                 cells.append({**blank, "operation": operation, "tokens": int(tokens), "k": k})
             for b, batch in enumerate(self.batches):
                 decode = {"operation": "decode", "batch": int(batch), "context_tokens": float(tokens)}
@@ -171,7 +174,7 @@ class Tabulation:
             remaining_tokens=remaining_tokens(self.pairs),
             step_halfwidth=_relative(width, step_s),
             offload_sensitivity=_sensitivity(step_s, exists),
-            kv_can_save=np.ones(shape[0], np.bool_),
+            kv_can_save=np.array(self.saves_kv),
             quantum_steps=count(limits.quantum_steps),
             quantum_ns=count(limits.quantum_s * 1e9),
             max_wait_ns=count(limits.max_wait_s * 1e9),

@@ -169,6 +169,11 @@ class PerformanceModel:
         columns = {name: out[:, i] for i, name in enumerate(PREDICTIONS)}
         return frame.assign(**columns, out_of_range=outside)
 
+    def saves_kv(self, engine: str, device: str) -> bool:
+        """Whether KV saves were measured there: an engine that cannot save drops KV and recomputes."""
+        where = ("kv_save_s", engine, hardware_name(device))
+        return any(key[:3] == where for key in self._fits)
+
     def preemption_cost_s(
         self, engine: str, device: str, model: str, cut_tokens: int, **cell: Any
     ) -> PreemptionCost:
@@ -181,8 +186,7 @@ class PerformanceModel:
             cut_tokens: Tokens in the request's KV cache when it is cut.
             **cell: ``gpu_layers``, ``page_cache`` and other cell columns, scalars.
         """
-        where = ("kv_save_s", engine, hardware_name(device))
-        keeps = any(key[:3] == where for key in self._fits)
+        keeps = self.saves_kv(engine, device)
         operations = ["kv_save", "unload", "load", "kv_restore"] if keeps else ["unload", "load", "prefill"]
         asked = self.cells(engine, device, model, operation=operations, tokens=cut_tokens, **cell)
         done = self.predict(asked).set_index("operation")

@@ -1,7 +1,8 @@
 """The journal beside a dataset: each row is on disk as soon as it was measured.
 
 A JSON-lines file whose first line is a header. A crash can tear only the last line, which is cut off when
-the journal is opened again. The file is locked while a sweep writes it.
+the journal is opened again; so is, at once, a line for which the disk had no room. The file is locked while a
+sweep writes it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.profiling.dataset import append_rows
+from shunter.errors import BrokenFileError, InputError, ShunterError, VersionError
+from shunter.profiling.dataset import append_rows, remove_leftovers, unwritable
 from shunter.profiling.schema import COLUMNS, SCHEMA_VERSION
 
 __all__ = ["Journal", "journal_path"]
@@ -46,25 +47,35 @@ class Journal:
         InputError: Another sweep is writing this dataset.
         BrokenFileError: A line other than the last is damaged.
         VersionError: It was written for another schema version.
+        ShunterError: The place cannot be written to.
     """
 
     def __init__(self, dataset: str | os.PathLike[str], *, plan_id: str, session_id: str) -> None:
         self.dataset = Path(dataset)
         self.path = journal_path(dataset)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a+b")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered: what a full disk refused must not be tried again when the file is closed.
+            self._file = self.path.open("a+b", buffering=0)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
         try:
             self._lock()
             self.rows = self._recover()
+            if self._file.tell() == 0:
+                header = {"schema_version": SCHEMA_VERSION, "plan_id": plan_id, "session_id": session_id}
+                self._write({"header": header})
         except BaseException:
             self._file.close()
             raise
-        if self._file.tell() == 0:
-            header = {"schema_version": SCHEMA_VERSION, "plan_id": plan_id, "session_id": session_id}
-            self._write({"header": header})
+        remove_leftovers(self.dataset)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Writes one row through to the disk; NaN becomes null."""
+        """Writes one row through to the disk; NaN becomes null.
+
+        Raises:
+            ShunterError: The disk is full or gone; the journal holds what it held before.
+        """
         clean = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
         self._write(clean)
         self.rows.append(clean)
@@ -74,9 +85,18 @@ class Journal:
 
         The journal goes only after the dataset is in place; after a crash in between, row ids tell which rows
         are there already.
+
+        Raises:
+            ShunterError: The dataset cannot be written; the journal keeps its rows.
         """
         if self.rows:
-            append_rows(self.dataset, self.rows)
+            try:
+                append_rows(self.dataset, self.rows)
+            except InputError:  # it says what is wrong with the dataset that is there
+                raise
+            except ShunterError as error:
+                kept = f"{len(self.rows)} measured rows are kept in {self.path}: make room, then --resume"
+                raise ShunterError(f"{error}; {kept}") from error
         self.path.unlink()
         self.rows = []
 
@@ -133,6 +153,14 @@ class Journal:
         return record
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        left = memoryview(json.dumps(record, allow_nan=False).encode() + b"\n")
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except BaseException as error:
+            self._file.truncate(end)
+            if isinstance(error, OSError):
+                raise unwritable(self.path, error, "make room, then go on with --resume") from error
+            raise

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -10,7 +11,10 @@ from gymnasium.utils.env_checker import check_env
 import shunter.envs  # noqa: F401 - registers the environment
 from shunter.envs.observation import FEATURES
 from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.world import World
+from shunter.envs.state import COUNTS
+from shunter.envs.world import World, make_world
+from shunter.models.performance import PerformanceModel
+from tests import worlds
 
 
 def legal_episode(env: SchedulingEnv, seed: int) -> list[Any]:
@@ -139,3 +143,17 @@ def test_rendering_names_devices_and_models(fake_world: World) -> None:
     assert text is not None
     assert "d0" in text
     assert "small" in text
+
+
+def test_an_engine_that_cannot_save_kv_recomputes(
+    fake_checkpoints: dict[str, Path], fake_performance: PerformanceModel
+) -> None:
+    state = fake_performance.state_
+    fits = [fit for fit in state.fits if not fit.target.startswith("kv_")]
+    forgetful = PerformanceModel()._set(state.model_copy(update={"fits": fits}))
+    world = make_world(worlds.fake_scenario(fake_checkpoints), forgetful)
+    assert not world.tables.kv_can_save.any()
+    env = SchedulingEnv(world=world)
+    legal_episode(env, 0)
+    assert (env.state.finish_ns > 0).all()
+    assert dict(zip(COUNTS, env.state.counts, strict=True))["recomputed_tokens"] > 0

@@ -60,7 +60,7 @@ def test_a_parquet_of_another_kind_is_no_dataset(tmp_path):
 
 
 def test_a_missing_file_is_an_input_error(tmp_path):
-    with pytest.raises(InputError, match="existing Parquet file"):
+    with pytest.raises(InputError, match=r"existing Parquet file or \.csv file"):
         read_dataset(tmp_path / "none.parquet")
 
 
@@ -94,3 +94,82 @@ def test_text_where_numbers_belong_is_refused():
     frame = frame_of([row()]).astype({"batch": "str"})
     with pytest.raises(InputError, match="column batch must hold numbers"):
         validate(frame, "d.parquet")
+
+
+def test_csv_brings_every_number_back_to_the_last_bit(tmp_path):
+    odd = 0.1 + 0.2
+    frame = frame_of(
+        [
+            row(
+                "a",
+                kv_bytes=None,
+                duration_s=odd,
+                model='a "quoted", name\r\nin two lines',
+                device="NA",
+                engine="\u2028",
+            ),
+            row("b", device_threads=None, duration_s=5e-324, weight_bytes=2**62, includes_process_start=True),
+        ]
+    )
+    write_dataset(frame, tmp_path / "d.csv")
+    pd.testing.assert_frame_equal(read_dataset(tmp_path / "d.csv"), frame, check_exact=True)
+
+
+def test_csv_that_a_spreadsheet_saved_again_is_read(tmp_path):
+    path = tmp_path / "d.csv"
+    write_dataset(frame_of([row("a")]), path)
+    text = path.read_text().replace("\n", "\r\n").replace("False", "FALSE")
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    pd.testing.assert_frame_equal(read_dataset(path), frame_of([row("a")]))
+
+
+def test_rows_are_added_to_a_csv(tmp_path):
+    path = tmp_path / "d.csv"
+    append_rows(path, [row("a")])
+    append_rows(path, [row("a"), row("b")])
+    assert list(read_dataset(path)["row_id"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("cut", "error"),
+    [
+        (1, "last line has no end"),
+        (3, "last line has no end"),
+        (200, "last line has no end"),
+    ],
+)
+def test_a_csv_cut_short_is_named(tmp_path, cut, error):
+    path = tmp_path / "d.csv"
+    write_dataset(frame_of([row("a"), row("b")]), path)
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(BrokenFileError, match=error):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("x,", "", r"row 2 has \d+ cells, the first"),
+        ("2.5", "fast", "row 0, column .* must be a number. Got 'fast'"),
+        (",2,", ",2.5,", "row 0, column .* must be a whole number. Got '2.5'"),
+        (",False,", ",maybe,", "column includes_process_start must be True or False. Got 'maybe'"),
+        ("schema_version", "version", "has no column schema_version"),
+        ("\n1,", "\n8,", "must be version 1 for this shunter. Got '8'"),
+        ("batch", "batches", r"missing: \['batch'\], unknown: \['batches'\]"),
+    ],
+)
+def test_a_bad_cell_of_a_csv_is_named(tmp_path, old, new, error):
+    path = tmp_path / "d.csv"
+    write_dataset(frame_of([row("a")]), path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match=error):
+        read_dataset(path)
+
+
+@pytest.mark.parametrize(("content", "error"), [(b"", "it is empty"), (b"\xff\xfe\x00", "utf-8")])
+def test_a_file_that_is_no_csv_is_named(tmp_path, content, error):
+    (tmp_path / "d.csv").write_bytes(content)
+    with pytest.raises(BrokenFileError, match=error):
+        read_dataset(tmp_path / "d.csv")

@@ -1,8 +1,9 @@
 import json
+import resource
 
 import pytest
 
-from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.errors import BrokenFileError, InputError, ShunterError, VersionError
 from shunter.profiling.dataset import append_rows, read_dataset
 from shunter.profiling.journal import Journal, journal_path
 from shunter.profiling.schema import COLUMNS, SCHEMA_VERSION
@@ -97,3 +98,32 @@ def test_a_journal_without_rows_leaves_no_dataset(dataset):
     with journal(dataset) as j:
         j.merge()
     assert list(dataset.parent.iterdir()) == []
+
+
+def test_a_row_that_the_disk_had_no_room_for_is_cut_off_at_once(dataset):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with journal(dataset) as j:
+        j.append(row("a"))
+        size = journal_path(dataset).stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, hard))
+        try:
+            with pytest.raises(
+                ShunterError, match=r"journal\.jsonl: cannot be written: File too large; make room"
+            ):
+                j.append(row("b"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert journal_path(dataset).stat().st_size == size
+        assert [r["row_id"] for r in j.rows] == ["a"]
+        j.append(row("c"))
+    with journal(dataset) as j:
+        assert [r["row_id"] for r in j.rows] == ["a", "c"]
+
+
+def test_what_a_killed_writer_left_is_removed_but_not_a_live_ones_file(dataset):
+    dead, alive = dataset.with_name(".d.parquet.4194305.tmp"), dataset.with_name(".d.parquet.1.tmp")
+    dead.write_bytes(b"half")
+    alive.write_bytes(b"half")
+    with journal(dataset) as j:
+        j.merge()
+    assert (dead.exists(), alive.exists()) == (False, True)

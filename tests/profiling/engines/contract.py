@@ -111,6 +111,7 @@ class EngineContract:
         assert engine.memory().device_bytes - before <= planned + 20e6
         with pytest.raises(UnsupportedLevelError):
             engine.footprint_bytes("m", checkpoint, 10_000, **sizes)
+        engine.unload("m")
 
     def test_refuses_a_model_that_the_device_cannot_hold(self, cramped: Engine, checkpoint: str) -> None:
         before_bytes = cramped.memory().device_bytes

@@ -306,7 +306,14 @@ def test_a_worker_that_says_nothing_is_given_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
 def test_engines_import_the_standard_library_numpy_and_their_engine_only(path: Path) -> None:
-    allowed = set(sys.stdlib_module_names) | {"numpy", "torch", "transformers", "accelerate", "llama_cpp"}
+    allowed = set(sys.stdlib_module_names) | {
+        "numpy",
+        "torch",
+        "transformers",
+        "accelerate",
+        "llama_cpp",
+        "vllm",
+    }
     forbidden = {"pickle", "_pickle", "marshal", "shelve"}
     for node in ast.walk(ast.parse(path.read_text())):
         names = []

@@ -1,0 +1,81 @@
+"""Facts of GPUs, and where each was checked."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from shunter.errors import UnknownNameError
+
+__all__ = ["GpuSpec", "catalog_gpus", "get_gpu"]
+
+
+@dataclass(frozen=True)
+class GpuSpec:
+    """One GPU by its data sheet.
+
+    Attributes:
+        name: As in the catalogue.
+        memory_bytes: Device memory, its marketed GB read as GiB, as they are built.
+        memory_bandwidth_bytes_per_s: Peak.
+        fp16_flop_per_s: Peak dense FP16 of its matrix units; None if it has none.
+        fp16_vector_flop_per_s: Peak FP16 outside of them.
+        pcie_gen: Generation of its PCIe link.
+        pcie_lanes: Lanes of it.
+        pcie_bytes_per_s: The link's theoretical rate in one direction.
+        memory_source: Where memory, bandwidth and link were looked up.
+        fp16_cross_checked: Whether, and where, a second source says the same of FP16.
+        notes: What to know when using the figures.
+    """
+
+    name: str
+    memory_bytes: int
+    memory_bandwidth_bytes_per_s: float
+    fp16_flop_per_s: float | None
+    fp16_vector_flop_per_s: float
+    pcie_gen: int
+    pcie_lanes: int
+    pcie_bytes_per_s: float
+    memory_source: str
+    fp16_cross_checked: str
+    notes: str
+
+
+@cache
+def catalog_gpus() -> dict[str, GpuSpec]:
+    """All GPUs of the catalogue by name.
+
+    Source: ``shunter/data/gpus.csv``; each row names what it was looked up in and checked against.
+    """
+    text = files("shunter.data").joinpath("gpus.csv").read_text(encoding="utf-8")
+    return {row["gpu"]: _spec(row) for row in csv.DictReader(text.splitlines())}
+
+
+def _spec(row: dict[str, str]) -> GpuSpec:
+    return GpuSpec(
+        name=row["gpu"],
+        memory_bytes=int(row["vram_gb"]) * 2**30,
+        memory_bandwidth_bytes_per_s=float(row["mem_bandwidth_gb_s"]) * 1e9,
+        fp16_flop_per_s=float(row["fp16_tensor_dense_tflops"]) * 1e12 or None,
+        fp16_vector_flop_per_s=float(row["fp16_vector_tflops"]) * 1e12,
+        pcie_gen=int(row["pcie_gen"]),
+        pcie_lanes=int(row["pcie_lanes"]),
+        pcie_bytes_per_s=float(row["pcie_theoretical_gb_s_per_direction"]) * 1e9,
+        memory_source=row["vram_bw_pcie_source"],
+        fp16_cross_checked=row["fp16_dense_cross_checked"],
+        notes=row["notes"],
+    )
+
+
+def get_gpu(name: str, *, field: str = "gpu") -> GpuSpec:
+    """Looks a GPU up by name.
+
+    Raises:
+        UnknownNameError: It is not in the catalogue.
+    """
+    gpus = catalog_gpus()
+    if name not in gpus:
+        raise UnknownNameError(field, name, gpus)
+    return gpus[name]

@@ -1,0 +1,70 @@
+"""``shunter profile offload``: decode speed against the offload ratio, from profile datasets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich.console import Console
+
+from shunter.cli.options import progress, say
+from shunter.profiling.dataset import read_dataset
+from shunter.profiling.offload_report import (
+    offload_curves,
+    offload_findings,
+    offload_tables,
+    write_offload_page,
+)
+from shunter.profiling.report_page import report_folder, write_json
+
+__all__ = ["profile_offload"]
+
+
+def profile_offload(
+    data: Annotated[
+        list[Path], typer.Argument(help="Datasets that shunter profile wrote (Parquet).", metavar="DATASET…")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("offload"),
+    batch: Annotated[int, typer.Option(min=1, help="Requests decoded together.")] = 1,
+) -> None:
+    """Draw tokens per second against the share of layers left on the host.
+
+    Per model and context length, absolute and relative to all layers on the device, with quartiles and range
+    of the repeats. OUT gets offload.html and results.json. No engine is needed: profile several levels first.
+
+    Examples:
+
+    shunter profile --engine llama-cpp --model a.gguf --gpu-layers 0,25%,50%,75%,all --out a.parquet
+
+    shunter profile offload a.parquet --out offload
+    """
+    console = Console()
+    frames = []
+    with progress(console) as report:
+        for index, path in enumerate(data):
+            report(str(path), index, len(data))
+            frames.append(read_dataset(path))
+    rows = pd.concat(frames, ignore_index=True)
+    curves = offload_curves(rows.drop_duplicates("row_id"), batch=batch)
+    sources = [
+        f"{path}: {len(frame)} rows. {_setting(frame)}" for path, frame in zip(data, frames, strict=True)
+    ]
+    report_folder(out)
+    write_offload_page(curves, out / "offload.html", sources=sources)
+    points = json.loads(curves.to_json(orient="records"))
+    write_json(
+        out / "results.json", {"sources": sources, "findings": offload_findings(curves), "points": points}
+    )
+    for table in offload_tables(curves):
+        console.print(table.to_rich())
+    for line in [*offload_findings(curves), *sources]:
+        say(console, line)
+    say(console, f"{out}: {len(curves)} points in offload.html and results.json")
+
+
+def _setting(rows: pd.DataFrame) -> str:
+    load = rows["load_average"]
+    return f"System load over one minute while it was measured: {load.min():.1f} to {load.max():.1f}."

@@ -1,0 +1,230 @@
+"""``shunter profile preemption`` and ``shunter profile offload``, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from shunter.cli import profile_preemption as command
+from shunter.cli.main import main
+from shunter.models.performance import PerformanceModel
+from shunter.profiling.engines.fake import FakeEngine
+from shunter.profiling.preemption_rows import read_rows
+from tests.worlds import durations_for, fit_fake
+
+JOB = ["--engine", "fake", "--device", "cpu:1-threads", "--job-tokens", "30", "--other-tokens", "5"]
+JOB += ["--cuts", "5,20", "--repeats", "2", "--prompt", "8"]
+
+
+class Virtual(FakeEngine):
+    """Stands where the worker would: the same engine on a virtual clock, in this process."""
+
+    interrupt_at = 0
+    out: Path | None = None
+
+    def __init__(self, paths: dict[str, Path]) -> None:
+        durations = durations_for(paths)
+        layers = {name: n for name, _, n in durations.layer_bytes_of}
+        super().__init__(durations, device="cpu:1-threads", total_layers=layers)
+        self.saves = 0
+
+    def load(self, *args: Any, **options: Any) -> Any:
+        if self.out is not None:
+            assert (self.out / "predictions.json").exists()
+        return super().load(*args, **options)
+
+    def save_kv(self, model: str, request: str) -> Any:
+        self.saves += 1
+        if self.saves == self.interrupt_at:
+            raise KeyboardInterrupt
+        return super().save_kv(model, request)
+
+    def __enter__(self) -> Virtual:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as caught:
+        main([str(argument) for argument in arguments])
+    done = capsys.readouterr()
+    return int(caught.value.code or 0), done.out, done.err
+
+
+@pytest.fixture
+def preemption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fake_checkpoints: dict[str, Path]
+) -> Any:
+    monkeypatch.setattr(command, "start_engine", lambda engine, device, python: Virtual(fake_checkpoints))
+    models = [word for path in fake_checkpoints.values() for word in ("--model", str(path))]
+    return lambda *words: run(capsys, "profile", "preemption", *models, *JOB, *words)
+
+
+def test_the_words_after_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "profile", "--help")
+    assert code == 0
+    assert "shunter profile preemption" in " ".join(out.split())
+    assert "shunter profile offload" in " ".join(out.split())
+    for word in ("preemption", "offload"):
+        code, out, _ = run(capsys, "profile", word, "--help")
+        assert code == 0
+        assert f"Usage: shunter profile {word}" in out
+    code, _, _ = run(capsys, "profile", "preemptions")
+    assert code == 2
+
+
+def test_help_imports_no_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "shunter.cli.profile_offload", raising=False)
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert "profile offload" in out
+    assert "shunter.cli.profile_offload" not in sys.modules
+
+
+def test_preemption_writes_rows_a_page_and_results(preemption: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, text, err = preemption("--out", out)
+    assert code == 0, err
+    assert {p.name for p in out.iterdir()} == {"preemption.parquet", "preemption.html", "results.json"}
+    rows = read_rows(out / "preemption.parquet")
+    assert len(rows) == 3 * 2 * 2
+    results = json.loads((out / "results.json").read_text())
+    for name, summary in results["models"].items():
+        own = rows[rows["model"] == name]
+        assert summary["overhead_mean_s"] == pytest.approx(own["overhead_s"].mean())
+        assert summary["tokens_equal"] == summary["memory_back"] == len(own) == 4
+    assert len(results["paper"]) == 6
+    page = (out / "preemption.html").read_text()
+    assert "<script src=" not in page
+    for words in ("RTX A6000", "as summarised", "large: ", "unloading and loading weights"):
+        assert words in page
+    for words in ("Overhead by part", "Does the cut point matter?", "six cells", "12 cycles in"):
+        assert words in text
+
+
+def test_the_prediction_is_written_before_anything_is_measured(
+    preemption: Any, tmp_path: Path, fake_performance: PerformanceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    fake_performance.save(tmp_path / "perf")
+    monkeypatch.setattr(Virtual, "out", out)
+    code, text, err = preemption("--out", out, "--performance", tmp_path / "perf")
+    assert code == 0, err
+    kept = {
+        (p["model"], p["cut_tokens"]): p["own_s"] for p in json.loads((out / "predictions.json").read_text())
+    }
+    rows = read_rows(out / "preemption.parquet")
+    cost = fake_performance.preemption_cost_s("fake", "cpu:1-threads", "large", 8 + 20 - 1)
+    assert kept["large", 20] == pytest.approx(cost.total_s, rel=0.05)
+    assert all(kept[row.model, row.cut_tokens] == row.predicted_s for row in rows.itertuples())
+    assert rows["predicted_s"].to_numpy() == pytest.approx(rows["own_s"].to_numpy(), rel=0.1)
+    assert "The performance model's prediction" in text
+
+
+def test_ctrl_c_keeps_every_finished_cycle(
+    preemption: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Virtual, "interrupt_at", 6)
+    code, text, _ = preemption("--out", tmp_path / "out")
+    assert code == 130
+    assert len(read_rows(tmp_path / "out" / "preemption.parquet")) == 5
+    assert "Interrupted." in text
+    assert "5 cycles in preemption.parquet" in text
+    monkeypatch.setattr(Virtual, "interrupt_at", 1)
+    code, text, _ = preemption("--out", tmp_path / "none")
+    assert code == 130
+    assert "no cycle was finished" in text
+
+
+def test_a_file_in_the_place_of_the_folder(preemption: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    code, _, err = preemption("--out", tmp_path / "file")
+    assert code == 2
+    assert "--out must be a folder that can be written" in err
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_an_earlier_measurement_is_not_written_over(preemption: Any, tmp_path: Path) -> None:
+    assert preemption("--out", tmp_path / "out")[0] == 0
+    before = (tmp_path / "out" / "preemption.parquet").read_bytes()
+    code, _, err = preemption("--out", tmp_path / "out")
+    assert code == 2
+    assert "--out must be a folder without an earlier measurement" in err
+    assert (tmp_path / "out" / "preemption.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--cuts", "a,b"), "--cuts must be a count of points"),
+        (("--cuts", "5,29"), "--cuts must be from 2 to 28"),
+        (("--cuts", "40"), "--cuts must fit into a job of 30 tokens"),
+        (("--other", "/nowhere"), "--other must name a GGUF file"),
+        (("--engine", "fakes"), "--engine: unknown name 'fakes'"),
+        (("--engine", "llama-cpp"), "must be gguf for llama-cpp"),
+        (("--device", "tpu"), "--device: unknown name 'tpu'"),
+        (("--gpu-layers", "2000"), "--gpu-layers must be all"),
+        (("--page-cache", "icy"), "--page-cache must be warm or cold"),
+        (("--performance", "/nowhere"), "/nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(
+    preemption: Any, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    code, _, err = preemption("--out", tmp_path / "out", *words)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def data(fake_checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("offload")
+    fit_fake(fake_checkpoints, folder)
+    return folder / "fake.parquet"
+
+
+def test_offload(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: Path, fake_checkpoints: dict[str, Path]
+) -> None:
+    out = tmp_path / "out"
+    code, text, err = run(capsys, "profile", "offload", data, data, "--out", out)
+    assert code == 0, err
+    assert {p.name for p in out.iterdir()} == {"offload.html", "results.json"}
+    points = pd.DataFrame(json.loads((out / "results.json").read_text())["points"])
+    assert set(points["model"]) == set(fake_checkpoints)
+    assert (points["repeats"] == 1).all()
+    assert (points.loc[points["offload_ratio"] == 0, "relative_median"] == 1).all()
+    assert (points.loc[points["offload_ratio"] > 0, "relative_median"] < 1).all()
+    assert "18 points in offload.html" in text
+
+
+def test_offload_of_what_is_no_dataset(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: Path
+) -> None:
+    loads = tmp_path / "loads.parquet"
+    table = pq.read_table(data)
+    pq.write_table(table.filter(pc.equal(table["operation"], "load")), loads)
+    file = tmp_path / "file"
+    file.write_text("x")
+    for words, message in (
+        ((tmp_path / "none.parquet",), "dataset must be an existing Parquet file"),
+        ((file,), "cannot be read"),
+        ((loads,), "DATASET must hold decode rows"),
+        ((data, "--batch", "7"), "--batch must be one that was profiled: 1, 2, 4"),
+        ((data, "--out", file), "--out must be a folder"),
+    ):
+        code, _, err = run(capsys, "profile", "offload", "--out", tmp_path / "out", *words)
+        assert code == 2
+        assert message in err
+        assert not (tmp_path / "out").exists()
