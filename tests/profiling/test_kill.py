@@ -73,13 +73,17 @@ def sweep(dataset, mode, report, instant):
     run_sweep(plan(), FakeEngine(device="cpu:1-threads"), dataset, mode=mode)
 
 
+def reported_rows(report):
+    return Path(report).read_bytes().count(b"\n") if Path(report).exists() else 0
+
+
 def nursery():
     """Forks a sweep for each line that it reads, kills it after a while, and says how and when it ended.
 
     It imports once for all of them, and has no threads that a fork would lose.
     """
     for line in sys.stdin:
-        dataset, mode, report, kill_after_s, instant = json.loads(line)
+        dataset, mode, report, kill_after_s, instant, kill_after_rows = json.loads(line)
         pid = os.fork()
         if pid == 0:
             try:
@@ -91,7 +95,9 @@ def nursery():
         deadline_s = time.monotonic() + kill_after_s
         ended = (0, 0)
         while not ended[0] and time.monotonic() < deadline_s:
-            time.sleep(0.001)
+            if kill_after_rows is not None and reported_rows(report) >= kill_after_rows:
+                deadline_s = min(deadline_s, time.monotonic() + kill_after_rows % 7 / 1000)
+            time.sleep(0.0002)
             ended = os.waitpid(pid, os.WNOHANG)
         if not ended[0]:
             os.kill(pid, signal.SIGKILL)
@@ -113,8 +119,8 @@ class Nursery:
         self.process.wait(30)
         self.process.stdout.close()
 
-    def run(self, dataset, mode, report, kill_after_s, instant=""):
-        line = json.dumps([str(dataset), mode, str(report), kill_after_s, instant])
+    def run(self, dataset, mode, report, kill_after_s, instant="", kill_after_rows=None):
+        line = json.dumps([str(dataset), mode, str(report), kill_after_s, instant, kill_after_rows])
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
@@ -147,7 +153,8 @@ def test_killed_at_any_instant_no_reported_row_is_lost_and_none_is_there_twice(t
         dataset, report = tmp_path / f"{datasets}.parquet", tmp_path / f"{datasets}.txt"
         before, mode, status = kills, "new", -signal.SIGKILL
         while status == -signal.SIGKILL:
-            status = nursery_process.run(dataset, mode, report, rng.expovariate(1 / 0.15))
+            rows = reported_rows(report) + rng.randrange(ROWS // 2)
+            status = nursery_process.run(dataset, mode, report, 30, kill_after_rows=rows)
             kills += status == -signal.SIGKILL
             started = dataset.exists() or journal_path(dataset).exists()
             mode = "resume" if started else "new"
