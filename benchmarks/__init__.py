@@ -1,0 +1,1 @@
+"""Benchmarks: what the project claims of itself, measured. Run one with ``python -m benchmarks.NAME``."""
