@@ -1,6 +1,6 @@
 # make demo   set up .venv and run the whole loop, small, on this machine
-# make test   set up .venv with every engine a CPU can run, lint, type-check, test
-# make test-vllm   set up .venv-vllm, where vLLM has its own torch, and test that engine
+# make test   set up .venv with every engine a CPU can run, lint, type-check, test; check that vLLM's result stands
+# make test-vllm   set up .venv-vllm, where vLLM has its own torch, test that engine, write results/vllm.json
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -16,6 +16,7 @@ demo: .venv/.demo
 
 test: .venv/.test lint
 	$(BIN)/python -m pytest
+	$(BIN)/python scripts/vllm_result.py check
 
 test-vllm: .venv/.test
 	scripts/test_vllm.sh $(abspath $(BIN))/python .venv-vllm

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes an environment for vLLM on the CPU, which pins its own torch, and runs the tests of that engine with it.
+# Makes an environment for vLLM on the CPU, which pins its own torch, runs the tests of that engine with it, and
+# keeps the result of a whole run in results/vllm.json.
 # Python 3.11 (the packages are built for it); about 3.5 GB.
 # usage: test_vllm.sh PYTHON_OF_SHUNTER VENV [PYTEST_ARGUMENT...]
 set -euo pipefail
@@ -18,8 +19,15 @@ if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$wanted" ]; then
   "$python" -m uv pip uninstall --quiet --python "$venv/bin/python" torchvision torchaudio torchcodec
   echo "$wanted" >"$venv/.installed"
 fi
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-SHUNTER_VLLM_PYTHON="$venv/bin/python" "$python" -m pytest tests/vllm "$@" | tee "$log"
-summary=$(grep -oE '[0-9]+ (passed|failed|error|skipped)[^=]*' "$log" | tail -n 1 | sed 's/ in .*//')
-echo "vllm: $summary"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" SHUNTER_VLLM_PYTHON="$venv/bin/python"
+if [ $# -gt 0 ]; then # a part of the tests says nothing of the rest
+  exec "$python" -m pytest tests/vllm "$@"
+fi
+report=$(mktemp)
+trap 'rm -f "$report"' EXIT
+code=$("$python" scripts/vllm_result.py code)
+status=0
+"$python" -m pytest tests/vllm --junitxml="$report" || status=$?
+"$python" scripts/vllm_result.py record "$report" "$SHUNTER_VLLM_PYTHON" "$code"
+[ "$status" -eq 0 ] || exit "$status"
+"$python" scripts/vllm_result.py check

@@ -18,6 +18,7 @@ __all__ = ["ARCHITECTURES", "Checkpoint", "read_checkpoint"]
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """Families whose sizes are known; each is dense."""
 
+_GENERATES = "be a model that generates text, not one for embeddings or ranking"
 _LAYER = re.compile(r"^(?:blk|model\.layers)\.(\d+)\.")
 
 
@@ -74,6 +75,10 @@ def _read_gguf(path: Path, field: str) -> Checkpoint:
     _check_architecture(field, path, architecture, metadata.get(f"{architecture}.expert_count"))
     if metadata.get("split.count", 1) not in (0, 1):
         raise InputError(field, "be one GGUF file; join its parts with llama-gguf-split --merge", str(path))
+    if metadata.get(f"{architecture}.pooling_type", 0) or not metadata.get(
+        f"{architecture}.attention.causal", True
+    ):
+        raise InputError(field, _GENERATES, str(path))
     if "token_embd.weight" not in tensors or len(tensors["token_embd.weight"].shape) != 2:
         raise BrokenFileError(path, "it has no token embedding (token_embd.weight): it is not a whole model")
 
@@ -81,6 +86,11 @@ def _read_gguf(path: Path, field: str) -> Checkpoint:
         return _integer(path, f"{architecture}.{key}", metadata.get(f"{architecture}.{key}", default))
 
     heads, hidden = number("attention.head_count"), number("embedding_length")
+    if tensors["token_embd.weight"].shape[1] != hidden:
+        width = tensors["token_embd.weight"].shape[1]
+        raise BrokenFileError(
+            path, f"it says embedding_length {hidden}, and its token embedding is {width} wide"
+        )
     spec = ModelSpec(
         name=path.stem,
         layers=number("block_count"),
@@ -104,6 +114,9 @@ def _read_folder(path: Path, field: str) -> Checkpoint:
     architecture = str(config.get("model_type", "unnamed"))
     experts = config.get("num_experts") or config.get("num_local_experts")
     _check_architecture(field, path, architecture, experts)
+    classes = config.get("architectures") or []
+    if classes and not any(str(name).endswith("ForCausalLM") for name in classes):
+        raise InputError(field, _GENERATES, f"{path}: {', '.join(map(str, classes))}")
     tensors = _read_safetensors(path, field)
 
     def number(key: str, default: int | None = None) -> int:

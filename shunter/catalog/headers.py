@@ -6,6 +6,7 @@ real model) and, on a damaged length, loops for ever instead of failing.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import struct
@@ -99,6 +100,8 @@ class _GgufStream:
         except ValueError as err:
             raise BrokenFileError(self.path, f"tensor {name} has an unknown type ({kind})") from err
         block, block_bytes = GGML_QUANT_SIZES[dtype]
+        if dims and dims[0] % block:
+            raise BrokenFileError(self.path, f"tensor {name} has rows of {dims[0]} in blocks of {block}")
         return (
             name,
             TensorInfo(dtype.name, tuple(reversed(dims)), math.prod(dims) // block * block_bytes),
@@ -136,8 +139,11 @@ def read_gguf_header(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]
         if not isinstance(alignment, int) or alignment < 1:
             raise BrokenFileError(path, f"its alignment is {alignment!r}: it is damaged")
         data_start = -(-file.tell() // alignment) * alignment
-    needed = max((data_start + offset + info.nbytes for _, info, offset in rows), default=0)
-    _check_size(path, needed)
+    spans = sorted((offset, offset + info.nbytes, name) for name, info, offset in rows)
+    for (_, end, first), (start, _, second) in itertools.pairwise(spans):
+        if start < end:
+            raise BrokenFileError(path, f"its tensors {first} and {second} overlap: it is damaged")
+    _check_size(path, max((data_start + end for _, end, _ in spans), default=0))
     return metadata, {name: info for name, info, _ in rows}
 
 

@@ -83,6 +83,8 @@ def dataset_validate(path: DataPath) -> None:
     for column in ("engine", "device", "model", "operation"):
         counts = data[column].value_counts().sort_index()
         say(console, f"{column}: " + ", ".join(f"{name} ({count})" for name, count in counts.items()))
+    far = int(data["is_outlier"].sum())
+    say(console, f"outliers: {far} rows far from their cell's median, kept and flagged (is_outlier)")
     if journal_path(path).exists():
         say(console, f"note: {journal_path(path).name} holds rows of an unfinished sweep; --resume adds them")
 

@@ -24,7 +24,10 @@ __all__ = ["doctor"]
 def doctor(
     python: Annotated[
         str | None,
-        typer.Option(help="Interpreter whose engines to try, if not this one.", show_default=False),
+        typer.Option(
+            help="Interpreter whose engines to try; by default this one, for vllm .venv-vllm if it is here.",
+            show_default=False,
+        ),
     ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds that an engine may take to start.")
@@ -83,6 +86,8 @@ def _engine_table(checks: list[EngineCheck]) -> Table:
     table.add_column("can", overflow="fold")
     for check in checks:
         can = check.detail if check.works else ""
+        if check.works and check.python is not None:
+            can += f"; by --python {check.python}"
         table.add_row(check.engine, check.device, "yes" if check.works else "no", check.version, can)
     return table
 

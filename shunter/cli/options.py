@@ -11,9 +11,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shunter.errors import InputError
 
-__all__ = ["progress", "say", "seed_list"]
+__all__ = ["progress", "say", "seconds", "seed_list", "share"]
 
 LINE_EVERY_S = 10.0
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def say(console: Console, text: str) -> None:
@@ -36,6 +37,32 @@ def seed_list(text: str, *, field: str = "--seeds") -> list[int]:
     if len(words) > 1 and all(word.isdigit() for word in words):
         return list(dict.fromkeys(map(int, words)))
     raise InputError(field, "be a count (20), a range (100-119) or a list (3,5,8)", text)
+
+
+def seconds(field: str, text: str) -> float:
+    """Reads a time: ``90s``, ``10m`` or ``1h``.
+
+    Raises:
+        InputError: It is none of these, or not more than nothing.
+    """
+    number, unit = text.strip()[:-1], text.strip()[-1:]
+    if unit not in _SECONDS or not number.replace(".", "", 1).isdigit() or float(number) <= 0:
+        raise InputError(field, "be a time, like 90s, 10m or 1h", text)
+    return float(number) * _SECONDS[unit]
+
+
+def share(field: str, text: str) -> float | None:
+    """Reads a share above 0: ``10%`` or ``0.1``; ``none`` is None.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if text.strip() == "none":
+        return None
+    number = text.strip().removesuffix("%")
+    if not number.replace(".", "", 1).isdigit() or float(number) <= 0:
+        raise InputError(field, "be a share above 0, like 10%, or none", text)
+    return float(number) / (100 if text.strip().endswith("%") else 1)
 
 
 @contextmanager

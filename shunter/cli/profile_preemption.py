@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import pandas as pd
 import typer
 from rich.console import Console
 
@@ -17,71 +14,80 @@ from shunter.cli.options import progress, say
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.features import FACT_COLUMNS
 from shunter.models.performance import PerformanceModel
+from shunter.profiling.engines.base import EngineError
 from shunter.profiling.engines.registry import ENGINES
-from shunter.profiling.fingerprint import hardware
 from shunter.profiling.plan import model_facts
-from shunter.profiling.preemption import Prediction, measure_preemption
+from shunter.profiling.preemption import measure_preemption
+from shunter.profiling.preemption_folder import Measurement, Prediction, open_measurement
 from shunter.profiling.preemption_plan import (
     PreemptionPlan,
     PreemptionSettings,
     cut_points,
     make_preemption_plan,
 )
-from shunter.profiling.preemption_report import (
-    findings,
-    preemption_results,
-    preemption_tables,
-    write_preemption_page,
-)
-from shunter.profiling.preemption_rows import PreemptionRow, read_rows, write_rows
-from shunter.profiling.report_page import report_folder, write_json
+from shunter.profiling.preemption_report import write_preemption_report
 from shunter.profiling.worker import start_engine
 
 __all__ = ["profile_preemption"]
 
-Predictions = dict[tuple[str, int], Prediction]
+_DEFAULTS = PreemptionSettings()
+
+_Models = Annotated[
+    list[str] | None,
+    typer.Option(help="Model of job A: GGUF file or Hugging Face folder; repeatable.", show_default=False),
+]
+_Out = Annotated[Path, typer.Option(help="Folder to write.")]
+_Engine = Annotated[str, typer.Option(help="transformers, llama-cpp, …")]
+_Device = Annotated[str, typer.Option(help="cpu:1-threads, cuda:0, loopback:1-threads, …")]
+_Other = Annotated[
+    str | None, typer.Option(help="Model of job B; by default the smallest --model.", show_default=False)
+]
+_JobTokens = Annotated[int, typer.Option(min=4, help="Tokens that job A generates.")]
+_OtherTokens = Annotated[int, typer.Option(min=2, help="Tokens that job B generates.")]
+_Prompt = Annotated[int, typer.Option(min=1, help="Prompt of both, in tokens.")]
+_Cuts = Annotated[
+    str, typer.Option(help="How many cut points, or the points in generated tokens: 9 or 10,50,90.")
+]
+_Repeats = Annotated[int, typer.Option(min=1, help="Cycles per model and cut.")]
+_GpuLayers = Annotated[str, typer.Option(help="Of both models: a count, a percentage or all.")]
+_PageCache = Annotated[str, typer.Option(help="Before each load the files are: warm or cold.")]
+_Context = Annotated[
+    int | None, typer.Option(help="Most tokens per request; by default what is needed.", show_default=False)
+]
+_Performance = Annotated[
+    Path | None,
+    typer.Option(help="Performance model whose prediction is kept beforehand.", show_default=False),
+]
+_Seed = Annotated[int, typer.Option(min=0, help="Of the order and the tokens.")]
+_Resume = Annotated[bool, typer.Option("--resume", help="Measure only the cycles that OUT lacks.")]
+_Python = Annotated[str | None, typer.Option(help="Interpreter that has the engine.", show_default=False)]
 
 
 def profile_preemption(
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Model of job A: GGUF file or Hugging Face folder; repeatable.", show_default=False
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("preemption"),
-    engine: Annotated[str, typer.Option(help="transformers, llama-cpp, …")] = "transformers",
-    device: Annotated[str, typer.Option(help="cpu:1-threads, cuda:0, loopback:1-threads, …")] = "cpu",
-    other: Annotated[
-        str | None, typer.Option(help="Model of job B; by default the smallest --model.", show_default=False)
-    ] = None,
-    job_tokens: Annotated[int, typer.Option(min=4, help="Tokens that job A generates.")] = 200,
-    other_tokens: Annotated[int, typer.Option(min=2, help="Tokens that job B generates.")] = 50,
-    prompt: Annotated[int, typer.Option(min=1, help="Prompt of both, in tokens.")] = 16,
-    cuts: Annotated[
-        str, typer.Option(help="How many cut points, or the points in generated tokens: 9 or 10,50,90.")
-    ] = "9",
-    repeats: Annotated[int, typer.Option(min=1, help="Cycles per model and cut.")] = 3,
-    gpu_layers: Annotated[str, typer.Option(help="Of both models: a count, a percentage or all.")] = "all",
-    page_cache: Annotated[str, typer.Option(help="Before each load the files are: warm or cold.")] = "warm",
-    context: Annotated[
-        int | None,
-        typer.Option(help="Most tokens per request; by default what is needed.", show_default=False),
-    ] = None,
-    performance: Annotated[
-        Path | None,
-        typer.Option(help="Performance model whose prediction is kept beforehand.", show_default=False),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the order and the tokens.")] = 0,
-    python: Annotated[
-        str | None, typer.Option(help="Interpreter that has the engine.", show_default=False)
-    ] = None,
+    model: _Models = None,
+    out: _Out = Path("preemption"),
+    engine: _Engine = "transformers",
+    device: _Device = "cpu",
+    other: _Other = None,
+    job_tokens: _JobTokens = _DEFAULTS.job_tokens,
+    other_tokens: _OtherTokens = _DEFAULTS.other_tokens,
+    prompt: _Prompt = _DEFAULTS.prompt_tokens,
+    cuts: _Cuts = "9",
+    repeats: _Repeats = _DEFAULTS.repeats,
+    gpu_layers: _GpuLayers = _DEFAULTS.gpu_layers,
+    page_cache: _PageCache = _DEFAULTS.page_cache,
+    context: _Context = None,
+    performance: _Performance = None,
+    seed: _Seed = _DEFAULTS.seed,
+    resume: _Resume = False,
+    python: _Python = None,
 ) -> None:
     """Measure what preempting a model costs, part by part, as the seed paper did.
 
     Job A is cut, its KV saved and its model unloaded; job B's model is loaded, run and unloaded; A's model
-    is loaded, its KV restored and the job finished. OUT gets preemption.parquet, preemption.html and
-    results.json; after Ctrl-C they hold every finished cycle.
+    is loaded, its KV restored and the job finished. OUT gets preemption.parquet, preemption.html,
+    results.json, and beforehand plan.json and predictions.json. Every cycle is kept as soon as it is over:
+    after Ctrl-C or a crash, --resume goes on.
 
     Examples:
 
@@ -89,15 +95,14 @@ def profile_preemption(
 
     shunter profile preemption --engine llama-cpp --device loopback:1-threads --model a.gguf --cuts 10,50,90
 
-    shunter profile preemption --model small-hf --performance perf --page-cache cold
+    shunter profile preemption --model small-hf --performance perf --page-cache cold --resume
     """
-    console = Console()
-    device_spec = parse_device(device, field="--device")
+    device_name = parse_device(device, field="--device").name
     settings = PreemptionSettings(
         job_tokens=job_tokens,
         other_tokens=other_tokens,
         prompt_tokens=prompt,
-        cuts=_cuts(cuts, job_tokens),
+        cuts=_cut_list(cuts, job_tokens),
         repeats=repeats,
         gpu_layers=gpu_layers,
         page_cache=page_cache,
@@ -106,96 +111,49 @@ def profile_preemption(
     )
     b = None if other is None else _checkpoint(engine, other, "--other")
     plan = make_preemption_plan([_checkpoint(engine, m, "--model") for m in model or []], b, settings)
-    if (out / "preemption.parquet").exists():
-        raise InputError("--out", "be a folder without an earlier measurement", str(out))
-    predictions = _predict(performance, plan, engine, device_spec.name)
-    report_folder(out)
-    if predictions:
-        # Written before anything is measured: a prediction, not a fit.
-        kept = [{"model": m, "cut_tokens": c, **asdict(p)} for (m, c), p in predictions.items()]
-        write_json(out / "predictions.json", kept)
+    measurement = open_measurement(
+        out,
+        plan,
+        engine=engine,
+        device=device,
+        predict=lambda: _predict(performance, plan, engine, device_name),
+        resume=resume,
+    )
+    _measure(Console(), measurement, out, python)
+
+
+def _measure(console: Console, measurement: Measurement, out: Path, python: str | None) -> None:
     try:
-        _measure(console, plan, engine, device, out, predictions, python)
+        with (
+            start_engine(measurement.engine, measurement.device, python=python) as running,
+            progress(console) as report,
+        ):
+            measure_preemption(measurement, running, progress=report)
     except KeyboardInterrupt:
-        say(console, "Interrupted.")
-        _show(console, plan, out)
+        say(console, "Interrupted; --resume goes on.")
+        _show(console, measurement, out)
         raise typer.Exit(130) from None
-    _show(console, plan, out)
+    except EngineError:
+        if len(measurement.file.rows):
+            say(console, f"{out} keeps {len(measurement.file.rows)} cycles; --resume goes on from there.")
+        raise
+    _show(console, measurement, out)
 
 
-def _measure(
-    console: Console,
-    plan: PreemptionPlan,
-    engine: str,
-    device: str,
-    out: Path,
-    predictions: Predictions,
-    python: str | None,
-) -> None:
-    with start_engine(engine, device, python=python) as running, progress(console) as report:
-        measure_preemption(
-            plan,
-            running,
-            device=device,
-            keep=_keeper(out / "preemption.parquet"),
-            predictions=predictions,
-            progress=report,
-        )
-
-
-def _keeper(path: Path) -> Callable[[PreemptionRow], None]:
-    rows: list[PreemptionRow] = []
-
-    def keep(row: PreemptionRow) -> None:
-        rows.append(row)
-        write_rows(rows, path)
-
-    return keep
-
-
-def _show(console: Console, plan: PreemptionPlan, out: Path) -> None:
-    path = out / "preemption.parquet"
-    if not path.exists():
+def _show(console: Console, measurement: Measurement, out: Path) -> None:
+    rows = measurement.file.rows
+    if rows.empty:
         say(console, f"{out}: no cycle was finished")
         return
-    rows = read_rows(path)
-    results = preemption_results(rows)
-    setting = _setting(rows, plan)
-    write_json(
-        out / "results.json",
-        {
-            "setting": setting,
-            "settings": asdict(plan.settings),
-            "hardware": hardware(),
-            "load_average": _spread(rows["load_average"]),
-            **results,
-        },
-    )
-    write_preemption_page(rows, results, out / "preemption.html", setting=setting)
-    for table in preemption_tables(results):
+    shown = write_preemption_report(rows, measurement.plan, out)
+    for table in shown.tables:
         console.print(table.to_rich())
-    for line in findings(results):
+    for line in shown.lines:
         say(console, line)
-    say(console, setting)
     say(console, f"{out}: {len(rows)} cycles in preemption.parquet, preemption.html and results.json")
 
 
-def _setting(rows: pd.DataFrame, plan: PreemptionPlan) -> str:
-    first, s, load = rows.iloc[0], plan.settings, _spread(rows["load_average"])
-    return (
-        f"{first['engine']} {first['engine_version']} on {first['device']}, {s.page_cache} page cache, "
-        f"{len(rows)} cycles: job A of {s.job_tokens} tokens cut at {len(s.cuts)} points from {min(s.cuts)} "
-        f"to {max(s.cuts)}, job B of {s.other_tokens} tokens on {plan.other.name}, prompts of "
-        f"{s.prompt_tokens}. System load over one minute: {load['min']:.1f} to {load['max']:.1f} on "
-        f"{hardware()['logical_cores']} cores."
-    )
-
-
-def _spread(values: pd.Series[Any]) -> dict[str, float]:
-    return {"min": float(values.min()), "median": float(values.median()), "max": float(values.max())}
-
-
-def _cuts(text: str, job_tokens: int) -> tuple[int, ...]:
+def _cut_list(text: str, job_tokens: int) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words or not all(word.isdigit() for word in words):
         raise InputError("--cuts", "be a count of points, like 9, or points, like 10,50,90", text)
@@ -214,12 +172,12 @@ def _checkpoint(engine: str, path: str, field: str) -> Checkpoint:
     return checkpoint
 
 
-def _predict(path: Path | None, plan: PreemptionPlan, engine: str, device: str) -> Predictions:
+def _predict(path: Path | None, plan: PreemptionPlan, engine: str, device: str) -> list[Prediction]:
     """Predicts A's own part of each cycle, with the model's facts, so that it need not have been profiled."""
     if path is None:
-        return {}
+        return []
     performance = PerformanceModel.load(path)
-    predictions = {}
+    predictions = []
     for checkpoint in plan.models:
         facts = model_facts(checkpoint)
         for cut in plan.settings.cuts:
@@ -234,7 +192,7 @@ def _predict(path: Path | None, plan: PreemptionPlan, engine: str, device: str) 
                 max_context_tokens=plan.context_tokens,
                 **{name: facts[name] for name in FACT_COLUMNS},
             )
-            predictions[checkpoint.name, cut] = Prediction(
-                cost.total_s, cost.low_s, cost.high_s, cost.out_of_range
+            predictions.append(
+                Prediction(checkpoint.name, cut, cost.total_s, cost.low_s, cost.high_s, cost.out_of_range)
             )
     return predictions

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from shunter.envs.observation import FEATURES_VERSION
 from shunter.envs.state import EVICT, LOAD, RUN, WAIT, State
 from shunter.envs.world import World
-from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.profiling.versioned_parquet import FileKind, read_versioned_parquet, stamped
 
 __all__ = ["EVENT_COLUMNS", "EVENT_LOG_VERSION", "EventLog", "read_event_log", "write_event_logs"]
 
 EVENT_LOG_VERSION = 1
+_KIND = FileKind("event log", "the event log schema", "event_log_version", EVENT_LOG_VERSION)
 
 KINDS = {WAIT: "wait", RUN: "run", LOAD: "load", EVICT: "evict"}
 
@@ -122,8 +123,7 @@ class EventLog:
 
     def table(self) -> pa.Table:
         """All rows so far, typed."""
-        schema = pa.schema(list(EVENT_COLUMNS.items()), {"event_log_version": str(EVENT_LOG_VERSION)})
-        return pa.Table.from_pylist(self.rows, schema)
+        return stamped(pa.Table.from_pylist(self.rows, pa.schema(list(EVENT_COLUMNS.items()))), _KIND)
 
 
 def write_event_logs(logs: list[EventLog], path: str | os.PathLike[str]) -> None:
@@ -139,17 +139,7 @@ def read_event_log(path: str | os.PathLike[str]) -> pd.DataFrame:
 
     Raises:
         InputError: There is no such file.
-        BrokenFileError: It is truncated or no Parquet file.
+        BrokenFileError: It is truncated or no event log.
         VersionError: It was written in another version of the schema.
     """
-    if not Path(path).is_file():
-        raise InputError("event log", "be an existing file", str(path))
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise BrokenFileError(path, str(error)) from None
-    version = (table.schema.metadata or {}).get(b"event_log_version", b"none").decode()
-    if version != str(EVENT_LOG_VERSION):
-        raise VersionError(path, "event_log_version", version, EVENT_LOG_VERSION)
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
+    return read_versioned_parquet(path, _KIND)[0]

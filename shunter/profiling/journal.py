@@ -18,11 +18,12 @@ from typing import Any
 
 from shunter.errors import BrokenFileError, InputError, ShunterError, VersionError
 from shunter.profiling.dataset import append_rows, remove_leftovers, unwritable
-from shunter.profiling.schema import COLUMNS, SCHEMA_VERSION
+from shunter.profiling.schema import COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION
 
 __all__ = ["Journal", "journal_path"]
 
 _COLUMNS = {column.name for column in COLUMNS}
+_LATE = {c.name: False if c.dtype == "bool" else None for c in COLUMNS if c.since > 1}
 
 
 def journal_path(dataset: str | os.PathLike[str]) -> Path:
@@ -134,14 +135,17 @@ class Journal:
         header = records[0].get("header")
         if not isinstance(header, dict):
             raise BrokenFileError(self.path, "line 1 is no journal header")
-        if header.get("schema_version") != SCHEMA_VERSION:
+        if header.get("schema_version") not in READABLE_VERSIONS:
             raise VersionError(self.path, "the dataset schema", header.get("schema_version"), SCHEMA_VERSION)
-        for number, record in enumerate(records[1:], 2):
-            if set(record) != _COLUMNS:
-                raise BrokenFileError(
-                    self.path, f"line {number} is no row of schema version {SCHEMA_VERSION}"
-                )
-        return records[1:]
+        return [self._row(number, record) for number, record in enumerate(records[1:], 2)]
+
+    def _row(self, number: int, record: dict[str, Any]) -> dict[str, Any]:
+        """A row of this schema version, also in a journal that an older shunter began."""
+        version = record.get("schema_version")
+        row = {**_LATE, **record, "schema_version": SCHEMA_VERSION} if version == 1 else record
+        if set(row) != _COLUMNS:
+            raise BrokenFileError(self.path, f"line {number} is no row of schema version {SCHEMA_VERSION}")
+        return row
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         try:

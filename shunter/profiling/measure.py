@@ -13,22 +13,36 @@ from typing import Any
 
 import numpy as np
 
+from shunter.errors import ShunterError
+from shunter.profiling.conditions import Sensors
 from shunter.profiling.engines.base import DecodeResult, Engine, LoadResult, MemoryReport, Timed
 from shunter.profiling.fingerprint import digest, hardware, hardware_id, versions
+from shunter.profiling.metered import MeteredEngine
 from shunter.profiling.plan import CUT_STEPS, WARM_UP_TOKENS, Group, SweepPlan, Unit, model_facts
 from shunter.profiling.schema import SCHEMA_VERSION
 
 __all__ = ["GroupRun", "sweep_facts"]
 
-_CELL = {"page_cache": "warm", "batch": 1, "prompt_tokens": 0, "decode_tokens": 0, "tokens": 0}
-_RESULT = {
+_CELL: dict[str, Any] = {
+    "page_cache": "warm",
+    "batch": 1,
+    "prompt_tokens": 0,
+    "decode_tokens": 0,
+    "tokens": 0,
+}
+_RESULT: dict[str, Any] = {
     "context_tokens": 0.0,
     "step_p50_s": None,
     "steps": 0,
     "tokens_per_s": None,
     "kv_bytes": None,
     "includes_process_start": False,
+    "is_outlier": False,
 }
+
+_SWAP_BYTES = 2**20
+_STALL_SHARE = 0.01
+_STALL_S = 0.01
 
 
 def sweep_facts(plan: SweepPlan, engine: Engine, session_id: str) -> dict[str, Any]:
@@ -53,12 +67,15 @@ def sweep_facts(plan: SweepPlan, engine: Engine, session_id: str) -> dict[str, A
 class GroupRun:
     """One resident that serves a group's units.
 
+    A unit during which the system swapped more than 1 MiB, or stalled for memory for more than 1 % of the
+    time, is not kept but measured once more, unless the settings allow it.
+
     Args:
         engine: Holds no model of this group yet.
         plan: The sweep.
         group: What to measure.
         facts: From ``sweep_facts``.
-        record: Called with each finished row.
+        record: Called with each row of a finished unit.
     """
 
     def __init__(
@@ -69,10 +86,13 @@ class GroupRun:
         facts: dict[str, Any],
         record: Callable[[dict[str, Any]], None],
     ) -> None:
-        self._engine = engine
+        if not isinstance(engine, MeteredEngine):
+            engine = MeteredEngine(engine, Sensors(plan.device))
+        self._engine: MeteredEngine = engine
         self._plan = plan
         self._group = group
         self._record = record
+        self._rows: list[dict[str, Any]] = []
         self._kv_save = engine.capabilities().kv_save
         self._model = group.checkpoint.name
         self._names = (f"request-{i}" for i in itertools.count())
@@ -95,12 +115,42 @@ class GroupRun:
         yield self
         self.unload()
 
-    def measure(self, unit: Unit) -> None:
-        """Measures one unit of either kind."""
+    def measure(self, unit: Unit) -> list[dict[str, Any]]:
+        """Measures one unit of either kind.
+
+        Returns:
+            Its rows, which were recorded.
+
+        Raises:
+            ShunterError: Memory was short both times that it was measured; nothing of it is recorded.
+        """
+        conditions = self._measure_once(unit)
+        if conditions["is_short_of_memory"]:
+            conditions = self._measure_once(unit)
+        if conditions.pop("is_short_of_memory"):
+            moved, stalled = conditions["swapped_bytes"] / 1e6, conditions["memory_stall_s"]
+            raise ShunterError(
+                f"memory is short: while {self._model} at {self._group.gpu_layers} layers was measured, "
+                f"twice, {moved:.0f} MB were swapped and everything waited {stalled:.2f} s for memory; that "
+                "is not kept: make room, or keep such measurements too with --allow-overcommit"
+            )
+        rows = [{**row, **conditions} for row in self._rows]
+        for row in rows:
+            self._record(row)
+        return rows
+
+    def _measure_once(self, unit: Unit) -> dict[str, Any]:
+        self._rows = []
+        start = self._engine.sensors.sample()
         if unit.kind == "run":
             self._run(unit)
         else:
             self._swap(unit)
+        end = self._engine.sensors.sample()
+        conditions = self._engine.sensors.conditions(start, end)
+        worst_stall_s = max(_STALL_S, _STALL_SHARE * (end.at_s - start.at_s))
+        is_short = conditions["swapped_bytes"] > _SWAP_BYTES or conditions["memory_stall_s"] > worst_stall_s
+        return {**conditions, "is_short_of_memory": is_short and not self._plan.settings.allow_overcommit}
 
     def unload(self) -> None:
         """Frees the model if it is resident, unrecorded."""
@@ -207,11 +257,13 @@ class GroupRun:
         memory: MemoryReport | None = None,
         **values: Any,
     ) -> None:
+        readings = self._engine.readings
         memory = memory or self._engine.memory()
         row = {
             **self._facts,
             **_CELL,
             **_RESULT,
+            **readings,
             "operation": operation,
             "max_batch": self._max_batch,
             "repeat": unit.repeat,
@@ -230,4 +282,4 @@ class GroupRun:
         # The load's limits matter to loads and unloads only; elsewhere they would split one cell in two.
         limits = ("max_batch", "max_context_tokens") if operation in ("load", "unload") else ()
         row["cell_id"] = digest([row[name] for name in (*asked, *_CELL, "context_tokens", *limits)])
-        self._record(row)
+        self._rows.append(row)

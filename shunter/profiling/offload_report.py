@@ -29,9 +29,10 @@ def offload_curves(rows: pd.DataFrame, *, batch: int = 1) -> pd.DataFrame:
 
     Returns:
         One row per curve (engine, device, model, quantization, batch, prompt and decode tokens) and level:
-        ``offload_ratio``, ``gpu_layers``, ``total_layers``, ``context_tokens``, ``repeats``, then median,
-        q25, q75, min and max of ``tokens_per_s`` (all requests together), and the same divided by the
-        curve's median with all layers on the device (``relative_median``, …; NaN where there is none).
+        ``offload_ratio``, ``gpu_layers``, ``total_layers``, ``weight_bytes``, ``context_tokens``,
+        ``repeats``, then median, q25, q75, min and max of ``tokens_per_s`` (all requests together), and the
+        same divided by the curve's median with all layers on the device (``relative_median``, …; NaN where
+        there is none). Models by size.
 
     Raises:
         InputError: No decode rows, or none with that batch.
@@ -47,6 +48,7 @@ def offload_curves(rows: pd.DataFrame, *, batch: int = 1) -> pd.DataFrame:
     curves = (
         decode.groupby([*_CURVE, *level], sort=False)
         .agg(
+            weight_bytes=("weight_bytes", "first"),
             context_tokens=("context_tokens", "mean"),
             repeats=("tokens_per_s", "size"),
             median=("tokens_per_s", "median"),
@@ -61,7 +63,9 @@ def offload_curves(rows: pd.DataFrame, *, batch: int = 1) -> pd.DataFrame:
     base = curves[_CURVE].merge(whole.rename("whole").reset_index(), how="left", on=_CURVE)["whole"]
     for name in ("median", "q25", "q75", "min", "max"):
         curves[f"relative_{name}"] = curves[name] / base.to_numpy()
-    return curves.sort_values([*_CURVE, "offload_ratio"]).reset_index(drop=True)
+    return curves.sort_values([*_CURVE[:2], "weight_bytes", *_CURVE[2:], "offload_ratio"]).reset_index(
+        drop=True
+    )
 
 
 def offload_findings(curves: pd.DataFrame) -> list[str]:

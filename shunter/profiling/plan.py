@@ -42,6 +42,12 @@ class SweepSettings:
         repeats: How often each is measured; each repeat is one pass over all models and levels.
         context_tokens: The load's limit per request; None: what the grid needs.
         seed: Of order and token ids.
+        precision: Further passes measure what is still wider: the 95 % interval of the median, relative to
+            the median; None: no further passes.
+        max_repeats: Most passes over a unit, with the further ones.
+        budget_s: The sweep picks from the grid what tells most in this time; None: all of the grid.
+        allow_overcommit: Load models that are predicted not to fit, and keep what was measured while the
+            system swapped.
     """
 
     gpu_layers: tuple[str, ...] = ("all",)
@@ -53,6 +59,10 @@ class SweepSettings:
     repeats: int = 3
     context_tokens: int | None = None
     seed: int = 0
+    precision: float | None = None
+    max_repeats: int = 6
+    budget_s: float | None = None
+    allow_overcommit: bool = False
 
 
 @dataclass(frozen=True)

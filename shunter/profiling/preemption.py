@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 import statistics
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,10 +23,10 @@ from shunter.errors import InputError
 from shunter.profiling.engines.base import Engine
 from shunter.profiling.fingerprint import hardware_id
 from shunter.profiling.preemption_cycle import Cycle, Job, JobRunner
-from shunter.profiling.preemption_plan import PreemptionPlan
+from shunter.profiling.preemption_folder import Measurement
 from shunter.profiling.preemption_rows import PreemptionRow
 
-__all__ = ["MEMORY_SLACK", "Prediction", "measure_preemption"]
+__all__ = ["MEMORY_SLACK", "measure_preemption"]
 
 MEMORY_SLACK = 0.1
 """Share of A's footprint that may still be in use after an unload, beside saved KV and 16 MB."""
@@ -35,98 +34,86 @@ MEMORY_SLACK = 0.1
 _SLACK_BYTES = 16_000_000
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the preempted model's own part of a cycle was predicted to take, before it was measured."""
-
-    own_s: float
-    low_s: float
-    high_s: float
-    out_of_range: bool
-
-
 def measure_preemption(
-    plan: PreemptionPlan,
+    measurement: Measurement,
     engine: Engine,
     *,
-    device: str,
-    keep: Callable[[PreemptionRow], None],
-    predictions: Mapping[tuple[str, int], Prediction] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> None:
-    """Runs the plan.
+    """Measures what the measurement's file lacks; each row is in it as soon as its cycle is over.
 
     Args:
-        plan: From ``make_preemption_plan``.
+        measurement: From ``open_measurement``.
         engine: A started engine without residents.
-        device: As the user wrote it.
-        keep: Called with each row as soon as its cycle is over.
-        predictions: By model name and cut.
         progress: Called before each run with what it is, how many are done and how many there are.
 
     Raises:
-        InputError: The engine cannot split models and a level asks for it.
+        InputError: The engine cannot split models and a level asks for it, or the rows there are of another
+            machine or version of the engine.
         EngineError: The engine failed.
     """
-    can = engine.capabilities()
+    can, plan = engine.capabilities(), measurement.plan
     for model in (*plan.models, plan.other):
         if not can.partial_offload and plan.level(model) != model.spec.total_layers:
             rule = f"be all: {can.engine} on {can.device} cannot split a model"
             raise InputError("--gpu-layers", rule, plan.settings.gpu_layers)
-    _Measurement(plan, engine, device, keep, predictions or {}, progress).run()
+    here = {"hardware_id": hardware_id(), "engine_version": can.engine_version}
+    for name, value in here.items():
+        for earlier in measurement.file.rows[name].unique():
+            if earlier != value:
+                raise InputError("--resume", f"go on where it began: {name} was {earlier}", value)
+    _Run(measurement, engine, progress).run()
 
 
-class _Measurement:
+class _Run:
     def __init__(
         self,
-        plan: PreemptionPlan,
+        measurement: Measurement,
         engine: Engine,
-        device: str,
-        keep: Callable[[PreemptionRow], None],
-        predictions: Mapping[tuple[str, int], Prediction],
         progress: Callable[[str, int, int], None] | None,
     ) -> None:
-        self._plan, self._keep, self._progress = plan, keep, progress
-        self._predictions = predictions
-        self._can = engine.capabilities()
+        self._plan, self._file, self._progress = measurement.plan, measurement.file, progress
+        self._predictions = {(p.model, p.cut_tokens): p for p in measurement.predictions}
+        plan, can, rows = self._plan, engine.capabilities(), measurement.file.rows
         self._runner = JobRunner(
             engine, context_tokens=plan.context_tokens, is_cold=plan.settings.page_cache == "cold"
         )
         self._facts: dict[str, Any] = {
             "session_id": uuid.uuid4().hex[:12],
-            "engine": self._can.engine,
-            "engine_version": self._can.engine_version,
-            "device": device,
+            "engine": can.engine,
+            "engine_version": can.engine_version,
+            "device": measurement.device,
             "hardware_id": hardware_id(),
         }
         rng = np.random.default_rng(plan.settings.seed)
         self._prompts = {
-            model.name: rng.integers(0, model.spec.vocab_size, plan.settings.prompt_tokens).tolist()
-            for model in {m.name: m for m in (*plan.models, plan.other)}.values()
+            name: rng.integers(0, vocab_size, plan.settings.prompt_tokens).tolist()
+            for name, vocab_size in {m.name: m.spec.vocab_size for m in (*plan.models, plan.other)}.items()
         }
+        self._todo = plan.todo(
+            set(rows[["repeat", "model", "cut_tokens"]].itertuples(index=False, name=None))
+        )
+        self._first_order = int(rows["order"].max()) + 1 if len(rows) else 0
         self._tokens: dict[str, list[int]] = {}
         self._baselines_s: dict[str, list[float]] = {}
-        self._done = 0
+        self._done = self._runs = 0
 
     def run(self) -> None:
+        models = {model.name: model for _, model, _ in self._todo}
+        self._runs = len(models) + len(self._todo)
         # The first run of a model also pays for what the engine prepares: its time is not used.
-        for model in self._plan.models:
+        for model in models.values():
             self._report(model.name, None)
             self._tokens[model.name], _ = self._runner.uninterrupted(self._job(model))
-        for repeat, model, cut in self._first_baselines_first():
+        for repeat, model, cut in self._todo:
             self._report(model.name, cut)
             if cut is None:
                 _, seconds = self._runner.uninterrupted(self._job(model))
                 self._baselines_s.setdefault(model.name, []).append(seconds)
             else:
                 other = self._job(self._plan.other, is_other=True)
-                self._keep(self._row(repeat, model, self._runner.preempted(self._job(model), cut, other)))
-
-    def _first_baselines_first(self) -> list[tuple[int, Checkpoint, int | None]]:
-        """The random order, except that each model's first uninterrupted run comes before its cycles."""
-        order = self._plan.order()
-        first = [item for item in order if item[0] == 0 and item[2] is None]
-        return first + [item for item in order if item not in first]
+                cycle, tokens = self._runner.preempted(self._job(model), cut, other)
+                self._file.append(self._row(repeat, model, cycle, tokens))
 
     def _job(self, model: Checkpoint, *, is_other: bool = False) -> Job:
         s = self._plan.settings
@@ -136,10 +123,10 @@ class _Measurement:
     def _report(self, model: str, cut: int | None) -> None:
         if self._progress is not None:
             text = f"{model}, uninterrupted" if cut is None else f"{model}, cut at {cut} tokens"
-            self._progress(text, self._done, self._plan.runs)
+            self._progress(text, self._done, self._runs)
         self._done += 1
 
-    def _row(self, repeat: int, model: Checkpoint, cycle: Cycle) -> PreemptionRow:
+    def _row(self, repeat: int, model: Checkpoint, cycle: Cycle, tokens: list[int]) -> PreemptionRow:
         s, other = self._plan.settings, self._plan.other
         predicted = self._predictions.get((model.name, cycle.cut_tokens))
         footprint = cycle.device_bytes_loaded - cycle.device_bytes_idle
@@ -147,8 +134,8 @@ class _Measurement:
         after = (cycle.device_bytes_after_unload_a, cycle.device_bytes_after_unload_b)
         return PreemptionRow(
             **self._facts,
-            **cycle.row_values(),
-            order=self._done - 1,
+            **vars(cycle),
+            order=self._first_order + self._done - 1,
             repeat=repeat,
             measured_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             load_average=os.getloadavg()[0],
@@ -163,7 +150,7 @@ class _Measurement:
             job_tokens=s.job_tokens,
             other_tokens=s.other_tokens,
             baseline_s=statistics.median(self._baselines_s[model.name]),
-            tokens_equal=cycle.tokens == self._tokens[model.name],
+            tokens_equal=tokens == self._tokens[model.name],
             memory_back=max(after) <= limit,
             predicted_s=predicted.own_s if predicted else None,
             predicted_low_s=predicted.low_s if predicted else None,

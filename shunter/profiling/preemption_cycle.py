@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -33,12 +32,32 @@ class Job:
     tokens: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cycle:
-    """One preemption as measured; fields as in ``PreemptionRow``.
+    """One preemption as measured. Times in seconds, memory in bytes.
 
     Attributes:
-        tokens: What A generated.
+        cut_tokens: Tokens that A had generated when it was cut.
+        kv_tokens: Tokens in A's KV cache then.
+        kv_mode: ``save``, or ``recompute`` where the engine cannot save: kv_restore_s is then a prefill.
+        kv_bytes: Bytes of KV saved; 0 for recompute.
+        kv_save_s: Copying A's KV to host memory.
+        unload_a_s: Freeing A.
+        load_b_s: Loading B.
+        unload_b_s: Freeing B.
+        load_a_s: Loading A again.
+        kv_restore_s: Bringing A's KV back.
+        other_s: The rest of the overhead: between the engine's calls, memory checks included.
+        overhead_s: The cycle less A's and B's computation; the sum of the seven parts.
+        own_s: The four parts that A itself costs.
+        compute_a_s: A's prefill and decoding.
+        compute_b_s: B's prefill and decoding.
+        resume_step_s: A's first step after it was resumed.
+        step_p50_s: A's median step after that.
+        device_bytes_idle: Device memory with nothing resident.
+        device_bytes_loaded: With A resident.
+        device_bytes_after_unload_a: After A was unloaded (its saved KV may be in the same memory).
+        device_bytes_after_unload_b: After B was unloaded.
     """
 
     cut_tokens: int
@@ -62,11 +81,6 @@ class Cycle:
     device_bytes_loaded: int
     device_bytes_after_unload_a: int
     device_bytes_after_unload_b: int
-    tokens: list[int]
-
-    def row_values(self) -> dict[str, Any]:
-        """The fields that a row takes over."""
-        return {name: value for name, value in vars(self).items() if name != "tokens"}
 
 
 @dataclass(frozen=True)
@@ -103,13 +117,16 @@ class JobRunner:
         done = self._whole(job, request="a")
         return done.tokens, _total_s(done.compute)
 
-    def preempted(self, job: Job, cut_tokens: int, other: Job) -> Cycle:
+    def preempted(self, job: Job, cut_tokens: int, other: Job) -> tuple[Cycle, list[int]]:
         """Runs a job that is cut after some generated tokens to run the other one's whole job.
 
         Args:
             job: A.
             cut_tokens: From 2 to two below A's tokens.
             other: B.
+
+        Returns:
+            The cycle, and what A generated.
         """
         engine, a = self._engine, job.model.name
         idle = engine.memory().device_bytes
@@ -129,7 +146,7 @@ class JobRunner:
         rest = engine.decode(a, {"a": left}, max_steps=left)
         engine.drop_kv(a, "a")
         engine.unload(a)
-        return Cycle(
+        cycle = Cycle(
             cut_tokens=cut_tokens,
             kv_tokens=len(job.prompt) + cut_tokens - 1,
             kv_mode="save" if saved else "recompute",
@@ -141,8 +158,8 @@ class JobRunner:
             device_bytes_loaded=loaded,
             device_bytes_after_unload_a=after_a,
             device_bytes_after_unload_b=b.device_bytes_after,
-            tokens=[*tokens, *recomputed, *rest.tokens["a"]],
         )
+        return cycle, [*tokens, *recomputed, *rest.tokens["a"]]
 
     def _seconds(
         self,

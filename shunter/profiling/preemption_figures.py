@@ -58,7 +58,10 @@ def overhead_bars(rows: pd.DataFrame) -> go.Figure:
             )
         _add_markers(figure, cells, place)
     figure.update_xaxes(title_text="tokens generated when cut", type="category")
-    figure.update_yaxes(title_text="seconds", rangemode="tozero", col=1)
+    # Not to the ends of the predicted intervals: a model that knows little would flatten the bars.
+    highest_s = float(rows[["overhead_s", "predicted_s"]].max().max())
+    figure.update_yaxes(range=[0, 1.1 * highest_s])
+    figure.update_yaxes(title_text="seconds", col=1)
     return figure.update_layout(
         title="Overhead of a preemption by part: mean over repeats",
         barmode="stack",
@@ -128,8 +131,8 @@ def weights_figure(results: dict[str, Any]) -> go.Figure:
         )
     return figure.update_layout(
         title="Overhead against the size of the preempted model, beside the paper's six cells",
-        xaxis={"title": "weights, GB", "type": "log"},
-        yaxis={"title": "seconds", "type": "log"},
+        xaxis={"title": "weights, GB", "type": "log", "dtick": "D2"},
+        yaxis={"title": "seconds", "type": "log", "dtick": "D2"},
         template="plotly_white",
         height=420,
     )

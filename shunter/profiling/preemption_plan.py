@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,12 +59,6 @@ class PreemptionPlan:
         """Every load's limit per request."""
         return self.settings.context_tokens or self.settings.longest_tokens
 
-    @property
-    def runs(self) -> int:
-        """Uninterrupted runs and cycles in all."""
-        s = self.settings
-        return len(self.models) * (1 + s.repeats * (1 + len(s.cuts)))
-
     def level(self, checkpoint: Checkpoint) -> int:
         """Layers of a model on the device."""
         return parse_level(self.settings.gpu_layers, checkpoint.spec.total_layers)
@@ -82,6 +76,26 @@ class PreemptionPlan:
             for repeat in range(self.settings.repeats)
             for index in rng.permutation(len(cells))
         ]
+
+    def todo(
+        self, measured: Collection[tuple[int, str, int]] = ()
+    ) -> list[tuple[int, Checkpoint, int | None]]:
+        """What is left of ``order``, each model's first uninterrupted run before its cycles.
+
+        Args:
+            measured: (repeat, model name, cut) of the cycles that are there already. Uninterrupted runs are
+                left out where all cycles of their model and repeat are.
+        """
+        left = [
+            (repeat, model, cut)
+            for repeat, model, cut in self.order()
+            if not {(repeat, model.name, c) for c in ([cut] if cut else self.settings.cuts)} <= set(measured)
+        ]
+        first: dict[str, tuple[int, Checkpoint, int | None]] = {}
+        for run in left:
+            if run[2] is None:
+                first.setdefault(run[1].name, run)
+        return [*first.values(), *(run for run in left if run not in first.values())]
 
 
 def cut_points(count: int, job_tokens: int) -> tuple[int, ...]:

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from shunter.profiling.preemption_rows import PARTS, paper_figures
+from shunter.profiling.preemption_rows import PARTS
 
-__all__ = ["line_over_models", "paper_cells", "slope_per_1000_tokens", "summarise"]
+__all__ = ["line_over_models", "slope_per_1000_tokens", "summarise"]
 
 SWAP_PARTS = ["unload_a_s", "load_b_s", "unload_b_s", "load_a_s"]
 LOAD_PARTS = ["load_b_s", "load_a_s"]
@@ -69,37 +69,6 @@ def line_over_models(summary: dict[str, dict[str, Any]]) -> dict[str, float] | N
     return {"intercept_s": float(line.intercept), "bytes_per_s": float(1 / line.slope)}
 
 
-def paper_cells() -> list[dict[str, Any]]:
-    """The paper's six cells (its Table II) and the KV transfers (Table III), as summarised.
-
-    Returns:
-        One dictionary a model and GPU; shares as fractions, times in seconds, weights in bytes.
-    """
-    figures = paper_figures()
-    table = figures[figures["table"] == "Table II"]
-    moved = figures[figures["table"] == "Table III"]
-    transfers = {str(model): rows.set_index("metric") for model, rows in moved.groupby("model")}
-    cells = []
-    for (gpu, model), group in table.groupby(["gpu", "model"], sort=False):
-        values, kv = group.set_index("metric")["value"], transfers[str(model)]
-        cells.append(
-            {
-                "model": str(model),
-                "gpu": str(gpu),
-                "weight_bytes": float(group["weight_gb"].iloc[0]) * 1e9,
-                "overhead_s": float(values["overhead"]),
-                "swap_share": float(values["model_swap_share"]) / 100,
-                "kv_share": float(values["kv_transfer_share"]) / 100,
-                "overhead_of_baseline": float(values["overhead_of_baseline"]) / 100,
-                "kv_bytes": float(kv["kv_mb"]["kv_save"]) * 1e6,
-                "kv_save_s": float(kv["value"]["kv_save"]) / 1e3,
-                "kv_restore_s": float(kv["value"]["kv_restore"]) / 1e3,
-                "provenance": str(group["provenance"].iloc[0]),
-            }
-        )
-    return cells
-
-
 def _summary(rows: pd.DataFrame) -> dict[str, Any]:
     overhead_s = rows["overhead_s"]
     mean_s = float(overhead_s.mean())
@@ -131,6 +100,7 @@ def _summary(rows: pd.DataFrame) -> dict[str, Any]:
         "change_over_cuts": (
             {end: slope[end] * span / mean_s for end in ("slope", "low", "high")} if slope else None
         ),
+        "load_bytes_per_s": float((rows["weight_bytes"] / rows["load_a_s"]).median()),
         "resume_extra_s": float((rows["resume_step_s"] - rows["step_p50_s"]).median()),
         "longest_cut": _longest_cut(rows),
         "prediction": _prediction(rows),

@@ -3,6 +3,17 @@
 One row is one measured operation of one repeat. Memory is what the engine's process and device held after
 the operation; the ``*_before`` columns hold it just before the model was loaded, with nothing resident, so
 that the difference is the footprint of this one resident.
+
+Conditions (background load, clocks, temperature, swapping) are those of the unit of work that the operation
+was part of; energy is that of the whole operation, for a decode all its steps. What a machine does not report
+is missing. Nothing is left out for a bad condition: ``is_outlier`` flags rows, and whoever reads the dataset
+decides.
+* Summaries: take a cell's median over all of its rows; it needs no exclusion.
+* Fits by squared errors: leave flagged rows out, or weigh them down, and say how many they were.
+* Tails (what a user waits at worst): keep them, they are real.
+
+Datasets of schema version 1, which lack the conditions and the flag, are read with missing values in their
+place (``upgraded``).
 """
 
 from __future__ import annotations
@@ -16,9 +27,20 @@ import pandas as pd
 
 from shunter.errors import InputError
 
-__all__ = ["COLUMNS", "OPERATIONS", "SCHEMA_VERSION", "Column", "empty_frame", "frame_of", "validate"]
+__all__ = [
+    "COLUMNS",
+    "OPERATIONS",
+    "READABLE_VERSIONS",
+    "SCHEMA_VERSION",
+    "Column",
+    "empty_frame",
+    "frame_of",
+    "upgraded",
+    "validate",
+]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, SCHEMA_VERSION)
 OPERATIONS = ("load", "unload", "prefill", "decode", "kv_save", "kv_restore")
 
 
@@ -34,6 +56,7 @@ class Column:
         nullable: Whether NaN is allowed.
         minimum: Smallest allowed value.
         choices: The allowed values, where they are few.
+        since: Schema version that brought it.
     """
 
     name: str
@@ -43,6 +66,11 @@ class Column:
     nullable: bool = False
     minimum: float | None = None
     choices: tuple[str, ...] = ()
+    since: int = 1
+
+
+def _condition(name: str, unit: str, meaning: str) -> Column:
+    return Column(name, "float64", unit, meaning, nullable=True, minimum=0, since=2)
 
 
 COLUMNS = (
@@ -96,6 +124,16 @@ COLUMNS = (
     Column("host_bytes_before", "float64", "bytes", "host memory just before the load", minimum=0),
     Column("device_bytes", "float64", "bytes", "device memory after the operation", minimum=0),
     Column("host_bytes", "float64", "bytes", "host memory after the operation", minimum=0),
+    _condition("background_cores", "cores", "CPU cores busy with others' work while the unit ran"),
+    _condition("cpu_clock_mhz", "MHz", "mean over the CPU's cores, at the end of the unit"),
+    _condition("swapped_bytes", "bytes", "moved from or to swap, by anybody, while the unit ran"),
+    _condition("memory_stall_s", "s", "all tasks waited for memory at once (PSI full) while the unit ran"),
+    _condition("cpu_energy_j", "J", "CPU packages (RAPL) during the operation, other work included"),
+    _condition("device_energy_j", "J", "the GPU (NVML) during the operation, idle power included"),
+    _condition("sm_clock_mhz", "MHz", "the GPU's SM clock just after the operation"),
+    _condition("device_temperature_c", "°C", "the GPU's just after the operation"),
+    _condition("throttle_reasons", "", "NVML's bit mask of why its clock is held back; 0: it is not"),
+    Column("is_outlier", "bool", "", "far from its cell's median; kept, and flagged on every write", since=2),
 )
 
 
@@ -112,6 +150,18 @@ def frame_of(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def empty_frame() -> pd.DataFrame:
     """A dataset without rows."""
     return frame_of([])
+
+
+def upgraded(frame: pd.DataFrame, version: int) -> pd.DataFrame:
+    """A frame of an older schema version in the columns of this one, what it lacks filled in as missing.
+
+    Args:
+        frame: As it was read.
+        version: One of ``READABLE_VERSIONS``.
+    """
+    late = [column for column in COLUMNS if column.since > version and column.name not in frame]
+    fill = {column.name: False if column.dtype == "bool" else float("nan") for column in late}
+    return frame.assign(**fill, schema_version=SCHEMA_VERSION) if version < SCHEMA_VERSION else frame
 
 
 def validate(frame: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from shunter.catalog.checkpoints import read_checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.errors import InputError, UnknownNameError
+from shunter.profiling.conditions import Sensors
 from shunter.profiling.dataset import read_dataset
-from shunter.profiling.engines.base import Capabilities, DeviceMemoryError, Engine
+from shunter.profiling.engines.base import Capabilities, Engine
 from shunter.profiling.engines.registry import ENGINES
 from shunter.profiling.journal import Journal, journal_path
-from shunter.profiling.measure import GroupRun, sweep_facts
-from shunter.profiling.pace import Pace
-from shunter.profiling.plan import Group, SweepPlan, SweepSettings, Unit, make_plan
+from shunter.profiling.measure import sweep_facts
+from shunter.profiling.metered import MeteredEngine
+from shunter.profiling.plan import SweepPlan, SweepSettings, make_plan
+from shunter.profiling.sweep_run import ProgressCallback, SweepProgress, SweepResult, SweepRun
 from shunter.profiling.worker import start_engine
 
 __all__ = [
     "MODES",
+    "ProgressCallback",
     "SweepProgress",
     "SweepResult",
     "check_output",
@@ -33,51 +35,6 @@ __all__ = [
 ]
 
 MODES = ("new", "resume", "append")
-
-
-@dataclass(frozen=True)
-class SweepProgress:
-    """Where a sweep stands.
-
-    Attributes:
-        units_done: Units measured or skipped.
-        units: All units.
-        rows: Rows written by this sweep.
-        eta_s: Seconds to go, from what was measured so far.
-        text: What is being measured.
-    """
-
-    units_done: int
-    units: int
-    rows: int
-    eta_s: float
-    text: str
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """What a finished sweep did.
-
-    Attributes:
-        dataset: Path of the Parquet file.
-        session_id: In the rows that it wrote.
-        rows: Rows written.
-        units_measured: Units measured.
-        units_skipped: Units that were in the dataset already.
-        refused: One line for each group that did not fit the device.
-        duration_s: Seconds it took.
-    """
-
-    dataset: Path
-    session_id: str
-    rows: int
-    units_measured: int
-    units_skipped: int
-    refused: tuple[str, ...]
-    duration_s: float
-
-
-ProgressCallback = Callable[[SweepProgress], None]
 
 
 def plan_models(
@@ -134,10 +91,11 @@ def profile_models(
         InputError: Something asked for is wrong, or the dataset exists in mode ``new``.
         EngineError: The engine failed; rows measured until then are in the dataset.
     """
+    begun_s = time.monotonic()
     check_output(out, mode)
     plan = plan_models(models, engine=engine, device=device, settings=settings or SweepSettings())
     with start_engine(engine, device, python=python) as running:
-        return run_sweep(plan, running, out, mode=mode, progress=progress)
+        return run_sweep(plan, running, out, mode=mode, progress=progress, begun_s=begun_s)
 
 
 def check_output(out: str | os.PathLike[str], mode: str) -> None:
@@ -160,98 +118,42 @@ def run_sweep(
     *,
     mode: str = "new",
     progress: ProgressCallback | None = None,
+    begun_s: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> SweepResult:
     """Measures a plan on a started engine.
 
     Every row is in the journal as soon as it was measured, and in the dataset when this returns or raises,
     Ctrl-C included.
 
+    Args:
+        plan: From ``plan_models``.
+        engine: Holds no model.
+        dataset: The Parquet dataset, or a .csv file.
+        mode: As in ``profile_models``.
+        progress: Called after each unit.
+        begun_s: When the budget's time began, on ``clock``: with the engine's start, say. None: now.
+        clock: Seconds; what a budget is measured with.
+
     Raises:
-        InputError: The engine cannot do what is planned, the dataset is in the way or being written.
+        InputError: The engine cannot do what is planned, no model fits the memory, the dataset is in the way
+            or being written.
         EngineError: The engine failed.
+        ShunterError: Memory was short while something was measured, or the disk is full.
     """
+    begun_s = clock() if begun_s is None else begun_s
     check_output(dataset, mode)
-    _check_capabilities(plan, engine.capabilities())
+    metered = MeteredEngine(engine, Sensors(plan.device))
+    _check_capabilities(plan, metered.capabilities())
     session_id = f"{plan.plan_id}-{uuid.uuid4().hex[:8]}"
-    facts = sweep_facts(plan, engine, session_id)
+    facts = sweep_facts(plan, metered, session_id)
     with Journal(dataset, plan_id=plan.plan_id, session_id=session_id) as journal:
         try:
-            measured = _measured_keys(dataset, journal, facts) if mode == "resume" else set()
-            return _Sweep(plan, engine, facts, journal, measured, progress).run()
+            known = _known_rows(dataset, journal, facts) if mode == "resume" else {}
+            run = SweepRun(plan, metered, facts, journal, known, progress, begun_s=begun_s, clock=clock)
+            return run.run()
         finally:
             journal.merge()
-
-
-class _Sweep:
-    def __init__(
-        self,
-        plan: SweepPlan,
-        engine: Engine,
-        facts: dict[str, Any],
-        journal: Journal,
-        measured: set[str],
-        progress: ProgressCallback | None,
-    ) -> None:
-        self._plan, self._engine, self._facts, self._journal = plan, engine, facts, journal
-        self._kv_save = engine.capabilities().kv_save
-        self._measured = measured
-        self._progress = progress
-        self._pace = Pace(plan)
-        self._rows = self._units_measured = self._units_skipped = 0
-        self._refused: list[str] = []
-
-    def run(self) -> SweepResult:
-        start_s = time.monotonic()
-        for group in self._plan.groups:
-            self._run_group(group)
-        return SweepResult(
-            self._journal.dataset,
-            self._facts["session_id"],
-            self._rows,
-            self._units_measured,
-            self._units_skipped,
-            tuple(self._refused),
-            time.monotonic() - start_s,
-        )
-
-    def _run_group(self, group: Group) -> None:
-        todo = [unit for unit in group.units if not self._is_measured(group, unit)]
-        self._units_skipped += len(group.units) - len(todo)
-        self._pace.opened(group)
-        for unit in set(group.units) - set(todo):
-            self._pace.skipped(group, unit)
-        if not todo:
-            return
-        run = GroupRun(self._engine, self._plan, group, self._facts, self._keep)
-        try:
-            with run.resident() as resident:
-                for unit in todo:
-                    start_s = time.monotonic()
-                    resident.measure(unit)
-                    self._pace.measured(group, unit, time.monotonic() - start_s)
-                    self._units_measured += 1
-                    self._report(group)
-        except DeviceMemoryError as error:
-            run.unload()
-            self._refused.append(f"{group.checkpoint.name} at {group.gpu_layers} layers: {error}")
-
-    def _is_measured(self, group: Group, unit: Unit) -> bool:
-        keys = self._plan.row_keys(group, unit, kv_save=self._kv_save)
-        return all(key in self._measured for key in keys)
-
-    def _keep(self, row: dict[str, Any]) -> None:
-        # A unit that was cut short runs again as a whole, but its finished rows are not measured twice.
-        key = _key(row["row_id"])
-        if key not in self._measured:
-            self._measured.add(key)
-            self._journal.append(row)
-            self._rows += 1
-
-    def _report(self, group: Group) -> None:
-        if self._progress is not None:
-            text = f"{group.checkpoint.name}, {group.gpu_layers} layers on {self._plan.device.name}"
-            done = self._units_measured + self._units_skipped
-            self._progress(SweepProgress(done, self._plan.units, self._rows, self._pace.eta_s(), text))
 
 
 def _check_capabilities(plan: SweepPlan, can: Capabilities) -> None:
@@ -261,13 +163,14 @@ def _check_capabilities(plan: SweepPlan, can: Capabilities) -> None:
             raise InputError("--gpu-layers", rule, group.gpu_layers)
 
 
-def _measured_keys(dataset: str | os.PathLike[str], journal: Journal, facts: dict[str, Any]) -> set[str]:
-    here = ["hardware_id", "engine_version", "row_id"]
-    written = read_dataset(dataset)[here].to_numpy().tolist() if Path(dataset).exists() else []
-    recovered = [[row[name] for name in here] for row in journal.rows]
-    wanted = [facts["hardware_id"], facts["engine_version"]]
-    return {_key(row_id) for *place, row_id in [*written, *recovered] if place == wanted}
-
-
-def _key(row_id: str) -> str:
-    return row_id.partition("/")[2]
+def _known_rows(
+    dataset: str | os.PathLike[str], journal: Journal, facts: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
+    """Rows measured on this hardware with this engine, by what their id says of unit and operation."""
+    written: list[Any] = read_dataset(dataset).to_dict("records") if Path(dataset).exists() else []
+    here = ("hardware_id", "engine_version")
+    return {
+        str(row["row_id"]).partition("/")[2]: row
+        for row in [*written, *journal.rows]
+        if all(row[name] == facts[name] for name in here)
+    }

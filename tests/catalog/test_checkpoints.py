@@ -204,6 +204,60 @@ def test_other_architectures_are_refused_by_name(tmp_path, folder_copy, architec
         assert not isinstance(caught.value, BrokenFileError)
 
 
+@pytest.mark.parametrize("key", ["pooling_type", "attention.causal"])
+def test_embedding_models_are_refused(tmp_path, key):
+    writer = GGUFWriter(tmp_path / "m.gguf", "qwen3")
+    if key == "pooling_type":
+        writer.add_uint32("qwen3.pooling_type", 3)
+    else:
+        writer.add_bool("qwen3.attention.causal", False)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="must be a model that generates text, not one for embeddings"):
+        read_checkpoint(tmp_path / "m.gguf")
+
+
+def test_a_folder_without_an_output_layer_is_refused(folder_copy):
+    config = json.loads((folder_copy / "config.json").read_text()) | {"architectures": ["Qwen3Model"]}
+    (folder_copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"generates text.* Got '.*: Qwen3Model'"):
+        read_checkpoint(folder_copy)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        (((4, 8), 0), ((4, 8), 64), "its tensors a and token_embd.weight overlap"),
+        (((4, 8), 128), ((4, 7), 0), "token_embd.weight has rows of 7 in blocks of 32"),
+    ],
+)
+def test_a_tensor_table_that_lies_is_broken(tmp_path, first, second, why):
+    def tensor(name, shape, offset, kind):
+        dims = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        return struct.pack("<Q", len(name)) + name + dims + struct.pack("<IQ", kind, offset)
+
+    kind = 8 if "blocks" in why else 0  # Q8_0 or F32
+    table = tensor(b"a", *first, 0) + tensor(b"token_embd.weight", *second, kind)
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + table + bytes(4096))
+    with pytest.raises(BrokenFileError, match=why):
+        read_checkpoint(path)
+
+
+def test_an_embedding_of_another_width_is_broken(gguf, tmp_path):
+    data = gguf.read_bytes()
+    key = b"qwen3.embedding_length" if b"qwen3.embedding_length" in data else b"llama.embedding_length"
+    key = key if key in data else b"qwen2.embedding_length"
+    place = data.index(key) + len(key) + 4
+    width = struct.unpack_from("<I", data, place)[0]
+    (tmp_path / "m.gguf").write_bytes(data[:place] + struct.pack("<I", 2 * width) + data[place + 4 :])
+    with pytest.raises(
+        BrokenFileError, match=f"embedding_length {2 * width}, and its token embedding is {width}"
+    ):
+        read_checkpoint(tmp_path / "m.gguf")
+
+
 def test_parts_of_a_split_gguf_are_refused(tmp_path):
     writer = GGUFWriter(tmp_path / "m-00001-of-00002.gguf", "llama")
     writer.add_uint16("split.count", 2)

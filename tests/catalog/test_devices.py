@@ -23,7 +23,10 @@ def test_reads_devices(text, kind, index, threads, memory_bytes):
     assert parse_device(text) == DeviceSpec(text, kind, index, threads, memory_bytes)
 
 
-FORM = "have the form kind[:index][:N-threads][-NNNMB], like loopback:2-threads-600MB"
+FORM = (
+    "have the form kind[:index][:N-threads][-cores-N[+N]][-share-NN][-mmap][-NNNMB], "
+    "like loopback:2-threads-600MB"
+)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +37,21 @@ FORM = "have the form kind[:index][:N-threads][-NNNMB], like loopback:2-threads-
         ("CUDA:0", f"--device must {FORM}. Got 'CUDA:0' instead."),
         ("loopback:2-threads-600", f"--device must {FORM}. Got 'loopback:2-threads-600' instead."),
         ("cpu:1.5-threads", f"--device must {FORM}. Got 'cpu:1.5-threads' instead."),
+        ("cpu:cores-", f"--device must {FORM}. Got 'cpu:cores-' instead."),
+        (
+            "loopback:share-4",
+            "--device must have a share from 5 to 100 percent. Got 'loopback:share-4' instead.",
+        ),
+        (
+            "cpu:share-50",
+            "--device must not name a share: only loopback devices can be slowed down. "
+            "Got 'cpu:share-50' instead.",
+        ),
+        ("cpu-600MB-mmap", f"--device must {FORM}. Got 'cpu-600MB-mmap' instead."),
+        (
+            "vulkan:0-cores-1",
+            "--device must not name cores: a GPU has none to set. Got 'vulkan:0-cores-1' instead.",
+        ),
         ("cpu\n", f"--device must {FORM}. Got 'cpu\\n' instead."),
         ("cpu:0-threads", "--device must have at least one thread and one MB. Got 'cpu:0-threads' instead."),
         ("cuda:0-0MB", "--device must have at least one thread and one MB. Got 'cuda:0-0MB' instead."),
@@ -53,9 +71,45 @@ def test_unknown_kind_names_the_nearest():
     with pytest.raises(UnknownNameError) as caught:
         parse_device("cude:0")
     assert str(caught.value) == (
-        "device: unknown name 'cude'; did you mean cuda or cpu? (known: cpu, cuda, loopback)"
+        "device: unknown name 'cude'; did you mean cuda or cpu? (known: cpu, cuda, loopback, vulkan)"
     )
 
 
 def test_the_name_is_kept_as_written():
     assert parse_device("cuda:00").name == "cuda:00"
+
+
+@pytest.mark.parametrize(
+    ("text", "threads", "cores", "mmap", "memory_bytes"),
+    [
+        ("loopback:1-threads-cores-0", 1, (0,), False, None),
+        ("loopback:2-threads-cores-1+0-600MB", 2, (0, 1), False, 600_000_000),
+        ("cpu:core-3", 1, (3,), False, None),
+        ("cpu:cores-2+3", 2, (2, 3), False, None),
+        ("loopback:1-threads-mmap", 1, (), True, None),
+        ("loopback:3:1-threads-cores-0-mmap-2GB", 1, (0,), True, 2_000_000_000),
+        ("vulkan-mmap", None, (), True, None),
+    ],
+)
+def test_reads_cores_and_mmap(text, threads, cores, mmap, memory_bytes):
+    spec = parse_device(text)
+    assert (spec.threads, spec.cores, spec.mmap, spec.memory_bytes) == (threads, cores, mmap, memory_bytes)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("cuda:1-20GB", "cuda:1"),
+        ("vulkan-mmap-8GB", "vulkan:0-mmap"),
+        ("cpu-2GB", "cpu:1-threads"),
+        ("loopback:1:2-threads-600MB", "loopback:2-threads"),
+        ("loopback:1-threads-cores-1+0+1-600MB", "loopback:1-threads-cores-0+1"),
+        ("loopback:1-threads-cores-0-mmap-600MB", "loopback:1-threads-cores-0-mmap"),
+        ("loopback-share-50-2GB", "loopback:1-threads-share-50"),
+        ("loopback:cores-1-share-100", "loopback:1-threads-cores-1"),
+        ("loopback:1-threads-cores-1-share-25-mmap", "loopback:1-threads-cores-1-share-25-mmap"),
+    ],
+)
+def test_the_hardware_is_the_device_without_its_budget(text, name):
+    assert parse_device(text).hardware_name == name
+    assert parse_device(name).hardware_name == name

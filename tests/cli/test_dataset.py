@@ -65,9 +65,10 @@ def test_show_reference_prints_figures_and_says_whose_they_are(capsys):
 def test_validate_says_what_is_there(measured, capsys):
     out = run(capsys, "validate", "d.parquet")
     cells = measured["cell_id"].nunique()
-    assert f"d.parquet: valid, schema version 1, {4 * ROWS_PER_GROUP} rows, {cells} cells" in out
+    assert f"d.parquet: valid, schema version 2, {4 * ROWS_PER_GROUP} rows, {cells} cells" in out
     assert f"model: a ({2 * ROWS_PER_GROUP}), b ({2 * ROWS_PER_GROUP})" in out
     assert "unfinished" not in out
+    assert "outliers: 0 rows far from their cell's median" in out
     with Journal("d.parquet", plan_id="p", session_id="s"):
         pass
     assert "d.parquet.journal.jsonl holds rows of an unfinished sweep" in run(capsys, "validate", "d.parquet")

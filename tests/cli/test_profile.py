@@ -6,6 +6,7 @@ from shunter.catalog.models import ModelSpec
 from shunter.cli import profile as command
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
 from shunter.profiling.dataset import read_dataset
+from shunter.profiling.engines.base import WorkerDiedError
 from shunter.profiling.engines.fake import FakeEngine
 from shunter.profiling.synthetic import write_checkpoint
 
@@ -114,6 +115,9 @@ def test_an_existing_dataset_is_not_written_over(run, checkpoint, tmp_path):
         (["--page-cache", "icy"], "--page-cache must be warm, cold or both"),
         (["--resume", "--append"], "--append must not be given with --resume"),
         (["--model", "/nowhere.gguf"], "--model must"),
+        (["--budget", "soon"], "--budget must be a time, like 90s, 10m or 1h"),
+        (["--budget", "0m"], "--budget must be a time"),
+        (["--precision", "-1%"], "--precision must be a share above 0, like 10%, or none"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(run, checkpoint, tmp_path, args, message):
@@ -125,6 +129,49 @@ def test_bad_input_is_one_line_and_writes_nothing(run, checkpoint, tmp_path, arg
 def test_no_model_is_an_error(run, tmp_path):
     with pytest.raises(InputError, match="--model must be given once or more"):
         run("--out", tmp_path / "d.parquet", *GRID)
+
+
+def test_a_budget_says_what_is_expected_and_repeats_while_there_is_time(run, checkpoint, tmp_path):
+    out = tmp_path / "d.parquet"
+    wide = [*GRID[:4], "--prompt", "8,16,32,64,128,256", "--decode", "4,8", "--cuts", "8,16"]
+    dry = run("--model", checkpoint, "--out", out, *wide, "--budget", "0.2s", "--dry-run")
+    assert "expected within 0 s" in dry.output
+    assert "cells of the grid" in dry.output
+    result = run("--model", checkpoint, "--out", out, *wide, "--budget", "60s", "--precision", "none")
+    assert result.output.splitlines()[-1].startswith(f"{out}: ")
+    assert set(read_dataset(out)["repeat"]) == set(range(6))  # on a virtual clock there is time for all
+
+
+def test_a_budget_without_a_grid_picks_from_a_richer_one(run, checkpoint, tmp_path):
+    args = ["--model", checkpoint, "--out", tmp_path / "d.parquet", *GRID[:4], "--budget", "1h"]
+    run(*args, "--repeats", "1", "--max-repeats", "1", "--precision", "none")
+    data = read_dataset(tmp_path / "d.parquet")
+    assert set(data.loc[data["operation"] == "decode", "batch"]) == {1, 2, 4, 8}
+    assert set(data["page_cache"]) == {"warm", "cold"}
+
+
+def test_the_end_says_how_well_the_medians_are_known(run, checkpoint, tmp_path):
+    result = run("--model", checkpoint, "--out", tmp_path / "d.parquet", *GRID)
+    cells = read_dataset(tmp_path / "d.parquet")["cell_id"].nunique()
+    assert f"median known within 20% (95 % interval): {cells} of {cells} cells" in result.output
+
+
+def test_a_worker_that_is_gone_is_an_error_that_says_how_to_go_on(checkpoint, tmp_path, monkeypatch):
+    class Vanishing(Virtual):
+        def decode(self, *args, **kwargs):
+            self.calls += 1
+            if self.calls > 12:
+                raise WorkerDiedError("the fake worker was killed by SIGKILL in the call decode")
+            return super().decode(*args, **kwargs)
+
+    out = tmp_path / "d.parquet"
+    app = typer.Typer()
+    app.command()(command.profile)
+    monkeypatch.setattr(command, "start_engine", lambda engine, device, python: Vanishing())
+    result = CliRunner().invoke(app, ["--model", checkpoint, "--out", str(out), *GRID])
+    assert isinstance(result.exception, WorkerDiedError)
+    assert f"Rows measured until then are in {out}; --resume goes on from there." in result.output
+    assert len(read_dataset(out)) > 0
 
 
 @pytest.mark.engine

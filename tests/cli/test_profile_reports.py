@@ -15,6 +15,7 @@ import pytest
 from shunter.cli import profile_preemption as command
 from shunter.cli.main import main
 from shunter.models.performance import PerformanceModel
+from shunter.profiling.engines.base import WorkerDiedError
 from shunter.profiling.engines.fake import FakeEngine
 from shunter.profiling.preemption_rows import read_rows
 from tests.worlds import durations_for, fit_fake
@@ -94,7 +95,13 @@ def test_preemption_writes_rows_a_page_and_results(preemption: Any, tmp_path: Pa
     out = tmp_path / "out"
     code, text, err = preemption("--out", out)
     assert code == 0, err
-    assert {p.name for p in out.iterdir()} == {"preemption.parquet", "preemption.html", "results.json"}
+    assert {p.name for p in out.iterdir()} == {
+        "plan.json",
+        "predictions.json",
+        "preemption.parquet",
+        "preemption.html",
+        "results.json",
+    }
     rows = read_rows(out / "preemption.parquet")
     assert len(rows) == 3 * 2 * 2
     results = json.loads((out / "results.json").read_text())
@@ -105,7 +112,7 @@ def test_preemption_writes_rows_a_page_and_results(preemption: Any, tmp_path: Pa
     assert len(results["paper"]) == 6
     page = (out / "preemption.html").read_text()
     assert "<script src=" not in page
-    for words in ("RTX A6000", "as summarised", "large: ", "unloading and loading weights"):
+    for words in ("RTX A6000", "as summarised", "large: ", "Does reload dominate here too? "):
         assert words in page
     for words in ("Overhead by part", "Does the cut point matter?", "six cells", "12 cycles in"):
         assert words in text
@@ -117,8 +124,14 @@ def test_the_prediction_is_written_before_anything_is_measured(
     out = tmp_path / "out"
     fake_performance.save(tmp_path / "perf")
     monkeypatch.setattr(Virtual, "out", out)
+    monkeypatch.setattr(Virtual, "interrupt_at", 4)
     code, text, err = preemption("--out", out, "--performance", tmp_path / "perf")
+    assert code == 130, err
+    before = (out / "predictions.json").read_bytes()
+    monkeypatch.setattr(Virtual, "interrupt_at", 0)
+    code, text, err = preemption("--out", out, "--resume")
     assert code == 0, err
+    assert (out / "predictions.json").read_bytes() == before
     kept = {
         (p["model"], p["cut_tokens"]): p["own_s"] for p in json.loads((out / "predictions.json").read_text())
     }
@@ -137,12 +150,35 @@ def test_ctrl_c_keeps_every_finished_cycle(
     code, text, _ = preemption("--out", tmp_path / "out")
     assert code == 130
     assert len(read_rows(tmp_path / "out" / "preemption.parquet")) == 5
-    assert "Interrupted." in text
+    assert "Interrupted; --resume goes on." in text
     assert "5 cycles in preemption.parquet" in text
+    monkeypatch.setattr(Virtual, "interrupt_at", 0)
+    code, text, _ = preemption("--out", tmp_path / "out", "--resume")
+    assert code == 0
+    assert "12 cycles in preemption.parquet" in text
     monkeypatch.setattr(Virtual, "interrupt_at", 1)
     code, text, _ = preemption("--out", tmp_path / "none")
     assert code == 130
     assert "no cycle was finished" in text
+
+
+def test_a_dead_engine_is_one_line_and_leaves_the_finished_cycles(
+    preemption: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_kv = Virtual.save_kv
+
+    def dying(self: Virtual, *args: Any) -> Any:
+        if self.saves == 3:
+            raise WorkerDiedError("the worker was killed")
+        return save_kv(self, *args)
+
+    monkeypatch.setattr(Virtual, "save_kv", dying)
+    code, text, err = preemption("--out", tmp_path / "out")
+    assert code == 1
+    assert "the worker was killed" in err
+    assert err.count("\n") == 1
+    assert "keeps 3 cycles; --resume goes on from there" in text
+    assert len(read_rows(tmp_path / "out" / "preemption.parquet")) == 3
 
 
 def test_a_file_in_the_place_of_the_folder(preemption: Any, tmp_path: Path) -> None:

@@ -47,12 +47,15 @@ def test_choices_were_legal(run: Run) -> None:
 
 def test_files_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "e.parquet"
-    with pytest.raises(InputError, match="be an existing file"):
+    with pytest.raises(InputError, match="be an existing Parquet file"):
         read_event_log(path)
     write_event_logs([run.log], path)
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(BrokenFileError):
         read_event_log(path)
     pq.write_table(pa.table({"a": [1]}), path)
-    with pytest.raises(VersionError, match="event_log_version must be version 1"):
+    with pytest.raises(BrokenFileError, match="it is no event log"):
+        read_event_log(path)
+    pq.write_table(run.log.table().replace_schema_metadata({"event_log_version": "9"}), path)
+    with pytest.raises(VersionError, match="the event log schema must be version 1"):
         read_event_log(path)

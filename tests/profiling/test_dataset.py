@@ -1,5 +1,6 @@
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -49,7 +50,7 @@ def test_another_schema_version_is_refused(tmp_path):
     write_dataset(frame_of([row()]), path)
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({b"shunter_profile_schema": b"7"}), path)
-    with pytest.raises(VersionError, match=r"must be version 1 for this shunter\. Got '7'"):
+    with pytest.raises(VersionError, match=r"must be version 2 for this shunter\. Got '7'"):
         read_dataset(path)
 
 
@@ -71,7 +72,7 @@ def test_a_missing_file_is_an_input_error(tmp_path):
         ("duration_s", np.nan, "row 1, column duration_s must not be missing"),
         ("operation", "sleep", "row 1, column operation must be one of load, unload"),
         ("weight_bytes", 0, "row 1, column weight_bytes must be at least 1"),
-        ("schema_version", 0, "row 1, column schema_version must be at least 1"),
+        ("schema_version", 0, "row 1, column schema_version must be at least 2"),
     ],
 )
 def test_a_bad_value_is_named_and_nothing_is_written(tmp_path, column, value, rule):
@@ -154,7 +155,7 @@ def test_a_csv_cut_short_is_named(tmp_path, cut, error):
         (",2,", ",2.5,", "row 0, column .* must be a whole number. Got '2.5'"),
         (",False,", ",maybe,", "column includes_process_start must be True or False. Got 'maybe'"),
         ("schema_version", "version", "has no column schema_version"),
-        ("\n1,", "\n8,", "must be version 1 for this shunter. Got '8'"),
+        ("\n2,", "\n8,", "must be version 2 for this shunter. Got '8'"),
         ("batch", "batches", r"missing: \['batch'\], unknown: \['batches'\]"),
     ],
 )
@@ -173,3 +174,38 @@ def test_a_file_that_is_no_csv_is_named(tmp_path, content, error):
     (tmp_path / "d.csv").write_bytes(content)
     with pytest.raises(BrokenFileError, match=error):
         read_dataset(tmp_path / "d.csv")
+
+
+def version_1(frame):
+    return frame.drop(columns=[c.name for c in COLUMNS if c.since > 1]).assign(schema_version=1)
+
+
+def test_a_parquet_file_of_version_1_is_read_with_missing_conditions_and_flags(tmp_path):
+    path = tmp_path / "d.parquet"
+    times = [1.0, 1.01, 0.99, 1.0, 1.02, 3.0]
+    old = version_1(frame_of([row(str(i), duration_s=s) for i, s in enumerate(times)]))
+    table = pa.Table.from_pandas(old, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata({b"shunter_profile_schema": b"1"}), path)
+    data = read_dataset(path)
+    assert set(data["schema_version"]) == {SCHEMA_VERSION}
+    assert data["background_cores"].isna().all()
+    assert data["is_outlier"].tolist() == [False] * 5 + [True]
+    append_rows(path, [row("new")])
+    again = read_dataset(path)
+    assert again["duration_s"].tolist() == [*times, 2.5]
+    assert again["background_cores"].notna().tolist() == [False] * 6 + [True]
+
+
+def test_a_csv_file_of_version_1_is_read(tmp_path):
+    path = tmp_path / "d.csv"
+    version_1(frame_of([row("a")])).to_csv(path, index=False)
+    data = read_dataset(path)
+    assert (data["schema_version"].tolist(), data["device_energy_j"].isna().tolist()) == ([2], [True])
+
+
+def test_outliers_are_flagged_anew_on_every_write(tmp_path):
+    path = tmp_path / "d.parquet"
+    append_rows(path, [row(str(i), duration_s=s) for i, s in enumerate([3.0, 1.0, 1.01, 0.99])])
+    assert not read_dataset(path)["is_outlier"].any()
+    append_rows(path, [row(str(i), duration_s=1.0, is_outlier=True) for i in (4, 5)])
+    assert read_dataset(path)["is_outlier"].tolist() == [True, False, False, False, False, False]

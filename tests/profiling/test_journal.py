@@ -29,7 +29,7 @@ def test_a_row_is_on_disk_before_the_next_one_is_measured(dataset):
     with journal(dataset) as j:
         j.append({**row("a"), "kv_bytes": float("nan")})
         lines = journal_path(dataset).read_text().splitlines()
-    assert json.loads(lines[0])["header"] == {"schema_version": 1, "plan_id": "p", "session_id": "s"}
+    assert json.loads(lines[0])["header"] == {"schema_version": 2, "plan_id": "p", "session_id": "s"}
     assert json.loads(lines[1])["row_id"] == "a"
     assert json.loads(lines[1])["kv_bytes"] is None
 
@@ -127,3 +127,16 @@ def test_what_a_killed_writer_left_is_removed_but_not_a_live_ones_file(dataset):
     with journal(dataset) as j:
         j.merge()
     assert (dead.exists(), alive.exists()) == (False, True)
+
+
+def test_a_journal_that_an_older_version_began_is_gone_on_with(dataset):
+    old = {c.name: row("a")[c.name] for c in COLUMNS if c.since == 1} | {"schema_version": 1}
+    lines = [json.dumps({"header": {"schema_version": 1}}), json.dumps(old)]
+    journal_path(dataset).write_text("\n".join(lines) + "\n")
+    with journal(dataset) as j:
+        j.append(row("b"))
+    with journal(dataset) as j:
+        j.merge()
+    data = read_dataset(dataset)
+    assert data["row_id"].tolist() == ["a", "b"]
+    assert data["background_cores"].isna().tolist() == [True, False]

@@ -137,3 +137,14 @@ def test_the_eta_follows_the_measured_pace():
 
 def test_units_are_values():
     assert Unit("run", 0, 16, 8, 1) == Unit("run", 0, 16, 8, 1)
+
+
+def test_the_pace_of_a_part_is_learned_from_what_the_engine_measured():
+    made = plan()
+    pace, group = Pace(made), made.groups[0]
+    runs = [u for u in group.units if u.kind == "run"]
+    one, other = runs[:2]
+    rows = [{"operation": "decode", "duration_s": 0.5, "steps": one.decode_tokens}]
+    pace.measured(group, one, 0.5 * one.decode_tokens, rows)
+    assert pace.unit_s(group, one) == pytest.approx(0.5 * one.decode_tokens)
+    assert pace.unit_s(group, other) == pytest.approx(0.5 * other.decode_tokens, rel=0.2)

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.profiling.engines.base import Capabilities, MemoryReport
+from shunter.profiling.engines.base import Capabilities, Engine, MemoryReport, WorkerDiedError
 from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.preemption import Prediction, measure_preemption
+from shunter.profiling.preemption import measure_preemption
+from shunter.profiling.preemption_answers import answers, findings
+from shunter.profiling.preemption_folder import Prediction, open_measurement
+from shunter.profiling.preemption_paper import paper_cells, paper_lines
 from shunter.profiling.preemption_plan import (
     PreemptionPlan,
     PreemptionSettings,
     cut_points,
     make_preemption_plan,
 )
-from shunter.profiling.preemption_report import findings, preemption_results, preemption_tables
-from shunter.profiling.preemption_rows import PARTS, PreemptionRow, read_rows, write_rows
-from shunter.profiling.preemption_summary import paper_cells, slope_per_1000_tokens, summarise
+from shunter.profiling.preemption_report import preemption_results
+from shunter.profiling.preemption_rows import PARTS, read_rows
+from shunter.profiling.preemption_summary import slope_per_1000_tokens, summarise
+from shunter.profiling.preemption_tables import preemption_tables
 from shunter.profiling.synthetic import write_checkpoint
 from tests.worlds import durations_for, fake_engine
 
@@ -39,22 +45,33 @@ def models(fake_checkpoints: dict[str, Path]) -> list[Checkpoint]:
 
 
 def measured(
-    plan: PreemptionPlan, engine: FakeEngine, folder: Path, **options: Any
-) -> tuple[list[PreemptionRow], pd.DataFrame]:
-    rows: list[PreemptionRow] = []
-    measure_preemption(plan, engine, device="cpu:1-threads", keep=rows.append, **options)
-    write_rows(rows, folder / "preemption.parquet")
-    return rows, read_rows(folder / "preemption.parquet")
+    plan: PreemptionPlan,
+    engine: Engine,
+    folder: Path,
+    *,
+    predictions: Sequence[Prediction] = (),
+    resume: bool = False,
+) -> pd.DataFrame:
+    measurement = open_measurement(
+        folder,
+        plan,
+        engine="fake",
+        device="cpu:1-threads",
+        predict=lambda: predictions,
+        resume=resume,
+    )
+    measure_preemption(measurement, engine)
+    return read_rows(folder / "preemption.parquet")
 
 
 def test_each_part_is_what_the_engine_took(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     plan = make_preemption_plan(models, None, SETTINGS)
-    rows, frame = measured(plan, fake_engine(fake_checkpoints), tmp_path)
-    assert len(rows) == len(models) * 4 * 2
+    frame = measured(plan, fake_engine(fake_checkpoints), tmp_path)
+    assert len(frame) == len(models) * 4 * 2
     costs = durations_for(fake_checkpoints)
-    for row in rows:
+    for row in frame.itertuples():
         assert row.other == "small"
         assert row.load_a_s == pytest.approx(costs.load_s(row.model, "", row.gpu_layers))
         assert row.load_b_s == pytest.approx(costs.load_s("small", "", row.gpu_layers))
@@ -76,7 +93,7 @@ def test_the_dependence_on_the_cut_is_that_of_the_kv(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     plan = make_preemption_plan(models[:1], models[2], SETTINGS)
-    _, frame = measured(plan, fake_engine(fake_checkpoints), tmp_path)
+    frame = measured(plan, fake_engine(fake_checkpoints), tmp_path)
     summary = summarise(frame)["small"]
     costs = durations_for(fake_checkpoints)
     per_1000_s = 2 * 1000 * costs.kv_bytes_per_token / costs.bytes_per_s
@@ -93,7 +110,7 @@ def test_the_dependence_on_the_cut_is_that_of_the_kv(
 def test_every_cell_is_measured_in_an_order_that_the_seed_decides(models: list[Checkpoint]) -> None:
     plan = make_preemption_plan(models, None, SETTINGS)
     cells = [(repeat, model.name, cut) for repeat, model, cut in plan.order()]
-    assert len(set(cells)) == len(cells) == plan.runs - len(models)
+    assert len(set(cells)) == len(cells) == len(models) * 5 * 2
     assert cells == [(r, m.name, c) for r, m, c in plan.order()]
     other = make_preemption_plan(models, None, replace(SETTINGS, seed=1))
     assert cells != [(r, m.name, c) for r, m, c in other.order()]
@@ -140,7 +157,7 @@ class Recomputing(FakeEngine):
 def test_memory_that_does_not_come_back_is_found(models: list[Checkpoint], tmp_path: Path) -> None:
     plan = make_preemption_plan(models[:1], None, SETTINGS)
     engine = Leaking(total_layers=models[0].spec.total_layers)
-    _, frame = measured(plan, engine, tmp_path)
+    frame = measured(plan, engine, tmp_path)
     # The first cycle starts where the leak of the run before it is taken for idle.
     assert not frame["memory_back"].all() or (frame["device_bytes_idle"] >= 40_000_000).all()
     assert (frame["device_bytes_after_unload_a"] >= 40_000_000).all()
@@ -148,7 +165,7 @@ def test_memory_that_does_not_come_back_is_found(models: list[Checkpoint], tmp_p
 
 def test_tokens_that_differ_are_found(models: list[Checkpoint], tmp_path: Path) -> None:
     plan = make_preemption_plan(models[:1], None, SETTINGS)
-    _, frame = measured(plan, Forgetful(total_layers=models[0].spec.total_layers), tmp_path)
+    frame = measured(plan, Forgetful(total_layers=models[0].spec.total_layers), tmp_path)
     assert not frame["tokens_equal"].any()
     assert any("the tokens differ" in line for line in findings(preemption_results(frame)))
 
@@ -156,10 +173,10 @@ def test_tokens_that_differ_are_found(models: list[Checkpoint], tmp_path: Path) 
 def test_an_engine_that_cannot_save_recomputes(models: list[Checkpoint], tmp_path: Path) -> None:
     plan = make_preemption_plan(models[:1], None, SETTINGS)
     engine = Recomputing(total_layers=models[0].spec.total_layers)
-    rows, frame = measured(plan, engine, tmp_path)
+    frame = measured(plan, engine, tmp_path)
     assert frame["tokens_equal"].all()
     assert set(frame["kv_mode"]) == {"recompute"}
-    for row in rows:
+    for row in frame.itertuples():
         again_s = engine.durations.prefill_s(row.model, row.gpu_layers, 8 + row.cut_tokens)
         assert row.kv_restore_s == pytest.approx(again_s)
         assert row.kv_save_s == row.kv_bytes == 0
@@ -178,7 +195,7 @@ def test_cold_drops_the_file_before_each_load(models: list[Checkpoint], tmp_path
 
     settings = replace(SETTINGS, cuts=(5,), repeats=1, page_cache="cold")
     layers = {model.name: model.spec.total_layers for model in models}
-    _, frame = measured(
+    frame = measured(
         make_preemption_plan(models[:2], None, settings), Recording(total_layers=layers), tmp_path
     )
     assert set(frame["page_cache"]) == {"cold"}
@@ -191,13 +208,13 @@ def test_predictions_go_into_the_rows_and_are_judged(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     plan = make_preemption_plan(models[:1], None, SETTINGS)
-    _, known = measured(plan, fake_engine(fake_checkpoints), tmp_path)
+    known = measured(plan, fake_engine(fake_checkpoints), tmp_path / "known")
     own_s = known.groupby("cut_tokens")["own_s"].mean()
-    predictions = {
-        ("small", cut): Prediction(1.1 * own_s[cut], own_s[cut], 1.2 * own_s[cut] + 1, cut == 38)
+    predictions = [
+        Prediction("small", cut, 1.1 * own_s[cut], own_s[cut], 1.2 * own_s[cut] + 1, cut == 38)
         for cut in SETTINGS.cuts
-    }
-    _, frame = measured(plan, fake_engine(fake_checkpoints), tmp_path, predictions=predictions)
+    ]
+    frame = measured(plan, fake_engine(fake_checkpoints), tmp_path, predictions=predictions)
     judged = summarise(frame)["small"]["prediction"]
     assert judged["bias"] == pytest.approx(0.1)
     assert judged["mape"] == pytest.approx(0.1)
@@ -224,11 +241,11 @@ def test_a_few_slow_cycles_make_no_dependence_on_the_cut(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     plan = make_preemption_plan(models[:1], None, SETTINGS)
-    _, frame = measured(plan, fake_engine(fake_checkpoints), tmp_path)
+    frame = measured(plan, fake_engine(fake_checkpoints), tmp_path)
     rng = np.random.default_rng(1)
     noisy = pd.concat([frame] * 6, ignore_index=True)
     noisy["overhead_s"] = 1 + rng.normal(0, 0.01, len(noisy)) + 5.0 * (noisy.index % 40 == 7)
-    assert "a flat line fits the cuts" in findings(preemption_results(noisy))[0]
+    assert "a flat line fits" in findings(preemption_results(noisy))[0]
     noisy["overhead_s"] = 1 + rng.normal(0, 0.01, len(noisy)) + 0.01 * noisy["cut_tokens"]
     assert "the cut matters" in findings(preemption_results(noisy))[0]
 
@@ -241,6 +258,107 @@ def test_the_papers_six_cells() -> None:
     assert min(cell["swap_share"] for cell in cells.values()) == pytest.approx(0.985)
     assert all("summaries" in cell["provenance"] for cell in cells.values())
     assert cells["RTX A6000", "Qwen3-8B"]["kv_save_s"] == pytest.approx(0.0678)
+
+
+def test_the_papers_lines_are_those_of_its_cells() -> None:
+    lines = paper_lines(paper_cells())
+    assert lines["RTX 5000 Ada"]["bytes_per_s"] / 1e9 == pytest.approx(5.21, abs=0.01)
+    assert lines["RTX A6000"]["intercept_s"] == pytest.approx(1.84, abs=0.01)
+
+
+def test_the_answers_are_computed_from_the_rows(
+    models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    frame = measured(make_preemption_plan(models, None, SETTINGS), fake_engine(fake_checkpoints), tmp_path)
+    dominates, flat, differs = answers(preemption_results(frame))
+    assert "here too? Yes" in dominates
+    assert "98.5% to 99.4%" in dominates
+    assert "cut point? No" in flat
+    assert "the loads are complete" in differs
+    frame["kv_save_s"], frame["resume_step_s"] = frame["overhead_s"] * 2, 1.0
+    frame["overhead_s"] *= 3
+    dominates, _, differs = answers(preemption_results(frame))
+    assert "here too? No" in dominates
+    assert "are not complete" in differs
+
+
+class Dying(FakeEngine):
+    """Ends in the middle of a cycle."""
+
+    saves_left = 3
+
+    def save_kv(self, model: str, request: str) -> Any:
+        self.saves_left -= 1
+        if self.saves_left < 0:
+            raise WorkerDiedError("killed")
+        return super().save_kv(model, request)
+
+
+def test_an_interrupted_measurement_goes_on_with_what_is_missing(
+    models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    plan = make_preemption_plan(models[:2], None, SETTINGS)
+    predictions = [Prediction(m.name, c, 1.0, 0.5, 2.0, False) for m in models[:2] for c in SETTINGS.cuts]
+    dying = Dying(durations_for(fake_checkpoints), total_layers=fake_engine(fake_checkpoints).total_layers)
+    with pytest.raises(WorkerDiedError):
+        measured(plan, dying, tmp_path, predictions=predictions)
+    before = read_rows(tmp_path / "preemption.parquet")
+    assert len(before) == 3
+    (tmp_path / ".preemption.parquet.999999999.tmp").write_text("half a file of a killed process")
+
+    frame = measured(plan, fake_engine(fake_checkpoints), tmp_path, resume=True)
+    pd.testing.assert_frame_equal(frame.head(3), before)
+    assert len(frame) == len(frame[["model", "cut_tokens", "repeat"]].drop_duplicates()) == 2 * 4 * 2
+    assert frame["order"].is_monotonic_increasing
+    assert frame["session_id"].nunique() == 2
+    assert (frame["predicted_s"] == 1.0).all(), "predictions are those of before the first row"
+    assert frame["tokens_equal"].all()
+    assert [p.name for p in tmp_path.glob(".*.tmp")] == []
+
+    engine = fake_engine(fake_checkpoints)
+    pd.testing.assert_frame_equal(measured(plan, engine, tmp_path, resume=True), frame)
+    assert engine.clock.now_s == 0, "nothing is left to measure"
+
+
+def test_what_is_left_of_a_plan(models: list[Checkpoint]) -> None:
+    plan = make_preemption_plan(models[:2], None, SETTINGS)
+    first = {(0, "small", cut) for cut in SETTINGS.cuts}
+    left = [(repeat, model.name, cut) for repeat, model, cut in plan.todo(first | {(1, "medium", 10)})]
+    assert not first & set(left)
+    assert (0, "small", None) not in left
+    assert set(left[:2]) == {(0, "medium", None), (1, "small", None)}
+    assert (1, "medium", None) in left
+    assert (1, "medium", 10) not in left
+    assert plan.todo({(r, m.name, c) for r, m, c in plan.order() if c}) == []
+
+
+def test_only_the_same_measurement_goes_on(
+    models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    plan = make_preemption_plan(models[:1], None, replace(SETTINGS, repeats=1))
+    measured(plan, fake_engine(fake_checkpoints), tmp_path)
+    before = (tmp_path / "preemption.parquet").read_bytes()
+    again = fake_engine(fake_checkpoints)
+    with pytest.raises(InputError, match="--out must be a folder without an earlier measurement"):
+        measured(plan, again, tmp_path)
+    longer = make_preemption_plan(models[:1], None, replace(SETTINGS, repeats=1, job_tokens=50))
+    with pytest.raises(InputError, match="--resume must go on with what was begun: job_tokens was 40"):
+        measured(longer, again, tmp_path, resume=True)
+    with pytest.raises(InputError, match=r"--resume .* models was small \("):
+        measured(make_preemption_plan(models[:2], models[0], plan.settings), again, tmp_path, resume=True)
+    elsewhere = pd.read_parquet(tmp_path / "preemption.parquet").assign(hardware_id="another")
+    table = pq.read_table(tmp_path / "preemption.parquet")
+    moved = pa.Table.from_pandas(elsewhere).replace_schema_metadata(table.schema.metadata)
+    pq.write_table(moved, tmp_path / "preemption.parquet")
+    with pytest.raises(InputError, match="--resume must go on where it began: hardware_id was another"):
+        measured(plan, again, tmp_path, resume=True)
+    (tmp_path / "preemption.parquet").write_bytes(before)
+    for name in ("predictions.json", "plan.json"):
+        (tmp_path / name).write_text("{")
+        with pytest.raises(BrokenFileError, match=name):
+            measured(plan, again, tmp_path, resume=True)
+    assert again.clock.now_s == 0
+    assert (tmp_path / "preemption.parquet").read_bytes() == before
 
 
 def test_cut_points_cover_the_share_of_the_job_that_the_paper_covers() -> None:
@@ -327,12 +445,11 @@ def test_a_real_engine(
     out = tmp_path / ("small.gguf" if format == "gguf" else "small")
     small = write_checkpoint(models[0].spec, out, format=format, quantization="F32")
     plan = make_preemption_plan([small], None, replace(SETTINGS, cuts=(2, 20, 38), repeats=1))
-    rows: list[PreemptionRow] = []
     with start_engine(engine_name, device) as engine:
-        measure_preemption(plan, engine, device=device, keep=rows.append)
+        rows = measured(plan, engine, tmp_path / "out")
         assert engine.memory().device_bytes > 0
-    assert [row.cut_tokens for row in sorted(rows, key=lambda row: row.cut_tokens)] == [2, 20, 38]
-    for row in rows:
+    assert sorted(rows["cut_tokens"]) == [2, 20, 38]
+    for row in rows.itertuples():
         assert row.tokens_equal
         assert row.memory_back
         assert row.kv_bytes > 0

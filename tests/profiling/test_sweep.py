@@ -1,3 +1,5 @@
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from shunter.profiling.engines.fake import FakeEngine
 from shunter.profiling.journal import journal_path
 from shunter.profiling.plan import SweepSettings, make_plan
 from shunter.profiling.sweep import plan_models, run_sweep
+from shunter.profiling.worker import start_engine
 
 SETTINGS = SweepSettings(
     gpu_layers=("0", "all"),
@@ -177,7 +180,7 @@ def test_an_existing_dataset_is_only_continued_or_added_to(out):
 def test_levels_that_do_not_fit_are_reported_and_the_rest_measured(out):
     engine = FakeEngine(device="cpu:1-threads", memory_bytes=50_000_000)
     result = run_sweep(plan(models=("a",)), engine, out)
-    assert len(result.refused) == 2
+    assert len(result.refused) == 1
     assert "a at 9 layers" in result.refused[0]
     assert set(read_dataset(out)["gpu_layers"]) == {0}
 
@@ -211,3 +214,34 @@ def test_progress_counts_units_and_rows(out):
 def test_an_unknown_engine_is_named_before_anything_is_read():
     with pytest.raises(UnknownNameError, match="did you mean transformers"):
         plan_models(["/nowhere"], engine="transformer", device="cpu", settings=SETTINGS)
+
+
+def test_the_time_in_the_engine_is_told_apart(out):
+    engine = FakeEngine(device="cpu:1-threads")
+    result = run_sweep(plan(), engine, out, clock=lambda: engine.clock.now_s)
+    # On its virtual clock only the engine's calls take time.
+    assert result.engine_s == pytest.approx(result.duration_s)
+    data = read_dataset(out)
+    measured_s = (data["duration_s"] * data["steps"].clip(lower=1)).sum()
+    assert 0.5 * result.engine_s < measured_s < result.engine_s  # the rest warmed up
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kill_after_units", [1, 6])
+def test_a_device_that_vanishes_leaves_what_was_measured_and_is_gone_on_with(out, kill_after_units):
+    with start_engine("fake", "cpu:1-threads") as engine:
+
+        def kill(progress):
+            if progress.units_done == kill_after_units:
+                os.kill(engine.pids()[0], signal.SIGKILL)
+
+        with pytest.raises(WorkerDiedError, match="was killed by SIGKILL in the call"):
+            run_sweep(plan(models=("a",)), engine, out, progress=kill)
+    before = read_dataset(out)
+    assert len(before) > 0
+    assert not journal_path(out).exists()
+    with start_engine("fake", "cpu:1-threads") as engine:
+        result = run_sweep(plan(models=("a",)), engine, out, mode="resume")
+    data = read_dataset(out)
+    assert (result.units_skipped, len(data)) == (kill_after_units, 2 * ROWS_PER_GROUP)
+    assert data["row_id"].head(len(before)).tolist() == before["row_id"].tolist()

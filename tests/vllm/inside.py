@@ -5,6 +5,7 @@ usage: inside.py BOOT_FILE CHECKPOINT
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -26,6 +27,7 @@ class Inside:
         engines = namespace["PACKAGE"]
         self.engine = importlib.import_module(engines + ".vllm").create(device)
         self.base = importlib.import_module(engines + ".base")
+        self.load = importlib.import_module(engines + ".vllm_load")
         self.model = importlib.import_module(engines + ".vllm_model")
         self.plan = importlib.import_module(engines + ".vllm_plan")
         self.checkpoint = checkpoint
@@ -63,6 +65,43 @@ class Inside:
         model.shutdown()
         return found
 
+    def short_engine(self) -> dict[str, Any]:
+        """The engine where vLLM has fewer KV blocks than it was asked for, first seen and then unseen."""
+        found: dict[str, Any] = {}
+        kept = self.load.engine_arguments, self.load.check_blocks
+        self.load.engine_arguments = functools.partial(self.model.engine_arguments, blocks=10)
+        sizes = {"context_tokens": self.kv.context_tokens, "max_batch": self.kv.max_batch}
+        try:
+            self.engine.load("short", self.checkpoint, None, **sizes)
+        except self.base.DeviceMemoryError as error:
+            found["refusal"] = str(error)
+        self.load.check_blocks = lambda *_: None
+        self.engine.load("short", self.checkpoint, None, **sizes)
+        for number, request in enumerate(REQUESTS):
+            self.engine.prefill("short", request, [number + 1] * 60)
+        found["before"] = self.engine.memory().kv_preemptions
+        try:
+            self.engine.decode("short", dict.fromkeys(REQUESTS, STEPS), max_steps=STEPS)
+        except self.base.EngineError as error:
+            found["stopped"] = str(error)
+        found["after"] = self.engine.memory().kv_preemptions
+        self.engine.unload("short")
+        found["unloaded"] = self.engine.memory().kv_preemptions
+        self.load.engine_arguments, self.load.check_blocks = kept
+        return found
+
+    def offloaded(self) -> dict[str, Any]:
+        """What becomes of a request to leave 10 MB of weights on the host."""
+        asked_bytes = 10_000_000
+        model = self.build(cpu_offload_gb=asked_bytes / 2**30)
+        found: dict[str, Any] = {"bytes": model.offloaded_bytes}
+        try:
+            self.plan.check_offloaded(asked_bytes, model.offloaded_bytes)
+        except self.base.UnsupportedLevelError as error:
+            found["refusal"] = str(error)
+        model.shutdown()
+        return found
+
     def shared_prompt(self, prefix_caching: bool) -> dict[str, Any]:
         """The same prompt twice: its first tokens, and how many KV blocks both have."""
         model = self.build(enable_prefix_caching=prefix_caching)
@@ -80,6 +119,8 @@ if __name__ == "__main__":
     answer = {
         "enough": inside.pressed(inside.kv.blocks),
         "short": inside.pressed(10),
+        "short_engine": inside.short_engine(),
+        "offloaded": inside.offloaded(),
         "prefix_caching": inside.shared_prompt(True),
         "no_prefix_caching": inside.shared_prompt(False),
     }

@@ -54,3 +54,18 @@ def test_prefix_caching_shares_whole_blocks_and_changes_no_token(found: dict[str
     tokens = found["no_prefix_caching"]["tokens"]
     assert tokens[0] == tokens[1]
     assert found["prefix_caching"]["tokens"] == tokens
+
+
+def test_an_engine_with_too_few_blocks_is_refused_and_its_preemptions_are_reported(
+    found: dict[str, Any],
+) -> None:
+    short = found["short_engine"]
+    assert "9 KV blocks of 32 tokens" in short["refusal"]
+    assert "preemptions of its own" in short["stopped"]
+    assert short["before"] == 0
+    assert short["after"] == short["unloaded"] > 0
+
+
+def test_vllm_on_the_cpu_ignores_offload_which_is_noticed(found: dict[str, Any]) -> None:
+    assert found["offloaded"]["bytes"] == 0
+    assert "left 0.0 MB" in found["offloaded"]["refusal"]

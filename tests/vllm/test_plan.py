@@ -17,6 +17,7 @@ from shunter.profiling.engines.vllm_plan import (
     KvPlan,
     StoredTensor,
     check_blocks,
+    check_offloaded,
     check_shapes,
     layer_bytes,
     offloaded_bytes,
@@ -31,7 +32,13 @@ SPEC = ModelSpec("tiny", 3, 128, 2, 1, 64, 256, 512)
 def test_requests_share_no_block_and_one_is_vllms_own() -> None:
     assert KvPlan(128, 3, 32, 10).blocks == 3 * 4 + 1
     assert KvPlan(129, 3, 32, 10).blocks == 3 * 5 + 1
+    assert KvPlan(100, 1, 32, 10).blocks == 4 + 1
     assert KvPlan(1, 1, 16, 10).total_bytes == 2 * 16 * 10
+
+
+def test_a_lone_request_gets_the_block_for_vllms_own_limit() -> None:
+    assert KvPlan(64, 1, 32, 10).blocks == 3 + 1
+    assert KvPlan(64, 2, 32, 10).blocks == 4 + 1
 
 
 @pytest.mark.parametrize(("context_tokens", "max_batch"), [(128, 3), (100, 2), (1, 1)])
@@ -76,6 +83,13 @@ def test_the_first_layers_are_offloaded_and_the_output_layer_never() -> None:
     assert [offloaded_bytes(layers, gpu_layers) for gpu_layers in (4, 3, 2, 1)] == [0, 10, 30, 60]
     with pytest.raises(UnsupportedLevelError, match="output layer"):
         offloaded_bytes(layers, 0)
+
+
+def test_refuses_when_other_weights_stayed_on_the_host_than_asked_for() -> None:
+    check_offloaded(30, 30)
+    for done_bytes in (0, 29, 31):
+        with pytest.raises(UnsupportedLevelError, match="on the host"):
+            check_offloaded(30, done_bytes)
 
 
 @pytest.mark.engine

@@ -92,6 +92,34 @@ def test_two_requests_can_run_while_a_third_waits(worker: WorkerEngine, checkpoi
     assert tokens == expected
 
 
+def test_keys_and_values_stay_where_they_are(worker: WorkerEngine, checkpoint: Path) -> None:
+    load(worker, "mine", str(checkpoint))
+    worker.prefill("mine", "r", prompt(1))
+    with pytest.raises(RequestError, match="recompute"):
+        worker.save_kv("mine", "r")
+    assert len(worker.decode("mine", {"r": 2}, max_steps=2).tokens["r"]) == 2
+    worker.unload("mine")
+
+
+def test_a_lone_request_may_fill_whole_blocks(worker: WorkerEngine, checkpoint: Path) -> None:
+    worker.load("mine", str(checkpoint), None, context_tokens=64, max_batch=1)
+    assert len(generate(worker, "mine", "r", prompt(1), 64 - len(prompt(1)))) == 64 - len(prompt(1))
+    worker.unload("mine")
+
+
+def test_settings_are_part_of_the_version(vllm_python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHUNTER_VLLM_PREFIX_CACHING", "1")
+    with WorkerEngine("vllm", parse_device("cpu:1-threads"), python=vllm_python) as engine:
+        can = engine.capabilities()
+    assert can.engine_version.endswith(" (prefix caching)")
+    assert can.versions["prefix_caching"] == "1"
+
+
+def test_vllm_preempted_nothing_by_itself(worker: WorkerEngine) -> None:
+    """The blocks that every load asks for rule it out; see test_inside for what happens with fewer."""
+    assert worker.memory().kv_preemptions == 0
+
+
 def test_a_budget_holds_one_model_and_not_two(vllm_python: str, written: Callable[..., Path]) -> None:
     checkpoint = written("F32")
     device = parse_device("cpu:1-threads-40MB")

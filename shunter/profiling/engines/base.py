@@ -117,10 +117,13 @@ class MemoryReport:
     Attributes:
         device_bytes: On the device: allocated memory of a GPU, resident memory of the device's process.
         host_bytes: Resident memory of the engine's process; equal to device_bytes where they are one.
+        kv_preemptions: How often, since its start, the engine by itself took a live request's KV away for
+            want of memory, to recompute it; 0 where an engine never does.
     """
 
     device_bytes: int
     host_bytes: int
+    kv_preemptions: int = 0
 
 
 @dataclass(frozen=True)

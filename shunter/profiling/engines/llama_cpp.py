@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from .base import (
     Capabilities,
-    CheckpointError,
     DecodeResult,
     DeviceMemoryError,
     Engine,
@@ -25,12 +24,14 @@ from .base import (
     RequestError,
     Timed,
 )
+from .given_back import check_given_back
 from .ledger import Ledger, Saved, checked_level, decode_steps
 from .llama_devices import open_device
 from .llama_gguf import read_facts
 from .llama_model import MAX_BATCH_TOKENS, LlamaModel
 from .llama_native import check_version, resident_bytes, settle_heap, silence, trim_heap
 from .llama_slots import LlamaSlots
+from .page_cache import drop_cached
 
 __all__ = ["LlamaCppEngine", "create"]
 
@@ -43,8 +44,13 @@ class LlamaCppEngine(Engine):
     A device of kind ``loopback`` computes in a process of its own with the threads it names, while this
     process keeps to one; on ``cpu`` this process is the device, and partial offload is refused.
 
+    Checkpoints are read into buffers, or mapped where the device's name says ``mmap``. A load ends when the
+    model is ready to run either way: mapped pages that stay on the host are all touched within it, so that no
+    disk is read by the first forward pass. What stays mapped counts as host memory.
+
     Args:
-        device: Plain dict of DeviceSpec: name, kind, index, threads, memory_bytes.
+        device: Plain dict of DeviceSpec: name, kind, index, threads, memory_bytes, cores,
+            share_percent, mmap.
 
     Raises:
         EngineUnavailableError: llama-cpp-python is too old, or its build does not support the device.
@@ -57,10 +63,12 @@ class LlamaCppEngine(Engine):
         self._name: str = device["name"]
         self._budget_bytes: int | None = device["memory_bytes"]
         self._threads = _host_threads(device)
+        self._mmap: bool = device["mmap"]
         self._device = open_device(device)
         self._partial = self._device.pointer is not None
         self._ledger: Ledger[LlamaSlots, npt.NDArray[np.uint8]] = Ledger()
         self._planned_bytes: dict[str, int] = {}
+        self._weight_bytes: dict[str, int] = {}
         self._closed = False
 
     def capabilities(self) -> Capabilities:
@@ -98,6 +106,7 @@ class LlamaCppEngine(Engine):
                 context_tokens=context_tokens,
                 max_batch=max_batch,
                 threads=self._threads,
+                mmap=self._mmap,
             )
             self._device.settle()
             end_s = time.monotonic()
@@ -110,6 +119,8 @@ class LlamaCppEngine(Engine):
         self._trim()
         self._ledger.add(model, LlamaSlots(loaded, max_batch), context_tokens, max_batch)
         self._planned_bytes[model] = planned_bytes
+        host_bytes = 0 if self._partial else facts.host_weight_bytes
+        self._weight_bytes[model] = facts.device_weight_bytes(level) + host_bytes
         return LoadResult(start_s, end_s, facts.total_layers, self.memory())
 
     def _trim(self) -> None:
@@ -139,15 +150,22 @@ class LlamaCppEngine(Engine):
 
     def unload(self, model: str) -> Timed:  # noqa: D102
         loaded = self._ledger.resident(model).model
+        self._device.check()
+        before_bytes = self._device.used_bytes()
         start_s = time.monotonic()
         del self._ledger.residents[model], self._planned_bytes[model]
         loaded.model.close()
         self._trim()
-        return Timed(start_s, time.monotonic())
+        end_s = time.monotonic()
+        freed_bytes = before_bytes - self._device.used_bytes()
+        weight_bytes = self._weight_bytes.pop(model)
+        check_given_back(model, self._name, weight_bytes=weight_bytes, freed_bytes=freed_bytes)
+        return Timed(start_s, end_s)
 
     def prefill(self, model: str, request: str, tokens: list[int]) -> PrefillResult:  # noqa: D102
         resident = self._ledger.check_prefill(model, request, tokens)
         _check_tokens(tokens, resident.model.model.vocab_size)
+        self._device.check()
         start_s = time.monotonic()
         token = resident.model.prefill(request, tokens)
         end_s = time.monotonic()
@@ -159,6 +177,7 @@ class LlamaCppEngine(Engine):
     ) -> DecodeResult:
         resident = self._ledger.check_decode(model, limits, max_steps)
         requests = resident.requests
+        self._device.check()
         return decode_steps(
             requests,
             limits,
@@ -171,6 +190,7 @@ class LlamaCppEngine(Engine):
     def save_kv(self, model: str, request: str) -> KvResult:  # noqa: D102
         tokens = self._ledger.live(model, request)
         resident = self._ledger.resident(model)
+        self._device.check()
         start_s = time.monotonic()
         data = resident.model.take(request)
         end_s = time.monotonic()
@@ -179,6 +199,7 @@ class LlamaCppEngine(Engine):
 
     def restore_kv(self, model: str, request: str) -> KvResult:  # noqa: D102
         resident, saved = self._ledger.check_restore(model, request)
+        self._device.check()
         start_s = time.monotonic()
         resident.model.put(request, saved.kv)
         self._device.settle()
@@ -191,6 +212,7 @@ class LlamaCppEngine(Engine):
 
     def drop_kv(self, model: str, request: str) -> None:  # noqa: D102
         if model in self._ledger.residents:
+            self._device.check()
             self._ledger.resident(model).model.drop(request)
         self._ledger.drop(model, request)
         trim_heap()
@@ -199,15 +221,7 @@ class LlamaCppEngine(Engine):
         return MemoryReport(self._device.used_bytes(), resident_bytes(os.getpid()))
 
     def drop_page_cache(self, checkpoint: str) -> None:  # noqa: D102
-        try:
-            descriptor = os.open(checkpoint, os.O_RDONLY)
-        except OSError as error:
-            raise CheckpointError(f"{checkpoint}: {error.strerror}") from error
-        try:
-            os.fsync(descriptor)  # dirty pages cannot be dropped
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+        drop_cached(checkpoint)
 
     def close(self) -> None:  # noqa: D102
         if self._closed:
@@ -215,9 +229,11 @@ class LlamaCppEngine(Engine):
         self._closed = True
         # Models first: llama.cpp aborts this process if the device is gone when it frees what is there.
         for resident in self._ledger.residents.values():
-            resident.model.model.close()
+            if not self._device.lost:
+                resident.model.model.close()
         self._ledger = Ledger()
         self._planned_bytes.clear()
+        self._weight_bytes.clear()
         self._device.close()
         trim_heap()
 

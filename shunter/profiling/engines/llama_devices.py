@@ -6,10 +6,14 @@ import os
 from typing import Any, Protocol
 
 from .base import EngineUnavailableError
-from .llama_native import built_in_device, device_memory, resident_bytes, trim_heap
+from .llama_native import built_in_device, built_in_devices, device_memory, resident_bytes, trim_heap
 from .loopback import LoopbackDevice
 
-__all__ = ["CpuDevice", "CudaDevice", "Device", "open_device"]
+__all__ = ["CpuDevice", "Device", "GpuDevice", "open_device"]
+
+
+GPU_PREFIXES = {"cuda": "CUDA", "vulkan": "Vulkan"}
+"""How ggml's names of a kind's devices begin; the ordinal follows. Any backend of ggml needs one row."""
 
 
 class Device(Protocol):
@@ -18,6 +22,13 @@ class Device(Protocol):
     @property
     def pointer(self) -> int | None:
         """ggml's handle; None where the engine's own process is the device."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is gone, with all models on it, which must not be freed then."""
+
+    def check(self) -> None:
+        """Raises EngineError if it is lost."""
 
     def used_bytes(self) -> int:
         """Memory in use on it, by anybody."""
@@ -36,6 +47,10 @@ class CpuDevice:
     """The engine's own process."""
 
     pointer: int | None = None
+    lost = False
+
+    def check(self) -> None:
+        """It cannot be lost."""
 
     def used_bytes(self) -> int:
         """Resident memory of this process."""
@@ -52,24 +67,31 @@ class CpuDevice:
         """There is nothing to end."""
 
 
-class CudaDevice:
-    """An NVIDIA GPU that the build of llama.cpp supports.
+class GpuDevice:
+    """A GPU that the build of llama.cpp supports, by ggml's name of it.
 
     Args:
-        index: CUDA ordinal.
+        kind: Key of ``GPU_PREFIXES``.
+        index: The backend's ordinal.
 
     Raises:
-        EngineUnavailableError: The build has no CUDA, or there is no such GPU.
+        EngineUnavailableError: The build has no such backend, or there is no such GPU.
     """
 
-    def __init__(self, index: int) -> None:
-        pointer = built_in_device(f"CUDA{index}")
+    lost = False
+
+    def __init__(self, kind: str, index: int) -> None:
+        name = f"{GPU_PREFIXES[kind]}{index}"
+        pointer = built_in_device(name)
         if pointer is None:
             raise EngineUnavailableError(
-                f"llama-cpp-python finds no device CUDA{index}: it needs a build with "
-                'CMAKE_ARGS="-DGGML_CUDA=ON" and that GPU'
+                f"llama-cpp-python finds no device {name} (only {', '.join(built_in_devices())}): it needs "
+                f'that GPU and a build with CMAKE_ARGS="-DGGML_{kind.upper()}=ON"'
             )
         self.pointer = pointer
+
+    def check(self) -> None:
+        """A lost GPU shows in the next call's own error."""
 
     def used_bytes(self) -> int:
         """Allocated memory of the GPU, whoever allocated it."""
@@ -77,10 +99,10 @@ class CudaDevice:
         return total - free
 
     def settle(self) -> None:
-        """The CUDA backend's calls that move weights or KV return when they are done."""
+        """The backend's calls that move weights or KV return when they are done."""
 
     def trim(self) -> None:
-        """CUDA frees at once."""
+        """The backend frees at once."""
 
     def close(self) -> None:
         """There is nothing to end."""
@@ -95,8 +117,9 @@ def open_device(device: dict[str, Any]) -> Device:
     kind = device["kind"]
     if kind == "cpu":
         return CpuDevice()
-    if kind == "cuda":
-        return CudaDevice(device["index"])
+    if kind in GPU_PREFIXES:
+        return GpuDevice(kind, device["index"])
     if kind == "loopback":
-        return LoopbackDevice(device["threads"])
-    raise EngineUnavailableError(f"llama-cpp runs on cpu, cuda and loopback devices, not on {kind!r}")
+        return LoopbackDevice(device["threads"], device["cores"], device["share_percent"])
+    known = ", ".join(["cpu", "loopback", *GPU_PREFIXES])
+    raise EngineUnavailableError(f"llama-cpp runs on devices of kind {known}, not on {kind!r}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import re
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,8 +19,15 @@ __all__ = ["CELL_PADDING", "GgufFacts", "cells_per_request", "read_facts"]
 CELL_PADDING = 256
 """llama.cpp rounds a sequence's KV cells up to a multiple of this. Source: llama-context.cpp, GGML_PAD."""
 
-_UINT32 = 4
+_UINT16, _UINT32, _BOOL, _STRING = 2, 4, 7, 8
+_READERS = {
+    _UINT16: "gguf_get_val_u16",
+    _UINT32: "gguf_get_val_u32",
+    _BOOL: "gguf_get_val_bool",
+    _STRING: "gguf_get_val_str",
+}
 _KV_ELEMENT_BYTES = 2
+_LAYER = re.compile(r"^blk\.(\d+)\.")
 
 
 class _InitParams(ctypes.Structure):
@@ -34,11 +44,15 @@ def _gguf() -> dict[str, Any]:
             "gguf_free": (None, pointer),
             "gguf_find_key": (key, pointer, text),
             "gguf_get_kv_type": (ctypes.c_int, pointer, key),
+            "gguf_get_val_u16": (ctypes.c_uint16, pointer, key),
             "gguf_get_val_u32": (ctypes.c_uint32, pointer, key),
+            "gguf_get_val_bool": (ctypes.c_bool, pointer, key),
             "gguf_get_val_str": (text, pointer, key),
             "gguf_get_n_tensors": (key, pointer),
             "gguf_get_tensor_name": (text, pointer, key),
             "gguf_get_tensor_size": (size, pointer, key),
+            "gguf_get_tensor_offset": (size, pointer, key),
+            "gguf_get_data_offset": (size, pointer),
         },
     )
 
@@ -110,42 +124,75 @@ def read_facts(checkpoint: str) -> GgufFacts:
     """
     if not Path(checkpoint).is_file():
         raise CheckpointError(f"{checkpoint}: there is no such file")
+    if not os.access(checkpoint, os.R_OK):
+        raise CheckpointError(f"{checkpoint}: it may not be read")
     last_errors()
     header = _gguf()["gguf_init_from_file"](checkpoint.encode(), _InitParams(no_alloc=True, ctx=None))
     if not header:
         raise CheckpointError(f"{checkpoint}: no readable GGUF file: {last_errors() or 'bad header'}")
     try:
-        return _facts(checkpoint, header)
+        return _facts(_Header(checkpoint, header))
     finally:
         _gguf()["gguf_free"](header)
 
 
-def _facts(checkpoint: str, header: int) -> GgufFacts:
-    gguf = _gguf()
-    sizes = {}
-    for index in range(gguf["gguf_get_n_tensors"](header)):
-        name = gguf["gguf_get_tensor_name"](header, index).decode()
-        sizes[name] = gguf["gguf_get_tensor_size"](header, index)
-    key = gguf["gguf_find_key"](header, b"general.architecture")
-    architecture = gguf["gguf_get_val_str"](header, key).decode() if key >= 0 else ""
+class _Header:
+    """A parsed header: values by key, and sizes of tensors that are all in the file."""
 
-    def number(name: str, default: int | None = None) -> int:
-        key = gguf["gguf_find_key"](header, f"{architecture}.{name}".encode())
-        if key >= 0 and gguf["gguf_get_kv_type"](header, key) == _UINT32:
-            return int(gguf["gguf_get_val_u32"](header, key))
-        if default is None:
-            raise CheckpointError(f"{checkpoint}: its header does not say {architecture}.{name}")
-        return default
+    def __init__(self, checkpoint: str, pointer: int) -> None:
+        self.checkpoint = checkpoint
+        self._pointer = pointer
+        gguf, ends = _gguf(), [0]
+        self.tensor_bytes: dict[str, int] = {}
+        for index in range(gguf["gguf_get_n_tensors"](pointer)):
+            name = gguf["gguf_get_tensor_name"](pointer, index).decode(errors="replace")
+            self.tensor_bytes[name] = size = gguf["gguf_get_tensor_size"](pointer, index)
+            ends.append(gguf["gguf_get_tensor_offset"](pointer, index) + size)
+        needed, there = gguf["gguf_get_data_offset"](pointer) + max(ends), os.path.getsize(checkpoint)
+        if there < needed:
+            raise self.error(f"it is truncated: its header promises {needed} bytes, and it has {there}")
+        self.architecture = str(self.value("general.architecture", ""))
 
+    def error(self, reason: str) -> CheckpointError:
+        return CheckpointError(f"{self.checkpoint}: {reason}")
+
+    def value(self, key: str, default: Any = None) -> Any:
+        gguf = _gguf()
+        place = gguf["gguf_find_key"](self._pointer, key.encode())
+        if place < 0:
+            if default is None:
+                raise self.error(f"its header does not say {key}")
+            return default
+        kind = gguf["gguf_get_kv_type"](self._pointer, place)
+        if kind not in _READERS:
+            raise self.error(f"its {key} is of a type that is not supported ({kind})")
+        found = gguf[_READERS[kind]](self._pointer, place)
+        return found.decode(errors="replace") if isinstance(found, bytes) else found
+
+    def number(self, name: str, default: int | None = None) -> int:
+        return int(self.value(f"{self.architecture}.{name}", default))
+
+
+def _check_kind(header: _Header) -> None:
+    if header.value("split.count", 0) > 1:
+        raise header.error("it is one part of several; join them with llama-gguf-split --merge")
+    if header.number("expert_count", 0):
+        raise header.error("it is a mixture of experts, which is not supported")
+    if not header.value(f"{header.architecture}.attention.causal", True):
+        raise header.error("it is an encoder, which generates no text")
+    if header.number("pooling_type", 0):
+        raise header.error("it is an embedding model, which generates no text")
+
+
+def _facts(header: _Header) -> GgufFacts:
+    _check_kind(header)
+    number, sizes = header.number, header.tensor_bytes
     layers, hidden, heads = number("block_count"), number("embedding_length"), number("attention.head_count")
     head_dim = hidden // max(1, heads)
     widths = number("attention.key_length", head_dim) + number("attention.value_length", head_dim)
-    per_layer = [0] * layers
-    for name, size in sizes.items():
-        prefix, _, rest = name.partition(".")
-        index = int(rest.partition(".")[0]) if prefix == "blk" else -1
-        if 0 <= index < layers:
-            per_layer[index] += size
+    per_layer = _layer_bytes(sizes)
+    if len(per_layer) != layers or max(per_layer, default=0) != layers - 1:
+        raise header.error(f"it says {layers} layers and holds the tensors of {len(per_layer)}")
     embedding = sizes.get("token_embd.weight", 0)
     output = sizes.get("output.weight", embedding) + sizes.get("output_norm.weight", 0)
     return GgufFacts(
@@ -154,7 +201,15 @@ def _facts(checkpoint: str, header: int) -> GgufFacts:
         intermediate_size=number("feed_forward_length"),
         vocab_size=number("vocab_size", 0),
         kv_width=number("attention.head_count_kv", heads) * widths,
-        layer_bytes=tuple(per_layer),
+        layer_bytes=tuple(per_layer[index] for index in range(layers)),
         output_bytes=output,
         host_weight_bytes=embedding if "output.weight" in sizes else 0,
     )
+
+
+def _layer_bytes(sizes: dict[str, int]) -> Counter[int]:
+    per_layer: Counter[int] = Counter()
+    for name, size in sizes.items():
+        if match := _LAYER.match(name):
+            per_layer[int(match[1])] += size
+    return per_layer

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .base import CheckpointError, DeviceMemoryError, EngineError, RequestError
 from .llama_gguf import cells_per_request
-from .llama_native import last_errors
+from .llama_native import last_errors, touch_mapped
 
 __all__ = ["MAX_BATCH_TOKENS", "LlamaModel"]
 
@@ -33,6 +33,7 @@ class LlamaModel:
         context_tokens: Most tokens of one request.
         max_batch: Slots.
         threads: Host threads.
+        mmap: Whether the file is mapped into memory rather than read into buffers.
 
     Raises:
         CheckpointError: llama.cpp cannot load the file.
@@ -48,16 +49,20 @@ class LlamaModel:
         context_tokens: int,
         max_batch: int,
         threads: int,
+        mmap: bool = False,
     ) -> None:
         last_errors()
         self._context: Any = None
         self._batch: Any = None
         self._model = llama_cpp.llama_model_load_from_file(
-            checkpoint.encode(), _model_params(device, gpu_layers)
+            checkpoint.encode(), _model_params(device, gpu_layers, mmap)
         )
         if self._model is None:
             raise _load_error(checkpoint)
         try:
+            self._check_kind(checkpoint)
+            if mmap:
+                touch_mapped(checkpoint)
             self._context = llama_cpp.llama_init_from_model(
                 self._model, _context_params(context_tokens, max_batch, threads)
             )
@@ -68,6 +73,17 @@ class LlamaModel:
         except EngineError:
             self.close()
             raise
+
+    def _check_kind(self, checkpoint: str) -> None:
+        kinds = {
+            "encoder": llama_cpp.llama_model_has_encoder(self._model),
+            "recurrent": llama_cpp.llama_model_is_recurrent(self._model),
+            "hybrid": llama_cpp.llama_model_is_hybrid(self._model),
+            "diffusion": llama_cpp.llama_model_is_diffusion(self._model),
+        }
+        found = [name for name, is_one in kinds.items() if is_one]
+        if found:
+            raise CheckpointError(f"{checkpoint}: it is no plain decoder but a model with {found[0]} parts")
 
     def _allocate_batch(self, rows: int) -> None:
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
@@ -160,16 +176,16 @@ def _bytes_pointer(data: npt.NDArray[np.uint8]) -> Any:
     return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
-def _model_params(device: int | None, gpu_layers: int) -> Any:
+def _model_params(device: int | None, gpu_layers: int, mmap: bool) -> Any:
     params = llama_cpp.llama_model_default_params()
     # Unless the list names the device, llama.cpp takes its own choice or none, and ignores gpu_layers then.
     devices = (ctypes.c_void_p * 2)(device, None)
     params.devices = ctypes.cast(devices, ctypes.c_void_p)
     params.keep_alive = devices
     params.n_gpu_layers = gpu_layers
-    # Plain reads, no mmap: with mmap the disk is read by the first passes instead of the load, the memory
-    # counts as page cache shared with others, and unloading does not free it.
-    params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
+    # Never left to llama.cpp, which would choose by device. Mapped memory is page cache: shared with others,
+    # evicted under pressure, and still there after an unload.
+    params.load_mode = llama_cpp.LLAMA_LOAD_MODE_MMAP if mmap else llama_cpp.LLAMA_LOAD_MODE_NONE
     # Weights stay as they are in the file, on both sides: repacked ones (AMX above all) are computed with
     # other rounding than those on a device, and AMX is announced but illegal on some virtual machines.
     params.use_extra_bufts = False

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import llama_cpp
+import numpy as np
 
 from .base import EngineUnavailableError
 
@@ -16,6 +17,7 @@ __all__ = [
     "MMAP_THRESHOLD_BYTES",
     "TRIM_THRESHOLD_BYTES",
     "built_in_device",
+    "built_in_devices",
     "check_version",
     "device_memory",
     "free_backend",
@@ -27,6 +29,7 @@ __all__ = [
     "rpc_device",
     "settle_heap",
     "silence",
+    "touch_mapped",
     "trim_heap",
 ]
 
@@ -115,9 +118,14 @@ def _ggml() -> dict[str, Any]:
 
 def built_in_device(name: str) -> int | None:
     """ggml's handle of a device that the build offers, as ``CUDA0``; None if there is none."""
+    return built_in_devices().get(name)
+
+
+def built_in_devices() -> dict[str, int]:
+    """ggml's handles of the devices that the build offers on this machine, by ggml's names of them."""
     call = _ggml()
     pointers = [call["ggml_backend_dev_get"](index) for index in range(call["ggml_backend_dev_count"]())]
-    return next((p for p in pointers if call["ggml_backend_dev_name"](p).decode() == name), None)
+    return {call["ggml_backend_dev_name"](pointer).decode(): pointer for pointer in pointers}
 
 
 def rpc_device(endpoint: str) -> int:
@@ -189,6 +197,23 @@ def settle_heap() -> None:
 def trim_heap() -> None:
     """Gives freed memory of this process back to the system."""
     ctypes.CDLL(None).malloc_trim(0)
+
+
+def touch_mapped(path: str) -> int:
+    """Reads one byte of every page of a file that this process has mapped, and returns the bytes mapped.
+
+    Without it the first pass would wait for the disk instead of the load.
+    """
+    wanted, mapped_bytes = os.path.realpath(path), 0
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        spans = [line.split(maxsplit=5) for line in maps]
+    for fields in spans:
+        if len(fields) == 6 and fields[5].rstrip("\n") == wanted and fields[1].startswith("r"):
+            start, end = (int(address, 16) for address in fields[0].split("-"))
+            pages = np.ctypeslib.as_array((ctypes.c_ubyte * (end - start)).from_address(start))
+            pages[:: os.sysconf("SC_PAGE_SIZE")].sum()
+            mapped_bytes += end - start
+    return mapped_bytes
 
 
 def resident_bytes(pid: int) -> int:

@@ -11,8 +11,10 @@ import select
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
+from .affinity import checked_cores
 from .base import EngineError, EngineUnavailableError
 from .llama_native import (
     MMAP_THRESHOLD_BYTES,
@@ -40,21 +42,25 @@ class LoopbackDevice:
 
     Args:
         threads: CPU threads that it computes with.
+        cores: CPU cores that it runs on, all of its threads; empty means any. This process stays free.
+        share_percent: Of the time that it may run; what is missing from 100 it is stopped.
 
     Attributes:
         pointer: ggml's handle of the device.
         pid: Of the device process.
 
     Raises:
-        EngineUnavailableError: This build has no RPC, or the process does not start.
+        EngineUnavailableError: This build has no RPC, a core is not there, or the process does not start.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, cores: Iterable[int] = (), share_percent: int = 100) -> None:
         libraries = [library_path("libggml"), library_path("libggml-rpc")]
         if None in libraries:
             raise EngineUnavailableError(_BUILD_HINT)
         script = Path(__file__).with_name("loopback_server.py")
         command = [sys.executable, "-I", str(script), *map(str, libraries), str(threads), str(os.getpid())]
+        command.append("--cores=" + ",".join(map(str, sorted(checked_cores(cores)))))
+        command.append(f"--share={share_percent}")
         if threading.current_thread() is threading.main_thread():
             command.append("--parent-is-main-thread")
         self._process = subprocess.Popen(
@@ -70,8 +76,34 @@ class LoopbackDevice:
         # and frees are seen by the device before whatever is sent after them.
         self._backend: int | None = open_backend(self.pointer)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None or self._is_dying()
+
+    def _is_dying(self) -> bool:
+        # A killed process can be waited for only once all of its threads are gone.
+        stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii")
+        return stat.rpartition(")")[2].split()[0] in "ZX"
+
+    def check(self) -> None:
+        """Makes sure that the process is there: llama.cpp ends this process if it speaks to one that is not.
+
+        Raises:
+            EngineError: It has ended.
+        """
+        if self.lost:
+            status = self._process.wait()
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            raise EngineError(f"the loopback device is gone, with all models on it: its process {how}")
+
     def used_bytes(self) -> int:
-        """Resident memory of the device process."""
+        """Resident memory of the device process.
+
+        Raises:
+            EngineError: It has ended.
+        """
+        self.check()
         return resident_bytes(self.pid)
 
     def settle(self) -> None:
@@ -87,14 +119,19 @@ class LoopbackDevice:
         self.settle()
         if self._process.stdin is None:
             raise EngineError("the device process has no standard input")
-        self._process.stdin.write(b"trim\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(b"trim\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self.check()
+            raise
         self._answer(_ANSWER_S)
 
     def close(self) -> None:
         """Ends the device process; every model on it must have been freed. A second close does nothing."""
         if self._backend is not None:
-            free_backend(self._backend)
+            if not self.lost:  # to speak to a lost one would end this process
+                free_backend(self._backend)
             self._backend = None
             self._end()
 

@@ -1,6 +1,7 @@
 """The device process of a loopback device: ggml's RPC server on the CPU backend.
 
-Usage: ``python -I loopback_server.py LIBGGML LIBGGML_RPC THREADS PARENT_PID [--parent-is-main-thread]``.
+Usage: ``python -I loopback_server.py LIBGGML LIBGGML_RPC THREADS PARENT_PID [--cores=N,N]
+[--share=PERCENT] [--parent-is-main-thread]``.
 It needs nothing but the two libraries. It writes the port it listens on to its standard output, then answers
 each line of its standard input with one line once it has given freed memory back, and ends at once when that
 input closes: its parent holds the other end, so it cannot outlive it.
@@ -15,23 +16,53 @@ import socket
 import sys
 import threading
 import time
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
 _CPU_DEVICE_TYPE = 0
+_PERIOD_S = 0.004
 
 
 def main(argv: list[str]) -> int:
     """Serves until the parent is gone; returns only if the server cannot start."""
     libggml, libggml_rpc, threads, parent_pid = argv[:4]
     _end_with_parent(int(parent_pid), "--parent-is-main-thread" in argv)
+    options = dict(option.partition("=")[::2] for option in argv[4:])
+    if options.get("--cores"):
+        os.sched_setaffinity(0, map(int, options["--cores"].split(",")))  # first of all: threads inherit it
+    _slow_down(int(options.get("--share", 100)) / 100)
     report = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # ggml tells there of each connection; errors go to stderr
     threading.Thread(target=_attend, args=(report,), daemon=True).start()
     _serve(libggml, libggml_rpc, int(threads))
     return 1
+
+
+def _slow_down(share: float) -> None:
+    device_pid = os.getpid()
+    if share < 1 and os.fork() == 0:  # before there are threads
+        _govern(device_pid, share)
+
+
+def _govern(device_pid: int, share: float) -> NoReturn:
+    # A process of its own, since a stopped one cannot wake itself. The kernel ends it with the device.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+    os.closerange(0, 2)
+    next_s = time.monotonic()
+    while os.getppid() == device_pid:
+        _sleep_until(next_s + share * _PERIOD_S)
+        os.kill(device_pid, signal.SIGSTOP)
+        # A late start moves the end of the pause with it: the device never catches up on what it missed.
+        next_s = max(next_s + _PERIOD_S, time.monotonic() + (1 - share) * _PERIOD_S)
+        _sleep_until(next_s)
+        os.kill(device_pid, signal.SIGCONT)
+    os._exit(0)
+
+
+def _sleep_until(end_s: float) -> None:
+    time.sleep(max(0.0, end_s - time.monotonic()))
 
 
 def _end_with_parent(parent_pid: int, parent_is_main_thread: bool) -> None:

@@ -18,6 +18,7 @@ class EngineEntry:
         default_device: Device that it runs on without being told.
         checkpoint_formats: Of ``gguf`` and ``safetensors``.
         description: One line.
+        chooses_mmap: Whether a device may ask that checkpoints be mapped into memory.
     """
 
     module: str
@@ -26,6 +27,7 @@ class EngineEntry:
     default_device: str
     checkpoint_formats: tuple[str, ...]
     description: str
+    chooses_mmap: bool = False
 
 
 ENGINES: dict[str, EngineEntry] = {
@@ -43,7 +45,8 @@ ENGINES: dict[str, EngineEntry] = {
         packages=("llama-cpp-python",),
         default_device="loopback:1-threads",
         checkpoint_formats=("gguf",),
-        description="llama.cpp, on CPU, CUDA or the loopback device",
+        description="llama.cpp, on CPU, CUDA, Vulkan or the loopback device",
+        chooses_mmap=True,
     ),
     "vllm": EngineEntry(
         module="vllm",

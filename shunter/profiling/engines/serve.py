@@ -17,6 +17,7 @@ import traceback
 from typing import Any
 
 from . import wire
+from .affinity import checked_cores
 from .base import Capabilities, Engine, EngineError, EngineUnavailableError
 from .registry import ENGINES
 
@@ -60,6 +61,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _create(name: str, device: dict[str, Any]) -> Engine:
     entry = ENGINES[name]
+    if device["mmap"] and not entry.chooses_mmap:
+        raise EngineUnavailableError(
+            f"engine {name!r} leaves no choice of mmap; use a device without it. Got {device['name']!r}"
+        )
+    if device["kind"] == "cpu" and device["cores"]:
+        os.sched_setaffinity(0, checked_cores(device["cores"]))  # before the engine starts its threads
     try:
         module = importlib.import_module("." + entry.module, __package__)
     except (ImportError, OSError, RuntimeError) as error:

@@ -73,6 +73,10 @@ class TorchModel:
             raise CheckpointError(str(error)) from error
         self.slot_of[request] = slot
 
+    def weight_bytes(self, device: torch.device) -> int:
+        """Bytes of the weights that stay on a device; layers that are copied there at each use do not."""
+        return sum(int(part.nbytes) for part in self.net.parameters() if part.device.type == device.type)
+
     def copy_out(self, request: str, tokens: int) -> SavedKv:
         """Copies a request's first tokens to host memory."""
         return self.slots.copy_out(self.slot_of[request], tokens)

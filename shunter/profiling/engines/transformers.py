@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
-import os
 import sys
 import tempfile
 import time
@@ -34,7 +33,9 @@ from .base import (
     PrefillResult,
     Timed,
 )
+from .given_back import check_given_back
 from .ledger import Ledger, Saved, checked_level, decode_steps
+from .page_cache import drop_cached
 from .torch_checkpoint import kv_shape, place, read_config, read_model, weight_files
 from .torch_kv import KvSlots, SavedKv
 from .torch_memory import free_bytes, give_back, memory_errors, resident_bytes
@@ -123,10 +124,14 @@ class TransformersEngine(Engine):
 
     def unload(self, model: str) -> Timed:  # noqa: D102
         start_s = self._now_s()
-        self._ledger.resident(model)
+        weight_bytes = self._ledger.resident(model).model.weight_bytes(self.device)
+        before_bytes = self.memory().device_bytes
         del self._ledger.residents[model]
         give_back()
-        return Timed(start_s, self._now_s())
+        end_s = self._now_s()
+        freed_bytes = before_bytes - self.memory().device_bytes
+        check_given_back(model, self.name, weight_bytes=weight_bytes, freed_bytes=freed_bytes)
+        return Timed(start_s, end_s)
 
     def prefill(self, model: str, request: str, tokens: list[int]) -> PrefillResult:  # noqa: D102
         start_s = self._now_s()
@@ -180,12 +185,7 @@ class TransformersEngine(Engine):
 
     def drop_page_cache(self, checkpoint: str) -> None:  # noqa: D102
         for path in weight_files(checkpoint):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)  # pages that are not yet written would stay
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            finally:
-                os.close(descriptor)
+            drop_cached(str(path))
 
     def close(self) -> None:  # noqa: D102
         self._ledger = Ledger()

@@ -1,8 +1,6 @@
-"""vLLM, one in-process engine per resident model, on the CPU or one CUDA GPU.
+"""vLLM, one vLLM engine per resident model, on the CPU or one CUDA GPU.
 
-Two settings are read from the worker's environment, and both are recorded among the versions:
-``SHUNTER_VLLM_PREFIX_CACHING`` (0 or 1, default 0) and ``SHUNTER_VLLM_SLEEP_LEVEL`` (0, 1 or 2, default 0;
-GPU only): above 0 an unload puts the engine to sleep, and the next load of the same model wakes it.
+Settings are read from the worker's environment: see ``vllm_settings``.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import tempfile
 from typing import Any
 
 from .base import Engine, EngineUnavailableError
+from .vllm_settings import read_settings
 
 __all__ = ["create"]
 
@@ -51,8 +50,7 @@ def create(device: dict[str, Any]) -> Engine:
     kind, name = device["kind"], device["name"]
     if kind not in ("cpu", "cuda"):
         raise EngineUnavailableError(f"engine 'vllm' runs on cpu and cuda devices, not on {name}")
-    prefix_caching = bool(_setting("SHUNTER_VLLM_PREFIX_CACHING", 1))
-    sleep_level = _setting("SHUNTER_VLLM_SLEEP_LEVEL", 2)
+    settings = read_settings(os.environ)
     os.environ.update(_VARIABLES)
     if kind == "cuda":
         # The process is to see no other GPU: vLLM takes the first one.
@@ -66,23 +64,15 @@ def create(device: dict[str, Any]) -> Engine:
         raise EngineUnavailableError(
             f"vLLM of {sys.executable} runs on {current_platform.device_type or 'no device'}, not on {name}"
         )
-    if sleep_level and not current_platform.is_sleep_mode_available():
+    if settings.sleep_level and not current_platform.is_sleep_mode_available():
         raise EngineUnavailableError(f"vLLM has no sleep mode on {name}: unset SHUNTER_VLLM_SLEEP_LEVEL")
     if device["threads"]:
         torch.set_num_threads(device["threads"])
     torch_device = torch.device("cpu" if kind == "cpu" else "cuda:0")
-    engine = VllmEngine(
-        name, torch_device, device["memory_bytes"], prefix_caching=prefix_caching, sleep_level=sleep_level
-    )
-    _warm_up(engine)
+    engine = VllmEngine(device, torch_device, settings)
+    if settings.warm_up and not settings.process_per_model:
+        _warm_up(engine)
     return engine
-
-
-def _setting(variable: str, most: int) -> int:
-    text = os.environ.get(variable, "0")
-    if text not in [str(value) for value in range(most + 1)]:
-        raise EngineUnavailableError(f"{variable} must be 0 to {most}. Got {text!r} instead.")
-    return int(text)
 
 
 def _visible(index: int) -> str:

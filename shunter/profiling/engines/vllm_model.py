@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from vllm import SamplingParams  # type: ignore[import-not-found, unused-ignore]
 from vllm.engine.arg_utils import EngineArgs  # type: ignore[import-not-found, unused-ignore]
+from vllm.model_executor.offloader.base import (  # type: ignore[import-not-found, unused-ignore]
+    get_offloader,
+)
 from vllm.sampling_params import RequestOutputKind  # type: ignore[import-not-found, unused-ignore]
 from vllm.v1.engine.llm_engine import LLMEngine  # type: ignore[import-not-found, unused-ignore]
 
@@ -81,12 +84,17 @@ class VllmModel:
         llm: Its engine, which runs in this process.
         vocab_size: Tokens that it knows.
         device_bytes: What it counts against the device's budget.
+
+    Attributes:
+        offloaded_bytes: Weights that vLLM left on the host, by its own count.
     """
 
     def __init__(self, llm: LLMEngine, vocab_size: int, device_bytes: int) -> None:
         self.llm = llm
         self.vocab_size = vocab_size
         self.device_bytes = device_bytes
+        # One offloader serves the process: it is that of the engine built last.
+        self.offloaded_bytes = int(getattr(get_offloader(), "cpu_offload_bytes", 0))
         self._core: Any = llm.engine_core.engine_core
         self._scheduler: Any = self._core.scheduler
         self._live: dict[str, Any] = {}

@@ -13,6 +13,7 @@ __all__ = [
     "KvPlan",
     "StoredTensor",
     "check_blocks",
+    "check_offloaded",
     "check_shapes",
     "layer_bytes",
     "offloaded_bytes",
@@ -40,8 +41,12 @@ class KvPlan:
 
     @property
     def blocks(self) -> int:
-        """Blocks to ask for: requests share none, and vLLM keeps one for itself (its null block)."""
-        return self.max_batch * -(-self.context_tokens // self.block_tokens) + 1
+        """Blocks to ask for: requests share none, and vLLM keeps one for itself (its null block).
+
+        vLLM does not start unless one request can reach its own limit, which is a token beyond ours.
+        """
+        needed = self.max_batch * -(-self.context_tokens // self.block_tokens)
+        return max(needed, -(-(self.context_tokens + 1) // self.block_tokens)) + 1
 
     @property
     def total_bytes(self) -> int:
@@ -142,3 +147,16 @@ def offloaded_bytes(layers: list[int], gpu_layers: int) -> int:
     if gpu_layers == 0:
         raise UnsupportedLevelError("vLLM keeps the output layer on the GPU: gpu_layers must be at least 1")
     return sum(layers[: len(layers) + 1 - gpu_layers])
+
+
+def check_offloaded(asked_bytes: int, done_bytes: int) -> None:
+    """Compares the weights that vLLM says it left on the host with those that were to stay there.
+
+    Raises:
+        UnsupportedLevelError: They differ: it ignored the request, or offloads by another rule.
+    """
+    if done_bytes != asked_bytes:
+        raise UnsupportedLevelError(
+            f"vLLM left {done_bytes / 1e6:.1f} MB of weights on the host, and these gpu_layers are "
+            f"{asked_bytes / 1e6:.1f} MB"
+        )

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Iterator
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 
 from shunter.catalog.devices import parse_device
@@ -25,9 +33,11 @@ from shunter.profiling.synthetic import write_checkpoint
 
 pytest.importorskip("llama_cpp")
 
-from shunter.profiling.engines import llama_model
+from shunter.profiling.engines import llama_devices, llama_model
 from shunter.profiling.engines.llama_cpp import LlamaCppEngine, create
+from shunter.profiling.engines.llama_devices import open_device
 from shunter.profiling.engines.llama_gguf import read_facts
+from shunter.profiling.engines.llama_native import built_in_device, built_in_devices, device_memory
 
 pytestmark = pytest.mark.engine
 
@@ -63,6 +73,24 @@ def model(engine: Engine, checkpoint: str) -> Iterator[str]:
 
 def load(engine: Engine, checkpoint: str, gpu_layers: int | None = None, **sizes: int) -> None:
     engine.load("m", checkpoint, gpu_layers, **{"context_tokens": 256, "max_batch": 4, **sizes})
+
+
+def rewritten(checkpoint: str, path: Path, changes: dict[str, Any]) -> None:
+    """Copies a GGUF file with other metadata; the tensors stay."""
+    reader, writer = gguf.GGUFReader(checkpoint), gguf.GGUFWriter(path, SPEC.architecture)
+    kinds = {np.uint16: "UINT16", np.uint32: "UINT32", np.float32: "FLOAT32", bool: "BOOL", str: "STRING"}
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name not in changes and name != "general.architecture":
+            writer.add_key_value(name, field.contents(), field.types[0], *field.types[1:])
+    writer.kv_data[0].pop("general.architecture", None)
+    for name, value in {"general.architecture": SPEC.architecture, **changes}.items():
+        writer.add_key_value(name, value, gguf.GGUFValueType[kinds[type(value)]])
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def prompt(seed: int, length: int = 40) -> list[int]:
@@ -189,8 +217,8 @@ def test_layers_that_stay_on_the_host_in_silence_are_noticed(
 ) -> None:
     real = llama_model._model_params
 
-    def without_device(device: int | None, gpu_layers: int) -> Any:
-        params = real(device, gpu_layers)
+    def without_device(device: int | None, gpu_layers: int, mmap: bool) -> Any:
+        params = real(device, gpu_layers, mmap)
         params.keep_alive = (ctypes.c_void_p * 1)(None)
         params.devices = ctypes.cast(params.keep_alive, ctypes.c_void_p)
         return params
@@ -215,6 +243,48 @@ def test_truncated_files_are_refused_and_do_no_harm(
         load(engine, str(broken))
     with pytest.raises(RequestError, match="not resident"):
         engine.unload("m")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("split.count", np.uint16(3), "one part of several"),
+        ("{arch}.expert_count", np.uint32(8), "mixture of experts"),
+        ("{arch}.attention.causal", False, "encoder"),
+        ("{arch}.pooling_type", np.uint32(3), "embedding model"),
+        ("general.architecture", "clip", r"clip\.block_count"),
+        ("{arch}.block_count", np.uint32(SPEC.layers + 1), "holds the tensors of"),
+        ("{arch}.block_count", np.uint32(2**31), "holds the tensors of"),
+        ("{arch}.embedding_length", np.float32(1.0), "type that is not supported"),
+        ("{arch}.attention.head_count_kv", np.uint32(7), "cannot load"),
+    ],
+)
+def test_models_that_it_cannot_run_are_refused_by_name(
+    engine: Engine, checkpoint: str, tmp_path: Path, key: str, value: Any, match: str
+) -> None:
+    odd = tmp_path / "odd.gguf"
+    rewritten(checkpoint, odd, {key.format(arch=SPEC.architecture): value})
+    with pytest.raises(CheckpointError, match=match) as caught:
+        load(engine, str(odd))
+    assert str(caught.value).startswith(str(odd))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RequestError, match="not resident"):
+        engine.unload("m")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_header_with_flipped_bytes_never_ends_the_process(
+    engine: Engine, checkpoint: str, tmp_path: Path, seed: int
+) -> None:
+    rng = random.Random(seed)
+    content = bytearray(Path(checkpoint).read_bytes())
+    header = content.index(b"general.architecture"), content.index(b"output_norm.weight")
+    for _ in range(8):
+        content[rng.randrange(header[0] - 16, header[1])] ^= 1 << rng.randrange(8)
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(content)
+    with contextlib.suppress(CheckpointError):
+        read_facts(str(broken))
 
 
 def test_a_damaged_header_is_refused(engine: Engine, checkpoint: str, tmp_path: Path) -> None:
@@ -295,9 +365,92 @@ def test_on_the_cpu_this_process_is_the_device(checkpoint: str) -> None:
     assert engine.memory().host_bytes - before.host_bytes < 4e6
 
 
-def test_a_gpu_that_the_build_does_not_have_is_refused() -> None:
-    with pytest.raises(EngineUnavailableError, match="CUDA99"):
-        make_engine("cuda:99")
+@pytest.mark.parametrize(
+    ("device", "match"),
+    [
+        ("cuda:99", r"no device CUDA99 \(only .*CPU.*DGGML_CUDA=ON"),
+        ("vulkan:99", "no device Vulkan99.*DGGML_VULKAN=ON"),
+    ],
+)
+def test_a_gpu_that_the_build_does_not_have_is_refused(device: str, match: str) -> None:
+    with pytest.raises(EngineUnavailableError, match=match):
+        make_engine(device)
+
+
+def test_a_built_in_device_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The CPU is in ggml's registry like any GPU: with its name as a prefix it stands for one.
+    monkeypatch.setitem(llama_devices.GPU_PREFIXES, "vulkan", "CP")
+    monkeypatch.setattr(
+        llama_devices, "built_in_device", lambda name: built_in_device(name.rstrip("0") + "U")
+    )
+    device = open_device(asdict(parse_device("vulkan:0")))
+    assert device.pointer == built_in_device("CPU")
+    free_bytes, total_bytes = device_memory(built_in_devices()["CPU"])
+    assert 0 < free_bytes <= total_bytes
+    assert not device.lost
+
+
+@pytest.mark.parametrize("mmap", ["", "-mmap"])
+def test_what_leaves_the_host_arrives_on_the_device(checkpoint: str, mmap: str) -> None:
+    facts = read_facts(checkpoint)
+    weight_bytes = facts.device_weight_bytes(SPEC.total_layers) + facts.host_weight_bytes
+    engine = make_engine("loopback:1-threads" + mmap)
+    load(engine, checkpoint, SPEC.layers // 2)
+    engine.unload("m")
+    for level in LEVELS:
+        before = engine.memory()
+        after = engine.load("m", checkpoint, level, context_tokens=256, max_batch=1).memory
+        engine.unload("m")
+        grown_bytes = after.device_bytes + after.host_bytes - before.device_bytes - before.host_bytes
+        kv_bytes = facts.kv_width * 2 * facts.layers * 256
+        assert weight_bytes <= grown_bytes <= weight_bytes + kv_bytes + 12e6
+    engine.close()
+
+
+def test_mapped_weights_are_all_there_after_a_load(checkpoint: str) -> None:
+    engine = make_engine("loopback:1-threads-mmap")
+    load(engine, checkpoint, 0)
+    maps = Path("/proc/self/smaps").read_text().split(checkpoint + "\n")[1:]
+    sizes = [dict(re.findall(r"^(Size|Rss): +(\d+) kB", part.split("VmFlags")[0], re.M)) for part in maps]
+    assert sum(int(size["Size"]) for size in sizes) * 1024 >= 0.95 * Path(checkpoint).stat().st_size
+    assert [size["Rss"] for size in sizes] == [size["Size"] for size in sizes]
+    engine.unload("m")
+    assert checkpoint not in Path("/proc/self/maps").read_text()
+    engine.close()
+
+
+def test_mapped_and_read_weights_give_the_same_tokens(engine: Engine, checkpoint: str) -> None:
+    mapped = make_engine("loopback:1-threads-mmap")
+    for level in LEVELS:
+        tokens = []
+        for each in (engine, mapped):
+            load(each, checkpoint, level)
+            tokens.append(generate(each, "r", prompt(1), 20))
+            each.unload("m")
+        assert tokens[0] == tokens[1]
+    mapped.close()
+
+
+def test_a_lost_device_is_named_and_the_engine_can_be_closed(checkpoint: str) -> None:
+    engine = make_engine("loopback:1-threads")
+    load(engine, checkpoint)
+    engine.prefill("m", "r", prompt(1))
+    os.kill(engine._device.pid, signal.SIGKILL)
+    while not engine._device.lost:
+        time.sleep(0.01)
+    calls: list[Callable[[], object]] = [
+        lambda: engine.decode("m", {"r": 1}, max_steps=1),
+        lambda: engine.prefill("m", "s", [1]),
+        lambda: engine.save_kv("m", "r"),
+        lambda: engine.drop_kv("m", "r"),
+        lambda: engine.unload("m"),
+        lambda: engine.load("n", checkpoint, None, context_tokens=64, max_batch=1),
+        engine.memory,
+    ]
+    for call in calls:
+        with pytest.raises(EngineError, match=r"device is gone.*killed by signal 9"):
+            call()
+    engine.close()
 
 
 def test_dropping_the_page_cache_of_nothing_is_refused(engine: Engine, tmp_path: Path) -> None:

@@ -19,7 +19,12 @@ import pytest
 
 from shunter.catalog.devices import parse_device
 from shunter.catalog.models import get_model, scaled_model
-from shunter.profiling.engines.base import WorkerDiedError
+from shunter.profiling.engines.base import (
+    DeviceMemoryError,
+    EngineError,
+    EngineUnavailableError,
+    WorkerDiedError,
+)
 from shunter.profiling.synthetic import write_checkpoint
 from shunter.profiling.worker import start_engine
 
@@ -34,8 +39,10 @@ SPEC = scaled_model(get_model("Qwen3-8B"), 12e6)
 PIDFD_GETFD = 438
 OWNER = """
 import sys
+from dataclasses import asdict
+from shunter.catalog.devices import parse_device
 from shunter.profiling.engines.llama_cpp import LlamaCppEngine
-device = dict(name="l", kind="loopback", index=0, threads=1, memory_bytes=None)
+device = asdict(parse_device("loopback:1-threads"))
 engine = LlamaCppEngine(device)
 engine.load("m", sys.argv[1], None, context_tokens=4096, max_batch=1)
 engine.prefill("m", "r", [1, 2, 3])
@@ -163,3 +170,92 @@ def test_two_devices_at_once_keep_apart(checkpoint: str) -> None:
     second.decode("m", {"r": 8}, max_steps=8)
     second.close()
     assert all(mine == theirs for mine, theirs in tokens)
+
+
+def allowed_cores(pid: int) -> set[str]:
+    """The cores of each thread of a process, as the kernel writes them."""
+    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    return {line.split()[1] for text in lists for line in text.splitlines() if "Cpus_allowed_list" in line}
+
+
+def core_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is only one core")
+def test_two_devices_of_other_size_and_cores_both_work(checkpoint: str) -> None:
+    low, high = sorted(os.sched_getaffinity(0))[:2]
+    names = [f"loopback:1-threads-cores-{low}-200MB", f"loopback:2-threads-cores-{low}+{high}-20MB"]
+    engines = [LlamaCppEngine(asdict(parse_device(name))) for name in names]
+    pids = [engine._device.pid for engine in engines]
+    assert allowed_cores(os.getpid()) != {str(low)}
+    engines[0].load("m", checkpoint, None, context_tokens=256, max_batch=1)
+    with pytest.raises(DeviceMemoryError, match="20 MB are taken"):
+        engines[1].load("m", checkpoint, None, context_tokens=1024, max_batch=4)
+    engines[1].load("m", checkpoint, 2, context_tokens=256, max_batch=1)
+    before_s = [core_seconds(pid) for pid in pids]
+    tokens = []
+    for engine in engines:
+        first = engine.prefill("m", "r", [7, 8, 9]).token
+        tokens.append([first, *engine.decode("m", {"r": 200}, max_steps=200).tokens["r"]])
+    assert tokens[0] == tokens[1]
+    assert all(core_seconds(pid) > before for pid, before in zip(pids, before_s, strict=True))
+    assert allowed_cores(pids[0]) == {str(low)}
+    assert len(allowed_cores(pids[1])) == 1
+    assert os.sched_getaffinity(pids[1]) == {low, high}
+    for engine in engines:
+        engine.close()
+    assert not any(runs(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("device", ["loopback:1-threads-cores-4000", "cpu:cores-0+4000"])
+def test_cores_that_are_not_there_are_refused(device: str) -> None:
+    with pytest.raises(EngineUnavailableError, match="no core 4000"):
+        start_engine("llama-cpp", device)
+
+
+def test_a_cpu_worker_keeps_to_its_cores() -> None:
+    core = max(os.sched_getaffinity(0))
+    with start_engine("fake", f"cpu:cores-{core}") as engine:
+        assert os.sched_getaffinity(engine.pids()[0]) == {core}
+    assert os.sched_getaffinity(0) != {core} or len(os.sched_getaffinity(0)) == 1
+
+
+def test_an_engine_that_leaves_no_choice_of_mmap_refuses_it() -> None:
+    with pytest.raises(EngineUnavailableError, match=r"no choice of mmap.*cpu:1-threads-mmap"):
+        start_engine("fake", "cpu:1-threads-mmap")
+
+
+def test_a_device_that_is_lost_between_calls_is_named_by_its_worker(checkpoint: str) -> None:
+    with start_engine("llama-cpp", "loopback:1-threads") as engine:
+        engine.load("m", checkpoint, None, context_tokens=256, max_batch=1)
+        worker_pid, device_pid = engine.pids()
+        os.kill(device_pid, signal.SIGKILL)
+        wait_for(lambda: not runs(device_pid), "the device process was not killed")
+        with pytest.raises(EngineError, match="loopback device is gone"):
+            engine.prefill("m", "r", [1, 2, 3])
+    assert not runs(worker_pid)
+
+
+def test_a_device_with_a_share_is_stopped_for_the_rest_of_the_time(checkpoint: str) -> None:
+    device = LoopbackDevice(1, share_percent=20)
+    states = [Path(f"/proc/{device.pid}/stat").read_text().rpartition(")")[2].split()[0] for _ in range(2000)]
+    assert "T" in states
+    assert set(states) - {"T"}
+    children = Path(f"/proc/{device.pid}/task/{device.pid}/children").read_text().split()
+    assert len(children) == 1
+    device.close()
+    wait_for(lambda: not runs(int(children[0])), "what slows a device down outlived it")
+
+
+def test_a_slowed_device_gives_the_same_tokens(checkpoint: str) -> None:
+    tokens = []
+    for name in ("loopback:1-threads", "loopback:1-threads-share-25"):
+        engine = LlamaCppEngine(asdict(parse_device(name)))
+        engine.load("m", checkpoint, None, context_tokens=256, max_batch=1)
+        first = engine.prefill("m", "r", [7, 8, 9]).token
+        tokens.append([first, *engine.decode("m", {"r": 20}, max_steps=20).tokens["r"]])
+        engine.unload("m")
+        engine.close()
+    assert tokens[0] == tokens[1]

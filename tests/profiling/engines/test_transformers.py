@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +12,17 @@ from accelerate import dispatch_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from shunter.catalog.devices import parse_device
 from shunter.catalog.models import ModelSpec
 from shunter.profiling.engines.base import (
     CheckpointError,
     DeviceMemoryError,
     Engine,
+    EngineError,
     EngineUnavailableError,
     RequestError,
 )
+from shunter.profiling.engines.page_cache import cached_bytes
 from shunter.profiling.engines.torch_checkpoint import device_map, kv_shape, read_config, read_model
 from shunter.profiling.engines.torch_kv import KvSlots, StepCache
 from shunter.profiling.engines.torch_model import TorchModel
@@ -32,8 +35,7 @@ SPEC = ModelSpec("tiny", 3, 128, 2, 1, 64, 256, 512, qk_norm=True)
 
 
 def device(**changes: object) -> dict[str, object]:
-    plain = {"name": "cpu:1-threads", "kind": "cpu", "index": 0, "threads": 1, "memory_bytes": None}
-    return plain | changes
+    return asdict(parse_device("cpu:1-threads")) | changes
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +136,34 @@ def test_the_budget_counts_weights_and_kv_of_all_residents(written: Path) -> Non
     engine.unload("a")
     load(engine, written, "c")
     engine.close()
+
+
+def test_memory_that_an_unload_keeps_is_noticed(engine: Engine, tmp_path: Path) -> None:
+    spec = replace(SPEC, hidden_size=512, intermediate_size=2048, layers=4, attn_heads=8)
+    folder = write_checkpoint(spec, tmp_path / "f32", format="safetensors", quantization="F32").path
+    load(engine, folder)
+    engine.unload("m")
+    load(engine, folder)
+    held = engine._ledger.residents["m"].model.net
+    with pytest.raises(EngineError, match=r"unloading 'm' gave back .* MB on cpu:1-threads"):
+        engine.unload("m")
+    with pytest.raises(RequestError):
+        engine.unload("m")
+    del held
+    load(engine, folder)
+    engine.unload("m")
+
+
+def test_the_page_cache_of_all_its_files_is_dropped(engine: Engine, checkpoint: Path) -> None:
+    file = str(checkpoint / "model.safetensors")
+    load(engine, checkpoint)
+    assert cached_bytes(file) > 0
+    try:
+        engine.drop_page_cache(str(checkpoint))
+    except EngineError:
+        pytest.skip("this file system keeps its pages")
+    assert cached_bytes(file) == 0
+    engine.unload("m")
 
 
 @pytest.mark.parametrize(
