@@ -5,41 +5,75 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from shunter.cli.options import progress, say
+from shunter.eval.tracking import tracking
 from shunter.models.performance import PerformanceModel
+from shunter.profiling.compare import merge_datasets
 from shunter.profiling.dataset import read_dataset
+from shunter.profiling.journal import journal_path
 
 __all__ = ["errors_table", "fit"]
 
 
 def fit(
-    data: Annotated[Path, typer.Argument(help="Dataset that shunter profile wrote (Parquet).")],
+    data: Annotated[
+        list[Path], typer.Argument(help="Datasets that shunter profile wrote.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the performance model, or a .json file.")] = Path(
         "perf"
     ),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Skip the validation against baselines and the model card.")
+    ] = False,
 ) -> None:
-    """Fit a performance model to a dataset and print its cross-validated errors.
+    """Fit a performance model to datasets, print its cross-validated errors and write its model card.
 
     Errors are mean absolute errors relative to what was measured, of fits that had not seen it: for held-out
     cells (other cells of the same model were seen) and for held-out models (none were). "Repeats differ" is
     the noise of the measurement itself.
 
+    The card (card.html, card.md, validation.json, beside the model) holds errors by split against baselines,
+    coverage of the intervals, offload curves and preemption costs.
+
     Examples:
 
     shunter fit profile.parquet --out perf
+
+    shunter fit monday.parquet tuesday.parquet --out perf --quick
     """
     console = Console()
-    model = PerformanceModel().fit(read_dataset(data))
+    frame = merge_datasets({str(path): read_dataset(path) for path in data})
+    model = PerformanceModel().fit(frame)
     path = model.save(out)
     console.print(errors_table(model))
     for note in model.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    for journal in filter(Path.exists, map(journal_path, data)):
+        say(console, f"note: {journal} holds rows of an unfinished sweep, not fitted: --resume adds them")
+    if not quick:
+        _write_card(console, model, frame, path)
     console.print(
         f"{path}: {len(model.models)} models, {len(model.cv)} targets", highlight=False, soft_wrap=True
     )
+
+
+def _write_card(console: Console, model: PerformanceModel, frame: pd.DataFrame, saved: Path) -> None:
+    from shunter.models.assessment import assess
+    from shunter.models.baselines import PREDICTORS
+    from shunter.models.card import write_card
+
+    with progress(console) as report:
+        validation = assess(frame, PREDICTORS, report=report)
+    card = write_card(model, frame, validation, saved)
+    with tracking("fit", saved.parent.name) as tracker:
+        for file in (saved, *card):
+            tracker.artifact(file)
+    say(console, f"card: {card[1]}")
 
 
 def errors_table(model: PerformanceModel) -> Table:

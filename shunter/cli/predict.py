@@ -18,8 +18,10 @@ __all__ = ["predict"]
 
 
 def predict(
-    perf: Annotated[Path, typer.Argument(help="Performance model that shunter fit wrote.")],
-    cells: Annotated[Path, typer.Argument(help="Cells to predict (.csv or .parquet).")],
+    cells: Annotated[Path, typer.Argument(help="Cells to predict (.csv or .parquet).", show_default=False)],
+    performance: Annotated[Path, typer.Option(help="Performance model that shunter fit wrote.")] = Path(
+        "perf"
+    ),
     out: Annotated[Path, typer.Option(help="Table to write (.csv or .parquet).")] = Path("predictions.csv"),
 ) -> None:
     """Predict times and memory of cells: rows with engine, device, model and operation.
@@ -29,12 +31,12 @@ def predict(
 
     Examples:
 
-    shunter predict perf cells.csv --out predictions.csv
+    shunter predict cells.csv --performance perf --out predictions.csv
     """
     for field, path in (("CELLS", cells), ("--out", out)):
         if path.suffix not in (".csv", ".parquet"):
             raise InputError(field, "end in .csv or .parquet", str(path))
-    predicted = PerformanceModel.load(perf).predict(_read(cells))
+    predicted = PerformanceModel.load(performance).predict(_read(cells))
     _write(predicted, out)
     outside = int(predicted["out_of_range"].sum())
     text = f"{out}: {len(predicted)} cells, {outside} of them beyond what was profiled"

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from shunter.catalog.devices import parse_device
 from shunter.errors import InputError, UnknownNameError
+from shunter.models.datasheets import HOST, gpu_name
 from shunter.models.features import CELL_COLUMNS, FACT_COLUMNS
+from shunter.models.physics import EXTRA_COLUMNS
+from shunter.models.published import facts_of
 from shunter.models.state import FittedState
 
-__all__ = ["complete", "hardware_name", "model_facts"]
+__all__ = ["complete", "hardware_name", "model_facts", "sheet_names"]
 
 _NEEDED = ("engine", "device", "model", "operation")
 
 
 def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
-    """Fills in columns that cells lack.
+    """Fills in columns that cells lack, and adds ``datasheet``: the device's name there, empty without one.
 
-    A device may be named with its memory budget. Model facts come from the profiled model of that name;
+    A device may be named with its memory budget, or as a GPU of the catalogue. Model facts come
+    from the profiled model of that name, or from the catalogue (``Llama-3-8B Q4_K_M``);
     gpu_layers is all; page_cache is warm; batch is 1; tokens is prompt_tokens; context_tokens is the mean
     over decode_tokens steps after the prompt; max_batch and max_context_tokens are those of the profile.
 
@@ -37,7 +43,7 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     missing = [name for name in _NEEDED if name not in frame]
     if missing:
         raise InputError("cells", f"have the columns {', '.join(missing)}", list(map(str, frame)))
-    frame = _with_facts(frame.assign(device=frame["device"].map(hardware_name)), state)
+    frame = _with_facts(frame.assign(device=_by_name(frame["device"], hardware_name)), state)
     zero = pd.Series(0, index=frame.index)
     prompt, decode = frame.get("prompt_tokens", zero), frame.get("decode_tokens", zero)
     defaults = {
@@ -49,8 +55,33 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
         **_limits(frame, state),
     }
     frame = frame.assign(**{name: value for name, value in defaults.items() if name not in frame})
+    if "engine_version" not in frame:
+        frame = frame.assign(engine_version=frame["engine"].map(state.engine_versions).fillna(""))
     _check_numbers(frame)
-    return frame.assign(offload_ratio=1 - frame["gpu_layers"] / frame["total_layers"])
+    return frame.assign(
+        offload_ratio=1 - frame["gpu_layers"] / frame["total_layers"],
+        datasheet=sheet_names(frame["device"], state.devices),
+    )
+
+
+def sheet_names(devices: pd.Series[Any], known: Mapping[str, str]) -> pd.Series[Any]:
+    """Names in the data sheets; empty where there is none.
+
+    Args:
+        devices: As in cells.
+        known: Names of devices that are called otherwise.
+    """
+    return _by_name(devices, lambda name: _sheet_name(name, known))
+
+
+def _by_name(names: pd.Series[Any], found: Callable[[str], str]) -> pd.Series[Any]:
+    """Looks each distinct name up once, since tables of cells repeat few of them often."""
+    codes, distinct = pd.factorize(names, use_na_sentinel=False)
+    return pd.Series(np.array([found(str(n)) for n in distinct], dtype=object)[codes], index=names.index)
+
+
+def _sheet_name(device: str, known: Mapping[str, str]) -> str:
+    return known.get(device) or (HOST if device == HOST else gpu_name(device) or "")
 
 
 def hardware_name(device: str) -> str:
@@ -62,14 +93,15 @@ def hardware_name(device: str) -> str:
 
 
 def model_facts(state: FittedState, model: str) -> dict[str, Any]:
-    """Facts of a profiled model.
+    """Facts of a profiled model, or of one of the catalogue with its quantisation (``Llama-3-8B Q4_K_M``).
 
     Raises:
-        UnknownNameError: It was not profiled.
+        UnknownNameError: It is neither.
     """
-    if model not in state.models:
+    facts = state.models.get(model) or facts_of(model)
+    if facts is None:
         raise UnknownNameError("model", model, state.models)
-    return state.models[model]
+    return facts
 
 
 def _with_facts(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
@@ -92,6 +124,14 @@ def _limits(frame: pd.DataFrame, state: FittedState) -> dict[str, list[int]]:
 
 
 def _check_numbers(frame: pd.DataFrame) -> None:
+    for name in set(EXTRA_COLUMNS) & set(frame):
+        least = 1 if name == "gpu_count" else 0
+        wrong = ~(pd.to_numeric(frame[name], errors="coerce") >= least)
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise InputError(
+                f"cells: row {row}, column {name}", f"be a number of at least {least}", frame[name].iloc[row]
+            )
     limits = {"gpu_layers": frame["total_layers"]}
     for name in (*FACT_COLUMNS, *CELL_COLUMNS):
         values = pd.to_numeric(frame[name], errors="coerce")

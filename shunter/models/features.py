@@ -15,7 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = ["CELL_COLUMNS", "FACT_COLUMNS", "TARGETS", "Target", "feature_frame"]
+__all__ = [
+    "CELL_COLUMNS",
+    "FACT_COLUMNS",
+    "TARGETS",
+    "PlacedCells",
+    "Target",
+    "feature_frame",
+    "placed_cells",
+]
 
 Array = npt.NDArray[np.float64]
 Features = dict[str, Array]
@@ -34,7 +42,7 @@ CELL_COLUMNS = ("gpu_layers", "batch", "tokens", "context_tokens", "max_batch", 
 
 
 @dataclass(frozen=True)
-class _Cells:
+class PlacedCells:
     """Cells as arrays, with where their layers, weights and KV are; each of shape (n_cells,)."""
 
     batch: Array
@@ -56,7 +64,8 @@ class _Cells:
     is_split: Array
 
 
-def _cells(frame: pd.DataFrame) -> _Cells:
+def placed_cells(frame: pd.DataFrame) -> PlacedCells:
+    """Places the parts of cells with ``FACT_COLUMNS`` and ``CELL_COLUMNS``; shape (n_cells, any)."""
     c = {name: frame[name].to_numpy(dtype=np.float64) for name in (*FACT_COLUMNS, *CELL_COLUMNS)}
     bytes_per_param = c["weight_bytes"] / c["params"]
     # llama.cpp places the output layer first, then the last layers: so device memory grows with gpu_layers.
@@ -68,7 +77,7 @@ def _cells(frame: pd.DataFrame) -> _Cells:
     read_device = layers_device * c["layer_weight_bytes"] + output_bytes * has_output
     read_host = layers_host * c["layer_weight_bytes"] + output_bytes * ~has_output
     kv_layer = c["kv_bytes_per_token"] / c["layers"]
-    return _Cells(
+    return PlacedCells(
         batch=c["batch"],
         tokens=c["tokens"],
         context_tokens=c["context_tokens"],
@@ -89,7 +98,7 @@ def _cells(frame: pd.DataFrame) -> _Cells:
     )
 
 
-def _decode(c: _Cells) -> Features:
+def _decode(c: PlacedCells) -> Features:
     """One decode step of a batch: every weight is read once; each further sequence adds computation and KV.
 
     Attention reads KV, and computes with the width of the queries, which grouped-query attention makes larger
@@ -118,7 +127,7 @@ def _decode(c: _Cells) -> Features:
     }
 
 
-def _prefill(c: _Cells) -> Features:
+def _prefill(c: PlacedCells) -> Features:
     """One prompt: computation per token and weight, one pass over the weights, attention in tokens squared.
 
     Units: tokens x parameters, bytes, layers, tokens x layers x hidden size, tokens² x layers x hidden size.
@@ -141,7 +150,7 @@ def _prefill(c: _Cells) -> Features:
     }
 
 
-def _load(c: _Cells) -> Features:
+def _load(c: PlacedCells) -> Features:
     """A load: bytes brought to each side, work per layer, buffers for all KV. Units: bytes, layers."""
     return {
         "weight_bytes_device": c.read_bytes_device,
@@ -153,7 +162,7 @@ def _load(c: _Cells) -> Features:
     }
 
 
-def _unload(c: _Cells) -> Features:
+def _unload(c: PlacedCells) -> Features:
     """An unload: memory given back, page by page, and work per layer. Units: bytes, layers."""
     return {
         "constant": np.ones_like(c.layers),
@@ -165,7 +174,7 @@ def _unload(c: _Cells) -> Features:
     }
 
 
-def _kv(c: _Cells) -> Features:
+def _kv(c: PlacedCells) -> Features:
     """One request's KV copied to or from the host: bytes on each side, a tensor or two per layer."""
     return {
         "kv_bytes_device": c.tokens * c.kv_bytes_device,
@@ -176,7 +185,7 @@ def _kv(c: _Cells) -> Features:
     }
 
 
-def _memory(c: _Cells) -> Features:
+def _memory(c: PlacedCells) -> Features:
     """A resident's footprint: its weights on each side, the KV reserved there, buffers. Units: bytes."""
     return {
         "weight_bytes_device": c.read_bytes_device,
@@ -203,7 +212,7 @@ class Target:
 
     name: str
     operation: str
-    features: Callable[[_Cells], Features]
+    features: Callable[[PlacedCells], Features]
     measured: Callable[[pd.DataFrame], Array]
     smallest: Callable[[pd.DataFrame], Array]
     by_page_cache: bool = False
@@ -255,4 +264,4 @@ def feature_frame(target: Target, frame: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Shape (n_cells, n_features), most physical first.
     """
-    return pd.DataFrame(target.features(_cells(frame)), index=frame.index)
+    return pd.DataFrame(target.features(placed_cells(frame)), index=frame.index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from shunter.errors import InputError
+from shunter.models.cells import sheet_names
+from shunter.models.datasheets import gpu_name
 from shunter.models.features import CELL_COLUMNS, FACT_COLUMNS, TARGETS, Target, feature_frame
+from shunter.models.physics import EXTRA_COLUMNS
+from shunter.models.pooled import fit_engine
 from shunter.models.regressors import GroupFit, fit_physics, select_features
+from shunter.models.shared import SharedFit
 from shunter.models.state import FittedState, Resident, TargetErrors
 from shunter.models.validation import HeldOut, fold_labels, hold_out, log_error_interval
 from shunter.profiling.fingerprint import digest
@@ -23,27 +29,35 @@ Array = npt.NDArray[np.float64]
 _NO_ERRORS_KNOWN = (-float(np.log(2)), float(np.log(2)))
 
 
-def fit_state(frame: pd.DataFrame) -> FittedState:
+def fit_state(frame: pd.DataFrame, *, correction: bool = True) -> FittedState:
     """Fits every target that a dataset has rows of.
 
     Args:
-        frame: A profile dataset.
+        frame: A profile dataset, which may have ``EXTRA_COLUMNS`` too.
+        correction: Whether to learn corrections where held-out cells show that they help.
 
     Raises:
         InputError: It has no rows, a row breaks the schema, or one model name stands for two checkpoints.
     """
-    frame = validate(frame, "dataset").reset_index(drop=True)
+    frame = _checked(frame).reset_index(drop=True)
     if frame.empty:
         raise InputError("dataset", "have rows", "none")
+    devices = _sheets_by_hardware(frame)
+    frame = frame.assign(datasheet=sheet_names(frame["device"], devices))
     models, notes = _models(frame), _notes(frame)
     fits: list[GroupFit] = []
+    shared: list[SharedFit] = []
     cv: dict[str, TargetErrors] = {}
     for target in TARGETS.values():
         held_out: list[tuple[HeldOut | None, HeldOut | None]] = []
         for key, rows in _groups(frame, target):
-            fit, errors = _fit_group(target, key, rows.reset_index(drop=True), notes)
+            fit, errors = _fit_group(target, key, rows.reset_index(drop=True), notes, correction)
             fits.append(fit)
             held_out.append(errors)
+        for engine, rows in _on_sheets(frame, target):
+            whole = fit_engine(target, engine, rows, correction=correction)
+            shared.append(whole.fit)
+            held_out.append((whole.by_cell, whole.by_model))
         if held_out:
             cv[target.name] = _target_errors(held_out)
         else:
@@ -51,6 +65,9 @@ def fit_state(frame: pd.DataFrame) -> FittedState:
     return FittedState(
         data_fingerprint=digest(sorted(frame["row_id"]), 16),
         fits=tuple(fits),
+        shared=tuple(shared),
+        devices=devices,
+        engine_versions={str(e): str(v.mode().iloc[0]) for e, v in frame.groupby("engine")["engine_version"]},
         models=models,
         residents=tuple(_residents(frame)),
         cv=cv,
@@ -59,14 +76,40 @@ def fit_state(frame: pd.DataFrame) -> FittedState:
 
 
 def _groups(frame: pd.DataFrame, target: Target) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
-    rows = frame[frame["operation"] == target.operation]
+    rows = frame[(frame["operation"] == target.operation) & (frame["datasheet"] == "")]
     rows = rows if target.by_page_cache else rows.assign(page_cache="")
     groups = rows.groupby(["engine", "device", "page_cache"], sort=True)
     return [((str(e), str(d), str(p)), group) for (e, d, p), group in groups]
 
 
+def _on_sheets(frame: pd.DataFrame, target: Target) -> list[tuple[str, pd.DataFrame]]:
+    """Rows of devices with data sheets, by engine: those that hold a measurement of the target."""
+    rows = frame[(frame["operation"] == target.operation) & (frame["datasheet"] != "")]
+    rows = rows[target.measured(rows) > 0]
+    return [
+        (str(engine), group.reset_index(drop=True)) for engine, group in rows.groupby("engine", sort=True)
+    ]
+
+
+def _checked(frame: pd.DataFrame) -> pd.DataFrame:
+    extra = [name for name in EXTRA_COLUMNS if name in frame]
+    return validate(frame.drop(columns=extra), "dataset").assign(**{name: frame[name] for name in extra})
+
+
+def _sheets_by_hardware(frame: pd.DataFrame) -> dict[str, str]:
+    """Data sheets of ``cuda:N`` by what the dataset says of its machine; none if machines differ in it."""
+    found: dict[str, set[str]] = {}
+    cuda = frame.loc[frame["device_kind"] == "cuda", ["device", "hardware"]].drop_duplicates()
+    for device, hardware in cuda.itertuples(index=False):
+        gpus = json.loads(hardware).get("gpus", []) if hardware else []
+        index = device.partition(":")[2]
+        if index.isdigit() and int(index) < len(gpus):
+            found.setdefault(device, set()).add(gpu_name(gpus[int(index)]) or "")
+    return {device: names.pop() for device, names in found.items() if len(names) == 1 and "" not in names}
+
+
 def _fit_group(
-    target: Target, key: tuple[str, str, str], rows: pd.DataFrame, notes: list[str]
+    target: Target, key: tuple[str, str, str], rows: pd.DataFrame, notes: list[str], correction: bool
 ) -> tuple[GroupFit, tuple[HeldOut | None, HeldOut | None]]:
     features, measured = feature_frame(target, rows), target.measured(rows)
     smallest = target.smallest(rows)
@@ -77,7 +120,7 @@ def _fit_group(
     where = f"{target.name} on {key[0]} {key[1]}" + (f" ({key[2]})" if key[2] else "")
     if left_out:
         notes.append(f"{where}: {n_cells} cells cannot tell apart, and so leave out, {', '.join(left_out)}")
-    by_cell, corrected = _better(features, measured, smallest, rows, fold_labels(cells))
+    by_cell, corrected = _better(features, measured, smallest, rows, fold_labels(cells), correction)
     by_model = hold_out(features, measured, smallest, rows, models.astype(str))
     if by_cell is None:
         notes.append(f"{where}: one cell only, so its error is unknown; the interval is a factor of 2")
@@ -98,10 +141,17 @@ def _fit_group(
 
 
 def _better(
-    features: pd.DataFrame, measured: Array, smallest: Array, rows: pd.DataFrame, folds: npt.NDArray[np.int64]
+    features: pd.DataFrame,
+    measured: Array,
+    smallest: Array,
+    rows: pd.DataFrame,
+    folds: npt.NDArray[np.int64],
+    correction: bool,
 ) -> tuple[HeldOut | None, bool]:
     """Held-out cells with and without corrections: noise and few cells can make corrections a loss."""
     plain = hold_out(features, measured, smallest, rows, folds, corrected=False)
+    if not correction:
+        return plain, False
     corrected = hold_out(features, measured, smallest, rows, folds, corrected=True)
     if plain is None or corrected is None:
         return None, False

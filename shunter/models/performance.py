@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from shunter.errors import InputError, UnknownNameError
-from shunter.models.cells import complete, hardware_name, model_facts
+from shunter.models.cells import complete, hardware_name, model_facts, sheet_names
 from shunter.models.features import TARGETS, Target, feature_frame
 from shunter.models.fitting import fit_state
 from shunter.models.regressors import GroupFit
@@ -25,9 +25,12 @@ PREDICTIONS = (
     "duration_s_low",
     "duration_s_high",
     "device_bytes_predicted",
+    "device_bytes_low",
+    "device_bytes_high",
     "host_bytes_predicted",
+    "host_bytes_low",
+    "host_bytes_high",
 )
-_GROUPED_BY = ("operation", "engine", "device", "page_cache")
 _TIMED = {t.operation: t for t in TARGETS.values() if t.name.endswith("_s")}
 
 
@@ -65,7 +68,10 @@ class PreemptionCost:
 
 
 class PerformanceModel:
-    """Linear models of physical features with learned corrections, one per target, engine and device.
+    """Physics with learned corrections: time, memory and preemption cost of cells that were never measured.
+
+    Devices with data sheets (GPUs of the catalogue, by name) are fitted together, so that one that was never
+    measured is predicted from its data sheet; others, such as ``cpu:1-threads``, each by themselves.
 
     Example::
 
@@ -73,11 +79,17 @@ class PerformanceModel:
         cells = model.cells("transformers", "cpu", "tiny", operation="decode", batch=[1, 2, 4])
         model.predict(cells)["duration_s_predicted"]
 
+    Args:
+        correction: Whether to learn corrections on top of physics.
+
     Attributes:
         state_: All that was learned; set by ``fit`` and ``load``.
     """
 
     state_: FittedState
+
+    def __init__(self, *, correction: bool = True) -> None:
+        self.correction = correction
 
     def fit(self, frame: pd.DataFrame) -> PerformanceModel:
         """Fits all targets.
@@ -91,7 +103,7 @@ class PerformanceModel:
         Raises:
             InputError: The dataset has no rows, or a row breaks the schema.
         """
-        return self._set(fit_state(frame))
+        return self._set(fit_state(frame, correction=self.correction))
 
     @property
     def cv(self) -> dict[str, TargetErrors]:
@@ -107,6 +119,26 @@ class PerformanceModel:
     def models(self) -> pd.DataFrame:
         """Facts of the profiled models, by name."""
         return pd.DataFrame.from_dict(self.state_.models, orient="index").rename_axis("model")
+
+    def parameters(self) -> pd.DataFrame:
+        """What was calibrated, a row a parameter; ``device`` is empty for all with data sheets.
+
+        Returns:
+            Columns target, engine, device, page_cache, parameter and value.
+        """
+        rows = [
+            (fit.target, fit.engine, fit.device, fit.page_cache, name, value)
+            for fit in self.state_.fits
+            for name, value in fit.physics.coefficients.items()
+        ]
+        for shared in self.state_.shared:
+            physics = shared.physics
+            rows += [(shared.target, shared.engine, "", "", n, v) for n, v in physics.factors.items()]
+            rows += [
+                (shared.target, shared.engine, device, "", "device_factor", float(np.exp(u)))
+                for device, u in physics.deviations.items()
+            ]
+        return pd.DataFrame(rows, columns=["target", "engine", "device", "page_cache", "parameter", "value"])
 
     @property
     def residents(self) -> tuple[Resident, ...]:
@@ -143,36 +175,45 @@ class PerformanceModel:
 
         Returns:
             The frame with ``duration_s_predicted`` (decode: of one step), ``duration_s_low`` and
-            ``duration_s_high`` (90 % interval), ``device_bytes_predicted`` and ``host_bytes_predicted`` (what
-            the resident takes; load rows only, else NaN), and ``out_of_range``: a feature is outside what was
-            seen for its target, engine and device, so that the interval is widened.
+            ``duration_s_high`` (90 % interval), the same of ``device_bytes`` and ``host_bytes`` (what the
+            resident takes; load rows only, else NaN), and ``out_of_range``: a feature is outside what was
+            seen for its target, so that the interval is widened.
 
         Raises:
-            InputError: An engine and device, or a page cache state, without data for that operation.
+            InputError: An engine without data for that operation; or a device without data and data
+                sheet, or a page cache state without data on such a device; or one of those with several GPUs.
             UnknownNameError: An unknown operation.
         """
         cells = self.complete(frame).reset_index(drop=True)
         out = np.full((len(cells), len(PREDICTIONS)), np.nan)
         outside = np.zeros(len(cells), dtype=bool)
-        groups: dict[Any, Any] = cells.groupby(list(_GROUPED_BY), sort=False).indices
+        # Devices with data sheets share one fit, so that they need no groups of their own.
+        local = cells["datasheet"] == ""
+        keys = [
+            cells["operation"],
+            cells["engine"],
+            *(cells[n].where(local, "") for n in ("device", "page_cache")),
+        ]
+        groups: dict[Any, Any] = cells.groupby(keys, sort=False).indices
         for (operation, engine, device, page_cache), where in groups.items():
             if operation not in _TIMED:
                 raise UnknownNameError("operation", str(operation), _TIMED)
             rows = cells.iloc[where]
-            fit = self._fit_of(_TIMED[operation], engine, device, page_cache)
-            out[where, :3], outside[where] = _with_interval(fit, rows)
+            where_s = (engine, device, page_cache)
+            out[where, :3], outside[where] = self._predicted(_TIMED[operation], where_s, rows)
             if operation == "load":
-                for column, name in ((3, "device_bytes"), (4, "host_bytes")):
-                    target = TARGETS[name]
-                    fit = self._fit_of(target, engine, device, page_cache)
-                    out[where, column] = fit.physics.predict(feature_frame(target, rows), rows)
+                for column, name in ((3, "device_bytes"), (6, "host_bytes")):
+                    if self._knows(TARGETS[name], where_s, rows):
+                        out[where, column : column + 3], _ = self._predicted(TARGETS[name], where_s, rows)
         columns = {name: out[:, i] for i, name in enumerate(PREDICTIONS)}
         return frame.assign(**columns, out_of_range=outside)
 
     def saves_kv(self, engine: str, device: str) -> bool:
         """Whether KV saves were measured there: an engine that cannot save drops KV and recomputes."""
         where = ("kv_save_s", engine, hardware_name(device))
-        return any(key[:3] == where for key in self._fits)
+        shared = self._shared.get(where[:2])
+        sheet = sheet_names(pd.Series([where[2]]), self.state_.devices)[0]
+        return any(key[:3] == where for key in self._fits) or (shared is not None and sheet in shared.devices)
 
     def preemption_cost_s(
         self, engine: str, device: str, model: str, cut_tokens: int, **cell: Any
@@ -253,15 +294,38 @@ class PerformanceModel:
     def _set(self, state: FittedState) -> PerformanceModel:
         self.state_ = state
         self._fits = {fit.key: fit for fit in state.fits}
+        self._shared = {fit.key: fit for fit in state.shared}
         return self
 
-    def _fit_of(self, target: Target, engine: str, device: str, page_cache: str) -> GroupFit:
+    def _predicted(
+        self, target: Target, where: tuple[str, str, str], rows: pd.DataFrame
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """Values with both ends of their intervals, (n_cells, 3), and what is out of range, (n_cells,)."""
+        engine, device, page_cache = where
         key = (target.name, engine, device, page_cache if target.by_page_cache else "")
-        if key not in self._fits:
-            known = sorted(" ".join(k[1:]).strip() for k in self._fits if k[0] == target.name)
-            rule = f"be profiled for {target.name}; known: {', '.join(known) or 'none'}"
-            raise InputError("engine and device", rule, " ".join(key[1:]).strip())
-        return self._fits[key]
+        shared = self._shared.get((target.name, engine))
+        if key in self._fits:
+            _refuse_split(rows)
+            return _with_interval(self._fits[key], rows)
+        if shared is not None and rows["datasheet"].iloc[0]:
+            predicted, half, outside = shared.predict(rows)
+            return np.column_stack([predicted, predicted * np.exp(-half), predicted * np.exp(half)]), outside
+        known = [" ".join(k[1:]).strip() for k in self._fits if k[0] == target.name]
+        known += [f"{e} on any GPU of the catalogue" for name, e in self._shared if name == target.name]
+        rule = f"be profiled for {target.name}; known: {', '.join(sorted(known)) or 'none'}"
+        asked = (engine, device or str(rows["device"].iloc[0]), key[3])
+        raise InputError("engine and device", rule, " ".join(asked).strip())
+
+    def _knows(self, target: Target, where: tuple[str, str, str], rows: pd.DataFrame) -> bool:
+        has_sheet = bool(rows["datasheet"].iloc[0])
+        return (target.name, *where) in self._fits or not has_sheet or (target.name, where[0]) in self._shared
+
+
+def _refuse_split(rows: pd.DataFrame) -> None:
+    if "gpu_count" in rows and (rows["gpu_count"] > 1).any():
+        raise InputError(
+            "cells: column gpu_count", "be 1 on a device without data sheet", rows["gpu_count"].max()
+        )
 
 
 def _with_interval(

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["GroupFit", "PhysicsFit", "fit_physics", "select_features", "upper_quantile"]
+from shunter.models.intervals import UNKNOWN
+
+__all__ = [
+    "GroupFit",
+    "PhysicsFit",
+    "doublings_outside",
+    "fit_physics",
+    "select_features",
+    "shrunk_means",
+    "upper_quantile",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -26,7 +37,7 @@ class PhysicsFit(BaseModel):
             levels it is interpolated. A model that was not seen has none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     coefficients: dict[str, float]
     corrections: dict[str, tuple[tuple[int, float], ...]]
@@ -74,7 +85,7 @@ class GroupFit(BaseModel):
         cells: Distinct cells in the data.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     target: str
     engine: str
@@ -98,22 +109,35 @@ class GroupFit(BaseModel):
 
         A feature that was always 0 and is not here counts as one doubling.
         """
-        worst = np.zeros(len(features))
-        for name, (low, high) in self.ranges.items():
-            value = features[name].to_numpy()
-            above, below = value > high * (1 + 1e-9), value < low * (1 - 1e-9)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                over = np.log2(value / high) if high > 0 else np.ones_like(value)
-                under = np.where(value > 0, np.log2(low / value), 1.0)
-            worst = np.maximum(worst, np.where(above, over, 0.0))
-            worst = np.maximum(worst, np.where(below, under, 0.0))
-        return worst
+        return doublings_outside(self.ranges, {name: features[name].to_numpy() for name in self.ranges})
 
     def log_errors(self, models: npt.NDArray[np.object_]) -> tuple[Array, Array]:
-        """Ends of the 90 % interval as log ratios, others for models not in the data; shapes (n_cells,)."""
-        seen, unseen = self.seen_log_errors, self.unseen_log_errors or self.seen_log_errors
+        """Ends of the 90 % interval as log ratios; shapes (n_cells,).
+
+        For models not in the data they are those of held-out models, never narrower, or a factor of 2 either
+        way where none could be held out.
+        """
+        seen, held_out = self.seen_log_errors, self.unseen_log_errors or (-UNKNOWN, UNKNOWN)
+        unseen = (min(seen[0], held_out[0]), max(seen[1], held_out[1]))
         is_seen = np.isin(models, np.array(self.models, dtype=object))
         return np.where(is_seen, seen[0], unseen[0]), np.where(is_seen, seen[1], unseen[1])
+
+
+def doublings_outside(ranges: Mapping[str, tuple[float, float]], values: Mapping[str, Array]) -> Array:
+    """How many times the farthest value must be halved or doubled to be in its range; shape (n_cells,).
+
+    One that was always 0 and is not here counts as one doubling; so does one that is 0 and never was.
+    """
+    worst = np.zeros(len(next(iter(values.values()))) if values else 0)
+    for name, (low, high) in ranges.items():
+        value = values[name]
+        above, below = value > high * (1 + 1e-9), value < low * (1 - 1e-9)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            over = np.log2(value / high) if high > 0 else np.ones_like(value)
+            under = np.where(value > 0, np.log2(low / value), 1.0)
+        worst = np.maximum(worst, np.where(above, over, 0.0))
+        worst = np.maximum(worst, np.where(below, under, 0.0))
+    return worst
 
 
 def select_features(features: pd.DataFrame, n_cells: int) -> tuple[list[str], list[str]]:
@@ -203,8 +227,8 @@ def _corrections(left: Array, frame: pd.DataFrame) -> dict[str, tuple[tuple[int,
     """What is left, by model, and what that leaves, by model and level."""
     models = frame["model"].to_numpy(dtype=str)
     levels = frame["gpu_layers"].to_numpy(dtype=np.int64)
-    by_model = _shrunk_means(left, models)
-    by_level = _shrunk_means(left - by_model, np.char.add(models, levels.astype(str)))
+    by_model = shrunk_means(left, models)
+    by_level = shrunk_means(left - by_model, np.char.add(models, levels.astype(str)))
     total = by_model + by_level
     found = {(str(m), int(level)): float(c) for m, level, c in zip(models, levels, total, strict=True)}
     return {
@@ -213,7 +237,7 @@ def _corrections(left: Array, frame: pd.DataFrame) -> dict[str, tuple[tuple[int,
     }
 
 
-def _shrunk_means(values: Array, groups: npt.NDArray[np.str_]) -> Array:
+def shrunk_means(values: Array, groups: npt.NDArray[np.str_]) -> Array:
     """Each value's group mean, drawn towards 0 by as much of it as may be noise; shape (n_values,).
 
     Source: empirical Bayes with a normal prior around 0, variances by moments; Efron and Morris, Data

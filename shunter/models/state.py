@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.models.regressors import GroupFit
+from shunter.models.shared import SharedFit
 from shunter.models.validation import Errors
 
 __all__ = ["FORMAT_VERSION", "FittedState", "Resident", "TargetErrors", "read_state", "write_state"]
@@ -29,7 +30,7 @@ class TargetErrors(BaseModel):
         interval: The 90 % interval for held-out cells, relative to the prediction (-0.1 is 10 % less).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     held_out_cells: Errors | None
     held_out_models: Errors | None
@@ -40,7 +41,7 @@ class TargetErrors(BaseModel):
 class Resident(BaseModel):
     """What was profiled of one model on one engine and device: its levels and load limits."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     engine: str
     device: str
@@ -57,19 +58,25 @@ class FittedState(BaseModel):
         format: What the file is.
         version: Of the file's format.
         data_fingerprint: Hash of the rows that were fitted.
-        fits: One for each target, engine and device, for loads also page cache.
+        fits: One for each target, engine and device without data sheet, for loads also page cache.
+        shared: One for each target and engine, for all devices with data sheets.
+        devices: Name in the data sheets of devices that are called otherwise (``cuda:0``).
+        engine_versions: The most frequent version of each engine.
         models: Facts by model name: the dataset's model columns.
         residents: What was profiled.
         cv: Errors by target.
         notes: What could not be fitted, or not told apart, in words.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal["shunter-performance-model"] = "shunter-performance-model"
     version: int = FORMAT_VERSION
     data_fingerprint: str
     fits: tuple[GroupFit, ...]
+    shared: tuple[SharedFit, ...] = ()
+    devices: dict[str, str] = {}
+    engine_versions: dict[str, str] = {}
     models: dict[str, dict[str, float | int | str]]
     residents: tuple[Resident, ...]
     cv: dict[str, TargetErrors]
@@ -109,8 +116,8 @@ def read_state(path: str | os.PathLike[str]) -> FittedState:
     if not path.is_file():
         raise InputError("performance model", "be a folder or file that shunter fit wrote", str(path))
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
+        content = json.loads(path.read_bytes(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise BrokenFileError(path, "it is no JSON, or truncated") from error
     if not isinstance(content, dict) or content.get("format") != "shunter-performance-model":
         raise BrokenFileError(path, "it is no performance model")
@@ -122,6 +129,10 @@ def read_state(path: str | os.PathLike[str]) -> FittedState:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise BrokenFileError(path, f"{place}: {first['msg']}") from error
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _file_of(path: str | os.PathLike[str]) -> Path:

@@ -11,7 +11,7 @@ from shunter.catalog.models import ModelSpec
 from shunter.cli.fit import fit
 from shunter.cli.predict import predict
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
-from shunter.models import PerformanceModel
+from shunter.models import PerformanceModel, baselines
 from shunter.profiling.engines.fake import FakeEngine
 from shunter.profiling.plan import SweepSettings, make_plan
 from shunter.profiling.sweep import run_sweep
@@ -41,7 +41,7 @@ def run():
 
 
 def test_fit_prints_the_errors_of_each_target_and_writes_the_model(run, data, tmp_path):
-    result = run("fit", data, "--out", tmp_path / "perf")
+    result = run("fit", data, "--out", tmp_path / "perf", "--quick")
     assert result.exit_code == 0
     for target in (
         "load_s",
@@ -67,7 +67,7 @@ def test_fit_of_a_broken_dataset_writes_nothing(run, data, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_predict_fills_in_what_is_left_out(run, data, tmp_path, suffix):
-    run("fit", data, "--out", tmp_path / "perf")
+    run("fit", data, "--out", tmp_path / "perf", "--quick")
     cells = pd.DataFrame(
         {
             "engine": "fake",
@@ -79,7 +79,7 @@ def test_predict_fills_in_what_is_left_out(run, data, tmp_path, suffix):
     )
     source, out = tmp_path / f"cells{suffix}", tmp_path / "new" / f"out{suffix}"
     cells.to_csv(source, index=False) if suffix == ".csv" else cells.to_parquet(source, index=False)
-    result = run("predict", tmp_path / "perf", source, "--out", out)
+    result = run("predict", source, "--performance", tmp_path / "perf", "--out", out)
     assert "3 cells, 1 of them beyond what was profiled" in result.output
     done = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
     assert done["duration_s_predicted"][0] == pytest.approx(9e-3 + 2e-4, rel=0.05)
@@ -89,15 +89,28 @@ def test_predict_fills_in_what_is_left_out(run, data, tmp_path, suffix):
 
 
 def test_predict_refuses_what_it_cannot_read(run, data, tmp_path):
-    run("fit", data, "--out", tmp_path / "perf")
+    run("fit", data, "--out", tmp_path / "perf", "--quick")
     with pytest.raises(InputError, match=r"end in \.csv or \.parquet"):
-        run("predict", tmp_path / "perf", tmp_path / "cells.txt")
+        run("predict", tmp_path / "cells.txt", "--performance", tmp_path / "perf")
     with pytest.raises(InputError, match="existing table"):
-        run("predict", tmp_path / "perf", tmp_path / "cells.csv")
+        run("predict", tmp_path / "cells.csv", "--performance", tmp_path / "perf")
     (tmp_path / "cells.parquet").write_bytes(b"PAR1")
     with pytest.raises(BrokenFileError, match=r"cells\.parquet"):
-        run("predict", tmp_path / "perf", tmp_path / "cells.parquet")
+        run("predict", tmp_path / "cells.parquet", "--performance", tmp_path / "perf")
     (tmp_path / "cells.csv").write_text("engine,device,model,operation\nfake,cpu:1-threads,c,load\n")
     with pytest.raises(UnknownNameError, match="model: unknown name 'c'"):
-        run("predict", tmp_path / "perf", tmp_path / "cells.csv")
+        run("predict", tmp_path / "cells.csv", "--performance", tmp_path / "perf")
     assert not (tmp_path / "predictions.csv").exists()
+
+
+def test_fit_writes_a_card_that_says_what_could_not_be_tested(run, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    two = {name: baselines.PREDICTORS[name] for name in ("nearest neighbour", "gradient boosting")}
+    monkeypatch.setattr(baselines, "PREDICTORS", two)
+    run("fit", data, "--out", tmp_path / "perf")
+    names = {"performance.json", "card.md", "card.html", "validation.json"}
+    assert {p.name for p in (tmp_path / "perf").iterdir()} == names
+    text = (tmp_path / "perf" / "card.md").read_text()
+    assert "leave one device out: not tested, the dataset has one device only" in text
+    assert "Mean errors, leave one model out: no row of the model was seen" in text

@@ -126,3 +126,10 @@ def test_models_not_in_the_data_get_the_errors_of_held_out_models():
 def test_the_quantile_of_few_values_is_their_largest():
     assert upper_quantile(np.arange(10.0), 0.95) == 9
     assert upper_quantile(np.arange(100.0), 0.95) == 95
+
+
+def test_a_model_of_a_kind_never_held_out_is_a_factor_of_two_either_way():
+    alone = fit_with_range(1, 2).model_copy(update={"unseen_log_errors": None})
+    low, high = alone.log_errors(np.array(["known", "new"], dtype=object))
+    assert (low[1], high[1]) == pytest.approx((-np.log(2), np.log(2)))
+    assert (low[0], high[0]) == (-0.1, 0.2)

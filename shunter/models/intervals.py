@@ -1,0 +1,71 @@
+"""90 % prediction intervals from held-out errors: conformal, by what was held out.
+
+The score is abs(log(measured / predicted)) of predictions by fits that lack the row's fold: CV+ with its
+folds' fits replaced by the final one. Folds hold out cells, whole models, or whole devices, so that an unseen
+model or device has the width that unseen ones had.
+
+Scores are divided by what widens an interval out of range, and are taken apart by kind of cell where
+there are enough of them (Mondrian).
+
+Source: Barber et al., Predictive Inference with the Jackknife+, 2021; Vovk et al., Algorithmic Learning in a
+Random World, 2005, section 4.5 (Mondrian); Dunn et al., Distribution-Free Prediction Sets for Two-Layer
+Hierarchical Models, 2022 (what is new as a whole is held out as a whole).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["COVERAGE", "UNKNOWN", "LogErrors", "half_width"]
+
+Array = npt.NDArray[np.float64]
+
+COVERAGE = 0.9
+UNKNOWN = math.log(2.0)
+"""Half width where nothing was held out: a factor of 2 either way."""
+
+
+def half_width(errors: Array) -> float:
+    """Half width that 90 % of new errors stay within, as a log ratio.
+
+    Args:
+        errors: Log ratios of held-out rows; shape (n_rows,).
+
+    Returns:
+        The conformal quantile, rank ceil((n + 1) x 0.9), at most the largest.
+    """
+    scores = np.sort(np.abs(errors))
+    rank = min(len(scores), math.ceil((len(scores) + 1) * COVERAGE))
+    return float(scores[rank - 1])
+
+
+class LogErrors(BaseModel):
+    """Half widths of 90 % intervals as log ratios, by what is new about a cell.
+
+    Attributes:
+        cell: Model and device were seen.
+        model: The model was not; None with fewer than two models.
+        device: The device was not; None with fewer than two devices.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    cell: float
+    model: float | None
+    device: float | None
+
+    def half_width(self, new_model: npt.NDArray[np.bool_], new_device: npt.NDArray[np.bool_]) -> Array:
+        """Half widths of cells; what is new in both ways has the wider, and none is narrower than a seen one.
+
+        Args:
+            new_model: Whether a cell's model was not seen; shape (n_cells,).
+            new_device: Whether its device was not.
+        """
+        model = max(self.cell, UNKNOWN if self.model is None else self.model)
+        device = max(self.cell, UNKNOWN if self.device is None else self.device)
+        widest = np.where(new_model, model, self.cell)
+        return np.asarray(np.maximum(widest, np.where(new_device, device, 0.0)), dtype=np.float64)

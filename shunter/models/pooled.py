@@ -1,0 +1,157 @@
+"""Fits one engine's devices with data sheets as one, and finds how wrong that is on what was held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from shunter.models.features import Target
+from shunter.models.intervals import UNKNOWN, LogErrors, half_width
+from shunter.models.physics import kinds, rated_cells
+from shunter.models.shared import SharedFit, doublings_of, fit_shared, ranges_of, term_values
+from shunter.models.validation import HeldOut, fold_labels
+
+__all__ = ["Pooled", "fit_engine"]
+
+Array = npt.NDArray[np.float64]
+
+_LEAST_ROWS = 20
+_LEAST_WHOLES = 2
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A fit, and predictions of fits without the rows predicted: random cells, and whole models.
+
+    Attributes:
+        fit: To all rows.
+        by_cell: None with fewer than two cells.
+        by_model: None with fewer than two models.
+    """
+
+    fit: SharedFit
+    by_cell: HeldOut | None
+    by_model: HeldOut | None
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Held-out predictions, their log errors over what widens intervals, and what was held out together."""
+
+    held_out: HeldOut
+    scores: Array
+    labels: npt.NDArray[np.generic]
+
+    def half_width(self, here: npt.NDArray[np.bool_]) -> float:
+        """Of the rows that ``here`` marks."""
+        return half_width(self.scores[here])
+
+
+@dataclass(frozen=True)
+class _Rows:
+    target: Target
+    frame: pd.DataFrame
+    values: Array
+    measured: Array
+
+    def hold_out(self, labels: npt.NDArray[np.generic], *, corrected: bool) -> _Scored | None:
+        """Predicts each label's rows by a fit to all others; None with fewer than two labels."""
+        distinct = np.unique(labels)
+        if len(distinct) < 2:
+            return None
+        predicted, outside = np.zeros(len(self.frame)), np.zeros(len(self.frame))
+        name = self.target.name
+        for label in distinct:
+            out = labels == label
+            fit = fit_shared(
+                name, self.values[~out], self.measured[~out], self.frame[~out], corrected=corrected
+            )
+            predicted[out] = fit.predict(self.values[out], self.frame[out])
+            outside[out] = doublings_of(name, ranges_of(name, self.values[~out]), self.values[out])
+        cells, models = (self.frame[name].to_numpy(dtype=object) for name in ("cell_id", "model"))
+        held_out = HeldOut(self.measured, predicted, self.target.smallest(self.frame), cells, models)
+        return _Scored(held_out, np.log(self.measured / predicted) / (1 + outside), labels)
+
+
+def fit_engine(target: Target, engine: str, rows: pd.DataFrame, *, correction: bool) -> Pooled:
+    """Fits a target on one engine.
+
+    Args:
+        target: One of ``TARGETS``.
+        engine: Its name.
+        rows: Its rows, with ``datasheet``; measured values are positive.
+        correction: Whether to learn corrections where held-out cells show that they help.
+    """
+    rated = rated_cells(rows)
+    values = term_values(target.name, rated)
+    data = _Rows(target, rows, values, target.measured(rows))
+    cells, corrected = _by_cell(data, correction)
+    models = data.hold_out(_folds(rows["model"]), corrected=False)
+    devices = data.hold_out(_folds(rows["datasheet"]), corrected=False)
+    fit = SharedFit(
+        target=target.name,
+        engine=engine,
+        physics=fit_shared(target.name, values, data.measured, rows, corrected=corrected),
+        ranges=ranges_of(target.name, values),
+        errors=_errors_by_kind(kinds(rated), _calibrating(rows), cells, models, devices),
+        devices=tuple(sorted(map(str, rows["datasheet"].unique()))),
+        models=tuple(sorted(map(str, rows["model"].unique()))),
+        rows=len(rows),
+        cells=rows["cell_id"].nunique(),
+    )
+    return Pooled(fit, cells.held_out if cells else None, models.held_out if models else None)
+
+
+def _errors_by_kind(
+    kind: npt.NDArray[np.object_],
+    known: npt.NDArray[np.bool_],
+    cells: _Scored | None,
+    models: _Scored | None,
+    devices: _Scored | None,
+) -> dict[str, LogErrors]:
+    """Half widths by kind of cell; a kind with few rows, models or devices has those of all kinds."""
+    found = {}
+    for name in ("", *sorted(set(kind))):
+        here = known if name == "" else known & (kind == name)
+        if name == "" or here.sum() >= _LEAST_ROWS:
+            found[str(name)] = LogErrors(
+                cell=UNKNOWN if cells is None else cells.half_width(here),
+                model=_of_wholes(models, here, known),
+                device=_of_wholes(devices, here, known),
+            )
+    return found
+
+
+def _calibrating(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Rows whose lengths are known; all, if none's are. An unknown context is no error of a prediction."""
+    known = (rows["operation"].ne("decode") | rows["steps"].gt(0)).to_numpy(dtype=bool)
+    return known if known.any() else np.ones(len(rows), dtype=bool)
+
+
+def _of_wholes(
+    scored: _Scored | None, here: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]
+) -> float | None:
+    if scored is None:
+        return None
+    enough = len(np.unique(scored.labels[here])) >= _LEAST_WHOLES
+    return scored.half_width(here if enough else known)
+
+
+def _by_cell(data: _Rows, correction: bool) -> tuple[_Scored | None, bool]:
+    """Held-out cells with and without corrections: the better, and whether it has them."""
+    folds = fold_labels(data.frame["cell_id"].to_numpy(dtype=object))
+    plain = data.hold_out(folds, corrected=False)
+    corrected = data.hold_out(folds, corrected=True) if correction else None
+    if plain is None or corrected is None:
+        return plain, False
+    if corrected.held_out.errors().mape < plain.held_out.errors().mape:
+        return corrected, True
+    return plain, False
+
+
+def _folds(names: pd.Series[str], most: int = 20) -> npt.NDArray[np.int64]:
+    """Each name a fold, or several in one where there are many; names stay whole."""
+    return fold_labels(names.to_numpy(dtype=object), most)

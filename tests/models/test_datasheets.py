@@ -1,0 +1,51 @@
+import pytest
+
+from shunter.catalog.gpus import catalog_gpus
+from shunter.models.datasheets import datasheet, gpu_name, host_bandwidth_bytes_per_s
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4090 24GB", "RTX 4090"),
+        ("NVIDIA GeForce RTX 3080 Ti, 12288 MiB", "RTX 3080 Ti"),
+        ("RTX 3080", "RTX 3080 10GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 PCIe 80GB"),
+        ("NVIDIA A100-SXM4-80GB, 81920 MiB", "A100 SXM4 80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100 SXM5 80GB"),
+        ("A100", None),
+        ("cuda:0", None),
+        ("cpu:1-threads", None),
+    ],
+)
+def test_a_gpu_has_one_name_however_it_is_spelled(text, name):
+    assert gpu_name(text) == name
+
+
+def test_every_gpu_of_the_catalogue_has_rates_that_agree_with_it():
+    for name, gpu in catalog_gpus().items():
+        sheet = datasheet(name)
+        assert min(sheet.matrix_flop_per_s, sheet.lane_clocks_per_s, sheet.link_bytes_per_s) > 0
+        assert sheet.bandwidth_bytes_per_s == gpu.memory_bandwidth_bytes_per_s
+        assert gpu_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["RTX 3090", "RTX 4090", "RTX A6000", "L40S", "RTX 2080", "A40", "RTX 5070"])
+def test_multiprocessors_and_clock_give_the_vector_rate(name):
+    vector = catalog_gpus()[name].fp16_vector_flop_per_s
+    assert 256 * datasheet(name).lane_clocks_per_s == pytest.approx(vector, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "rate"),
+    [
+        ("Ryzen 7 3700X, dual-channel DDR4-3200", 51.2e9),
+        ("EPYC 9554 64c, 12ch DDR5-5600", 537.6e9),
+        ("EPYC 9374F (~360 GB/s per author)", 360e9),
+        ("RunPod host, not stated", None),
+        (None, None),
+    ],
+)
+def test_memory_bandwidth_is_read_from_what_is_said_of_a_host(cpu, rate):
+    assert host_bandwidth_bytes_per_s(cpu) == rate

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from shunter.catalog.gpus import catalog_gpus
+from shunter.models.datasheets import HOST
+from shunter.models.published import facts_of, model_name, published_frame, refused, spec_of
+from shunter.profiling.reference import read_reference
+from shunter.profiling.schema import COLUMNS, validate
+
+
+def test_published_rows_are_a_valid_dataset_with_their_own_ids():
+    frame = published_frame()
+    validate(frame[[c.name for c in COLUMNS]], "published")
+    assert frame["row_id"].is_unique
+    assert set(frame["row_id"]) <= set(read_reference()["row_id"])
+    assert set(frame["device"]) <= {*catalog_gpus(), HOST}
+    assert frame.groupby("model")["weight_bytes"].nunique().max() == 1
+
+
+@pytest.mark.parametrize("text", ["LLaMA 7B", "LLaMA-1 7b", "Llama-2-7B"])
+def test_one_shape_has_one_name(text):
+    assert model_name(text) == "Llama-2-7B"
+
+
+def test_models_keep_their_own_names():
+    assert model_name("Qwen2.5-Coder-14B") == "Qwen2.5-14B"
+    assert model_name("Llama-3-70B") == "Llama-3-70B"
+    assert spec_of("Mixtral-8x7B") is None
+
+
+def test_what_is_left_out_says_why():
+    reference = read_reference().set_index("row_id")
+    assert refused(reference.loc["r0680"]) == "there is no data sheet of RTX PRO 6000 Max-Q"
+    assert refused(reference.loc["r0155"]) == "its device is not named"
+    assert refused(reference.loc["r0000"]) == ""
+    experts = reference.loc["r0300"].to_dict() | {"model": "Mixtral-8x7B"}
+    assert "not a dense transformer" in refused(experts)
+
+
+def test_facts_by_name_and_quantisation():
+    facts = facts_of("Llama-3-8B Q4_K_M")
+    assert facts["weight_bytes"] == pytest.approx(4.92e9, rel=0.02)
+    assert facts_of("Llama-3-8B") is None
+    assert facts_of("Nobody-8B Q4_0") is None
+
+
+def test_kv_on_the_host_and_several_gpus_are_told():
+    frame = published_frame().set_index("row_id")
+    assert frame.loc["r0000", "kv_on_host"] == 1
+    assert (frame["gpu_count"] > 1).sum() > 100
+    assert np.isfinite(frame["duration_s"]).all()
