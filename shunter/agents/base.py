@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.envs.observation import feature
+from shunter.envs.features import feature
 
 __all__ = ["Policy", "ScoringPolicy", "is_", "value"]
 

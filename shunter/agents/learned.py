@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from shunter.agents.base import Scores, ScoringPolicy, is_
 from shunter.agents.cost_greedy import eviction_loss, greedy_rate
-from shunter.envs.observation import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION
+from shunter.envs.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION
 from shunter.errors import BrokenFileError, InputError, VersionError
 
 __all__ = ["POLICY_FORMAT", "RESIDUAL", "LearnedPolicy", "greedy_prior", "layer_shapes", "network_inputs"]

@@ -5,6 +5,10 @@ import gymnasium
 ENV_ID = "shunter/Scheduling-v0"
 
 if ENV_ID not in gymnasium.registry:
-    gymnasium.register(ENV_ID, entry_point="shunter.envs.scheduling:SchedulingEnv")
+    gymnasium.register(
+        ENV_ID,
+        entry_point="shunter.envs.scheduling:SchedulingEnv",
+        vector_entry_point="shunter.envs.vector:SchedulingVectorEnv",
+    )
 
 __all__ = ["ENV_ID"]

@@ -6,78 +6,102 @@ load it otherwise - then evict m for every m, then wait.
 
 from __future__ import annotations
 
-import numpy as np
+from shunter.envs.compiled import entry, inlined, jit
+from shunter.envs.state import Bools, State
+from shunter.envs.tables import Tables
 
-from shunter.envs.compiled import jit
-from shunter.envs.state import ILLEGAL, Bools, State, Tables
+__all__ = [
+    "claimable",
+    "claimable_count",
+    "is_legal",
+    "legal_action",
+    "mask_actions",
+    "short_bytes",
+    "used_bytes",
+]
 
-__all__ = ["claimable", "claimable_count", "legal_action", "mask_actions", "short_bytes", "used_bytes"]
+
+@inlined
+def claimable(s: State, i: int, d: int) -> bool:
+    """Whether device d may run the request in slot i now: nobody runs it and its KV is here or nowhere."""
+    r = s.slot[i]
+    return bool(r.owner < 0 and (r.home < 0 or r.home == d))
 
 
-@jit
-def claimable(owner: int, home: int, d: int) -> bool:
-    """Whether device d may run a request now: nobody runs it and its KV is here or nowhere."""
-    return owner < 0 and (home < 0 or home == d)
-
-
-@jit
+@inlined
 def claimable_count(s: State, d: int, m: int) -> int:
     """How many requests of a model a device may run now."""
-    count = 0
-    queue, owner, home = s.queue[m], s.owner, s.home
-    for k in range(s.queue_length[m]):
-        if claimable(owner[queue[k]], home[queue[k]], d):
-            count += 1
-    return count
+    return int(s.model[m].homeless + s.place[d, m].held)
 
 
-@jit
+@entry
 def used_bytes(t: Tables, s: State, d: int) -> float:
     """Device memory that the residents of a device take."""
     total = 0.0
-    for m in range(s.resident.shape[1]):
-        if s.resident[d, m] >= 0:
-            total += t.footprint_bytes[d, m, s.resident[d, m]]
+    for m in range(s.model.shape[0]):
+        resident = s.place[d, m].resident
+        if resident >= 0:
+            total += t.level[d, m, resident].footprint_bytes
     return total
 
 
-@jit
-def short_bytes(t: Tables, s: State, d: int, m: int, level: int) -> float:
-    """Bytes that others must give up before model m fits on device d at this level; 0 if it fits."""
-    own = t.footprint_bytes[d, m, s.resident[d, m]] if s.resident[d, m] >= 0 else 0.0
-    need = used_bytes(t, s, d) - own + t.footprint_bytes[d, m, level]
-    return float(max(0.0, need - t.capacity_bytes[d]))
+@inlined
+def short_bytes(t: Tables, s: State, d: int, m: int, level: int, used: float) -> float:
+    """Bytes that others must give up before model m fits on device d at this level; 0 if it fits.
+
+    ``used`` are the device's ``used_bytes``.
+    """
+    resident = s.place[d, m].resident
+    own = t.level[d, m, resident].footprint_bytes if resident >= 0 else 0.0
+    need = used - own + t.level[d, m, level].footprint_bytes
+    return float(max(0.0, need - t.device[d].capacity_bytes))
 
 
-@jit
+@inlined
+def may_serve(t: Tables, s: State, d: int, m: int, level: int) -> bool:
+    """Whether device d may run model m, resident at this level, or load it there."""
+    if s.device[d].pending_model >= 0 or t.level[d, m, level].level_ok == 0:
+        return False
+    return bool(s.place[d, m].resident != level or claimable_count(s, d, m) > 0)
+
+
+@inlined
 def mask_actions(t: Tables, s: State, d: int, mask: Bools) -> None:
     """Writes which actions device d may take now into mask (A,); at least one is legal.
 
     Illegal are levels that do not exist or do not fit, quanta without requests, evictions of what is not
     resident and, while room must be made for a load, everything but evictions.
     """
-    models, levels = t.level_ok.shape[1], t.level_ok.shape[2]
-    mask[:] = False
-    if s.pending[d, 0] >= 0:
-        for m in range(models):
-            mask[models * levels + m] = s.resident[d, m] >= 0
-        return
+    models, levels = t.level.shape[1], t.level.shape[2]
     for m in range(models):
-        runnable = claimable_count(s, d, m) > 0
         for level in range(levels):
-            legal = t.level_ok[d, m, level]
-            if s.resident[d, m] == level:
-                legal = runnable
-            mask[m * levels + level] = legal
-        mask[models * levels + m] = s.resident[d, m] >= 0
-    mask[models * levels + models] = True
+            mask[m * levels + level] = may_serve(t, s, d, m, level)
+        mask[models * levels + m] = s.place[d, m].resident >= 0
+    mask[models * levels + models] = s.device[d].pending_model < 0
+
+
+@entry
+def is_legal(t: Tables, s: State, d: int, action: int) -> bool:
+    """Whether device d may take an action now: what ``mask_actions`` says of all."""
+    models, levels = t.level.shape[1], t.level.shape[2]
+    if action < 0 or action > models * levels + models:
+        return False
+    if action < models * levels:
+        return bool(may_serve(t, s, d, action // levels, action % levels))
+    if action < models * levels + models:
+        return bool(s.place[d, action - models * levels].resident >= 0)
+    return bool(s.device[d].pending_model < 0)
 
 
 @jit
-def legal_action(s: State, action: int, mask: Bools) -> int:
+def legal_action(t: Tables, s: State, d: int, action: int) -> int:
     """Returns the action if legal; otherwise counts it and waits, or takes the first legal one."""
-    if 0 <= action < mask.shape[0] and mask[action]:
+    if is_legal(t, s, d, action):
         return action
-    s.counts[ILLEGAL] += 1
-    wait = int(mask.shape[0] - 1)
-    return wait if mask[wait] else int(np.argmax(mask))
+    s.counts[0].illegal_actions += 1
+    chosen = t.level.shape[1] * t.level.shape[2] + t.level.shape[1]
+    if not is_legal(t, s, d, chosen):
+        chosen = 0
+        while not is_legal(t, s, d, chosen):
+            chosen += 1
+    return int(chosen)

@@ -7,12 +7,44 @@ from typing import Any, TypeVar
 
 import numba
 
-__all__ = ["jit"]
+__all__ = ["entry", "inlined", "internal", "jit"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# Nothing here allocates. Told so (_nrt), numba does not count references to the arrays of states and tables,
+# which took ten times as long as everything else together.
+_OPTIONS = {"cache": True, "error_model": "numpy", "nogil": True, "_nrt": False}
+
+# What unpacks Python's arguments takes longer to compile than most functions.
+_NOT_FROM_PYTHON = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
 
 def jit(function: Function) -> Function:
-    """Compiles a function, keeping its types for checkers; the compiled code is cached on disk."""
-    compiled: Function = numba.njit(cache=True, error_model="numpy")(function)
+    """Compiles a function, keeping its types for checkers.
+
+    The compiled code is cached on disk, and lets other threads of Python run meanwhile. It cannot allocate.
+    """
+    compiled: Function = numba.njit(**_OPTIONS)(function)
+    return compiled
+
+
+def entry(function: Function) -> Function:
+    """As ``jit``, and inlined where compiled code calls it.
+
+    For what runs at every decision and is called in few places: passing states and tables on, as many
+    numbers each, costs more than most functions do.
+    """
+    compiled: Function = numba.njit(**_OPTIONS, forceinline=True)(function)
+    return compiled
+
+
+def inlined(function: Function) -> Function:
+    """As ``entry``, but only compiled code can call it."""
+    compiled: Function = numba.njit(**_OPTIONS, **_NOT_FROM_PYTHON, forceinline=True)(function)
+    return compiled
+
+
+def internal(function: Function) -> Function:
+    """As ``jit``, but only compiled code can call it."""
+    compiled: Function = numba.njit(**_OPTIONS, **_NOT_FROM_PYTHON)(function)
     return compiled

@@ -8,49 +8,55 @@ from __future__ import annotations
 
 import numpy as np
 
-from shunter.envs.compiled import jit
-from shunter.envs.state import (
-    EVICT,
-    KV_DROPPED,
-    KV_LIVE,
-    KV_SAVED,
-    KV_SAVING,
-    LOAD,
-    RUN,
-    Floats,
-    Requests,
-    State,
-    Tables,
-)
+from shunter.envs.compiled import entry, inlined, internal
+from shunter.envs.state import EVICT, KV_DROPPED, KV_LIVE, KV_SAVED, KV_SAVING, LOAD, RUN, Floats, State
+from shunter.envs.tables import Tables
 
-__all__ = ["fill_times", "interpolate", "join_s", "step_s", "to_ns"]
+__all__ = ["fill_times", "interpolate", "join_s", "locate", "step_s", "stretched", "to_ns"]
+
+Z_90 = 1.6448536269514722
+"""A standard normal lies within plus and minus this with probability 90 %."""
 
 
-@jit
+@inlined
 def to_ns(seconds: float) -> int:
     """Seconds as whole nanoseconds."""
     return int(np.round(seconds * 1e9))
 
 
-@jit
-def interpolate(x: float, grid: Floats, values: Floats) -> float:
-    """Piecewise linear in x; extrapolates along the last piece, is constant below the grid."""
+@inlined
+def locate(x: float, grid: Floats) -> int:
+    """The piece of an ascending grid that x is on, by its upper end; 0 below the grid."""
     if x <= grid[0] or grid.shape[0] == 1:
-        return float(values[0])
+        return 0
     k = 1
     while k < grid.shape[0] - 1 and grid[k] < x:
         k += 1
+    return k
+
+
+@inlined
+def on_piece(x: float, k: int, grid: Floats, values: Floats) -> float:
+    """The value at x on piece k of a grid."""
+    if k == 0:
+        return float(values[0])
     slope = (values[k] - values[k - 1]) / (grid[k] - grid[k - 1])
     return float(values[k - 1] + slope * (x - grid[k - 1]))
 
 
-@jit
+@entry
+def interpolate(x: float, grid: Floats, values: Floats) -> float:
+    """Piecewise linear in x; extrapolates along the last piece, is constant below the grid."""
+    return float(on_piece(x, locate(x, grid), grid, values))
+
+
+@entry
 def step_s(t: Tables, d: int, m: int, level: int, batch: int, context_tokens: float) -> float:
     """Seconds of one decode step of a batch whose requests hold this many tokens on average."""
     return float(interpolate(context_tokens, t.context_tokens, t.step_s[d, m, level, batch - 1]))
 
 
-@jit
+@inlined
 def join_s(t: Tables, d: int, m: int, level: int, kv: int, held_tokens: float) -> float:
     """Seconds until a request can decode on device d: nothing, restore, prefill or recompute.
 
@@ -63,72 +69,125 @@ def join_s(t: Tables, d: int, m: int, level: int, kv: int, held_tokens: float) -
     return float(interpolate(held_tokens, t.prefill_tokens, t.prefill_s[d, m, level]))
 
 
-@jit
-def eviction_ns(t: Tables, s: State, r: Requests, d: int) -> int:
+@internal
+def stretched(luck: float, halfwidth: float) -> float:
+    """Factor by which this episode's durations differ from the predicted ones.
+
+    Args:
+        luck: Standard normal of the episode and model; 0: as predicted.
+        halfwidth: Half width of the 90 % interval of the prediction, relative.
+
+    Returns:
+        Lognormal with median 1, above 1 + halfwidth with probability 5 %.
+    """
+    if luck == 0.0:
+        return 1.0
+    return float((1.0 + halfwidth) ** (luck / Z_90))
+
+
+@internal
+def eviction_ns(t: Tables, s: State, d: int) -> int:
     """Saving the KV of, and unloading, everything that device d is evicting."""
     total = 0
-    for m in range(s.evicting.shape[1]):
-        level = s.evicting[d, m]
+    for m in range(s.model.shape[0]):
+        level = s.place[d, m].evicting
         if level < 0:
             continue
-        for k in range(s.queue_length[m]):
-            i = s.queue[m, k]
-            if s.home[i] == d and s.kv[i] == KV_SAVING:
-                held = float(r.prompt_tokens[i] + s.generated[i] - 1)
-                total += to_ns(interpolate(held, t.context_tokens, t.kv_save_s[d, m, level]))
-        total += to_ns(t.unload_s[d, m, level])
+        left, i = s.place[d, m].held, s.model[m].head
+        while left > 0:
+            r = s.slot[i]
+            if r.home == d:
+                left -= 1
+                if r.kv == KV_SAVING:
+                    held = float(r.prompt_tokens + r.generated - 1)
+                    total += to_ns(interpolate(held, t.context_tokens, t.kv_save_s[d, m, level]))
+            i = r.next
+        total += to_ns(t.level[d, m, level].unload_s)
     return total
 
 
-@jit
-def fill_joins(t: Tables, s: State, r: Requests, d: int) -> int:
+@inlined
+def fill_joins(t: Tables, s: State, d: int) -> int:
     """Times of restores and prefills, one request after another; returns when the last one ends."""
-    clock = s.op_start_ns[d]
-    for b in range(s.op_batch[d]):
-        i = s.op_request[d, b]
-        held = float(r.prompt_tokens[i] + s.generated[i])
-        clock += to_ns(join_s(t, d, s.op_model[d], s.op_level[d], s.kv[i], held))
-        if s.generated[i] == 0 or s.kv[i] == KV_DROPPED:
-            s.op_tokens[d, b] = 1
-            if s.generated[i] == 0:
-                s.op_first_ns[d, b] = clock
-            if s.generated[i] + 1 >= r.decode_tokens[i]:
-                s.op_finish_ns[d, b] = clock
+    device = s.device[d]
+    m, level, clock = device.op_model, device.op_level, device.op_start_ns
+    factor = stretched(s.model[m].prefill_luck, t.level[d, m, level].prefill_halfwidth)
+    for b in range(device.op_batch):
+        entry = s.entry[d, b]
+        r = s.slot[entry.slot]
+        if r.kv == KV_LIVE:
+            continue
+        held = float(r.prompt_tokens + r.generated)
+        clock += to_ns(factor * join_s(t, d, m, level, r.kv, held))
+        if r.generated == 0 or r.kv == KV_DROPPED:
+            entry.tokens = 1
+            if r.generated == 0:
+                entry.first_ns = clock
+            if r.generated + 1 >= r.decode_tokens:
+                entry.finish_ns = clock
     return int(clock)
 
 
-@jit
-def fill_steps(t: Tables, s: State, r: Requests, d: int, clock: int) -> int:
-    """Times of decode steps from clock on; returns the end."""
-    begun = clock
-    while s.op_steps[d] < t.quantum_steps[0] and (s.op_steps[d] == 0 or clock - begun < t.quantum_ns[0]):
-        active = 0
-        context = 0.0
-        for b in range(s.op_batch[d]):
-            if s.op_finish_ns[d, b] < 0:
-                i = s.op_request[d, b]
-                active += 1
-                context += r.prompt_tokens[i] + s.generated[i] + s.op_tokens[d, b]
+@inlined
+def active_batch(s: State, d: int) -> tuple[int, int, int]:
+    """Requests of a quantum that are not finished, the tokens they hold, and the fewest that one lacks."""
+    active, held, fewest = 0, 0, 1 << 62
+    for b in range(s.device[d].op_batch):
+        entry = s.entry[d, b]
+        if entry.finish_ns < 0:
+            r = s.slot[entry.slot]
+            active += 1
+            held += r.prompt_tokens + r.generated + entry.tokens
+            fewest = min(fewest, r.decode_tokens - r.generated - entry.tokens)
+    return active, held, fewest
+
+
+@inlined
+def fill_steps(t: Tables, s: State, d: int, clock: int) -> int:
+    """Times of decode steps from clock on; returns the end.
+
+    From one finish to the next the batch is the same and its mean context grows by one a step.
+    """
+    device, limits, grid = s.device[d], t.limits[0], t.context_tokens
+    m, level, steps, begun = device.op_model, device.op_level, 0, clock
+    factor = stretched(s.model[m].step_luck, t.level[d, m, level].step_halfwidth)
+    while steps < limits.quantum_steps and (steps == 0 or clock - begun < limits.quantum_ns):
+        active, held, fewest = active_batch(s, d)
         if active == 0:
             break
-        clock += to_ns(step_s(t, d, s.op_model[d], s.op_level[d], active, context / active))
-        s.op_steps[d] += 1
-        for b in range(s.op_batch[d]):
-            i = s.op_request[d, b]
-            if s.op_finish_ns[d, b] < 0:
-                s.op_tokens[d, b] += 1
-                if s.generated[i] + s.op_tokens[d, b] >= r.decode_tokens[i]:
-                    s.op_finish_ns[d, b] = clock
+        values = t.step_s[d, m, level, active - 1]
+        context = held / active
+        piece, ran = locate(context, grid), 0
+        while True:
+            clock += to_ns(factor * on_piece(context, piece, grid, values))
+            ran += 1
+            steps += 1
+            if ran == fewest or steps == limits.quantum_steps or clock - begun >= limits.quantum_ns:
+                break
+            context += 1.0
+            while piece < grid.shape[0] - 1 and grid[piece] < context:
+                piece += 1
+        for b in range(device.op_batch):
+            entry = s.entry[d, b]
+            if entry.finish_ns < 0:
+                entry.tokens += ran
+                r = s.slot[entry.slot]
+                if r.generated + entry.tokens >= r.decode_tokens:
+                    entry.finish_ns = clock
+    device.op_steps = steps
     return int(clock)
 
 
-@jit
-def fill_times(t: Tables, s: State, r: Requests, d: int) -> None:
+@entry
+def fill_times(t: Tables, s: State, d: int) -> None:
     """Predicts device d's new operation: its end and, for a quantum, its requests' tokens and times."""
-    kind = s.op_kind[d]
+    device = s.device[d]
+    kind, m = device.op_kind, device.op_model
     if kind == RUN:
-        s.op_end_ns[d] = fill_steps(t, s, r, d, fill_joins(t, s, r, d))
+        device.op_end_ns = fill_steps(t, s, d, fill_joins(t, s, d))
     if kind == LOAD or kind == EVICT:
-        s.op_end_ns[d] = s.op_start_ns[d] + eviction_ns(t, s, r, d)
+        device.op_end_ns = device.op_start_ns + eviction_ns(t, s, d)
     if kind == LOAD:
-        s.op_end_ns[d] += to_ns(t.load_s[d, s.op_model[d], s.op_level[d]])
+        at = t.level[d, m, device.op_level]
+        load_s = at.load_s if device.op_cold == 0 else at.cold_load_s
+        device.op_end_ns += to_ns(stretched(s.model[m].load_luck, at.load_halfwidth) * load_s)

@@ -1,8 +1,9 @@
-"""What a policy sees: named, versioned features of every candidate, and of the whole system.
+"""What a policy sees of every candidate and of the whole system; ``shunter.envs.features`` names it.
 
 Times are in units of the scenario's own time scale (mean load plus mean service time of a request), bytes in
 shares of the device, so that a policy carries over to other machines. Nothing here looks at a request's
-decode length: work is estimated from the tokens generated so far.
+decode length: work is estimated from the tokens generated so far. Only where ``limits.oracle`` is set are the
+true remaining lengths in their place.
 """
 
 from __future__ import annotations
@@ -11,198 +12,198 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.envs.candidates import claimable, claimable_count, mask_actions, short_bytes, used_bytes
-from shunter.envs.compiled import jit
-from shunter.envs.durations import interpolate, join_s, step_s
-from shunter.envs.state import IDLE, KV_LIVE, LOAD, RUN, WAIT, Bools, Requests, State, Tables
+from shunter.envs.compiled import entry, inlined
+from shunter.envs.durations import locate, on_piece
+from shunter.envs.features import FEATURE_MAX
+from shunter.envs.state import IDLE, KV_LIVE, KV_SAVED, KV_SAVING, LOAD, RUN, WAIT, Bools, State
+from shunter.envs.tables import Tables
 
-__all__ = ["CONTEXT_FEATURES", "FEATURES", "FEATURES_VERSION", "FEATURE_MAX", "feature", "observe"]
+__all__ = ["observe"]
 
-FEATURES_VERSION = 1
-"""Raised whenever a feature is added, removed, or changes its meaning; policies name the one they need."""
-
-FEATURES = (
-    "is_run",  # runs a quantum of a resident model
-    "is_load",  # loads a model, or changes its level
-    "is_evict",  # unloads a resident
-    "is_wait",
-    "gpu_share",  # share of the model's layers on the device at this level
-    "requests",  # requests that this device could run now
-    "batch",  # of these, as many as fit a batch
-    "started",  # of these, with generated tokens
-    "oldest_age",  # time scales since the oldest of them arrived
-    "swap_time",  # predicted load, and unload of the same model when changing level; 0 if resident
-    "join_time",  # predicted restores, prefills and recomputes of the batch
-    "step_time",  # predicted decode step of the batch
-    "first_time",  # predicted decode time until the first of the batch finishes
-    "batch_time",  # predicted decode time of the batch at its mean remaining length
-    "step_halfwidth",  # half width of the 90 % interval of step_time, relative
-    "footprint",  # bytes at this level, as a share of the device
-    "shortage",  # bytes that others must give up first, as a share of the device
-    "resident_here",  # resident on this device at any level
-    "resident_elsewhere",  # largest gpu_share at which another device holds the model
-    "running_elsewhere",  # another device runs or loads the model now
-    "unused_time",  # since its last use on this device
-    "preempt_time",  # predicted cost of evicting it and bringing it back with its started requests
-    "offload_sensitivity",  # how much slower a step is at its level with most layers on the host
-    "arrivals",  # estimated arrivals per time scale
-    "turned_to_last",  # the device ran or loaded this model last
-)
-"""Features of a candidate, in order."""
-
-CONTEXT_FEATURES = (
-    "pending",  # room must be made for a load
-    "in_system",  # requests in the system
-    "claimable",  # requests that this device could run now
-    "free",  # free bytes, as a share of the device
-    "others_busy",  # share of the other devices that run or load
-    "next_completion",  # predicted time until one of them is done
-)
-"""Features of the whole system as the asking device sees it, in order."""
-
-FEATURE_MAX = 1e6
-"""Bound of every feature; all are at least zero."""
+Features = NDArray[np.float32]
 
 
-def feature(name: str) -> int:
-    """Index of a candidate feature by name."""
-    return FEATURES.index(name)
+@inlined
+def bounded(x: float) -> float:
+    """Within the bounds of every feature."""
+    return float(min(max(x, 0.0), FEATURE_MAX))
 
 
-@jit
-def smallest_remaining(mean_tokens: float, batch: int) -> float:
-    """Expected remaining tokens of the shortest of a batch: between 1/n (exponential) and 1 of the mean."""
-    return float(mean_tokens / max(1, batch) ** 0.75)
-
-
-@jit
-def candidate_features(
-    t: Tables, s: State, r: Requests, d: int, m: int, level: int, o: NDArray[np.float32]
-) -> None:
-    """Writes what a model's run or load candidate at one level shares with its evict candidate."""
-    unit = t.time_scale_s[0]
-    count, batch, started, held, remaining, join, oldest = 0, 0, 0, 0.0, 0.0, 0.0, 0.0
-    back = 0.0
-    queue, owner, home, generated = s.queue[m], s.owner, s.home, s.generated
-    for k in range(s.queue_length[m]):
-        i = queue[k]
-        if not claimable(owner[i], home[i], d):
+@inlined
+def add_work(t: Tables, s: State, d: int, m: int, i: int) -> float:
+    """Adds what the request in slot i would cost device d to ``State.work``; returns the tokens it holds."""
+    r = s.slot[i]
+    context = float(r.prompt_tokens + r.generated)
+    live = r.kv == KV_LIVE
+    saved = r.kv == KV_SAVED or r.kv == KV_SAVING
+    x = context - 1.0 if saved else context
+    grid = t.context_tokens if live or saved else t.prefill_tokens
+    piece = locate(x, grid)
+    for level in range(t.level.shape[2]):
+        if t.level[d, m, level].level_ok == 0:
             continue
-        count += 1
-        if generated[i] > 0:
-            started += 1
-        if batch == t.max_batch[0]:
-            continue
-        if batch == 0:
-            oldest = (s.now_ns[0] - r.arrival_ns[i]) * 1e-9
-        batch += 1
-        context = float(r.prompt_tokens[i] + generated[i])
-        held += context
-        remaining += t.remaining_tokens[min(generated[i], t.remaining_tokens.shape[0] - 1)]
-        join += join_s(t, d, m, level, s.kv[i], context)
-        if s.kv[i] == KV_LIVE:
-            back += interpolate(context, t.context_tokens, t.kv_save_s[d, m, level])
-            back += interpolate(context, t.context_tokens, t.kv_restore_s[d, m, level])
+        work = s.work[d, m, level]
+        if live:
+            work.back_s += on_piece(x, piece, grid, t.kv_save_s[d, m, level])
+            work.back_s += on_piece(x, piece, grid, t.kv_restore_s[d, m, level])
+        elif saved:
+            work.join_s += on_piece(x, piece, grid, t.kv_restore_s[d, m, level])
+        else:
+            work.join_s += on_piece(x, piece, grid, t.prefill_s[d, m, level])
+    return context
+
+
+@inlined
+def remaining_tokens(t: Tables, s: State, i: int) -> float:
+    """Further tokens of the request in slot i: expected, or for an oracle true."""
+    r = s.slot[i]
+    if t.limits[0].oracle != 0:
+        return float(r.decode_tokens - r.generated)
+    return float(t.remaining_tokens[min(r.generated, t.remaining_tokens.shape[0] - 1)])
+
+
+@inlined
+def summarize(t: Tables, s: State, d: int, m: int) -> None:
+    """Computes anew what is cached about the first requests of a model that device d could run."""
+    place, levels = s.place[d, m], t.level.shape[2]
+    batch = min(claimable_count(s, d, m), t.limits[0].max_batch, s.entry.shape[1])
+    for level in range(levels):
+        s.work[d, m, level].join_s = 0.0
+        s.work[d, m, level].back_s = 0.0
+    held, remaining, fewest = 0.0, 0.0, np.inf
+    left, i = batch, s.model[m].head
+    while left > 0:
+        if claimable(s, i, d):
+            if left == batch:
+                place.oldest_ns = s.slot[i].arrival_ns
+            left -= 1
+            held += add_work(t, s, d, m, i)
+            tokens = remaining_tokens(t, s, i)
+            remaining += tokens
+            fewest = min(fewest, tokens)
+        i = s.slot[i].next
     n = max(1, batch)
-    step = step_s(t, d, m, level, n, held / n)
-    resident = s.resident[d, m]
-    swap = 0.0 if resident == level else t.load_s[d, m, level]
-    if resident >= 0 and resident != level:
-        swap += t.unload_s[d, m, resident]
-    o[4] = t.gpu_share[m, level]
-    o[5] = count
-    o[6] = batch
-    o[7] = started
-    o[8] = oldest / unit
-    o[9] = swap / unit
-    o[10] = join / unit
-    o[11] = step / unit
-    o[12] = step * smallest_remaining(remaining / n, batch) / unit
-    o[13] = step * remaining / n / unit
-    o[14] = t.step_halfwidth[d, m, level]
-    o[15] = t.footprint_bytes[d, m, level] / t.capacity_bytes[d]
-    o[16] = 0.0 if resident == level else short_bytes(t, s, d, m, level) / t.capacity_bytes[d]
-    o[17] = 1.0 if resident >= 0 else 0.0
-    o[18], o[19] = elsewhere(t, s, d, m)
-    o[20] = (s.now_ns[0] - s.last_used_ns[d, m]) * 1e-9 / unit
-    o[21] = (t.unload_s[d, m, level] + t.load_s[d, m, level] + back) / unit
-    o[22] = t.offload_sensitivity[d, m]
-    o[23] = s.rate_per_s[m] * unit
-    o[24] = 1.0 if s.last_model[d] == m else 0.0
+    place.batch = batch
+    place.remaining = remaining / n
+    # Expected: between 1/n (exponential lengths) and 1 of the mean.
+    place.shortest = place.remaining / n**0.75
+    if t.limits[0].oracle != 0 and batch > 0:
+        place.shortest = fewest
+    piece = locate(held / n, t.context_tokens)
+    for level in range(levels):
+        values = t.step_s[d, m, level, n - 1]
+        s.work[d, m, level].step_s = on_piece(held / n, piece, t.context_tokens, values)
+    place.stale = 0
 
 
-@jit
+@inlined
 def elsewhere(t: Tables, s: State, d: int, m: int) -> tuple[float, float]:
     """Largest share at which another device holds model m, and whether one runs or loads it."""
     share, running = 0.0, 0.0
-    for other in range(s.resident.shape[0]):
+    for other in range(s.device.shape[0]):
         if other == d:
             continue
-        if s.resident[other, m] >= 0:
-            share = max(share, t.gpu_share[m, s.resident[other, m]])
-        if (s.op_kind[other] == RUN or s.op_kind[other] == LOAD) and s.op_model[other] == m:
+        resident, device = s.place[other, m].resident, s.device[other]
+        if resident >= 0:
+            share = max(share, t.level[other, m, resident].gpu_share)
+        if (device.op_kind == RUN or device.op_kind == LOAD) and device.op_model == m:
             running = 1.0
     return share, running
 
 
-@jit
-def context_features(t: Tables, s: State, d: int, o: NDArray[np.float32]) -> None:
+@inlined
+def model_features(t: Tables, s: State, d: int, m: int, o: Features) -> None:
+    """Writes what all candidates of a model share."""
+    place, model, scale_s = s.place[d, m], s.model[m], t.limits[0].time_scale_s
+    now_ns = s.clock[0].now_ns
+    o[5] = claimable_count(s, d, m)
+    o[6] = place.batch
+    o[7] = place.held + model.homeless_started
+    o[8] = bounded((now_ns - place.oldest_ns) * 1e-9 / scale_s) if place.batch > 0 else 0.0
+    o[17] = 1.0 if place.resident >= 0 else 0.0
+    if s.device.shape[0] > 1:
+        o[18], o[19] = elsewhere(t, s, d, m)
+    o[20] = bounded((now_ns - place.last_used_ns) * 1e-9 / scale_s)
+    o[22] = bounded(t.offload_sensitivity[d, m])
+    o[23] = bounded(model.rate_per_s * scale_s)
+    o[24] = 1.0 if s.device[d].last_model == m else 0.0
+    o[25] = 1.0 if model.cached != 0 else 0.0
+
+
+@inlined
+def level_features(t: Tables, s: State, d: int, m: int, level: int, used: float, o: Features) -> None:
+    """Writes what a candidate's level adds; ``used`` are the device's ``used_bytes``."""
+    place, work, at = s.place[d, m], s.work[d, m, level], t.level[d, m, level]
+    per_s, share = 1.0 / t.limits[0].time_scale_s, 1.0 / t.device[d].capacity_bytes
+    resident = place.resident
+    load_s = at.load_s if s.model[m].cached != 0 else at.cold_load_s
+    swap_s = 0.0 if resident == level else load_s
+    if resident >= 0 and resident != level:
+        swap_s += t.level[d, m, resident].unload_s
+    o[4] = at.gpu_share
+    o[9] = bounded(swap_s * per_s)
+    o[10] = bounded(work.join_s * per_s)
+    o[11] = bounded(work.step_s * per_s)
+    o[12] = bounded(work.step_s * place.shortest * per_s)
+    o[13] = bounded(work.step_s * place.remaining * per_s)
+    o[14] = bounded(at.step_halfwidth)
+    o[15] = at.footprint_bytes * share
+    o[16] = 0.0 if resident == level else short_bytes(t, s, d, m, level, used) * share
+    o[21] = bounded((at.unload_s + at.load_s + work.back_s) * per_s)
+
+
+@inlined
+def context_features(t: Tables, s: State, d: int, used: float, o: Features) -> None:
     """Writes ``CONTEXT_FEATURES`` as device d sees them."""
-    devices = s.op_kind.shape[0]
+    devices, now_ns = s.device.shape[0], s.clock[0].now_ns
     count = 0
-    for m in range(s.queue_length.shape[0]):
+    for m in range(s.model.shape[0]):
         count += claimable_count(s, d, m)
     busy, soonest = 0, 0.0
     for other in range(devices):
-        if other != d and s.op_kind[other] != IDLE and s.op_kind[other] != WAIT:
-            left = max(0.0, (s.op_end_ns[other] - s.now_ns[0]) * 1e-9)
+        device = s.device[other]
+        if other != d and device.op_kind != IDLE and device.op_kind != WAIT:
+            left = max(0.0, (device.op_end_ns - now_ns) * 1e-9)
             soonest = left if busy == 0 else min(soonest, left)
             busy += 1
-    o[0] = 1.0 if s.pending[d, 0] >= 0 else 0.0
-    o[1] = s.in_system[0]
+    o[0] = 1.0 if s.device[d].pending_model >= 0 else 0.0
+    o[1] = s.clock[0].in_system
     o[2] = count
-    o[3] = max(0.0, 1.0 - used_bytes(t, s, d) / t.capacity_bytes[d])
+    o[3] = max(0.0, 1.0 - used / t.device[d].capacity_bytes)
     o[4] = busy / max(1, devices - 1)
-    o[5] = soonest / t.time_scale_s[0]
+    o[5] = bounded(soonest / t.limits[0].time_scale_s)
 
 
-@jit
-def observe(
-    t: Tables,
-    s: State,
-    r: Requests,
-    d: int,
-    candidates: NDArray[np.float32],
-    context: NDArray[np.float32],
-    mask: Bools,
-) -> None:
+@entry
+def observe(t: Tables, s: State, d: int, candidates: Features, context: Features, mask: Bools) -> None:
     """Writes what device d's decision may be based on.
 
     Args:
         t: Tables.
-        s: State.
-        r: Requests; decode lengths are not read.
+        s: State; only its cache for observations is changed.
         d: The asking device.
         candidates: (A, len(FEATURES)), overwritten.
         context: (len(CONTEXT_FEATURES),), overwritten.
         mask: (A,), overwritten.
     """
-    models, levels = t.level_ok.shape[1], t.level_ok.shape[2]
+    models, levels = t.level.shape[1], t.level.shape[2]
+    used = used_bytes(t, s, d)
     mask_actions(t, s, d, mask)
     candidates[:] = 0.0
     for m in range(models):
+        if s.place[d, m].stale != 0:
+            summarize(t, s, d, m)
+        resident = s.place[d, m].resident
         for level in range(levels):
-            if t.level_ok[d, m, level]:
+            if t.level[d, m, level].level_ok != 0:
                 o = candidates[m * levels + level]
-                candidate_features(t, s, r, d, m, level, o)
-                o[0 if s.resident[d, m] == level else 1] = 1.0
-        if s.resident[d, m] >= 0:
+                model_features(t, s, d, m, o)
+                level_features(t, s, d, m, level, used, o)
+                o[0 if resident == level else 1] = 1.0
+        if resident >= 0:
             o = candidates[models * levels + m]
-            candidate_features(t, s, r, d, m, s.resident[d, m], o)
+            for f in range(4, o.shape[0]):
+                o[f] = candidates[m * levels + resident, f]
             o[2] = 1.0
     candidates[models * levels + models, 3] = 1.0
-    context_features(t, s, d, context)
-    for a in range(candidates.shape[0]):
-        for f in range(candidates.shape[1]):
-            candidates[a, f] = min(max(candidates[a, f], np.float32(0.0)), np.float32(FEATURE_MAX))
-    for f in range(context.shape[0]):
-        context[f] = min(max(context[f], np.float32(0.0)), np.float32(FEATURE_MAX))
+    context_features(t, s, d, used, context)

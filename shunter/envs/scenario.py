@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from shunter.catalog.devices import DeviceSpec, parse_device
+from shunter.envs.fields import Strict
+from shunter.envs.scenario_limits import Limits
+from shunter.envs.workload_spec import Workload
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
 from shunter.profiling.engines.registry import ENGINES
 
 __all__ = ["Device", "Limits", "Model", "Scenario", "Workload", "load_scenario"]
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
 Level = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(all|\d{1,3}%)$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Model(_Strict):
+class Model(Strict):
     """A model to schedule.
 
     Attributes:
@@ -61,7 +58,7 @@ class Model(_Strict):
         return sorted(counts, reverse=True)
 
 
-class Device(_Strict):
+class Device(Strict):
     """A device to schedule on.
 
     Attributes:
@@ -96,58 +93,7 @@ class Device(_Strict):
         return self.spec.memory_bytes
 
 
-class Workload(_Strict):
-    """Requests of one episode: Poisson arrivals, Zipf popularity in the order models are listed.
-
-    Attributes:
-        requests: Requests per episode.
-        rate_per_s: Mean arrivals per second over all models; give this or load.
-        load: Arrival rate as a share of what the devices could serve one request at a time, every model
-            loaded at its highest level: swaps push the real utilisation above it, batching below.
-        popularity_zipf: Exponent s: the k-th model is asked for in proportion to k^-s.
-        lengths: Named trace whose (prompt, decode) pairs are drawn with replacement.
-        prompt_scale: Factor on prompt lengths.
-        decode_scale: Factor on decode lengths.
-    """
-
-    requests: Annotated[int, Field(ge=1, le=100_000)] = 200
-    rate_per_s: Positive | None = None
-    load: Positive | None = None
-    popularity_zipf: Annotated[float, Field(ge=0)] = 1.2
-    lengths: Literal["azure2023_conv"] = "azure2023_conv"
-    prompt_scale: Positive = 1.0
-    decode_scale: Positive = 1.0
-
-    @model_validator(mode="after")
-    def _one_rate(self) -> Self:
-        if (self.rate_per_s is None) == (self.load is None):
-            raise ValueError("give exactly one of rate_per_s and load")
-        return self
-
-
-class Limits(_Strict):
-    """Bounds of the protocol, the same in simulation and reality.
-
-    Attributes:
-        max_batch: Requests that one resident decodes at once.
-        context_tokens: Prompt plus generated tokens of one request; longer ones are cut to it.
-        quantum_steps: Decode steps of one quantum, at most.
-        quantum_s: No step starts later than this after decoding began.
-        max_wait_s: A waiting device asks again after this long.
-        decision_s: What one decision costs, charged in simulation; real runs pay what it really takes.
-        max_time_s: An episode still running then is cut off.
-    """
-
-    max_batch: Annotated[int, Field(ge=1, le=64)] = 4
-    context_tokens: Annotated[int, Field(ge=2)] = 512
-    quantum_steps: Count = 32
-    quantum_s: Positive = 1.0
-    max_wait_s: Positive = 5.0
-    decision_s: Annotated[float, Field(ge=0)] = 0.001
-    max_time_s: Positive = 36_000.0
-
-
-class Scenario(_Strict):
+class Scenario(Strict):
     """Models on devices under a workload; see the attributes of each part."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -211,4 +157,6 @@ def load_scenario(path: str | Path) -> Scenario:
         m.model_copy(update={"checkpoint": path.parent / m.checkpoint}) if m.checkpoint else m
         for m in scenario.models
     ]
-    return scenario.model_copy(update={"models": models})
+    return scenario.model_copy(
+        update={"models": models, "workload": scenario.workload.relative_to(path.parent)}
+    )

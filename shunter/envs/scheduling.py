@@ -9,13 +9,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shunter.envs.candidates import legal_action
-from shunter.envs.observation import CONTEXT_FEATURES, FEATURE_MAX, FEATURES, observe
-from shunter.envs.simulation import advance, take
-from shunter.envs.state import COUNTS, Requests, State, new_state
+from shunter.envs.batch import Batch
+from shunter.envs.features import CONTEXT_FEATURES, CONTEXT_TABLE, FEATURE_TABLE, FEATURES, feature_bounds
+from shunter.envs.kernel import Outputs
+from shunter.envs.state import COUNTS
+from shunter.envs.supply import environment_key
 from shunter.envs.world import World, make_world
 
-__all__ = ["Observation", "SchedulingEnv", "empty_observation"]
+__all__ = ["Observation", "SchedulingEnv", "empty_observation", "make_spaces", "new_key"]
 
 Observation = dict[str, NDArray[Any]]
 """``candidates`` (A, F) float32, ``context`` (G,) float32, ``action_mask`` (A,) int8."""
@@ -28,6 +29,24 @@ def empty_observation(actions: int) -> Observation:
         "context": np.zeros(len(CONTEXT_FEATURES), np.float32),
         "action_mask": np.zeros(actions, np.int8),
     }
+
+
+def make_spaces(actions: int) -> tuple[spaces.Dict, spaces.Discrete]:
+    """Spaces of the observations and actions of one environment with so many candidates."""
+    high = np.tile(feature_bounds(FEATURE_TABLE), (actions, 1))
+    observation = spaces.Dict(
+        {
+            "candidates": spaces.Box(np.zeros_like(high), high),
+            "context": spaces.Box(np.float32(0.0), feature_bounds(CONTEXT_TABLE)),
+            "action_mask": spaces.MultiBinary(actions),
+        }
+    )
+    return observation, spaces.Discrete(actions)
+
+
+def new_key(rng: np.random.Generator) -> int:
+    """A key for whoever gave no seed."""
+    return int(rng.integers(2**63))
 
 
 class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
@@ -49,10 +68,53 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     its own punishment.
 
     ## Observation Space
-    ``Dict``: ``candidates`` (A, F) float32 with a row of ``shunter.envs.observation.FEATURES`` per action,
-    ``context`` (G,) float32 of ``CONTEXT_FEATURES``, ``action_mask`` (A,) int8. All features are at least 0;
-    times are in units of the scenario's time scale (mean load plus mean service time), bytes in shares of
-    the device. Nothing in it reveals a request's decode length.
+    ``Dict``: ``candidates`` (A, F) float32 with a row per action, ``context`` (G,) float32, ``action_mask``
+    (A,) int8. All features are at least 0; times are in units of the scenario's time scale (mean load plus
+    mean service time), bytes in shares of the device. Nothing in it reveals a request's decode length, unless
+    ``oracle`` is set: then the expected remaining lengths behind ``first_time`` and ``batch_time`` are the
+    true ones.
+
+    Features of a candidate, version 2 (``shunter.envs.features.FEATURES_VERSION``):
+
+    | # | name | unit | at most | meaning |
+    |---|---|---|---|---|
+    | 0 | is_run | flag | 1 | runs a quantum of a resident model |
+    | 1 | is_load | flag | 1 | loads a model, or changes its level |
+    | 2 | is_evict | flag | 1 | unloads a resident |
+    | 3 | is_wait | flag | 1 | waits for the next event |
+    | 4 | gpu_share | share | 1 | of the model's layers on the device at this level |
+    | 5 | requests | count | 1e6 | that this device could run now |
+    | 6 | batch | count | 1e6 | of these, as many as fit a batch |
+    | 7 | started | count | 1e6 | of these, with generated tokens |
+    | 8 | oldest_age | scales | 1e6 | since the oldest of them arrived |
+    | 9 | swap_time | scales | 1e6 | predicted load, and unload when changing level; 0 if resident |
+    | 10 | join_time | scales | 1e6 | predicted restores, prefills and recomputes of the batch |
+    | 11 | step_time | scales | 1e6 | predicted decode step of the batch |
+    | 12 | first_time | scales | 1e6 | predicted decode time until the first of the batch is done |
+    | 13 | batch_time | scales | 1e6 | predicted decode time of its mean remaining length |
+    | 14 | step_halfwidth | relative | 1e6 | half width of the 90 % interval of step_time |
+    | 15 | footprint | device | 1e6 | bytes at this level |
+    | 16 | shortage | device | 1e6 | bytes that others must give up first |
+    | 17 | resident_here | flag | 1 | resident on this device at any level |
+    | 18 | resident_elsewhere | share | 1 | largest gpu_share at which another device holds the model |
+    | 19 | running_elsewhere | flag | 1 | another device runs or loads the model now |
+    | 20 | unused_time | scales | 1e6 | since its last use on this device |
+    | 21 | preempt_time | scales | 1e6 | predicted cost of evicting it and bringing it back |
+    | 22 | offload_sensitivity | relative | 1e6 | how much slower a step is with most layers on the host |
+    | 23 | arrivals | 1/scales | 1e6 | estimated arrival rate |
+    | 24 | turned_to_last | flag | 1 | the device ran or loaded this model last |
+    | 25 | cached | flag | 1 | the host's memory holds the weights: a load need not read the disk |
+
+    Features of the context:
+
+    | # | name | unit | at most | meaning |
+    |---|---|---|---|---|
+    | 0 | pending | flag | 1 | room must be made for a load |
+    | 1 | in_system | count | 1e6 | requests in the system |
+    | 2 | claimable | count | 1e6 | requests that this device could run now |
+    | 3 | free | device | 1 | free bytes |
+    | 4 | others_busy | share | 1 | of the other devices that run or load |
+    | 5 | next_completion | scales | 1e6 | predicted time until one of them is done |
 
     ## Rewards
     Minus the request-seconds accrued since the last decision (requests in the system times real time), in
@@ -68,6 +130,9 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     ## Arguments
     ``scenario``: path of a scenario file, or a ``Scenario``. ``performance``: path of a fitted performance
     model, or a ``PerformanceModel``. ``world``: both at once, compiled (``shunter.envs.world.World``).
+    ``oracle``: see above. ``noise``: durations differ from the predicted ones, lognormally with the widths of
+    the performance model's intervals, by luck drawn once for each episode and model; the features stay
+    nominal. For training (domain randomisation), not for evaluation.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium declares it so
@@ -78,23 +143,19 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         performance: Any = None,
         *,
         world: World | None = None,
+        oracle: bool = False,
+        noise: bool = False,
         render_mode: str | None = None,
     ) -> None:
         self.world = world if world is not None else make_world(scenario, performance)
         self.render_mode = render_mode
-        actions = self.world.actions
-        self.action_space = spaces.Discrete(actions)
-        self.observation_space: spaces.Space[Observation] = spaces.Dict(  # type: ignore[assignment]
-            {
-                "candidates": spaces.Box(0.0, FEATURE_MAX, (actions, len(FEATURES)), np.float32),
-                "context": spaces.Box(0.0, FEATURE_MAX, (len(CONTEXT_FEATURES),), np.float32),
-                "action_mask": spaces.MultiBinary(actions),
-            }
-        )
-        self.state: State
-        self.requests: Requests
+        observation, action = make_spaces(self.world.actions)
+        self.observation_space: spaces.Space[Observation] = observation  # type: ignore[assignment]
+        self.action_space = action
+        self.batch = Batch(self.world, 1, autoreset=False, oracle=oracle, noise=noise)
         self.device = -1
-        self._mask = np.zeros(actions, np.bool_)
+        self._action = np.zeros(1, np.int64)
+        self._keyed = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -106,61 +167,57 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
             options: ``{"workload_seed": int}`` names the requests of this episode, for paired comparisons.
         """
         super().reset(seed=seed)
-        workload_seed = (options or {}).get("workload_seed", self.np_random.integers(2**32))
-        self.requests = self.world.draw(int(workload_seed))
-        self.state = new_state(
-            len(self.requests.arrival_ns), self.world.devices, self.world.models, self.world.max_batch
-        )
-        self.device = int(advance(self.state, self.requests))
-        return self._observation(), self._info(0, 0)
+        key = None
+        if seed is not None or not self._keyed:
+            key = environment_key(seed, 0) if seed is not None else new_key(self.np_random)
+            self._keyed = True
+        out = self.batch.reset([key], (options or {}).get("workload_seed"))
+        clock = self.batch.state.clock[0, 0]
+        self.device = int(clock["asking"])
+        return self._observation(out), self._info(out, int(clock["now_ns"]), 0.0, 0.0)
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Carries out the asking device's action and advances to the next decision."""
-        state = self.state
-        cost_ns, now_ns = int(state.cost_ns[0]), int(state.now_ns[0])
-        legal = legal_action(state, int(action), self._mask)
-        self.device = int(take(self.world.tables, state, self.requests, self.device, legal))
-        cost_ns, elapsed_ns = int(state.cost_ns[0]) - cost_ns, int(state.now_ns[0]) - now_ns
-        terminated = self.device < 0
-        truncated = not terminated and int(state.now_ns[0]) > self.world.max_time_ns
-        reward = -cost_ns * 1e-9 / self.world.time_scale_s
-        return self._observation(), reward, terminated, truncated, self._info(cost_ns, elapsed_ns)
+        """Carries out the asking device's action and advances to the next decision.
+
+        Raises:
+            gymnasium.error.ResetNeeded: The episode has ended: reset first.
+        """
+        if self.device < 0:
+            raise gymnasium.error.ResetNeeded("the episode has ended: call reset")
+        self._action[0] = action
+        out = self.batch.step(self._action)
+        reward, elapsed, terminated, truncated, self.device, now_ns, *_ = out.result[0].item()
+        info = self._info(out, now_ns, elapsed, -reward * self.world.time_scale_s)
+        return self._observation(out), reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions are legal now, shape (A,), as sb3-contrib's MaskablePPO asks for it."""
-        return self._mask.copy()
+        mask: NDArray[np.bool_] = self.batch.out.mask[0].copy()
+        return mask
 
     def render(self) -> str | None:
         """One line per device: what is resident and what it does."""
         if self.render_mode != "ansi":
             return None
-        return self.world.describe(self.state)
+        return self.world.describe(self.batch.state.of(0))
 
-    def _observation(self) -> Observation:
-        observation = empty_observation(self.world.actions)
-        self._mask[:] = False
-        if self.device < 0:
-            self._mask[-1] = True
-        else:
-            observe(
-                self.world.tables,
-                self.state,
-                self.requests,
-                self.device,
-                observation["candidates"],
-                observation["context"],
-                self._mask,
-            )
-        observation["action_mask"][:] = self._mask
-        return observation
+    def close(self) -> None:
+        """Frees what the environment holds."""
+        self.batch.close()
 
-    def _info(self, cost_ns: int, elapsed_ns: int) -> dict[str, Any]:
-        info: dict[str, Any] = {
-            "device": self.device,
-            "now_s": int(self.state.now_ns[0]) * 1e-9,
-            "elapsed": elapsed_ns * 1e-9 / self.world.time_scale_s,
-            "cost_request_s": cost_ns * 1e-9,
-            "action_mask": self.action_masks(),
+    def _observation(self, out: Outputs) -> Observation:
+        return {
+            "candidates": out.candidates[0].copy(),
+            "context": out.context[0].copy(),
+            "action_mask": out.mask[0].view(np.int8).copy(),
         }
-        info.update(zip(COUNTS, self.state.counts.tolist(), strict=True))
-        return info
+
+    def _info(self, out: Outputs, now_ns: int, elapsed: float, cost_request_s: float) -> dict[str, Any]:
+        return {
+            "device": self.device,
+            "now_s": now_ns * 1e-9,
+            "elapsed": elapsed,
+            "cost_request_s": cost_request_s,
+            "action_mask": out.mask[0].copy(),
+            **dict(zip(COUNTS, self.batch.state.counts[0, 0].item(), strict=True)),
+        }

@@ -2,54 +2,63 @@
 
 from __future__ import annotations
 
-from shunter.envs.compiled import jit
+from shunter.envs.compiled import entry, inlined
 from shunter.envs.durations import fill_times
 from shunter.envs.dynamics import admit, apply, complete, next_idle, wake_waiting
-from shunter.envs.state import IDLE, RUN, WAIT, Requests, State, Tables
+from shunter.envs.queues import due, finished
+from shunter.envs.state import IDLE, RUN, WAIT, State
+from shunter.envs.tables import Tables
 
-__all__ = ["FAR_NS", "advance", "finished", "take"]
+__all__ = ["FAR_NS", "STALLED", "advance", "begin"]
 
 FAR_NS = 1 << 62
 """Later than anything."""
 
-
-@jit
-def finished(s: State, r: Requests) -> bool:
-    """Whether every request of the episode has arrived and left."""
-    return bool(s.arrived[0] == r.arrival_ns.shape[0] and s.in_system[0] == 0)
+STALLED = -2
+"""Returned instead of a device while the ring must be filled, or the pool of slots grown, to go on."""
 
 
-@jit
-def next_event_ns(s: State, r: Requests) -> int:
+@inlined
+def next_event_ns(s: State) -> int:
     """Time of the next completion, end of a wait, or arrival."""
+    c = s.clock[0]
     soonest = FAR_NS
-    if s.arrived[0] < r.arrival_ns.shape[0]:
-        soonest = r.arrival_ns[s.arrived[0]]
-    for d in range(s.op_kind.shape[0]):
-        if s.op_kind[d] != IDLE:
-            soonest = min(soonest, s.op_end_ns[d])
-    return int(soonest)
+    if c.taken < c.last:
+        soonest = s.ring[c.taken % s.ring.shape[0]].arrival_ns
+    for d in range(s.device.shape[0]):
+        if s.device[d].op_kind != IDLE:
+            soonest = min(soonest, s.device[d].op_end_ns)
+    return int(max(soonest, c.now_ns))
 
 
-@jit
-def advance(s: State, r: Requests) -> int:
-    """Lets time pass until a device asks for a decision; returns it, or -1 once the episode is over."""
-    while not finished(s, r):
+@entry
+def advance(s: State) -> int:
+    """Lets time pass until a device asks for a decision.
+
+    Returns:
+        The device; -1 once the episode is over; ``STALLED`` if called again it goes on where it stopped.
+    """
+    c = s.clock[0]
+    while not finished(s):
         device = next_idle(s)
-        if device >= 0:
+        if device >= 0 and c.stalled == 0:
             return int(device)
-        now = max(next_event_ns(s, r), s.now_ns[0])
-        admit(s, r, now)
-        for d in range(s.op_kind.shape[0]):
-            if s.op_kind[d] >= RUN and s.op_end_ns[d] <= now:
-                complete(s, r, d)
+        if c.stalled == 0 and c.taken >= c.filled and c.taken < c.last:
+            return STALLED
+        now = c.now_ns if c.stalled == 1 else next_event_ns(s)
+        admit(s, now)
+        c.stalled = 1 if due(s, now) else 0
+        if c.stalled == 1:
+            return STALLED
+        for d in range(s.device.shape[0]):
+            if s.device[d].op_kind >= RUN and s.device[d].op_end_ns <= now:
+                complete(s, d)
         wake_waiting(s)
     return -1
 
 
-@jit
-def take(t: Tables, s: State, r: Requests, d: int, action: int) -> int:
-    """Carries out a legal action of device d and advances; returns the device that asks next, or -1."""
-    if apply(t, s, d, action) and s.op_kind[d] != WAIT:
-        fill_times(t, s, r, d)
-    return int(advance(s, r))
+@inlined
+def begin(t: Tables, s: State, d: int, action: int) -> None:
+    """Carries out a legal action of device d: what becomes of it is known at once, its end lies ahead."""
+    if apply(t, s, d, action) and s.device[d].op_kind != WAIT:
+        fill_times(t, s, d)

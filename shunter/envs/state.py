@@ -1,7 +1,8 @@
-"""Structure of arrays that the dynamics work on: one episode's state, and the scenario's tables.
+"""What changes during an episode, as a few arrays of records.
 
-Both are named tuples of numpy arrays, so that the same functions compile for the simulator and serve the
-real executor. Times are int64 nanoseconds since the episode's start; -1 means "not yet".
+The same compiled functions work on them in the simulator and in the real executor. Times are int64
+nanoseconds since the episode's start; -1 means "not yet" or "none". Requests in the system live in a pool of
+slots that are used again, so memory grows with the requests in the system, not with those ever served.
 """
 
 from __future__ import annotations
@@ -10,6 +11,20 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from shunter.envs.records import (
+    CLOCK,
+    COUNTS,
+    DEVICE,
+    ENTRY,
+    MODEL,
+    OUTCOME,
+    PLACE,
+    RING,
+    SLOT,
+    WORK,
+    record,
+)
 
 __all__ = [
     "EVICT",
@@ -23,65 +38,19 @@ __all__ = [
     "RUN",
     "WAIT",
 ]
-__all__ += ["Requests", "State", "Tables", "new_state"]
+__all__ += ["COUNTS", "Bools", "Floats", "Ints", "Records", "Requests", "State", "all_outcomes", "counted"]
+__all__ += ["empty_state", "episode_state", "free_slots", "grow_slots", "in_use"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Records = NDArray[np.void]
 
 IDLE, WAIT, RUN, LOAD, EVICT = 0, 1, 2, 3, 4
-"""What a device does (``State.op_kind``)."""
+"""What a device does (``op_kind``)."""
 
 KV_NONE, KV_LIVE, KV_SAVING, KV_SAVED, KV_DROPPED = 0, 1, 2, 3, 4
-"""Where a request's KV cache is (``State.kv``): never made, on its device, being saved, saved, dropped."""
-
-
-class Tables(NamedTuple):
-    """Everything fixed during an episode. D devices, M models, L levels, B batch sizes.
-
-    Attributes:
-        level_ok: (D, M, L) whether the level exists, the engine honours it and the device can hold it alone.
-        gpu_share: (M, L) share of layers on the device, 1 - offload_ratio.
-        footprint_bytes: (D, M, L) device memory of a resident: weights, KV budget and buffers.
-        capacity_bytes: (D,) the device's budget.
-        load_s: (D, M, L).
-        unload_s: (D, M, L).
-        prefill_s: (D, M, L, P) over ``prefill_tokens``.
-        prefill_tokens: (P,) grid, ascending.
-        step_s: (D, M, L, B, C) seconds per decode step for 1 to B requests over ``context_tokens``.
-        context_tokens: (C,) grid of the mean context per request, ascending.
-        kv_save_s: (D, M, L, C) over ``context_tokens``.
-        kv_restore_s: (D, M, L, C) likewise.
-        remaining_tokens: (G,) expected further tokens of a request that generated g so far.
-        step_halfwidth: (D, M, L) half width of the 90 % interval of step_s, relative.
-        offload_sensitivity: (D, M) how much slower a step is at the level with most layers on the host.
-        kv_can_save: (D,) whether KV survives an eviction; otherwise it is dropped and recomputed.
-        quantum_steps, quantum_ns, max_wait_ns, decision_ns, max_batch: (1,) limits.
-        time_scale_s: (1,) the scenario's own unit of time.
-    """
-
-    level_ok: Bools
-    gpu_share: Floats
-    footprint_bytes: Floats
-    capacity_bytes: Floats
-    load_s: Floats
-    unload_s: Floats
-    prefill_s: Floats
-    prefill_tokens: Floats
-    step_s: Floats
-    context_tokens: Floats
-    kv_save_s: Floats
-    kv_restore_s: Floats
-    remaining_tokens: Floats
-    step_halfwidth: Floats
-    offload_sensitivity: Floats
-    kv_can_save: Bools
-    quantum_steps: Ints
-    quantum_ns: Ints
-    max_wait_ns: Ints
-    decision_ns: Ints
-    max_batch: Ints
-    time_scale_s: Floats
+"""Where a request's KV cache is (``kv``): never made, on its device, being saved, saved, dropped."""
 
 
 class Requests(NamedTuple):
@@ -94,120 +63,143 @@ class Requests(NamedTuple):
 
 
 class State(NamedTuple):
-    """What changes during an episode. N requests, D devices, M models, B batch slots.
+    """One episode; with a leading axis over environments, a batch of them.
+
+    D devices, M models, L levels, B batch slots, S slots, R requests in the ring, N outcomes kept.
 
     Attributes:
-        now_ns: (1,) the clock.
-        arrived: (1,) requests admitted so far; they are the first ones of the arrays.
-        in_system: (1,) admitted and not finished.
-        cost_ns: (1,) integral of in_system over time, request-nanoseconds.
-        generated: (N,) tokens generated.
-        kv: (N,) one of the ``KV_`` values.
-        home: (N,) device that holds the KV, live or saved; -1 for none.
-        owner: (N,) device whose running quantum contains the request; -1 for none.
-        first_token_ns, finish_ns: (N,).
-        preemptions: (N,) how often an unfinished, started request was left for another model.
-        queue: (M, N) admitted, unfinished requests of a model in order of arrival.
-        queue_length: (M,).
-        rate_per_s: (M,) estimated arrival rate, exponentially weighted.
-        last_arrival_ns: (M,).
-        resident: (D, M) level at which a model is resident, or -1.
-        last_used_ns: (D, M) end of its last quantum or load there.
-        evicting: (D, M) level of a resident that the device's next operation unloads, or -1.
-        pending: (D, 2) model and level that the device wants to load but has no room for, or -1.
-        last_model: (D,) model that the device turned to last, or -1.
-        op_kind, op_model, op_level, op_start_ns, op_end_ns, op_batch, op_steps: (D,) current operation.
-        op_request: (D, B) its requests.
-        op_tokens: (D, B) tokens that each gains in it.
-        op_first_ns, op_finish_ns: (D, B) first token and finish inside it, or -1.
-        counts: (8,) see ``COUNTS``.
+        clock: (1,) record of ``CLOCK``.
+        ring: (R,) records of ``RING``: request k is at k modulo R.
+        slot: (S,) records of ``SLOT``.
+        model: (M,) records of ``MODEL``.
+        place: (D, M) records of ``PLACE``.
+        work: (D, M, L) records of ``WORK``.
+        device: (D,) records of ``DEVICE``.
+        entry: (D, B) records of ``ENTRY``.
+        outcome: (N,) records of ``OUTCOME``; N is 0 if none are kept.
+        counts: (1,) record of ``COUNTS``.
     """
 
-    now_ns: Ints
-    arrived: Ints
-    in_system: Ints
-    cost_ns: Ints
-    generated: Ints
-    kv: Ints
-    home: Ints
-    owner: Ints
-    first_token_ns: Ints
-    finish_ns: Ints
-    preemptions: Ints
-    queue: Ints
-    queue_length: Ints
-    rate_per_s: Floats
-    last_arrival_ns: Ints
-    resident: Ints
-    last_used_ns: Ints
-    evicting: Ints
-    pending: Ints
-    last_model: Ints
-    op_kind: Ints
-    op_model: Ints
-    op_level: Ints
-    op_start_ns: Ints
-    op_end_ns: Ints
-    op_batch: Ints
-    op_steps: Ints
-    op_request: Ints
-    op_tokens: Ints
-    op_first_ns: Ints
-    op_finish_ns: Ints
-    counts: Ints
+    clock: Records
+    ring: Records
+    slot: Records
+    model: Records
+    place: Records
+    work: Records
+    device: Records
+    entry: Records
+    outcome: Records
+    counts: Records
+
+    def of(self, e: int) -> State:
+        """Of a batch: the state of environment e, as a view."""
+        return State(*(records[e] for records in self))
 
 
-DECISIONS, SWAPS, PREEMPTIONS, ILLEGAL, LOADING_NS, RUNNING_NS, RECOMPUTED_TOKENS, EVICTIONS = range(8)
-COUNTS = (
-    "decisions",
-    "swaps",
-    "preemptions",
-    "illegal_actions",
-    "loading_ns",
-    "running_ns",
-    "recomputed_tokens",
-    "evictions",
-)
-"""Names of ``State.counts``, in order."""
+def free_slots(shape: tuple[int, ...], first: int = 0) -> Records:
+    """Slots that nobody uses, each pointing at the next; the first of them has the index ``first``."""
+    slots = np.zeros(shape, SLOT)
+    slots["next"] = np.arange(first + 1, first + shape[-1] + 1)
+    slots["next"][..., -1] = -1
+    return slots
 
 
-def new_state(requests: int, devices: int, models: int, max_batch: int) -> State:
-    """An empty system at time zero: nothing resident, nothing queued."""
+def empty_state(
+    batch: tuple[int, ...],
+    levels: tuple[int, int, int],
+    max_batch: int,
+    *,
+    slots: int,
+    ring: int,
+    outcomes: int,
+) -> State:
+    """States before anything was begun: no requests on their way.
 
-    def ints(*shape: int, fill: int = 0) -> Ints:
-        return np.full(shape, fill, np.int64)
-
-    return State(
-        now_ns=ints(1),
-        arrived=ints(1),
-        in_system=ints(1),
-        cost_ns=ints(1),
-        generated=ints(requests),
-        kv=ints(requests),
-        home=ints(requests, fill=-1),
-        owner=ints(requests, fill=-1),
-        first_token_ns=ints(requests, fill=-1),
-        finish_ns=ints(requests, fill=-1),
-        preemptions=ints(requests),
-        queue=ints(models, requests, fill=-1),
-        queue_length=ints(models),
-        rate_per_s=np.zeros(models),
-        last_arrival_ns=ints(models, fill=-1),
-        resident=ints(devices, models, fill=-1),
-        last_used_ns=ints(devices, models),
-        evicting=ints(devices, models, fill=-1),
-        pending=ints(devices, 2, fill=-1),
-        last_model=ints(devices, fill=-1),
-        op_kind=ints(devices),
-        op_model=ints(devices, fill=-1),
-        op_level=ints(devices, fill=-1),
-        op_start_ns=ints(devices),
-        op_end_ns=ints(devices),
-        op_batch=ints(devices),
-        op_steps=ints(devices),
-        op_request=ints(devices, max_batch, fill=-1),
-        op_tokens=ints(devices, max_batch),
-        op_first_ns=ints(devices, max_batch, fill=-1),
-        op_finish_ns=ints(devices, max_batch, fill=-1),
-        counts=ints(len(COUNTS)),
+    Args:
+        batch: Leading axes.
+        levels: Devices, models and levels.
+        max_batch: Requests of a quantum, at most.
+        slots: Of the pool.
+        ring: Requests on their way that it holds.
+        outcomes: How many requests' outcomes are kept.
+    """
+    d, m, _ = levels
+    state = State(
+        clock=np.zeros((*batch, 1), CLOCK),
+        ring=np.zeros((*batch, ring), RING),
+        slot=free_slots((*batch, slots)),
+        model=np.zeros((*batch, m), MODEL),
+        place=np.zeros((*batch, d, m), PLACE),
+        work=np.zeros((*batch, *levels), WORK),
+        device=np.zeros((*batch, d), DEVICE),
+        entry=np.zeros((*batch, d, max_batch), ENTRY),
+        outcome=np.zeros((*batch, outcomes), OUTCOME),
+        counts=np.zeros((*batch, 1), record(*COUNTS)),
     )
+    state.clock["asking"] = -1
+    for name in ("head", "tail", "last_arrival_ns"):
+        state.model[name] = -1
+    for name in ("resident", "evicting"):
+        state.place[name] = -1
+    state.place["stale"] = 1
+    for name in ("pending_model", "pending_level", "last_model", "op_model", "op_level"):
+        state.device[name] = -1
+    for name in ("first_token_ns", "finish_ns"):
+        state.outcome[name] = -1
+    return state
+
+
+def episode_state(requests: Requests, levels: tuple[int, int, int], max_batch: int) -> State:
+    """A state that holds all requests of one episode and keeps all their outcomes.
+
+    Args:
+        requests: The episode's, N of them.
+        levels: Devices, models and levels.
+        max_batch: Requests of a quantum, at most.
+    """
+    count = len(requests.arrival_ns)
+    state = empty_state((), levels, max_batch, slots=count, ring=count, outcomes=count)
+    for name, values in zip(Requests._fields, requests, strict=True):
+        state.ring[name] = values
+    state.clock["filled"] = state.clock["last"] = count
+    return state
+
+
+def in_use(state: State) -> Bools:
+    """Which slots hold a request, shape (S,)."""
+    used = np.ones(len(state.slot), np.bool_)
+    free = int(state.clock["free"][0])
+    while free >= 0:
+        used[free] = False
+        free = int(state.slot["next"][free])
+    return used
+
+
+def all_outcomes(state: State) -> Records:
+    """What became of every request of an episode so far, those still in the system included."""
+    outcomes = state.outcome.copy()
+    for r in state.slot[in_use(state)]:
+        for name in ("first_token_ns", "preemptions"):
+            outcomes[name][r["id"]] = r[name]
+    return outcomes
+
+
+def counted(counts: Records) -> dict[str, int]:
+    """One episode's ``State.counts`` by name."""
+    return {name: int(counts[name][0]) for name in COUNTS}
+
+
+def grow_slots(state: State) -> State:
+    """The same batch of states with twice as many slots, for those that ran out of them."""
+    old = state.slot.shape[-1]
+    more = free_slots(state.slot.shape, first=old)
+    full = state.clock["free"][..., 0] < 0
+    # The free list of the others still ends at the last old slot: it goes on with the new ones.
+    slots = np.concatenate([state.slot, more], axis=-1)
+    state.clock["free"][full, 0] = old
+    for index in zip(*np.nonzero(~full), strict=True):
+        tail = int(state.clock["free"][index][0])
+        while slots["next"][index][tail] >= 0:
+            tail = int(slots["next"][index][tail])
+        slots["next"][(*index, tail)] = old
+    return state._replace(slot=slots)

@@ -9,9 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shunter.catalog.checkpoints import read_checkpoint
+from shunter.envs.lengths import length_pairs, remaining_tokens
 from shunter.envs.scenario import Device, Model, Scenario
-from shunter.envs.state import Tables
-from shunter.envs.workload import length_pairs, popularity, remaining_tokens
+from shunter.envs.tables import Tables, make_tables
+from shunter.envs.workload import popularity
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.plan import model_facts
@@ -144,9 +145,14 @@ class Tabulation:
 
         seconds = "duration_s_predicted"
         step_s = fill("decode", seconds, "b", "k", size=(len(self.batches), grid))
-        width = fill("decode", "duration_s_high", "b", "k", size=(len(self.batches), grid)) - fill(
-            "decode", "duration_s_low", "b", "k", size=(len(self.batches), grid)
-        )
+
+        def halfwidth(operation: str, *axes: str, size: tuple[int, ...] = ()) -> Array:
+            centre = fill(operation, seconds, *axes, size=size)
+            width = fill(operation, "duration_s_high", *axes, size=size) - fill(
+                operation, "duration_s_low", *axes, size=size
+            )
+            return _relative(width, centre)
+
         footprint = np.maximum(fill("load", "device_bytes_predicted"), self._reserved_bytes())
         capacity = np.array([float(d.memory_bytes) for d in self.scenario.devices])
         exists = existing_levels(self.gpu_layers, len(self.scenario.devices))
@@ -158,12 +164,15 @@ class Tabulation:
         def count(value: float) -> NDArray[np.int64]:
             return np.array([round(value)], np.int64)
 
-        return Tables(
+        return make_tables(
             level_ok=level_ok,
             gpu_share=self._gpu_share(),
             footprint_bytes=footprint,
             capacity_bytes=capacity,
             load_s=load_s,
+            cold_load_s=self._cold_load_s(cells, load_s),
+            weight_bytes=np.array([float(f["weight_bytes"]) for f in self.facts]),
+            host_bytes=np.inf if limits.host_memory_gb is None else limits.host_memory_gb * 1e9,
             unload_s=fill("unload", seconds),
             prefill_s=fill("prefill", seconds, "k", size=(grid,)),
             prefill_tokens=self.context_grid,
@@ -172,16 +181,30 @@ class Tabulation:
             kv_save_s=fill("kv_save", seconds, "k", size=(grid,)),
             kv_restore_s=fill("kv_restore", seconds, "k", size=(grid,)),
             remaining_tokens=remaining_tokens(self.pairs),
-            step_halfwidth=_relative(width, step_s),
+            load_halfwidth=halfwidth("load"),
+            prefill_halfwidth=halfwidth("prefill", "k", size=(grid,)),
+            step_halfwidth=halfwidth("decode", "b", "k", size=(len(self.batches), grid)),
             offload_sensitivity=_sensitivity(step_s, exists),
             kv_can_save=np.array(self.saves_kv),
             quantum_steps=count(limits.quantum_steps),
             quantum_ns=count(limits.quantum_s * 1e9),
             max_wait_ns=count(limits.max_wait_s * 1e9),
             decision_ns=count(limits.decision_s * 1e9),
+            max_time_ns=count(limits.max_time_s * 1e9),
             max_batch=count(limits.max_batch),
+            oracle=count(0),
             time_scale_s=np.array([self._time_scale_s(load_s, step_s, exists)]),
         )
+
+    def _cold_load_s(self, cells: pd.DataFrame, load_s: Array) -> Array:
+        """Loads from disk, where the host's memory is limited: else nobody asks for them."""
+        if self.scenario.limits.host_memory_gb is None:
+            return load_s
+        loads = cells[cells.operation == "load"].assign(page_cache="cold")
+        cold_s = np.zeros(self.shape)
+        predicted_s = self.performance.predict(loads).duration_s_predicted
+        cold_s[loads.d, loads.m, loads.l] = predicted_s.to_numpy(dtype=np.float64)
+        return cold_s
 
     def _reserved_bytes(self) -> Array:
         """Weights and the KV of a full batch: what an engine sets aside, whether or not it was touched."""
@@ -221,9 +244,10 @@ class Tabulation:
         return float((load_s + decode * step_s[..., 0, 0])[exists].mean())
 
 
-def _relative(width: Array, step_s: Array) -> Array:
-    centre = np.where(step_s > 0, step_s, 1.0)
-    return np.asarray((width / 2 / centre).mean(axis=(3, 4)))
+def _relative(width: Array, centre: Array) -> Array:
+    """Mean of half the width over the centre, over all axes but device, model and level."""
+    share = width / 2 / np.where(centre > 0, centre, 1.0)
+    return np.asarray(share.mean(axis=tuple(range(3, share.ndim))))
 
 
 def _sensitivity(step_s: Array, exists: NDArray[np.bool_]) -> Array:

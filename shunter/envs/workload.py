@@ -1,77 +1,204 @@
-"""Requests drawn for an episode, and what a server may know of their lengths."""
+"""Requests of an episode: when they arrive, which model each asks for, how long it is."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-from functools import cache
-from importlib.resources import files
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.envs.scenario import Limits, Workload
+from shunter.envs.arrivals import arrival_times
+from shunter.envs.lengths import cut_pairs, length_pairs, read_replay
+from shunter.envs.scenario_limits import Limits
 from shunter.envs.state import Requests
+from shunter.envs.workload_spec import Sessions, Workload
+from shunter.errors import InputError, UnknownNameError
 
-__all__ = ["draw_requests", "length_pairs", "popularity", "remaining_tokens"]
+__all__ = ["draw_requests", "popularity", "replay_rate_per_s", "request_chunks"]
 
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
-@cache
-def _trace(name: str) -> NDArray[np.int64]:
-    packed = files("shunter.data").joinpath(f"{name}.csv.gz").read_bytes()
-    with gzip.open(io.BytesIO(packed), "rt", encoding="utf-8", newline="") as text:
-        rows = [(int(r["num_prefill_tokens"]), int(r["num_decode_tokens"])) for r in csv.DictReader(text)]
-    return np.array(rows, dtype=np.int64)
-
-
-def length_pairs(workload: Workload, limits: Limits) -> NDArray[np.int64]:
-    """All (prompt, decode) pairs of the workload's trace, scaled and cut to the context limit.
-
-    Returns:
-        Shape (rows, 2), tokens; every entry at least 1, every sum at most ``limits.context_tokens``. A pair
-        that is too long keeps at least half of the context for its prompt.
-
-    Source:
-        Azure LLM inference trace 2023, conversation service (CC-BY 4.0); kept as pairs, since prompt and
-        decode lengths are not independent.
-    """
-    scaled = _trace(workload.lengths) * np.array([workload.prompt_scale, workload.decode_scale])
-    pairs = np.maximum(1, np.rint(scaled)).astype(np.int64)
-    pairs[:, 1] = np.minimum(pairs[:, 1], limits.context_tokens // 2)
-    pairs[:, 0] = np.minimum(pairs[:, 0], limits.context_tokens - pairs[:, 1])
-    return np.asarray(pairs)
+_ARRIVALS, _MODELS, _LENGTHS, _DRIFT, _TURNS = range(5)
+"""Each kind of draw has random numbers of its own: changing one leaves the others as they were."""
 
 
-def popularity(models: int, zipf: float) -> NDArray[np.float64]:
+def popularity(models: int, zipf: float) -> Floats:
     """Share of requests of each model, shape (models,): the k-th in proportion to k to the minus zipf."""
     weights = np.arange(1, models + 1, dtype=np.float64) ** -zipf
     return np.asarray(weights / weights.sum())
 
 
-def remaining_tokens(pairs: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Expected further tokens of a request that has generated g, by the workload's length distribution.
+def draw_requests(
+    workload: Workload, limits: Limits, models: Sequence[str], rate_per_s: float, seed: int
+) -> Requests:
+    """Draws the requests of one episode; the same seed gives the same requests everywhere.
+
+    Args:
+        workload: What to draw.
+        limits: Lengths are cut to its context.
+        models: Names, in the order of popularity.
+        rate_per_s: Mean arrivals per second.
+        seed: Of everything random.
 
     Returns:
-        Shape (longest decode + 1,): entry g is E[L - g | L > g], the mean residual life.
+        ``workload.requests`` requests.
     """
-    lengths = np.sort(pairs[:, 1]).astype(np.float64)
-    generated = np.arange(int(lengths[-1]) + 1)
-    first_longer = np.searchsorted(lengths, generated, side="right")
-    tail_sums = np.concatenate([np.cumsum(lengths[::-1])[::-1], [0.0]])[first_longer]
-    tail_counts = lengths.size - first_longer
-    return np.where(tail_counts > 0, tail_sums / np.maximum(1, tail_counts) - generated, 1.0)
+    chunks, count = [], 0
+    for chunk in request_chunks(workload, limits, models, rate_per_s, seed):
+        chunks.append(chunk)
+        count += len(chunk.arrival_ns)
+        if count >= workload.requests:
+            break
+    joined = [np.concatenate(columns)[: workload.requests] for columns in zip(*chunks, strict=True)]
+    return Requests(*joined)
 
 
-def draw_requests(workload: Workload, limits: Limits, models: int, rate_per_s: float, seed: int) -> Requests:
-    """Draws the requests of one episode; the same seed gives the same requests everywhere."""
-    rng = np.random.Generator(np.random.Philox(key=seed))
+def request_chunks(
+    workload: Workload, limits: Limits, models: Sequence[str], rate_per_s: float, seed: int
+) -> Iterator[Requests]:
+    """Draws requests without end, in chunks of a few thousand, in order of arrival.
+
+    Args:
+        workload: What to draw.
+        limits: Lengths are cut to its context.
+        models: Names, in the order of popularity.
+        rate_per_s: Mean arrivals per second.
+        seed: Of everything random.
+
+    Raises:
+        InputError: A trace is missing or broken, or sessions want more models than there are.
+        UnknownNameError: A trace asks for a model that the scenario lacks.
+    """
+    if workload.replay:
+        yield from _replayed(workload, limits, models, rate_per_s, seed)
+        return
     pairs = length_pairs(workload, limits)
-    gaps_s = rng.exponential(1.0 / rate_per_s, workload.requests)
-    chosen = pairs[rng.integers(0, len(pairs), workload.requests)]
-    return Requests(
-        arrival_ns=np.rint(np.cumsum(gaps_s) * 1e9).astype(np.int64),
-        model=rng.choice(models, workload.requests, p=popularity(models, workload.popularity_zipf)),
-        prompt_tokens=chosen[:, 0].copy(),
-        decode_tokens=chosen[:, 1].copy(),
+    choose = _Popularity(workload, len(models), seed)
+    rng = _stream(seed, _LENGTHS)
+    source = _in_sessions if workload.sessions else _alone
+    for times_s, model in source(workload, choose, rate_per_s, seed):
+        chosen = pairs[(rng.random(len(times_s)) * len(pairs)).astype(np.int64)]
+        yield _requests(times_s, model, chosen)
+
+
+def replay_rate_per_s(workload: Workload) -> float:
+    """Mean arrivals per second of the trace that a workload replays."""
+    arrivals_s = read_replay(workload).frame["arrival_s"].to_numpy()
+    span_s = float(arrivals_s[-1] - arrivals_s[0])
+    if span_s <= 0:
+        raise InputError("workload.replay.file", "span some time", f"{len(arrivals_s)} requests at once")
+    return (len(arrivals_s) - 1) / span_s
+
+
+class _Popularity:
+    """Draws models by Zipf's law; with drift, a random one becomes the most popular every so often."""
+
+    def __init__(self, workload: Workload, models: int, seed: int) -> None:
+        self.models = models
+        self._shares = popularity(models, workload.popularity_zipf)
+        self._drift_s = workload.popularity_drift_s
+        self._drift = _stream(seed, _DRIFT)
+        self._orders = [list(range(models))]
+        self._rng = _stream(seed, _MODELS)
+
+    def one(self, times_s: Floats) -> Ints:
+        """A model for each time."""
+        ranks = np.searchsorted(np.cumsum(self._shares)[:-1], self._rng.random(len(times_s)), side="right")
+        return self._named(times_s, ranks)
+
+    def several(self, times_s: Floats, count: int) -> Ints:
+        """Different models for each time, shape (times, count): Gumbel's way to draw without replacement."""
+        keys = np.log(self._shares) + self._rng.gumbel(size=(len(times_s), self.models))
+        ranks = np.argsort(-keys, axis=1)[:, :count]
+        return np.column_stack([self._named(times_s, ranks[:, k]) for k in range(count)])
+
+    def _named(self, times_s: Floats, ranks: Ints) -> Ints:
+        if self._drift_s is None:
+            return ranks
+        epochs = (times_s // self._drift_s).astype(np.int64)
+        while len(self._orders) <= epochs.max(initial=0):
+            risen = int(self._drift.integers(self.models))
+            self._orders.append([risen, *(m for m in self._orders[-1] if m != risen)])
+        return np.array(self._orders, dtype=np.int64)[epochs, ranks]
+
+
+def _alone(
+    workload: Workload, choose: _Popularity, rate_per_s: float, seed: int
+) -> Iterator[tuple[Floats, Ints]]:
+    for times_s in arrival_times(workload.arrivals, rate_per_s, _stream(seed, _ARRIVALS), workload.requests):
+        yield times_s, choose.one(times_s)
+
+
+def _in_sessions(
+    workload: Workload, choose: _Popularity, rate_per_s: float, seed: int
+) -> Iterator[tuple[Floats, Ints]]:
+    sessions = workload.sessions or Sessions(turns=2, gap_s=1.0)
+    if sessions.models > choose.models:
+        raise InputError("workload.sessions.models", f"be at most {choose.models} models", sessions.models)
+    rng = _stream(seed, _TURNS)
+    waiting_s, waiting = np.empty(0), np.empty(0, np.int64)
+    starts = arrival_times(
+        workload.arrivals, rate_per_s / sessions.turns, _stream(seed, _ARRIVALS), workload.requests
     )
+    for starts_s in starts:
+        gaps_s = rng.exponential(sessions.gap_s, (len(starts_s), sessions.turns))
+        gaps_s[:, 0] = 0.0
+        models = choose.several(starts_s, sessions.models)[:, np.arange(sessions.turns) % sessions.models]
+        times_s = np.concatenate([waiting_s, (starts_s[:, None] + np.cumsum(gaps_s, axis=1)).ravel()])
+        model = np.concatenate([waiting, models.ravel()])
+        order = np.argsort(times_s, kind="stable")
+        times_s, model = times_s[order], model[order]
+        # Sessions that begin later may still slip in after this chunk's last start.
+        ready = int(np.searchsorted(times_s, starts_s[-1]))
+        waiting_s, waiting = times_s[ready:], model[ready:]
+        yield times_s[:ready], model[:ready]
+
+
+def _replayed(
+    workload: Workload, limits: Limits, models: Sequence[str], rate_per_s: float, seed: int
+) -> Iterator[Requests]:
+    frame = read_replay(workload).frame
+    scale = replay_rate_per_s(workload) / rate_per_s
+    pairs = cut_pairs(frame[["prompt_tokens", "decode_tokens"]].to_numpy(), workload, limits)
+    gaps_s = np.diff(frame["arrival_s"].to_numpy(), prepend=0.0) * scale
+    gaps_s[0] = 1.0 / rate_per_s  # from the trace's end to its beginning
+    order = np.roll(np.arange(len(frame)), -int(_stream(seed, _ARRIVALS).integers(len(frame))))
+    choose = _Popularity(workload, len(models), seed)
+    by_row = _models_by_row(workload, frame["model"].tolist(), frame["session"].tolist(), models, choose)
+    now_s = 0.0
+    while True:
+        times_s = now_s + np.cumsum(gaps_s[order])
+        now_s = float(times_s[-1])
+        yield _requests(times_s, choose.one(times_s) if by_row is None else by_row[order], pairs[order])
+
+
+def _models_by_row(
+    workload: Workload, column: list[str], sessions: list[str], models: Sequence[str], choose: _Popularity
+) -> Ints | None:
+    """The model of each row of a trace; None: drawn for each request."""
+    replay = workload.replay
+    if replay is None or replay.models == "zipf":
+        return None
+    if replay.models == "session":
+        known = {name: i for i, name in enumerate(dict.fromkeys(sessions))}
+        drawn = choose.one(np.zeros(len(known)))
+        return drawn[[known[name] for name in sessions]]
+    index = {name: i for i, name in enumerate(models)}
+    for name in dict.fromkeys(column):
+        if replay.names.get(name, name) not in index:
+            raise UnknownNameError(f"{replay.file}: model", replay.names.get(name, name), models)
+    return np.array([index[replay.names.get(name, name)] for name in column], np.int64)
+
+
+def _requests(times_s: Floats, model: Ints, pairs: Ints) -> Requests:
+    return Requests(
+        arrival_ns=np.rint(times_s * 1e9).astype(np.int64),
+        model=np.asarray(model, np.int64),
+        prompt_tokens=pairs[:, 0].copy(),
+        decode_tokens=pairs[:, 1].copy(),
+    )
+
+
+def _stream(seed: int, kind: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, kind])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.envs.scenario import Scenario, load_scenario
-from shunter.envs.state import EVICT, IDLE, LOAD, RUN, WAIT, Requests, State, Tables
+from shunter.envs.state import EVICT, IDLE, LOAD, RUN, WAIT, Requests, State
+from shunter.envs.tables import Tables
 from shunter.envs.tabulation import Tabulation, check_fits, existing_levels
-from shunter.envs.workload import draw_requests
+from shunter.envs.workload import draw_requests, replay_rate_per_s, request_chunks
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 
@@ -56,8 +58,8 @@ class World:
     @property
     def actions(self) -> int:
         """Number of candidates of a decision."""
-        models, levels = self.tables.level_ok.shape[1:]
-        return int(models * levels + models + 1)
+        _, models, levels = self.levels
+        return models * levels + models + 1
 
     @property
     def time_scale_s(self) -> float:
@@ -69,13 +71,31 @@ class World:
         """When an episode is cut off."""
         return int(self.scenario.limits.max_time_s * 1e9)
 
+    @property
+    def levels(self) -> tuple[int, int, int]:
+        """Number of devices, of models, and of levels of the model that has most."""
+        devices, models, levels = self.tables.level.shape
+        return devices, models, levels
+
     def draw(self, seed: int) -> Requests:
         """Draws the requests of one episode."""
-        return draw_requests(self.scenario.workload, self.scenario.limits, self.models, self.rate_per_s, seed)
+        scenario = self.scenario
+        names = [m.name for m in scenario.models]
+        return draw_requests(scenario.workload, scenario.limits, names, self.rate_per_s, seed)
+
+    def chunks(self, seed: int) -> Iterator[Requests]:
+        """The same requests in pieces, drawn as they are asked for."""
+        scenario, left = self.scenario, self.scenario.workload.requests
+        names = [m.name for m in scenario.models]
+        for chunk in request_chunks(scenario.workload, scenario.limits, names, self.rate_per_s, seed):
+            yield Requests(*(values[:left] for values in chunk))
+            left -= len(chunk.arrival_ns)
+            if left <= 0:
+                return
 
     def action_name(self, action: int) -> str:
         """An action in words: ``run-or-load small@17``, ``evict small`` or ``wait``."""
-        levels = self.tables.level_ok.shape[2]
+        levels = self.levels[2]
         names = [m.name for m in self.scenario.models]
         if action == self.actions - 1:
             return "wait"
@@ -88,15 +108,17 @@ class World:
         """One line per device: its residents and what it does."""
         verbs = {IDLE: "asks", WAIT: "waits", RUN: "runs", LOAD: "loads", EVICT: "evicts"}
         names = [m.name for m in self.scenario.models]
-        lines = [f"t = {state.now_ns[0] * 1e-9:.3f} s, {state.in_system[0]} requests in the system"]
+        clock = state.clock[0]
+        lines = [f"t = {clock['now_ns'] * 1e-9:.3f} s, {clock['in_system']} requests in the system"]
         for d, device in enumerate(self.scenario.devices):
+            resident, now = state.place["resident"][d], state.device[d]
             held = [
-                f"{name}@{self.gpu_layers[m][state.resident[d, m]]}"
+                f"{name}@{self.gpu_layers[m][resident[m]]}"
                 for m, name in enumerate(names)
-                if state.resident[d, m] >= 0
+                if resident[m] >= 0
             ]
-            verb = verbs[int(state.op_kind[d])]
-            object_ = names[state.op_model[d]] if state.op_kind[d] in (RUN, LOAD, EVICT) else ""
+            verb = verbs[int(now["op_kind"])]
+            object_ = names[now["op_model"]] if now["op_kind"] in (RUN, LOAD, EVICT) else ""
             lines.append(f"{device.name}: [{', '.join(held)}] {verb} {object_}".rstrip())
         return "\n".join(lines)
 
@@ -121,6 +143,8 @@ def make_world(
     tabulation = Tabulation(scenario, performance)
     workload, service_s = scenario.workload, tabulation.service_s
     rate_per_s = workload.rate_per_s or (workload.load or 0.0) * float((1.0 / service_s).sum())
+    if rate_per_s == 0.0:
+        rate_per_s = replay_rate_per_s(workload)
     return World(scenario, tabulation.tables, tabulation.gpu_layers, rate_per_s, service_s)
 
 
@@ -139,4 +163,4 @@ def with_footprints(world: World, footprint_bytes: Array) -> World:
     footprint = np.where(exists, np.maximum(tables.footprint_bytes, footprint_bytes), tables.footprint_bytes)
     check_fits(world.scenario, exists, footprint)
     level_ok = exists & (footprint <= tables.capacity_bytes[:, None, None])
-    return replace(world, tables=tables._replace(footprint_bytes=footprint, level_ok=level_ok))
+    return replace(world, tables=tables.changed(footprint_bytes=footprint, level_ok=level_ok))

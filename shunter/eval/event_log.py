@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shunter.envs.observation import FEATURES_VERSION
+from shunter.envs.features import FEATURES_VERSION
 from shunter.envs.state import EVICT, LOAD, RUN, WAIT, State
 from shunter.envs.world import World
 from shunter.profiling.versioned_parquet import FileKind, read_versioned_parquet, stamped
@@ -75,9 +75,9 @@ class EventLog:
             decision_id=len(self.rows),
             features_version=FEATURES_VERSION,
             device=self.world.scenario.devices[device].name,
-            decided_s=int(state.now_ns[0]) * 1e-9,
+            decided_s=int(state.clock["now_ns"][0]) * 1e-9,
             decision_s=decision_s,
-            in_system=int(state.in_system[0]),
+            in_system=int(state.clock["in_system"][0]),
             mask=mask.tolist(),
             choice=choice,
             choice_name=self.world.action_name(choice),
@@ -92,27 +92,28 @@ class EventLog:
 
     def begin(self, state: State, device: int) -> None:
         """Adds what the device set out to do; call after the choice was applied and led to an operation."""
-        row, model = self._open[device], int(state.op_model[device])
-        row["operation"] = KINDS[int(state.op_kind[device])]
+        row, operation = self._open[device], state.device[device]
+        model = int(operation["op_model"])
+        row["operation"] = KINDS[int(operation["op_kind"])]
         if model < 0:
             return
         names = [m.name for m in self.world.scenario.models]
-        batch = int(state.op_batch[device])
+        slots = state.entry["slot"][device, : operation["op_batch"]]
         row.update(
             model=names[model],
-            gpu_layers=self.world.gpu_layers[model][state.op_level[device]],
-            evicted=[names[m] for m in np.flatnonzero(state.evicting[device] >= 0)],
-            request_ids=state.op_request[device, :batch].tolist(),
+            gpu_layers=self.world.gpu_layers[model][operation["op_level"]],
+            evicted=[names[m] for m in np.flatnonzero(state.place["evicting"][device] >= 0)],
+            request_ids=state.slot["id"][slots].tolist(),
         )
 
     def end(self, state: State, device: int, device_bytes: float) -> None:
         """Adds what came of it; call when the operation's times and tokens are filled in."""
-        batch = int(state.op_batch[device])
+        operation = state.device[device]
         self._open[device].update(
-            tokens=state.op_tokens[device, :batch].tolist(),
-            steps=int(state.op_steps[device]),
-            start_s=int(state.op_start_ns[device]) * 1e-9,
-            end_s=int(state.op_end_ns[device]) * 1e-9,
+            tokens=state.entry["tokens"][device, : operation["op_batch"]].tolist(),
+            steps=int(operation["op_steps"]),
+            start_s=int(operation["op_start_ns"]) * 1e-9,
+            end_s=int(operation["op_end_ns"]) * 1e-9,
             device_bytes=device_bytes,
         )
 

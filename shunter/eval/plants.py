@@ -10,8 +10,21 @@ import numpy as np
 from shunter.envs.candidates import used_bytes
 from shunter.envs.durations import fill_times
 from shunter.envs.dynamics import admit, complete, next_idle, wake_waiting
-from shunter.envs.simulation import FAR_NS, advance, finished
-from shunter.envs.state import EVICT, KV_LIVE, KV_SAVED, KV_SAVING, LOAD, RUN, WAIT, Requests, State
+from shunter.envs.queues import finished
+from shunter.envs.simulation import FAR_NS, advance
+from shunter.envs.state import (
+    EVICT,
+    KV_LIVE,
+    KV_SAVED,
+    KV_SAVING,
+    LOAD,
+    RUN,
+    WAIT,
+    Records,
+    Requests,
+    State,
+    in_use,
+)
 from shunter.envs.world import World
 from shunter.eval.clocks import Clock
 from shunter.eval.operations import Eviction, Join, Operation, Outcome, execute
@@ -48,12 +61,12 @@ class SimulatedPlant(Plant):
 
     def start(self, state: State, device: int) -> None:
         """Predicts the operation; its outcome is known at once."""
-        fill_times(self.world.tables, state, self.requests, device)
+        fill_times(self.world.tables, state, device)
         self.on_end(state, device, float(used_bytes(self.world.tables, state, device)))
 
     def advance(self, state: State) -> int:
         """Jumps from event to event."""
-        return int(advance(state, self.requests))
+        return int(advance(state))
 
 
 class EnginePlant(Plant):
@@ -92,7 +105,7 @@ class EnginePlant(Plant):
         """Hands the operation to the device's engine."""
         operation = self._operation(state, device)
         engine = self.engines[device]
-        self.clock.start(device, int(state.op_start_ns[device]), lambda: execute(engine, operation))
+        self.clock.start(device, int(state.device["op_start_ns"][device]), lambda: execute(engine, operation))
 
     def advance(self, state: State) -> int:
         """Waits for completions, arrivals and the end of waits, in real or virtual time."""
@@ -100,14 +113,15 @@ class EnginePlant(Plant):
         while True:
             for device, outcome in done:
                 self._fill(state, device, outcome)
-            arrived = admit(state, self.requests, max(self.clock.now_ns(), int(state.now_ns[0])))
+            arrived = admit(state, max(self.clock.now_ns(), int(state.clock["now_ns"][0])))
             for device, outcome in done:
                 self.on_end(state, device, float(outcome.memory.device_bytes))
-                complete(state, self.requests, device)
-            expired = (state.op_kind == WAIT) & (state.op_end_ns <= state.now_ns[0])
+                complete(state, device)
+            waits = state.device[state.device["op_kind"] == WAIT]
+            expired = waits["op_end_ns"] <= state.clock["now_ns"][0]
             if done or arrived or expired.any():
                 wake_waiting(state)
-            if finished(state, self.requests):
+            if finished(state):
                 return -1
             device = int(next_idle(state))
             if device >= 0:
@@ -116,30 +130,31 @@ class EnginePlant(Plant):
 
     def close(self, state: State) -> None:
         """Leaves the engines empty for the next run."""
-        while (state.op_kind >= RUN).any():
+        while (state.device["op_kind"] >= RUN).any():
             for device, outcome in self.clock.wait(FAR_NS):
                 self._fill(state, device, outcome)
-                complete(state, self.requests, device)
+                complete(state, device)
         for device, engine in enumerate(self.engines):
-            for m in np.flatnonzero(state.resident[device] >= 0):
+            for m in np.flatnonzero(state.place["resident"][device] >= 0):
                 engine.unload(self._names[m])
-            for i in np.flatnonzero((state.home == device) & (state.kv == KV_SAVED)):
-                engine.drop_kv(self._names[self.requests.model[i]], str(i))
+            for r in self._held(state, device, KV_SAVED):
+                engine.drop_kv(self._names[r["model"]], str(r["id"]))
 
     def _next_event_ns(self, state: State) -> int:
-        waits = state.op_end_ns[state.op_kind == WAIT]
+        waits = state.device["op_end_ns"][state.device["op_kind"] == WAIT]
         soonest = int(waits.min()) if waits.size else FAR_NS
-        if state.arrived[0] < self.requests.arrival_ns.size:
-            soonest = min(soonest, int(self.requests.arrival_ns[state.arrived[0]]))
+        if state.clock["taken"][0] < state.clock["last"][0]:
+            soonest = min(soonest, int(state.ring["arrival_ns"][state.clock["taken"][0]]))
         return soonest
 
     def _operation(self, state: State, device: int) -> Operation:
-        kind, model = int(state.op_kind[device]), int(state.op_model[device])
+        now = state.device[device]
+        kind, model = int(now["op_kind"]), int(now["op_model"])
         limits = self.world.scenario.limits
         load = None
         if kind == LOAD:
             checkpoint = self.world.scenario.models[model].checkpoint
-            load = (str(checkpoint), self.world.gpu_layers[model][state.op_level[device]])
+            load = (str(checkpoint), self.world.gpu_layers[model][now["op_level"]])
         return Operation(
             model=self._names[model],
             evictions=self._evictions(state, device) if kind in (LOAD, EVICT) else (),
@@ -153,31 +168,38 @@ class EnginePlant(Plant):
 
     def _evictions(self, state: State, device: int) -> tuple[Eviction, ...]:
         evictions = []
-        for m in np.flatnonzero(state.evicting[device] >= 0):
-            queued = state.queue[m, : state.queue_length[m]]
-            saving = queued[(state.home[queued] == device) & (state.kv[queued] == KV_SAVING)]
-            evictions.append(Eviction(self._names[m], tuple(str(i) for i in saving)))
+        for m in np.flatnonzero(state.place["evicting"][device] >= 0):
+            saving = self._held(state, device, KV_SAVING)
+            saving = np.sort(saving[saving["model"] == m], order="id")
+            evictions.append(Eviction(self._names[m], tuple(str(i) for i in saving["id"])))
         return tuple(evictions)
+
+    def _held(self, state: State, device: int, kv: int) -> Records:
+        """Requests in the system whose KV is on, or was saved from, a device, and is in this condition."""
+        here = state.slot[in_use(state)]
+        return np.asarray(here[(here["home"] == device) & (here["kv"] == kv)])
 
     def _joins(self, state: State, device: int) -> tuple[Join, ...]:
         joins = []
-        for i in state.op_request[device, : state.op_batch[device]]:
-            how = {KV_LIVE: "live", KV_SAVED: "restore"}.get(int(state.kv[i]), "prefill")
-            limit = int(self.requests.decode_tokens[i] - state.generated[i])
-            joins.append(Join(str(i), how, self.tokens[i] if how == "prefill" else [], limit))
+        for r in state.slot[state.entry["slot"][device, : state.device["op_batch"][device]]]:
+            how = {KV_LIVE: "live", KV_SAVED: "restore"}.get(int(r["kv"]), "prefill")
+            limit = int(r["decode_tokens"] - r["generated"])
+            joins.append(Join(str(r["id"]), how, self.tokens[r["id"]] if how == "prefill" else [], limit))
         return tuple(joins)
 
     def _fill(self, state: State, device: int, outcome: Outcome) -> None:
         """Writes what the engine did where the simulator would have written its prediction."""
-        state.op_start_ns[device] = self.clock.to_ns(outcome.start_s)
-        state.op_end_ns[device] = self.clock.to_ns(outcome.end_s)
-        state.op_steps[device] = outcome.steps
-        for b in range(int(state.op_batch[device])):
-            i = int(state.op_request[device, b])
+        now = state.device[device]
+        now["op_start_ns"] = self.clock.to_ns(outcome.start_s)
+        now["op_end_ns"] = self.clock.to_ns(outcome.end_s)
+        now["op_steps"] = outcome.steps
+        for entry in state.entry[device, : now["op_batch"]]:
+            r = state.slot[entry["slot"]]
+            i = int(r["id"])
             name = str(i)
             self.tokens[i] = self.tokens[i] + outcome.tokens[name]
-            state.op_tokens[device, b] = len(outcome.tokens[name])
-            if name in outcome.first_s and state.first_token_ns[i] < 0:
-                state.op_first_ns[device, b] = self.clock.to_ns(outcome.first_s[name])
+            entry["tokens"] = len(outcome.tokens[name])
+            if name in outcome.first_s and r["first_token_ns"] < 0:
+                entry["first_ns"] = self.clock.to_ns(outcome.first_s[name])
             if name in outcome.finish_s:
-                state.op_finish_ns[device, b] = self.clock.to_ns(outcome.finish_s[name])
+                entry["finish_ns"] = self.clock.to_ns(outcome.finish_s[name])

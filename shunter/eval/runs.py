@@ -12,9 +12,10 @@ import pandas as pd
 from shunter.agents.base import Policy
 from shunter.envs.candidates import legal_action
 from shunter.envs.dynamics import apply
+from shunter.envs.host_cache import fill_cache
 from shunter.envs.observation import observe
 from shunter.envs.scheduling import empty_observation
-from shunter.envs.state import COUNTS, WAIT, Requests, State, new_state
+from shunter.envs.state import WAIT, Requests, State, all_outcomes, counted, episode_state
 from shunter.envs.world import World
 from shunter.eval.event_log import EventLog
 from shunter.eval.plants import OnEnd, Plant, SimulatedPlant
@@ -69,33 +70,34 @@ def run_policy(
         world_name: ``simulated`` or ``real``; recorded.
         on_progress: Called with the number of finished requests after every decision.
     """
-    state = new_state(len(requests.arrival_ns), world.devices, world.models, world.max_batch)
+    state = episode_state(requests, world.levels, world.max_batch)
+    clock = state.clock[0]
+    tables = world.tables.changed(oracle=int(getattr(policy, "oracle", False)))
+    fill_cache(tables, state)
     run_id = f"{policy.name}/{seed}/{world_name}"
     log = EventLog(world, {"run_id": run_id, "policy": policy.name, "seed": seed, "world": world_name})
     plant = make_plant(log.end)
-    observation, mask = empty_observation(world.actions), np.zeros(world.actions, np.bool_)
+    observation = empty_observation(world.actions)
+    mask = observation["action_mask"].view(np.bool_)
     deciding_s = 0.0
     device = plant.advance(state)
-    while device >= 0 and state.now_ns[0] <= world.max_time_ns:
+    while device >= 0 and clock["now_ns"] <= world.max_time_ns:
         begun_s = time.perf_counter()
-        observe(
-            world.tables, state, requests, device, observation["candidates"], observation["context"], mask
-        )
-        observation["action_mask"][:] = mask
-        choice = int(legal_action(state, policy.act(observation), mask))
+        observe(tables, state, device, observation["candidates"], observation["context"], mask)
+        choice = int(legal_action(tables, state, device, policy.act(observation)))
         took_s = time.perf_counter() - begun_s
         deciding_s += took_s
         log.decide(state, device, mask, choice, took_s)
-        if apply(world.tables, state, device, choice):
+        if apply(tables, state, device, choice):
             log.begin(state, device)
-            if state.op_kind[device] != WAIT:
+            if state.device["op_kind"][device] != WAIT:
                 plant.start(state, device)
         if on_progress is not None:
-            on_progress(int(state.arrived[0] - state.in_system[0]))
+            on_progress(int(clock["served"]))
         device = plant.advance(state)
     frame = _request_frame(world, requests, state)
-    counts = dict(zip(COUNTS, state.counts.tolist(), strict=True))
-    makespan_s = int(state.now_ns[0]) * 1e-9
+    counts = counted(state.counts)
+    makespan_s = int(clock["now_ns"]) * 1e-9
     plant.close(state)
     return Run(
         policy=policy.name,
@@ -127,6 +129,7 @@ def _request_frame(world: World, requests: Requests, state: State) -> pd.DataFra
         return np.where(ns >= 0, ns * 1e-9, np.nan)
 
     names = np.array([m.name for m in world.scenario.models])
+    outcomes = all_outcomes(state)
     return pd.DataFrame(
         {
             "request_id": np.arange(len(requests.model)),
@@ -134,8 +137,8 @@ def _request_frame(world: World, requests: Requests, state: State) -> pd.DataFra
             "arrival_s": requests.arrival_ns * 1e-9,
             "prompt_tokens": requests.prompt_tokens,
             "decode_tokens": requests.decode_tokens,
-            "first_token_s": seconds(state.first_token_ns),
-            "finish_s": seconds(state.finish_ns),
-            "preemptions": state.preemptions,
+            "first_token_s": seconds(outcomes["first_token_ns"]),
+            "finish_s": seconds(outcomes["finish_ns"]),
+            "preemptions": outcomes["preemptions"],
         }
     )

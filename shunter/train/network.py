@@ -12,7 +12,7 @@ from sb3_contrib.common.maskable.policies import MaskableMultiInputActorCriticPo
 from torch import nn
 
 from shunter.agents.learned import Arrays, greedy_prior, layer_shapes
-from shunter.envs.observation import CONTEXT_FEATURES, FEATURES
+from shunter.envs.features import CONTEXT_FEATURES, FEATURES
 
 __all__ = ["CandidatePolicy", "ScoringNetwork"]
 

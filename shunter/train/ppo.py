@@ -5,25 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-import gymnasium
 import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv
 
 from shunter.agents.base import Policy
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.envs.observation import CONTEXT_FEATURES, FEATURES_VERSION
-from shunter.envs.scheduling import SchedulingEnv
+from shunter.envs.features import CONTEXT_FEATURES, FEATURES_VERSION
 from shunter.envs.world import World
 from shunter.errors import InputError
 from shunter.eval.metrics import summarize
 from shunter.eval.runs import simulate
 from shunter.train.buffer import DurationBuffer, RecordDurations
 from shunter.train.network import CandidatePolicy
+from shunter.train.vec_env import SchedulingVecEnv
 
 __all__ = ["VALIDATION_SEEDS", "Curve", "TrainResult", "TrainSettings", "train_ppo"]
 
@@ -146,7 +143,9 @@ def train_ppo(
         on_progress: Called before each rollout with the decisions so far and the latest validation.
     """
     torch.set_num_threads(1)
-    venv = DummyVecEnv([lambda: _training_env(world, settings) for _ in range(settings.environments)])
+    # Rewards over the time constant are of the order of the number of requests in the system.
+    scale = 1.0 / settings.time_constant
+    venv = SchedulingVecEnv(world, settings.environments, seed=settings.seed, reward_scale=scale)
     model = MaskablePPO(
         CandidatePolicy,
         venv,
@@ -175,12 +174,6 @@ def train_ppo(
         raise KeyboardInterrupt
     validator.best.metadata.update(_metadata(world, settings, validator))
     return TrainResult(validator.best, validator.curve, validator.baseline, interrupted)
-
-
-def _training_env(world: World, settings: TrainSettings) -> gymnasium.Env[Any, Any]:
-    """Rewards over the time constant are of the order of the number of requests in the system."""
-    env = SchedulingEnv(world=world)
-    return gymnasium.wrappers.TransformReward(env, lambda reward: float(reward) / settings.time_constant)
 
 
 def _metadata(world: World, settings: TrainSettings, validator: _Validator) -> dict[str, str]:

@@ -12,7 +12,7 @@ from shunter.agents.base import Policy
 from shunter.agents.cost_greedy import CostGreedy
 from shunter.agents.learned import LearnedPolicy, layer_shapes
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.envs.observation import FEATURES, FEATURES_VERSION
+from shunter.envs.features import FEATURES, FEATURES_VERSION
 from shunter.envs.scheduling import SchedulingEnv
 from shunter.envs.world import World
 from shunter.errors import BrokenFileError, InputError, UnknownNameError, VersionError

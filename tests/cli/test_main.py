@@ -14,6 +14,7 @@ import yaml
 
 from shunter import __version__
 from shunter.cli.main import COMMANDS, main
+from shunter.envs.features import FEATURES_VERSION
 from shunter.eval.event_log import read_event_log
 from shunter.models.performance import PerformanceModel
 from tests.agents.test_policies import random_policy
@@ -114,7 +115,7 @@ def test_a_policy_for_other_observations(folder: Path, capsys: pytest.CaptureFix
     header = {"format": "shunter-policy", "format_version": "1", "features_version": "0"}
     safetensors.numpy.save_file(random_policy().weights, "p.safetensors", metadata=header)
     error = fails(capsys, "eval", "--scenario", "s.yaml", "--policy", "p.safetensors")
-    assert "features_version must be version 1" in error
+    assert f"features_version must be version {FEATURES_VERSION}" in error
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import shunter.envs  # noqa: F401 - registers the environment
-from shunter.envs.observation import FEATURES
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.state import COUNTS
+from shunter.envs.candidates import is_legal
+from shunter.envs.features import CONTEXT_TABLE, FEATURE_TABLE, FEATURES, feature_lines
+from shunter.envs.observation import observe
+from shunter.envs.scheduling import SchedulingEnv, empty_observation
+from shunter.envs.state import LOAD, counted, in_use
 from shunter.envs.world import World, make_world
 from shunter.models.performance import PerformanceModel
 from tests import worlds
@@ -63,12 +65,12 @@ def test_an_episode_is_the_same_for_the_same_seed(fake_world: World) -> None:
 def test_every_request_is_served_and_the_return_is_the_sum_of_response_times(fake_world: World) -> None:
     env = SchedulingEnv(world=fake_world)
     trail = legal_episode(env, 1)
-    state, requests = env.state, env.requests
-    assert (state.finish_ns > state.first_token_ns - 1).all()
-    assert (state.first_token_ns > requests.arrival_ns).all()
-    np.testing.assert_array_equal(state.generated, requests.decode_tokens)
-    assert state.queue_length.sum() == 0
-    response_s = (state.finish_ns - requests.arrival_ns).sum() * 1e-9
+    state = env.batch.state.of(0)
+    assert state.clock["served"][0] == fake_world.scenario.workload.requests
+    assert state.model["queue_length"].sum() == 0
+    assert state.clock["in_system"][0] == 0
+    assert not in_use(state).any()
+    response_s = state.clock["response_ns"][0] * 1e-9
     total = -sum(reward for _, reward, _ in trail[1:]) * fake_world.time_scale_s
     assert total == pytest.approx(response_s, rel=1e-9)
 
@@ -82,14 +84,15 @@ def test_memory_stays_within_the_budget_and_the_clock_never_goes_back(fake_world
     while not done:
         _, _, done, _, _ = env.step(rng.choice(np.flatnonzero(env.action_masks())))
         for d in range(fake_world.devices):
-            resident = env.state.resident[d]
-            loading = env.state.op_kind[d] == 3
+            state = env.batch.state.of(0)
+            resident, device = state.place["resident"][d], state.device[d]
+            loading = device["op_kind"] == LOAD
             held = sum(tables.footprint_bytes[d, m, level] for m, level in enumerate(resident) if level >= 0)
             if loading:
-                held += tables.footprint_bytes[d, env.state.op_model[d], env.state.op_level[d]]
+                held += tables.footprint_bytes[d, device["op_model"], device["op_level"]]
             assert held <= tables.capacity_bytes[d]
-        assert env.state.now_ns[0] >= now_ns
-        now_ns = int(env.state.now_ns[0])
+        assert env.batch.state.clock["now_ns"][0, 0] >= now_ns
+        now_ns = int(env.batch.state.clock["now_ns"][0, 0])
 
 
 def test_illegal_actions_wait_and_are_counted(fake_world: World) -> None:
@@ -109,7 +112,7 @@ def test_illegal_actions_wait_and_are_counted(fake_world: World) -> None:
 def test_a_load_without_room_asks_for_evictions_until_it_fits(fake_world: World) -> None:
     env = SchedulingEnv(world=fake_world)
     env.reset(seed=0)
-    levels = fake_world.tables.level_ok.shape[2]
+    levels = fake_world.levels[2]
     seen = False
     for step in range(60):
         mask = env.action_masks()
@@ -124,15 +127,74 @@ def test_a_load_without_room_asks_for_evictions_until_it_fits(fake_world: World)
     assert seen
 
 
-def test_no_feature_depends_on_decode_lengths(fake_world: World) -> None:
+def test_no_feature_depends_on_decode_lengths_unless_for_an_oracle(fake_world: World) -> None:
+    env, oracle = SchedulingEnv(world=fake_world), SchedulingEnv(world=fake_world, oracle=True)
+    told = 0
+    for seen in (env, oracle):
+        seen.reset(seed=2)
+        for _ in range(20):
+            mine, longer = (empty_observation(fake_world.actions) for _ in range(2))
+            state = seen.batch.state.of(0)
+            for observation, extra in ((mine, 0), (longer, 1000)):
+                state.slot["decode_tokens"] += extra
+                state.place["stale"] = 1
+                mask = observation["action_mask"].view(np.bool_)
+                parts = observation["candidates"], observation["context"], mask
+                observe(seen.batch.tables, state, seen.device, *parts)
+                state.slot["decode_tokens"] -= extra
+            same = all(np.array_equal(mine[key], longer[key]) for key in mine)
+            assert same or seen is oracle
+            told += not same
+            state.place["stale"] = 1
+            seen.step(int(np.flatnonzero(seen.action_masks())[0]))
+    assert told > 0
+
+
+def test_what_is_cached_for_observations_is_what_is_computed_anew(fake_world: World) -> None:
     env = SchedulingEnv(world=fake_world)
-    env.reset(seed=2)
-    for _ in range(20):
-        before = env._observation()
-        env.requests.decode_tokens[env.state.finish_ns < 0] += 1000
-        assert_same(before.values(), env._observation().values())
-        env.requests.decode_tokens[env.state.finish_ns < 0] -= 1000
-        env.step(int(np.flatnonzero(env.action_masks())[0]))
+    seen, _ = env.reset(seed=4)
+    rng, done = np.random.default_rng(4), False
+    while not done:
+        state, anew = env.batch.state.of(0), empty_observation(fake_world.actions)
+        state.place["stale"] = 1
+        mask = anew["action_mask"].view(np.bool_)
+        observe(env.batch.tables, state, env.device, anew["candidates"], anew["context"], mask)
+        assert_same(seen.values(), anew.values())
+        assert [is_legal(env.batch.tables, state, env.device, a) for a in range(len(mask))] == mask.tolist()
+        for _ in range(10):
+            seen, _, terminated, truncated, _ = env.step(rng.choice(np.flatnonzero(env.action_masks())))
+            done = terminated or truncated
+            if done:
+                break
+
+
+def test_the_docstring_has_the_table_of_features() -> None:
+    lines = [line.strip() for line in (SchedulingEnv.__doc__ or "").splitlines()]
+    table = feature_lines(FEATURE_TABLE) + feature_lines(CONTEXT_TABLE)
+    assert [line for line in lines if line[:3].strip("| ").isdigit() or line[2:4].isdigit()] == table
+
+
+def test_stepping_after_the_end_asks_for_a_reset(fake_world: World) -> None:
+    env = SchedulingEnv(world=fake_world)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(0)
+    legal_episode(env, 0)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(0)
+
+
+def test_a_load_of_a_model_that_nobody_asked_for_is_legal_and_saves_its_time_later(fake_world: World) -> None:
+    env = SchedulingEnv(world=fake_world)
+    seen, _ = env.reset(seed=0)
+    place = env.batch.state.place[0]
+    idle = np.flatnonzero((seen["candidates"][:, 1] == 1) & (seen["candidates"][:, 5] == 0))
+    assert seen["action_mask"][idle].all()
+    model, level = divmod(int(idle[0]), fake_world.levels[2])
+    env.step(idle[0])
+    while place["resident"][0, model] < 0:
+        env.step(fake_world.actions - 1)
+    assert place["resident"][0, model] == level
+    assert env.batch.state.counts["swaps"][0, 0] == 1
 
 
 def test_rendering_names_devices_and_models(fake_world: World) -> None:
@@ -155,5 +217,6 @@ def test_an_engine_that_cannot_save_kv_recomputes(
     assert not world.tables.kv_can_save.any()
     env = SchedulingEnv(world=world)
     legal_episode(env, 0)
-    assert (env.state.finish_ns > 0).all()
-    assert dict(zip(COUNTS, env.state.counts, strict=True))["recomputed_tokens"] > 0
+    state = env.batch.state.of(0)
+    assert state.clock["served"][0] == world.scenario.workload.requests
+    assert counted(state.counts)["recomputed_tokens"] > 0

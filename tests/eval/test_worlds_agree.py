@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -62,11 +64,11 @@ class TableDurations(LinearDurations):
         return int(self.world.tables.footprint_bytes[self._at(model, gpu_layers)])
 
 
-def execute(world: World, policy: str, seed: int) -> Run:
+def execute(world: World, policy: str, seed: int, durations: type[TableDurations] = TableDurations) -> Run:
     layers = {m.name: max(levels) for m, levels in zip(world.scenario.models, world.gpu_layers, strict=True)}
     engines = [
         FakeEngine(
-            TableDurations(world=world, device=d),
+            durations(world=world, device=d),
             total_layers=layers,
             memory_bytes=int(world.tables.capacity_bytes[d]),
         )
@@ -109,9 +111,9 @@ def test_kernel_and_executor_agree_event_by_event(fake_world: World, policy: str
 
 
 def test_preemption_and_reload_happen_in_what_was_compared(fake_world: World) -> None:
-    run = simulate(fake_world, make_policy("cost-greedy"), 0)
-    assert run.counts["evictions"] > 0
-    assert run.counts["preemptions"] > 0
+    runs = [simulate(fake_world, make_policy(policy), seed) for policy in POLICIES for seed in range(3)]
+    assert sum(run.counts["evictions"] for run in runs) > 0
+    assert sum(run.counts["preemptions"] for run in runs) > 0
 
 
 def test_a_run_that_is_cut_off_leaves_the_engines_empty(
@@ -158,3 +160,43 @@ def test_a_real_run_counts_memory_as_its_engines_do(fake_world: World) -> None:
         world_name="real",
     )
     assert run.requests.finish_s.notna().all()
+
+
+class CachedDurations(TableDurations):
+    """Books of its own: an ordered dict of what the host holds, shared by the devices."""
+
+    host: ClassVar[OrderedDict[str, float]] = OrderedDict()
+    limit_bytes: ClassVar[float] = 0.0
+    cold: ClassVar[int] = 0
+
+    def load_s(self, model: str, checkpoint: str, gpu_layers: int) -> float:
+        tables, at = self.world.tables, self._at(model, gpu_layers)
+        warm = model in self.host
+        self.host[model] = tables.weight_bytes[at[1]]
+        self.host.move_to_end(model)
+        while sum(self.host.values()) > self.limit_bytes:
+            self.host.popitem(last=False)
+        if not warm:
+            CachedDurations.cold += 1
+        return float((tables.load_s if warm else tables.cold_load_s)[at])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_both_worlds_keep_the_same_books_of_the_hosts_memory(fake_world: World, policy: str) -> None:
+    weights = fake_world.tables.weight_bytes
+    limit_bytes = float(weights[0] + weights[2])
+    tables = fake_world.tables.changed(host_bytes=limit_bytes, cold_load_s=3 * fake_world.tables.load_s)
+    small = replace(fake_world, tables=tables)
+    names = [m.name for m in small.scenario.models]
+    CachedDurations.host, CachedDurations.limit_bytes, CachedDurations.cold = OrderedDict(), limit_bytes, 0
+    total = 0.0
+    for name, size in zip(names, weights, strict=True):
+        total += size
+        if total <= limit_bytes:
+            CachedDurations.host[name] = size
+    simulated, executed = simulate(small, make_policy(policy), 0), execute(small, policy, 0, CachedDurations)
+    assert CachedDurations.cold > 0
+    times = ["first_token_s", "finish_s"]
+    np.testing.assert_allclose(executed.requests[times], simulated.requests[times], atol=1e-5)
+    roomy = simulate(fake_world, make_policy(policy), 0)
+    assert simulated.requests.finish_s.max() > roomy.requests.finish_s.max()

@@ -111,7 +111,7 @@ def test_durations_reach_the_buffer(fake_world: World) -> None:
 def test_algorithms_without_masks_run(fake_world: World, algorithm: type) -> None:
     env = SchedulingEnv(world=fake_world)
     algorithm("MultiInputPolicy", env, seed=0, device="cpu").learn(150)
-    assert env.state.counts[3] > 0
+    assert env.batch.state.counts["illegal_actions"][0, 0] > 0
 
 
 def test_settings_are_checked() -> None:

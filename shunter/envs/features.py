@@ -1,0 +1,114 @@
+"""The features that policies read: names, units, bounds and meaning, in one table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "CONTEXT_FEATURES",
+    "CONTEXT_TABLE",
+    "FEATURES",
+    "FEATURES_VERSION",
+    "FEATURE_MAX",
+    "FEATURE_TABLE",
+]
+__all__ += ["Feature", "feature", "feature_bounds", "feature_lines"]
+
+FEATURES_VERSION = 2
+"""Raised whenever a feature is added, removed, or changes its meaning; policies name the one they need."""
+
+FEATURE_MAX = 1e6
+"""Upper bound of features that have no natural one; all are at least zero."""
+
+
+class Feature(NamedTuple):
+    """One feature.
+
+    Attributes:
+        name: Unique in its table.
+        unit: ``scales`` are the scenario's time scales, ``device`` is a share of the device's memory.
+        high: Upper bound; the lower one is 0.
+        meaning: In a few words.
+    """
+
+    name: str
+    unit: str
+    high: float
+    meaning: str
+
+
+FEATURE_TABLE = (
+    Feature("is_run", "flag", 1, "runs a quantum of a resident model"),
+    Feature("is_load", "flag", 1, "loads a model, or changes its level"),
+    Feature("is_evict", "flag", 1, "unloads a resident"),
+    Feature("is_wait", "flag", 1, "waits for the next event"),
+    Feature("gpu_share", "share", 1, "of the model's layers on the device at this level"),
+    Feature("requests", "count", FEATURE_MAX, "that this device could run now"),
+    Feature("batch", "count", FEATURE_MAX, "of these, as many as fit a batch"),
+    Feature("started", "count", FEATURE_MAX, "of these, with generated tokens"),
+    Feature("oldest_age", "scales", FEATURE_MAX, "since the oldest of them arrived"),
+    Feature(
+        "swap_time", "scales", FEATURE_MAX, "predicted load, and unload when changing level; 0 if resident"
+    ),
+    Feature("join_time", "scales", FEATURE_MAX, "predicted restores, prefills and recomputes of the batch"),
+    Feature("step_time", "scales", FEATURE_MAX, "predicted decode step of the batch"),
+    Feature(
+        "first_time", "scales", FEATURE_MAX, "predicted decode time until the first of the batch is done"
+    ),
+    Feature("batch_time", "scales", FEATURE_MAX, "predicted decode time of its mean remaining length"),
+    Feature("step_halfwidth", "relative", FEATURE_MAX, "half width of the 90 % interval of step_time"),
+    Feature("footprint", "device", FEATURE_MAX, "bytes at this level"),
+    Feature("shortage", "device", FEATURE_MAX, "bytes that others must give up first"),
+    Feature("resident_here", "flag", 1, "resident on this device at any level"),
+    Feature("resident_elsewhere", "share", 1, "largest gpu_share at which another device holds the model"),
+    Feature("running_elsewhere", "flag", 1, "another device runs or loads the model now"),
+    Feature("unused_time", "scales", FEATURE_MAX, "since its last use on this device"),
+    Feature("preempt_time", "scales", FEATURE_MAX, "predicted cost of evicting it and bringing it back"),
+    Feature(
+        "offload_sensitivity",
+        "relative",
+        FEATURE_MAX,
+        "how much slower a step is with most layers on the host",
+    ),
+    Feature("arrivals", "1/scales", FEATURE_MAX, "estimated arrival rate"),
+    Feature("turned_to_last", "flag", 1, "the device ran or loaded this model last"),
+    Feature("cached", "flag", 1, "the host's memory holds the weights: a load need not read the disk"),
+)
+"""Features of a candidate, in order."""
+
+CONTEXT_TABLE = (
+    Feature("pending", "flag", 1, "room must be made for a load"),
+    Feature("in_system", "count", FEATURE_MAX, "requests in the system"),
+    Feature("claimable", "count", FEATURE_MAX, "requests that this device could run now"),
+    Feature("free", "device", 1, "free bytes"),
+    Feature("others_busy", "share", 1, "of the other devices that run or load"),
+    Feature("next_completion", "scales", FEATURE_MAX, "predicted time until one of them is done"),
+)
+"""Features of the whole system as the asking device sees it, in order."""
+
+FEATURES = tuple(f.name for f in FEATURE_TABLE)
+"""Names of the features of a candidate, in order."""
+
+CONTEXT_FEATURES = tuple(f.name for f in CONTEXT_TABLE)
+"""Names of the features of the whole system, in order."""
+
+
+def feature(name: str) -> int:
+    """Index of a candidate feature by name."""
+    return FEATURES.index(name)
+
+
+def feature_bounds(table: tuple[Feature, ...]) -> NDArray[np.float32]:
+    """Upper bounds of a table's features, shape (len(table),)."""
+    return np.array([f.high for f in table], np.float32)
+
+
+def feature_lines(table: tuple[Feature, ...]) -> list[str]:
+    """The rows of a table as they stand in ``SchedulingEnv``'s docstring."""
+    return [
+        f"| {i} | {f.name} | {f.unit} | {'1' if f.high == 1 else '1e6'} | {f.meaning} |"
+        for i, f in enumerate(table)
+    ]

@@ -1,0 +1,36 @@
+"""The limits section of a scenario file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from shunter.envs.fields import Count, Positive, Strict
+
+__all__ = ["Limits"]
+
+
+class Limits(Strict):
+    """Bounds of the protocol, the same in simulation and reality.
+
+    Attributes:
+        max_batch: Requests that one resident decodes at once.
+        context_tokens: Prompt plus generated tokens of one request; longer ones are cut to it.
+        quantum_steps: Decode steps of one quantum, at most.
+        quantum_s: No step starts later than this after decoding began.
+        max_wait_s: A waiting device asks again after this long.
+        decision_s: What one decision costs, charged in simulation; real runs pay what it really takes.
+        host_memory_gb: Host memory for weights: a model that was loaded stays there until room is needed,
+            the least recently used first, and is read from disk again after that; None: all stay.
+        max_time_s: An episode still running then is cut off.
+    """
+
+    max_batch: Annotated[int, Field(ge=1, le=64)] = 4
+    context_tokens: Annotated[int, Field(ge=2)] = 512
+    quantum_steps: Count = 32
+    quantum_s: Positive = 1.0
+    max_wait_s: Positive = 5.0
+    decision_s: Annotated[float, Field(ge=0)] = 0.001
+    host_memory_gb: Positive | None = None
+    max_time_s: Positive = 36_000.0

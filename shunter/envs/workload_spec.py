@@ -1,0 +1,156 @@
+"""The workload section of a scenario file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from shunter.envs.fields import Count, Positive, Strict
+
+__all__ = ["LENGTHS", "Arrivals", "Bursts", "Diurnal", "Replay", "Sessions", "Workload"]
+
+LENGTHS = ("azure2023_conv", "azure2023_code", "mooncake_conversation", "mooncake_synthetic")
+"""Named length distributions: the first as pairs of the trace itself, the others from its quantiles."""
+
+
+class Bursts(Strict):
+    """A second, higher arrival rate that comes and goes: a Markov-modulated process of two states.
+
+    Attributes:
+        factor: Rate inside a burst over the mean rate.
+        share: Share of time spent in bursts.
+        mean_s: Mean length of a burst; lengths are exponential.
+    """
+
+    factor: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    share: Annotated[float, Field(gt=0, lt=1)]
+    mean_s: Positive
+
+    @model_validator(mode="after")
+    def _something_between(self) -> Self:
+        if self.factor * self.share > 1:
+            raise ValueError(
+                "factor times share must be at most 1: bursts cannot hold more than all requests"
+            )
+        return self
+
+
+class Diurnal(Strict):
+    """A rate that swings around its mean like a sine.
+
+    Attributes:
+        amplitude: Of the swing over the mean.
+        period_s: Of one swing; the episode begins at a random point of it.
+    """
+
+    amplitude: Annotated[float, Field(gt=0, lt=1)]
+    period_s: Positive = 86_400.0
+
+
+class Arrivals(Strict):
+    """When requests, or sessions, arrive.
+
+    Attributes:
+        gaps: Distribution of the gaps between arrivals: ``poisson`` (exponential), ``gamma`` or ``weibull``.
+        cv: Coefficient of variation of gamma and Weibull gaps; above 1: burstier than Poisson.
+        bursts: Modulates the rate.
+        diurnal: Modulates the rate; give at most one of the two.
+    """
+
+    gaps: Literal["poisson", "gamma", "weibull"] = "poisson"
+    cv: Annotated[float, Field(ge=0.1, le=20)] | None = None
+    bursts: Bursts | None = None
+    diurnal: Diurnal | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.cv is None) != (self.gaps == "poisson"):
+            raise ValueError("give cv for gamma and weibull gaps, and only for these: Poisson's is 1")
+        if self.bursts and self.diurnal:
+            raise ValueError("give at most one of bursts and diurnal")
+        return self
+
+
+class Sessions(Strict):
+    """Requests that come in sessions, as agents send them, alternating between a few models.
+
+    Attributes:
+        turns: Requests of a session.
+        models: Different models that it alternates between, drawn by popularity.
+        gap_s: Mean gap between a session's requests, exponential; it does not wait for answers.
+    """
+
+    turns: Annotated[int, Field(ge=2, le=1000)]
+    models: Count = 2
+    gap_s: Positive
+
+
+class Replay(Strict):
+    """A recorded trace instead of synthetic requests: a random stretch of it, begun anew at its end.
+
+    Attributes:
+        file: Of any format that ``shunter workload show`` reads; relative to the scenario file.
+        format: Its format; by default as its header shows.
+        mend: Leave out what is broken in it instead of refusing.
+        models: Which model a request asks for: by the trace's ``column``; drawn by popularity for each
+            request (``zipf``) or for each session of the trace (``session``).
+        names: Models by the names that the trace's column has, where those differ.
+    """
+
+    file: Path
+    format: str | None = None
+    mend: bool = False
+    models: Literal["column", "zipf", "session"] = "zipf"
+    names: dict[str, str] = {}
+
+
+class Workload(Strict):
+    """Requests of one episode.
+
+    Attributes:
+        requests: Requests per episode.
+        rate_per_s: Mean arrivals per second over all models; give this or load.
+        load: Arrival rate as a share of what the devices could serve one request at a time, every model
+            loaded at its highest level: swaps push the real utilisation above it, batching below. A replay
+            keeps its own rate if neither is given.
+        arrivals: When they arrive.
+        popularity_zipf: Exponent s: the k-th model, in the order listed, is asked for in proportion to k^-s.
+        popularity_drift_s: After every so many seconds, a model drawn at random becomes the most popular one.
+        lengths: Named distribution of (prompt, decode) pairs, or a trace file whose pairs are drawn.
+        prompt_scale: Factor on prompt lengths.
+        decode_scale: Factor on decode lengths.
+        sessions: Group requests into sessions.
+        replay: Take arrivals and lengths from a trace.
+    """
+
+    requests: Annotated[int, Field(ge=1, le=10_000_000)] = 200
+    rate_per_s: Positive | None = None
+    load: Positive | None = None
+    arrivals: Arrivals = Arrivals()
+    popularity_zipf: Annotated[float, Field(ge=0)] = 1.2
+    popularity_drift_s: Positive | None = None
+    lengths: Literal[LENGTHS] | Path = "azure2023_conv"  # type: ignore[valid-type]
+    prompt_scale: Positive = 1.0
+    decode_scale: Positive = 1.0
+    sessions: Sessions | None = None
+    replay: Replay | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        rates = (self.rate_per_s is not None) + (self.load is not None)
+        if rates > 1 or (rates == 0 and self.replay is None):
+            raise ValueError("give exactly one of rate_per_s and load")
+        if self.replay and (self.sessions or self.arrivals != Arrivals()):
+            raise ValueError("a replay has arrivals of its own: leave out arrivals and sessions")
+        return self
+
+    def relative_to(self, folder: Path) -> Workload:
+        """The same workload with its trace files looked for from a folder."""
+        changes: dict[str, object] = {}
+        if isinstance(self.lengths, Path):
+            changes["lengths"] = folder / self.lengths
+        if self.replay:
+            changes["replay"] = self.replay.model_copy(update={"file": folder / self.replay.file})
+        return self.model_copy(update=changes)
