@@ -70,7 +70,7 @@ def cut_pairs(pairs: Pairs, workload: Workload, limits: Limits) -> Pairs:
     scaled = np.maximum(1, np.rint(pairs * np.array([workload.prompt_scale, workload.decode_scale])))
     scaled[:, 1] = np.minimum(scaled[:, 1], limits.context_tokens // 2)
     scaled[:, 0] = np.minimum(scaled[:, 0], limits.context_tokens - scaled[:, 1])
-    return scaled.astype(np.int64)
+    return np.asarray(scaled, np.int64)
 
 
 def remaining_tokens(pairs: Pairs) -> NDArray[np.float64]:
@@ -116,4 +116,4 @@ def _from_quantiles(name: str) -> Pairs:
     normal = rng.multivariate_normal([0, 0], [[1, r], [r, 1]], _QUANTILE_PAIRS)
     uniform = norm.cdf(normal)
     columns = [np.interp(uniform[:, i], levels, trace[q]) for i, q in enumerate(("prompt_q", "output_q"))]
-    return np.rint(np.column_stack(columns)).astype(np.int64)
+    return np.asarray(np.rint(np.column_stack(columns)), np.int64)

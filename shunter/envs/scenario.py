@@ -36,7 +36,7 @@ class Model(Strict):
 
     name: Annotated[str, Field(min_length=1)]
     checkpoint: Path | None = None
-    levels: Annotated[list[Level], Field(min_length=1)] = ["all"]
+    levels: Annotated[list[Level], Field(min_length=1, default_factory=lambda: ["all"])]
 
     def gpu_layers(self, total_layers: int) -> list[int]:
         """The levels as gpu_layers, most on the device first, without repeats.

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from shunter.envs.trace_formats import FORMATS, detect_format
 from shunter.errors import InputError, UnknownNameError

@@ -103,7 +103,7 @@ class Replay(Strict):
     format: str | None = None
     mend: bool = False
     models: Literal["column", "zipf", "session"] = "zipf"
-    names: dict[str, str] = {}
+    names: Annotated[dict[str, str], Field(default_factory=dict)]
 
 
 class Workload(Strict):
