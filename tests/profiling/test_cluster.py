@@ -72,7 +72,9 @@ def cluster():
     patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
     # Unix sockets have short names, so not under pytest's folder.
     folder = tempfile.mkdtemp(prefix="shunter-ray-")
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "temp_dir": folder}
+    patch.setenv("RAY_TMPDIR", folder)  # where it notes the newest cluster, in a folder that must exist
+    os.mkdir(f"{folder}/ray")
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "temp_dir": f"{folder}/ray"}
     started = None
     try:
         started = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})

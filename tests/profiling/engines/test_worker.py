@@ -132,11 +132,16 @@ def test_a_call_that_takes_too_long_ends_the_worker() -> None:
 
 
 def test_an_interrupted_call_ends_the_worker(fake: WorkerEngine) -> None:
+    # Where tests run in the background of a script, Python starts with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     start_long_decode(fake)
     pids = fake.pids()
     threading.Timer(0.5, _thread.interrupt_main).start()
-    with pytest.raises(KeyboardInterrupt):
-        fake.decode("m", {"r": LONG}, max_steps=LONG)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fake.decode("m", {"r": LONG}, max_steps=LONG)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not any(map(alive, pids))
     with pytest.raises(WorkerDiedError, match="decode was interrupted"):
         fake.memory()
