@@ -18,7 +18,7 @@ from shunter.catalog.models import ModelSpec, catalog_models
 from shunter.errors import UnknownNameError
 from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, gpu_name, host_bandwidth_bytes_per_s
 from shunter.profiling.reference import read_reference
-from shunter.profiling.schema import COLUMNS
+from shunter.profiling.schema import COLUMNS, SCHEMA_VERSION
 
 __all__ = ["facts_of", "model_name", "published_frame", "refused", "spec_of"]
 
@@ -162,7 +162,7 @@ def _row(row: Any) -> dict[str, Any]:
         **dict.fromkeys(_ZERO, 0),
         **dict.fromkeys(_TEXT, ""),
         **facts,
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "row_id": row["row_id"],
         "cell_id": row["row_id"],
         "engine": row["engine"],
@@ -185,6 +185,7 @@ def _row(row: Any) -> dict[str, Any]:
         # No steps: the context that the time belongs to is not known, so that intervals do not learn from it.
         "steps": decode if row["operation"] == "decode" and np.isfinite(row["prompt_tokens"]) else 0,
         "includes_process_start": bool(row["includes_process_start"]),
+        "is_outlier": False,
         "gpu_count": max(1.0, row["gpu_count"]) if np.isfinite(row["gpu_count"]) else 1.0,
         "kv_on_host": _kv_on_host(row),
         "host_bandwidth_bytes_per_s": bandwidth or HOST_BANDWIDTH_BYTES_PER_S,
