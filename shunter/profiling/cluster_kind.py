@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from shunter.errors import InputError
 from shunter.profiling.engines.base import Capabilities
 from shunter.profiling.pace import Pace
-from shunter.profiling.plan import Group, SweepPlan, Unit
+from shunter.profiling.plan import Group, SweepPlan, Unit, check_levels
 from shunter.profiling.repeats import CellTimes
 
 __all__ = ["HardwareKind", "Work"]
@@ -70,7 +69,7 @@ class HardwareKind:
         self._times = CellTimes()
         for row in known.values():
             self._times.add(row)
-        _check_levels(plan, can)
+        check_levels(plan, can)
         self._add(plan.groups)
 
     @property
@@ -148,10 +147,3 @@ class HardwareKind:
         cells = {self._cell_of[key] for key in keys if key in self._cell_of}
         wanted = self._settings.precision
         return wanted is not None and any(self._times.width(cell) > wanted for cell in cells)
-
-
-def _check_levels(plan: SweepPlan, can: Capabilities) -> None:
-    for group in plan.groups:
-        if not can.partial_offload and group.gpu_layers != group.checkpoint.spec.total_layers:
-            rule = f"be all: {can.engine} on {can.device} cannot split a model"
-            raise InputError("--gpu-layers", rule, group.gpu_layers)

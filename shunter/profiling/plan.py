@@ -10,6 +10,7 @@ from typing import Any
 from shunter.catalog.checkpoints import Checkpoint
 from shunter.catalog.devices import DeviceSpec
 from shunter.errors import InputError
+from shunter.profiling.engines.base import Capabilities
 from shunter.profiling.fingerprint import digest
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "SweepPlan",
     "SweepSettings",
     "Unit",
+    "check_levels",
     "make_plan",
     "model_facts",
     "parse_level",
@@ -264,3 +266,15 @@ def _check(checkpoints: Sequence[Checkpoint], settings: SweepSettings) -> None:
     states = settings.page_cache
     if not states or not set(states) <= {"warm", "cold"}:
         raise InputError("--page-cache", "be warm, cold or both", list(states))
+
+
+def check_levels(plan: SweepPlan, can: Capabilities) -> None:
+    """Checks that an engine can hold models at the planned levels.
+
+    Raises:
+        InputError: It cannot split a model, and a level asks for that.
+    """
+    for group in plan.groups:
+        if not can.partial_offload and group.gpu_layers != group.checkpoint.spec.total_layers:
+            rule = f"be all: {can.engine} on {can.device} cannot split a model"
+            raise InputError("--gpu-layers", rule, group.gpu_layers)

@@ -51,7 +51,8 @@ class ReportTable:
         """For a terminal."""
         table = Table(title=self.title, caption=self.note or None, caption_justify="left")
         for index, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if index else "left", overflow="fold")
+            widest = max(map(len, column.split()), default=1)  # a narrow terminal must not cut words
+            table.add_column(column, justify="right" if index else "left", overflow="fold", min_width=widest)
         for row in self.rows:
             table.add_row(*row)
         return table

@@ -14,12 +14,12 @@ from shunter.catalog.devices import parse_device
 from shunter.errors import InputError, UnknownNameError
 from shunter.profiling.conditions import Sensors
 from shunter.profiling.dataset import read_dataset
-from shunter.profiling.engines.base import Capabilities, Engine
+from shunter.profiling.engines.base import Engine
 from shunter.profiling.engines.registry import ENGINES
 from shunter.profiling.journal import Journal, journal_path
 from shunter.profiling.measure import sweep_facts
 from shunter.profiling.metered import MeteredEngine
-from shunter.profiling.plan import SweepPlan, SweepSettings, make_plan
+from shunter.profiling.plan import SweepPlan, SweepSettings, check_levels, make_plan
 from shunter.profiling.sweep_run import ProgressCallback, SweepProgress, SweepResult, SweepRun
 from shunter.profiling.worker import start_engine
 
@@ -144,7 +144,7 @@ def run_sweep(
     begun_s = clock() if begun_s is None else begun_s
     check_output(dataset, mode)
     metered = MeteredEngine(engine, Sensors(plan.device))
-    _check_capabilities(plan, metered.capabilities())
+    check_levels(plan, metered.capabilities())
     session_id = f"{plan.plan_id}-{uuid.uuid4().hex[:8]}"
     facts = sweep_facts(plan, metered, session_id)
     with Journal(dataset, plan_id=plan.plan_id, session_id=session_id) as journal:
@@ -154,13 +154,6 @@ def run_sweep(
             return run.run()
         finally:
             journal.merge()
-
-
-def _check_capabilities(plan: SweepPlan, can: Capabilities) -> None:
-    for group in plan.groups:
-        if not can.partial_offload and group.gpu_layers != group.checkpoint.spec.total_layers:
-            rule = f"be all: {can.engine} on {can.device} cannot split a model"
-            raise InputError("--gpu-layers", rule, group.gpu_layers)
 
 
 def _known_rows(
