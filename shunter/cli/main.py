@@ -29,6 +29,7 @@ COMMANDS = {
     "dataset convert": "Turn Parquet into CSV and back.",
     "fit": "Fit a performance model to a dataset.",
     "predict": "Predict times and memory of cells that were never measured.",
+    "models compare": "Compare two performance models: errors, predictions and parameters.",
     "train": "Train a policy in simulation.",
     "eval": "Compare policies in simulation and, with --real, on the real engine.",
     "demo": "Run all of it, small, on this machine.",
@@ -38,7 +39,7 @@ COMMANDS = {
 (or ``MODULES``), imported when it is asked for."""
 
 FUNCTIONS = {"eval": "eval_"}
-MODULES = {name: "dataset" for name in COMMANDS if name.startswith("dataset ")}
+MODULES = {name: name.split()[0] for name in COMMANDS if name.startswith(("dataset ", "models "))}
 
 
 class _LazyGroup(TyperGroup):

@@ -15,7 +15,7 @@ from shunter.models.features import TARGETS, Target
 from shunter.models.scores import Score, score
 from shunter.models.splits import Split, make_splits
 
-__all__ = ["Validation", "assess", "target_rows"]
+__all__ = ["Validation", "assess", "predict_rows", "target_rows"]
 
 Array = npt.NDArray[np.float64]
 Report = Callable[[str, int, int], None]
@@ -72,7 +72,7 @@ def assess(
         for split in splits:
             parts = []
             for out in split.folds:
-                parts.append(_predict(make().fit(frame[~out]), frame[out], said))
+                parts.append(predict_rows(make().fit(frame[~out]), frame[out], said))
                 done += 1
                 if report is not None:
                     report(f"{name}: {split.name}", done, total)
@@ -90,7 +90,7 @@ def _impossible(splits: list[Split]) -> dict[str, str]:
     return {split.name: split.impossible for split in splits if split.impossible}
 
 
-def _predict(fitted: Predictor, frame: pd.DataFrame, said: dict[str, None]) -> pd.DataFrame:
+def predict_rows(fitted: Predictor, frame: pd.DataFrame, said: dict[str, None]) -> pd.DataFrame:
     """Predictions of all rows; what is refused stays NaN, and why goes into ``said``."""
     try:
         return fitted.predict(frame)
