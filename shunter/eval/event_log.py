@@ -19,7 +19,7 @@ from shunter.profiling.versioned_parquet import FileKind, read_versioned_parquet
 
 __all__ = ["EVENT_COLUMNS", "EVENT_LOG_VERSION", "EventLog", "read_event_log", "write_event_logs"]
 
-EVENT_LOG_VERSION = 1
+EVENT_LOG_VERSION = 2
 _KIND = FileKind("event log", "the event log schema", "event_log_version", EVENT_LOG_VERSION)
 
 KINDS = {WAIT: "wait", RUN: "run", LOAD: "load", EVICT: "evict"}
@@ -44,6 +44,8 @@ EVENT_COLUMNS: dict[str, pa.DataType] = {
     "evicted": pa.list_(pa.string()),  # models unloaded by this operation
     "request_ids": pa.list_(pa.int64()),  # batch of a quantum
     "tokens": pa.list_(pa.int64()),  # that each request gained
+    "first_s": pa.list_(pa.float64()),  # when each of them got its first token in it; missing otherwise
+    "finish_s": pa.list_(pa.float64()),  # when each finished in it
     "steps": pa.int64(),
     "start_s": pa.float64(),
     "end_s": pa.float64(),  # missing for waits and for what was cut off
@@ -85,6 +87,8 @@ class EventLog:
             evicted=[],
             request_ids=[],
             tokens=[],
+            first_s=[],
+            finish_s=[],
             steps=0,
         )
         self.rows.append(row)
@@ -109,8 +113,11 @@ class EventLog:
     def end(self, state: State, device: int, device_bytes: float) -> None:
         """Adds what came of it; call when the operation's times and tokens are filled in."""
         operation = state.device[device]
+        entries = state.entry[device, : operation["op_batch"]]
         self._open[device].update(
-            tokens=state.entry["tokens"][device, : operation["op_batch"]].tolist(),
+            tokens=entries["tokens"].tolist(),
+            first_s=[_seconds(ns) for ns in entries["first_ns"]],
+            finish_s=[_seconds(ns) for ns in entries["finish_ns"]],
             steps=int(operation["op_steps"]),
             start_s=int(operation["op_start_ns"]) * 1e-9,
             end_s=int(operation["op_end_ns"]) * 1e-9,
@@ -144,3 +151,7 @@ def read_event_log(path: str | os.PathLike[str]) -> pd.DataFrame:
         VersionError: It was written in another version of the schema.
     """
     return read_versioned_parquet(path, _KIND)[0]
+
+
+def _seconds(ns: int) -> float | None:
+    return int(ns) * 1e-9 if ns >= 0 else None

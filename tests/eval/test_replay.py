@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shunter.agents.registry import POLICIES, make_policy
+from shunter.envs.world import World
+from shunter.errors import InputError
+from shunter.eval.event_log import read_event_log, write_event_logs
+from shunter.eval.replay import replay_exactly, replay_predicted
+from shunter.eval.runs import simulate
+from tests.eval.test_worlds_agree import TableDurations, execute
+
+EVENTS = ["first_token_s", "finish_s", "preemptions"]
+
+
+class Slower(TableDurations):
+    """Engines of which the tables know half the truth."""
+
+    def decode_step_s(self, model: str, gpu_layers: int, batch: int, context_tokens: float) -> float:
+        return 2.0 * super().decode_step_s(model, gpu_layers, batch, context_tokens)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("seed", range(2))
+def test_logged_decisions_and_durations_give_every_event_again(
+    fake_world: World, policy: str, seed: int, tmp_path: Path
+) -> None:
+    run = execute(fake_world, policy, seed, Slower)
+    write_event_logs([run.log], tmp_path / "events.parquet")
+
+    again = replay_exactly(fake_world, fake_world.draw(seed), read_event_log(tmp_path / "events.parquet"))
+
+    pd.testing.assert_frame_equal(again.requests[EVENTS], run.requests[EVENTS], check_exact=True)
+    ours, theirs = again.log.frame(), run.log.frame()
+    same = [c for c in ours if c not in ("run_id", "world", "decision_s")]
+    pd.testing.assert_frame_equal(ours[same], theirs[same], check_exact=True)
+    assert again.counts == run.counts
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_where_durations_are_as_predicted_so_is_the_replay(fake_world: World, policy: str) -> None:
+    run = simulate(fake_world, make_policy(policy), 1)
+
+    replayed = replay_predicted(fake_world, fake_world.draw(1), run.log.frame())
+
+    assert (replayed.infeasible, replayed.missing) == (0, 0)
+    pd.testing.assert_frame_equal(replayed.run.requests[EVENTS], run.requests[EVENTS], check_exact=True)
+
+
+def test_the_same_decisions_on_faster_predictions_end_sooner_and_misfits_are_counted(
+    fake_world: World,
+) -> None:
+    run = execute(fake_world, "cost-greedy", 0, Slower)
+
+    replayed = replay_predicted(fake_world, fake_world.draw(0), run.log.frame())
+
+    def mean_response_s(requests: pd.DataFrame) -> float:
+        return float((requests["finish_s"] - requests["arrival_s"]).mean())
+
+    assert replayed.run.requests["finish_s"].notna().all()
+    assert mean_response_s(replayed.run.requests) < mean_response_s(run.requests)
+    assert replayed.infeasible + replayed.missing > 0
+
+
+def test_a_log_of_another_world_is_refused(fake_world: World) -> None:
+    rows = simulate(fake_world, make_policy("fifo-swap"), 0).log.frame()
+    swapped = rows.assign(device=np.where(rows["device"] == rows["device"].iloc[0], "d1", "d0"))
+    with pytest.raises(InputError, match="event log must be this world's: at decision 0, d0 asks"):
+        replay_exactly(fake_world, fake_world.draw(0), swapped)
+    wrong = rows.assign(choice=fake_world.actions - 2)
+    with pytest.raises(InputError, match="hold legal decisions only"):
+        replay_exactly(fake_world, fake_world.draw(0), wrong)
