@@ -12,6 +12,7 @@ from shunter.envs.world import World
 from shunter.eval.event_log import EventLog
 from shunter.eval.metrics import METRICS, paired_change, summarize
 from shunter.eval.real import bind_footprints, run_real
+from shunter.eval.replay import replay_predicted
 from shunter.eval.runs import Run, simulate
 from shunter.profiling.engines.base import Engine
 
@@ -51,6 +52,27 @@ class Evaluation:
         simulated = summarize(self.simulated[policy][: len(self.real[policy])])[metric]
         return (simulated - real) / real if real else math.nan
 
+    def error_split(self, policy: str) -> dict[str, float | int]:
+        """The error in mean response, split by replaying the real decisions with predicted durations.
+
+        Returns:
+            ``durations``: what the performance model's durations make of it; ``decisions``: what deciding
+            differently adds, both relative to real; and how many of the logged ``decisions_logged`` the
+            replay had to pass over (``infeasible``) or make itself (``missing``).
+        """
+        real = self.real[policy]
+        replays = [replay_predicted(self.world, self.world.draw(r.seed), r.log.frame()) for r in real]
+        measured_s = summarize(real)["response_mean_s"]
+        replayed_s = summarize([replay.run for replay in replays])["response_mean_s"]
+        durations = (replayed_s - measured_s) / measured_s
+        return {
+            "durations": durations,
+            "decisions": self.error(policy, "response_mean_s") - durations,
+            "decisions_logged": sum(len(run.log.rows) for run in real),
+            "infeasible": sum(replay.infeasible for replay in replays),
+            "missing": sum(replay.missing for replay in replays),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Everything that the tables show, as plain data."""
         scenario = self.world.scenario
@@ -80,6 +102,7 @@ class Evaluation:
             }
         if self.real.get(name):
             errors = {metric: self.error(name, metric) for metric in METRICS if metric != "unfinished"}
+            out["error_split"] = self.error_split(name)
             out["simulation_error"] = {k: v if math.isfinite(v) else None for k, v in errors.items()}
         return out
 

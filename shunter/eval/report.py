@@ -79,6 +79,14 @@ def verdict(result: dict[str, Any]) -> list[str]:
             f"Simulation was off by {middle:.1%} in mean response at the median policy, by "
             f"{worst[1]:+.1%} at worst ({worst[0]})."
         )
+        splits = {n: p["error_split"] for n, p in result["policies"].items() if "error_split" in p}
+        parts = (f"{n} {x['durations']:+.1%} and {x['decisions']:+.1%}" for n, x in splits.items())
+        passed = sum(x["infeasible"] + x["missing"] for x in splits.values())
+        logged = sum(x["decisions_logged"] for x in splits.values())
+        lines.append(
+            "Of that, the predicted durations' part (the real decisions, replayed with them) and what "
+            f"deciding differently adds: {', '.join(parts)} ({passed} of {logged} decisions had to be changed)."
+        )
     return lines
 
 

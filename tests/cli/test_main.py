@@ -164,6 +164,9 @@ def test_eval_real_puts_simulated_real_and_error_beside_each_other(
     simulated, real = row["simulated"]["response_mean_s"], row["real"]["response_mean_s"]
     assert row["simulation_error"]["response_mean_s"] == pytest.approx(simulated / real - 1)
     assert row["real"]["unfinished"] == 0
+    parts = row["error_split"]
+    assert parts["durations"] + parts["decisions"] == pytest.approx(simulated / real - 1)
+    assert "what deciding differently adds" in " ".join(out.split())
 
 
 def test_tracking_goes_where_the_environment_says(
