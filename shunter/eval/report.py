@@ -85,7 +85,7 @@ def verdict(result: dict[str, Any]) -> list[str]:
         logged = sum(x["decisions_logged"] for x in splits.values())
         lines.append(
             "Of that, the predicted durations' part (the real decisions, replayed with them) and what "
-            f"deciding differently adds: {', '.join(parts)} ({passed} of {logged} decisions had to be changed)."
+            f"deciding differently adds: {', '.join(parts)} ({passed} of {logged} decisions were changed)."
         )
     return lines
 
