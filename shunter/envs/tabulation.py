@@ -21,6 +21,11 @@ __all__ = ["Tabulation", "check_fits", "existing_levels"]
 
 Array = NDArray[np.float64]
 
+TOLERANCE = 0.01
+"""Relative error of interpolation at which the grid of token counts is fine enough."""
+FIRST_POINTS, MOST_POINTS = 7, 49
+_TABLE_OF = {"prefill": "prefill_s", "decode": "step_s", "kv_save": "kv_save_s", "kv_restore": "kv_restore_s"}
+
 
 def existing_levels(gpu_layers: tuple[tuple[int, ...], ...], devices: int) -> NDArray[np.bool_]:
     """Which levels exist, (devices, models, levels): models may have fewer than the most."""
@@ -54,11 +59,15 @@ def check_fits(scenario: Scenario, exists: NDArray[np.bool_], footprint: Array) 
 
 
 class Tabulation:
-    """Asks the performance model for every cell of the tables, in one call.
+    """Asks the performance model for every cell of the tables.
+
+    The grid of token counts is refined until what lies between its points is interpolated to within
+    ``TOLERANCE``, or it has ``MOST_POINTS``.
 
     Attributes:
         gpu_layers: For each model, gpu_layers of its levels, most on the device first.
         tables: What the dynamics run on.
+        interpolation_error: Largest relative error midway between grid points, against direct predictions.
         service_s: (devices,) seconds of a mean request run alone on a loaded device.
 
     Raises:
@@ -75,15 +84,12 @@ class Tabulation:
             for m, f in zip(scenario.models, self.facts, strict=True)
         )
         self.pairs = length_pairs(scenario.workload, scenario.limits)
-        context = scenario.limits.context_tokens
-        self.context_grid = np.unique(np.geomspace(min(16, context), context, 6).round())
         self.batches = np.arange(1, scenario.limits.max_batch + 1)
         self.shape = (len(scenario.devices), len(scenario.models), max(map(len, self.gpu_layers)))
         self.saves_kv = [
             performance.saves_kv(scenario.engine, device.spec.hardware_name) for device in scenario.devices
         ]
-        cells = self._cells()
-        self.tables = self._tables(cells, performance.predict(cells))
+        self.tables, self.interpolation_error = self._refined()
         self.service_s = self._service_s(self.tables)
 
     def _facts(self, model: Model) -> dict[str, Any]:
@@ -94,7 +100,37 @@ class Tabulation:
             raise UnknownNameError(f"models.{model.name}", model.name, known.index)
         return {"model": model.name, **{str(k): v for k, v in known.loc[model.name].items()}}
 
-    def _cells(self) -> pd.DataFrame:
+    def _refined(self) -> tuple[Tables, float]:
+        points = FIRST_POINTS
+        while True:
+            grid = np.unique(np.geomspace(1, self.scenario.limits.context_tokens, points).round())
+            self.context_grid = grid
+            cells = self._cells(grid)
+            tables = self._tables(cells, self.performance.predict(cells))
+            error = self._interpolation_error(tables)
+            if error <= TOLERANCE or points >= MOST_POINTS:
+                return tables, error
+            points = 2 * points - 1
+
+    def _interpolation_error(self, tables: Tables) -> float:
+        """Largest relative error midway between grid points."""
+        grid = self.context_grid
+        middle = np.sqrt(grid[:-1] * grid[1:]).round()
+        cells = self._cells(middle)
+        direct_s = self.performance.predict(cells)["duration_s_predicted"].to_numpy(dtype=np.float64)
+        weight = (middle - grid[:-1]) / np.diff(grid)
+        worst = 0.0
+        for operation, table in _TABLE_OF.items():
+            rows = np.flatnonzero(cells.operation == operation)
+            values = getattr(tables, table)
+            between = values[..., :-1] * (1 - weight) + values[..., 1:] * weight
+            axes = ("d", "m", "l", "b", "k") if operation == "decode" else ("d", "m", "l", "k")
+            interpolated_s = between[tuple(cells[axis].to_numpy()[rows] for axis in axes)]
+            error = np.abs(interpolated_s - direct_s[rows]) / np.maximum(direct_s[rows], 1e-6)
+            worst = max(worst, float(error.max(initial=0.0)))
+        return worst
+
+    def _cells(self, grid: Array) -> pd.DataFrame:
         rows: list[dict[str, Any]] = []
         for d, device in enumerate(self.scenario.devices):
             for m, facts in enumerate(self.facts):
@@ -107,7 +143,7 @@ class Tabulation:
                         "l": level,
                         "gpu_layers": gpu_layers,
                     }
-                    rows += [{**base, **cell} for cell in self._operations(self.saves_kv[d])]
+                    rows += [{**base, **cell} for cell in self._operations(self.saves_kv[d], grid)]
         frame = pd.DataFrame(rows)
         frame["offload_ratio"] = 1 - frame.gpu_layers / frame.total_layers
         return frame
@@ -122,10 +158,10 @@ class Tabulation:
             "max_context_tokens": limits.context_tokens,
         }
 
-    def _operations(self, saves_kv: bool) -> list[dict[str, Any]]:
+    def _operations(self, saves_kv: bool, grid: Array) -> list[dict[str, Any]]:
         blank = {"batch": 1, "tokens": 0, "context_tokens": 0.0, "b": 0, "k": 0}
         cells = [{**blank, "operation": "load"}, {**blank, "operation": "unload"}]
-        for k, tokens in enumerate(self.context_grid):
+        for k, tokens in enumerate(grid):
             for operation in ("prefill", "kv_save", "kv_restore") if saves_kv else ("prefill",):
                 cells.append({**blank, "operation": operation, "tokens": int(tokens), "k": k})
             for b, batch in enumerate(self.batches):

@@ -32,6 +32,8 @@ class World:
         gpu_layers: For each model, gpu_layers of its levels, most on the device first.
         rate_per_s: Mean arrivals per second.
         service_s: (devices,) seconds of a mean request run alone on a loaded device.
+        interpolation_error: Largest relative error of the tables midway between their grid points, against
+            direct predictions.
     """
 
     scenario: Scenario
@@ -39,6 +41,7 @@ class World:
     gpu_layers: tuple[tuple[int, ...], ...]
     rate_per_s: float
     service_s: Array
+    interpolation_error: float = 0.0
 
     @property
     def devices(self) -> int:
@@ -145,7 +148,14 @@ def make_world(
     rate_per_s = workload.rate_per_s or (workload.load or 0.0) * float((1.0 / service_s).sum())
     if rate_per_s == 0.0:
         rate_per_s = replay_rate_per_s(workload)
-    return World(scenario, tabulation.tables, tabulation.gpu_layers, rate_per_s, service_s)
+    return World(
+        scenario,
+        tabulation.tables,
+        tabulation.gpu_layers,
+        rate_per_s,
+        service_s,
+        tabulation.interpolation_error,
+    )
 
 
 def with_footprints(world: World, footprint_bytes: Array) -> World:

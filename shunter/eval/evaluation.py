@@ -80,6 +80,7 @@ class Evaluation:
             "scenario": scenario.model_dump(mode="json"),
             "rate_per_s": self.world.rate_per_s,
             "time_scale_s": self.world.time_scale_s,
+            "interpolation_error": self.world.interpolation_error,
             "seeds": self.seeds,
             "interrupted": self.interrupted,
             "metrics": METRICS,

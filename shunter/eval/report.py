@@ -109,8 +109,9 @@ def write_report(
     parts.append(
         f"<p class=note>{scenario.engine} on {html.escape(devices)}; {len(scenario.models)} models; "
         f"{scenario.workload.requests} requests a run at {evaluation.world.rate_per_s:.3g}/s; workload seeds "
-        f"{', '.join(map(str, evaluation.seeds))}. Response = last token - arrival, TTFT = first token - "
-        "arrival, TPOT = (last - first token)/(tokens - 1). Changes are paired on the same requests, with "
+        f"{', '.join(map(str, evaluation.seeds))}; tables interpolate the performance model's predictions to "
+        f"within {evaluation.world.interpolation_error:.1%}. Response = last token - arrival, TTFT = first "
+        "token - arrival, TPOT = (last - first token)/(tokens - 1). Changes are paired on the same requests, with "
         "95 % bootstrap intervals.</p>"
     )
     parts.append(_table(result))

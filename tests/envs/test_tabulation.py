@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from shunter.envs import tabulation
+from shunter.envs.durations import interpolate
+from shunter.envs.world import World, make_world
+from shunter.models.performance import PerformanceModel
+
+
+def direct_s(world: World, performance: PerformanceModel, operation: str, **cell: object) -> np.ndarray:
+    model = world.scenario.models[0].name
+    asked = performance.cells("fake", "cpu:1-threads", model, operation=operation, **cell)
+    predicted: pd.Series = performance.predict(asked)["duration_s_predicted"]
+    return predicted.to_numpy()
+
+
+def test_tables_are_the_predictions_to_within_the_stated_error(
+    fake_world: World, fake_performance: PerformanceModel
+) -> None:
+    world, tokens = fake_world, np.arange(1, 257)
+    tables, gpu_layers = world.tables, world.gpu_layers[0][1]
+    assert 0 <= world.interpolation_error <= tabulation.TOLERANCE
+    limits = {"max_batch": 4, "max_context_tokens": 256, "gpu_layers": gpu_layers}
+
+    prefill = direct_s(world, fake_performance, "prefill", tokens=tokens, **limits)
+    table = [interpolate(float(n), tables.prefill_tokens, tables.prefill_s[0, 0, 1]) for n in tokens]
+    # Between grid points the error may be a little larger than midway, where it is stated.
+    np.testing.assert_allclose(table, prefill, rtol=1.5 * max(world.interpolation_error, 1e-9))
+
+    step = direct_s(world, fake_performance, "decode", context_tokens=tokens, batch=3, **limits)
+    table = [interpolate(float(n), tables.context_tokens, tables.step_s[0, 0, 1, 2]) for n in tokens]
+    np.testing.assert_allclose(table, step, rtol=1.5 * max(world.interpolation_error, 1e-9))
+
+
+class Curved(PerformanceModel):
+    """A model whose prefill grows with the square of the tokens."""
+
+    def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
+        predicted = super().predict(frame)
+        seconds = ["duration_s_predicted", "duration_s_low", "duration_s_high"]
+        is_prefill = (predicted["operation"] == "prefill").to_numpy()
+        squares = 1e-6 * predicted.loc[is_prefill, "tokens"].to_numpy(dtype=float) ** 2 + 1e-4
+        predicted.loc[is_prefill, seconds] = np.repeat(squares[:, None], 3, axis=1)
+        return predicted
+
+
+def test_a_curved_prediction_gets_a_finer_grid_or_its_error_said(
+    fake_world: World, fake_performance: PerformanceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curved = Curved()._set(fake_performance.state_)
+    scenario = replace(fake_world).scenario
+
+    fine = make_world(scenario, curved)
+    assert len(fine.tables.context_tokens) > len(fake_world.tables.context_tokens)
+    assert fine.interpolation_error <= tabulation.TOLERANCE
+
+    monkeypatch.setattr(tabulation, "MOST_POINTS", tabulation.FIRST_POINTS)
+    coarse = make_world(scenario, curved)
+    assert len(coarse.tables.context_tokens) == tabulation.FIRST_POINTS
+    assert coarse.interpolation_error > tabulation.TOLERANCE
