@@ -111,8 +111,8 @@ def write_report(
         f"{scenario.workload.requests} requests a run at {evaluation.world.rate_per_s:.3g}/s; workload seeds "
         f"{', '.join(map(str, evaluation.seeds))}; tables interpolate the performance model's predictions to "
         f"within {evaluation.world.interpolation_error:.1%}. Response = last token - arrival, TTFT = first "
-        "token - arrival, TPOT = (last - first token)/(tokens - 1). Changes are paired on the same requests, with "
-        "95 % bootstrap intervals.</p>"
+        "token - arrival, TPOT = (last - first token)/(tokens - 1). Changes are paired on the same requests, "
+        "with 95 % bootstrap intervals.</p>"
     )
     parts.append(_table(result))
     figures = [_response_bars(result), _response_curves(evaluation), *_timelines(evaluation)]
