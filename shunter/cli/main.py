@@ -30,6 +30,9 @@ COMMANDS = {
     "fit": "Fit a performance model to a dataset.",
     "predict": "Predict times and memory of cells that were never measured.",
     "models compare": "Compare two performance models: errors, predictions and parameters.",
+    "workload show": "Say what a request trace holds.",
+    "workload convert": "Write a request trace in another format.",
+    "workload fit": "Calibrate a synthetic twin of a trace, and say how alike they are.",
     "train": "Train a policy in simulation.",
     "eval": "Compare policies in simulation and, with --real, on the real engine.",
     "demo": "Run all of it, small, on this machine.",
@@ -39,7 +42,9 @@ COMMANDS = {
 (or ``MODULES``), imported when it is asked for."""
 
 FUNCTIONS = {"eval": "eval_"}
-MODULES = {name: name.split()[0] for name in COMMANDS if name.startswith(("dataset ", "models "))}
+MODULES = {
+    name: name.split()[0] for name in COMMANDS if name.startswith(("dataset ", "models ", "workload "))
+}
 
 
 class _LazyGroup(TyperGroup):
