@@ -12,7 +12,7 @@ from shunter.envs.world import World
 from shunter.eval.event_log import EventLog
 from shunter.eval.metrics import METRICS, paired_change, summarize
 from shunter.eval.real import bind_footprints, run_real
-from shunter.eval.replay import replay_predicted
+from shunter.eval.replay import Replayed, replay_predicted
 from shunter.eval.runs import Run, simulate
 from shunter.profiling.engines.base import Engine
 
@@ -32,6 +32,7 @@ class Evaluation:
         seeds: Workload seeds, the same for every policy.
         simulated: Runs by policy, in order of seeds.
         real: Likewise; empty if no engines were given.
+        replays: The real runs' decisions with predicted durations, in the same order.
         interrupted: Whether Ctrl-C cut it short.
     """
 
@@ -40,6 +41,7 @@ class Evaluation:
     seeds: list[int]
     simulated: dict[str, list[Run]] = field(default_factory=dict)
     real: dict[str, list[Run]] = field(default_factory=dict)
+    replays: dict[str, list[Replayed]] = field(default_factory=dict)
     interrupted: bool = False
 
     def logs(self) -> list[EventLog]:
@@ -60,8 +62,7 @@ class Evaluation:
             differently adds, both relative to real; and how many of the logged ``decisions_logged`` the
             replay had to pass over (``infeasible``) or make itself (``missing``).
         """
-        real = self.real[policy]
-        replays = [replay_predicted(self.world, self.world.draw(r.seed), r.log.frame()) for r in real]
+        real, replays = self.real[policy], self.replays[policy]
         measured_s = summarize(real)["response_mean_s"]
         replayed_s = summarize([replay.run for replay in replays])["response_mean_s"]
         durations = (replayed_s - measured_s) / measured_s
@@ -148,7 +149,9 @@ def evaluate(
             for policy in policies:
                 report = reporter(f"real: {policy.name}, seed {seed}")
                 run = run_real(world, policy, seed, engines or (), on_progress=report)
+                replayed = replay_predicted(world, world.draw(seed), run.log.frame())
                 result.real.setdefault(policy.name, []).append(run)
+                result.replays.setdefault(policy.name, []).append(replayed)
                 done += world.scenario.workload.requests
     except KeyboardInterrupt:
         result.interrupted = True
