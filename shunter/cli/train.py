@@ -12,6 +12,7 @@ from rich.console import Console
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.cli.options import PERFORMANCE, performance_of, progress, say, share
+from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World, make_world
 from shunter.errors import InputError, ShunterError
 from shunter.eval.event_log import write_event_logs
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["train", "train_and_save"]
 
-CARD_SEEDS = range(4_000_000, 4_000_010)
+CARD_SEEDS = SEED_RANGES["score card"]
 """Workload seeds of the score card in a policy's file; they chose nothing."""
 
 

@@ -96,6 +96,7 @@ class _Episodes:
     def __init__(self, world: World, policy: Policy, requests: Sequence[Requests]) -> None:
         self.world = world
         self.policy = policy
+        self._on_state = policy if isinstance(policy, StatePolicy) else None  # the check is not free
         self.tables = world.tables.changed(oracle=int(policy.oracle))
         self.state = _begin(world, self.tables, requests)
         self.number = np.arange(len(requests))
@@ -119,13 +120,13 @@ class _Episodes:
             "context": self._out.context[:n],
             "action_mask": self._out.mask[:n].view(np.int8),
         }
-        if not isinstance(self.policy, StatePolicy):
+        if self._on_state is None:
             return self.policy.act_batch(seen)
         chosen = np.zeros(n, np.int64)
         for e in range(n):
             device = int(self.state.clock["asking"][e, 0])
             one = {name: values[e] for name, values in seen.items()}
-            chosen[e] = self.policy.act_on(self.world, self.state.of(e), device, one)
+            chosen[e] = self._on_state.act_on(self.world, self.state.of(e), device, one)
         return chosen
 
     def _step(self, *, again: bool) -> int:

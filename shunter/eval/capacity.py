@@ -18,6 +18,7 @@ from scipy.stats import t as student
 from shunter.agents.base import Policy
 from shunter.envs.batch import Batch
 from shunter.envs.lengths import length_pairs
+from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.supply import environment_key
 from shunter.envs.tabulation import mean_work_s
 from shunter.envs.vector import observation
@@ -33,7 +34,7 @@ GROWTH = 0.02
 REQUESTS = 1500
 """Arrivals of a run, at least."""
 
-SEEDS = tuple(range(7_000_000, 7_000_016))
+SEEDS = tuple(SEED_RANGES["capacity"])
 """Request sequences; no training or evaluation draws these."""
 
 _FINEST = 1.03

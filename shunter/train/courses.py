@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from shunter.agents.base import Policy
 from shunter.agents.cost_greedy import CostGreedy
 from shunter.agents.registry import POLICIES, make_policy
+from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
 from shunter.eval.batched import evaluate_batched
 
 __all__ = ["Course", "Validation", "at_rate", "make_course"]
 
-REFERENCE_SEEDS = range(2_000_000, 2_000_004)
+REFERENCE_SEEDS = SEED_RANGES["reference"]
 """Workload seeds on which the reference policy's number in system is measured."""
 
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.policy_file import training_record
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES_VERSION
+from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
 from shunter.train.buffer import DurationBuffer, RecordDurations
 from shunter.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -24,7 +25,7 @@ from shunter.train.worlds_env import WorldsVecEnv
 
 __all__ = ["VALIDATION_SEEDS", "Curve", "TrainResult", "TrainSettings", "train_ppo"]
 
-VALIDATION_SEEDS = range(1_000_000, 1_000_012)
+VALIDATION_SEEDS = SEED_RANGES["validation"]
 """Workload seeds that choose the checkpoint to keep; training draws others, evaluation must too."""
 
 

@@ -22,6 +22,7 @@ from shunter.agents.mlflow_model import signature
 from shunter.agents.model_uri import find_version, load_registered
 from shunter.agents.policy_file import load_of
 from shunter.envs.features import FEATURES_VERSION
+from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
 from shunter.errors import InputError, VersionError
 from shunter.eval.tracking import Tracker
@@ -32,7 +33,7 @@ __all__ = ["CHAMPION", "SELECTION_SEEDS", "Registration", "default_name", "regis
 
 CHAMPION = "champion"
 
-SELECTION_SEEDS = range(3_000_000, 3_000_020)
+SELECTION_SEEDS = SEED_RANGES["selection"]
 """Workload seeds that champions are chosen on; no training, validation or evaluation uses them."""
 
 DECISION, UNDECIDED = "shunter.decision", "undecided"

@@ -28,6 +28,9 @@ __all__ = ["Tuned", "log_responses", "tune"]
 LOOKS = 3
 """How often it is asked whether a trial is worth going on with: seeds in between run side by side."""
 
+MANY_WORLDS = 12
+"""From as many on, what lies between two looks is some worlds with all seeds, not all worlds with some."""
+
 FEWEST_PAIRS = 4
 """Pairs of seed and world that a trial is judged on at least."""
 
@@ -103,7 +106,8 @@ def tune(
     def objective(trial: optuna.Trial) -> float:
         chosen = policy(**_suggest(trial, policy))
         trial.set_user_attr("policy", chosen.name)
-        return _score(trial, chosen, worlds, seeds)
+        known = _known_score(study, chosen.name)
+        return _score(trial, chosen, worlds, seeds) if known is None else known
 
     def report(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
         if on_trial is not None:
@@ -125,14 +129,39 @@ def _score(trial: optuna.Trial, policy: Heuristic, worlds: Sequence[World], seed
     import optuna
 
     values: list[float] = []
-    block = -(-len(seeds) // LOOKS)
-    for first in range(0, len(seeds), block):
-        for value in log_responses(policy, worlds, seeds[first : first + block]):
+    looks = _looks(worlds, seeds)
+    for number, (some, drawn) in enumerate(looks):
+        for value in log_responses(policy, some, drawn):
             trial.report(value, len(values))
             values.append(value)
-        if first + block < len(seeds) and trial.should_prune():
+        if number < len(looks) - 1 and trial.should_prune():
             raise optuna.TrialPruned
     return float(np.mean(values))
+
+
+def _known_score(study: optuna.Study, policy: str) -> float | None:
+    """The score of an earlier trial of the same parameters: spaces of a few words are soon exhausted.
+
+    Raises:
+        optuna.TrialPruned: It was given up.
+    """
+    import optuna
+
+    for trial in _done(study):
+        if trial.user_attrs["policy"] == policy:
+            if trial.value is None:
+                raise optuna.TrialPruned
+            return float(trial.value)
+    return None
+
+
+def _looks(worlds: Sequence[World], seeds: Sequence[int]) -> list[tuple[Sequence[World], Sequence[int]]]:
+    """What is run between looks: seeds side by side cost little more than one, so worlds are split if many."""
+    if len(worlds) < MANY_WORLDS:
+        block = -(-len(seeds) // LOOKS)
+        return [(worlds, seeds[first : first + block]) for first in range(0, len(seeds), block)]
+    order = np.random.default_rng(0).permutation(len(worlds))
+    return [([worlds[i] for i in part], seeds) for part in np.array_split(order, LOOKS)]
 
 
 def _suggest(trial: optuna.Trial, policy: type[Heuristic]) -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""Tunes every heuristic that is no oracle with the same budget, for ``python -m benchmarks.policies``.
+
+``python -m benchmarks.policy_tuning --storage FOLDER``: a search that was killed goes on from the folder.
+The best single baseline is the tuned heuristic with the lowest score.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.policy_cells import LOADS, cell_world, cells
+from shunter.agents.registry import HEURISTICS
+from shunter.envs.seed_ranges import SEED_RANGES
+from shunter.envs.world import World
+from shunter.errors import BrokenFileError
+from shunter.train.tune_heuristic import Tuned, tune
+
+__all__ = ["TUNED", "Baselines", "read_tuned"]
+
+TUNED = Path(__file__).parents[1] / "results" / "benchmarks" / "tuned_heuristics.json"
+"""What came of it, as committed."""
+
+TRIALS = 24
+
+NAMES = [name for name, kind in HEURISTICS.items() if not kind.oracle]
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """The tuned heuristics.
+
+    Attributes:
+        policies: By name of the heuristic: with its parameters, as ``make_policy`` reads it.
+        scores_s: Geometric mean over cells and tuning seeds of the mean response.
+        best: Name of the one with the lowest score: the best single baseline.
+    """
+
+    policies: dict[str, str]
+    scores_s: dict[str, float]
+
+    @property
+    def best(self) -> str:
+        """Name of the best single baseline."""
+        return min(self.scores_s, key=lambda name: self.scores_s[name])
+
+
+def read_tuned(path: Path = TUNED) -> Baselines:
+    """Reads the tuned heuristics.
+
+    Raises:
+        BrokenFileError: They are missing, or not of that form.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["heuristics"]
+        policies = {name: str(row["policy"]) for name, row in found.items()}
+        return Baselines(policies, {name: float(row["score_s"]) for name, row in found.items()})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BrokenFileError(path, f"no tuned heuristics (python -m benchmarks.policy_tuning): {error}") from None
+
+
+def row(result: Tuned) -> dict[str, Any]:
+    """What is kept of a search."""
+    return {
+        "policy": result.policy,
+        "score_s": round(result.score, 4),
+        "default_score_s": round(result.default_score, 4),
+        "trials": len(result.trials),
+        "pruned": int((result.trials.state == "pruned").sum()),
+    }
+
+
+def search(
+    names: Sequence[str], worlds: Sequence[World], seeds: Sequence[int], trials: int, storage: Path
+) -> dict[str, Any]:
+    """Tunes them all, one journal each."""
+    found: dict[str, Any] = {}
+    for name in names:
+        kind = HEURISTICS[name]
+        begun_s = time.monotonic()
+        found[name] = row(tune(kind, worlds, seeds, trials, storage=storage / f"{name}.journal"))
+        print(f"{name}: {found[name]}, {time.monotonic() - begun_s:.0f} s", flush=True)
+    return dict(sorted(found.items(), key=lambda item: float(item[1]["score_s"])))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Tunes and writes the file."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.policy_tuning", description=__doc__)
+    parser.add_argument("--storage", type=Path, required=True, help="folder of journals")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="for each heuristic, pruned ones included")
+    parser.add_argument("--only", nargs="*", default=NAMES, help="these; nothing but journals is written")
+    parser.add_argument("--json", type=Path, default=TUNED, help="where to write the result")
+    options = parser.parse_args(argv)
+    options.storage.mkdir(parents=True, exist_ok=True)
+    seeds, where = SEED_RANGES["tuning"], cells("train")
+    worlds = [cell_world(cell, seeds) for cell in where]
+    found = search(options.only, worlds, seeds, options.trials, options.storage)
+    if options.only != NAMES:
+        return 0
+    arguments = sys.argv[1:] if argv is None else argv
+    record = {
+        "command": shlex.join(["python", "-m", "benchmarks.policy_tuning", *arguments]),
+        "scenarios": list(dict.fromkeys(cell.scenario for cell in where)),
+        "loads": list(LOADS),
+        "seeds": list(seeds),
+        "trials": options.trials,
+        "score": "geometric mean over cells and seeds of the mean response, s",
+        "heuristics": found,
+    }
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
