@@ -1,8 +1,9 @@
 """A trained network as a policy: safetensors and numpy, no torch.
 
-The network scores each candidate from its features, the pooled features of all legal candidates and the
-context, with shared weights, so it takes any number of models, levels and devices. Its output is added to
-``RESIDUAL`` times the log of ``cost-greedy``'s rate: untrained, it is a softened cost-greedy.
+The network scores each candidate from its features, the pooled features of the candidates and the context,
+with shared weights, so it takes any number of models, levels and devices. Its output is added to ``RESIDUAL``
+times the log of a tuned ``cost-greedy``'s rate: untrained, it is a softened cost-greedy. Of very many
+candidates only the ``SHORTLIST`` that it would choose first are looked at.
 """
 
 from __future__ import annotations
@@ -16,50 +17,132 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from shunter.agents.base import Scores, ScoringPolicy, is_
-from shunter.agents.cost_greedy import eviction_loss, greedy_rate
-from shunter.envs.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION
+from shunter.agents.base import Scores, ScoringPolicy, is_, value
+from shunter.agents.cost_greedy import CostGreedy, eviction_loss, greedy_rate
+from shunter.agents.rules import second_copy
+from shunter.envs.features import CONTEXT_FEATURES, CONTEXT_TABLE, FEATURE_TABLE, FEATURES_VERSION, Feature
 from shunter.errors import BrokenFileError, InputError, VersionError
 
-__all__ = ["POLICY_FORMAT", "RESIDUAL", "LearnedPolicy", "greedy_prior", "layer_shapes", "network_inputs"]
+__all__ = [
+    "POLICY_FORMAT",
+    "PRIOR",
+    "RESIDUAL",
+    "SHORTLIST",
+    "LearnedPolicy",
+    "candidate_inputs",
+    "context_inputs",
+]
+__all__ += ["greedy_prior", "layer_shapes", "shortlist"]
 
-POLICY_FORMAT = 1
+POLICY_FORMAT = 2
 """Version of the policy file's layout."""
 
 RESIDUAL = 4.0
 """Weight of cost-greedy's log rate in the logits: high enough to start near it, low enough to explore."""
 
+SHORTLIST = 16
+"""Candidates that are looked at."""
+
+PRIOR = CostGreedy(load_weight=1.25, reload_weight=7.26, copy_share=0.161)
+"""What it starts from: cost-greedy as ``shunter tune`` found it best over the library's training scenarios."""
+
 Arrays = dict[str, NDArray[np.float32]]
 
 
-def network_inputs(features: NDArray[Any]) -> NDArray[np.float32]:
-    """Compresses features, which span many orders of magnitude, to log(1 + x)."""
-    return np.asarray(np.log1p(features), dtype=np.float32)
+OTHERS_BUSY, PENDING = CONTEXT_FEATURES.index("others_busy"), CONTEXT_FEATURES.index("pending")
+
+
+def _wide(table: tuple[Feature, ...]) -> NDArray[np.int64]:
+    return np.array([i for i, feature in enumerate(table) if feature.high != 1])
+
+
+WIDE, CONTEXT_WIDE = _wide(FEATURE_TABLE), _wide(CONTEXT_TABLE)
+"""Features without a natural upper bound: from thousandths of a time scale to thousands."""
+
+
+def _compressed(features: NDArray[Any], wide: NDArray[np.int64]) -> list[NDArray[Any]]:
+    return [np.log1p(features), 0.2 * np.log1p(1e3 * features[..., wide])]
+
+
+def candidate_inputs(candidates: NDArray[Any], prior: NDArray[Any]) -> NDArray[np.float32]:
+    """What the network sees of candidates: features on two logarithmic scales, and the prior.
+
+    Args:
+        candidates: (..., F).
+        prior: (...,), see ``greedy_prior``.
+
+    Returns:
+        (..., inputs).
+    """
+    parts = [*_compressed(candidates, WIDE), prior[..., None] / (4.0 * RESIDUAL)]
+    return np.concatenate(parts, axis=-1, dtype=np.float32)
+
+
+def context_inputs(context: NDArray[Any]) -> NDArray[np.float32]:
+    """What the network sees of the context, (..., G) to (..., inputs)."""
+    return np.concatenate(_compressed(context, CONTEXT_WIDE), axis=-1, dtype=np.float32)
 
 
 def greedy_prior(candidates: NDArray[Any]) -> NDArray[np.float32]:
-    """What untrained logits are: log rates for serving, constants for waiting and prefetching, log losses.
+    """What untrained logits are: log rates of serving, low constants for waiting and prefetching, log losses.
+
+    Of prefetches, what is asked for most per second of loading comes first.
+
+    Args:
+        candidates: (..., F).
+
+    Returns:
+        (...,).
+    """
+    rate = greedy_rate(candidates, PRIOR.load_weight)
+    rate = np.where(second_copy(candidates), PRIOR.copy_share * rate, rate)
+    effort = value(candidates, "swap_time") / (value(candidates, "arrivals") + 1e-3)
+    idle = np.where(is_(candidates, "wait"), -3.0, -4.0 - 0.1 * np.log1p(effort))
+    prior = np.where(rate > 0, np.log(np.maximum(rate, 1e-4)), idle)
+    evict = -4.5 - np.log1p(eviction_loss(candidates, PRIOR.reload_weight))
+    return (RESIDUAL * np.where(is_(candidates, "evict"), evict, prior)).astype(np.float32)
+
+
+def shortlist(
+    candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_], prior: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """The candidates that the network chooses from.
+
+    While requests wait that no other device holds the model of, nothing is prefetched, and nobody waits
+    unless another device is busy: so the system never stands still. Only a load that lacks room evicts. Of
+    what is left, those of highest prior: ``SHORTLIST`` of them, and whatever equals the last.
 
     Args:
         candidates: (..., A, F).
+        context: (..., G).
+        mask: (..., A).
+        prior: (..., A).
 
     Returns:
-        (..., A).
+        (..., A); at least one of the legal ones.
     """
-    rate = greedy_rate(candidates)
-    idle = np.where(is_(candidates, "wait"), -1.0, -2.0)
-    prior = np.where(rate > 0, np.log(np.maximum(rate, 1e-4)), idle)
-    prior = np.where(is_(candidates, "evict"), -3.0 - np.log1p(eviction_loss(candidates)), prior)
-    return (RESIDUAL * prior).astype(np.float32)
+    serves = value(candidates, "requests") > 0
+    evicts, waits = is_(candidates, "evict"), is_(candidates, "wait")
+    urgent = (mask & serves & ~evicts & ~second_copy(candidates)).any(axis=-1, keepdims=True)
+    alone = context[..., OTHERS_BUSY, None] == 0
+    idle = ~serves & ~waits & ~evicts
+    dropped = (urgent & (idle | (waits & alone))) | (evicts & (context[..., PENDING, None] == 0))
+    mask = mask & ~dropped
+    if mask.shape[-1] <= SHORTLIST:
+        return mask
+    legal = np.where(mask, prior, -np.inf)
+    least = np.partition(legal, -SHORTLIST, axis=-1)[..., -SHORTLIST, None]
+    return np.asarray(mask & (legal >= least))
 
 
 def layer_shapes(width: int) -> dict[str, tuple[int, int]]:
     """Linear layers of the network as name to (out, in)."""
-    f, g = len(FEATURES), len(CONTEXT_FEATURES)
+    candidate = len(FEATURE_TABLE) + len(WIDE) + 1
+    context = len(CONTEXT_TABLE) + len(CONTEXT_WIDE)
     return {
-        "encode_1": (width, f),
+        "encode_1": (width, candidate),
         "encode_2": (width, width),
-        "score_1": (width, 3 * width + g),
+        "score_1": (width, 3 * width + context),
         "score_2": (1, width),
     }
 
@@ -79,19 +162,21 @@ class LearnedPolicy(ScoringPolicy):
         self.metadata = metadata
 
     def scores(self, candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_]) -> Scores:
-        """Logits of all candidates."""
-        hidden = np.tanh(self._linear("encode_1", network_inputs(candidates)))
+        """Logits of the candidates on the shortlist; minus infinity for the others."""
+        prior = greedy_prior(candidates)
+        seen = shortlist(candidates, context, mask, prior)
+        hidden = np.tanh(self._linear("encode_1", candidate_inputs(candidates, prior)))
         hidden = np.tanh(self._linear("encode_2", hidden))
-        legal = mask[..., None]
-        mean = (hidden * legal).sum(-2, keepdims=True) / np.maximum(1, legal.sum(-2, keepdims=True))
-        top = np.where(legal, hidden, -1.0).max(-2, keepdims=True)
-        shared = np.concatenate([mean, top, network_inputs(context)[..., None, :]], axis=-1)
+        shown = seen[..., None]
+        mean = (hidden * shown).sum(-2, keepdims=True) / np.maximum(1, shown.sum(-2, keepdims=True))
+        top = np.where(shown, hidden, -1.0).max(-2, keepdims=True)
+        shared = np.concatenate([mean, top, context_inputs(context)[..., None, :]], axis=-1)
         # A layer on [hidden, shared], its second part computed once for all candidates of a decision.
         weight = self.weights["score_1.weight"]
         own, common = weight[:, : hidden.shape[-1]], weight[:, hidden.shape[-1] :]
         hidden = np.tanh(hidden @ own.T + (shared @ common.T + self.weights["score_1.bias"]))
-        logits = self._linear("score_2", hidden)[..., 0] + greedy_prior(candidates)
-        return logits.astype(np.float64)
+        logits = self._linear("score_2", hidden)[..., 0] + prior
+        return np.where(seen, logits, -np.inf).astype(np.float64)
 
     def _linear(self, layer: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return x @ self.weights[f"{layer}.weight"].T + self.weights[f"{layer}.bias"]
@@ -104,7 +189,7 @@ class LearnedPolicy(ScoringPolicy):
             "format": "shunter-policy",
             "format_version": str(POLICY_FORMAT),
             "features_version": str(FEATURES_VERSION),
-            "features": json.dumps(FEATURES),
+            "features": json.dumps([feature.name for feature in FEATURE_TABLE]),
             "name": self.name,
         }
         part = path.with_name(path.name + ".part")

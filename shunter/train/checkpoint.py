@@ -22,6 +22,7 @@ class Checkpoint:
     Attributes:
         settings: Of the training, by name.
         policy: State of the torch module.
+        average: State of the running average of its weights.
         optimizer: State of Adam.
         best: Weights of the best validation, as in a policy file.
         steps: Decisions so far.
@@ -31,6 +32,7 @@ class Checkpoint:
 
     settings: dict[str, Any]
     policy: dict[str, Any]
+    average: dict[str, Any]
     optimizer: dict[str, Any]
     best: dict[str, NDArray[np.float32]]
     steps: int

@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.agents.base import Policy
-from shunter.agents.cost_greedy import CostGreedy
+from shunter.agents.learned import PRIOR
 from shunter.agents.registry import POLICIES, make_policy
+from shunter.envs.batch import Batch
 from shunter.envs.seed_ranges import SEED_RANGES
+from shunter.envs.supply import environment_key
+from shunter.envs.vector import observation
 from shunter.envs.world import World
 from shunter.eval.batched import evaluate_batched
 
@@ -27,12 +30,12 @@ class Course:
 
     Attributes:
         world: The compiled scenario at one load.
-        in_system: Mean number of requests in the system under cost-greedy: the unit of its costs, so that
-            heavily loaded worlds do not drown the others.
+        cost: What the reference policy, tuned cost-greedy, accrues of the world's objective per time scale:
+            the unit of its costs, so that heavily loaded worlds do not drown the others.
     """
 
     world: World
-    in_system: float
+    cost: float
 
 
 def at_rate(world: World, rate_per_s: float) -> World:
@@ -51,13 +54,18 @@ def at_rate(world: World, rate_per_s: float) -> World:
 
 
 def make_course(world: World, rate_per_s: float | None = None) -> Course:
-    """Measures a world's unit of cost, at another arrival rate if one is given.
-
-    The mean number in system is the arrival rate times the mean response (Little's law).
-    """
+    """Measures a world's unit of cost, at another arrival rate if one is given."""
     world = at_rate(world, world.rate_per_s if rate_per_s is None else rate_per_s)
-    response_s = evaluate_batched(world, CostGreedy(), REFERENCE_SEEDS).response_mean_s
-    return Course(world, max(1e-3, world.rate_per_s * float(np.nanmean(response_s))))
+    batch = Batch(world, len(REFERENCE_SEEDS), autoreset=True)
+    out = batch.reset([environment_key(seed, 0) for seed in REFERENCE_SEEDS])
+    reward, elapsed, episodes = 0.0, 0.0, 0
+    while episodes < len(REFERENCE_SEEDS):
+        out = batch.step(PRIOR.act_batch(observation(out, copy=False)))
+        reward += float(out.result["reward"].sum())
+        elapsed += float(out.result["elapsed"].sum())
+        episodes += int((out.result["terminated"] | out.result["truncated"]).sum())
+    batch.close()
+    return Course(world, max(1e-3, -reward / elapsed))
 
 
 class Validation:
@@ -73,7 +81,7 @@ class Validation:
 
     def __init__(self, worlds: Sequence[World], seeds: Sequence[int]) -> None:
         self.worlds, self.seeds = worlds, seeds
-        policies = {name: make_policy(name) for name in POLICIES}
+        policies = {policy.name: policy for policy in (PRIOR, *map(make_policy, POLICIES))}
         scores = {
             name: self._log_response(policy)
             for name, policy in policies.items()

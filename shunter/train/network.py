@@ -11,13 +11,24 @@ import torch
 from sb3_contrib.common.maskable.policies import MaskableMultiInputActorCriticPolicy
 from torch import nn
 
-from shunter.agents.learned import Arrays, greedy_prior, layer_shapes
+from shunter.agents.learned import (
+    CONTEXT_WIDE,
+    RESIDUAL,
+    WIDE,
+    Arrays,
+    greedy_prior,
+    layer_shapes,
+)
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES
 from shunter.errors import InputError
 
 __all__ = ["CandidatePolicy", "ScoringNetwork"]
 
 Latents = tuple[torch.Tensor, torch.Tensor]
+
+
+def _compressed(features: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.log1p(features), 0.2 * torch.log1p(1e3 * features[:, wide])], dim=-1)
 
 
 class ScoringNetwork(nn.Module):
@@ -32,7 +43,10 @@ class ScoringNetwork(nn.Module):
         super().__init__()
         self.actions = actions
         self.layers = nn.ModuleDict({name: nn.Linear(i, o) for name, (o, i) in layer_shapes(width).items()})
-        self.value = nn.Sequential(nn.Linear(2 * width + len(CONTEXT_FEATURES), width), nn.Tanh())
+        pooled = layer_shapes(width)["score_1"][1] - width
+        self.value = nn.Sequential(nn.Linear(pooled, width), nn.Tanh())
+        self.register_buffer("wide", torch.from_numpy(WIDE), persistent=False)
+        self.register_buffer("context_wide", torch.from_numpy(CONTEXT_WIDE), persistent=False)
         self.latent_dim_pi = actions
         self.latent_dim_vf = width
         nn.init.zeros_(self.layers["score_2"].weight)
@@ -43,18 +57,19 @@ class ScoringNetwork(nn.Module):
         mask, candidates, context = self._unflatten(flat)
         legal = mask > 0
         rows, decision = candidates[legal], legal.nonzero()[:, 0]
-        hidden = torch.tanh(self.layers["encode_1"](torch.log1p(rows)))
+        prior = torch.from_numpy(greedy_prior(rows.numpy(force=True))).to(flat.device)
+        seen = torch.cat([_compressed(rows, self.wide), prior[:, None] / (4.0 * RESIDUAL)], dim=-1)
+        hidden = torch.tanh(self.layers["encode_1"](seen))
         hidden = torch.tanh(self.layers["encode_2"](hidden))
         spread = hidden.new_zeros(*legal.shape, hidden.shape[-1]).masked_scatter(legal.unsqueeze(-1), hidden)
         mean = spread.sum(-2) / legal.sum(-1, keepdim=True).clamp(min=1)
         top = torch.where(legal.unsqueeze(-1), spread, -1.0).amax(-2)
-        shared = torch.cat([mean, top, torch.log1p(context)], dim=-1)
+        shared = torch.cat([mean, top, _compressed(context, self.context_wide)], dim=-1)
         # A layer on [hidden, shared], its second part computed once for all candidates of a decision.
         layer = self.layers["score_1"]
         own, common = layer.weight.split([hidden.shape[-1], shared.shape[-1]], dim=1)
         common_part = nn.functional.linear(shared, common, layer.bias)
         wide = torch.tanh(nn.functional.linear(hidden, own) + common_part[decision])
-        prior = torch.from_numpy(greedy_prior(rows.numpy(force=True))).to(flat.device)
         scored = self.layers["score_2"](wide).squeeze(-1) + prior
         return flat.new_zeros(legal.shape).masked_scatter(legal, scored), self.value(shared)
 

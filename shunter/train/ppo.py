@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.policy_file import training_record
@@ -100,6 +101,9 @@ class _Training:
         constant = self.settings.time_constant
         self.venv = WorldsVecEnv(self.courses, each, time_constant=constant, noise=self.settings.noise)
         self.model = self._model()
+        self.average = AveragedModel(
+            self.model.policy.mlp_extractor, multi_avg_fn=get_ema_multi_avg_fn(self.settings.averaging)
+        )
 
     def _model(self) -> MaskablePPO:
         settings = self.settings
@@ -139,9 +143,14 @@ class _Training:
         tired = 0 < self.settings.patience <= waited
         return tired or self.model.num_timesteps >= self.settings.steps
 
+    def begin_from(self, start: LearnedPolicy) -> None:
+        """Takes over a policy's weights."""
+        for network in (self.model.policy.mlp_extractor, self.average.module):
+            network.import_(start.weights)
+
     def validate(self) -> None:
-        """Scores the current weights; ties keep the earlier ones."""
-        policy = LearnedPolicy("maskable-ppo", self.model.policy.mlp_extractor.exported(), {})
+        """Scores the average of the latest weights; ties keep the earlier ones."""
+        policy = LearnedPolicy("maskable-ppo", self.average.module.exported(), {})
         ratio = self.validation.ratio(policy)
         if self.best is None or ratio < min(point.ratio for point in self.curve):
             self.best = policy
@@ -159,12 +168,14 @@ class _Training:
         self.validate()
 
     def _report(self, steps: int) -> None:
+        self.average.update_parameters(self.model.policy.mlp_extractor)
         if self.on_progress is not None:
             self.on_progress(steps, self.curve[-1])
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on where a checkpoint was written."""
         self.model.policy.load_state_dict(checkpoint.policy)
+        self.average.load_state_dict(checkpoint.average)
         self.model.policy.optimizer.load_state_dict(checkpoint.optimizer)
         self.model.num_timesteps, self.before_s = checkpoint.steps, checkpoint.elapsed_s
         self.curve = [Curve(*point) for point in checkpoint.curve]
@@ -177,6 +188,7 @@ class _Training:
         return Checkpoint(
             settings=asdict(self.settings),
             policy=self.model.policy.state_dict(),
+            average=self.average.state_dict(),
             optimizer=self.model.policy.optimizer.state_dict(),
             best=self.best.weights,
             steps=self.model.num_timesteps,
@@ -211,14 +223,16 @@ def train_ppo(
     torch.set_num_threads(settings.threads)
     courses = [make_course(courses)] if isinstance(courses, World) else courses
     worlds = [course.world for course in courses] if validation is None else list(validation)
-    training = _Training(courses, settings, Validation(worlds, VALIDATION_SEEDS), on_progress)
+    training = _Training(
+        courses, settings, Validation(worlds, VALIDATION_SEEDS[: settings.validation_seeds]), on_progress
+    )
     interrupted = False
     try:
         if checkpoint is not None and checkpoint.exists():
             training.restore(read_checkpoint(checkpoint, asdict(settings)))
         else:
             if start is not None:
-                training.model.policy.mlp_extractor.import_(start.weights)
+                training.begin_from(start)
             training.validate()
         while not training.over:
             training.segment()
@@ -243,6 +257,7 @@ def _metadata(courses: Sequence[Course], settings: TrainSettings, training: _Tra
             settings=asdict(settings),
         ),
         "baseline": training.validation.baseline,
+        "elapsed_s": f"{training.elapsed_s:.1f}",
         "validation_ratio": f"{min(c.ratio for c in training.curve):.4f}",
         "context_features": ",".join(CONTEXT_FEATURES),
         "observation": f"features version {FEATURES_VERSION}",

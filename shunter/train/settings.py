@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, with_config
 
 from shunter.envs.fields import Positive, Strict, checked, read_mapping
+from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.errors import InputError
 
 __all__ = ["TrainConfig", "TrainSettings", "load_config"]
@@ -30,9 +31,12 @@ class TrainSettings:
         time_constant: Of discounting, in the scenario's time scales.
         entropy: Weight of the entropy bonus.
         width: Of the network's layers.
+        averaging: What is validated and kept is a running average of the weights; how much of it an update
+            leaves, below 1.
         noise: Whether durations differ from the predicted ones, as much as the prediction intervals say.
         validate_every: Updates between validations; a checkpoint is written at each.
         threads: Of torch.
+        validation_seeds: Request sequences of each world that a validation plays, at most 12.
         patience: Validations without a new best one after which training stops; 0: never.
     """
 
@@ -46,19 +50,26 @@ class TrainSettings:
     time_constant: float = 100.0
     entropy: float = 0.002
     width: int = 64
+    averaging: float = 0.8
     noise: bool = False
     validate_every: int = 8
     threads: int = 1
+    validation_seeds: int = 12
     patience: int = 0
 
     def __post_init__(self) -> None:
         """Checks ranges."""
         for name, setting in asdict(self).items():
-            least = 0 if name in ("seed", "entropy", "noise", "patience") else None
+            least = 0 if name in ("seed", "entropy", "averaging", "noise", "patience") else None
             if least is not None and setting < least:
                 raise InputError(f"--{name}", "be at least 0", setting)
             if least is None and setting <= 0:
                 raise InputError(f"--{name.replace('_', '-')}", "be greater than 0", setting)
+        if self.averaging >= 1:
+            raise InputError("--averaging", "be less than 1", self.averaging)
+        if self.validation_seeds > len(SEED_RANGES["validation"]):
+            rule = f"be at most {len(SEED_RANGES['validation'])}"
+            raise InputError("--validation-seeds", rule, self.validation_seeds)
 
 
 class TrainConfig(Strict):

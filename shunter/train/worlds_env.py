@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
+from shunter.agents.learned import SHORTLIST, greedy_prior, shortlist
 from shunter.envs.scheduling import Observation, make_spaces
 from shunter.train.courses import Course
 from shunter.train.vec_env import SchedulingVecEnv, UniformVecEnv
@@ -16,11 +18,13 @@ __all__ = ["WorldsVecEnv"]
 
 
 class WorldsVecEnv(UniformVecEnv):
-    """Environments of several worlds side by side, padded to the most actions.
+    """Environments of several worlds side by side, each showing the candidates on a learned policy's shortlist.
 
-    Padding is masked, so it is never chosen, and networks that pool over legal candidates do not see it.
-    Rewards are in units of the reference policy's number in system, over ``time_constant``: returns are
-    about -1 under the reference policy, whatever the world and the load.
+    They are in order of actions and padded to as many for all. Padding is masked, so it is never chosen, and
+    networks that pool over legal candidates do not see it.
+    Rewards are what the reference policy would have accrued in the time less what was accrued, in units of
+    the former, over ``time_constant``: returns are about 0 under the reference policy, whatever the world and
+    the load. With costs alone, an untrained critic would make every short step look good.
 
     Args:
         courses: The worlds.
@@ -43,17 +47,15 @@ class WorldsVecEnv(UniformVecEnv):
             SchedulingVecEnv(course.world, envs_each, seed=seed * len(courses) + i, noise=noise)
             for i, course in enumerate(courses)
         ]
-        self.envs_each = envs_each
-        unit = np.repeat([course.in_system for course in courses], envs_each)
+        self.envs_each, self.time_constant = envs_each, time_constant
+        unit = np.repeat([course.cost for course in courses], envs_each)
         self.scale = (1.0 / (unit * time_constant)).astype(np.float32)
-        super().__init__(
-            envs_each * len(courses), *make_spaces(max(course.world.actions for course in courses))
-        )
-        self._observation: Observation = {
-            key: np.zeros((self.num_envs, *space.shape), space.dtype)
-            for key, space in self.observation_space.spaces.items()
-        }
-        self._actions = np.zeros(self.num_envs, np.int64)
+        actions = max(course.world.actions for course in courses)
+        super().__init__(envs_each * len(courses), *make_spaces(min(actions, SHORTLIST)))
+        self._all = _empty(self.num_envs, make_spaces(actions)[0])
+        # sb3 stores an observation after the step that follows it, so the last one must stay as it was.
+        self._observation, self._last = (_empty(self.num_envs, self.observation_space) for _ in range(2))
+        self._shown = np.zeros(self._observation["action_mask"].shape, np.int64)
 
     def reset(self) -> Observation:
         """Starts an episode in every environment."""
@@ -61,7 +63,7 @@ class WorldsVecEnv(UniformVecEnv):
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         """Remembers the actions for ``step_wait``."""
-        self._actions[:] = actions
+        self._actions = self._shown[np.arange(self.num_envs), actions]
 
     def step_wait(self) -> tuple[Observation, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Carries out the actions; each info has ``elapsed``, in its world's time scales."""
@@ -70,9 +72,10 @@ class WorldsVecEnv(UniformVecEnv):
         stepped = [part.step_wait() for part in self.parts]
         infos = [info for step in stepped for info in step[3]]
         rewards = np.concatenate([step[1] for step in stepped]) * self.scale
+        rewards += np.array([info["elapsed"] for info in infos], np.float32) / self.time_constant
         done = np.concatenate([step[2] for step in stepped])
         for e in np.flatnonzero(done):
-            infos[e]["terminal_observation"] = self._pad_one(infos[e]["terminal_observation"])
+            infos[e]["terminal_observation"] = self._show_one(infos[e]["terminal_observation"])
         return self._padded([step[0] for step in stepped]), rewards, done, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -88,13 +91,31 @@ class WorldsVecEnv(UniformVecEnv):
         for i, part in enumerate(parts):
             rows = slice(i * self.envs_each, (i + 1) * self.envs_each)
             for key, array in part.items():
-                self._observation[key][(rows, *(slice(n) for n in array.shape[1:]))] = array
+                self._all[key][(rows, *(slice(n) for n in array.shape[1:]))] = array
+        self._observation, self._last = self._last, self._observation
+        self._shown = _show(self._all, self._observation)
         return self._observation
 
-    def _pad_one(self, one: Observation) -> Observation:
-        out: Observation = {
-            key: np.zeros(space.shape, space.dtype) for key, space in self.observation_space.spaces.items()
-        }
-        for key, array in one.items():
-            out[key][tuple(slice(n) for n in array.shape)] = array
-        return out
+    def _show_one(self, one: Observation) -> Observation:
+        out = _empty(1, self.observation_space)
+        _show({key: array[None] for key, array in one.items()}, out)
+        return {key: array[0] for key, array in out.items()}
+
+
+def _empty(count: int, space: spaces.Dict) -> Observation:
+    return {key: np.zeros((count, *part.shape), part.dtype) for key, part in space.spaces.items()}
+
+
+def _show(seen: Observation, out: Observation) -> NDArray[np.int64]:
+    """Writes the shortlists of ``seen`` into ``out`` and returns the actions that they stand for, (n, shown)."""
+    legal = seen["action_mask"] > 0
+    prior = np.full(legal.shape, -np.inf, np.float32)
+    prior[legal] = greedy_prior(seen["candidates"][legal])
+    kept = shortlist(seen["candidates"], seen["context"], legal, prior)
+    count = min(out["action_mask"].shape[1], legal.shape[1])
+    first = np.argpartition(np.where(kept, -prior, np.inf), count - 1, axis=1)[:, :count]
+    shown = np.sort(first, axis=1)
+    out["candidates"][:, :count] = np.take_along_axis(seen["candidates"], shown[..., None], axis=1)
+    out["action_mask"][:, :count] = np.take_along_axis(kept, shown, axis=1)
+    out["context"][:] = seen["context"]
+    return shown
