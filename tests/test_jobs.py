@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from shunter.agents.registry import make_policy
+from shunter.envs.world import World
+from shunter.errors import InputError, ShunterError
+from shunter.eval.evaluation import Evaluation, evaluate
+from shunter.jobs import Job, JobError, Report, Runner, WorkersLostError, open_runner
+from tests.ray_nodes import Nodes, ray_nodes
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an extra")
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """A cluster whose head has one CPU."""
+    with ray_nodes() as started:
+        yield started
+
+
+@pytest.fixture
+def victim(nodes: Nodes) -> Iterator[Any]:
+    """A second node, which the test may kill."""
+    node = nodes.add()
+    yield node
+    if node in nodes.cluster.worker_nodes:
+        nodes.kill(node)
+
+
+def add_up(shared: int, report: Report, task: int) -> int:
+    """Asks the driver for one number after another."""
+    total = shared
+    for number in range(task):
+        total += report(number)
+    return total
+
+
+def refuse(shared: Any, report: Report, task: int) -> int:
+    if task == 1:
+        raise InputError("--task", "not be 1", task)
+    return 1 // (task - 2)
+
+
+def die(shared: Any, report: Report, task: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass
+class Sum(Job):
+    number: int
+    answers: list[int] = field(default_factory=list)
+    value: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"job {self.number}"
+
+    def task(self) -> int:
+        self.answers.clear()
+        return self.number
+
+    def heard(self, message: int) -> int:
+        self.answers.append(message)
+        return 10 * message
+
+    def done(self, value: int) -> None:
+        self.value = value
+
+
+def evaluation(world: World, runner: Runner, **options: Any) -> Evaluation:
+    policies = [make_policy("fifo-swap"), make_policy("cost-greedy")]
+    return evaluate(world, policies, range(6), runner=runner, **options)
+
+
+def figures(evaluation: Evaluation) -> list[Any]:
+    """All that an evaluation holds but what the clock on the wall said."""
+    plain = evaluation.to_dict()
+    for policy in plain["policies"].values():
+        del policy["simulated"]["decision_mean_s"]
+    return [plain, *([{**row, "decision_s": 0} for row in log.rows] for log in evaluation.logs())]
+
+
+@needs_ray
+def test_jobs_talk_to_the_driver_here_and_on_a_cluster(nodes: Nodes, victim: Any) -> None:
+    for ray in (None, nodes.address):
+        jobs = [Sum(number) for number in range(5)]
+        with open_runner(ray) as runner:
+            for shared in (1, 2):  # workers are used again
+                runner.run(add_up, shared, jobs)
+                assert [job.value for job in jobs] == [shared + 10 * sum(range(n)) for n in range(5)]
+                assert [job.answers for job in jobs] == [list(range(n)) for n in range(5)]
+        assert runner.lost == []
+
+
+@needs_ray
+def test_errors_on_a_worker_are_the_drivers(nodes: Nodes) -> None:
+    with open_runner(nodes.address) as runner:
+        with pytest.raises(JobError, match=r"--task must not be 1\. Got 1 instead") as caught:
+            runner.run(refuse, None, [Sum(1)])
+        assert caught.value.exit_code == 2
+        with pytest.raises(RuntimeError, match=r"job 2 failed on its worker:\n(.*\n)*ZeroDivisionError"):
+            runner.run(refuse, None, [Sum(2)])
+        with pytest.raises(WorkersLostError, match="job 3 lost its worker 3 times"):
+            runner.run(die, None, [Sum(3)])
+
+
+@needs_ray
+def test_a_node_that_is_killed_costs_an_evaluation_nothing(
+    nodes: Nodes, victim: Any, fake_world: World
+) -> None:
+    seen: list[str] = []
+
+    def kill(text: str, done: int, total: int) -> None:
+        seen.append(text)
+        if len(seen) == 4:
+            nodes.kill(victim)
+
+    with open_runner(nodes.address) as runner:
+        shared = evaluation(fake_world, runner, on_progress=kill)
+    assert len(seen) == len(set(seen)) == 12
+    assert len(runner.lost) == 1
+    assert figures(shared) == figures(evaluation(fake_world, Runner()))
+
+
+@needs_ray
+def test_ctrl_c_keeps_the_policies_that_are_complete(nodes: Nodes, fake_world: World) -> None:
+    def interrupt(text: str, done: int, total: int) -> None:
+        if done > 0.7 * total:
+            raise KeyboardInterrupt
+
+    with open_runner(nodes.address) as runner:
+        cut = evaluation(fake_world, runner, on_progress=interrupt)
+    assert cut.interrupted
+    assert set(cut.simulated) == {"fifo-swap"}
+    assert len(cut.simulated["fifo-swap"]) == 6
+
+
+def test_an_error_of_a_job_here_keeps_what_was_done() -> None:
+    jobs = [Sum(3), Sum(1)]
+    with pytest.raises(ShunterError, match="--task"):
+        Runner().run(refuse, None, jobs)
+    assert jobs[0].value == 1
