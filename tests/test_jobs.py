@@ -5,15 +5,20 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
+from shunter.agents.cost_greedy import CostGreedy
+from shunter.agents.fifo_collated import FifoCollated
 from shunter.agents.registry import make_policy
 from shunter.envs.world import World
 from shunter.errors import InputError, ShunterError
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.jobs import Job, JobError, Report, Runner, WorkersLostError, open_runner
+from shunter.train.tune_heuristic import tune_all
 from tests.ray_nodes import Nodes, ray_nodes
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an extra")
@@ -128,6 +133,29 @@ def test_a_node_that_is_killed_costs_an_evaluation_nothing(
     assert len(seen) == len(set(seen)) == 12
     assert len(runner.lost) == 1
     assert figures(shared) == figures(evaluation(fake_world, Runner()))
+
+
+@needs_ray
+def test_a_node_that_is_killed_costs_a_search_nothing(
+    nodes: Nodes, victim: Any, fake_world: World, tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna", reason="tuning is an extra")
+    policies = [FifoCollated, CostGreedy]
+    seen: list[str] = []
+
+    def kill(name: str, done: int, best: float) -> None:
+        seen.append(name)
+        if len(seen) == 4:
+            nodes.kill(victim)
+
+    storage = tmp_path / "tune.journal"
+    with open_runner(nodes.address) as runner:
+        shared = tune_all(policies, [fake_world], range(4), 5, storage=storage, runner=runner, on_trial=kill)
+    assert len(seen) == 10
+    assert len(runner.lost) == 1
+    alone = tune_all(policies, [fake_world], range(4), 5)
+    for name, result in alone.items():
+        pd.testing.assert_frame_equal(shared[name].trials, result.trials)
 
 
 @needs_ray

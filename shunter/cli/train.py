@@ -22,7 +22,7 @@ from shunter.train.settings import TrainConfig, TrainSettings, load_config
 if TYPE_CHECKING:
     from shunter.train.ppo import Curve, TrainResult
 
-__all__ = ["train", "train_and_save"]
+__all__ = ["train", "train_and_save", "worlds_of"]
 
 CARD_SEEDS = range(4_000_000, 4_000_010)
 """Workload seeds of the score card in a policy's file; they chose nothing."""
@@ -80,7 +80,7 @@ def train(
     settings = asked.settings
     settings = replace(settings, steps=steps or settings.steps, seed=settings.seed if seed is None else seed)
     begun = None if start is None else LearnedPolicy.load(start)
-    worlds, validation = _worlds(asked, asked.scenarios), _worlds(asked, asked.validation)
+    worlds, validation = worlds_of(asked, asked.scenarios), worlds_of(asked, asked.validation)
     runs = []
     for number in range(seeds):
         one = out if seeds == 1 else out.with_name(f"{out.stem}-{settings.seed + number}{out.suffix}")
@@ -114,7 +114,8 @@ def _config(
     return config.model_copy(update=changes)
 
 
-def _worlds(config: TrainConfig, names: list[str]) -> list[World]:
+def worlds_of(config: TrainConfig, names: list[str]) -> list[World]:
+    """The worlds of some of a training file's scenarios, at each of its loads."""
     worlds = []
     for name in names:
         given = None if config.performance is None else Path(config.performance)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import yaml
 from pydantic import ConfigDict, Field, with_config
 
 from shunter.envs.fields import Positive, Strict, checked, read_mapping
 from shunter.errors import InputError
 
-__all__ = ["TrainConfig", "TrainSettings", "load_config"]
+__all__ = ["TrainConfig", "TrainSettings", "load_config", "write_config"]
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -77,6 +79,25 @@ class TrainConfig(Strict):
     performance: str | None = None
     loads: Annotated[list[Positive], Field(default_factory=list)]
     settings: Annotated[TrainSettings, Field(default_factory=TrainSettings)]
+
+    def tuned(self, parameters: Mapping[str, Any]) -> TrainConfig:
+        """The same training with other settings."""
+        return self.model_copy(update={"settings": replace(self.settings, **parameters)})
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    """Writes a training file that ``load_config`` reads from any folder."""
+
+    def anywhere(text: str) -> str:
+        return str(Path(text).absolute()) if Path(text).exists() else text
+
+    data = config.model_dump(mode="json")
+    for field in ("scenarios", "validation"):
+        data[field] = [anywhere(text) for text in data[field]]
+    if config.performance is not None:
+        data["performance"] = anywhere(config.performance)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
 
 
 def load_config(path: Path) -> TrainConfig:
