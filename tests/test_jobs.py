@@ -4,10 +4,11 @@ import importlib.util
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -18,6 +19,7 @@ from shunter.envs.world import World
 from shunter.errors import InputError, ShunterError
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.jobs import Job, JobError, Report, Runner, WorkersLostError, open_runner
+from shunter.train.settings import TrainSettings
 from shunter.train.tune_heuristic import tune_all
 from tests.ray_nodes import Nodes, ray_nodes
 
@@ -156,6 +158,42 @@ def test_a_node_that_is_killed_costs_a_search_nothing(
     alone = tune_all(policies, [fake_world], range(4), 5)
     for name, result in alone.items():
         pd.testing.assert_frame_equal(shared[name].trials, result.trials)
+
+
+@needs_ray
+def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
+    nodes: Nodes, victim: Any, fake_world: World, tmp_path: Path
+) -> None:
+    pytest.importorskip("sb3_contrib", reason="needs the extra train")
+    from shunter.train.courses import make_course
+    from shunter.train.ppo import Curve, TrainResult, train_ppo
+    from shunter.train.seeds import SeedsShared, SeedTraining, train_seed
+
+    courses = [make_course(fake_world)]
+    settings = TrainSettings(steps=640, environments=2, rollout_steps=64, width=8, validate_every=1)
+    results: dict[int, TrainResult] = {}
+    seen: dict[int, list[int]] = {0: [], 1: []}
+
+    def job(seed: int) -> SeedTraining:
+        def follow(steps: int, point: Curve) -> None:
+            seen[seed].append(steps)
+            if victim in nodes.cluster.worker_nodes and min(max(s, default=0) for s in seen.values()) >= 128:
+                nodes.kill(victim)
+
+        checkpoint = tmp_path / f"{seed}.pt"
+        kept = results.__setitem__
+        return SeedTraining(replace(settings, seed=seed), checkpoint, follow, lambda value: kept(seed, value))
+
+    with open_runner(nodes.address) as runner:
+        runner.run(train_seed, SeedsShared(courses, []), [job(0), job(1)])
+    assert len(runner.lost) == 1
+    # Nobody began anew: each began once at nothing, and went on from a checkpoint.
+    assert [steps.count(0) for steps in seen.values()] == [1, 1]
+    for seed, result in results.items():
+        alone = train_ppo(courses, replace(settings, seed=seed))
+        assert [(c.steps, c.ratio) for c in result.curve] == [(c.steps, c.ratio) for c in alone.curve]
+        for key, weights in alone.policy.weights.items():
+            np.testing.assert_array_equal(weights, result.policy.weights[key])
 
 
 @needs_ray
