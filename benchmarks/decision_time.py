@@ -34,11 +34,15 @@ WORLDS: dict[str, Callable[[], World]] = {
 DECISIONS, WARM_UP = 4000, 200
 
 TIMED = """
-import json, os, sys
-for name in ("torch", "stable_baselines3", "sb3_contrib"):
-    sys.modules[name] = None  # as if it were not installed
+import importlib.abc, json, os, sys
+class Nothing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in ("torch", "stable_baselines3", "sb3_contrib"):
+            raise ModuleNotFoundError(name)  # as if it were not installed
+sys.meta_path.insert(0, Nothing())
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 from benchmarks.decision_time import WORLDS, decision_times_ms
+from shunter.agents.registry import make_policy
 times = decision_times_ms(WORLDS[sys.argv[1]](), make_policy(sys.argv[2]), int(sys.argv[3]))
 print(json.dumps(times.tolist()))
 """
@@ -73,9 +77,8 @@ def row(where: str, policy: str, decisions: int) -> Row:
     """One policy in one world: the median over decisions, and where 95 % of them lie."""
     arguments = [sys.executable, "-c", TIMED, where, policy, str(decisions)]
     one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-    done = subprocess.run(
-        arguments, env={**os.environ, **one_thread}, capture_output=True, text=True, check=True
-    )
+    environment = {**os.environ, **one_thread}
+    done = subprocess.run(arguments, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     times = np.array(json.loads(done.stdout))
     low, high = np.quantile(times, [0.025, 0.975])
     name = "trained network" if Path(policy).exists() else policy

@@ -24,7 +24,7 @@ from shunter.ray_cluster import Task, WorkerLostError, connect, drive, live_node
 __all__ = ["Job", "JobError", "Report", "Runner", "Work", "WorkersLostError", "open_runner"]
 
 TRIES = 3
-"""How often a job may lose its worker before it is to blame."""
+"""How often a job may lose its worker before it is to blame; and how often a worker may fail to start."""
 
 _PLACE_S = 120.0
 """How long a CPU that others use is waited for."""
@@ -217,14 +217,13 @@ class _RayRunner(Runner):
         return not current.left
 
     def _serve(self, slot: int, current: _Round) -> Task:
-        while current.left:
+        failed_starts = 0
+        while current.left and failed_starts < TRIES:
             try:
                 yield from self._work_on(slot, current)
             except WorkerLostError as error:
-                began = slot in self._ready
+                failed_starts = 0 if slot in self._ready else failed_starts + 1
                 self._lose(slot, error)
-                if not began:  # it would not begin the next time either
-                    return
 
     def _work_on(self, slot: int, current: _Round) -> Task:
         actor = yield from self._actor(slot)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +45,6 @@ class Nodes:
 
 @contextmanager
 def ray_nodes() -> Iterator[Nodes]:
-    before = _ray_processes()
     patch = pytest.MonkeyPatch()
     for name, value in QUIET.items():
         patch.setenv(name, value)
@@ -63,18 +61,19 @@ def ray_nodes() -> Iterator[Nodes]:
         started = Nodes(folder)
         yield started
     finally:
+        mine = psutil.Process().children(recursive=True)
         if started is not None:
             started.cluster.shutdown()
-        for pid in _ray_processes() - before:
-            os.kill(pid, signal.SIGKILL)
+        for process in mine:
+            if _is_rays(process):
+                process.kill()
         shutil.rmtree(folder)
         patch.undo()
 
 
-def _ray_processes() -> set[int]:
-    found = []
-    for process in psutil.process_iter(["cmdline", "name"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if words.startswith("ray::") or "/ray/core/src/ray/" in words or "/ray/_private/" in words:
-            found.append(process.pid)
-    return set(found)
+def _is_rays(process: psutil.Process) -> bool:
+    try:
+        words = " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+    return words.startswith("ray::") or "/ray/core/src/ray/" in words or "/ray/_private/" in words

@@ -122,6 +122,21 @@ def test_what_mlflow_gets(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert set(model.metadata.signature.inputs.input_names()) == {"candidates", "context", "action_mask"}
 
 
+def test_a_scenario_beyond_the_training_is_warned_of(
+    folder: Path, capsys: pytest.CaptureFixture[str], fake_checkpoints: dict[str, Path]
+) -> None:
+    run(capsys, "--out", "p.safetensors")
+    workload = {"requests": 60, "load": 0.35, "prompt_scale": 0.05, "decode_scale": 0.1}
+    write_scenario(fake_checkpoints, "light.yaml", workload=workload)
+    said = {}
+    for name in ("s.yaml", "light.yaml"):
+        with pytest.raises(SystemExit):
+            main(["eval", "--scenario", name, "--policy", "p.safetensors", "--seeds", "2"])
+        said[name] = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    line = "maskable-ppo is beyond its training: load: 0.35, trained from 0.7 (50% below)"
+    assert said == {"s.yaml": [], "light.yaml": [f"warning: {line}"]}
+
+
 def test_ctrl_c_keeps_the_best_so_far_and_starts_no_other_seed(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
