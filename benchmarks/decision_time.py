@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.form import Row, at_most, main, reported
 from benchmarks.sim_worlds import synthetic_world
@@ -48,11 +49,11 @@ print(json.dumps(times.tolist()))
 """
 
 
-def decision_times_ms(world: World, policy: Policy, decisions: int) -> np.ndarray:
+def decision_times_ms(world: World, policy: Policy, decisions: int) -> NDArray[np.float64]:
     """(decisions,) milliseconds of each decision of a policy that plays an episode."""
     env = SchedulingEnv(world=world)
     seen, _ = env.reset(seed=0)
-    times = []
+    times: list[float] = []
     while len(times) < WARM_UP + decisions:
         begun_ns = time.perf_counter_ns()
         action = policy.act(seen)

@@ -56,3 +56,9 @@ def test_a_strangers_checkpoint_runs_no_code(
     with pytest.raises(BrokenFileError):
         train_ppo([Course(fake_world, 3.0)], SETTINGS, checkpoint=path)
     assert "code ran" not in capsys.readouterr().out
+
+
+def test_a_training_that_gets_no_better_stops_early(fake_world: World) -> None:
+    idle = TrainSettings(**{**SETTINGS.__dict__, "learning_rate": 1e-12, "patience": 2})
+    curve = train_ppo([Course(fake_world, 3.0)], idle).curve
+    assert [point.steps for point in curve] == [0, 128, 256]
