@@ -45,7 +45,7 @@ import os, pathlib, pickle, signal, sys
 import mlflow
 from tests.train.test_registry import register
 
-def kill(*_): os.kill(os.getpid(), signal.SIGKILL)
+def kill(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 
 folder, name, step = pathlib.Path(sys.argv[1]), *sys.argv[2:]
 setattr(mlflow.MlflowClient, step, kill)
@@ -333,7 +333,7 @@ def test_on_a_real_server_from_the_command_line(run: Callable[..., str], fake_wo
     shunter = ["--scenario", "s.yaml", "--performance", "perf"]
     name = ["--name", "shunter-demo"]
     unnamed = run("policy", "register", "good.safetensors", *shunter)
-    assert unnamed.startswith("shunter-fake version ")
+    assert "shunter-fake version " in unnamed
     assert "shunter-demo version 1: champion" in run("policy", "register", "bad.safetensors", *shunter, *name)
     out = run("policy", "register", "good.safetensors", *shunter, *name)
     assert "shunter-demo version 2: champion" in out
