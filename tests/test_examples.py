@@ -19,4 +19,4 @@ def test_stock_algorithms_train_and_are_set_beside_a_heuristic(
     illegal, decisions = (int(word) for word in first.split() if word.isdigit())
     assert 0 < illegal < decisions
     assert [line.split(":")[0] for line in lines] == [name, "cost-greedy"]
-    assert all(float(line.split()[-2]) > 0 for line in lines)
+    assert "0 requests unfinished" in lines[1]
