@@ -55,6 +55,13 @@ class WorldsVecEnv(UniformVecEnv):
         }
         self._actions = np.zeros(self.num_envs, np.int64)
 
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seeds all environments from the next reset on; each world has random numbers of its own."""
+        if seed is not None:
+            for i, part in enumerate(self.parts):
+                part.seed(seed * len(self.parts) + i)
+        return [seed] * self.num_envs
+
     def reset(self) -> Observation:
         """Starts an episode in every environment."""
         return self._padded([part.reset() for part in self.parts])
