@@ -165,8 +165,9 @@ def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
     nodes: Nodes, victim: Any, fake_world: World, tmp_path: Path
 ) -> None:
     pytest.importorskip("sb3_contrib", reason="needs the extra train")
+    from shunter.train.checkpoint import read_checkpoint
     from shunter.train.courses import make_course
-    from shunter.train.ppo import Curve, TrainResult, train_ppo
+    from shunter.train.ppo import Curve, TrainResult
     from shunter.train.seeds import SeedsShared, SeedTraining, train_seed
 
     courses = [make_course(fake_world)]
@@ -190,10 +191,15 @@ def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
     # Nobody began anew: each began once at nothing, and went on from a checkpoint.
     assert [steps.count(0) for steps in seen.values()] == [1, 1]
     for seed, result in results.items():
-        alone = train_ppo(courses, replace(settings, seed=seed))
-        assert [(c.steps, c.ratio) for c in result.curve] == [(c.steps, c.ratio) for c in alone.curve]
-        for key, weights in alone.policy.weights.items():
-            np.testing.assert_array_equal(weights, result.policy.weights[key])
+        path = tmp_path / f"alone-{seed}.pt"
+        alone: list[TrainResult] = []
+        job_here = SeedTraining(replace(settings, seed=seed), path, lambda steps, point: None, alone.append)
+        Runner().run(train_seed, SeedsShared(courses, []), [job_here])
+        assert [(c.steps, c.ratio) for c in result.curve] == [(c.steps, c.ratio) for c in alone[0].curve]
+        kept, expected = (read_checkpoint(p, {}) for p in (tmp_path / f"{seed}.pt", path))
+        assert kept.steps == expected.steps == 512
+        for key, tensor in expected.policy.items():
+            np.testing.assert_array_equal(kept.policy[key], tensor)
 
 
 @needs_ray
