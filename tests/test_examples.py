@@ -8,9 +8,15 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def test_stock_ppo_trains_and_is_set_beside_a_heuristic(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["PPO", "A2C", "DQN"])
+def test_stock_algorithms_train_and_are_set_beside_a_heuristic(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("stable_baselines3", reason="needs the extra train")
-    example = runpy.run_path(str(EXAMPLES / "sb3_ppo.py"))
-    example["main"](steps=2048)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["ppo", "cost-greedy"]
+    example = runpy.run_path(str(EXAMPLES / "sb3_baselines.py"))
+    example["main"](name, steps=2048)
+    first, *lines = capsys.readouterr().out.splitlines()
+    illegal, decisions = (int(word) for word in first.split() if word.isdigit())
+    assert 0 < illegal < decisions
+    assert [line.split(":")[0] for line in lines] == [name, "cost-greedy"]
+    assert "0 requests unfinished" in lines[1]

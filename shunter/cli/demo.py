@@ -17,7 +17,7 @@ from shunter.catalog.models import get_model, scaled_model
 from shunter.cli.eval_ import save_evaluation, show
 from shunter.cli.fit import errors_table
 from shunter.cli.options import progress, say
-from shunter.cli.train import train_and_save
+from shunter.cli.train_run import train_and_save
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import make_world
 from shunter.errors import UnknownNameError
@@ -118,10 +118,11 @@ class _Demo:
         self._step("train", "MaskablePPO in simulation, starting from cost-greedy")
         policy_path = self.folder / "policy.safetensors"
         settings = TrainSettings(steps=steps)
-        result, self.summary["mlflow_run_ids"]["train"] = train_and_save(
-            self.console, [world], settings, policy_path, folder=self.folder
-        )
-        policies = [*(make_policy(name) for name in POLICIES), result.policy]
+        trained = train_and_save(self.console, [world], [(policy_path, settings)], folder=self.folder)
+        if not trained:
+            raise KeyboardInterrupt
+        self.summary["mlflow_run_ids"]["train"] = trained[0].run_id
+        policies = [*(make_policy(name) for name in POLICIES), trained[0].policy]
         self._step("eval", f"{len(policies)} policies on {len(SIMULATED_SEEDS)} request sequences, simulated")
         simulated = evaluate(world, policies, SIMULATED_SEEDS)
         self._keep("eval", simulated, "eval-simulated")

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from shunter.agents.policy_file import distance_from_training
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.cli.options import PERFORMANCE, performance_of, progress, say, seed_list
+from shunter.cli.options import PERFORMANCE, RAY, performance_of, progress, say, say_lost, seed_list
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import make_world
 from shunter.errors import InputError, UnknownNameError
@@ -22,6 +22,7 @@ from shunter.eval.event_log import write_event_logs
 from shunter.eval.real import check_binding, open_engines
 from shunter.eval.report import change_text, format_metric, verdict, write_report
 from shunter.eval.tracking import Tracker, tracking
+from shunter.jobs import open_runner
 from shunter.profiling.engines.registry import ENGINES
 
 __all__ = ["eval_", "real_table", "results_table", "save_evaluation"]
@@ -45,6 +46,7 @@ def eval_(
     python: Annotated[
         str | None, typer.Option(help="Interpreter that has the engine.", show_default=False)
     ] = None,
+    ray: Annotated[str | None, typer.Option(help=RAY, show_default=False)] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report and the event log.")] = Path("runs/eval"),
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Also write the results here.", show_default=False)
@@ -53,7 +55,8 @@ def eval_(
     """Compare policies on the same requests.
 
     Every policy serves the same requests; changes are paired, relative to the first policy. With --real the
-    simulated figure, the real one and the error stand beside each other.
+    simulated figure, the real one and the error stand beside each other. With --ray simulations run on a
+    cluster and give the same figures; real runs stay here.
 
     Examples:
 
@@ -82,8 +85,9 @@ def eval_(
         check_binding(world)
     with tracking("eval", loaded.name) as tracker, ExitStack() as stack:
         engines = stack.enter_context(open_engines(world, python=python)) if real else None
+        runner = stack.enter_context(open_runner(ray))
         report = stack.enter_context(progress(console))
-        evaluation = evaluate(world, policies, chosen, engines=engines, on_progress=report)
+        evaluation = evaluate(world, policies, chosen, engines=engines, on_progress=report, runner=runner)
         if evaluation.simulated:
             files = save_evaluation(evaluation, out, tracker, title=f"shunter eval: {loaded.name}")
     if not evaluation.simulated:
@@ -91,6 +95,7 @@ def eval_(
     if json_path is not None:
         json_path.write_text(json.dumps(evaluation.to_dict(), indent=1), encoding="utf-8")
     show(console, evaluation)
+    say_lost(console, runner)
     say(
         console,
         f"report: {files['report']}\nevents: {files['events']}\nMLflow: {tracker.uri} run {tracker.run_id}",

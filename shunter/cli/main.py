@@ -37,7 +37,7 @@ COMMANDS = {
     "scenarios show": "Print a scenario, and what of each model fits each device, how fast.",
     "scenarios check": "Check a scenario, and measure the largest arrival rate that it sustains.",
     "train": "Train a policy in simulation.",
-    "tune": "Search the parameters of heuristics.",
+    "tune": "Search the parameters of heuristics, or of a training.",
     "policy show": "Say what a policy was trained on, and how it did.",
     "policy export": "Write a policy as an ONNX graph.",
     "policy register": "Register a policy in MLflow, where the better one is champion.",

@@ -12,8 +12,19 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shunter.envs.scenario_library import in_library
 from shunter.errors import InputError
+from shunter.jobs import Runner
 
-__all__ = ["PERFORMANCE", "performance_of", "progress", "say", "seconds", "seed_list", "share"]
+__all__ = [
+    "PERFORMANCE",
+    "RAY",
+    "performance_of",
+    "progress",
+    "say",
+    "say_lost",
+    "seconds",
+    "seed_list",
+    "share",
+]
 
 LINE_EVERY_S = 10.0
 PERFORMANCE = (
@@ -21,12 +32,20 @@ PERFORMANCE = (
     "copies and memory from data sheets. Default: perf; published for scenarios of the library."
 )
 """Help of the option of that name."""
+RAY = "Share the work among the CPUs of a Ray cluster: auto, host:port, ray://… or local."
+"""Likewise."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 def say(console: Console, text: str) -> None:
     """Prints a line as it is, never broken by the width of the terminal."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def say_lost(console: Console, runner: Runner) -> None:
+    """Says which workers were lost on the way."""
+    for line in runner.lost:
+        say(console, f"lost on the way, its work was done elsewhere: {line}")
 
 
 def seed_list(text: str, *, field: str = "--seeds") -> list[int]:

@@ -14,7 +14,7 @@ from shunter.agents.learned import LearnedPolicy
 from shunter.agents.model_uri import load_registered
 from shunter.agents.policy_file import FACTS, Training, training_of
 from shunter.agents.score_card import ScoreCard, score_card_of
-from shunter.cli.options import say
+from shunter.cli.options import PERFORMANCE, performance_of, say
 from shunter.errors import InputError
 
 __all__ = ["policy_export", "policy_register", "policy_show"]
@@ -81,7 +81,7 @@ def policy_export(
 def policy_register(
     file: Annotated[Path, typer.Argument(help="Policy file.", show_default=False)],
     scenario: Annotated[list[Path], typer.Option(help="Scenario to compare on (YAML); repeatable.")],
-    performance: Annotated[Path, typer.Option(help="Fitted performance model.")] = Path("perf"),
+    performance: Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)] = None,
     name: Annotated[
         str | None, typer.Option(help="To register under. Default: shunter-SCENARIO.", show_default=False)
     ] = None,
@@ -100,7 +100,7 @@ def policy_register(
     from shunter.train.registry import default_name, register_policy
 
     LearnedPolicy.load(file)
-    worlds = [make_world(path, performance) for path in scenario]
+    worlds = [make_world(path, performance_of(path, performance)) for path in scenario]
     if name is None and len(worlds) > 1:
         raise InputError("--name", "be given with more than one scenario", name)
     name = name or default_name(worlds[0].scenario.name)

@@ -1,84 +1,147 @@
-"""``shunter tune``: parameters of heuristics searched, all with the same budget."""
+"""``shunter tune``: parameters of heuristics or of a training searched."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from shunter.agents.parameters import Heuristic
 from shunter.agents.registry import HEURISTICS
-from shunter.cli.options import progress, say, seed_list
+from shunter.cli.options import PERFORMANCE, RAY, performance_of, progress, say, say_lost, seed_list
+from shunter.cli.train import worlds_of
 from shunter.envs.world import make_world
 from shunter.errors import InputError, UnknownNameError
-from shunter.train.tune_heuristic import Tuned
-from shunter.train.tune_heuristic import tune as search
+from shunter.jobs import Runner, open_runner
+from shunter.train.search import OnTrial, Tuned
+from shunter.train.settings import TrainConfig, load_config, write_config
+from shunter.train.tune_heuristic import tune_all
+from shunter.train.tune_training import tune_training
 
 __all__ = ["tune"]
 
+TITLES = {
+    "heuristics": ("Geometric mean of mean responses over worlds and seeds", ", s"),
+    "training": ("Lowest validation response over the best heuristic's", ""),
+}
+"""What a score is, and its unit."""
+
 
 def tune(
-    scenario: Annotated[list[Path], typer.Option(help="Scenario file (YAML); repeatable.")],
-    performance: Annotated[Path, typer.Option(help="Fitted performance model.")] = Path("perf"),
+    scenario: Annotated[
+        list[Path] | None, typer.Option(help="Scenario file (YAML); repeatable.", show_default=False)
+    ] = None,
+    performance: Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)] = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(help="Heuristic; repeatable. Default: all that are no oracles.", show_default=False),
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="For each policy.")] = 40,
+    train: Annotated[
+        Path | None,
+        typer.Option(help="Training file (YAML) to search the settings of instead.", show_default=False),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Decisions of each trial of --train.", show_default="the file's"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Training file to write, with --train.")] = Path("tuned.yaml"),
+    trials: Annotated[int, typer.Option(min=1, help="For each policy, or of the training.")] = 40,
     seeds: Annotated[
         str, typer.Option(help="Workload seeds: a count, a range or a list; none that you evaluate on.")
     ] = "10000-10011",
     storage: Annotated[Path, typer.Option(help="Journal that a later call goes on from.")] = Path(
         "tune.journal"
     ),
+    ray: Annotated[str | None, typer.Option(help=RAY, show_default=False)] = None,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Also write the results here.", show_default=False)
     ] = None,
 ) -> None:
-    """Search the parameters of heuristics.
+    """Search the parameters of heuristics, or with --train those of a training.
 
     Every policy gets the same number of trials on the same requests, its defaults first. What is printed last
-    is what shunter eval --policy takes. A search that was interrupted goes on from the storage.
+    is what shunter eval --policy takes. A training is searched by training: trials that do worse than most at
+    the same point are given up, and --out gets the file with the best settings for shunter train --config.
+    A search that was interrupted goes on from the storage; with --ray it finds the same.
 
     Examples:
 
     shunter tune --scenario s.yaml --policy cost-greedy --trials 40
 
     shunter tune --scenario a.yaml --scenario b.yaml --storage runs/tune.journal --json tuned.json
+
+    shunter tune --train generalist.yaml --steps 200000 --trials 30 --ray auto --out tuned.yaml
     """
     console = Console()
-    names = policy or [name for name, cls in HEURISTICS.items() if not cls.oracle]
-    classes = [_known(name) for name in names]
-    worlds, chosen = [make_world(path, performance) for path in scenario], seed_list(seeds)
-    results: dict[str, Tuned] = {}
+    if (train is None) == (scenario is None):
+        raise InputError("--scenario", "be given, or --train instead", list(map(str, scenario or ())))
+    if train is not None and out.exists():
+        raise InputError("--out", "not exist yet", str(out))
+    config = None if train is None else load_config(train)
+    classes = [_known(name) for name in policy or [n for n, cls in HEURISTICS.items() if not cls.oracle]]
     try:
-        with progress(console) as bar:
-            for number, cls in enumerate(classes):
-
-                def report(done: int, best_s: float, number: int = number, name: str = cls.name) -> None:
-                    bar(f"{name}: {best_s:.3g} s", number * trials + done, len(classes) * trials)
-
-                results[cls.name] = search(cls, worlds, chosen, trials, storage=storage, on_trial=report)
+        with open_runner(ray) as runner, progress(console) as bar:
+            kinds = 1 if config else len(classes)
+            report = _reporter(bar, kinds * trials)
+            if config is not None:
+                results = {"training": _search_training(config, steps, trials, runner, storage, report)}
+            else:
+                worlds = [make_world(path, performance_of(path, performance)) for path in scenario or ()]
+                chosen = seed_list(seeds)
+                results = tune_all(
+                    classes, worlds, chosen, trials, storage=storage, runner=runner, on_trial=report
+                )
     except KeyboardInterrupt:
         say(console, f"Interrupted: the same command goes on from {storage}.")
         raise typer.Exit(130) from None
-    console.print(tuned_table(results))
+    title, unit = TITLES["heuristics" if config is None else "training"]
+    console.print(tuned_table(results, title, unit))
+    say_lost(console, runner)
+    if config is not None:
+        write_config(config.tuned(results["training"].parameters), out)
     for result in sorted(results.values(), key=lambda one: one.score):
         say(console, result.policy)
     if json_path is not None:
-        rows = {name: {**asdict(r), "trials": r.trials.to_dict("records")} for name, r in results.items()}
+        rows = {name: _plain(result) for name, result in results.items()}
         json_path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
-def tuned_table(results: dict[str, Tuned]) -> Table:
-    """A row for each policy, the best first."""
-    table = Table("policy", title="Geometric mean of mean responses over worlds and seeds")
-    for text in ("defaults, s", "tuned, s", "change", "trials", "pruned"):
+def _reporter(bar: Callable[[str, int, int], None], total: int) -> OnTrial:
+    done_by: dict[str, int] = {}
+
+    def report(name: str, done: int, best: float) -> None:
+        done_by[name] = done
+        bar(f"{name}: {best:.3g}", sum(done_by.values()), total)
+
+    return report
+
+
+def _search_training(
+    config: TrainConfig, steps: int | None, trials: int, runner: Runner, storage: Path, report: OnTrial
+) -> Tuned:
+    settings = replace(config.settings, steps=steps or config.settings.steps)
+    return tune_training(
+        worlds_of(config, config.scenarios),
+        settings,
+        trials,
+        validation=worlds_of(config, config.validation),
+        runner=runner,
+        storage=storage,
+        on_trial=report,
+    )
+
+
+def tuned_table(results: dict[str, Tuned], title: str, unit: str) -> Table:
+    """A row for each search, the best first."""
+    table = Table("policy", title=title)
+    for text in (f"defaults{unit}", f"tuned{unit}", "change", "trials", "pruned"):
         table.add_column(text, justify="right")
     for name, result in sorted(results.items(), key=lambda item: item[1].score):
         change = result.score / result.default_score - 1
@@ -86,6 +149,12 @@ def tuned_table(results: dict[str, Tuned]) -> Table:
         figures = (f"{result.default_score:.4g}", f"{result.score:.4g}", f"{change:+.1%}")
         table.add_row(name, *figures, str(len(result.trials)), str(pruned))
     return table
+
+
+def _plain(result: Tuned) -> dict[str, object]:
+    trials = result.trials.astype(object)
+    trials = trials.where(pd.notna(trials), None)  # JSON knows no NaN
+    return {**asdict(result), "trials": trials.to_dict("records")}
 
 
 def _known(name: str) -> type[Heuristic]:

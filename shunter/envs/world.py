@@ -20,7 +20,7 @@ from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from shunter.models.published_performance import PUBLISHED, published_performance
 
-__all__ = ["World", "load_performance", "make_world", "with_footprints"]
+__all__ = ["World", "load_performance", "make_world", "with_absolute_paths", "with_footprints"]
 
 Array = NDArray[np.float64]
 
@@ -176,6 +176,12 @@ def _rate_per_s(workload: Workload, service_s: Array) -> float:
     if workload.load is None:
         return replay_rate_per_s(workload)
     return _at_load(workload.load, workload, service_s)
+
+
+def with_absolute_paths(world: World) -> World:
+    """The world with its trace files named as any process finds them, whatever its working folder."""
+    workload = world.scenario.workload.relative_to(Path.cwd())
+    return replace(world, scenario=world.scenario.model_copy(update={"workload": workload}))
 
 
 def with_footprints(world: World, footprint_bytes: Array) -> World:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shunter.agents.base import Policy
-from shunter.envs.world import World
+from shunter.envs.world import World, with_absolute_paths
 from shunter.eval.event_log import EventLog
 from shunter.eval.metrics import metric_names, paired_change, summarize
 from shunter.eval.real import bind_footprints, run_real
 from shunter.eval.replay import Replayed, replay_predicted
 from shunter.eval.runs import Run, simulate
+from shunter.jobs import Job, Report, Runner
 from shunter.profiling.engines.base import Engine
 
 __all__ = ["Evaluation", "evaluate"]
@@ -117,6 +118,7 @@ def evaluate(
     *,
     engines: Sequence[Engine] | None = None,
     on_progress: OnProgress | None = None,
+    runner: Runner | None = None,
 ) -> Evaluation:
     """Runs every policy on every seed's requests; after Ctrl-C what is complete is returned.
 
@@ -129,6 +131,10 @@ def evaluate(
         engines: From ``open_engines``; None: simulation only. With engines, simulation counts device memory
             as they do.
         on_progress: See ``OnProgress``.
+        runner: Where simulated runs are made; by default here, one after another.
+
+    Raises:
+        ShunterError: A cluster's workers were lost.
     """
     if engines is not None:
         world = bind_footprints(world, engines)
@@ -144,8 +150,7 @@ def evaluate(
         return report
 
     try:
-        for policy in policies:
-            result.simulated[policy.name] = [simulate(world, policy, seed) for seed in seeds]
+        _simulate_all(result, policies, runner or Runner(), on_progress if engines is None else None)
         for seed in seeds if engines is not None else ():
             for policy in policies:
                 report = reporter(f"real: {policy.name}, seed {seed}")
@@ -157,3 +162,54 @@ def evaluate(
     except KeyboardInterrupt:
         result.interrupted = True
     return result
+
+
+def _simulate_all(
+    result: Evaluation, policies: Sequence[Policy], runner: Runner, on_progress: OnProgress | None
+) -> None:
+    """Fills in the simulated runs of all policies of which every seed's is complete."""
+    jobs = [_Simulation(result.world, policy, seed) for policy in policies for seed in result.seeds]
+    each, requests = len(result.seeds), result.world.scenario.workload.requests
+
+    def told(job: _Simulation) -> None:
+        if on_progress is not None:
+            done = sum(job.run is not None for job in jobs)
+            on_progress(f"simulated: {job.name}", done * requests, len(jobs) * requests)
+
+    for job in jobs:
+        job.on_done = told
+    try:
+        runner.run(_simulate, with_absolute_paths(result.world), jobs)
+    finally:
+        for first, name in zip(range(0, len(jobs), each), result.policies, strict=True):
+            runs = [job.run for job in jobs[first : first + each] if job.run is not None]
+            if len(runs) == each:
+                result.simulated[name] = runs
+
+
+def _simulate(world: World, report: Report, task: tuple[Policy, int]) -> Run:
+    return simulate(world, *task)
+
+
+@dataclass
+class _Simulation(Job):
+    """One policy on one seed's requests."""
+
+    world: World
+    policy: Policy
+    seed: int
+    run: Run | None = None
+    on_done: Callable[[_Simulation], None] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.policy.name}, seed {self.seed}"
+
+    def task(self) -> tuple[Policy, int]:
+        return self.policy, self.seed
+
+    def done(self, value: Run) -> None:
+        value.log.world = self.world  # not a copy of it for each run
+        self.run = value
+        if self.on_done is not None:
+            self.on_done(self)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from shunter.mlflow_store import import_mlflow, store_uri
 
@@ -21,42 +25,54 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
 
 
 class Tracker:
-    """One MLflow run.
+    """One MLflow run; several can be open at once.
 
     Attributes:
         run_id: MLflow's id of it.
         uri: The store.
     """
 
-    def __init__(self, run_id: str, uri: str) -> None:
+    def __init__(self, client: Any, run_id: str, uri: str) -> None:
+        self._client = client
         self.run_id = run_id
         self.uri = uri
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Logs parameters; nested mappings become dotted names."""
-        import mlflow
+        from mlflow.entities import Param
 
-        mlflow.log_params({name: str(value)[:500] for name, value in _flat(values)})
+        found = [Param(name, str(value)[:500]) for name, value in _flat(values)]
+        self._client.log_batch(self.run_id, params=found)
 
-    def metrics(self, values: Mapping[str, Any], step: int | None = None) -> None:
+    def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """Logs the finite numbers among the values; nested mappings become paths."""
-        import mlflow
+        from mlflow.entities import Metric
 
-        numbers = {
-            _NOT_IN_NAMES.sub("_", name): float(value)
+        now_ms = int(time.time() * 1000)
+        numbers = [
+            Metric(_NOT_IN_NAMES.sub("_", name), float(value), now_ms, step)
             for name, value in _flat(values, "/")
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        }
-        mlflow.log_metrics(numbers, step=step)
+        ]
+        self._client.log_batch(self.run_id, metrics=numbers)
 
     def artifact(self, path: str | os.PathLike[str]) -> None:
         """Logs a file, or a folder under its name."""
-        import mlflow
-
         if Path(path).is_dir():
-            mlflow.log_artifacts(str(path), Path(path).name)
+            self._client.log_artifacts(self.run_id, str(path), Path(path).name)
         else:
-            mlflow.log_artifact(str(path))
+            self._client.log_artifact(self.run_id, str(path))
+
+    def table(self, frame: pd.DataFrame, name: str) -> None:
+        """Logs a table that MLflow's pages show beside those of other runs.
+
+        Args:
+            frame: It.
+            name: Ends in ``.json``.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside MLflow's own dependencies
+            self._client.log_table(self.run_id, frame, name)
 
 
 @contextmanager
@@ -70,6 +86,7 @@ def tracking(kind: str, name: str, *, folder: str | os.PathLike[str] = ".") -> I
     """
     import_mlflow()
     import mlflow
+    from mlflow.tracking.context.registry import resolve_tags
 
     uri = store_uri(folder)
     mlflow.set_tracking_uri(uri)
@@ -77,9 +94,16 @@ def tracking(kind: str, name: str, *, folder: str | os.PathLike[str] = ".") -> I
         local = uri.startswith("sqlite:")
         artifacts = (Path(folder).resolve() / "mlartifacts").as_uri() if local else None
         mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
-    mlflow.set_experiment(EXPERIMENT)
-    with mlflow.start_run(run_name=name, tags={"shunter.kind": kind}) as run:
-        yield Tracker(run.info.run_id, uri)
+    experiment = mlflow.set_experiment(EXPERIMENT)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    tags = resolve_tags({"shunter.kind": kind})
+    run_id = client.create_run(experiment.experiment_id, tags=tags, run_name=name).info.run_id
+    ended = "FAILED"
+    try:
+        yield Tracker(client, run_id, uri)
+        ended = "FINISHED"
+    finally:
+        client.set_terminated(run_id, ended)
 
 
 def _flat(values: Mapping[str, Any], separator: str = ".", prefix: str = "") -> Iterator[tuple[str, Any]]:

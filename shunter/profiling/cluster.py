@@ -25,7 +25,9 @@ from shunter.profiling.dataset import read_dataset
 from shunter.profiling.engines.base import DeviceMemoryError, EngineError
 from shunter.profiling.journal import Journal
 from shunter.profiling.plan import Group, SweepPlan
-from shunter.profiling.ray_cluster import (
+from shunter.profiling.sweep import check_output
+from shunter.profiling.sweep_run import ProgressCallback, SweepProgress
+from shunter.ray_cluster import (
     Node,
     Task,
     WorkerLostError,
@@ -35,8 +37,6 @@ from shunter.profiling.ray_cluster import (
     live_nodes,
     on_node,
 )
-from shunter.profiling.sweep import check_output
-from shunter.profiling.sweep_run import ProgressCallback, SweepProgress
 
 __all__ = ["ClusterResult", "DevicesLostError", "NodeError", "run_cluster_sweep"]
 

@@ -6,18 +6,23 @@ out there is held out here too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from shunter.agents.learned import PRIOR
 from shunter.catalog.gpus import get_gpu
 from shunter.envs.scenario import Scenario, load_scenario
 from shunter.envs.scenario_library import scenario_names
+from shunter.envs.seed_ranges import SEED_RANGES
+from shunter.envs.world import World, make_world
+from shunter.eval.capacity import capacity
 from shunter.models.published import catalog_facts
 
-__all__ = ["Parts", "random_scenario", "training_parts"]
+__all__ = ["Parts", "random_scenario", "random_worlds", "training_parts"]
 
 DEVICES, DEVICE_WEIGHTS = (1, 2, 3, 4), (0.4, 0.35, 0.15, 0.1)
 MODELS = (3, 9)
@@ -89,6 +94,21 @@ def random_scenario(seed: int, parts: Parts | None = None) -> Scenario:
         },
         source=f"random scenario {seed}",
     )
+
+
+def random_worlds(count: int, loads: Sequence[float]) -> list[World]:
+    """Random scenarios compiled with published performance, each at one load.
+
+    Args:
+        count: How many.
+        loads: Shares of the rate that tuned cost-greedy sustains, taken in turn.
+    """
+    worlds = []
+    for seed in range(count):
+        world = make_world(random_scenario(seed))
+        sustained = capacity(world, [PRIOR], SEED_RANGES["reference"][:2], requests=REQUESTS)
+        worlds.append(replace(world, rate_per_s=loads[seed % len(loads)] * sustained.rate_per_s))
+    return worlds
 
 
 def _models(rng: np.random.Generator, parts: Parts, room: list[float]) -> list[dict[str, Any]]:

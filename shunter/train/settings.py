@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import ConfigDict, Field, with_config
 
 from shunter.envs.fields import Positive, Strict, checked, read_mapping
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.errors import InputError
 
-__all__ = ["TrainConfig", "TrainSettings", "load_config"]
+__all__ = ["TrainConfig", "TrainSettings", "load_config", "write_config"]
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -79,6 +81,10 @@ class TrainConfig(Strict):
         scenarios: Files, relative to this one, or names of the library; a policy sees all of them at once.
         validation: Scenarios that choose the weights to keep; by default those that it trains on.
         performance: A fitted performance model, or ``published``; by default what each scenario asks for.
+        objective: ``mean-response`` trains for that in scenarios with another objective too; by default each
+            scenario's own.
+        random: Scenarios drawn at random from the parts of the library's training scenarios, besides those
+            named, each at one of ``loads``, a share of what tuned cost-greedy sustains.
         loads: Shares of each scenario's capacity to train and validate at; by default its own rate.
         settings: Hyperparameters; see ``TrainSettings``.
     """
@@ -86,8 +92,29 @@ class TrainConfig(Strict):
     scenarios: Annotated[list[str], Field(min_length=1)]
     validation: Annotated[list[str], Field(default_factory=list)]
     performance: str | None = None
+    objective: Literal["mean-response"] | None = None
+    random: Annotated[int, Field(ge=0)] = 0
     loads: Annotated[list[Positive], Field(default_factory=list)]
     settings: Annotated[TrainSettings, Field(default_factory=TrainSettings)]
+
+    def tuned(self, parameters: Mapping[str, Any]) -> TrainConfig:
+        """The same training with other settings."""
+        return self.model_copy(update={"settings": replace(self.settings, **parameters)})
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    """Writes a training file that ``load_config`` reads from any folder."""
+
+    def anywhere(text: str) -> str:
+        return str(Path(text).absolute()) if Path(text).exists() else text
+
+    data = config.model_dump(mode="json")
+    for field in ("scenarios", "validation"):
+        data[field] = [anywhere(text) for text in data[field]]
+    if config.performance is not None:
+        data["performance"] = anywhere(config.performance)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
 
 
 def load_config(path: Path) -> TrainConfig:

@@ -57,6 +57,13 @@ class WorldsVecEnv(UniformVecEnv):
         self._observation, self._last = (_empty(self.num_envs, self.observation_space) for _ in range(2))
         self._shown = np.zeros(self._observation["action_mask"].shape, np.int64)
 
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seeds all environments from the next reset on; each world has random numbers of its own."""
+        if seed is not None:
+            for i, part in enumerate(self.parts):
+                part.seed(seed * len(self.parts) + i)
+        return [seed] * self.num_envs
+
     def reset(self) -> Observation:
         """Starts an episode in every environment."""
         return self._padded([part.reset() for part in self.parts])

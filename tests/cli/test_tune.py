@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
 from shunter.models.performance import PerformanceModel
+from shunter.train.settings import TrainSettings, load_config
 from tests import worlds
 
 
@@ -56,3 +58,30 @@ def test_policies_that_cannot_be_tuned(
 ) -> None:
     assert run(*given, "--policy", policy) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_trainings_settings_are_searched_and_written_for_the_next_training(
+    given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sb3_contrib", reason="needs the extra train")
+    settings = {"steps": 999, "environments": 2, "rollout_steps": 64, "width": 8, "validate_every": 1}
+    config = {"scenarios": ["s.yaml"], "performance": str(tmp_path / "perf"), "settings": settings}
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(config))
+    where = ["--storage", str(tmp_path / "tune.journal"), "--out", str(tmp_path / "tuned.yaml")]
+    search = ["--train", str(tmp_path / "t.yaml"), "--steps", "256", *where]
+    assert run(*search, "--trials", "2", "--json", str(tmp_path / "tuned.json")) == 0
+    out = capsys.readouterr().out
+    assert "Lowest validation response over the best heuristic's" in out
+    (result,) = json.loads((tmp_path / "tuned.json").read_text()).values()
+    assert len(result["trials"]) == 2
+    monkeypatch.chdir(tmp_path / "perf")  # the file is for any folder
+    tuned = load_config(tmp_path / "tuned.yaml")
+    assert asdict(tuned.settings) == {**asdict(TrainSettings()), **settings, **result["parameters"]}
+    assert tuned.scenarios == [str(tmp_path / "s.yaml")]
+    assert run(*search) == 2
+    assert "--out must not exist yet" in capsys.readouterr().err
+
+
+def test_either_scenarios_or_a_training(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == run(*given, "--train", "t.yaml") == 2
+    assert capsys.readouterr().err.count("--scenario must be given, or --train instead") == 2

@@ -1,12 +1,7 @@
 import importlib.util
-import os
-import shutil
-import signal
 import socket
-import tempfile
 from collections import Counter
 
-import psutil
 import pytest
 
 from shunter.catalog.models import ModelSpec
@@ -16,9 +11,10 @@ from shunter.profiling.cluster_worker import hardware_key
 from shunter.profiling.dataset import read_dataset
 from shunter.profiling.journal import journal_path
 from shunter.profiling.plan import SweepSettings
-from shunter.profiling.ray_cluster import connect, drive, live_nodes
 from shunter.profiling.sweep import plan_models
 from shunter.profiling.synthetic import write_checkpoint
+from shunter.ray_cluster import connect, drive, live_nodes
+from tests.ray_nodes import ray_nodes
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an extra")
 
@@ -32,12 +28,6 @@ SETTINGS = SweepSettings(
 )
 GROUPS = 2 * 2 * 3
 ROWS = GROUPS * ((1 + 1) + (2 + 1) + 5 + 2)
-QUIET = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # every socket on the loopback address
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_memory_monitor_refresh_ms": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
 
 
 @pytest.fixture(scope="module")
@@ -49,44 +39,21 @@ def models(tmp_path_factory):
     return [folder / "a.gguf", folder / "b.gguf"]
 
 
-def ray_processes():
-    found = []
-    for process in psutil.process_iter(["cmdline", "name"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if words.startswith("ray::") or "/ray/core/src/ray/" in words or "/ray/_private/" in words:
-            found.append(process.pid)
-    return set(found)
+@pytest.fixture(scope="module")
+def nodes():
+    with ray_nodes() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """Two nodes of one CPU each on this machine, with real raylets; gone afterwards whatever happened."""
-    before = ray_processes()
-    patch = pytest.MonkeyPatch()
-    for name, value in QUIET.items():
-        patch.setenv(name, value)
-    from ray._private import ray_constants
-    from ray.cluster_utils import Cluster
+def other(nodes):
+    """The second node of the cluster; the last test kills it."""
+    return nodes.add()
 
-    # Ray has read its environment already if some other test imported it.
-    patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
-    # Unix sockets have short names, so not under pytest's folder.
-    folder = tempfile.mkdtemp(prefix="shunter-ray-")
-    patch.setenv("RAY_TMPDIR", folder)  # where it notes the newest cluster, in a folder that must exist
-    os.mkdir(f"{folder}/ray")
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "temp_dir": f"{folder}/ray"}
-    started = None
-    try:
-        started = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-        started.add_node(**node)
-        yield started
-    finally:
-        if started is not None:
-            started.shutdown()
-        for pid in ray_processes() - before:
-            os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(folder)
-        patch.undo()
+
+@pytest.fixture(scope="module")
+def cluster(nodes, other):
+    return nodes.cluster
 
 
 def plan(models, settings=SETTINGS, device="cpu:1-threads"):
@@ -191,16 +158,18 @@ def test_ctrl_c_keeps_the_rows_and_another_sweep_goes_on(cluster, models, tmp_pa
     assert_complete(out)
 
 
-def test_a_node_that_is_killed_in_the_middle_loses_and_doubles_nothing(cluster, models, tmp_path):
+def test_a_node_that_is_killed_in_the_middle_loses_and_doubles_nothing(
+    nodes, cluster, other, models, tmp_path
+):
     out = tmp_path / "d.parquet"
-    head, other = cluster.head_node, next(iter(cluster.worker_nodes))
+    head = cluster.head_node
     seen = Counter()
 
     def kill(progress):
         node = progress.text.rpartition(" on ")[2]
         seen[node] += 1
         if seen[node] == 2 and other.node_id[:6] in node:
-            cluster.remove_node(other, allow_graceful=False)
+            nodes.kill(other)
 
     result = run_cluster_sweep(plan(models), cluster.address, out, progress=kill)
     assert len(seen) == 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
 from shunter.envs.world import World
 from shunter.errors import BrokenFileError, InputError
+from shunter.train.checkpoint import read_checkpoint
 from shunter.train.courses import Course
 from shunter.train.ppo import Curve, train_ppo
 from shunter.train.settings import TrainSettings
@@ -21,7 +23,7 @@ SETTINGS = TrainSettings(
 
 def test_a_resumed_training_is_the_uninterrupted_one(fake_world: World, tmp_path: Path) -> None:
     courses = [Course(fake_world, 3.0)]
-    whole = train_ppo(courses, SETTINGS)
+    whole = train_ppo(courses, SETTINGS, checkpoint=tmp_path / "whole.pt")
     path = tmp_path / "checkpoint.pt"
 
     def stop(steps: int, curve: Curve) -> None:
@@ -33,6 +35,11 @@ def test_a_resumed_training_is_the_uninterrupted_one(fake_world: World, tmp_path
     assert [(c.steps, c.ratio) for c in resumed.curve] == [(c.steps, c.ratio) for c in whole.curve]
     for key, weights in whole.policy.weights.items():
         np.testing.assert_array_equal(weights, resumed.policy.weights[key])
+    # What is best may be older than the kill, so the last weights must be the same too.
+    last, again = (read_checkpoint(tmp_path / n, asdict(SETTINGS)) for n in ("whole.pt", "checkpoint.pt"))
+    assert last.steps == again.steps == SETTINGS.steps
+    for key, tensor in last.policy.items():
+        np.testing.assert_array_equal(tensor, again.policy[key])
 
 
 def test_a_checkpoint_of_other_settings_is_refused(fake_world: World, tmp_path: Path) -> None:
@@ -56,3 +63,9 @@ def test_a_strangers_checkpoint_runs_no_code(
     with pytest.raises(BrokenFileError):
         train_ppo([Course(fake_world, 3.0)], SETTINGS, checkpoint=path)
     assert "code ran" not in capsys.readouterr().out
+
+
+def test_a_training_that_gets_no_better_stops_early(fake_world: World) -> None:
+    idle = TrainSettings(**{**SETTINGS.__dict__, "learning_rate": 1e-12, "patience": 2})
+    curve = train_ppo([Course(fake_world, 3.0)], idle).curve
+    assert [point.steps for point in curve] == [0, 128, 256]

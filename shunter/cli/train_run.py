@@ -1,0 +1,224 @@
+"""Trainings from the command line: what is shown of them, kept in files, logged and registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich.console import Console
+
+from shunter.agents.learned import LearnedPolicy
+from shunter.agents.policy_file import training_of
+from shunter.agents.score_card import score_card_of
+from shunter.cli.options import progress, say
+from shunter.envs.world import World, with_absolute_paths
+from shunter.errors import InputError, ShunterError
+from shunter.eval.event_log import write_event_logs
+from shunter.eval.runs import simulate
+from shunter.eval.tracking import Tracker, tracking
+from shunter.jobs import Runner
+from shunter.train.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from shunter.train.ppo import Curve, TrainResult
+    from shunter.train.seeds import SeedTraining
+
+__all__ = ["Trained", "checkpoint_of", "train_and_save"]
+
+
+def checkpoint_of(out: Path) -> Path:
+    """Where the checkpoint of a policy file's training is."""
+    return out.with_suffix(".checkpoint.pt")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A policy that was trained.
+
+    Attributes:
+        policy: It.
+        ratio: Its validation response over the best heuristic's.
+        run_id: MLflow's; None if it had been finished before.
+        interrupted: Whether Ctrl-C cut it short.
+    """
+
+    policy: LearnedPolicy
+    ratio: float
+    run_id: str | None
+    interrupted: bool
+
+
+def train_and_save(
+    console: Console,
+    worlds: list[World],
+    runs: Sequence[tuple[Path, TrainSettings]],
+    *,
+    validation: Sequence[World] = (),
+    start: LearnedPolicy | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    runner: Runner | None = None,
+) -> list[Trained]:
+    """Trains, writes policy files and, beside each, what it does in the first world; logs to MLflow.
+
+    Goes on from checkpoints that are there.
+
+    Args:
+        console: To talk to.
+        worlds: To train in.
+        runs: Policy file and settings of each training.
+        validation: See ``train_ppo``.
+        start: Likewise.
+        folder: See ``tracking``.
+        resume: Whether a policy file without a checkpoint is a training that is finished.
+        runner: Where trainings run; by default here.
+
+    Returns:
+        All that were not cut off before they had anything to keep.
+    """
+    try:
+        from shunter.train.checkpoint import read_checkpoint
+        from shunter.train.courses import make_course
+        from shunter.train.seeds import SeedsShared, train_seed
+    except ImportError as error:
+        raise ShunterError(f"training needs the extra: pip install 'shunter[train]' ({error})") from None
+
+    for path, settings in runs:
+        if checkpoint_of(path).exists():
+            read_checkpoint(checkpoint_of(path), asdict(settings))
+    finished = {path: _finished(path, settings) for path, settings in runs if resume}
+    with ExitStack() as stack:
+        bar = stack.enter_context(progress(console))
+        board = _Board(bar, sum(settings.steps for _, settings in runs), several=len(runs) > 1)
+        open_run = _run_opener(stack, worlds, folder or Path())
+        left = [run for run in runs if finished.get(run[0]) is None]
+        under_way = [_Training(path, settings, open_run, board) for path, settings in left]
+        courses = []
+        for i, world in enumerate(worlds if under_way else ()):
+            bar("measuring cost-greedy", i, len(worlds))
+            courses.append(make_course(with_absolute_paths(world)))
+        shared = SeedsShared(courses, [with_absolute_paths(world) for world in validation], start)
+        with suppress(KeyboardInterrupt):  # what was trained so far is kept
+            (runner or Runner()).run(train_seed, shared, [one.job() for one in under_way])
+        new = {one.out: one.keep(console, worlds) for one in under_way if one.result is not None}
+    every = [new.get(path) or finished.get(path) for path, _ in runs]
+    return [one for one in every if one is not None]
+
+
+def _run_opener(stack: ExitStack, worlds: list[World], folder: Path) -> Callable[[TrainSettings], Tracker]:
+    """A function that opens a training's MLflow run, which ends with the stack."""
+    names = sorted({world.scenario.name for world in worlds})
+
+    def open_run(settings: TrainSettings) -> Tracker:
+        tracker = stack.enter_context(tracking("train", ", ".join(names), folder=folder))
+        tracker.params({"train": asdict(settings), "scenarios": names})
+        return tracker
+
+    return open_run
+
+
+def _finished(out: Path, settings: TrainSettings) -> Trained | None:
+    """The policy that an earlier call trained to the end; None if there is none."""
+    if not out.exists() or checkpoint_of(out).exists():
+        return None
+    policy = LearnedPolicy.load(out)
+    if "interrupted" in policy.metadata:
+        return None
+    training = training_of(policy)
+    if training is None or training.settings != asdict(settings):
+        raise InputError("--out", "be of a training with these settings to --resume", str(out))
+    return Trained(policy, float(policy.metadata["validation_ratio"]), None, False)
+
+
+class _Board:
+    """How far all trainings are, on one bar."""
+
+    def __init__(self, bar: Callable[[str, int, int], None], total: int, *, several: bool) -> None:
+        self.bar, self.total, self.several = bar, total, several
+        self.steps: dict[int, int] = {}
+
+    def show(self, seed: int, steps: int, point: Curve) -> None:
+        """Shows one training's progress."""
+        self.steps[seed] = steps
+        which = f"seed {seed}: " if self.several else ""
+        text = f"{which}response {point.ratio:.3f} of the best heuristic's"
+        self.bar(text, sum(self.steps.values()), self.total)
+
+
+class _Training:
+    """One training: what is told of it on its way, and kept of it."""
+
+    def __init__(
+        self, out: Path, settings: TrainSettings, open_run: Callable[[TrainSettings], Tracker], board: _Board
+    ) -> None:
+        self.out, self.settings, self.board = out, settings, board
+        self._open_run = open_run
+        self.result: TrainResult | None = None
+        self._logged = -1
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """Its MLflow run, begun when there is something to log."""
+        return self._open_run(self.settings)
+
+    def job(self) -> SeedTraining:
+        """The training as a job."""
+        from shunter.train.seeds import SeedTraining
+
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        return SeedTraining(self.settings, checkpoint_of(self.out), self._follow, self._take)
+
+    def _follow(self, steps: int, point: Curve) -> None:
+        self._log(point)
+        self.board.show(self.settings.seed, steps, point)
+
+    def _log(self, point: Curve) -> None:
+        if point.steps > self._logged:
+            self._logged = point.steps
+            figures = {"response_ratio": point.ratio, "elapsed_s": point.elapsed_s}
+            self.tracker.metrics({"validation": figures}, step=point.steps)
+
+    def _take(self, result: TrainResult) -> None:
+        for point in result.curve:
+            self._log(point)
+        self.result = result
+        if result.interrupted:
+            result.policy.metadata["interrupted"] = "yes"
+        result.policy.save(self.out)
+        if result.interrupted:
+            raise KeyboardInterrupt
+
+    def keep(self, console: Console, worlds: list[World]) -> Trained:
+        """Logs and registers the policy; only then is the checkpoint not needed any more."""
+        from shunter.train.registry import default_name, register_policy
+        from shunter.train.seeds import CARD_SEEDS
+
+        if self.result is None:
+            raise RuntimeError("nothing was trained")
+        result = self.result
+        events = self.out.with_suffix(".events.parquet")
+        write_event_logs([simulate(worlds[0], result.policy, seed).log for seed in CARD_SEEDS], events)
+        for path in (self.out, events):
+            self.tracker.artifact(path)
+        card = score_card_of(result.policy)
+        if card is not None:
+            self.tracker.table(pd.DataFrame([cell.model_dump() for cell in card.cells]), "score_card.json")
+            self.tracker.metrics({"score_card/change": card.change})
+        name = default_name("-".join(sorted({world.scenario.name for world in worlds})))
+        registered = register_policy(self.out, name=name, worlds=worlds, tracker=self.tracker)
+        if not result.interrupted:
+            checkpoint_of(self.out).unlink(missing_ok=True)
+        ratio = min(point.ratio for point in result.curve)
+        role = "champion" if registered.champion else "no champion"
+        say(console, f"MLflow model {name}, version {registered.version}, {role}: {registered.why}")
+        say(
+            console,
+            f"{self.out}: {result.curve[-1].steps} decisions in {result.curve[-1].elapsed_s:.0f} s; "
+            f"validation response {ratio:.3f} of {result.baseline}'s, the best heuristic there",
+        )
+        return Trained(result.policy, ratio, self.tracker.run_id, result.interrupted)

@@ -1,0 +1,290 @@
+"""Searches of parameters by Optuna: trials in rounds, resumable, here or on a cluster with the same result.
+
+What a round draws, and whom it gives up, depends on the rounds before it only. So it does not matter in which
+order its trials end, nor how many run at once.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from shunter.agents.parameters import Choice, Space, rounded
+from shunter.errors import BrokenFileError, InputError, ShunterError
+from shunter.jobs import Job, Runner, Work
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["OnTrial", "Search", "Tuned", "search_all"]
+
+OnTrial = Callable[[str, int, float], None]
+"""Called with the search's name, its trials done and its best score so far."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What came of a search.
+
+    Attributes:
+        policy: The best parameters as text; those of a heuristic as ``make_policy`` reads them.
+        score: The lowest that a trial reached.
+        default_score: That of the default parameters.
+        trials: One row per trial: number, policy, score (missing if pruned), state, pairs (values that it was
+            judged on).
+        parameters: The best ones.
+    """
+
+    policy: str
+    score: float
+    default_score: float
+    trials: pd.DataFrame
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and how.
+
+    Attributes:
+        name: Of the study in the storage.
+        space: Of the parameters; if empty, the defaults are only scored.
+        defaults: Of the parameters.
+        make: Parameters to their text and to what the work is given.
+        digest: Of all else that a score depends on: two searches with the same one can go on from each other.
+        pruner: Gives up trials; see ``optuna.pruners``.
+        round: Trials that are drawn together, and so can run at once; the defaults are a round by themselves.
+    """
+
+    name: str
+    space: Space
+    defaults: Mapping[str, Any]
+    make: Callable[[Mapping[str, Any]], tuple[str, Any]]
+    digest: str
+    pruner: Callable[[], Any]
+    round: int
+
+
+def search_all(
+    searches: Sequence[Search],
+    trials: int,
+    work: Work,
+    shared: Any,
+    *,
+    runner: Runner | None = None,
+    storage: str | Path | None = None,
+    on_trial: OnTrial | None = None,
+) -> dict[str, Tuned]:
+    """Searches side by side, each with the same budget; the first trial is the defaults.
+
+    Args:
+        searches: With distinct names.
+        trials: Of each search, finished and pruned ones, those found in the storage included.
+        work: Scores one trial. It reports (step, value) pairs and gives up, returning None, where the answer
+            is true; else it returns the logarithm of the score.
+        shared: See ``Work``.
+        runner: Where trials run; by default here.
+        storage: A journal file that a search killed at any time goes on from; None: in memory.
+        on_trial: See ``OnTrial``.
+
+    Raises:
+        InputError: The storage holds a search over something else.
+        BrokenFileError: The storage is no journal.
+        ShunterError: Optuna is not installed, or a trial failed.
+    """
+    progress = [_Progress(search, trials, storage, on_trial) for search in searches]
+    while jobs := [job for one in progress for job in one.next_round()]:
+        (runner or Runner()).run(work, shared, jobs)
+    return {one.search.name: one.tuned() for one in progress}
+
+
+class _Progress:
+    """One search: the journal holds what was found, a study in memory what the present round knows of it."""
+
+    def __init__(
+        self, search: Search, trials: int, storage: str | Path | None, on_trial: OnTrial | None
+    ) -> None:
+        self.search, self.on_trial = search, on_trial
+        self.study = _open(search, storage)
+        self.budget = trials if search.space else 1
+
+    def next_round(self) -> list[_Trial]:
+        """The jobs of the next round; none if the budget is spent."""
+        while left := max(0, self.budget - len(_done(self.study))):
+            known = self._known()
+            trials = [self._draw(known, params) for params in self._asked(left)]
+            jobs = [trial for trial in trials if not self._was_tried(trial)]
+            if jobs:
+                return jobs
+        return []
+
+    def _asked(self, left: int) -> list[dict[str, Any] | None]:
+        """The parameters of a round; None: to be drawn."""
+        defaults = dict(self.search.defaults)
+        if not any(trial.params == defaults for trial in _done(self.study)):
+            return [defaults]
+        return [None] * min(self.search.round, left)
+
+    def _known(self) -> optuna.Study:
+        import optuna
+
+        done = _done(self.study)
+        sampler = optuna.samplers.TPESampler(seed=len(done))
+        known = optuna.create_study(sampler=sampler, pruner=_quietly(self.search.pruner))
+        known.add_trials(done)
+        return known
+
+    def _draw(self, known: optuna.Study, params: dict[str, Any] | None) -> _Trial:
+        distributions = _distributions(self.search.space)
+        if params is not None:
+            known.enqueue_trial(params)
+        shadow = known.ask(distributions)
+        self.study.enqueue_trial(shadow.params)
+        trial = self.study.ask(distributions)
+        text, task = self.search.make(
+            {name: rounded(v) if isinstance(v, float) else v for name, v in trial.params.items()}
+        )
+        trial.set_user_attr("policy", text)
+        return _Trial(self, trial, shadow, text, task)
+
+    def _was_tried(self, trial: _Trial) -> bool:
+        """Whether an earlier trial had the same parameters: a space of a few words is soon exhausted."""
+        for done in _done(self.study):
+            if done.user_attrs["policy"] == trial.text:
+                trial.heard(list(done.intermediate_values.items()))
+                trial.done(done.value if done.state.name == "COMPLETE" else None)
+                return True
+        return False
+
+    def tell(self, trial: optuna.Trial, value: float | None) -> None:
+        """Writes down how a trial ended; None: given up."""
+        import optuna
+
+        state = optuna.trial.TrialState.PRUNED if value is None else optuna.trial.TrialState.COMPLETE
+        self.study.tell(trial, value, state)
+        if self.on_trial is not None:
+            self.on_trial(self.search.name, len(_done(self.study)), math.exp(self.study.best_value))
+
+    def tuned(self) -> Tuned:
+        """What came of it."""
+        default, _ = self.search.make(self.search.defaults)
+        complete = [trial for trial in _done(self.study) if trial.state.name == "COMPLETE"]
+        best = min(complete, key=lambda trial: trial.value)
+        values = {trial.user_attrs["policy"]: trial.value for trial in complete}
+        return Tuned(
+            policy=best.user_attrs["policy"],
+            score=math.exp(best.value),
+            default_score=math.exp(values[default]),
+            trials=_table(self.study),
+            parameters={k: rounded(v) if isinstance(v, float) else v for k, v in best.params.items()},
+        )
+
+
+class _Trial(Job):
+    """A trial in the journal, and its shadow in what the round knows."""
+
+    def __init__(
+        self, progress: _Progress, trial: optuna.Trial, shadow: optuna.Trial, text: str, task: Any
+    ) -> None:
+        self.progress, self.trial, self.shadow, self.text = progress, trial, shadow, text
+        self._task = task
+        self._steps: set[int] = set()
+
+    @property
+    def name(self) -> str:
+        return self.text
+
+    def task(self) -> Any:
+        return self._task
+
+    def heard(self, message: Sequence[tuple[int, float]]) -> bool:
+        for step, value in message:
+            if step not in self._steps:  # it was said before, if a worker was lost
+                self._steps.add(step)
+                self.trial.report(value, step)
+                self.shadow.report(value, step)
+        return bool(self.shadow.should_prune())
+
+    def done(self, value: float | None) -> None:
+        self.progress.tell(self.trial, value)
+
+
+def _distributions(space: Space) -> dict[str, Any]:
+    from optuna import distributions as known
+
+    found: dict[str, Any] = {}
+    for name, one in space.items():
+        if isinstance(one, Choice):
+            found[name] = known.CategoricalDistribution(one.options)
+        elif one.whole:
+            found[name] = known.IntDistribution(int(one.low), int(one.high), log=one.log)
+        else:
+            found[name] = known.FloatDistribution(one.low, one.high, log=one.log)
+    return found
+
+
+def _open(search: Search, storage: str | Path | None) -> optuna.Study:
+    """The study of that name in the storage, begun or gone on with."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise ShunterError(f"tuning needs the extra: pip install 'shunter[tune]' ({error})") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study: optuna.Study = _quietly(
+            lambda: optuna.create_study(
+                storage=_journal(storage), study_name=search.name, load_if_exists=True
+            )
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BrokenFileError(storage, f"no Optuna journal: {error}") from None
+    if study.user_attrs.get("task", search.digest) != search.digest:
+        rule = "hold a search over the same worlds, seeds and features (or be a new file)"
+        raise InputError("--storage", rule, str(storage))
+    study.set_user_attr("task", search.digest)
+    return study
+
+
+def _quietly(make: Callable[[], Any]) -> Any:
+    """What it makes, without Optuna's remarks on what is experimental."""
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return make()
+
+
+def _journal(storage: str | Path | None) -> Any:
+    if storage is None:
+        return None
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    path = Path(storage)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def _done(study: optuna.Study) -> list[Any]:
+    """Trials that count: finished and pruned ones, not those that were killed."""
+    return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+
+
+def _table(study: optuna.Study) -> pd.DataFrame:
+    rows = [
+        {
+            "number": trial.number,
+            "policy": trial.user_attrs["policy"],
+            "score": math.exp(trial.value) if trial.state.name == "COMPLETE" else math.nan,
+            "state": trial.state.name.lower(),
+            "pairs": len(trial.intermediate_values),
+        }
+        for trial in _done(study)
+    ]
+    return pd.DataFrame(rows)

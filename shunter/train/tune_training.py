@@ -1,0 +1,148 @@
+"""Searches a training's hyperparameters: every trial trains a policy; hopeless ones are given up early."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shunter.agents.parameters import Number, Space
+from shunter.envs.world import World, with_absolute_paths
+from shunter.errors import ShunterError
+from shunter.jobs import Report, Runner
+from shunter.train.courses import Course, make_course
+from shunter.train.search import OnTrial, Search, Tuned, search_all
+from shunter.train.settings import TrainSettings
+from shunter.train.tune_heuristic import task_digest
+
+if TYPE_CHECKING:
+    from shunter.train.ppo import Curve
+
+__all__ = ["TRAINING_SPACE", "Shared", "train_for_score", "tune_training"]
+
+TRAINING_SPACE: Space = {
+    "learning_rate": Number(1e-4, 3e-3, log=True),
+    "time_constant": Number(20.0, 1000.0, log=True),
+    "entropy": Number(1e-4, 3e-2, log=True),
+    "epochs": Number(2, 12, whole=True),
+    "batch_size": Number(64, 1024, whole=True),
+}
+"""What is searched of ``TrainSettings``; none of it changes when validations are made."""
+
+ROUND = 4
+"""Trials that are drawn together."""
+
+FEWEST_TRIALS = 4
+"""Complete trials that a trial's validations are set beside at least."""
+
+FEWEST_VALIDATIONS = 2
+"""Validations, the untrained policy's apart, that every trial gets."""
+
+
+class _GivenUpError(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trainings of a search share.
+
+    Attributes:
+        courses: To train in.
+        validation: Worlds that they are scored in; if there are none, those of the courses.
+    """
+
+    courses: list[Course]
+    validation: list[World]
+
+
+def tune_training(
+    worlds: Sequence[World],
+    settings: TrainSettings,
+    trials: int,
+    *,
+    validation: Sequence[World] = (),
+    runner: Runner | None = None,
+    storage: str | Path | None = None,
+    on_trial: OnTrial | None = None,
+) -> Tuned:
+    """Searches ``TRAINING_SPACE``; the score is the lowest validation ratio that a training reached.
+
+    It is the lowest of many on the same validation requests, so it flatters: judge the winner on others.
+
+    Args:
+        worlds: To train in.
+        settings: Everything that is not searched, and the first trial.
+        trials: Finished and pruned ones, those found in the storage included.
+        validation: Worlds that trainings are scored in; by default those to train in.
+        runner: Where trainings run; by default here.
+        storage: A journal file that a search killed at any time goes on from; None: in memory.
+        on_trial: See ``OnTrial``.
+
+    Raises:
+        InputError: The storage holds a search over other worlds or settings.
+        BrokenFileError: The storage is no journal.
+        ShunterError: Optuna or torch is not installed.
+    """
+    try:
+        import shunter.train.ppo  # noqa: F401 - at once, not in the first trial
+    except ImportError as error:
+        raise ShunterError(f"training needs the extra: pip install 'shunter[train]' ({error})") from None
+
+    def make(parameters: Mapping[str, Any]) -> tuple[str, TrainSettings]:
+        text = ",".join(f"{name}={value}" for name, value in parameters.items())
+        return text, replace(settings, **parameters)
+
+    shared = Shared(
+        courses=[make_course(with_absolute_paths(world)) for world in worlds],
+        validation=[with_absolute_paths(world) for world in validation],
+    )
+    others = {name: value for name, value in asdict(settings).items() if name not in TRAINING_SPACE}
+    digest = task_digest([*worlds, *validation], ()) + json.dumps([len(worlds), others], sort_keys=True)
+    search = Search(
+        name="training",
+        space=TRAINING_SPACE,
+        defaults={name: getattr(settings, name) for name in TRAINING_SPACE},
+        make=make,
+        digest=hashlib.sha256(digest.encode()).hexdigest(),
+        pruner=_pruner,
+        round=ROUND,
+    )
+    found = search_all(
+        [search], trials, train_for_score, shared, runner=runner, storage=storage, on_trial=on_trial
+    )
+    return found[search.name]
+
+
+def _pruner() -> Any:
+    from optuna.pruners import MedianPruner
+
+    return MedianPruner(n_startup_trials=FEWEST_TRIALS, n_warmup_steps=FEWEST_VALIDATIONS)
+
+
+def train_for_score(shared: Shared, report: Report, settings: TrainSettings) -> float | None:
+    """Trains for the logarithm of the lowest validation ratio; None where the training was given up.
+
+    Each validation but the last, whose value is the result, is reported as (number, lowest so far).
+    """
+    from shunter.train.ppo import train_ppo
+
+    known: list[Curve] = []
+
+    def tell(steps: int, point: Curve) -> None:
+        if point.steps > 0 and point not in known:  # the untrained policy is alike in all trials
+            known.append(point)
+            if report([(len(known), math.log(min(p.ratio for p in known)))]):
+                raise _GivenUpError
+
+    try:
+        result = train_ppo(shared.courses, settings, validation=shared.validation or None, on_progress=tell)
+    except _GivenUpError:
+        return None
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return math.log(min(point.ratio for point in result.curve))
