@@ -63,7 +63,9 @@ def read_tuned(path: Path = TUNED) -> Baselines:
         policies = {name: str(row["policy"]) for name, row in found.items()}
         return Baselines(policies, {name: float(row["score_s"]) for name, row in found.items()})
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BrokenFileError(path, f"no tuned heuristics (python -m benchmarks.policy_tuning): {error}") from None
+        raise BrokenFileError(
+            path, f"no tuned heuristics (python -m benchmarks.policy_tuning): {error}"
+        ) from None
 
 
 def row(result: Tuned) -> dict[str, Any]:

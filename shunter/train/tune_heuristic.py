@@ -23,7 +23,7 @@ from shunter.eval.batched import evaluate_batched
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Tuned", "log_responses", "tune"]
+__all__ = ["Tuned", "log_responses", "task_digest", "tune"]
 
 LOOKS = 3
 """How often it is asked whether a trial is worth going on with: seeds in between run side by side."""
@@ -156,7 +156,7 @@ def _known_score(study: optuna.Study, policy: str) -> float | None:
 
 
 def _looks(worlds: Sequence[World], seeds: Sequence[int]) -> list[tuple[Sequence[World], Sequence[int]]]:
-    """What is run between looks: seeds side by side cost little more than one, so worlds are split if many."""
+    """What is run between looks: many seeds cost little more than one, so worlds are split if many."""
     if len(worlds) < MANY_WORLDS:
         block = -(-len(seeds) // LOOKS)
         return [(worlds, seeds[first : first + block]) for first in range(0, len(seeds), block)]
@@ -196,7 +196,7 @@ def _open(
             raise BrokenFileError(storage, f"no Optuna journal: {error}") from None
     # Sampled from what is known so far: a search that goes on draws other parameters than before.
     study.sampler = optuna.samplers.TPESampler(seed=len(study.trials))
-    task = _digest(worlds, seeds)
+    task = task_digest(worlds, seeds)
     if study.user_attrs.get("task", task) != task:
         rule = "hold a search over the same worlds, seeds and features (or be a new file)"
         raise InputError("--storage", rule, str(storage))
@@ -234,7 +234,7 @@ def _table(study: optuna.Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _digest(worlds: Sequence[World], seeds: Sequence[int]) -> str:
+def task_digest(worlds: Sequence[World], seeds: Sequence[int]) -> str:
     """What a search is over: two with the same digest can go on from each other."""
     digest = hashlib.sha256(json.dumps([FEATURES_VERSION, list(seeds)]).encode())
     for world in worlds:
