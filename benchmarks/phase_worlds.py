@@ -28,7 +28,7 @@ from shunter.agents.registry import make_policy
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import World, make_world
 
-__all__ = ["WAYS", "KeepStarted", "Rule", "Setting", "phase_world", "rules", "whole_models"]
+__all__ = ["WAYS", "KeepStarted", "Rule", "Setting", "one_level", "phase_world", "rules"]
 
 WAYS = ("wait", "preempt", "offload", "both")
 REQUESTS = 300
@@ -74,27 +74,27 @@ class Rule:
     Attributes:
         way: One of ``WAYS``.
         text: The policy as ``make_policy`` reads it.
-        keeps: Whether it is kept from evicting residents with started requests.
+        levels: Which each model may have: ``whole``, ``all``, or only its ``least``, so that most fit.
     """
 
     way: str
     text: str
-    keeps: bool = False
+    levels: str = "all"
 
     @property
     def policy(self) -> Policy:
-        """Made."""
-        return KeepStarted(make_policy(self.text)) if self.keeps else make_policy(self.text)
-
-    @property
-    def whole(self) -> bool:
-        """Whether it may use whole models only."""
-        return self.way in ("wait", "preempt")
+        """Made, and kept from evicting residents with started requests where the way asks for that."""
+        policy = make_policy(self.text)
+        return KeepStarted(policy) if self.way in ("wait", "offload") else policy
 
     @property
     def name(self) -> str:
         """In tables."""
-        return f"{self.text.partition(':')[0]}{', keeping what is started' if self.keeps else ''}"
+        return f"{self.text.partition(':')[0]}, {self.levels} levels"
+
+    def world(self, world: World) -> World:
+        """The world with the levels that it may use."""
+        return world if self.levels == "all" else one_level(world, least=self.levels == "least")
 
 
 def rules(tuned: dict[str, str]) -> tuple[Rule, ...]:
@@ -103,18 +103,15 @@ def rules(tuned: dict[str, str]) -> tuple[Rule, ...]:
     Args:
         tuned: Heuristics with their parameters, by name.
     """
+    greedy, pressure = tuned["cost-greedy"], tuned["pressure-greedy"]
     beside = "lru-keepalive:partial=beside"
     return (
-        Rule("wait", tuned["cost-greedy"], keeps=True),
-        Rule("wait", tuned["never-preempt"], keeps=True),
-        Rule("wait", tuned["exhaustive"], keeps=True),
-        Rule("preempt", tuned["cost-greedy"]),
-        Rule("preempt", tuned["pressure-greedy"]),
-        Rule("preempt", tuned["fifo-collated"]),
-        Rule("offload", tuned["cost-greedy"], keeps=True),
-        Rule("offload", beside, keeps=True),
-        Rule("both", tuned["cost-greedy"]),
-        Rule("both", beside),
+        *(Rule("wait", text, "whole") for text in (greedy, pressure, tuned["exhaustive"], "never-preempt")),
+        *(Rule("preempt", text, "whole") for text in (greedy, pressure, tuned["fifo-collated"])),
+        *(Rule("offload", text) for text in (greedy, beside)),
+        *(Rule("offload", text, "least") for text in (greedy, pressure)),
+        *(Rule("both", text) for text in (greedy, beside)),
+        *(Rule("both", text, "least") for text in (greedy, pressure)),
     )
 
 
@@ -151,8 +148,9 @@ def phase_world(setting: Setting) -> World:
     return replace(world, tables=changed)
 
 
-def whole_models(world: World) -> World:
-    """The same world with the highest level only that each model can have on a device."""
+def one_level(world: World, *, least: bool) -> World:
+    """The same world with one level of each model on each device: the highest that fits, or the least."""
     ok = world.tables.level_ok
-    first = ok & (np.cumsum(ok, axis=-1) == 1)
-    return replace(world, tables=world.tables.changed(level_ok=first))
+    order = ok[..., ::-1] if least else ok
+    first = order & (np.cumsum(order, axis=-1) == 1)
+    return replace(world, tables=world.tables.changed(level_ok=first[..., ::-1] if least else first))

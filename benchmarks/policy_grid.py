@@ -20,6 +20,8 @@ td { padding: 2px 6px; text-align: right; font-size: 12px; border: 1px solid #ff
 td.best { outline: 2px solid #111; outline-offset: -2px; font-weight: 700 }
 td.none { background: repeating-linear-gradient(45deg, #ddd 0 4px, #f4f4f4 4px 8px); color: #666 }
 p { max-width: 60rem; color: #444 }
+section p { max-width: 34rem; font-size: 12px }
+h2 { font-size: 15px; margin: 0 }
 """
 
 
@@ -64,13 +66,16 @@ def colour(ratio: float, most: float = 2.0) -> str:
     return f"hsl({210 if share < 0 else 10} 75% {96 - strength * 0.6:.0f}%)"
 
 
-def write_grids(path: Path, title: str, paragraphs: Sequence[str], grids: Sequence[Grid]) -> None:
-    """Writes the page, whole or not at all."""
+def write_grids(
+    path: Path, title: str, paragraphs: Sequence[str], grids: Sequence[Grid], *, columns: int = 1
+) -> None:
+    """Writes the page, whole or not at all; with so many tables beside each other."""
     text = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style><body><h1>{html.escape(title)}</h1>{text}"
-        f"{''.join(_table(grid) for grid in grids)}</body></html>\n"
+        f"<main style='display:grid;grid-template-columns:repeat({columns},max-content);column-gap:2rem'>"
+        f"{''.join(f'<section>{_table(grid)}</section>' for grid in grids)}</main></body></html>\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
