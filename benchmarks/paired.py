@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["Paired", "holm", "holm_levels", "paired", "seed_counts"]
 
@@ -62,7 +61,7 @@ def paired(mine: Floats, theirs: Floats, seed: int = 0) -> Paired:
     return Paired(float(np.expm1(change)), np.sort(np.expm1(ratios)))
 
 
-def holm(p: Sequence[float]) -> Floats:
+def holm(p: ArrayLike) -> Floats:
     """Adjusted p values: below 0.05 means significant at 5 % over the whole family.
 
     Source:
@@ -76,7 +75,7 @@ def holm(p: Sequence[float]) -> Floats:
     return adjusted
 
 
-def holm_levels(p: Sequence[float], alpha: float = 0.05) -> Floats:
+def holm_levels(p: ArrayLike, alpha: float = 0.05) -> Floats:
     """Coverage of each one's interval at which Holm compares it: the least p with the strictest."""
     values = np.asarray(p, np.float64)
     levels = np.empty_like(values)

@@ -15,7 +15,7 @@ _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5rem; color: #222 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: 2rem }
 th { font-weight: 600; font-size: 12px; padding: 2px 6px; text-align: left }
-thead th { vertical-align: bottom; max-width: 90px }
+thead th { vertical-align: bottom; max-width: 90px; overflow-wrap: anywhere }
 td { padding: 2px 6px; text-align: right; font-size: 12px; border: 1px solid #fff; white-space: nowrap }
 td.best { outline: 2px solid #111; outline-offset: -2px; font-weight: 700 }
 td.none { background: repeating-linear-gradient(45deg, #ddd 0 4px, #f4f4f4 4px 8px); color: #666 }

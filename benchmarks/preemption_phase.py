@@ -78,7 +78,8 @@ class Outcome:
         both = [self.figures[way] for way in (mine, theirs)]
         if not all(figures.drained for figures in both):
             return None
-        return paired(*(np.array([figures.response_s]) for figures in both))
+        responses_s = [np.array([figures.response_s]) for figures in both]
+        return paired(responses_s[0], responses_s[1])
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,8 @@ def _margin_row(metric: str, way: str, outcomes: Iterable[Outcome]) -> Row:
         note += f"; {len(asked) - len(some)} kept out, one of the two unstable"
     if not some:
         return reported(metric, None, note=note)
-    found = paired(*(np.array([o.figures[name].response_s for o in some]) for name in (way, "wait")))
+    mine, waiting = (np.array([o.figures[name].response_s for o in some]) for name in (way, "wait"))
+    found = paired(mine, waiting)
     return reported(metric, found.change, interval=found.interval(), note=note)
 
 

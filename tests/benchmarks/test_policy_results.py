@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +32,7 @@ def figures(mean_s: float, *, stable: bool = True, wait_s: float = 1.0) -> Figur
     )
 
 
-def results(means: dict[str, Sequence[float]], unstable: Sequence[tuple[Cell, str]] = ()) -> Results:
+def results(means: Mapping[str, Sequence[float]], unstable: Sequence[tuple[Cell, str]] = ()) -> Results:
     table = {
         (cell, label): figures(mean, stable=(cell, label) not in unstable)
         for label, row in means.items()

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks.phase_worlds import WAYS, KeepStarted, Rule, Setting, one_level, phase_world, rules
 from benchmarks.policy_runs import Figures
@@ -106,7 +109,11 @@ def test_what_is_started_is_not_evicted(world: World) -> None:
     write(levels, is_load=1, requests=50, footprint=0.8, shortage=0.6, swap_time=0.1)
     write(models * levels, is_evict=1, **resident)
     write(len(candidates) - 1, is_wait=1)
-    seen = {"candidates": candidates, "context": np.zeros(8, np.float32), "action_mask": mask}
+    seen: dict[str, NDArray[Any]] = {
+        "candidates": candidates,
+        "context": np.zeros(8, np.float32),
+        "action_mask": mask,
+    }
 
     assert CostGreedy().act(seen) == levels
     assert KeepStarted(CostGreedy()).act(seen) == 0
