@@ -44,7 +44,7 @@ def look_ahead_rows(
     say: Callable[[str], None],
 ) -> list[Row]:
     """Look-ahead, and others on the same few requests, against the best single baseline."""
-    where = [Cell(name, LOOK_LOAD) for name in LOOK_SCENARIOS[1 : 2 if quick else None]]
+    where = [Cell(name, LOOK_LOAD) for name in (LOOK_SCENARIOS[1:2] if quick else LOOK_SCENARIOS)]
     seeds = tuple(SEED_RANGES["benchmark"])[: 2 if quick else LOOK_SEEDS]
     everyone = (*others, *LOOK_AHEAD)
     jobs = [Job(cell, contender, seeds) for cell in where for contender in everyone]
