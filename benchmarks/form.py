@@ -7,7 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,15 +62,21 @@ def reported(metric: str, value: float | None, unit: str = "", **more: Any) -> R
 
 
 def main(
-    name: str, run: Callable[[bool], Sequence[Row]], description: str, argv: Sequence[str] | None = None
+    name: str,
+    run: Callable[..., Sequence[Row]],
+    description: str,
+    argv: Sequence[str] | None = None,
+    more: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> int:
     """Runs a benchmark as a command: ``python -m benchmarks.NAME [--quick] --json PATH``.
 
     Args:
         name: Of the module.
-        run: Measures; told whether to be quick.
+        run: Measures; told whether to be quick. Where there are more options, these and ``json`` follow by
+            name.
         description: For ``--help``.
         argv: Arguments; None: the process's.
+        more: Options of this benchmark alone, each with what ``add_argument`` takes.
 
     Returns:
         0 if every row with a bar is ok, else 1. The JSON file is written either way.
@@ -78,9 +84,12 @@ def main(
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
     parser.add_argument("--quick", action="store_true", help="a few minutes instead of a full run")
     parser.add_argument("--json", type=Path, help="where to write the rows")
+    for flag, settings in (more or {}).items():
+        parser.add_argument(flag, **settings)
     options = parser.parse_args(argv)
     started = datetime.now(UTC)
-    rows = list(run(options.quick))
+    given = {key: value for key, value in vars(options).items() if more and key != "quick"}
+    rows = list(run(options.quick, **given))
     Console().print(_table(name, rows))
     if options.json is not None:
         arguments = sys.argv[1:] if argv is None else argv

@@ -1,0 +1,154 @@
+"""Trained policies against tuned heuristics, look-ahead and the clairvoyant bound, on requests nobody saw.
+
+``python -m benchmarks.policies [--quick] [--policy FILE ...] --json PATH``. Cells are all scenarios of the
+library at 0.5, 0.7 and 0.9 of their capacity; arrivals stop and the runs drain. Heuristics are those of
+``benchmarks.policy_tuning``. Evaluations are kept in ``--cache`` by the content of what they depend on, so
+that a run with another policy evaluates only that one. Beside the JSON: a picture, and tables of all cells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.form import Row, main
+from benchmarks.policy_apart import clairvoyant_rows, look_ahead_rows, training_row
+from benchmarks.policy_cells import LOADS, Cell, cells
+from benchmarks.policy_page import write_picture, write_tables
+from benchmarks.policy_results import Results
+from benchmarks.policy_rows import bar_rows, baseline_rows, cell_rows, guard_rows, kind_rows, slo_rows
+from benchmarks.policy_runs import Contender, Job, run_all
+from benchmarks.policy_tuning import Baselines, read_tuned
+from shunter.agents.registry import make_policy
+from shunter.envs.seed_ranges import SEED_RANGES
+from shunter.errors import InputError, ShunterError
+
+__all__ = ["GENERALIST", "run"]
+
+GENERALIST = Path(__file__).parents[1] / "results" / "policies" / "generalist.safetensors"
+"""Judged unless another is named."""
+
+QUICK_SCENARIOS = (
+    "trivial-two-models",
+    "two-half-resident",
+    "two-gpu-unequal",
+    "slo-interactive",
+    "laptop",
+    "unseen-pair",
+)
+QUICK_SEEDS = 5
+
+MAX_AGE = 30.0
+"""Bound whose cost is reported, in time scales."""
+
+UNTUNED = ("cost-greedy", "lru-keepalive")
+"""Heuristics that are shown with their defaults too."""
+
+_console = Console()
+
+
+def run(quick: bool, policy: list[str] | None, cache: Path, workers: int, json: Path | None) -> list[Row]:
+    """Evaluates what is not kept yet, and judges."""
+    tuned = read_tuned()
+    learned = trained(policy or [default_policy()])
+    seeds = tuple(SEED_RANGES["benchmark"])[: QUICK_SEEDS if quick else None]
+    where = [Cell(name, load) for name in QUICK_SCENARIOS for load in LOADS] if quick else cells()
+    contenders = [*heuristics(tuned), *learned]
+    best = next(c for c in contenders if c.label == tuned.best)
+    guarded = [(c, with_bound(c)) for c in (best, *learned)]
+    everyone = (*contenders, *(bound for _, bound in guarded))
+    jobs = [Job(cell, contender, seeds) for cell in where for contender in everyone]
+    results = Results(run_all(jobs, cache, workers=workers, say=_say), everyone, best.label)
+    rows = []
+    for one in learned:
+        rows += bar_rows(results, one.label, "cost-greedy", "fifo-swap", "lru-keepalive")
+        rows += training_row(one)
+    rows += clairvoyant_rows(contenders, learned, cache, quick=quick)
+    rows += look_ahead_rows([best, *learned], best, cache, quick=quick, workers=workers, say=_say)
+    for one in learned:
+        rows += [*kind_rows(results, one.label), *cell_rows(results, one.label)]
+    rows += baseline_rows(results)
+    rows += guard_rows(results, [(free.label, bound.label) for free, bound in guarded])
+    rows += slo_rows(results, [best.label, *(one.label for one in learned)])
+    if json is not None:
+        write_picture(json.with_suffix(".html"), results, [one.label for one in learned], len(seeds))
+        write_tables(json, results)
+    return rows
+
+
+def default_policy() -> str:
+    """The policy of this repository.
+
+    Raises:
+        InputError: It is not there.
+    """
+    if not GENERALIST.exists():
+        rule = "name policy files, where this repository has none of its own yet"
+        raise InputError("--policy", rule, f"nothing, and no {GENERALIST}")
+    return str(GENERALIST)
+
+
+def heuristics(tuned: Baselines) -> list[Contender]:
+    """All heuristics as tuned, two as they come, and the oracles."""
+    texts = dict(tuned.policies)
+    texts |= {f"{name} (defaults)": name for name in UNTUNED if tuned.policies.get(name) != name}
+    found = [Contender(label, text, text, heuristic=True) for label, text in texts.items()]
+    return [*found, Contender("sjf-oracle", "sjf-oracle", "sjf-oracle", oracle=True)]
+
+
+def trained(texts: Sequence[str]) -> list[Contender]:
+    """Policies to judge, labelled by their files.
+
+    Raises:
+        ShunterError: One is no policy.
+    """
+    found: list[Contender] = []
+    for text in texts:
+        policy, path = make_policy(text), Path(text)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else text
+        label = path.stem if path.is_file() else text
+        label = f"judged {label}" if not path.is_file() else label
+        twins = sum(c.label.partition(" #")[0] == label for c in found)
+        found.append(
+            Contender(f"{label} #{twins + 1}" if twins else label, text, digest, oracle=policy.oracle)
+        )
+    return found
+
+
+def with_bound(contender: Contender) -> Contender:
+    """The same policy behind an age bound."""
+    policy = make_policy(contender.text)
+    parameters = not Path(contender.text).exists() and ":" in policy.name
+    bound = f"{',' if parameters else ':'}max_age={MAX_AGE:g}"
+    return Contender(
+        f"{contender.label} + age bound", contender.text + bound, contender.digest + bound, contender.oracle
+    )
+
+
+def _say(line: str) -> None:
+    _console.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True)
+
+
+_MORE: dict[str, dict[str, Any]] = {
+    "--policy": {"nargs": "+", "help": "policies to judge; default: this repository's generalist"},
+    "--cache": {"type": Path, "default": Path("runs/benchmark-policies"), "help": "folder of evaluations"},
+    "--workers": {"type": int, "default": 1, "help": "processes"},
+}
+
+
+def _main(argv: Sequence[str] | None = None) -> int:
+    try:
+        return main("policies", run, "Trained policies against tuned heuristics.", argv, _MORE)
+    except ShunterError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

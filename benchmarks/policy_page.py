@@ -1,0 +1,128 @@
+"""The picture and the tables beside the JSON of ``python -m benchmarks.policies``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.policy_cells import Cell, kinds
+from benchmarks.policy_grid import Grid, Square, colour, write_grids
+from benchmarks.policy_results import Results
+from benchmarks.policy_runs import Figures
+
+__all__ = ["write_picture", "write_tables"]
+
+
+def write_picture(path: Path, results: Results, judged: Sequence[str], seeds: int) -> None:
+    """Writes heat maps of cells and policies: mean responses and p99.9 waits.
+
+    Args:
+        path: HTML file.
+        results: All.
+        judged: Labels that come first.
+        seeds: Of each cell.
+    """
+    labels = [*judged, *_by_mean(results, [label for label in results.labels if label not in judged])]
+    best = results.best
+    paragraphs = [
+        f"Each cell: {seeds} request sequences that nothing was tuned or trained on, the same for every "
+        f"policy; × is relative to {best}, the best single baseline (tuned on other requests). Blue is "
+        "lower, red higher, full at half and double. A frame marks the lowest of the heuristics that see "
+        "what a server sees. Hatched: some run had not drained after ten times its arrivals.",
+    ]
+    response: Callable[[Figures], float] = lambda figures: figures.mean_s  # noqa: E731
+    wait: Callable[[Figures], float] = lambda figures: figures.p99_9_wait_s  # noqa: E731
+    grids = [
+        _grid("Mean response", "Under the pointer: seconds.", results, labels, response),
+        _grid("p99.9 wait for a first token", "Over all requests of a cell.", results, labels, wait),
+    ]
+    write_grids(path, "Policies in cells", paragraphs, grids)
+
+
+def write_tables(json: Path, results: Results) -> None:
+    """Writes ``.cells.csv``, one row per cell and policy, and ``.waits.csv``, one per model too."""
+    cell_rows, wait_rows = [], []
+    for (cell, label), figures in results.figures.items():
+        head = {"scenario": cell.scenario, "load": cell.load, "policy": label}
+        cell_rows.append({**head, **_figures(figures)})
+        for model, (p99_9_s, max_s) in figures.waits_s.items():
+            waits = {"p99_9_wait_s": round(p99_9_s, 2), "max_wait_s": round(max_s, 2)}
+            wait_rows.append({**head, "model": model, **waits})
+    pd.DataFrame(cell_rows).to_csv(json.with_suffix(".cells.csv"), index=False)
+    pd.DataFrame(wait_rows).to_csv(json.with_suffix(".waits.csv"), index=False)
+
+
+def _figures(figures: Figures) -> dict[str, object]:
+    slo = figures.slo_attainment
+    return {
+        "mean_response_s": round(float(np.mean(figures.response_s)), 3),
+        "unstable_runs": sum(not one for one in figures.stable),
+        "p99_9_wait_s": round(figures.p99_9_wait_s, 2),
+        "max_wait_s": round(figures.max_wait_s, 2),
+        "max_wait_time_scales": round(figures.max_wait_s / figures.time_scale_s, 2),
+        "slo_attainment": round(float(np.mean(slo)), 4) if slo else None,
+        "swaps": round(figures.swaps, 1),
+        "preemptions": round(figures.preemptions, 1),
+    }
+
+
+def _by_mean(results: Results, labels: Sequence[str]) -> list[str]:
+    """Labels by their geometric mean where they are stable; of equals the more often stable one first."""
+
+    def rank(label: str) -> tuple[int, float]:
+        found = results.compare(label, results.best, results.cells)
+        return len(found.unstable), np.inf if found.paired is None else found.paired.change
+
+    return sorted(labels, key=rank)
+
+
+def _grid(
+    title: str, note: str, results: Results, labels: Sequence[str], figure: Callable[[Figures], float]
+) -> Grid:
+    rows = [(_heading(cell), _squares(results, cell, labels, figure)) for cell in results.cells]
+    means = tuple(_mean_square(results, label, figure) for label in labels)
+    return Grid(title, note, tuple(labels), (("geometric mean, cells where both are stable", means), *rows))
+
+
+def _heading(cell: Cell) -> str:
+    marks = "".join(f" · {kind}" for kind in kinds(cell.scenario) if kind in ("several devices", "held out"))
+    return cell.name + marks
+
+
+def _squares(
+    results: Results, cell: Cell, labels: Sequence[str], figure: Callable[[Figures], float]
+) -> tuple[Square, ...]:
+    base = results.figures[cell, results.best]
+    candidates = [
+        c.label for c in results.contenders if c.heuristic and results.figures[cell, c.label].drained
+    ]
+    lowest = min(candidates, key=lambda label: figure(results.figures[cell, label]), default=None)
+    return tuple(
+        _square(results.figures[cell, label], base, figure, f"{cell.name}, {label}", label == lowest)
+        for label in labels
+    )
+
+
+def _square(
+    mine: Figures, base: Figures, figure: Callable[[Figures], float], where: str, lowest: bool
+) -> Square:
+    if not mine.drained:
+        return Square(f"{sum(not one for one in mine.stable)} unstable", title=where)
+    ratio = figure(mine) / figure(base) if base.drained and figure(base) > 0 else np.nan
+    text = f"{ratio:.2f}" if np.isfinite(ratio) else f"{figure(mine):.3g} s"
+    shade = colour(max(ratio, 1e-3)) if np.isfinite(ratio) else "#eee"
+    return Square(text, shade, f"{where}: {figure(mine):.4g} s", lowest)
+
+
+def _mean_square(results: Results, label: str, figure: Callable[[Figures], float]) -> Square:
+    pairs = [(results.figures[cell, label], results.figures[cell, results.best]) for cell in results.cells]
+    ratios = [
+        figure(a) / figure(b) for a, b in pairs if a.drained and b.drained and figure(a) * figure(b) > 0
+    ]
+    if not ratios:
+        return Square("unstable")
+    mean = float(np.exp(np.mean(np.log(ratios))))
+    return Square(f"{mean:.2f} ({len(ratios)})", colour(mean), f"{label}: over {len(ratios)} cells")
