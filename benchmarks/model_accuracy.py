@@ -3,8 +3,8 @@
 ``python -m benchmarks.model_accuracy [--quick] --json PATH``; a full run takes some minutes on 2 cores.
 Errors are of the very class that users call: published rows become a profile dataset, and a
 ``PerformanceModel`` fitted without a fold predicts it. Held-out cells of own sweeps are judged too: those of
-``SHUNTER_DATASETS=a.parquet:b.parquet``, or else of sweeps that it makes itself, three minutes an engine
-(half a minute with ``--quick``), which want an otherwise idle machine.
+``SHUNTER_DATASETS=a.parquet:b.parquet``, or else of sweeps that it makes itself, five minutes an engine (a
+few cells with ``--quick``), which want an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.form import Row, at_least, at_most, main, reported
+from benchmarks.form import Row, at_most, main, reported
 from benchmarks.model_rivals import RIVALS
 from benchmarks.model_splits import AccuracySplit, read_split
+from benchmarks.model_sweeps import COVERAGE_ROWS, coverage_row, sweep_rows
 from benchmarks.profiling import own_sweeps
 from shunter.models.assessment import target_rows
 from shunter.models.baselines import Predictor
@@ -29,7 +30,7 @@ from shunter.models.scores import Score, score
 from shunter.profiling.dataset import read_dataset
 from shunter.profiling.reference import PAPER, read_reference
 
-__all__ = ["held_out_cells", "judge_dataset", "preemption_cells", "run"]
+__all__ = ["held_out_cells", "preemption_cells", "run"]
 
 _BARS: dict[str, float | None] = {
     "leave_gpu_out": 0.09,
@@ -40,16 +41,6 @@ _BARS: dict[str, float | None] = {
     "long_context": None,
 }
 _PREEMPTION_BAR = 0.05
-_OWN_BARS = {
-    "decode_step_s": 0.03,
-    "prefill_s": 0.05,
-    "load_s": 0.08,
-    "kv_save_s": 0.10,
-    "kv_restore_s": 0.10,
-}
-_BUDGET_S = 180.0
-_QUICK_BUDGET_S = 30.0
-_COVERAGE_ROWS = 50
 _MEAN_CUT_TOKENS = 2550
 
 
@@ -116,17 +107,10 @@ def _score(predictor: str, split: str, done: pd.DataFrame) -> Score:
 
 
 def _coverage_rows(name: str, own: Score, constant: float) -> list[Row]:
-    if own.rows < _COVERAGE_ROWS or own.coverage is None:
+    if own.rows < COVERAGE_ROWS or own.coverage is None:
         return []
     return [
-        at_least(
-            reported(
-                f"decode 90 % interval, {name}: p of coverage {own.coverage:.3f}",
-                own.coverage_p,
-                note=f"two-sided binomial test against 0.9, {own.rows} rows taken as independent",
-            ),
-            0.05,
-        ),
+        coverage_row(f"decode 90 % interval, {name}", own),
         reported(
             f"decode 90 % interval, {name}: mean width over prediction",
             own.mean_width,
@@ -185,28 +169,8 @@ def _preemption_rows() -> list[Row]:
 def _own_rows(quick: bool) -> list[Row]:
     paths = [p for p in os.environ.get("SHUNTER_DATASETS", "").split(os.pathsep) if p]
     sweeps = {os.path.basename(path): read_dataset(path) for path in paths}
-    sweeps = sweeps or own_sweeps(quick=quick, budget_s=_QUICK_BUDGET_S if quick else _BUDGET_S)
-    return [row for name, frame in sweeps.items() for row in judge_dataset(name, frame)]
-
-
-def judge_dataset(name: str, frame: pd.DataFrame) -> list[Row]:
-    """Errors on held-out cells of a sweep against bars of 3, 5, 8, 10 %, or twice its own noise if more.
-
-    Args:
-        name: Of the dataset, or of its engine.
-        frame: A profile dataset.
-    """
-    model = PerformanceModel().fit(frame)
-    rows = []
-    for target, bar in _OWN_BARS.items():
-        errors = model.cv.get(target)
-        if errors is None or errors.held_out_cells is None:
-            continue
-        noise = errors.noise or 0.0
-        note = f"{errors.held_out_cells.cells} cells; repeats differ by {noise:.1%}"
-        row = reported(f"{name}: {target} MAPE, held-out cells", errors.held_out_cells.mape, note=note)
-        rows.append(at_most(row, max(bar, 2 * noise)))
-    return rows
+    sweeps = sweeps or own_sweeps(quick=quick)
+    return [row for name, frame in sweeps.items() for row in sweep_rows(name, frame)]
 
 
 def _speed_row(frame: pd.DataFrame) -> Row:

@@ -160,9 +160,9 @@ def _interval_table(validation: Validation) -> list[ReportTable]:
     ]
     columns = ("split", "target", "rows", "inside", "test against 90 %", "mean width", "constant width")
     note = (
-        "Inside: share of held-out rows within their 90 % interval. Test: two-sided binomial at 5 %, on "
-        "splits with at least 50 rows. Width: (high - low) / predicted; constant: the same of the one factor "
-        "that would have held 90 % of these rows, known only in hindsight."
+        "Inside: share of held-out rows within their 90 % interval. Test: two-sided binomial at 5 %, of as "
+        "many trials as cells, on splits with at least 50 rows. Width: (high - low) / predicted; constant: "
+        "the same of the one factor that would have held 90 % of these rows, known only in hindsight."
     )
     return [ReportTable("90 % intervals", columns, tuple(rows), note)] if rows else []
 
