@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,11 @@ import pandas as pd
 from benchmarks.form import Row, at_most, main, reported
 from benchmarks.model_rivals import RIVALS
 from benchmarks.model_splits import AccuracySplit, read_split
-from benchmarks.model_sweeps import COVERAGE_ROWS, coverage_row, sweep_rows
+from benchmarks.model_sweeps import COVERAGE_ROWS, coverage_row, split_rows, sweep_rows
 from benchmarks.profiling import own_sweeps
-from shunter.models.assessment import target_rows
+from shunter.models.assessment import assess, target_rows
 from shunter.models.baselines import Predictor
+from shunter.models.card_errors import largest_errors
 from shunter.models.performance import PerformanceModel
 from shunter.models.published import published_frame
 from shunter.models.scores import Score, score
@@ -45,13 +47,15 @@ _MEAN_CUT_TOKENS = 2550
 
 
 def run(quick: bool) -> list[Row]:
-    """All rows of the table; quick: no rivals, and the three splits with bars only."""
+    """All rows of the table; quick: no rivals, no prefill, and the three splits with bars only."""
     frame = published_frame()
     decode = frame[(frame["operation"] == "decode") & (frame["engine"] == "llama-cpp")]
     rows: list[Row] = []
     for name, bar in _BARS.items():
         if not quick or bar is not None:
             rows += _split_rows(decode, read_split(name), bar, {} if quick else RIVALS)
+    if not quick:
+        rows += _prefill_rows(frame)
     rows += _preemption_rows()
     rows += _own_rows(quick)
     return [*rows, _speed_row(decode)]
@@ -123,6 +127,15 @@ def _constant_width_s(frame: pd.DataFrame, split: AccuracySplit, done: pd.DataFr
     """Mean over rows of the one width in seconds that holds 90 % of these errors, over the prediction."""
     error_s = (done["duration_s"] - done["duration_s_predicted"]).abs()
     return float((2 * error_s.quantile(0.9) / done["duration_s_predicted"]).mean())
+
+
+def _prefill_rows(frame: pd.DataFrame) -> list[Row]:
+    """Published prefills have no bar; their coverage has. The note says what is farthest off, and how far."""
+    rows = frame[(frame["operation"] == "prefill") & (frame["engine"] == "llama-cpp")]
+    validation = assess(rows, {"shunter": PerformanceModel})
+    worst = "; ".join(" ".join(row[1:]) for row in largest_errors(validation.held_out)[:3])
+    head, *more = split_rows("published llama-cpp", validation)
+    return [replace(head, note=f"{head.note}; largest: {worst}"), *more]
 
 
 def preemption_cells() -> pd.DataFrame:

@@ -1,8 +1,9 @@
-"""How wrong performance models are on own sweeps: held-out cells against bars, other splits beside them."""
+"""How wrong performance models are on a dataset: held-out cells against bars, other splits beside them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 
 import pandas as pd
 
@@ -13,7 +14,7 @@ from shunter.models.performance import PerformanceModel
 from shunter.models.scores import Score
 from shunter.models.splits import SPLITS
 
-__all__ = ["COVERAGE_ROWS", "coverage_row", "sweep_rows"]
+__all__ = ["COVERAGE_ROWS", "coverage_row", "split_rows", "sweep_rows"]
 
 COVERAGE_ROWS = 50
 """Rows from which the coverage of a split is judged."""
@@ -30,14 +31,23 @@ def sweep_rows(name: str, frame: pd.DataFrame) -> list[Row]:
         frame: A profile dataset.
     """
     validation = assess(frame, {"shunter": PerformanceModel})
-    beyond = [s for s in validation.scores if s.split != "random cells" and s.target.endswith("_s")]
-    judged = [s for s in validation.scores if s.rows >= COVERAGE_ROWS and s.target.endswith("_s")]
+    barred = {"random cells"}
+    return [_load_row(name, frame), *error_rows(name, frame), *split_rows(name, validation, barred)]
+
+
+def split_rows(name: str, validation: Validation, but: Container[str] = ()) -> list[Row]:
+    """Errors of every split, which are reported, and coverages, which are judged.
+
+    Args:
+        name: Of the dataset.
+        validation: Of times; memory is passed over.
+        but: Splits whose errors are shown elsewhere; their coverages are judged all the same.
+    """
+    timed = [s for s in validation.scores if s.target.endswith("_s")]
     return [
-        _load_row(name, frame),
-        *error_rows(name, frame),
-        *(_error_row(name, s) for s in beyond),
+        *(_error_row(name, s) for s in timed if s.split not in but),
         *_impossible_rows(name, validation),
-        *(row for s in judged for row in _coverage_rows(name, s)),
+        *(row for s in timed if s.rows >= COVERAGE_ROWS for row in _coverage_rows(name, s)),
     ]
 
 
@@ -68,6 +78,8 @@ def _impossible_rows(name: str, validation: Validation) -> list[Row]:
 
 
 def _coverage_rows(name: str, s: Score) -> list[Row]:
+    if s.coverage is None:
+        return []
     metric = f"{name}: {s.target} 90 % interval, {s.split}"
     note = f"one factor for all that holds 90 % of these rows, known in hindsight: {s.constant_width:.3g}"
     return [

@@ -11,6 +11,7 @@ import pandas as pd
 
 from shunter import __version__
 from shunter.models.assessment import Validation
+from shunter.models.card_errors import largest_errors_table
 from shunter.models.card_parameters import parameter_table
 from shunter.models.card_plots import card_figures, cut_costs, sensitivity
 from shunter.models.performance import PerformanceModel
@@ -65,6 +66,7 @@ def card_tables(model: PerformanceModel, frame: pd.DataFrame, validation: Valida
     return [
         _measured_on(frame),
         *_error_tables(validation),
+        *largest_errors_table(validation.held_out),
         *_interval_table(validation),
         *_scheduling_table(model),
         *parameter_table(model),
