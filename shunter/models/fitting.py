@@ -61,6 +61,7 @@ def fit_state(frame: pd.DataFrame, *, correction: bool = True) -> FittedState:
             held_out.append(errors)
         for engine, rows in _on_sheets(frame, target):
             whole = fit_engine(target, engine, rows, correction=correction)
+            notes += _few_notes(target, engine, rows)
             shared.append(whole.fit)
             held_out.append((whole.by_cell, whole.by_model))
         if held_out:
@@ -213,9 +214,13 @@ def _joined(parts: list[HeldOut | None]) -> HeldOut | None:
 def _models(frame: pd.DataFrame) -> dict[str, dict[str, float | int | str]]:
     columns = ["model", "checkpoint_format", "quantization", *FACT_COLUMNS]
     facts = frame[columns].drop_duplicates()
-    twice = facts["model"][facts["model"].duplicated()]
+    twice = facts[facts["model"].duplicated(keep=False)]
     if len(twice):
-        raise InputError("dataset: column model", "name one checkpoint in all rows", twice.iloc[0])
+        name = twice["model"].iloc[0]
+        same = twice[twice["model"] == name].drop(columns="model")
+        differ = [str(column) for column in same if same[column].nunique() > 1]
+        rule = f"name one checkpoint in all rows, but {', '.join(differ)} differ: rename one of them"
+        raise InputError("dataset: column model", rule, name)
     records: list[dict[str, Any]] = facts.drop(columns="model").to_dict("records")  # type: ignore[assignment]
     return dict(zip(facts["model"].astype(str), records, strict=True))
 
@@ -244,11 +249,24 @@ def _outlier_notes(frame: pd.DataFrame) -> list[str]:
     return notes
 
 
+def _few_notes(target: Target, engine: str, rows: pd.DataFrame) -> list[str]:
+    counts = ((len(np.unique(shape_names(rows))), "model"), (rows["datasheet"].nunique(), "GPU"))
+    few = [f"{n} {what}{'s' if n > 1 else ''}" for n, what in counts if n < FEW]
+    if not few:
+        return []
+    return [
+        f"{target.name} on {engine}: {' and '.join(few)} only, so errors and intervals for others rest on "
+        f"few; rows of more of them would say more than further rows of these"
+    ]
+
+
 def _notes(frame: pd.DataFrame) -> list[str]:
     notes = []
     for (engine, device), rows in frame.groupby(["engine", "device"], sort=True):
         models = len(np.unique(shape_names(rows)))
-        if models == 1:
+        if (rows["datasheet"] != "").all():
+            pass  # GPUs with data sheets are fitted as one: ``_few_notes``.
+        elif models == 1:
             notes.append(
                 f"{engine} {device}: one model only, so nothing shows how errors grow for another one: "
                 f"intervals of others are what is thought beforehand"
