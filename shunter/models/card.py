@@ -164,8 +164,8 @@ def _interval_table(validation: Validation) -> list[ReportTable]:
     note = (
         "Inside: share of held-out rows within their 90 % interval. Test: two-sided binomial at 5 %, of as "
         "many trials as cells, on splits with at least 50 rows. Width: (high - low) / predicted; constant: "
-        "the same of the one factor that would have held 90 % of these rows, known only in hindsight. Cells of "
-        "one model or device share errors, so that the test rejects more often than in one of 20 cases."
+        "the same of the one factor that would have held 90 % of these rows, known only in hindsight. Cells "
+        "of one model or device share errors, so that the test rejects more often than in one of 20 cases."
     )
     return [ReportTable("90 % intervals", columns, tuple(rows), note)] if rows else []
 

@@ -1,11 +1,12 @@
 """Prefill: multiplications for all tokens of a prompt, in passes over the weights.
 
-Where published rows disagree with these terms, and which data would tell why. A 70B split over GPUs gains less
-from more of them than a pipeline's share says (four RTX 4090 or 3090 are no faster than two), as if fewer
-passes were in flight than the prompt has, while an 8B gains more than that would allow: rows that state batch
-and micro-batch sizes would tell. The 8B in F16 took ten times as long on an A100 SXM4 as on the PCIe card,
-against all of its like: that row wants measuring again. Two shapes were measured on more than one GPU, so
-nothing says how the matrix units' share of their peak depends on width: three or more shapes on one GPU would.
+Where published rows disagree with these terms, and which data would tell why. A 70B split over GPUs gains
+less from more of them than a pipeline's share says (four RTX 4090 or 3090 are no faster than two), as if
+fewer passes were in flight than the prompt has, while an 8B gains more than that would allow: rows that
+state batch and micro-batch sizes would tell. The 8B in F16 took ten times as long on an A100 SXM4 as on the
+PCIe card, against all of its like: that row wants measuring again. Two shapes were measured on more than
+one GPU, so nothing says how the matrix units' share of their peak depends on width: three or more shapes on
+one GPU would.
 """
 
 from __future__ import annotations
