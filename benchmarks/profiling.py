@@ -110,7 +110,11 @@ _QUICK = _Scale(
     budget_s=30,
 )
 # A budget of half a minute holds no repeats on a busy machine, and without them no noise is known.
-_SMALL = replace(_QUICK, grid=replace(_QUICK.grid, cut_tokens=(16, 64), repeats=2), budget_s=None)
+_SMALL = replace(
+    _QUICK,
+    grid=replace(_QUICK.grid, prompt_tokens=(16, 32, 64), cut_tokens=(16, 64), repeats=2),
+    budget_s=None,
+)
 
 
 def run(quick: bool) -> list[Row]:
