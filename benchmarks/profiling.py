@@ -79,14 +79,14 @@ class _Scale:
         overhead: Grid whose overhead is measured.
         noise: Grid of the decode curve that is compared with itself.
         grid: What a budget picks from.
-        budget_s: For each engine.
+        budget_s: For each engine; None: all of the grid.
     """
 
     sizes_mb: tuple[int, ...]
     overhead: SweepSettings
     noise: SweepSettings
     grid: SweepSettings
-    budget_s: float
+    budget_s: float | None
 
 
 _FULL = _Scale(
@@ -109,6 +109,12 @@ _QUICK = _Scale(
     grid=replace(_FULL.grid, prompt_tokens=(16, 64), decode_tokens=(16,), batch=(1, 2)),
     budget_s=30,
 )
+# A budget of half a minute holds no repeats on a busy machine, and without them no noise is known.
+_SMALL = replace(
+    _QUICK,
+    grid=replace(_QUICK.grid, prompt_tokens=(16, 32, 64), cut_tokens=(16, 64), repeats=2),
+    budget_s=None,
+)
 
 
 def run(quick: bool) -> list[Row]:
@@ -124,14 +130,13 @@ def run(quick: bool) -> list[Row]:
     return rows
 
 
-def own_sweeps(*, quick: bool, budget_s: float) -> dict[str, pd.DataFrame]:
+def own_sweeps(*, quick: bool) -> dict[str, pd.DataFrame]:
     """Sweeps of three models on each engine, by its name; checkpoints and datasets are temporary.
 
     Args:
-        quick: Small models and grids.
-        budget_s: For each engine, its start included.
+        quick: All of a small grid, twice; else what the budget of ``run`` holds.
     """
-    scale = replace(_QUICK if quick else _FULL, budget_s=budget_s)
+    scale = _SMALL if quick else _FULL
     with tempfile.TemporaryDirectory(prefix="shunter-bench-") as folder:
         work = Path(folder)
         models = {place: _checkpoints(place, scale, work) for place in _PLACES}
@@ -270,7 +275,7 @@ def _measured_noise(scale: _Scale, models: Sequence[Path]) -> list[Row]:
 
 def _measured_budget(place: _Place, scale: _Scale, models: Sequence[Path], work: Path) -> list[Row]:
     frame, wall_s = _swept(place, scale, models, work)
-    metric = f"sweep of {len(models)} models with a budget of {scale.budget_s:g} s, {place.engine}"
+    metric = f"sweep of {len(models)} models with a budget of {scale.budget_s} s, {place.engine}"
     note = "with the engine's start, which the budget pays for"
     return [reported(metric, wall_s, "s", note=note), *error_rows(place.engine, frame)]
 

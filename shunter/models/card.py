@@ -11,6 +11,7 @@ import pandas as pd
 
 from shunter import __version__
 from shunter.models.assessment import Validation
+from shunter.models.card_errors import largest_errors_table
 from shunter.models.card_parameters import parameter_table
 from shunter.models.card_plots import card_figures, cut_costs, sensitivity
 from shunter.models.performance import PerformanceModel
@@ -65,6 +66,7 @@ def card_tables(model: PerformanceModel, frame: pd.DataFrame, validation: Valida
     return [
         _measured_on(frame),
         *_error_tables(validation),
+        *largest_errors_table(validation.held_out),
         *_interval_table(validation),
         *_scheduling_table(model),
         *parameter_table(model),
@@ -160,9 +162,10 @@ def _interval_table(validation: Validation) -> list[ReportTable]:
     ]
     columns = ("split", "target", "rows", "inside", "test against 90 %", "mean width", "constant width")
     note = (
-        "Inside: share of held-out rows within their 90 % interval. Test: two-sided binomial at 5 %, on "
-        "splits with at least 50 rows. Width: (high - low) / predicted; constant: the same of the one factor "
-        "that would have held 90 % of these rows, known only in hindsight."
+        "Inside: share of held-out rows within their 90 % interval. Test: two-sided binomial at 5 %, of as "
+        "many trials as cells, on splits with at least 50 rows. Width: (high - low) / predicted; constant: "
+        "the same of the one factor that would have held 90 % of these rows, known only in hindsight. Cells "
+        "of one model or device share errors, so that the test rejects more often than in one of 20 cases."
     )
     return [ReportTable("90 % intervals", columns, tuple(rows), note)] if rows else []
 

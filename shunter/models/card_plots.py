@@ -69,7 +69,7 @@ def held_out_figure(held_out: pd.DataFrame) -> go.Figure:
 
 
 def residual_figure(held_out: pd.DataFrame) -> go.Figure:
-    """Measured over predicted against the share of layers on the host, with where 90 % should be."""
+    """Measured over predicted, by model."""
     figure, panels = _panels(held_out, 300)
     for target, place in panels.items():
         rows = held_out[held_out["target"] == target].dropna(subset=["predicted"])

@@ -25,6 +25,7 @@ __all__ = [
     "feature_frame",
     "feature_names",
     "placed_cells",
+    "shape_names",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -64,6 +65,19 @@ class PlacedCells:
     kv_bytes_device: Array
     kv_bytes_host: Array
     is_split: Array
+
+
+def shape_names(frame: pd.DataFrame) -> npt.NDArray[np.str_]:
+    """Names of the rows' shapes; shape (n_rows,).
+
+    One model in two quantisations, or fine-tuned, is one shape under several names: whoever holds a model out
+    to see what an unseen one has in common with the others must hold all of them out.
+
+    Args:
+        frame: Rows with ``FACT_COLUMNS``.
+    """
+    widths = frame[["layers", "hidden_size", "vocab_size", "params"]].astype("int64").astype(str)
+    return widths.agg(" ".join, axis=1).to_numpy(dtype=str)
 
 
 def placed_cells(frame: pd.DataFrame) -> PlacedCells:

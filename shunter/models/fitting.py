@@ -13,7 +13,7 @@ import pandas as pd
 from shunter.errors import InputError
 from shunter.models.cells import sheet_names
 from shunter.models.datasheets import gpu_name
-from shunter.models.features import CELL_COLUMNS, FACT_COLUMNS, TARGETS, Target, feature_frame
+from shunter.models.features import CELL_COLUMNS, FACT_COLUMNS, TARGETS, Target, feature_frame, shape_names
 from shunter.models.intervals import FEW, group_half_width
 from shunter.models.physics import EXTRA_COLUMNS, PHYSICS
 from shunter.models.plausible import check_plausible
@@ -61,6 +61,7 @@ def fit_state(frame: pd.DataFrame, *, correction: bool = True) -> FittedState:
             held_out.append(errors)
         for engine, rows in _on_sheets(frame, target):
             whole = fit_engine(target, engine, rows, correction=correction)
+            notes += _few_notes(target, engine, rows)
             shared.append(whole.fit)
             held_out.append((whole.by_cell, whole.by_model))
         if held_out:
@@ -129,14 +130,14 @@ def _fit_group(
     features, measured = feature_frame(target, rows), target.measured(rows)
     smallest = target.smallest(rows)
     cells = rows["cell_id"].to_numpy(dtype=object)
-    models = rows["model"].to_numpy(dtype=object)
+    shapes = shape_names(rows)
     n_cells = len(set(cells))
     _, left_out = select_features(features, n_cells)
     where = f"{target.name} on {key[0]} {key[1]}" + (f" ({key[2]})" if key[2] else "")
     if left_out:
         notes.append(f"{where}: {n_cells} cells cannot tell apart, and so leave out, {', '.join(left_out)}")
     by_cell, corrected = _better(features, measured, smallest, rows, fold_labels(cells), correction)
-    by_model = hold_out(features, measured, smallest, rows, models.astype(str))
+    by_model = hold_out(features, measured, smallest, rows, shapes)
     if by_cell is None:
         notes.append(f"{where}: one cell only, so its error is unknown; the interval is a factor of 2")
     fit = GroupFit(
@@ -147,8 +148,8 @@ def _fit_group(
         physics=fit_physics(features, measured, smallest, rows, corrected=corrected),
         ranges={str(name): (float(features[name].min()), float(features[name].max())) for name in features},
         seen_log_errors=log_error_interval(by_cell) if by_cell else _NO_ERRORS_KNOWN,
-        unseen_log_errors=_unseen_interval(target, by_cell, by_model),
-        models=tuple(sorted(set(models))),
+        unseen_log_errors=_unseen_interval(target, shapes, by_cell, by_model),
+        models=tuple(sorted(set(rows["model"]))),
         rows=len(rows),
         cells=n_cells,
     )
@@ -156,17 +157,17 @@ def _fit_group(
 
 
 def _unseen_interval(
-    target: Target, by_cell: HeldOut | None, by_model: HeldOut | None
+    target: Target, shapes: npt.NDArray[np.str_], by_cell: HeldOut | None, by_model: HeldOut | None
 ) -> tuple[float, float] | None:
     """Log ratios of a model that was not seen; None where not even cells could be held out."""
     if by_cell is None:
         return None
     noise = float((by_cell.log_errors() ** 2).mean())
     prior = math.sqrt(PHYSICS[target.name].model_spread ** 2 + noise)
-    errors, models = (by_model.log_errors(), by_model.models) if by_model else (np.empty(0), np.empty(0))
-    if by_model is not None and len(np.unique(models.astype(str))) >= FEW:
+    if by_model is not None and len(np.unique(shapes)) >= FEW:
         return log_error_interval(by_model)
-    half = group_half_width(errors, models.astype(str), prior)
+    errors = by_model.log_errors() if by_model else np.empty(0)
+    half = group_half_width(errors, shapes if by_model else errors, prior)
     return -half, half
 
 
@@ -213,9 +214,13 @@ def _joined(parts: list[HeldOut | None]) -> HeldOut | None:
 def _models(frame: pd.DataFrame) -> dict[str, dict[str, float | int | str]]:
     columns = ["model", "checkpoint_format", "quantization", *FACT_COLUMNS]
     facts = frame[columns].drop_duplicates()
-    twice = facts["model"][facts["model"].duplicated()]
+    twice = facts[facts["model"].duplicated(keep=False)]
     if len(twice):
-        raise InputError("dataset: column model", "name one checkpoint in all rows", twice.iloc[0])
+        name = twice["model"].iloc[0]
+        same = twice[twice["model"] == name].drop(columns="model")
+        differ = [str(column) for column in same if same[column].nunique() > 1]
+        rule = f"name one checkpoint in all rows, but {', '.join(differ)} differ: rename one of them"
+        raise InputError("dataset: column model", rule, name)
     records: list[dict[str, Any]] = facts.drop(columns="model").to_dict("records")  # type: ignore[assignment]
     return dict(zip(facts["model"].astype(str), records, strict=True))
 
@@ -244,11 +249,24 @@ def _outlier_notes(frame: pd.DataFrame) -> list[str]:
     return notes
 
 
+def _few_notes(target: Target, engine: str, rows: pd.DataFrame) -> list[str]:
+    counts = ((len(np.unique(shape_names(rows))), "model"), (rows["datasheet"].nunique(), "GPU"))
+    few = [f"{n} {what}{'s' if n > 1 else ''}" for n, what in counts if n < FEW]
+    if not few:
+        return []
+    return [
+        f"{target.name} on {engine}: {' and '.join(few)} only, so errors and intervals for others rest on "
+        f"few; rows of more of them would say more than further rows of these"
+    ]
+
+
 def _notes(frame: pd.DataFrame) -> list[str]:
     notes = []
     for (engine, device), rows in frame.groupby(["engine", "device"], sort=True):
-        models = rows["model"].nunique()
-        if models == 1:
+        models = len(np.unique(shape_names(rows)))
+        if (rows["datasheet"] != "").all():
+            pass  # GPUs with data sheets are fitted as one: ``_few_notes``.
+        elif models == 1:
             notes.append(
                 f"{engine} {device}: one model only, so nothing shows how errors grow for another one: "
                 f"intervals of others are what is thought beforehand"

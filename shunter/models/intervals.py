@@ -22,14 +22,16 @@ Analysis, 2013, sections 2.6 and 3.2 (conjugate variance, Student predictive).
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = ["COVERAGE", "FEW", "UNKNOWN", "LogErrors", "group_half_width", "half_width"]
 
 Array = npt.NDArray[np.float64]
+HalfWidth = Annotated[float, Field(ge=0)]
 
 COVERAGE = 0.9
 UNKNOWN = math.log(2.0)
@@ -84,9 +86,9 @@ class LogErrors(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    cell: float
-    model: float | None
-    device: float | None
+    cell: HalfWidth
+    model: HalfWidth | None
+    device: HalfWidth | None
 
     def half_width(self, new_model: npt.NDArray[np.bool_], new_device: npt.NDArray[np.bool_]) -> Array:
         """Half widths of cells; what is new in both ways has the wider, and none is narrower than a seen one.

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from shunter.models.features import Target
+from shunter.models.features import Target, shape_names
 from shunter.models.intervals import UNKNOWN, LogErrors, half_width
 from shunter.models.physics import kinds, rated_cells
 from shunter.models.shared import SharedFit, SharedPhysics, doublings_of, fit_shared, ranges_of, term_values
@@ -24,12 +24,12 @@ _LEAST_WHOLES = 2
 
 @dataclass(frozen=True)
 class Pooled:
-    """A fit, and predictions of fits without the rows predicted: random cells, and whole models.
+    """A fit, and predictions of fits without the rows predicted: random cells, and whole models (shapes).
 
     Attributes:
         fit: To all rows.
         by_cell: None with fewer than two cells.
-        by_model: None with fewer than two models.
+        by_model: None with fewer than two shapes of models.
     """
 
     fit: SharedFit
@@ -98,8 +98,8 @@ def fit_engine(target: Target, engine: str, rows: pd.DataFrame, *, correction: b
     values = term_values(target.name, rated)
     data = _Rows(target, rows, values, target.measured(rows))
     cells, corrected = _by_cell(data, correction)
-    models = data.hold_out(_folds(rows["model"]), corrected=False)
-    devices = data.hold_out(_folds(rows["datasheet"]), corrected=False)
+    models = data.hold_out(_folds(shape_names(rows)), corrected=False)
+    devices = data.hold_out(_folds(rows["datasheet"].to_numpy(dtype=str)), corrected=False)
     fit = SharedFit(
         target=target.name,
         engine=engine,
@@ -161,6 +161,6 @@ def _by_cell(data: _Rows, correction: bool) -> tuple[_Scored | None, bool]:
     return plain, False
 
 
-def _folds(names: pd.Series[str], most: int = 20) -> npt.NDArray[np.int64]:
+def _folds(names: npt.NDArray[np.str_], most: int = 20) -> npt.NDArray[np.int64]:
     """Each name a fold, or several in one where there are many; names stay whole."""
-    return fold_labels(names.to_numpy(dtype=object), most)
+    return fold_labels(names.astype(object), most)

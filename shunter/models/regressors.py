@@ -17,6 +17,7 @@ from shunter.models.intervals import UNKNOWN
 __all__ = [
     "GroupFit",
     "PhysicsFit",
+    "TargetFit",
     "doublings_outside",
     "fit_physics",
     "select_features",
@@ -70,18 +71,13 @@ class PhysicsFit(BaseModel):
         return self.physical(features) * np.exp(log_factor)
 
 
-class GroupFit(BaseModel):
-    """One target on one engine and device.
+class TargetFit(BaseModel):
+    """One target on one engine, and what of it was seen.
 
     Attributes:
         target: Name in ``TARGETS``.
         engine: Engine of the data.
-        device: Device of the data.
-        page_cache: ``warm`` or ``cold``; empty where it makes no difference.
-        physics: What predicts.
-        ranges: Smallest and largest value seen of every feature, used or not.
-        seen_log_errors: 5 % and 95 % quantile of log(measured / predicted) on held-out cells.
-        unseen_log_errors: The same on held-out models; None with fewer than two models.
+        ranges: Smallest and largest value seen, by feature or term, used or not.
         models: Models in the data.
         rows: Rows in the data.
         cells: Distinct cells in the data.
@@ -91,15 +87,28 @@ class GroupFit(BaseModel):
 
     target: str
     engine: str
-    device: str
-    page_cache: str
-    physics: PhysicsFit
     ranges: dict[str, tuple[float, float]]
-    seen_log_errors: tuple[float, float]
-    unseen_log_errors: tuple[float, float] | None
     models: tuple[str, ...]
     rows: int
     cells: int
+
+
+class GroupFit(TargetFit):
+    """One target on one engine and device; ranges are of features.
+
+    Attributes:
+        device: Device of the data.
+        page_cache: ``warm`` or ``cold``; empty where it makes no difference.
+        physics: What predicts.
+        seen_log_errors: 5 % and 95 % quantile of log(measured / predicted) on held-out cells.
+        unseen_log_errors: The same on held-out models; None with fewer than two models.
+    """
+
+    device: str
+    page_cache: str
+    physics: PhysicsFit
+    seen_log_errors: tuple[float, float]
+    unseen_log_errors: tuple[float, float] | None
 
     @model_validator(mode="after")
     def _known(self) -> Self:

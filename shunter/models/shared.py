@@ -19,7 +19,7 @@ from scipy.optimize import least_squares
 
 from shunter.models.intervals import LogErrors
 from shunter.models.physics import PHYSICS, RatedCells, TargetPhysics, kinds, rated_cells
-from shunter.models.regressors import doublings_outside, shrunk_means
+from shunter.models.regressors import TargetFit, doublings_outside, shrunk_means
 
 __all__ = ["SharedFit", "SharedPhysics", "doublings_of", "fit_shared", "ranges_of", "term_values"]
 
@@ -94,32 +94,18 @@ class SharedPhysics(BaseModel):
         return self.physical(values, frame) * np.exp(log_factor)
 
 
-class SharedFit(BaseModel):
-    """One target on one engine, for all devices with data sheets.
+class SharedFit(TargetFit):
+    """One target on one engine, for all devices with data sheets; ranges are of terms.
 
     Attributes:
-        target: Name in ``TARGETS``.
-        engine: Engine of the data.
         physics: What predicts.
-        ranges: Smallest and largest value seen, by term.
         errors: Of what was held out, cells, models and devices, by kind of cell; "" is for any kind.
         devices: Devices in the data.
-        models: Models in the data.
-        rows: Rows in the data.
-        cells: Distinct cells in the data.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    target: str
-    engine: str
     physics: SharedPhysics
-    ranges: dict[str, tuple[float, float]]
     errors: dict[str, LogErrors]
     devices: tuple[str, ...]
-    models: tuple[str, ...]
-    rows: int
-    cells: int
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

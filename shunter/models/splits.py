@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from shunter.models.features import shape_names
 from shunter.models.validation import fold_labels
 
 __all__ = ["SPLITS", "Split", "make_splits"]
@@ -25,7 +26,7 @@ _BATCH_OF = {"decode": "batch"}
 
 SPLITS = {
     "random cells": "other cells of the same model, engine and device were seen",
-    "leave one model out": "no row of the model was seen",
+    "leave one model out": "no row of the model was seen, in no quantisation",
     "leave one device out": "no row of the device was seen",
     "leave one engine out": "no row of the engine was seen",
     "longer context": "only shorter contexts, prompts and KV caches were seen",
@@ -60,7 +61,7 @@ def make_splits(frame: pd.DataFrame) -> list[Split]:
     """
     return [
         _random(frame),
-        _leave_one_out(frame, "leave one model out", "model", "models"),
+        _leave_one_out(frame, "leave one model out", "model", "models", shape_names(frame)),
         _leave_one_out(frame, "leave one device out", "device", "devices"),
         _leave_one_out(frame, "leave one engine out", "engine", "engines"),
         _beyond(frame, "longer context", _LENGTH_OF, "length"),
@@ -76,11 +77,15 @@ def _random(frame: pd.DataFrame) -> Split:
     return Split("random cells", folds)
 
 
-def _leave_one_out(frame: pd.DataFrame, name: str, column: str, what: str) -> Split:
-    labels = frame[column].to_numpy(dtype=str)
+def _leave_one_out(
+    frame: pd.DataFrame, name: str, column: str, what: str, labels: npt.NDArray[np.str_] | None = None
+) -> Split:
+    names = frame[column].to_numpy(dtype=str)
+    labels = names if labels is None else labels
     distinct = np.unique(labels)
     if len(distinct) < 2:
-        return Split(name, (), f"the dataset has one {column} only ({distinct[0]}): it takes two {what}")
+        same = ", ".join(np.unique(names))
+        return Split(name, (), f"the dataset has one {column} only ({same}): it takes two {what}")
     return Split(name, tuple(labels == label for label in distinct))
 
 

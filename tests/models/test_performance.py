@@ -230,7 +230,8 @@ def test_bad_data_is_refused_by_row_and_column(dataset):
 def test_one_name_for_two_checkpoints_is_refused(dataset):
     frame = dataset.copy()
     frame.loc[frame["model"] == "a", "model"] = "b"
-    with pytest.raises(InputError, match=r"name one checkpoint in all rows\. Got 'b'"):
+    rule = r"name one checkpoint in all rows, but .*params.* differ: rename one of them\. Got 'b'"
+    with pytest.raises(InputError, match=rule):
         PerformanceModel().fit(frame)
 
 

@@ -99,6 +99,7 @@ def test_numbers_that_are_none_are_refused(literal, place, content, tmp_path):
         (lambda c: c["models"].update(x={}), "models: .* x lacks params"),
         (lambda c: c["fits"][0]["physics"]["corrections"].update(b=[]), "fits.0.*no level"),
         (lambda c: c["shared"][0]["errors"].pop(""), "shared.0"),
+        (lambda c: c["shared"][0]["errors"][""].update(cell=-0.1), "shared.0.errors..cell"),
         (lambda c: c.pop("residents"), "residents"),
         (lambda c: c.pop("cv"), "cv"),
     ],

@@ -28,6 +28,30 @@ def test_coverage_far_from_nine_tenths_is_rejected():
     assert right.coverage_p == pytest.approx(1.0)
 
 
+def test_repeats_of_a_cell_are_one_trial():
+    rows = ([1.0] * 19 + [3.0]) * 15
+    alone = score("p", "s", "t", asked(rows, [1.0] * 300, 0.5, 2.0))
+    assert alone.coverage_p < 0.05
+    repeated = score("p", "s", "t", asked(rows, [1.0] * 300, 0.5, 2.0, [f"c{i // 10}" for i in range(300)]))
+    assert repeated.coverage == alone.coverage == 0.95
+    assert repeated.coverage_p > 0.3
+
+
+def test_one_shape_in_two_quantisations_is_held_out_as_one_model(dataset):
+    again = dataset.assign(
+        model=dataset["model"] + " Q8_0",
+        weight_bytes=dataset["weight_bytes"] // 2,
+        cell_id=dataset["cell_id"] + "q",
+        row_id=dataset["row_id"] + "q",
+    )
+    both = pd.concat([dataset, again], ignore_index=True)
+    split = {s.name: s for s in make_splits(both)}["leave one model out"]
+    assert len(split.folds) == dataset["model"].nunique()
+    for out in split.folds:
+        assert not set(both["params"][out]) & set(both["params"][~out])
+        assert len(set(both["model"][out])) == 2
+
+
 def test_a_predictor_that_refuses_everything_has_no_error():
     s = score("p", "s", "t", asked([1.0], [np.nan]))
     assert (s.rows, s.refused, s.mape) == (0, 1, None)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shunter.models import PerformanceModel
-from shunter.models.physics import PHYSICS, rated_cells, weight_read_s
+from shunter.models.physics import PHYSICS, rated_cells
+from shunter.models.physics.decode import weight_read_s
 from shunter.models.published import published_frame
 from shunter.models.shared import SharedPhysics, fit_shared, term_values
 

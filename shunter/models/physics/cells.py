@@ -1,0 +1,89 @@
+"""Cells with the peak rates of where their parts are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, datasheet
+from shunter.models.features import PlacedCells, placed_cells
+
+__all__ = ["EXTRA_COLUMNS", "Array", "RatedCells", "kinds", "rated_cells"]
+
+Array = npt.NDArray[np.float64]
+
+EXTRA_COLUMNS = ("gpu_count", "kv_on_host", "host_bandwidth_bytes_per_s")
+"""Columns that cells may have beside the dataset's: GPUs that share the layers (1), whether the KV cache
+is in host memory though its layers are not (0), and the host's peak memory bandwidth."""
+
+
+@dataclass(frozen=True)
+class RatedCells:
+    """Cells with the peak rates of where their parts are; arrays of shape (n_cells,).
+
+    Attributes:
+        at: Where layers, weights and KV are.
+        bandwidth: Device memory, bytes/s.
+        matrix: Matrix units, FLOP/s.
+        clocks: Multiprocessors x clock, 1/s.
+        link: Host to device, bytes/s.
+        host_bandwidth: Host memory, bytes/s.
+        gpu_count: GPUs that share the layers.
+        kv_on_host: 1 where KV of device layers is in host memory.
+        quantised: 1 where weights have fewer than 16 bits.
+        cold: 1 where the file is not in the page cache.
+    """
+
+    at: PlacedCells
+    bandwidth: Array
+    matrix: Array
+    clocks: Array
+    link: Array
+    host_bandwidth: Array
+    gpu_count: Array
+    kv_on_host: Array
+    quantised: Array
+    cold: Array
+
+
+def rated_cells(frame: pd.DataFrame) -> RatedCells:
+    """Cells of devices that have data sheets, or of ``host``.
+
+    Args:
+        frame: Cells with the columns that ``complete`` gives, ``datasheet`` among them.
+    """
+    codes, names = pd.factorize(frame["datasheet"])
+    sheets = [None if name == HOST else datasheet(str(name)) for name in names]
+
+    def rate(name: str) -> Array:
+        rates = [1.0 if sheet is None else getattr(sheet, name) for sheet in sheets]
+        return np.array(rates, dtype=np.float64)[codes]
+
+    def extra(name: str, default: float) -> Array:
+        if name not in frame:
+            return np.full(len(frame), default)
+        return frame[name].fillna(default).to_numpy(dtype=np.float64)
+
+    bits = 8 * frame["weight_bytes"].to_numpy(dtype=np.float64) / frame["params"].to_numpy(dtype=np.float64)
+    cold = frame["page_cache"].eq("cold") if "page_cache" in frame else pd.Series(False, index=frame.index)
+    return RatedCells(
+        at=placed_cells(frame),
+        bandwidth=rate("bandwidth_bytes_per_s"),
+        matrix=rate("matrix_flop_per_s"),
+        clocks=rate("lane_clocks_per_s"),
+        link=rate("link_bytes_per_s"),
+        host_bandwidth=extra("host_bandwidth_bytes_per_s", HOST_BANDWIDTH_BYTES_PER_S),
+        gpu_count=extra("gpu_count", 1.0),
+        kv_on_host=extra("kv_on_host", 0.0),
+        quantised=(bits < 15.0).astype(np.float64),
+        cold=np.asarray(cold, dtype=np.float64),
+    )
+
+
+def kinds(c: RatedCells) -> npt.NDArray[np.object_]:
+    """Kinds of cells whose errors differ: on ``several`` GPUs, in part ``offloaded``, or ``whole``."""
+    whole = np.where(c.at.layers_host + c.kv_on_host > 0, "offloaded", "whole")
+    return np.asarray(np.where(c.gpu_count > 1, "several", whole), dtype=object)

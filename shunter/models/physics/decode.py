@@ -1,0 +1,143 @@
+"""A decode step: weights and KV read where they are, multiplications, and what each layer and step costs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shunter.models.physics.cells import Array, RatedCells
+from shunter.models.physics.terms import Stage, Term
+
+__all__ = [
+    "DECODE",
+    "HOST_FLOP_PER_S",
+    "attention_issue_s",
+    "gpu_hop_s",
+    "hop_s",
+    "host_kv_read_s",
+    "host_launch_s",
+    "host_matrix_s",
+    "host_read_s",
+    "kv_hop_s",
+    "kv_hop_width_s",
+    "kv_read_s",
+    "launch_s",
+    "matrix_s",
+    "step_s",
+    "weight_issue_s",
+    "weight_read_s",
+]
+
+_BYTES_PER_LANE_CLOCK = 8.0
+HOST_FLOP_PER_S = 5e11
+
+
+def weight_read_s(c: RatedCells) -> Array:
+    """A step reads each weight on the device once. Bytes / (bytes/s).
+
+    Source: Pope et al., Efficiently Scaling Transformer Inference, 2022, section 2.
+    """
+    return c.at.read_bytes_device / c.bandwidth
+
+
+def weight_issue_s(c: RatedCells) -> Array:
+    """The same reads as multiprocessors can have them in flight, 8 bytes a clock each. Bytes / (bytes/s).
+
+    It binds where memory is fast for the number of multiprocessors (HBM). Source: Little's law; Volkov,
+    Understanding Latency Hiding on GPUs, 2016.
+    """
+    return c.at.read_bytes_device / (_BYTES_PER_LANE_CLOCK * c.clocks)
+
+
+def matrix_s(c: RatedCells) -> Array:
+    """A decode step's multiplications: 2 a parameter and sequence. FLOP / (FLOP/s).
+
+    Source: Williams et al., Roofline, 2009; Kaplan et al., Scaling Laws, 2020, section 2.1.
+    """
+    return 2 * c.at.batch * c.at.params_device / c.matrix
+
+
+def host_read_s(c: RatedCells) -> Array:
+    """A step reads each weight of the host's layers once. Bytes / (bytes/s)."""
+    return c.at.read_bytes_host / c.host_bandwidth
+
+
+def host_matrix_s(c: RatedCells) -> Array:
+    """Multiplications of the host's layers, at half a TFLOP/s. FLOP / (FLOP/s)."""
+    return 2 * c.at.batch * c.at.params_host / HOST_FLOP_PER_S
+
+
+def kv_read_s(c: RatedCells) -> Array:
+    """A step reads the keys and values of all tokens before it. Bytes / (bytes/s)."""
+    return (1 - c.kv_on_host) * c.at.batch * c.at.context_tokens * c.at.kv_bytes_device / c.bandwidth
+
+
+def attention_issue_s(c: RatedCells) -> Array:
+    """Attention works with the width of the queries, which grouped queries make wider than the keys."""
+    width = c.at.batch * c.at.context_tokens * c.at.layers_device * c.at.hidden_size
+    return (1 - c.kv_on_host) * width / c.clocks
+
+
+def host_kv_read_s(c: RatedCells) -> Array:
+    """The same for KV in host memory. Bytes / (bytes/s)."""
+    held = c.at.kv_bytes_host + c.kv_on_host * c.at.kv_bytes_device
+    return c.at.batch * c.at.context_tokens * held / c.host_bandwidth
+
+
+def launch_s(c: RatedCells) -> Array:
+    """Kernels of one layer: 10 us a layer on the device."""
+    return 1e-5 * c.at.layers_device
+
+
+def host_launch_s(c: RatedCells) -> Array:
+    """Threads that meet after each operation: 10 us a layer on the host."""
+    return 1e-5 * c.at.layers_host
+
+
+def step_s(c: RatedCells) -> Array:
+    """What each step costs whatever the model: 100 us."""
+    return np.full_like(c.bandwidth, 1e-4)
+
+
+def hop_s(c: RatedCells) -> Array:
+    """Activations cross from host to device once a step: 100 us, where layers are on both."""
+    return 1e-4 * c.at.is_split
+
+
+def kv_hop_s(c: RatedCells) -> Array:
+    """Each device layer's attention goes to the host and back where KV stays there: 100 us a layer."""
+    return 1e-4 * c.kv_on_host * c.at.layers_device
+
+
+def kv_hop_width_s(c: RatedCells) -> Array:
+    """The same, by width: 0.1 us an element of the residual stream and layer."""
+    return 1e-7 * c.kv_on_host * c.at.layers_device * c.at.hidden_size
+
+
+def gpu_hop_s(c: RatedCells) -> Array:
+    """Activations go from GPU to GPU: 100 us for each further one."""
+    return 1e-4 * (c.gpu_count - 1)
+
+
+DECODE: tuple[Stage, ...] = (
+    (
+        Term("weight_read_dense", weight_read_s, 1.08, 0.1, "dense", by_device=True),
+        Term("weight_read_quantised", weight_read_s, 1.15, 0.1, "quantised", by_device=True),
+        Term("weight_issue_dense", weight_issue_s, 1.3, 0.5, "dense", by_device=True),
+        Term("weight_issue_quantised", weight_issue_s, 1.3, 0.5, "quantised", by_device=True),
+        Term("matrix", matrix_s, 2.0, 0.5, by_device=True),
+    ),
+    (
+        Term("host_read", host_read_s, 1.4, 0.3),
+        Term("host_matrix", host_matrix_s, 1.0, 0.7),
+    ),
+    (Term("kv_read", kv_read_s, 1.3, 0.7, by_device=True),),
+    (Term("attention_issue", attention_issue_s, 0.3, 0.7, by_device=True),),
+    (Term("host_kv_read", host_kv_read_s, 2.0, 0.7),),
+    (Term("launch", launch_s, 4.0, 0.7, by_version=True),),
+    (Term("host_launch", host_launch_s, 2.0, 1.0, by_version=True),),
+    (Term("step", step_s, 1.0, 1.0, by_version=True),),
+    (Term("hop", hop_s, 1.0, 1.0, by_version=True),),
+    (Term("kv_hop", kv_hop_s, 1.0, 1.0, by_version=True),),
+    (Term("kv_hop_width", kv_hop_width_s, 1.0, 1.0, by_version=True),),
+    (Term("gpu_hop", gpu_hop_s, 1.0, 1.0, by_version=True),),
+)

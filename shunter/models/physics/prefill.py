@@ -1,0 +1,104 @@
+"""Prefill: multiplications for all tokens of a prompt, in passes over the weights.
+
+Where published rows disagree with these terms, and which data would tell why. A 70B split over GPUs gains
+less from more of them than a pipeline's share says (four RTX 4090 or 3090 are no faster than two), as if
+fewer passes were in flight than the prompt has, while an 8B gains more than that would allow: rows that
+state batch and micro-batch sizes would tell. The 8B in F16 took ten times as long on an A100 SXM4 as on the
+PCIe card, against all of its like: that row wants measuring again. Two shapes were measured on more than
+one GPU, so nothing says how the matrix units' share of their peak depends on width: three or more shapes on
+one GPU would.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from shunter.models.physics.cells import Array, RatedCells
+from shunter.models.physics.decode import HOST_FLOP_PER_S, step_s, weight_read_s
+from shunter.models.physics.terms import Stage, Term
+
+__all__ = [
+    "PREFILL",
+    "UBATCH_TOKENS",
+    "prompt_activation_s",
+    "prompt_attention_s",
+    "prompt_host_s",
+    "prompt_lane_s",
+    "prompt_launch_s",
+    "prompt_link_s",
+    "prompt_matrix_s",
+    "prompt_weight_read_s",
+]
+
+UBATCH_TOKENS = 512
+"""Tokens that one pass over the weights processes in prefill. Source: llama.cpp's default n_ubatch."""
+
+
+def _passes(c: RatedCells) -> Array:
+    return np.ceil(np.maximum(c.at.tokens, 1.0) / UBATCH_TOKENS)
+
+
+def _pipeline(c: RatedCells) -> Array:
+    """Share of the work that one of several GPUs in a pipeline spends: m passes through n stages.
+
+    Source: Huang et al., GPipe, 2019, section 2.2: (m + n - 1) / m steps of 1/n of the work.
+    """
+    share = (_passes(c) + c.gpu_count - 1) / (_passes(c) * c.gpu_count)
+    return np.asarray(share, dtype=np.float64)
+
+
+def prompt_matrix_s(c: RatedCells) -> Array:
+    """Prefill's multiplications: 2 a parameter and token; GPUs that share them work as a pipeline."""
+    return 2 * c.at.tokens * c.at.params_device / c.matrix * _pipeline(c)
+
+
+def prompt_lane_s(c: RatedCells) -> Array:
+    """Weights unpacked for, and work outside of, matrix units: an operation a parameter and pass."""
+    return _passes(c) * c.at.params_device / (256 * c.clocks) * _pipeline(c)
+
+
+def prompt_weight_read_s(c: RatedCells) -> Array:
+    """Each pass of prefill reads all weights. Bytes / (bytes/s)."""
+    return _passes(c) * weight_read_s(c) * _pipeline(c)
+
+
+def prompt_attention_s(c: RatedCells) -> Array:
+    """Scores and values of all pairs of tokens, half of them masked: 2 x tokens^2 x width a layer."""
+    return 2 * c.at.tokens**2 * c.at.hidden_size * c.at.layers_device / c.matrix * _pipeline(c)
+
+
+def prompt_activation_s(c: RatedCells) -> Array:
+    """Activations written and read, 2 bytes a token, width and layer. Bytes / (bytes/s)."""
+    return 2 * c.at.tokens * c.at.hidden_size * c.at.layers_device / c.bandwidth * _pipeline(c)
+
+
+def prompt_launch_s(c: RatedCells) -> Array:
+    """Kernels of one layer and pass: 10 us."""
+    return 1e-5 * _passes(c) * c.at.layers_device
+
+
+def prompt_host_s(c: RatedCells) -> Array:
+    """Multiplications of the host's layers where there is no device, at half a TFLOP/s."""
+    seconds = 2 * c.at.tokens * c.at.params_host / HOST_FLOP_PER_S
+    return np.where(c.at.layers_device == 0, seconds, 0.0)
+
+
+def prompt_link_s(c: RatedCells) -> Array:
+    """The host's weights go to the device for each pass, which llama.cpp does for 32 tokens and more."""
+    return (c.at.layers_device > 0) * _passes(c) * c.at.read_bytes_host / c.link
+
+
+PREFILL: tuple[Stage, ...] = (
+    (
+        Term("matrix_dense", prompt_matrix_s, 2.0, 0.5, "dense", by_device=True),
+        Term("matrix_quantised", prompt_matrix_s, 2.5, 0.5, "quantised", by_device=True),
+        Term("weight_read", prompt_weight_read_s, 1.15, 0.2, by_device=True),
+    ),
+    (Term("lane_work", prompt_lane_s, 4.0, 1.0, "quantised", by_device=True),),
+    (Term("attention", prompt_attention_s, 6.0, 1.0, by_device=True),),
+    (Term("activation", prompt_activation_s, 20.0, 1.0, by_device=True),),
+    (Term("launch", prompt_launch_s, 5.0, 0.7, by_version=True),),
+    (Term("step", step_s, 5.0, 1.0, by_version=True),),
+    (Term("host_matrix", prompt_host_s, 1.0, 0.7),),
+    (Term("host_weights_over_link", prompt_link_s, 1.5, 0.5),),
+)
