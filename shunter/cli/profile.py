@@ -18,12 +18,12 @@ from shunter.cli.options import say, seconds, share
 from shunter.errors import InputError
 from shunter.profiling.budget import expected_selection
 from shunter.profiling.cluster import run_cluster_sweep
+from shunter.profiling.engine_entries import start_any_engine
 from shunter.profiling.engines.base import EngineError
 from shunter.profiling.pace import Pace
 from shunter.profiling.plan import Group, SweepPlan, SweepSettings
 from shunter.profiling.repeats import Precision
 from shunter.profiling.sweep import SweepProgress, check_output, plan_models, run_sweep
-from shunter.profiling.worker import start_engine
 
 __all__ = ["profile"]
 
@@ -171,7 +171,7 @@ def _measure(
             _measure_shared(console, plan, ray, out, mode, python)
             return
         with (
-            start_engine(plan.engine, plan.device.name, python=python) as engine,
+            start_any_engine(plan.engine, plan.device.name, python=python) as engine,
             _progress(console) as report,
         ):
             result = run_sweep(plan, engine, out, mode=mode, progress=report, begun_s=begun_s)

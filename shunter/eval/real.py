@@ -14,9 +14,8 @@ from shunter.errors import InputError
 from shunter.eval.clocks import WallClock
 from shunter.eval.plants import EnginePlant
 from shunter.eval.runs import Run, run_policy
+from shunter.profiling.engine_entries import engine_entry, start_any_engine
 from shunter.profiling.engines.base import Engine, UnsupportedLevelError
-from shunter.profiling.engines.registry import ENGINES
-from shunter.profiling.worker import start_engine
 
 __all__ = ["bind_footprints", "check_binding", "open_engines", "run_real"]
 
@@ -38,7 +37,7 @@ def check_binding(world: World) -> list[Checkpoint]:
             raise InputError(
                 f"devices.{device.name}.device", "be given to run on real engines", device.device
             )
-    entry = ENGINES[world.scenario.engine]
+    entry = engine_entry(world.scenario.engine)
     checkpoints = []
     for model in world.scenario.models:
         field = f"models.{model.name}.checkpoint"
@@ -69,7 +68,7 @@ def open_engines(world: World, *, python: str | None = None) -> Iterator[list[En
         engines: list[Engine] = []
         for device in world.scenario.devices:
             engine: Engine = stack.enter_context(
-                start_engine(world.scenario.engine, device.spec.name, python=python)
+                start_any_engine(world.scenario.engine, device.spec.name, python=python)
             )
             _check_levels(world, checkpoints, engine)
             engines.append(engine)
