@@ -91,7 +91,7 @@ def export_vllm(
 
     Examples:
 
-    shunter export vllm --scenario s.yaml --performance perf --out vllm-sleep.yaml
+    shunter export vllm --scenario s.yaml --performance perf
 
     bash vllm-sleep.sh start && bash vllm-sleep.sh wake small
     """
