@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -81,12 +82,14 @@ def test_an_unknown_name_lists_what_plugins_offer(site: Path) -> None:
         ("Made = int", "makes no Policy"),
         ("def Made(): raise KeyError('gone')", "making it failed: KeyError: 'gone'"),
         ("Made = 3", "making it failed: TypeError"),
+        (
+            "from shunter.agents.parameters import Heuristic\nclass Made(Heuristic):\n name = 'half'",
+            "making it failed: TypeError: Can't instantiate abstract class Made",
+        ),
     ],
 )
-def test_a_broken_policy_is_named_with_its_package(
-    install: Install, source: str, why: str, request: pytest.FixtureRequest
-) -> None:
-    package = f"broken-policy-{abs(hash(source))}"
+def test_a_broken_policy_is_named_with_its_package(install: Install, source: str, why: str) -> None:
+    package = f"broken-policy-{zlib.crc32(source.encode())}"
     module = package.replace("-", "_")
     install(package, source, {"shunter.policies": {"fragile": f"{module}:Made"}})
     with pytest.raises(PluginError) as caught:

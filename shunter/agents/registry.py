@@ -85,8 +85,7 @@ def make_policy(text: str) -> Policy:
         PluginError: A third party's package offers the name, and it cannot be used.
     """
     name, given = _split(text)
-    make = _maker(name)
-    space = make.space() if isinstance(make, type) and issubclass(make, Heuristic) else {}
+    make, space = _maker(name)
     guard: Space = {} if name in STATE_POLICIES else GUARD
     values = read_parameters(given, {**space, **guard}, f"--policy {name}")
     max_age = values.pop("max_age", None)
@@ -102,22 +101,23 @@ def _split(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def _maker(name: str) -> Callable[..., Policy]:
-    """What makes the policy from its parameters."""
+def _maker(name: str) -> tuple[Callable[..., Policy], Space]:
+    """What makes the policy from its parameters, and which it takes."""
     if name in HEURISTICS:
-        return HEURISTICS[name]
+        return HEURISTICS[name], HEURISTICS[name].space()
     if name in STATE_POLICIES:
-        return STATE_POLICIES[name]
+        return STATE_POLICIES[name], {}
     if name.startswith("models:/"):
         from shunter.agents.model_uri import load_registered  # MLflow takes seconds to import
 
-        return partial(load_registered, name)
+        return partial(load_registered, name), {}
     if name.endswith(".safetensors") or Path(name).exists():
-        return partial(LearnedPolicy.load, name)
+        return partial(LearnedPolicy.load, name), {}
     return _plugged(name)
 
 
-def _plugged(name: str) -> Callable[..., Policy]:
+def _plugged(name: str) -> tuple[Callable[..., Policy], Space]:
+    """The same for a policy of a third party."""
     ours = [*HEURISTICS, *STATE_POLICIES]
     entry = find_plugin(POLICY_GROUP, name, ours)
     if entry is None:
@@ -135,4 +135,4 @@ def _plugged(name: str) -> Callable[..., Policy]:
             raise PluginError("--policy", name, package_of(entry), why)
         return policy
 
-    return kind if isinstance(kind, type) and issubclass(kind, Heuristic) else make
+    return make, kind.space() if isinstance(kind, type) and issubclass(kind, Heuristic) else {}

@@ -50,7 +50,8 @@ class SleepPlan:
 HEADER = """\
 # Plan of vLLM's sleep mode, written by `shunter export vllm`. The script beside it carries it out.
 # Times are predictions in seconds: [predicted, low, high], 90 % intervals; null where sleep was not measured.
-# A sleeping server keeps its CUDA context and graphs on the device: leave room for them.
+# A sleeping server keeps its CUDA context and graphs on the device: leave room for them. A server without
+# --gpu-memory-utilization (its device names no gpu of the catalogue) wants 90 % of the device free to start.
 # The sleep endpoints need VLLM_SERVER_DEV_MODE=1; do not expose such a server to users.
 """
 
