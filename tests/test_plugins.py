@@ -16,7 +16,7 @@ from shunter.envs.world import World
 from shunter.errors import InputError, PluginError, UnknownNameError
 from shunter.eval.runs import simulate
 from shunter.profiling.dataset import read_dataset
-from shunter.profiling.engine_entries import engine_entry, start_any_engine
+from shunter.profiling.engine_entries import engine_entry, start_engine
 from shunter.profiling.engines.base import CheckpointError, Engine, EngineError, EngineUnavailableError
 from shunter.profiling.engines.fake import LinearDurations
 from shunter.profiling.synthetic import write_checkpoint
@@ -159,13 +159,13 @@ class TestExampleEngine(EngineContract):
     @pytest.fixture(scope="class")
     @classmethod
     def engine(cls, _installed: None, bare_python: str) -> Iterator[Engine]:
-        with start_any_engine("metronome", "cpu:1-threads", python=bare_python) as engine:
+        with start_engine("metronome", "cpu:1-threads", python=bare_python) as engine:
             assert engine.engine_version == "0.1.0"
             yield engine
 
     @pytest.fixture
     def cramped(self, bare_python: str) -> Iterator[Engine]:
-        with start_any_engine("metronome", "cpu:1-threads-60MB", python=bare_python) as engine:
+        with start_engine("metronome", "cpu:1-threads-60MB", python=bare_python) as engine:
             yield engine
 
     @pytest.fixture(scope="class")
@@ -213,7 +213,7 @@ def test_a_broken_engine_is_named_with_its_package(
     install("broken-engine", entry, {"shunter.engines": {"wreck": "broken_engine:E"}})
     install("broken-engine-worker", source, {})
     with pytest.raises(kind) as caught:
-        start_any_engine("wreck", "cpu")
+        start_engine("wreck", "cpu")
     assert why in str(caught.value)
     assert "broken-engine" in str(caught.value)
 

@@ -18,7 +18,7 @@ from shunter.cli.options import say, seconds, share
 from shunter.errors import InputError
 from shunter.profiling.budget import expected_selection
 from shunter.profiling.cluster import run_cluster_sweep
-from shunter.profiling.engine_entries import start_any_engine
+from shunter.profiling.engine_entries import start_engine
 from shunter.profiling.engines.base import EngineError
 from shunter.profiling.pace import Pace
 from shunter.profiling.plan import Group, SweepPlan, SweepSettings
@@ -171,7 +171,7 @@ def _measure(
             _measure_shared(console, plan, ray, out, mode, python)
             return
         with (
-            start_any_engine(plan.engine, plan.device.name, python=python) as engine,
+            start_engine(plan.engine, plan.device.name, python=python) as engine,
             _progress(console) as report,
         ):
             result = run_sweep(plan, engine, out, mode=mode, progress=report, begun_s=begun_s)

@@ -14,7 +14,7 @@ from shunter.cli.options import progress, say
 from shunter.errors import InputError
 from shunter.models.features import FACT_COLUMNS
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.engine_entries import engine_entry, start_any_engine
+from shunter.profiling.engine_entries import engine_entry, start_engine
 from shunter.profiling.engines.base import EngineError
 from shunter.profiling.plan import model_facts
 from shunter.profiling.preemption import measure_preemption
@@ -124,7 +124,7 @@ def profile_preemption(
 def _measure(console: Console, measurement: Measurement, out: Path, python: str | None) -> None:
     try:
         with (
-            start_any_engine(measurement.engine, measurement.device, python=python) as running,
+            start_engine(measurement.engine, measurement.device, python=python) as running,
             progress(console) as report,
         ):
             measure_preemption(measurement, running, progress=report)

@@ -14,7 +14,7 @@ from shunter.errors import InputError
 from shunter.eval.clocks import WallClock
 from shunter.eval.plants import EnginePlant
 from shunter.eval.runs import Run, run_policy
-from shunter.profiling.engine_entries import engine_entry, start_any_engine
+from shunter.profiling.engine_entries import engine_entry, start_engine
 from shunter.profiling.engines.base import Engine, UnsupportedLevelError
 
 __all__ = ["bind_footprints", "check_binding", "open_engines", "run_real"]
@@ -68,7 +68,7 @@ def open_engines(world: World, *, python: str | None = None) -> Iterator[list[En
         engines: list[Engine] = []
         for device in world.scenario.devices:
             engine: Engine = stack.enter_context(
-                start_any_engine(world.scenario.engine, device.spec.name, python=python)
+                start_engine(world.scenario.engine, device.spec.name, python=python)
             )
             _check_levels(world, checkpoints, engine)
             engines.append(engine)

@@ -15,7 +15,7 @@ from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.catalog.devices import DeviceSpec
 from shunter.errors import ShunterError
 from shunter.profiling.conditions import Sensors
-from shunter.profiling.engine_entries import start_any_engine
+from shunter.profiling.engine_entries import start_engine
 from shunter.profiling.engines.base import Capabilities, DeviceMemoryError, EngineError
 from shunter.profiling.fingerprint import digest, hardware, hardware_id
 from shunter.profiling.footprint import shortage
@@ -82,7 +82,7 @@ class DeviceWorker:
             for checkpoint in dict.fromkeys(group.checkpoint for group in self._plan.groups):
                 _check_same(checkpoint)
             self._engine = self._stack.enter_context(
-                start_any_engine(self._plan.engine, self._plan.device.name, python=self._python)
+                start_engine(self._plan.engine, self._plan.device.name, python=self._python)
             )
             can = self._engine.capabilities()
         except (ShunterError, EngineError) as error:

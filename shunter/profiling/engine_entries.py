@@ -9,7 +9,7 @@ from shunter.profiling.engines.registry import ENGINES, EngineEntry
 from shunter.profiling.plugged_worker import PluggedWorker
 from shunter.profiling.worker import WorkerEngine
 
-__all__ = ["engine_entry", "start_any_engine"]
+__all__ = ["engine_entry", "start_engine"]
 
 
 def engine_entry(name: str, *, field: str = "engine") -> EngineEntry:
@@ -35,10 +35,10 @@ def engine_entry(name: str, *, field: str = "engine") -> EngineEntry:
     return entry
 
 
-def start_any_engine(
+def start_engine(
     name: str, device: str, *, python: str | None = None, timeout_s: float = 600.0
 ) -> WorkerEngine:
-    """Starts an engine in a worker process: as ``start_engine``, and those of third parties too.
+    """Starts an engine in a worker process: as ``worker.start_engine``, and those of third parties too.
 
     Args:
         name: As ``engine_entry`` takes it.

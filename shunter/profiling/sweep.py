@@ -14,7 +14,7 @@ from shunter.catalog.devices import parse_device
 from shunter.errors import InputError
 from shunter.profiling.conditions import Sensors
 from shunter.profiling.dataset import read_dataset
-from shunter.profiling.engine_entries import engine_entry, start_any_engine
+from shunter.profiling.engine_entries import engine_entry, start_engine
 from shunter.profiling.engines.base import Engine
 from shunter.profiling.journal import Journal, journal_path
 from shunter.profiling.measure import sweep_facts
@@ -91,7 +91,7 @@ def profile_models(
     begun_s = time.monotonic()
     check_output(out, mode)
     plan = plan_models(models, engine=engine, device=device, settings=settings or SweepSettings())
-    with start_any_engine(engine, device, python=python) as running:
+    with start_engine(engine, device, python=python) as running:
         return run_sweep(plan, running, out, mode=mode, progress=progress, begun_s=begun_s)
 
 
