@@ -6,7 +6,8 @@
     └── InputError              a value breaks a rule
         ├── UnknownNameError    a name is not in a registry; names the nearest
         ├── VersionError        a file was written for another format version
-        └── BrokenFileError     a file is truncated or not what it claims to be
+        ├── BrokenFileError     a file is truncated or not what it claims to be
+        └── PluginError         a third party's package does not keep its promise; names the package
 
 Failures of an engine are ``shunter.profiling.engines.base.EngineError``: that module also runs inside
 worker interpreters that lack shunter, so it cannot import this one.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["BrokenFileError", "InputError", "ShunterError", "UnknownNameError", "VersionError"]
+__all__ = ["BrokenFileError", "InputError", "PluginError", "ShunterError", "UnknownNameError", "VersionError"]
 
 
 class ShunterError(Exception):
@@ -72,3 +73,12 @@ class BrokenFileError(InputError):
     def __init__(self, path: object, why: str) -> None:
         ShunterError.__init__(self, f"{path}: cannot be read: {why}")
         self.field = str(path)
+
+
+class PluginError(InputError):
+    """A policy or an engine of a third party cannot be used; the message names its package."""
+
+    def __init__(self, field: str, name: str, package: str, why: str) -> None:
+        text = " ".join(why.split())
+        ShunterError.__init__(self, f"{field}: {name!r} of the package {package} cannot be used: {text}")
+        self.field = field

@@ -1,4 +1,4 @@
-"""Policies by name, and policy files by path."""
+"""Policies by name, of ours and of third parties, and policy files by path."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from shunter.agents.random_choice import Random
 from shunter.agents.size_lru import SizeLru
 from shunter.agents.sjf import Sjf, SjfOracle
 from shunter.agents.startup_greedy import StartupGreedy
-from shunter.errors import UnknownNameError
+from shunter.errors import PluginError, UnknownNameError
+from shunter.plugins import POLICY_GROUP, find_plugin, load_plugin, package_of, plugin_names
 
 __all__ = ["HEURISTICS", "POLICIES", "STATE_POLICIES", "make_policy"]
 
@@ -71,22 +72,24 @@ def make_policy(text: str) -> Policy:
     """Makes a heuristic by name, or loads a trained policy from a file.
 
     Args:
-        text: A name from ``HEURISTICS`` or ``STATE_POLICIES``, the path of a ``.safetensors`` policy file, or
-            the URI of a registered model (``models:/…``). Parameters may follow, as in
-            ``fifo-collated:max_wait=30,max_age=100``. All but ``STATE_POLICIES`` take ``max_age``: beyond it,
-            in time scales, requests go first (see ``AgeGuard``).
+        text: A name from ``HEURISTICS`` or ``STATE_POLICIES``, the path of a ``.safetensors`` policy file,
+            the URI of a registered model (``models:/…``), or a name that an installed package offers in
+            ``shunter.policies``. Parameters may follow, as in ``fifo-collated:max_wait=30,max_age=100``. All
+            but ``STATE_POLICIES`` take ``max_age``: beyond it, in time scales, requests go first (see
+            ``AgeGuard``).
 
     Raises:
         UnknownNameError: It is none of these, or has no such parameter.
         InputError: A parameter breaks its rule.
         VersionError: The file was trained for observations of another version.
+        PluginError: A third party's package offers the name, and it cannot be used.
     """
     name, given = _split(text)
-    space = HEURISTICS[name].space() if name in HEURISTICS else {}
+    make, space = _maker(name)
     guard: Space = {} if name in STATE_POLICIES else GUARD
     values = read_parameters(given, {**space, **guard}, f"--policy {name}")
     max_age = values.pop("max_age", None)
-    policy = _make(name, values)
+    policy = make(**values)
     return policy if max_age is None else AgeGuard(policy, max_age)
 
 
@@ -98,15 +101,38 @@ def _split(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def _make(name: str, values: dict[str, Any]) -> Policy:
+def _maker(name: str) -> tuple[Callable[..., Policy], Space]:
+    """What makes the policy from its parameters, and which it takes."""
     if name in HEURISTICS:
-        return HEURISTICS[name](**values)
+        return HEURISTICS[name], HEURISTICS[name].space()
     if name in STATE_POLICIES:
-        return STATE_POLICIES[name]()
+        return STATE_POLICIES[name], {}
     if name.startswith("models:/"):
         from shunter.agents.model_uri import load_registered  # MLflow takes seconds to import
 
-        return load_registered(name)
+        return partial(load_registered, name), {}
     if name.endswith(".safetensors") or Path(name).exists():
-        return LearnedPolicy.load(name)
-    raise UnknownNameError("--policy", name, [*HEURISTICS, *STATE_POLICIES])
+        return partial(LearnedPolicy.load, name), {}
+    return _plugged(name)
+
+
+def _plugged(name: str) -> tuple[Callable[..., Policy], Space]:
+    """The same for a policy of a third party."""
+    ours = [*HEURISTICS, *STATE_POLICIES]
+    entry = find_plugin(POLICY_GROUP, name, ours)
+    if entry is None:
+        raise UnknownNameError("--policy", name, [*ours, *plugin_names(POLICY_GROUP)])
+    kind = load_plugin(entry)
+
+    def make(**values: Any) -> Policy:
+        try:
+            policy = kind(**values)
+        except Exception as error:  # a third party's constructor may raise anything
+            why = f"making it failed: {type(error).__name__}: {error}"
+            raise PluginError("--policy", name, package_of(entry), why) from error
+        if not isinstance(policy, Policy):
+            why = f"{entry.value} makes no Policy (name, oracle, act, act_batch): {policy!r}"
+            raise PluginError("--policy", name, package_of(entry), why)
+        return policy
+
+    return make, kind.space() if isinstance(kind, type) and issubclass(kind, Heuristic) else {}

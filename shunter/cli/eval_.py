@@ -16,13 +16,14 @@ from shunter.agents.registry import POLICIES, make_policy
 from shunter.cli.options import PERFORMANCE, RAY, performance_of, progress, say, say_lost, seed_list
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import make_world
-from shunter.errors import InputError, UnknownNameError
+from shunter.errors import InputError
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.event_log import write_event_logs
 from shunter.eval.real import check_binding, open_engines
 from shunter.eval.report import change_text, format_metric, verdict, write_report
 from shunter.eval.tracking import Tracker, tracking
 from shunter.jobs import open_runner
+from shunter.profiling.engine_entries import engine_entry
 from shunter.profiling.engines.registry import ENGINES
 
 __all__ = ["eval_", "real_table", "results_table", "save_evaluation"]
@@ -69,8 +70,7 @@ def eval_(
     console = Console()
     loaded = load_scenario(scenario)
     if engine is not None:
-        if engine not in ENGINES:
-            raise UnknownNameError("--engine", engine, ENGINES)
+        engine_entry(engine, field="--engine")
         loaded = loaded.model_copy(update={"engine": engine})
     policies = [make_policy(name) for name in policy or list(POLICIES)]
     names = [p.name for p in policies]

@@ -11,12 +11,11 @@ from rich.table import Table
 
 from shunter.cli.options import say
 from shunter.envs.scenario import load_scenario
-from shunter.errors import UnknownNameError
 from shunter.eval.event_log import read_event_log
 from shunter.eval.recalibration import Recalibration, recalibrate
 from shunter.eval.tracking import tracking
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.engines.registry import ENGINES
+from shunter.profiling.engine_entries import engine_entry
 
 __all__ = ["span_errors_table", "update", "update_table"]
 
@@ -52,8 +51,7 @@ def update(
     """
     loaded = load_scenario(scenario)
     if engine is not None:
-        if engine not in ENGINES:
-            raise UnknownNameError("--engine", engine, ENGINES)
+        engine_entry(engine, field="--engine")
         loaded = loaded.model_copy(update={"engine": engine})
     model = PerformanceModel.load(performance)
     found = recalibrate(model, loaded, [read_event_log(path) for path in events])

@@ -43,14 +43,16 @@ COMMANDS = {
     "policy register": "Register a policy in MLflow, where the better one is champion.",
     "eval": "Compare policies in simulation and, with --real, on the real engine.",
     "timeline": "Draw what the devices of one run did, as a web page or for Perfetto.",
+    "export llama-swap": "Write llama-swap's configuration: what fits together, what evicting costs.",
+    "export vllm": "Write a plan of vLLM's sleep mode and the script that carries it out.",
     "demo": "Run all of it, small, on this machine.",
     "doctor": "Say which engines and devices work here, and what to install next.",
 }
 """Each is a function of that name, its words joined by _, in the module of ``shunter.cli`` of that name
 (or ``MODULES``), imported when it is asked for."""
 
-FUNCTIONS = {"eval": "eval_"}
-GROUPS = ("dataset", "models", "policy", "scenarios", "workload")
+FUNCTIONS = {"eval": "eval_", "export llama-swap": "export_llama_swap"}
+GROUPS = ("dataset", "export", "models", "policy", "scenarios", "workload")
 MODULES = {name: name.split()[0] for name in COMMANDS if " " in name and name.split()[0] in GROUPS}
 
 

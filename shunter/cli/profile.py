@@ -18,12 +18,12 @@ from shunter.cli.options import say, seconds, share
 from shunter.errors import InputError
 from shunter.profiling.budget import expected_selection
 from shunter.profiling.cluster import run_cluster_sweep
+from shunter.profiling.engine_entries import start_engine
 from shunter.profiling.engines.base import EngineError
 from shunter.profiling.pace import Pace
 from shunter.profiling.plan import Group, SweepPlan, SweepSettings
 from shunter.profiling.repeats import Precision
 from shunter.profiling.sweep import SweepProgress, check_output, plan_models, run_sweep
-from shunter.profiling.worker import start_engine
 
 __all__ = ["profile"]
 

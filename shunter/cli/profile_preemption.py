@@ -11,11 +11,11 @@ from rich.console import Console
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.cli.options import progress, say
-from shunter.errors import InputError, UnknownNameError
+from shunter.errors import InputError
 from shunter.models.features import FACT_COLUMNS
 from shunter.models.performance import PerformanceModel
+from shunter.profiling.engine_entries import engine_entry, start_engine
 from shunter.profiling.engines.base import EngineError
-from shunter.profiling.engines.registry import ENGINES
 from shunter.profiling.plan import model_facts
 from shunter.profiling.preemption import measure_preemption
 from shunter.profiling.preemption_folder import Measurement, Prediction, open_measurement
@@ -26,7 +26,6 @@ from shunter.profiling.preemption_plan import (
     make_preemption_plan,
 )
 from shunter.profiling.preemption_report import write_preemption_report
-from shunter.profiling.worker import start_engine
 
 __all__ = ["profile_preemption"]
 
@@ -163,10 +162,8 @@ def _cut_list(text: str, job_tokens: int) -> tuple[int, ...]:
 
 
 def _checkpoint(engine: str, path: str, field: str) -> Checkpoint:
-    if engine not in ENGINES:
-        raise UnknownNameError("--engine", engine, ENGINES)
+    formats = engine_entry(engine, field="--engine").checkpoint_formats
     checkpoint = read_checkpoint(Path(path), field=field)
-    formats = ENGINES[engine].checkpoint_formats
     if checkpoint.format not in formats:
         raise InputError(f"{field} {path}", f"be {' or '.join(formats)} for {engine}", checkpoint.format)
     return checkpoint

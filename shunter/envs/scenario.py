@@ -21,10 +21,10 @@ from shunter.envs.scenario_library import find_scenario
 from shunter.envs.scenario_limits import Limits
 from shunter.envs.scenario_objective import Objective
 from shunter.envs.workload_spec import Workload
-from shunter.errors import BrokenFileError, InputError, UnknownNameError
+from shunter.errors import BrokenFileError, InputError
 from shunter.models.datasheets import gpu_name
 from shunter.models.published import catalog_facts
-from shunter.profiling.engines.registry import ENGINES
+from shunter.profiling.engine_entries import engine_entry
 
 __all__ = ["Device", "Limits", "Model", "Scenario", "Workload", "load_scenario"]
 
@@ -178,8 +178,7 @@ class Scenario(Strict):
     @field_validator("engine")
     @classmethod
     def _engine(cls, name: str) -> str:
-        if name not in ENGINES:
-            raise UnknownNameError("engine", name, ENGINES)
+        engine_entry(name)
         return name
 
     @model_validator(mode="after")

@@ -14,9 +14,8 @@ from shunter.errors import InputError
 from shunter.eval.clocks import WallClock
 from shunter.eval.plants import EnginePlant
 from shunter.eval.runs import Run, run_policy
+from shunter.profiling.engine_entries import engine_entry, start_engine
 from shunter.profiling.engines.base import Engine, UnsupportedLevelError
-from shunter.profiling.engines.registry import ENGINES
-from shunter.profiling.worker import start_engine
 
 __all__ = ["bind_footprints", "check_binding", "open_engines", "run_real"]
 
@@ -38,7 +37,7 @@ def check_binding(world: World) -> list[Checkpoint]:
             raise InputError(
                 f"devices.{device.name}.device", "be given to run on real engines", device.device
             )
-    entry = ENGINES[world.scenario.engine]
+    entry = engine_entry(world.scenario.engine)
     checkpoints = []
     for model in world.scenario.models:
         field = f"models.{model.name}.checkpoint"

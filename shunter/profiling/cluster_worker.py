@@ -15,13 +15,14 @@ from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.catalog.devices import DeviceSpec
 from shunter.errors import ShunterError
 from shunter.profiling.conditions import Sensors
+from shunter.profiling.engine_entries import start_engine
 from shunter.profiling.engines.base import Capabilities, DeviceMemoryError, EngineError
 from shunter.profiling.fingerprint import digest, hardware, hardware_id
 from shunter.profiling.footprint import shortage
 from shunter.profiling.measure import GroupRun, sweep_facts
 from shunter.profiling.metered import MeteredEngine
 from shunter.profiling.plan import Group, SweepPlan, Unit, model_facts
-from shunter.profiling.worker import WorkerEngine, start_engine
+from shunter.profiling.worker import WorkerEngine
 
 __all__ = ["DeviceWorker", "Failure", "Hello", "hardware_key"]
 

@@ -11,17 +11,16 @@ from typing import Any
 
 from shunter.catalog.checkpoints import read_checkpoint
 from shunter.catalog.devices import parse_device
-from shunter.errors import InputError, UnknownNameError
+from shunter.errors import InputError
 from shunter.profiling.conditions import Sensors
 from shunter.profiling.dataset import read_dataset
+from shunter.profiling.engine_entries import engine_entry, start_engine
 from shunter.profiling.engines.base import Engine
-from shunter.profiling.engines.registry import ENGINES
 from shunter.profiling.journal import Journal, journal_path
 from shunter.profiling.measure import sweep_facts
 from shunter.profiling.metered import MeteredEngine
 from shunter.profiling.plan import SweepPlan, SweepSettings, check_levels, make_plan
 from shunter.profiling.sweep_run import ProgressCallback, SweepProgress, SweepResult, SweepRun
-from shunter.profiling.worker import start_engine
 
 __all__ = [
     "MODES",
@@ -51,10 +50,8 @@ def plan_models(
     Raises:
         InputError: A checkpoint, the engine, the device or the grid is wrong.
     """
-    if engine not in ENGINES:
-        raise UnknownNameError("--engine", engine, ENGINES)
+    formats = engine_entry(engine, field="--engine").checkpoint_formats
     checkpoints = [read_checkpoint(Path(path)) for path in models]
-    formats = ENGINES[engine].checkpoint_formats
     for checkpoint in checkpoints:
         if checkpoint.format not in formats:
             rule = f"be {' or '.join(formats)} for the engine {engine}"
