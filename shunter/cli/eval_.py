@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,16 +15,17 @@ from shunter.agents.policy_file import distance_from_training
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.cli.options import PERFORMANCE, performance_of, progress, say, seed_list
 from shunter.envs.scenario import load_scenario
-from shunter.envs.world import make_world
+from shunter.envs.world import load_performance, make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
-from shunter.eval.event_log import write_event_logs
+from shunter.eval.provenance import provenance
 from shunter.eval.real import check_binding, open_engines
-from shunter.eval.report import change_text, format_metric, verdict, write_report
-from shunter.eval.tracking import Tracker, tracking
+from shunter.eval.report_words import change_text, format_metric, verdict
+from shunter.eval.saved import log_evaluation, save_evaluation
+from shunter.eval.tracking import tracking
 from shunter.profiling.engines.registry import ENGINES
 
-__all__ = ["eval_", "real_table", "results_table", "save_evaluation"]
+__all__ = ["eval_", "real_table", "results_table"]
 
 
 def eval_(
@@ -74,7 +75,8 @@ def eval_(
     if len(set(names)) < len(names):
         raise InputError("--policy", "name each policy once", names)
     chosen = seed_list(seeds)
-    world = make_world(loaded, performance_of(scenario, performance))
+    predicts = load_performance(loaded, performance_of(scenario, performance))
+    world = make_world(loaded, predicts)
     for one in policies:
         for line in distance_from_training(one, world):
             say(console, f"warning: {one.name} is beyond its training: {line}")
@@ -85,11 +87,14 @@ def eval_(
         report = stack.enter_context(progress(console))
         evaluation = evaluate(world, policies, chosen, engines=engines, on_progress=report)
         if evaluation.simulated:
-            files = save_evaluation(evaluation, out, tracker, title=f"shunter eval: {loaded.name}")
+            made = provenance(loaded.engine, predicts, engines)
+            title = f"shunter eval: {loaded.name}"
+            files = save_evaluation(evaluation, out, title=title, performance=predicts, provenance=made)
+            log_evaluation(tracker, files)
     if not evaluation.simulated:
         raise KeyboardInterrupt
     if json_path is not None:
-        json_path.write_text(json.dumps(evaluation.to_dict(), indent=1), encoding="utf-8")
+        shutil.copyfile(files["results"], json_path)
     show(console, evaluation)
     say(
         console,
@@ -139,34 +144,3 @@ def real_table(result: dict[str, Any]) -> Table:
                 table.add_row(name, text, *figures, f"{error:+.1%}")
         table.add_section()
     return table
-
-
-def save_evaluation(
-    evaluation: Evaluation,
-    out: Path,
-    tracker: Tracker,
-    *,
-    title: str,
-    extra: list[tuple[str, str]] | None = None,
-) -> dict[str, Path]:
-    """Writes report, event log and results into a folder, and logs them to MLflow.
-
-    Returns:
-        ``report``, ``events`` and ``results`` as paths.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    files = {name: out / f"{name}.{end}" for name, end in _FILES.items()}
-    result = evaluation.to_dict()
-    write_event_logs(evaluation.logs(), files["events"])
-    files["results"].write_text(json.dumps(result, indent=1), encoding="utf-8")
-    write_report(evaluation, files["report"], title=title, extra=extra or ())
-    tracker.params(
-        {"scenario": result["scenario"], "seeds": result["seeds"], "policies": evaluation.policies}
-    )
-    tracker.metrics(result["policies"])
-    for path in files.values():
-        tracker.artifact(path)
-    return files
-
-
-_FILES = {"report": "html", "events": "parquet", "results": "json"}

@@ -19,7 +19,7 @@ from shunter.models.physics import UBATCH_TOKENS
 from shunter.models.published import catalog_facts
 from shunter.profiling.plan import model_facts
 
-__all__ = ["Tabulation", "check_fits", "existing_levels", "mean_work_s"]
+__all__ = ["Tabulation", "check_fits", "existing_levels", "facts_of_model", "mean_work_s"]
 
 Array = NDArray[np.float64]
 
@@ -77,6 +77,22 @@ def mean_work_s(tables: Tables, pairs: NDArray[np.int64]) -> Array:
     return np.asarray(prefill + decode * step)
 
 
+def facts_of_model(model: Model, performance: PerformanceModel) -> dict[str, Any]:
+    """The dataset's model columns of a scenario's model: of its checkpoint, the catalogue, or the profile.
+
+    Raises:
+        UnknownNameError: It was neither profiled nor has a checkpoint or an entry of the catalogue.
+    """
+    if model.checkpoint is not None and model.checkpoint.exists():
+        return model_facts(read_checkpoint(model.checkpoint, field=f"models.{model.name}.checkpoint"))
+    if model.catalog is not None and model.quantization is not None:
+        return catalog_facts(model.catalog, model.quantization)
+    known = performance.models
+    if model.name not in known.index:
+        raise UnknownNameError(f"models.{model.name}", model.name, known.index)
+    return {"model": model.name, **{str(k): v for k, v in known.loc[model.name].items()}}
+
+
 class Tabulation:
     """Asks the performance model for every cell of the tables.
 
@@ -97,7 +113,7 @@ class Tabulation:
     def __init__(self, scenario: Scenario, performance: PerformanceModel) -> None:
         self.scenario = scenario
         self.performance = performance
-        self.facts = [self._facts(model) for model in scenario.models]
+        self.facts = [facts_of_model(model, performance) for model in scenario.models]
         self.gpu_layers = tuple(
             tuple(m.gpu_layers(int(f["total_layers"])))
             for m, f in zip(scenario.models, self.facts, strict=True)
@@ -111,16 +127,6 @@ class Tabulation:
         self.saves_kv = [performance.saves_kv(scenario.engine, name) for name in names]
         self.tables, self.interpolation_error = self._refined()
         self.service_s = self._service_s(self.tables)
-
-    def _facts(self, model: Model) -> dict[str, Any]:
-        if model.checkpoint is not None and model.checkpoint.exists():
-            return model_facts(read_checkpoint(model.checkpoint, field=f"models.{model.name}.checkpoint"))
-        if model.catalog is not None and model.quantization is not None:
-            return catalog_facts(model.catalog, model.quantization)
-        known = self.performance.models
-        if model.name not in known.index:
-            raise UnknownNameError(f"models.{model.name}", model.name, known.index)
-        return {"model": model.name, **{str(k): v for k, v in known.loc[model.name].items()}}
 
     def _refined(self) -> tuple[Tables, float]:
         points = FIRST_POINTS

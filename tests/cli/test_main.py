@@ -16,6 +16,7 @@ from shunter import __version__
 from shunter.cli.main import COMMANDS, main
 from shunter.envs.features import FEATURES_VERSION
 from shunter.eval.event_log import read_event_log
+from shunter.eval.saved import FILES
 from shunter.models.performance import PerformanceModel
 from tests.agents.test_policies import random_policy
 from tests.worlds import fake_scenario
@@ -142,7 +143,7 @@ def test_eval_prints_a_table_and_writes_the_same(folder: Path, capsys: pytest.Ca
     for name, policy in result["policies"].items():
         assert name in out
         assert f"{policy['simulated']['response_mean_s']:.3f} s" in out
-    assert {p.name for p in Path("runs/a").iterdir()} == {"report.html", "events.parquet", "results.json"}
+    assert {p.name for p in Path("runs/a").iterdir()} == set(FILES.values())
     assert Path("mlflow.db").exists()
 
 

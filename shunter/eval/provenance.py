@@ -1,0 +1,75 @@
+"""How figures came about: software, machine, engine and performance model, as plain data."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from shunter.models.performance import PerformanceModel
+from shunter.profiling.engines.base import Engine
+from shunter.profiling.fingerprint import digest, hardware, hardware_id, versions
+
+__all__ = ["commit", "provenance"]
+
+
+def provenance(
+    engine: str, performance: PerformanceModel | None = None, engines: Sequence[Engine] | None = None
+) -> dict[str, Any]:
+    """What an evaluation was made with.
+
+    Args:
+        engine: The scenario's.
+        performance: That predicted; None if it is not known.
+        engines: Those of real runs, still open; None if there were none.
+
+    Returns:
+        Plain data: ``created_utc``, ``commit`` (None outside a checkout), ``machine``, ``machine_id``,
+        ``versions``, ``engine``, ``engine_version`` (None if nothing ran for real), ``performance`` (its
+        digest, its data's, the engine versions profiled, and how often it was recalibrated).
+    """
+    found = [one.capabilities() for one in engines or ()]
+    engine_version = ", ".join(sorted({one.engine_version for one in found})) or None
+    extra = {name: version for one in found for name, version in one.versions.items()}
+    software = versions(engine, engine_version or "not run", extra)
+    return {
+        "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": hardware(),
+        "machine_id": hardware_id(),
+        "versions": software,
+        "engine": engine,
+        "engine_version": engine_version,
+        "performance": None if performance is None else _performance(performance),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this code runs from, ``-dirty`` if it was changed since."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None  # installed: a repository around the environment is somebody else's
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def _performance(performance: PerformanceModel) -> dict[str, Any]:
+    state = performance.state_
+    return {
+        "digest": digest(state.model_dump(mode="json")),
+        "data": state.data_fingerprint,
+        "engine_versions": dict(state.engine_versions),
+        "recalibrated_on_runs": len(state.recalibrated_on),
+    }
