@@ -9,7 +9,7 @@ finished and its TTFT and TPOT are within the limits; goodput counts those that 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from shunter.envs.objectives import alone_s
 from shunter.envs.scenario_objective import Objective, Slo
 from shunter.eval.runs import Run
 
-__all__ = ["METRICS", "metric_names", "paired_change", "request_times", "slowdowns", "summarize"]
+__all__ = ["METRICS", "Served", "metric_names", "paired_change", "request_times", "slowdowns", "summarize"]
 
 METRICS = {
     "response_mean_s": "mean response",
@@ -58,7 +58,19 @@ def metric_names(objective: Objective) -> dict[str, str]:
     return {**METRICS, **slo, **_COSTS.get(objective.metric, {})}
 
 
-def request_times(run: Run) -> pd.DataFrame:
+class Served(Protocol):
+    """What is needed of a run to time its requests: a ``Run``, or one that was read back."""
+
+    @property
+    def seed(self) -> int:
+        """Of the workload."""
+
+    @property
+    def requests(self) -> pd.DataFrame:
+        """As ``Run.requests``."""
+
+
+def request_times(run: Served) -> pd.DataFrame:
     """Response, TTFT and TPOT of every request, in seconds; missing where it did not finish.
 
     Returns:
@@ -131,7 +143,7 @@ def _cost_metrics(runs: Sequence[Run], objective: Objective) -> dict[str, float]
     return {}
 
 
-def paired_change(runs: Sequence[Run], against: Sequence[Run], seed: int = 0) -> dict[str, Any]:
+def paired_change(runs: Sequence[Served], against: Sequence[Served], seed: int = 0) -> dict[str, Any]:
     """Relative change of the mean response against another policy on the same requests.
 
     The interval is a 95 % paired bootstrap: over runs if there are at least 5, otherwise over blocks of

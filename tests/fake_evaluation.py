@@ -1,8 +1,8 @@
+"""An evaluation of the small world: simulated, and real on fake engines with virtual clocks."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import pytest
 
 from shunter.agents.registry import make_policy
 from shunter.envs.world import World
@@ -34,13 +34,3 @@ def evaluate_fake(world: World, seeds: tuple[int, ...] = SEEDS) -> Evaluation:
             replay_predicted(world, world.draw(run.seed), run.log.frame()) for run in result.real[name]
         ]
     return result
-
-
-@pytest.fixture(scope="session")
-def evaluation(fake_world: World) -> Evaluation:
-    return evaluate_fake(fake_world)
-
-
-@pytest.fixture(scope="session")
-def simulated_only(evaluation: Evaluation) -> Evaluation:
-    return Evaluation(evaluation.world, evaluation.policies, evaluation.seeds, evaluation.simulated)
