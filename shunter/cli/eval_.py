@@ -17,15 +17,20 @@ from shunter.cli.options import PERFORMANCE, performance_of, progress, say, seed
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import load_performance, make_world
 from shunter.errors import InputError, UnknownNameError
+from shunter.eval.compare import compare
+from shunter.eval.compare_page import write_comparison
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.provenance import provenance
 from shunter.eval.real import check_binding, open_engines
+from shunter.eval.recorded import read_evaluation
 from shunter.eval.report_words import change_text, format_metric, verdict
-from shunter.eval.saved import log_evaluation, save_evaluation
+from shunter.eval.saved import finite, log_evaluation, save_evaluation
 from shunter.eval.tracking import tracking
+from shunter.models.performance import PerformanceModel
 from shunter.profiling.engines.registry import ENGINES
+from shunter.profiling.report_page import write_json
 
-__all__ = ["eval_", "real_table", "results_table"]
+__all__ = ["eval_", "real_table", "results_table", "show"]
 
 
 def eval_(
@@ -39,6 +44,12 @@ def eval_(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Workload seeds: a count, a range or a list.")] = "20",
     real: Annotated[bool, typer.Option("--real", help="Run on the real engine too.")] = False,
+    load: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.01, help="Instead of the scenario's; repeatable, for load curves.", show_default=False
+        ),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(help="Instead of the scenario's: " + ", ".join(ENGINES) + ".", show_default=False),
@@ -54,11 +65,14 @@ def eval_(
     """Compare policies on the same requests.
 
     Every policy serves the same requests; changes are paired, relative to the first policy. With --real the
-    simulated figure, the real one and the error stand beside each other.
+    simulated figure, the real one and the error stand beside each other. Several loads get a folder each,
+    and a page that compares them.
 
     Examples:
 
     shunter eval --scenario s.yaml --performance perf
+
+    shunter eval --scenario s.yaml --load 0.5 --load 0.7 --load 0.9 --out runs/loads
 
     shunter eval --scenario s.yaml --policy cost-greedy --policy runs/demo/policy.safetensors --seeds 100-139
 
@@ -80,29 +94,49 @@ def eval_(
     for one in policies:
         for line in distance_from_training(one, world):
             say(console, f"warning: {one.name} is beyond its training: {line}")
+    worlds = [world.at_load(one) for one in dict.fromkeys(load or ())] or [world]
     if real:
         check_binding(world)
-    with tracking("eval", loaded.name) as tracker, ExitStack() as stack:
-        engines = stack.enter_context(open_engines(world, python=python)) if real else None
-        report = stack.enter_context(progress(console))
-        evaluation = evaluate(world, policies, chosen, engines=engines, on_progress=report)
-        if evaluation.simulated:
+    folders = [out if len(worlds) == 1 else out / f"load-{w.scenario.workload.load:g}" for w in worlds]
+    for at, folder in zip(worlds, folders, strict=True):
+        with ExitStack() as stack:
+            engines = stack.enter_context(open_engines(at, python=python)) if real else None
+            report = stack.enter_context(progress(console))
+            evaluation = evaluate(at, policies, chosen, engines=engines, on_progress=report)
             made = provenance(loaded.engine, predicts, engines)
-            title = f"shunter eval: {loaded.name}"
-            files = save_evaluation(evaluation, out, title=title, performance=predicts, provenance=made)
-            log_evaluation(tracker, files)
-    if not evaluation.simulated:
-        raise KeyboardInterrupt
+        if not evaluation.simulated:
+            raise KeyboardInterrupt
+        results = _keep(console, evaluation, folder, predicts, made)
+        if evaluation.interrupted:
+            say(console, "Interrupted: only complete runs are counted.")
+            raise typer.Exit(130)
+    if len(worlds) > 1:
+        results = _keep_loads(console, folders, out)
     if json_path is not None:
-        shutil.copyfile(files["results"], json_path)
+        shutil.copyfile(results, json_path)
+
+
+def _keep(
+    console: Console, evaluation: Evaluation, out: Path, predicts: PerformanceModel, made: dict[str, Any]
+) -> Path:
+    """Writes, logs and prints one evaluation; returns its results."""
+    name = evaluation.world.scenario.name
+    title = f"shunter eval: {name}"
+    files = save_evaluation(evaluation, out, title=title, performance=predicts, provenance=made)
+    with tracking("eval", name) as tracker:
+        log_evaluation(tracker, files)
     show(console, evaluation)
-    say(
-        console,
-        f"report: {files['report']}\nevents: {files['events']}\nMLflow: {tracker.uri} run {tracker.run_id}",
-    )
-    if evaluation.interrupted:
-        say(console, "Interrupted: only complete runs are counted.")
-        raise typer.Exit(130)
+    paths = f"report: {files['report']}\nevents: {files['events']}"
+    say(console, f"{paths}\nMLflow: {tracker.uri} run {tracker.run_id}")
+    return files["results"]
+
+
+def _keep_loads(console: Console, folders: list[Path], out: Path) -> Path:
+    """Sets the evaluations of several loads beside each other; returns the results."""
+    comparison = compare([read_evaluation(str(folder)) for folder in folders])
+    page = write_comparison(comparison, out / "report.html", title="shunter eval: several loads")
+    say(console, f"loads beside each other: {page}")
+    return write_json(out / "results.json", finite(comparison.to_dict()))
 
 
 def show(console: Console, evaluation: Evaluation) -> None:

@@ -36,7 +36,8 @@ def load_curves(results: Sequence[dict[str, Any]]) -> Section:
         if result.get("rate_per_s"):
             by_rate.setdefault(result["rate_per_s"], result)
     if len(by_rate) < 2:
-        return Section(title, ("Not drawn: only one arrival rate was evaluated.",))
+        more = "shunter eval --load 0.5 --load 0.8 evaluates two"
+        return Section(title, (f"Not drawn: only one arrival rate was evaluated; {more}.",))
     if len({str(_apart_from_load(result["scenario"])) for result in by_rate.values()}) > 1:
         return Section(title, ("Not drawn: the scenarios differ in more than their load.",))
     note = "Each point is one evaluation; dotted lines are simulated. The vertical axis is logarithmic."

@@ -55,7 +55,8 @@ def _requests_figure(evaluation: Evaluation) -> go.Figure:
     for policy, colour in zip(evaluation.policies, PALETTE * len(evaluation.policies), strict=False):
         real = _responses(evaluation.real.get(policy, []))
         replays = [replay.run for replay in evaluation.replays.get(policy, [])]
-        simulated = evaluation.simulated.get(policy, [])[: len(evaluation.real.get(policy, []))]
+        of_seed = {run.seed: run for run in evaluation.simulated.get(policy, [])}
+        simulated = [of_seed[run.seed] for run in evaluation.real.get(policy, [])]
         for column, runs in enumerate((simulated, replays), 1):
             predicted = _responses(runs)
             if len(real) == 0 or len(predicted) != len(real):

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from shunter.eval.evaluation import Evaluation
+from shunter.eval.load_curves import load_curves
+from shunter.eval.page_fidelity import fidelity_section
 from shunter.eval.page_method import definitions_section, method_section
 from shunter.eval.page_performance import performance_section
 from shunter.eval.page_policies import policies_section, responses_section
 from shunter.eval.page_reality import reality_section
 from shunter.eval.page_runs import failures_section, timelines_section
+from shunter.eval.page_statistics import statistics_section
 from shunter.eval.report_words import verdict
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.report_page import Section, write_markdown, write_sections
@@ -50,10 +53,13 @@ def report_sections(
     sections = [
         policies_section(result),
         responses_section(evaluation),
+        statistics_section(result),
         reality_section(evaluation, result),
+        fidelity_section(result),
+        load_curves([result]),
         performance_section(evaluation.world.scenario, performance),
         timelines_section(evaluation),
-        failures_section(result),
+        failures_section(evaluation),
         definitions_section(result),
         method_section(result),
     ]

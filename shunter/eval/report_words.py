@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["change_text", "format_metric", "verdict"]
+__all__ = ["WORLDS", "change_text", "format_metric", "interval_text", "verdict"]
 
 WORLDS = ("simulated", "real")
 
@@ -28,6 +28,20 @@ def change_text(change: dict[str, Any]) -> str:
     if _unknown(change):
         return f"{change['change']:+.1%} (no interval)"
     return f"{change['change']:+.1%} [{change['low']:+.1%}, {change['high']:+.1%}]"
+
+
+def interval_text(found: dict[str, Any], form: str) -> str:
+    """A figure with its interval, as far as they are known.
+
+    Args:
+        found: ``value``, ``low`` and ``high``.
+        form: Of each number, as for ``str.format``.
+    """
+    value, low, high = (found[name] for name in ("value", "low", "high"))
+    if value is None or np.isnan(value):
+        return "-"
+    ends = "" if low is None or np.isnan(low) else f" [{form.format(low)}, {form.format(high)}]"
+    return f"{form.format(value)}{ends}"
 
 
 def verdict(result: dict[str, Any]) -> list[str]:

@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from shunter.envs.world import World
 from shunter.eval.evaluation import Evaluation
+from shunter.eval.event_log import EVENT_COLUMNS
 from shunter.eval.metrics import metric_names, request_times
+from shunter.eval.page_fidelity import fidelity_section
 from shunter.eval.page_method import DEFINITIONS
 from shunter.eval.page_policies import responses_section
 from shunter.eval.page_reality import reality_section
 from shunter.eval.page_runs import failures_section
+from shunter.eval.page_statistics import statistics_section
 from shunter.eval.report import report_sections, write_report
 from shunter.eval.report_words import verdict
 from shunter.models.performance import PerformanceModel
@@ -64,13 +68,11 @@ def test_the_same_stands_in_markdown(page: Path, evaluation: Evaluation) -> None
 
 
 def test_sections_follow_the_data(evaluation: Evaluation, simulated_only: Evaluation) -> None:
-    def titles(seen: Evaluation, **more: Any) -> list[str]:
-        return [s.title for s in report_sections(seen, {**seen.to_dict(), **more}, None)]
+    def titles(seen: Evaluation) -> list[str]:
+        return [s.title for s in report_sections(seen, seen.to_dict(), None)]
 
     assert "Simulation against reality" in titles(evaluation)
     assert "Simulation against reality" not in titles(simulated_only)
-    assert "Failures" not in titles(evaluation)
-    assert "Failures" in titles(evaluation, failures=[])
 
 
 def test_without_a_performance_model_the_page_says_so(simulated_only: Evaluation) -> None:
@@ -126,16 +128,56 @@ def test_the_scatter_shows_each_request_of_each_policy(evaluation: Evaluation) -
     assert 1.0 < np.median(np.array(decodes.x) / np.array(decodes.y)) <= 1.1 + 1e-6
 
 
-def test_failures_are_listed() -> None:
-    failures = [
-        {"at_s": 1.25, "device": "d0", "what": "killed", "requests": [3, 4]},
-        {"at_s": 2.5, "device": "d1", "what": "hung", "reason": None},
-    ]
-    section = failures_section({"failures": failures})
+def test_failures_are_listed_once_logs_record_them(
+    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(EVENT_COLUMNS, "fault", pa.string())
+    section = failures_section(evaluation)
     assert section is not None
-    assert section.tables[0].columns == ("at, s", "device", "what", "requests", "reason")
-    assert section.tables[0].rows[0] == ("1.25", "d0", "killed", "3, 4", "-")
-    assert failures_section({}) is None
+    assert section.notes == ("No engine failed in 6 runs.",)
+    row = evaluation.real["fifo-swap"][0].log.rows[3]
+    failed = {"fault": "killed", "restart_s": 1.25, "requeued_ids": [3, 4], "failed_ids": []}
+    for name, value in failed.items():
+        monkeypatch.setitem(row, name, value)
+    section = failures_section(evaluation)
+    assert section is not None
+    (texts,) = section.tables[0].rows
+    assert texts[0] == "fifo-swap/0/real"
+    assert texts[5:9] == ("killed", "1.25", "3, 4", "none")
+
+
+def test_statistics_and_fidelity_appear_with_their_data(evaluation: Evaluation) -> None:
+    result = evaluation.to_dict()
+    statistics = {
+        "sequences": 2,
+        "iqm": {"value": 0.9, "low": 0.8, "high": 1.0},
+        "probability_of_improvement": 0.75,
+        "profile": {"0.5": 0.0, "1.0": 1.0},
+    }
+    waits = {"small": {"mean_s": 0.5, "max_s": 2.0}, "all models": {"mean_s": 0.6, "max_s": 9.0}}
+    result["policies"]["cost-greedy"]["real"] |= {"statistics": statistics, "waits": waits}
+    section = statistics_section(result)
+    assert section is not None
+    assert section.tables[0].rows == (
+        ("cost-greedy", "real", "2", "0.900 [0.800, 1.000]", "75%", "2.000 s", "small"),
+    )
+    interval = {"value": -0.1, "low": -0.2, "high": -0.05}
+    row = {"policy": "cost-greedy", "quantity": "response", "statistic": "mean", "error": 0.1, "noise": 0.02}
+    pair = {"policy": "a", "against": "b", "real": interval, "simulated": interval}
+    found = {
+        "refused": [],
+        "notes": ["few runs"],
+        "requests": [row],
+        "ranking": {"tau": {"value": 1.0, "low": None, "high": None}, "pairs": [pair]},
+    }
+    found["ranking"] |= {"significant": 1, "agreeing": 1}  # type: ignore[operator]
+    section = fidelity_section({"fidelity": found})
+    assert section is not None
+    assert "Kendall's tau 1.00; 1 of 1 pairs" in " ".join(section.notes)
+    assert len(section.figures) == 2
+    assert fidelity_section({"fidelity": {"refused": ["unlike budgets"]}}).notes == (  # type: ignore[union-attr]
+        "Simulation and reality are not compared: unlike budgets.",
+    )
 
 
 def policy(change: float, low: float, high: float, mean_s: float, unfinished: float = 0) -> dict[str, Any]:
