@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.event_log import EVENT_COLUMNS
 from shunter.eval.timeline import read_timeline
 from shunter.eval.timeline_page import HOW_TO_READ, timeline_figure
 from shunter.profiling.report_page import ReportTable, Section
@@ -29,32 +28,25 @@ def timelines_section(evaluation: Evaluation) -> Section:
     return Section("What the devices did, first request sequence", tuple(notes), tuple(figures))
 
 
-def failures_section(evaluation: Evaluation) -> Section | None:
-    """A row for each operation that an engine failed; None if event logs of this version record none."""
-    if "fault" not in EVENT_COLUMNS:
+def failures_section(result: dict[str, Any]) -> Section | None:
+    """A row for each operation that an engine failed; None if the evaluation records no failures.
+
+    Args:
+        result: From ``Evaluation.to_dict``; ``failures`` is a list of mappings of names to plain values.
+    """
+    failures = result.get("failures")
+    if failures is None:
         return None
-    runs = [run for runs in (evaluation.real or evaluation.simulated).values() for run in runs]
-    rows = [row for run in runs for row in run.log.rows if row.get("fault") is not None]
-    if not rows:
-        return Section("Failures", (f"No engine failed in {len(runs)} runs.",))
-    texts = tuple(tuple(_text(row.get(name)) for name in _FAILURE) for row in rows)
-    note = f"{len(rows)} operations failed in {len(runs)} runs; times are since the start of each run."
-    table = ReportTable("", tuple(_FAILURE.values()), texts, prose=True)
-    return Section("Failures", (note,), tables=(table,))
-
-
-_FAILURE = {
-    "run_id": "run",
-    "end_s": "dealt with, s",
-    "device": "device",
-    "operation": "operation",
-    "model": "model",
-    "fault": "failure",
-    "restart_s": "restart, s",
-    "requeued_ids": "requeued",
-    "failed_ids": "given up",
-    "fault_reason": "the engine said",
-}
+    if not failures:
+        return Section("Failures", ("No engine failed.",))
+    names = tuple(dict.fromkeys(name for failure in failures for name in failure))
+    rows = tuple(tuple(_text(failure.get(name)) for name in names) for failure in failures)
+    headings = tuple(f"{n.removesuffix('_s')}, s" if n.endswith("_s") else n.replace("_", " ") for n in names)
+    notes = (
+        f"{len(failures)} operations failed; times are since the start of their run. Requests that were given "
+        "up count as unserved.",
+    )
+    return Section("Failures", notes, tables=(ReportTable("", headings, rows, prose=True),))
 
 
 def _text(value: Any) -> str:

@@ -59,7 +59,7 @@ def report_sections(
         load_curves([result]),
         performance_section(evaluation.world.scenario, performance),
         timelines_section(evaluation),
-        failures_section(evaluation),
+        failures_section(result),
         definitions_section(result),
         method_section(result),
     ]

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from shunter.envs.world import World
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.event_log import EVENT_COLUMNS
 from shunter.eval.metrics import metric_names, request_times
 from shunter.eval.page_fidelity import fidelity_section
 from shunter.eval.page_method import DEFINITIONS
@@ -128,22 +126,20 @@ def test_the_scatter_shows_each_request_of_each_policy(evaluation: Evaluation) -
     assert 1.0 < np.median(np.array(decodes.x) / np.array(decodes.y)) <= 1.1 + 1e-6
 
 
-def test_failures_are_listed_once_logs_record_them(
-    evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(EVENT_COLUMNS, "fault", pa.string())
-    section = failures_section(evaluation)
+def test_failures_are_listed_where_they_are_recorded() -> None:
+    failures = [
+        {"run_id": "a/0/real", "time_s": 1.25, "kind": "killed", "requeued": [3, 4], "failed": []},
+        {"run_id": "a/0/real", "time_s": 2.5, "kind": "hung", "reason": "no answer"},
+    ]
+    section = failures_section({"failures": failures})
     assert section is not None
-    assert section.notes == ("No engine failed in 6 runs.",)
-    row = evaluation.real["fifo-swap"][0].log.rows[3]
-    failed = {"fault": "killed", "restart_s": 1.25, "requeued_ids": [3, 4], "failed_ids": []}
-    for name, value in failed.items():
-        monkeypatch.setitem(row, name, value)
-    section = failures_section(evaluation)
-    assert section is not None
-    (texts,) = section.tables[0].rows
-    assert texts[0] == "fifo-swap/0/real"
-    assert texts[5:9] == ("killed", "1.25", "3, 4", "none")
+    (table,) = section.tables
+    assert table.columns == ("run id", "time, s", "kind", "requeued", "failed", "reason")
+    assert table.rows[0] == ("a/0/real", "1.25", "killed", "3, 4", "none", "-")
+    assert failures_section({}) is None
+    nothing = failures_section({"failures": []})
+    assert nothing is not None
+    assert not nothing.tables
 
 
 def test_statistics_and_fidelity_appear_with_their_data(evaluation: Evaluation) -> None:
