@@ -43,7 +43,7 @@ def failures_section(result: dict[str, Any]) -> Section | None:
     rows = tuple(tuple(_text(failure.get(name)) for name in names) for failure in failures)
     headings = tuple(f"{n.removesuffix('_s')}, s" if n.endswith("_s") else n.replace("_", " ") for n in names)
     notes = (
-        f"{len(failures)} operations failed; times are since the start of their run. Requests that were given "
+        f"{len(failures)} operations failed; times are since the start of their run. Requests given "
         "up count as unserved.",
     )
     return Section("Failures", notes, tables=(ReportTable("", headings, rows, prose=True),))
