@@ -126,13 +126,13 @@ class _Demo:
         policies = [*(make_policy(name) for name in POLICIES), result.policy]
         self._step("eval", f"{len(policies)} policies on {len(SIMULATED_SEEDS)} request sequences, simulated")
         simulated = evaluate(world, policies, SIMULATED_SEEDS)
-        made = provenance(self.engine, performance)
+        made = provenance(performance)
         self._keep("eval", simulated, "eval-simulated", performance, made)
         self._step("eval --real", f"the same policies on {self.engine}, {real_seeds} of these sequences")
         with open_engines(world) as engines, progress(self.console) as report:
             seeds = list(SIMULATED_SEEDS)[:real_seeds]
             real = evaluate(world, policies, seeds, engines=engines, on_progress=report)
-            made = provenance(self.engine, performance, engines)
+            made = provenance(performance, [one.capabilities() for one in engines])
         files = self._keep("eval_real", real, "eval-real", performance, made)
         self._finish(simulated, real, files)
 

@@ -103,7 +103,7 @@ def eval_(
             engines = stack.enter_context(open_engines(at, python=python)) if real else None
             report = stack.enter_context(progress(console))
             evaluation = evaluate(at, policies, chosen, engines=engines, on_progress=report)
-            made = provenance(loaded.engine, predicts, engines)
+            made = provenance(predicts, [one.capabilities() for one in engines or ()])
         if not evaluation.simulated:
             raise KeyboardInterrupt
         results = _keep(console, evaluation, folder, predicts, made)

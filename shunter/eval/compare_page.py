@@ -72,7 +72,7 @@ def runs_table(comparison: Comparison) -> ReportTable:
     for number, run in enumerate(comparison.runs, 1):
         made = run.result["provenance"]
         performance = (made.get("performance") or {}).get("digest") or "-"
-        engine = f"{run.result['scenario']['engine']} {made.get('engine_version') or '(not run)'}"
+        engine = made.get("engine_version") or f"{run.result['scenario']['engine']} (not run)"
         rate = run.result.get("rate_per_s")
         rows.append(
             (

@@ -55,7 +55,7 @@ def _facts(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     scenario, made = result["scenario"], result.get("provenance", {})
     workload = scenario["workload"]
     yield "scenario", scenario["name"]
-    yield "engine", f"{scenario['engine']} {made.get('engine_version') or '(not run)'}"
+    yield "engine", made.get("engine_version") or f"{scenario['engine']} (not run)"
     yield "devices", ", ".join(d["device"] or d["gpu"] for d in scenario["devices"])
     yield "models", ", ".join(model["name"] for model in scenario["models"])
     yield "requests", f"{workload['requests']} a sequence, {result['rate_per_s']:.4g}/s"
@@ -65,7 +65,7 @@ def _facts(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if performance:
         recalibrated = f", recalibrated on {performance['recalibrated_on_runs']} runs"
         yield "performance model", f"{performance['digest']}, of data {performance['data']}{recalibrated}"
-    yield "versions", ", ".join(f"{n} {v}" for n, v in made.get("versions", {}).items() if v != "not run")
+    yield "versions", ", ".join(f"{n} {v}" for n, v in made.get("versions", {}).items())
     yield "commit", made.get("commit") or ""
     machine = made.get("machine", {})
     if machine:

@@ -9,39 +9,35 @@ from pathlib import Path
 from typing import Any
 
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.engines.base import Engine
-from shunter.profiling.fingerprint import digest, hardware, hardware_id, versions
+from shunter.profiling.engines.base import Capabilities
+from shunter.profiling.fingerprint import digest, hardware, hardware_id, software
 
 __all__ = ["commit", "provenance"]
 
 
 def provenance(
-    engine: str, performance: PerformanceModel | None = None, engines: Sequence[Engine] | None = None
+    performance: PerformanceModel | None = None, capabilities: Sequence[Capabilities] = ()
 ) -> dict[str, Any]:
     """What an evaluation was made with.
 
     Args:
-        engine: The scenario's.
         performance: That predicted; None if it is not known.
-        engines: Those of real runs, still open; None if there were none.
+        capabilities: Of the engines that ran for real; empty if none did.
 
     Returns:
         Plain data: ``created_utc``, ``commit`` (None outside a checkout), ``machine``, ``machine_id``,
-        ``versions``, ``engine``, ``engine_version`` (None if nothing ran for real), ``performance`` (its
-        digest, its data's, the engine versions profiled, and how often it was recalibrated).
+        ``versions``, ``engine_version`` (names and versions; None if nothing ran for real), ``performance``
+        (its digest, its data's, the engine versions profiled, and how often it was recalibrated).
     """
-    found = [one.capabilities() for one in engines or ()]
-    engine_version = ", ".join(sorted({one.engine_version for one in found})) or None
-    extra = {name: version for one in found for name, version in one.versions.items()}
-    software = versions(engine, engine_version or "not run", extra)
+    engines = {one.engine: one.engine_version for one in capabilities}
+    more = {name: version for one in capabilities for name, version in one.versions.items()}
     return {
         "created_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "machine": hardware(),
         "machine_id": hardware_id(),
-        "versions": software,
-        "engine": engine,
-        "engine_version": engine_version,
+        "versions": {**software(), **engines, **more},
+        "engine_version": ", ".join(f"{n} {v}" for n, v in sorted(engines.items())) or None,
         "performance": None if performance is None else _performance(performance),
     }
 

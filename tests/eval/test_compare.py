@@ -30,7 +30,7 @@ def folder(
     evaluation: Evaluation, fake_performance: PerformanceModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     path = tmp_path_factory.mktemp("saved") / "first"
-    made = provenance("fake", fake_performance)
+    made = provenance(fake_performance)
     save_evaluation(evaluation, path, title="first", provenance=made)
     return path
 
