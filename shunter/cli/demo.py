@@ -131,8 +131,8 @@ class _Demo:
         self._step("eval --real", f"the same policies on {self.engine}, {real_seeds} of these sequences")
         with open_engines(world) as engines, progress(self.console) as report:
             seeds = list(SIMULATED_SEEDS)[:real_seeds]
-            real = evaluate(world, policies, seeds, engines=engines, on_progress=report)
             made = provenance(performance, [one.capabilities() for one in engines])
+            real = evaluate(world, policies, seeds, engines=engines, on_progress=report)
         files = self._keep("eval_real", real, "eval-real", performance, made)
         self._finish(simulated, real, files)
 

@@ -101,9 +101,9 @@ def eval_(
     for at, folder in zip(worlds, folders, strict=True):
         with ExitStack() as stack:
             engines = stack.enter_context(open_engines(at, python=python)) if real else None
+            made = provenance(predicts, [one.capabilities() for one in engines or ()])
             report = stack.enter_context(progress(console))
             evaluation = evaluate(at, policies, chosen, engines=engines, on_progress=report)
-            made = provenance(predicts, [one.capabilities() for one in engines or ()])
         if not evaluation.simulated:
             raise KeyboardInterrupt
         results = _keep(console, evaluation, folder, predicts, made)
