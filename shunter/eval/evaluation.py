@@ -14,7 +14,7 @@ from shunter.eval.metrics import metric_names, paired_change, summarize
 from shunter.eval.real import bind_footprints, run_real
 from shunter.eval.replay import Replayed, replay_predicted
 from shunter.eval.runs import Run, simulate
-from shunter.profiling.engines.base import Engine
+from shunter.eval.station import Station
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -115,7 +115,7 @@ def evaluate(
     policies: Sequence[Policy],
     seeds: Sequence[int],
     *,
-    engines: Sequence[Engine] | None = None,
+    engines: Sequence[Station] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Runs every policy on every seed's requests; after Ctrl-C what is complete is returned.

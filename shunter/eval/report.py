@@ -110,7 +110,7 @@ def write_report(
     scenario = evaluation.world.scenario
     devices = ", ".join(d.device or d.gpu or d.name for d in scenario.devices)
     parts.append(
-        f"<p class=note>{scenario.engine} on {html.escape(devices)}; {len(scenario.models)} models; "
+        f"<p class=note>{', '.join(scenario.engines)} on {html.escape(devices)}; {len(scenario.models)} models; "
         f"{scenario.workload.requests} requests a run at {evaluation.world.rate_per_s:.3g}/s; workload seeds "
         f"{', '.join(map(str, evaluation.seeds))}; tables interpolate the performance model's predictions to "
         f"within {evaluation.world.interpolation_error:.1%}. Response = last token - arrival, TTFT = first "

@@ -18,6 +18,7 @@ from shunter.envs.scheduling import empty_observation
 from shunter.envs.state import WAIT, Requests, State, all_outcomes, counted, episode_state
 from shunter.envs.world import World
 from shunter.eval.event_log import EventLog
+from shunter.eval.failures import Failure
 from shunter.eval.plants import OnEnd, Plant, SimulatedPlant
 
 __all__ = ["Run", "request_frame", "run_policy", "simulate"]
@@ -38,6 +39,7 @@ class Run:
         decision_s: Mean wall-clock time of a decision, observation included.
         log: Its events.
         cost: What the scenario's objective accrued, in its own unit; request-seconds for mean response.
+        overhead_s: Wall-clock time of all that was no waiting for engines: deciding and keeping the books.
     """
 
     policy: str
@@ -49,6 +51,18 @@ class Run:
     decision_s: float
     log: EventLog
     cost: float = float("nan")
+    overhead_s: float = float("nan")
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Of engines, in order."""
+        return self.log.failures
+
+    @property
+    def overhead_share(self) -> float:
+        """Overhead over the time that engines were busy; NaN if they never were."""
+        busy_s = (self.counts["running_ns"] + self.counts["loading_ns"]) * 1e-9
+        return self.overhead_s / busy_s if busy_s else float("nan")
 
 
 def run_policy(
@@ -82,7 +96,7 @@ def run_policy(
     plant = make_plant(log.end)
     observation = empty_observation(world.actions)
     mask = observation["action_mask"].view(np.bool_)
-    deciding_s = 0.0
+    loop_s, deciding_s = time.perf_counter(), 0.0
     device = plant.advance(state)
     while device >= 0 and clock["now_ns"] <= world.max_time_ns:
         begun_s = time.perf_counter()
@@ -102,6 +116,7 @@ def run_policy(
         if on_progress is not None:
             on_progress(int(clock["served"]))
         device = plant.advance(state)
+    overhead_s = time.perf_counter() - loop_s - plant.waited_s
     frame = request_frame(world, requests, state)
     counts = counted(state.counts)
     makespan_s = int(clock["now_ns"]) * 1e-9
@@ -119,6 +134,7 @@ def run_policy(
         decision_s=deciding_s / max(1, len(log.rows)),
         log=log,
         cost=cost,
+        overhead_s=overhead_s,
     )
 
 
