@@ -13,13 +13,14 @@ from rich.table import Table
 
 from shunter.agents.policy_file import distance_from_training
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.cli.options import PERFORMANCE, performance_of, progress, say, seed_list
+from shunter.cli.options import PERFORMANCE, free_folder, performance_of, progress, say, seconds, seed_list
+from shunter.cli.real_options import check_duration, real_options, with_duration
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.event_log import write_event_logs
-from shunter.eval.real import check_binding, open_engines
+from shunter.eval.real import bind_footprints, check_binding, open_engines
 from shunter.eval.report import change_text, format_metric, verdict, write_report
 from shunter.eval.tracking import Tracker, tracking
 from shunter.profiling.engines.registry import ENGINES
@@ -43,9 +44,42 @@ def eval_(
         typer.Option(help="Instead of the scenario's: " + ", ".join(ENGINES) + ".", show_default=False),
     ] = None,
     python: Annotated[
-        str | None, typer.Option(help="Interpreter that has the engine.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Interpreter that has the engine, or ENGINE=INTERPRETER; repeatable.", show_default=False
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report and the event log.")] = Path("runs/eval"),
+    duration: Annotated[
+        str | None,
+        typer.Option(
+            help="Time that one run may take, like 10m: requests that arrive for longer are refused, what is "
+            "still going then is cut off.",
+            show_default=False,
+        ),
+    ] = None,
+    hang_after: Annotated[
+        str,
+        typer.Option(
+            help="With --real: a call that takes longer than this, and than 20 times what was predicted, is "
+            "taken for hung; its engine is started again."
+        ),
+    ] = "30s",
+    chaos: Annotated[
+        str | None,
+        typer.Option(
+            help="With --real: kill or stop engines on purpose, with these probabilities per operation: "
+            "kill=0.05,hang=0.01.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the report and the event log. Default: runs/eval, with a number if it is there.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over what is in --out.")] = False,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Also write the results here.", show_default=False)
     ] = None,
@@ -62,6 +96,8 @@ def eval_(
     shunter eval --scenario s.yaml --policy cost-greedy --policy runs/demo/policy.safetensors --seeds 100-139
 
     shunter eval --scenario s.yaml --real --engine llama-cpp --seeds 2 --json result.json
+
+    shunter eval --scenario s.yaml --real --duration 10m --chaos kill=0.05,hang=0.01 --hang-after 5s
     """
     console = Console()
     loaded = load_scenario(scenario)
@@ -74,18 +110,28 @@ def eval_(
     if len(set(names)) < len(names):
         raise InputError("--policy", "name each policy once", names)
     chosen = seed_list(seeds)
+    folder = free_folder(out, overwrite=overwrite)
+    limit_s = None if duration is None else seconds("--duration", duration)
+    if limit_s is not None:
+        loaded = with_duration(loaded, limit_s)
+    how = real_options(loaded, real=real, python=python, hang_after=hang_after, chaos=chaos)
     world = make_world(loaded, performance_of(scenario, performance))
+    if limit_s is not None:
+        check_duration(world, chosen, limit_s)
     for one in policies:
         for line in distance_from_training(one, world):
             say(console, f"warning: {one.name} is beyond its training: {line}")
     if real:
         check_binding(world)
-    with tracking("eval", loaded.name) as tracker, ExitStack() as stack:
-        engines = stack.enter_context(open_engines(world, python=python)) if real else None
+    with ExitStack() as stack:
+        engines = stack.enter_context(open_engines(world, **how)) if real else None
+        if engines is not None:
+            bind_footprints(world, engines)  # before anything is written: a device may be too small
+        tracker = stack.enter_context(tracking("eval", loaded.name))
         report = stack.enter_context(progress(console))
         evaluation = evaluate(world, policies, chosen, engines=engines, on_progress=report)
         if evaluation.simulated:
-            files = save_evaluation(evaluation, out, tracker, title=f"shunter eval: {loaded.name}")
+            files = save_evaluation(evaluation, folder, tracker, title=f"shunter eval: {loaded.name}")
     if not evaluation.simulated:
         raise KeyboardInterrupt
     if json_path is not None:
@@ -98,6 +144,8 @@ def eval_(
     if evaluation.interrupted:
         say(console, "Interrupted: only complete runs are counted.")
         raise typer.Exit(130)
+    if evaluation.broken is not None:
+        raise evaluation.broken
 
 
 def show(console: Console, evaluation: Evaluation) -> None:

@@ -5,8 +5,8 @@ The simulator's engines never fail; the real executor and the replay of its log 
 
 An engine that failed is started again, empty. What its residents held is gone: KV on the device, and KV saved
 to the memory of its process. A request is not: its prompt and the tokens of all quanta that came to their end
-are the scheduler's, so it is recomputed from these, as after a KV cache that was dropped. Tokens of the quantum
-that failed never arrived, and are generated again; as decoding is greedy they are the same.
+are the scheduler's, so it is recomputed from these, as after a KV cache that was dropped. Tokens of the
+quantum that failed never arrived, and are generated again; as decoding is greedy they are the same.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def give_up_worn(s: State, m: int, attempts: int) -> None:
 def fail(t: Tables, s: State, d: int, lost: Bools, attempts: int) -> None:
     """Ends device d's operation, which its engine failed in; the clock stands at the end of the restart.
 
-    It counts against the requests that it was for: the batch of a quantum, or who would have run after a load.
+    It counts against the requests that it was for: the batch of a quantum, or who would have run after a
+    load.
 
     Args:
         t: Of the scenario.

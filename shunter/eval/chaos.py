@@ -15,7 +15,7 @@ import numpy as np
 from shunter.errors import InputError, UnknownNameError
 from shunter.profiling.engines.base import Engine
 
-__all__ = ["Chaos", "Strike", "parse_chaos", "striking", "strike_process"]
+__all__ = ["Chaos", "Strike", "parse_chaos", "strike_process", "striking"]
 
 KINDS = {"kill": "SIGKILL to a process of the engine", "hang": "SIGSTOP to the engine's process"}
 

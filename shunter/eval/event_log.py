@@ -54,7 +54,7 @@ EVENT_COLUMNS: dict[str, pa.DataType] = {
     "start_s": pa.float64(),
     "end_s": pa.float64(),  # missing for waits and for what was cut off
     "device_bytes": pa.float64(),  # after the operation: measured, or predicted
-    "fault": pa.string(),  # kind of failure that ended it; its tokens are lost then, and its end that of the restart
+    "fault": pa.string(),  # kind of failure; then its tokens are lost, and end_s is when the engine is back
     "fault_reason": pa.string(),  # the engine's own words
     "restart_s": pa.float64(),  # how long starting the engine again took
     "lost": pa.list_(pa.string()),  # models whose engine was started again
@@ -140,9 +140,7 @@ class EventLog:
             request_ids=state.slot["id"][slots].tolist(),
         )
 
-    def end(
-        self, state: State, device: int, device_bytes: float, failure: Failure | None = None
-    ) -> None:
+    def end(self, state: State, device: int, device_bytes: float, failure: Failure | None = None) -> None:
         """Adds what came of it; call when the operation's times and tokens are filled in."""
         operation = state.device[device]
         entries = state.entry[device, : operation["op_batch"]]

@@ -11,10 +11,10 @@ from shunter.agents.base import Policy
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.envs.world import World, with_footprints
 from shunter.errors import InputError
+from shunter.eval.chaos import Chaos
 from shunter.eval.clocks import WallClock
 from shunter.eval.plants import EnginePlant
 from shunter.eval.runs import Run, run_policy
-from shunter.eval.chaos import Chaos
 from shunter.eval.station import Deadline, Station
 from shunter.profiling.engines.base import Engine, UnsupportedLevelError
 from shunter.profiling.engines.registry import ENGINES
@@ -198,11 +198,12 @@ def run_real(
         world: The compiled scenario.
         policy: Decides.
         seed: Of the workload.
-        engines: From ``open_engines``; nothing is resident before and after.
+        engines: From ``open_engines``; nothing is resident before and after. An error ends them.
         on_progress: Called with the number of finished requests.
 
     Raises:
-        EngineError: An engine failed and cannot be started again.
+        InterruptedRun: Ctrl-C.
+        BrokenRun: An engine failed and cannot be started again.
     """
     requests = world.draw(seed)
     vocab_sizes = [checkpoint.spec.vocab_size for checkpoint in check_binding(world)]
@@ -217,5 +218,9 @@ def run_real(
             world_name="real",
             on_progress=on_progress,
         )
+    except BaseException:
+        for station in engines:
+            station.abandon()
+        raise
     finally:
         clock.close()

@@ -256,7 +256,6 @@ class _LogPlant(Plant):
         if happened:
             wake_waiting(state)
 
-
     def _end(self, state: State, device: int) -> None:
         failure = self._faults.pop(device, None)
         if failure is None:

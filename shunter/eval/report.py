@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 
 from shunter.eval.evaluation import Evaluation
+from shunter.eval.failure_log import execution_lines, failure_html
 from shunter.eval.metrics import request_times
 from shunter.eval.timeline import read_timeline
 from shunter.eval.timeline_page import HOW_TO_READ, timeline_figure
@@ -90,7 +91,7 @@ def verdict(result: dict[str, Any]) -> list[str]:
             f"deciding differently adds: {', '.join(parts)} ({passed} of {logged} decisions could not be "
             f"taken again, {added} were added)."
         )
-    return lines
+    return lines + execution_lines(result)
 
 
 def write_report(
@@ -110,8 +111,9 @@ def write_report(
     scenario = evaluation.world.scenario
     devices = ", ".join(d.device or d.gpu or d.name for d in scenario.devices)
     parts.append(
-        f"<p class=note>{', '.join(scenario.engines)} on {html.escape(devices)}; {len(scenario.models)} models; "
-        f"{scenario.workload.requests} requests a run at {evaluation.world.rate_per_s:.3g}/s; workload seeds "
+        f"<p class=note>{', '.join(scenario.engines)} on {html.escape(devices)}; "
+        f"{len(scenario.models)} models; {scenario.workload.requests} requests a run at "
+        f"{evaluation.world.rate_per_s:.3g}/s; workload seeds "
         f"{', '.join(map(str, evaluation.seeds))}; tables interpolate the performance model's predictions to "
         f"within {evaluation.world.interpolation_error:.1%}. Response = last token - arrival, TTFT = first "
         "token - arrival, TPOT = (last - first token)/(tokens - 1). Changes are paired on the same requests, "
@@ -122,6 +124,7 @@ def write_report(
         parts.append(pio.to_html(figure, full_html=False, include_plotlyjs="inline" if index == 0 else False))
     parts.append(f"<h2>What the devices did, first seed</h2><p class=note>{HOW_TO_READ}</p>")
     parts += [pio.to_html(f, full_html=False, include_plotlyjs=False) for f in _timelines(evaluation)]
+    parts.append(failure_html(result["failures"]))
     parts += [f"<h2>{html.escape(heading)}</h2>{body}" for heading, body in extra]
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"

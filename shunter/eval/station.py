@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -60,6 +63,7 @@ class Station:
         striker: How.
         now_s: The engines' monotonic clock.
         workers: Those that run.
+        is_abandoned: Whether nothing is to be started again.
     """
 
     index: int
@@ -72,6 +76,7 @@ class Station:
     striker: Striker = strike_process
     now_s: Callable[[], float] = time.monotonic
     workers: dict[str, Engine] = field(default_factory=dict)
+    is_abandoned: bool = False
     _operations: int = 0
     _held_bytes: dict[str, int] = field(default_factory=dict)
 
@@ -89,6 +94,15 @@ class Station:
         for engine in self.workers.values():
             engine.close()
         self.workers.clear()
+
+    def abandon(self) -> None:
+        """Kills all workers, so that whoever waits for one of their answers waits no longer."""
+        self.is_abandoned = True
+        for engine in self.workers.values():
+            if isinstance(engine, WorkerEngine):
+                for pid in engine.pids():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
 
     def engine(self, model: str) -> Engine:
         """The engine that runs a model here."""
@@ -158,7 +172,7 @@ class Station:
             with striking(strike, self.engine(operation.model), predicted_s, self.striker):
                 return execute(self, operation)
         except EngineError as error:
-            if not is_survivable(error):
+            if self.is_abandoned or not is_survivable(error):
                 raise
             touched = {operation.model, *(eviction.model for eviction in operation.evictions)}
             return self._start_again(begun_s, error, touched)
