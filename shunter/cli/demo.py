@@ -22,7 +22,7 @@ from shunter.envs.scenario import load_scenario
 from shunter.envs.world import make_world
 from shunter.errors import UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
-from shunter.eval.provenance import provenance
+from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.real import open_engines
 from shunter.eval.saved import log_evaluation, save_evaluation
 from shunter.eval.tracking import tracking
@@ -131,7 +131,7 @@ class _Demo:
         self._step("eval --real", f"the same policies on {self.engine}, {real_seeds} of these sequences")
         with open_engines(world) as engines, progress(self.console) as report:
             seeds = list(SIMULATED_SEEDS)[:real_seeds]
-            made = provenance(performance, [one.capabilities() for one in engines])
+            made = provenance(performance, capabilities_of(world, engines))
             real = evaluate(world, policies, seeds, engines=engines, on_progress=report)
         files = self._keep("eval_real", real, "eval-real", performance, made)
         self._finish(simulated, real, files)

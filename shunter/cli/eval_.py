@@ -13,15 +13,17 @@ from rich.table import Table
 
 from shunter.agents.policy_file import distance_from_training
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.cli.options import PERFORMANCE, performance_of, progress, say, seed_list
+from shunter.cli.options import PERFORMANCE, free_folder, performance_of, progress, say, seconds, seed_list
+from shunter.cli.real_options import check_duration, real_options, with_duration
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import load_performance, make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.compare import compare
 from shunter.eval.compare_page import write_comparison
 from shunter.eval.evaluation import Evaluation, evaluate
-from shunter.eval.provenance import provenance
-from shunter.eval.real import check_binding, open_engines
+from shunter.eval.failure_log import execution_lines
+from shunter.eval.provenance import capabilities_of, provenance
+from shunter.eval.real import bind_footprints, check_binding, open_engines
 from shunter.eval.recorded import read_evaluation
 from shunter.eval.report_words import change_text, format_metric, verdict
 from shunter.eval.saved import finite, log_evaluation, save_evaluation
@@ -55,9 +57,42 @@ def eval_(
         typer.Option(help="Instead of the scenario's: " + ", ".join(ENGINES) + ".", show_default=False),
     ] = None,
     python: Annotated[
-        str | None, typer.Option(help="Interpreter that has the engine.", show_default=False)
+        list[str] | None,
+        typer.Option(
+            help="Interpreter that has the engine, or ENGINE=INTERPRETER; repeatable.", show_default=False
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report and the event log.")] = Path("runs/eval"),
+    duration: Annotated[
+        str | None,
+        typer.Option(
+            help="Time that one run may take, like 10m: requests that arrive for longer are refused, what is "
+            "still going then is cut off.",
+            show_default=False,
+        ),
+    ] = None,
+    hang_after: Annotated[
+        str,
+        typer.Option(
+            help="With --real: a call that takes longer than this, and than 20 times what was predicted, is "
+            "taken for hung; its engine is started again."
+        ),
+    ] = "30s",
+    chaos: Annotated[
+        str | None,
+        typer.Option(
+            help="With --real: kill or stop engines on purpose, with these probabilities per operation: "
+            "kill=0.05,hang=0.01.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the report and the event log. Default: runs/eval, with a number if it is there.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over what is in --out.")] = False,
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Also write the results here.", show_default=False)
     ] = None,
@@ -77,6 +112,8 @@ def eval_(
     shunter eval --scenario s.yaml --policy cost-greedy --policy runs/demo/policy.safetensors --seeds 100-139
 
     shunter eval --scenario s.yaml --real --engine llama-cpp --seeds 2 --json result.json
+
+    shunter eval --scenario s.yaml --real --duration 10m --chaos kill=0.05,hang=0.01 --hang-after 5s
     """
     console = Console()
     loaded = load_scenario(scenario)
@@ -89,6 +126,11 @@ def eval_(
     if len(set(names)) < len(names):
         raise InputError("--policy", "name each policy once", names)
     chosen = seed_list(seeds)
+    folder = free_folder(out, overwrite=overwrite)
+    limit_s = None if duration is None else seconds("--duration", duration)
+    if limit_s is not None:
+        loaded = with_duration(loaded, limit_s)
+    how = real_options(loaded, real=real, python=python, hang_after=hang_after, chaos=chaos)
     predicts = load_performance(loaded, performance_of(scenario, performance))
     world = make_world(loaded, predicts)
     for one in policies:
@@ -97,21 +139,28 @@ def eval_(
     worlds = [world.at_load(one) for one in dict.fromkeys(load or ())] or [world]
     if real:
         check_binding(world)
-    folders = [out if len(worlds) == 1 else out / f"load-{w.scenario.workload.load:g}" for w in worlds]
-    for at, folder in zip(worlds, folders, strict=True):
+    if limit_s is not None:
+        for at in worlds:
+            check_duration(at, chosen, limit_s)
+    folders = [folder if len(worlds) == 1 else folder / f"load-{w.scenario.workload.load:g}" for w in worlds]
+    for at, place in zip(worlds, folders, strict=True):
         with ExitStack() as stack:
-            engines = stack.enter_context(open_engines(at, python=python)) if real else None
-            made = provenance(predicts, [one.capabilities() for one in engines or ()])
+            engines = stack.enter_context(open_engines(at, **how)) if real else None
+            if engines is not None:
+                bind_footprints(at, engines)  # before anything is written: a device may be too small
+            made = provenance(predicts, capabilities_of(at, engines or ()))
             report = stack.enter_context(progress(console))
             evaluation = evaluate(at, policies, chosen, engines=engines, on_progress=report)
         if not evaluation.simulated:
             raise KeyboardInterrupt
-        results = _keep(console, evaluation, folder, predicts, made)
+        results = _keep(console, evaluation, place, predicts, made)
         if evaluation.interrupted:
             say(console, "Interrupted: only complete runs are counted.")
             raise typer.Exit(130)
+        if evaluation.broken is not None:
+            raise evaluation.broken
     if len(worlds) > 1:
-        results = _keep_loads(console, folders, out)
+        results = _keep_loads(console, folders, folder)
     if json_path is not None:
         shutil.copyfile(results, json_path)
 
@@ -146,7 +195,7 @@ def show(console: Console, evaluation: Evaluation) -> None:
     if evaluation.real:
         console.print(results_table(result, "real", "Real"))
         console.print(real_table(result))
-    for line in verdict(result):
+    for line in (*verdict(result), *execution_lines(result)):
         say(console, line)
 
 

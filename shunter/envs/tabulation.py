@@ -124,7 +124,8 @@ class Tabulation:
         names = [device.hardware_name for device in scenario.devices]
         self.hardware = list(dict.fromkeys(names))
         self.hardware_of = np.array([self.hardware.index(name) for name in names])
-        self.saves_kv = [performance.saves_kv(scenario.engine, name) for name in names]
+        engines = [scenario.engine_of(model) for model in scenario.models]
+        self.saves_kv = np.array([[performance.saves_kv(e, name) for e in engines] for name in names])
         self.tables, self.interpolation_error = self._refined()
         self.service_s = self._service_s(self.tables)
 
@@ -182,22 +183,22 @@ class Tabulation:
                 for level, gpu_layers in enumerate(self.gpu_layers[m]):
                     base = {
                         **facts,
-                        **self._where(hardware),
+                        **self._where(hardware, self.scenario.models[m]),
                         "h": h,
                         "m": m,
                         "l": level,
                         "gpu_layers": gpu_layers,
                     }
-                    rows += [{**base, **cell} for cell in self._operations(saves_kv, grid)]
+                    rows += [{**base, **cell} for cell in self._operations(bool(saves_kv[m]), grid)]
         frame = pd.DataFrame(rows)
         frame["offload_ratio"] = 1 - frame.gpu_layers / frame.total_layers
         return frame
 
-    def _where(self, hardware: str) -> dict[str, Any]:
+    def _where(self, hardware: str, model: Model) -> dict[str, Any]:
         limits, host_gb_s = self.scenario.limits, self.scenario.limits.host_bandwidth_gb_s
         host = {} if host_gb_s is None else {"host_bandwidth_bytes_per_s": host_gb_s * 1e9}
         return {
-            "engine": self.scenario.engine,
+            "engine": self.scenario.engine_of(model),
             "device": hardware,
             "page_cache": "warm",
             "max_batch": limits.max_batch,
@@ -268,7 +269,7 @@ class Tabulation:
             prefill_halfwidth=halfwidth("prefill", "k", size=(grid,)),
             step_halfwidth=halfwidth("decode", "b", "k", size=(len(self.batches), grid)),
             offload_sensitivity=_sensitivity(step_s, exists),
-            kv_can_save=np.array(self.saves_kv),
+            kv_can_save=self.saves_kv[:, :, None],
             quantum_steps=count(limits.quantum_steps),
             quantum_ns=count(limits.quantum_s * 1e9),
             max_wait_ns=count(limits.max_wait_s * 1e9),

@@ -10,11 +10,12 @@ from typing import Any
 from shunter.agents.base import Policy
 from shunter.envs.world import World
 from shunter.eval.event_log import EventLog
-from shunter.eval.metrics import metric_names, paired_change, summarize
+from shunter.eval.failure_log import failure_rows
+from shunter.eval.metrics import metric_names, overhead_share, paired_change, summarize
 from shunter.eval.real import bind_footprints, run_real
 from shunter.eval.replay import Replayed, replay_predicted
-from shunter.eval.runs import Run, simulate
-from shunter.profiling.engines.base import Engine
+from shunter.eval.runs import BrokenRun, InterruptedRun, Run, simulate
+from shunter.eval.station import Station
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -34,6 +35,8 @@ class Evaluation:
         real: Likewise; empty if no engines were given.
         replays: The real runs' decisions with predicted durations, in the same order.
         interrupted: Whether Ctrl-C cut it short.
+        broken: What ended it: an engine that failed and could not be started again.
+        partial: The real run that was under way then; its events and failures count, its figures do not.
     """
 
     world: World
@@ -43,10 +46,18 @@ class Evaluation:
     real: dict[str, list[Run]] = field(default_factory=dict)
     replays: dict[str, list[Replayed]] = field(default_factory=dict)
     interrupted: bool = False
+    broken: BrokenRun | None = None
+    partial: Run | None = None
 
     def logs(self) -> list[EventLog]:
         """Event logs of all runs."""
-        return [run.log for runs in (*self.simulated.values(), *self.real.values()) for run in runs]
+        return [run.log for runs in self.simulated.values() for run in runs] + [r.log for r in self.real_runs]
+
+    @property
+    def real_runs(self) -> list[Run]:
+        """All of them, the one that was cut short included."""
+        partial = [] if self.partial is None else [self.partial]
+        return [*(run for runs in self.real.values() for run in runs), *partial]
 
     def error(self, policy: str, metric: str) -> float:
         """(simulated - real) / real of a metric on the same requests; NaN where real is 0 or missing."""
@@ -84,6 +95,9 @@ class Evaluation:
             "interpolation_error": self.world.interpolation_error,
             "seeds": self.seeds,
             "interrupted": self.interrupted,
+            "broken": None if self.broken is None else str(self.broken),
+            "partial": None if self.partial is None else self.partial.log.run["run_id"],
+            "failures": failure_rows(self.real_runs),
             "metrics": metric_names(scenario.objective),
             "changes_against": self.policies[0],
             "policies": {name: self._policy_dict(name) for name in self.policies if name in self.simulated},
@@ -103,6 +117,8 @@ class Evaluation:
                 "response_change": paired_change(runs[name][:count], runs[first][:count]),
             }
         if self.real.get(name):
+            out["real"]["overhead_share"] = overhead_share(self.real[name])
+            out["real"]["failures"] = sum(len(run.failures) for run in self.real[name])
             metrics = metric_names(self.world.scenario.objective)
             errors = {metric: self.error(name, metric) for metric in metrics if metric != "unfinished"}
             out["error_split"] = self.error_split(name)
@@ -115,7 +131,7 @@ def evaluate(
     policies: Sequence[Policy],
     seeds: Sequence[int],
     *,
-    engines: Sequence[Engine] | None = None,
+    engines: Sequence[Station] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Runs every policy on every seed's requests; after Ctrl-C what is complete is returned.
@@ -127,7 +143,7 @@ def evaluate(
         policies: With distinct names.
         seeds: Workload seeds.
         engines: From ``open_engines``; None: simulation only. With engines, simulation counts device memory
-            as they do.
+            as they do. They are of no further use after Ctrl-C.
         on_progress: See ``OnProgress``.
     """
     if engines is not None:
@@ -154,6 +170,10 @@ def evaluate(
                 result.real.setdefault(policy.name, []).append(run)
                 result.replays.setdefault(policy.name, []).append(replayed)
                 done += world.scenario.workload.requests
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         result.interrupted = True
+        if isinstance(stop, InterruptedRun) and stop.run.world == "real":
+            result.partial = stop.run
+    except BrokenRun as broken:
+        result.broken, result.partial = broken, broken.run
     return result

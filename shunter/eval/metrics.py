@@ -20,7 +20,16 @@ from shunter.envs.objectives import alone_s
 from shunter.envs.scenario_objective import Objective, Slo
 from shunter.eval.runs import Run
 
-__all__ = ["METRICS", "Served", "metric_names", "paired_change", "request_times", "slowdowns", "summarize"]
+__all__ = [
+    "METRICS",
+    "Served",
+    "metric_names",
+    "overhead_share",
+    "paired_change",
+    "request_times",
+    "slowdowns",
+    "summarize",
+]
 
 METRICS = {
     "response_mean_s": "mean response",
@@ -123,6 +132,12 @@ def summarize(runs: Sequence[Run]) -> dict[str, float]:
         **(_slo_metrics(runs, times, objective.slo) if objective.slo else {}),
         **_cost_metrics(runs, objective),
     }
+
+
+def overhead_share(runs: Sequence[Run]) -> float:
+    """Time spent on deciding and keeping the books over the time that engines were busy; NaN if never."""
+    busy_s = sum(run.counts["running_ns"] + run.counts["loading_ns"] for run in runs) * 1e-9
+    return sum(run.overhead_s for run in runs) / busy_s if busy_s else float("nan")
 
 
 def _slo_metrics(runs: Sequence[Run], times: pd.DataFrame, slo: Slo) -> dict[str, float]:

@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from shunter.envs.world import World
+from shunter.eval.station import Station
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.engines.base import Capabilities
 from shunter.profiling.fingerprint import digest, hardware, hardware_id, software
 
-__all__ = ["commit", "provenance"]
+__all__ = ["capabilities_of", "commit", "provenance"]
 
 
 def provenance(
@@ -40,6 +42,11 @@ def provenance(
         "engine_version": ", ".join(f"{n} {v}" for n, v in sorted(engines.items())) or None,
         "performance": None if performance is None else _performance(performance),
     }
+
+
+def capabilities_of(world: World, stations: Sequence[Station]) -> list[Capabilities]:
+    """What the engines of a node say of themselves, a row for each device and model."""
+    return [s.engine(model.name).capabilities() for s in stations for model in world.scenario.models]
 
 
 def commit() -> str | None:

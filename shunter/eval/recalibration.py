@@ -180,7 +180,8 @@ def _observed(world: World, fingerprint: str, rows: pd.DataFrame) -> _Run:
 def _key(world: World, part: Part) -> Key:
     device = world.scenario.devices[part.device].hardware_name
     page_cache = "warm" if part.target == "load_s" else ""
-    return part.target, world.scenario.engine, device, page_cache, world.scenario.models[part.model].name
+    model = world.scenario.models[part.model]
+    return part.target, world.scenario.engine_of(model), device, page_cache, model.name
 
 
 def _factor(scales: dict[Key, Scale], key: Key) -> float:
