@@ -30,6 +30,7 @@ class _Asked:
 
     performance: PerformanceModel
     scenario: Scenario
+    engine: str
     hardware: str
     facts: dict[str, Any]
 
@@ -40,7 +41,7 @@ class _Asked:
         }
         facts = {k: v for k, v in self.facts.items() if k != "model"}
         return self.performance.cells(
-            self.scenario.engine, self.hardware, str(self.facts["model"]), **{**facts, **limits, **cell}
+            self.engine, self.hardware, str(self.facts["model"]), **{**facts, **limits, **cell}
         )
 
 
@@ -60,7 +61,7 @@ def performance_section(scenario: Scenario, performance: PerformanceModel | None
     figures, left_out = [], []
     for hardware in devices[:_MOST_DEVICES]:
         asked = [
-            _Asked(performance, scenario, hardware, facts_of_model(model, performance))
+            _Asked(performance, scenario, scenario.engine, hardware, facts_of_model(model, performance))
             for model in scenario.models[:_MOST_MODELS]
         ]
         try:
@@ -71,7 +72,7 @@ def performance_section(scenario: Scenario, performance: PerformanceModel | None
         shown = f"{_MOST_DEVICES} kinds of device and {_MOST_MODELS} models"
         left_out.append(f"Drawn are the first {shown} of {len(devices)} and {len(scenario.models)}.")
     note = (
-        f"Predictions of the performance model for {scenario.engine}, bands: 90 %. Left, decoding of one "
+        "Predictions of the performance model, bands: 90 %. Left, decoding of one "
         f"sequence at {context_tokens:.0f} tokens of context, this workload's mean; marks are the levels "
         "that the scenario may choose. Right, what it costs to take a model off its device in the middle of "
         "a request and bring it back (KV save, unload, load, KV restore or recomputation)."
@@ -120,7 +121,7 @@ def _costs(one: _Asked) -> pd.DataFrame:
     """Seconds of a preemption over the tokens when cut: x, y, low, high."""
     most = one.scenario.limits.context_tokens
     cuts = np.unique(np.geomspace(1, max(2, most), _CUTS).round().astype(int))
-    keeps = one.performance.saves_kv(one.scenario.engine, one.hardware)
+    keeps = one.performance.saves_kv(one.engine, one.hardware)
     parts = ("kv_save", "unload", "load", "kv_restore") if keeps else ("unload", "load", "prefill")
     columns = {"y": "duration_s_predicted", "low": "duration_s_low", "high": "duration_s_high"}
     sums = {name: np.zeros(len(cuts)) for name in columns}
