@@ -20,7 +20,7 @@ from shunter.eval.compare_page import (
     run_words,
     write_comparison,
 )
-from shunter.eval.recorded import read_evaluation
+from shunter.eval.read_back import read_evaluation
 from shunter.eval.saved import finite
 from shunter.profiling.report_page import write_json
 

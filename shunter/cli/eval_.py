@@ -23,12 +23,11 @@ from shunter.eval.compare_page import write_comparison
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.failure_log import execution_lines
 from shunter.eval.provenance import capabilities_of, provenance
+from shunter.eval.read_back import read_evaluation
 from shunter.eval.real import bind_footprints, check_binding, open_engines
-from shunter.eval.recorded import read_evaluation
 from shunter.eval.report_words import change_text, format_metric, verdict
 from shunter.eval.saved import finite, log_evaluation, save_evaluation
 from shunter.eval.tracking import tracking
-from shunter.models.performance import PerformanceModel
 from shunter.profiling.engines.registry import ENGINES
 from shunter.profiling.report_page import write_json
 
@@ -121,7 +120,8 @@ def eval_(
         if engine not in ENGINES:
             raise UnknownNameError("--engine", engine, ENGINES)
         loaded = loaded.model_copy(update={"engine": engine})
-    policies = [make_policy(name) for name in policy or list(POLICIES)]
+    given = policy or list(POLICIES)
+    policies = [make_policy(name) for name in given]
     names = [p.name for p in policies]
     if len(set(names)) < len(names):
         raise InputError("--policy", "name each policy once", names)
@@ -153,7 +153,8 @@ def eval_(
             evaluation = evaluate(at, policies, chosen, engines=engines, on_progress=report)
         if not evaluation.simulated:
             raise KeyboardInterrupt
-        results = _keep(console, evaluation, place, predicts, made)
+        sources = dict(zip(names, given, strict=True))
+        results = _keep(console, evaluation, place, performance=predicts, provenance=made, sources=sources)
         if evaluation.interrupted:
             say(console, "Interrupted: only complete runs are counted.")
             raise typer.Exit(130)
@@ -165,13 +166,10 @@ def eval_(
         shutil.copyfile(results, json_path)
 
 
-def _keep(
-    console: Console, evaluation: Evaluation, out: Path, predicts: PerformanceModel, made: dict[str, Any]
-) -> Path:
+def _keep(console: Console, evaluation: Evaluation, out: Path, **more: Any) -> Path:
     """Writes, logs and prints one evaluation; returns its results."""
     name = evaluation.world.scenario.name
-    title = f"shunter eval: {name}"
-    files = save_evaluation(evaluation, out, title=title, performance=predicts, provenance=made)
+    files = save_evaluation(evaluation, out, title=f"shunter eval: {name}", **more)
     with tracking("eval", name) as tracker:
         log_evaluation(tracker, files)
     show(console, evaluation)

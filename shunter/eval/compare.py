@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from shunter.eval.metrics import paired_change
-from shunter.eval.recorded import Recorded, RecordedRun
+from shunter.eval.read_back import Recorded, RecordedRun
 from shunter.eval.report_words import WORLDS
 
 __all__ = ["Change", "Comparison", "Mark", "compare"]

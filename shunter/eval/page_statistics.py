@@ -38,7 +38,6 @@ def statistics_section(result: dict[str, Any]) -> Section | None:
         f"IQM against {against}",
         "P(improvement)",
         "longest wait",
-        "of",
     )
     texts = tuple((name, world, *_texts(of)) for name, world, of in rows)
     note = (

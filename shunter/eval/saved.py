@@ -29,9 +29,11 @@ FILES = {
     "results": "results.json",
     "requests": "requests.parquet",
     "events": "events.parquet",
+    "performance": "performance.json",
     "traces": "traces",
 }
-"""Names in the folder; ``traces`` is a folder of gzipped JSON that ui.perfetto.dev opens."""
+"""Names in the folder; ``performance`` only where the performance model is known, ``traces`` is a folder of
+gzipped JSON that ui.perfetto.dev opens."""
 
 RESULTS_VERSION = 1
 """Of ``results.json`` and ``requests.parquet``."""
@@ -44,6 +46,7 @@ def save_evaluation(
     title: str,
     performance: PerformanceModel | None = None,
     provenance: Mapping[str, Any] | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> dict[str, Path]:
     """Writes everything that there is to say of an evaluation.
 
@@ -51,19 +54,22 @@ def save_evaluation(
         evaluation: With at least one run.
         folder: Made if need be.
         title: Of the report.
-        performance: That predicted, for the report's pictures.
+        performance: That predicted, for the report's pictures; kept beside it.
         provenance: From ``shunter.eval.provenance``.
+        sources: What each policy was made of, as the user wrote it, by name.
 
     Returns:
-        Paths by the keys of ``FILES``.
+        Paths by the keys of ``FILES``, of what was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / text for name, text in FILES.items()}
+    files = {name: folder / text for name, text in FILES.items() if performance or name != "performance"}
     made = {"results_version": RESULTS_VERSION, "provenance": dict(provenance or {})}
-    result = {**made, **evaluation.to_dict()}
+    result = {**made, **evaluation.to_dict(), "sources": dict(sources or {})}
     write_event_logs(evaluation.logs(), files["events"])
     write_json(files["results"], finite(result))
     _write_requests(evaluation, files["requests"])
+    if performance is not None:
+        performance.save(files["performance"])
     _write_traces(evaluation, files["traces"])
     write_report(evaluation, files["report"], title=title, performance=performance, result=result)
     return files

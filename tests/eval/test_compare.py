@@ -17,7 +17,7 @@ from shunter.eval.evaluation import Evaluation
 from shunter.eval.load_curves import load_curves
 from shunter.eval.metrics import paired_change
 from shunter.eval.provenance import provenance
-from shunter.eval.recorded import Recorded, read_evaluation
+from shunter.eval.read_back import Recorded, read_evaluation
 from shunter.eval.saved import FILES, save_evaluation
 from shunter.models.performance import PerformanceModel
 from tests import worlds

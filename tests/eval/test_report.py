@@ -154,6 +154,7 @@ def test_statistics_and_fidelity_appear_with_their_data(evaluation: Evaluation) 
     result["policies"]["cost-greedy"]["real"] |= {"statistics": statistics, "waits": waits}
     section = statistics_section(result)
     assert section is not None
+    assert len(section.tables[0].columns) == 7
     assert section.tables[0].rows == (
         ("cost-greedy", "real", "2", "0.900 [0.800, 1.000]", "75%", "2.000 s", "small"),
     )
