@@ -19,12 +19,13 @@ from shunter.envs.world import make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.event_log import write_event_logs
+from shunter.eval.fidelity_tables import fidelity_markdown, fidelity_tables, fidelity_verdict
 from shunter.eval.real import check_binding, open_engines
 from shunter.eval.report import change_text, format_metric, verdict, write_report
 from shunter.eval.tracking import Tracker, tracking
 from shunter.profiling.engines.registry import ENGINES
 
-__all__ = ["eval_", "real_table", "results_table", "save_evaluation"]
+__all__ = ["eval_", "results_table", "save_evaluation"]
 
 
 def eval_(
@@ -38,6 +39,12 @@ def eval_(
     ] = None,
     seeds: Annotated[str, typer.Option(help="Workload seeds: a count, a range or a list.")] = "20",
     real: Annotated[bool, typer.Option("--real", help="Run on the real engine too.")] = False,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Real runs of each policy and seed: two or more say how far reality is from itself."
+        ),
+    ] = 1,
     engine: Annotated[
         str | None,
         typer.Option(help="Instead of the scenario's: " + ", ".join(ENGINES) + ".", show_default=False),
@@ -61,7 +68,7 @@ def eval_(
 
     shunter eval --scenario s.yaml --policy cost-greedy --policy runs/demo/policy.safetensors --seeds 100-139
 
-    shunter eval --scenario s.yaml --real --engine llama-cpp --seeds 2 --json result.json
+    shunter eval --scenario s.yaml --real --engine llama-cpp --seeds 2 --repeats 2 --json result.json
     """
     console = Console()
     loaded = load_scenario(scenario)
@@ -78,12 +85,14 @@ def eval_(
     for one in policies:
         for line in distance_from_training(one, world):
             say(console, f"warning: {one.name} is beyond its training: {line}")
+    if repeats > 1 and not real:
+        raise InputError("--repeats", "come with --real: simulation repeats itself exactly", repeats)
     if real:
         check_binding(world)
     with tracking("eval", loaded.name) as tracker, ExitStack() as stack:
         engines = stack.enter_context(open_engines(world, python=python)) if real else None
         report = stack.enter_context(progress(console))
-        evaluation = evaluate(world, policies, chosen, engines=engines, on_progress=report)
+        evaluation = evaluate(world, policies, chosen, engines=engines, repeats=repeats, on_progress=report)
         if evaluation.simulated:
             files = save_evaluation(evaluation, out, tracker, title=f"shunter eval: {loaded.name}")
     if not evaluation.simulated:
@@ -106,8 +115,9 @@ def show(console: Console, evaluation: Evaluation) -> None:
     console.print(results_table(result, "simulated", f"Simulated, {len(evaluation.seeds)} workload seeds"))
     if evaluation.real:
         console.print(results_table(result, "real", "Real"))
-        console.print(real_table(result))
-    for line in verdict(result):
+        for table in fidelity_tables(result):
+            console.print(table.to_rich())
+    for line in (*verdict(result), *fidelity_verdict(result)):
         say(console, line)
 
 
@@ -126,21 +136,6 @@ def results_table(result: dict[str, Any], kind: str, title: str) -> Table:
     return table
 
 
-def real_table(result: dict[str, Any]) -> Table:
-    """Simulated, real and error beside each other, on the same requests."""
-    table = Table("policy", "metric", title="Simulated against real (error = simulated / real - 1)")
-    for text in ("simulated", "real", "error"):
-        table.add_column(text, justify="right")
-    for name, policy in result["policies"].items():
-        for metric, text in result["metrics"].items():
-            error = policy.get("simulation_error", {}).get(metric)
-            if error is not None:
-                figures = [format_metric(metric, policy[k][metric]) for k in ("simulated", "real")]
-                table.add_row(name, text, *figures, f"{error:+.1%}")
-        table.add_section()
-    return table
-
-
 def save_evaluation(
     evaluation: Evaluation,
     out: Path,
@@ -152,12 +147,15 @@ def save_evaluation(
     """Writes report, event log and results into a folder, and logs them to MLflow.
 
     Returns:
-        ``report``, ``events`` and ``results`` as paths.
+        ``report``, ``events``, ``results`` and, of real runs, ``fidelity`` as paths.
     """
     out.mkdir(parents=True, exist_ok=True)
     files = {name: out / f"{name}.{end}" for name, end in _FILES.items()}
     result = evaluation.to_dict()
     write_event_logs(evaluation.logs(), files["events"])
+    if evaluation.real:
+        files["fidelity"] = out / "fidelity.md"
+        files["fidelity"].write_text(fidelity_markdown(result, title), encoding="utf-8")
     files["results"].write_text(json.dumps(result, indent=1), encoding="utf-8")
     write_report(evaluation, files["report"], title=title, extra=extra or ())
     tracker.params(

@@ -139,6 +139,12 @@ class EventLog:
             device_bytes=device_bytes,
         )
 
+    def rename(self, run_id: str) -> None:
+        """Gives the run another id."""
+        self.run = {**self.run, "run_id": run_id}
+        for row in self.rows:
+            row["run_id"] = run_id
+
     def frame(self) -> pd.DataFrame:
         """All rows so far."""
         frame: pd.DataFrame = self.table().to_pandas()

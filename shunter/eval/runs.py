@@ -20,7 +20,7 @@ from shunter.envs.world import World
 from shunter.eval.event_log import EventLog
 from shunter.eval.plants import OnEnd, Plant, SimulatedPlant
 
-__all__ = ["Run", "request_frame", "run_policy", "simulate"]
+__all__ = ["Run", "as_repeat", "request_frame", "run_policy", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,13 @@ def simulate(world: World, policy: Policy, seed: int) -> Run:
         make_plant=lambda on_end: SimulatedPlant(world, requests, on_end),
         world_name="simulated",
     )
+
+
+def as_repeat(run: Run, repeat: int) -> Run:
+    """Marks a run as one of several of the same policy, seed and world, so that logs tell them apart."""
+    if repeat:
+        run.log.rename(f"{run.log.run['run_id']}/{repeat}")
+    return run
 
 
 def request_frame(world: World, requests: Requests, state: State) -> pd.DataFrame:
