@@ -29,15 +29,17 @@ FULL = Scale(
     train_s=170,
     real_s=0.0,
     requests=60,
+    most_requests=150,
     repeats=3,
     capacity_requests=None,
     capacity_seeds=16,
 )
 QUICK = Scale(
-    profile_s=40,
-    train_s=12,
+    profile_s=25,
+    train_s=10,
     real_s=0.0,
-    requests=12,
+    requests=8,
+    most_requests=20,
     repeats=2,
     capacity_requests=200,
     capacity_seeds=4,
@@ -45,7 +47,7 @@ QUICK = Scale(
 MINUTES = {True: 5.0, False: 60.0}
 """By ``--quick``."""
 
-OTHER_S = {True: 25.0, False: 150.0}
+OTHER_S = {True: 40.0, False: 180.0}
 """For each engine: checkpoints, fit, engine starts, capacity, compilation, replays. Likewise."""
 
 _console = Console()
@@ -92,15 +94,14 @@ def _measured(place: Place) -> list[Row]:
     engine = place.site.engine
     begun_s = time.monotonic()
     place.prepare()
-    worlds = {load: place.world(load) for load in LOADS}
     policies = place.policies()
-    jobs = place.jobs(list(worlds.values()), policies)
-    _say(f"{engine}: {len(jobs)} real runs of {place.scale.requests} requests planned")
+    requests, jobs = place.plan(policies)
+    worlds = {load: place.world(load, requests) for load in LOADS}
     runs = RealRuns(place.folder / "runs", _say)
     real_s = time.monotonic()
     runs.make(jobs, worlds, {policy.name: policy for policy in policies})
     real_s = time.monotonic() - real_s
-    found = dict(place.evaluations(jobs, runs))
+    found = dict(place.evaluations(requests, jobs, runs))
     for load, evaluation in found.items():
         result = evaluation.to_dict()
         name = place.folder / f"fidelity-{load:g}"

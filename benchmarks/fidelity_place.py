@@ -95,7 +95,8 @@ class Scale:
         profile_s: Budget of the sweep.
         train_s: After which training ends.
         real_s: That real runs may take.
-        requests: Of a run.
+        requests: Of a run, at least.
+        most_requests: Of a run.
         repeats: Of the first request sequence, for every policy and load.
         capacity_requests: Of a run of the capacity's measurement.
         capacity_seeds: Request sequences of it.
@@ -105,16 +106,17 @@ class Scale:
     train_s: float
     real_s: float
     requests: int
+    most_requests: int
     repeats: int
     capacity_requests: int | None
     capacity_seeds: int
 
 
 GRID = SweepSettings(
-    prompt_tokens=(8, 16, 32, 64, 128),
-    decode_tokens=(16,),
+    prompt_tokens=(4, 8, 16, 32, 64),
+    decode_tokens=(12,),
     batch=(1, 2, 4),
-    cut_tokens=(16, 48, 128),
+    cut_tokens=(8, 24, 64),
     context_tokens=192,
     repeats=3,
 )
@@ -146,10 +148,15 @@ class Place:
         self._timed("capacity", self._capacity)
         self._timed("policy", self._learn)
 
-    def world(self, load: float | None = None) -> World:
-        """The scenario as the engine counts memory, at a load; None: at the scenario's."""
+    def world(self, load: float | None = None, requests: int | None = None) -> World:
+        """The scenario as the engine counts memory.
+
+        Args:
+            load: None: the scenario's.
+            requests: Of a run; None: as few as there may be.
+        """
         scenario = load_scenario(self.folder / "scenario.yaml")
-        workload = scenario.workload.model_copy(update={"requests": self.scale.requests})
+        workload = scenario.workload.model_copy(update={"requests": requests or self.scale.requests})
         scenario = scenario.model_copy(update={"workload": workload})
         world = make_world(scenario, PerformanceModel.load(self.folder / "perf"))
         world = with_footprints(world, np.load(self.folder / "footprints.npy"))
@@ -161,35 +168,59 @@ class Place:
         learned.name = "learned"
         return [*map(make_policy, BASELINES), learned]
 
-    def jobs(self, worlds: Sequence[World], policies: Sequence[Policy]) -> list[Job]:
-        """Real runs in the order in which they are made, as many as the time allows by simulation.
+    def plan(self, policies: Sequence[Policy]) -> tuple[int, list[Job]]:
+        """Requests of a run, and real runs in order: as much as the time allows, by simulation.
 
-        The first request sequence is run ``repeats`` times; further sequences once, while there is time.
+        The first request sequence is run ``repeats`` times. Where there is time for more, runs become longer,
+        up to ``most_requests``; then further sequences are run once.
+
+        Returns:
+            The number of requests, and the runs.
         """
-        repeats = self.scale.repeats
-        profiled = {(p, d) for p in GRID.prompt_tokens for d in GRID.decode_tokens}
-        rounds: list[tuple[int, int]] = []
-        left_s = self.scale.real_s
-        for seed in (s for s in count(FIRST_SEED) if not profiled & _lengths(worlds, s)):
-            each_s = sum(simulate(w, p, seed).makespan_s for w in worlds for p in policies)
-            times = repeats if not rounds else 1
-            if rounds and each_s > left_s:
-                break
-            rounds += [(seed, repeat) for repeat in range(times)]
-            left_s -= times * each_s
-        return [
+        path = self.folder / "plan.json"
+        if not path.exists():
+            found = self._planned(policies)
+            path.write_text(json.dumps([found[0], [vars(job) for job in found[1]]]), encoding="utf-8")
+        requests, jobs = json.loads(path.read_text(encoding="utf-8"))
+        return int(requests), [Job(**job) for job in jobs]
+
+    def _planned(self, policies: Sequence[Policy]) -> tuple[int, list[Job]]:
+        scale = self.scale
+        worlds = [self.world(load) for load in LOADS]
+        seeds = self._unprofiled(self.world(LOADS[0], scale.most_requests))
+        first = next(seeds)
+        each_s = _simulated_s(worlds, policies, first)
+        growth = scale.real_s / (scale.repeats * each_s)
+        requests = int(np.clip(scale.requests * growth // 10 * 10, scale.requests, scale.most_requests))
+        each_s *= requests / scale.requests
+        rounds = [(first, repeat) for repeat in range(scale.repeats)]
+        more = max(0, int((scale.real_s - scale.repeats * each_s) // each_s))
+        rounds += [(seed, 0) for seed, _ in zip(seeds, range(more), strict=False)]
+        self.say(
+            f"{self.site.engine}: {len(rounds)} rounds of {len(policies)} policies at {len(LOADS)} loads, "
+            f"{requests} requests a run: about {len(rounds) * each_s:.0f} s by simulation, "
+            f"of {scale.real_s:.0f} s planned"
+        )
+        return requests, [
             Job(load, policies[(n + i) % len(policies)].name, seed, repeat)
             for n, (seed, repeat) in enumerate(sorted(rounds, key=lambda r: (r[1], r[0])))
             for load in LOADS
             for i in range(len(policies))
         ]
 
-    def evaluations(self, jobs: Sequence[Job], runs: RealRuns) -> Iterator[tuple[float, Evaluation]]:
+    def _unprofiled(self, world: World) -> Iterator[int]:
+        """Seeds of which no request has the lengths of a profiled cell."""
+        cells = {(p, d) for p in GRID.prompt_tokens for d in GRID.decode_tokens}
+        return (seed for seed in count(FIRST_SEED) if not cells & _lengths(world, seed))
+
+    def evaluations(
+        self, requests: int, jobs: Sequence[Job], runs: RealRuns
+    ) -> Iterator[tuple[float, Evaluation]]:
         """Each load's simulated and real runs on the same requests."""
         policies = self.policies()
         names, seeds = [p.name for p in policies], list(dict.fromkeys(job.seed for job in jobs))
         for load in LOADS:
-            world = self.world(load)
+            world = self.world(load, requests)
             found = Evaluation(world, names, seeds, repeats=self.scale.repeats)
             for policy in policies:
                 found.simulated[policy.name] = [simulate(world, policy, seed) for seed in seeds]
@@ -283,6 +314,11 @@ def train_until(deadline_s: float, worlds: Sequence[World], out: Path) -> None:
     train_ppo(courses, settings, on_progress=stop_in_time).policy.save(out)
 
 
-def _lengths(worlds: Sequence[World], seed: int) -> set[tuple[int, int]]:
-    drawn = worlds[0].draw(seed)
+def _simulated_s(worlds: Sequence[World], policies: Sequence[Policy], seed: int) -> float:
+    """How long every policy takes with one request sequence at every load."""
+    return sum(simulate(world, policy, seed).makespan_s for world in worlds for policy in policies)
+
+
+def _lengths(world: World, seed: int) -> set[tuple[int, int]]:
+    drawn = world.draw(seed)
     return set(zip(drawn.prompt_tokens.tolist(), drawn.decode_tokens.tolist(), strict=True))
