@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from shunter.agents.base import Policy
 from shunter.envs.world import World
 from shunter.eval.event_log import read_event_log, write_event_logs
 from shunter.eval.real import open_engines, run_real
-from shunter.eval.replay import replay_exactly
+from shunter.eval.recorded import recorded_run
 from shunter.eval.runs import Run, as_repeat
 from shunter.profiling.engines.base import Engine, EngineError
 
@@ -97,10 +97,4 @@ class RealRuns:
             world: As it was when the run was made.
             job: Which.
         """
-        rows = read_event_log(self.folder / job.file)
-        run = replay_exactly(world, world.draw(job.seed), rows)
-        run.log.rename(str(rows["run_id"].iloc[0]))
-        run.log.run["world"] = "real"
-        for row in run.log.rows:
-            row["world"] = "real"
-        return replace(run, world="real", policy=job.policy, decision_s=float(rows["decision_s"].mean()))
+        return recorded_run(world, read_event_log(self.folder / job.file))

@@ -15,7 +15,7 @@ from shunter.agents.policy_file import distance_from_training
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.cli.options import PERFORMANCE, performance_of, progress, say, seed_list
 from shunter.envs.scenario import load_scenario
-from shunter.envs.world import make_world
+from shunter.envs.world import load_performance, make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.event_log import write_event_logs
@@ -76,12 +76,14 @@ def eval_(
         if engine not in ENGINES:
             raise UnknownNameError("--engine", engine, ENGINES)
         loaded = loaded.model_copy(update={"engine": engine})
-    policies = [make_policy(name) for name in policy or list(POLICIES)]
+    given = policy or list(POLICIES)
+    policies = [make_policy(text) for text in given]
     names = [p.name for p in policies]
     if len(set(names)) < len(names):
         raise InputError("--policy", "name each policy once", names)
     chosen = seed_list(seeds)
-    world = make_world(loaded, performance_of(scenario, performance))
+    model = load_performance(loaded, performance_of(scenario, performance))
+    world = make_world(loaded, model)
     for one in policies:
         for line in distance_from_training(one, world):
             say(console, f"warning: {one.name} is beyond its training: {line}")
@@ -94,7 +96,10 @@ def eval_(
         report = stack.enter_context(progress(console))
         evaluation = evaluate(world, policies, chosen, engines=engines, repeats=repeats, on_progress=report)
         if evaluation.simulated:
-            files = save_evaluation(evaluation, out, tracker, title=f"shunter eval: {loaded.name}")
+            sources = dict(zip(names, given, strict=True))
+            title = f"shunter eval: {loaded.name}"
+            files = save_evaluation(evaluation, out, tracker, title=title, sources=sources)
+            model.save(out / "performance.json")  # what shunter calibrate goes on from
     if not evaluation.simulated:
         raise KeyboardInterrupt
     if json_path is not None:
@@ -143,15 +148,24 @@ def save_evaluation(
     *,
     title: str,
     extra: list[tuple[str, str]] | None = None,
+    sources: dict[str, str] | None = None,
 ) -> dict[str, Path]:
     """Writes report, event log and results into a folder, and logs them to MLflow.
+
+    Args:
+        evaluation: To write.
+        out: The folder; made if need be.
+        tracker: Of MLflow.
+        title: Of the report.
+        extra: Further sections of it.
+        sources: What each policy was made of, as the user wrote it, by name.
 
     Returns:
         ``report``, ``events``, ``results`` and, of real runs, ``fidelity`` as paths.
     """
     out.mkdir(parents=True, exist_ok=True)
     files = {name: out / f"{name}.{end}" for name, end in _FILES.items()}
-    result = evaluation.to_dict()
+    result = {**evaluation.to_dict(), "sources": sources or {}}
     write_event_logs(evaluation.logs(), files["events"])
     if evaluation.real:
         files["fidelity"] = out / "fidelity.md"

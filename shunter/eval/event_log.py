@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +140,11 @@ class EventLog:
             device_bytes=device_bytes,
         )
 
-    def rename(self, run_id: str) -> None:
-        """Gives the run another id."""
-        self.run = {**self.run, "run_id": run_id}
+    def mark(self, values: Mapping[str, Any]) -> None:
+        """Sets what is the same in all rows, such as ``run_id``."""
+        self.run = {**self.run, **values}
         for row in self.rows:
-            row["run_id"] = run_id
+            row.update(values)
 
     def frame(self) -> pd.DataFrame:
         """All rows so far."""

@@ -138,7 +138,7 @@ def simulate(world: World, policy: Policy, seed: int) -> Run:
 def as_repeat(run: Run, repeat: int) -> Run:
     """Marks a run as one of several of the same policy, seed and world, so that logs tell them apart."""
     if repeat:
-        run.log.rename(f"{run.log.run['run_id']}/{repeat}")
+        run.log.mark({"run_id": f"{run.log.run['run_id']}/{repeat}"})
     return run
 
 
