@@ -26,10 +26,10 @@ __all__ = ["run"]
 
 FULL = Scale(
     profile_s=240,
-    train_s=170,
+    train_s=150,
     real_s=0.0,
     requests=60,
-    most_requests=150,
+    most_requests=200,
     repeats=3,
     capacity_requests=None,
     capacity_seeds=16,

@@ -137,6 +137,7 @@ class Place:
     def __init__(self, site: Site, folder: Path, scale: Scale, policy: Path | None, say: Say) -> None:
         self.site, self.folder, self.scale, self.say = site, folder, scale, say
         self.given = policy
+        self._compiled: World | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def prepare(self) -> None:
@@ -156,11 +157,13 @@ class Place:
             requests: Of a run; None: as few as there may be.
         """
         scenario = load_scenario(self.folder / "scenario.yaml")
+        if self._compiled is None:
+            world = make_world(scenario, PerformanceModel.load(self.folder / "perf"))
+            self._compiled = with_footprints(world, np.load(self.folder / "footprints.npy"))
         workload = scenario.workload.model_copy(update={"requests": requests or self.scale.requests})
         scenario = scenario.model_copy(update={"workload": workload})
-        world = make_world(scenario, PerformanceModel.load(self.folder / "perf"))
-        world = with_footprints(world, np.load(self.folder / "footprints.npy"))
-        return world if load is None else replace(world, rate_per_s=world.rate_at(load))
+        world = replace(self._compiled, scenario=scenario)
+        return replace(world, rate_per_s=world.rate_at(load or workload.load or 1.0))
 
     def policies(self) -> list[Policy]:
         """The baselines, then the learned one."""

@@ -118,12 +118,13 @@ def gain_rows(engine: str, found: Evaluations, learned: str = "learned") -> list
         for baseline, bar in GAINS.items():
             real = paired_change(evaluation.real[learned], evaluation.real[baseline])
             ours = paired_change(evaluation.simulated[learned], evaluation.simulated[baseline])
+            ends = None if math.isnan(ours["low"]) else f" ({-ours['high']:.1%} to {-ours['low']:.1%})"
             row = Row(
                 f"{engine}: the learned policy's real gain over {baseline} at load {load:g}",
                 -real["change"],
                 interval=None if math.isnan(real["low"]) else (-real["high"], -real["low"]),
-                note=f"simulated {-ours['change']:.1%} ({-ours['high']:.1%} to {-ours['low']:.1%}) on the "
-                f"same requests; interval over {real['unit']}",
+                note=f"simulated {-ours['change']:.1%}{ends or ''} on the same requests; interval over "
+                f"{real['unit']}",
             )
             rows.append(_gain(row, bar) if load == own else row)
     return rows
