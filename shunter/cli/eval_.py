@@ -22,6 +22,7 @@ from shunter.eval.compare import compare
 from shunter.eval.compare_page import write_comparison
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.failure_log import execution_lines
+from shunter.eval.fidelity_tables import fidelity_tables, fidelity_verdict
 from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.read_back import read_evaluation
 from shunter.eval.real import bind_footprints, check_binding, open_engines
@@ -31,7 +32,7 @@ from shunter.eval.tracking import tracking
 from shunter.profiling.engines.registry import ENGINES
 from shunter.profiling.report_page import write_json
 
-__all__ = ["eval_", "real_table", "results_table", "show"]
+__all__ = ["eval_", "results_table", "show"]
 
 
 def eval_(
@@ -51,6 +52,12 @@ def eval_(
             min=0.01, help="Instead of the scenario's; repeatable, for load curves.", show_default=False
         ),
     ] = None,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Real runs of each policy and seed: two or more say how far reality is from itself."
+        ),
+    ] = 1,
     engine: Annotated[
         str | None,
         typer.Option(help="Instead of the scenario's: " + ", ".join(ENGINES) + ".", show_default=False),
@@ -110,7 +117,7 @@ def eval_(
 
     shunter eval --scenario s.yaml --policy cost-greedy --policy runs/demo/policy.safetensors --seeds 100-139
 
-    shunter eval --scenario s.yaml --real --engine llama-cpp --seeds 2 --json result.json
+    shunter eval --scenario s.yaml --real --engine llama-cpp --seeds 2 --repeats 2 --json result.json
 
     shunter eval --scenario s.yaml --real --duration 10m --chaos kill=0.05,hang=0.01 --hang-after 5s
     """
@@ -137,6 +144,8 @@ def eval_(
         for line in distance_from_training(one, world):
             say(console, f"warning: {one.name} is beyond its training: {line}")
     worlds = [world.at_load(one) for one in dict.fromkeys(load or ())] or [world]
+    if repeats > 1 and not real:
+        raise InputError("--repeats", "come with --real: simulation repeats itself exactly", repeats)
     if real:
         check_binding(world)
     if limit_s is not None:
@@ -150,7 +159,7 @@ def eval_(
                 bind_footprints(at, engines)  # before anything is written: a device may be too small
             made = provenance(predicts, capabilities_of(at, engines or ()))
             report = stack.enter_context(progress(console))
-            evaluation = evaluate(at, policies, chosen, engines=engines, on_progress=report)
+            evaluation = evaluate(at, policies, chosen, engines=engines, repeats=repeats, on_progress=report)
         if not evaluation.simulated:
             raise KeyboardInterrupt
         sources = dict(zip(names, given, strict=True))
@@ -192,8 +201,9 @@ def show(console: Console, evaluation: Evaluation) -> None:
     console.print(results_table(result, "simulated", f"Simulated, {len(evaluation.seeds)} workload seeds"))
     if evaluation.real:
         console.print(results_table(result, "real", "Real"))
-        console.print(real_table(result))
-    for line in (*verdict(result), *execution_lines(result)):
+        for table in fidelity_tables(result):
+            console.print(table.to_rich())
+    for line in (*verdict(result), *fidelity_verdict(result), *execution_lines(result)):
         say(console, line)
 
 
@@ -209,19 +219,4 @@ def results_table(result: dict[str, Any], kind: str, title: str) -> Table:
     table.add_section()
     changes = [change_text(row["response_change"]).replace(" ", "\n", 1) for row in rows.values()]
     table.add_row(f"mean response against\n{result['changes_against']}, 95 % interval", *changes)
-    return table
-
-
-def real_table(result: dict[str, Any]) -> Table:
-    """Simulated, real and error beside each other, on the same requests."""
-    table = Table("policy", "metric", title="Simulated against real (error = simulated / real - 1)")
-    for text in ("simulated", "real", "error"):
-        table.add_column(text, justify="right")
-    for name, policy in result["policies"].items():
-        for metric, text in result["metrics"].items():
-            error = policy.get("simulation_error", {}).get(metric)
-            if error is not None:
-                figures = [format_metric(metric, policy[k][metric]) for k in ("simulated", "real")]
-                table.add_row(name, text, *figures, f"{error:+.1%}")
-        table.add_section()
     return table

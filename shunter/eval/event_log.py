@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,12 @@ class EventLog:
                 requeued_ids=list(failure.requeued),
                 failed_ids=list(failure.failed),
             )
+
+    def mark(self, values: Mapping[str, Any]) -> None:
+        """Sets what is the same in all rows, such as ``run_id``."""
+        self.run = {**self.run, **values}
+        for row in self.rows:
+            row.update(values)
 
     def frame(self) -> pd.DataFrame:
         """All rows so far."""

@@ -7,6 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from shunter.eval.fidelity_tables import fidelity_tables
 from shunter.eval.report_words import interval_text
 from shunter.profiling.report_page import COLOURS, Section
 
@@ -37,7 +38,7 @@ def fidelity_section(result: dict[str, Any]) -> Section | None:
     if ranking and ranking["pairs"]:
         notes.append(_order(ranking))
         figures.append(_pairs(ranking["pairs"]))
-    return Section("Fidelity", tuple(notes), tuple(figures))
+    return Section("Fidelity", tuple(notes), tuple(figures), tuple(fidelity_tables(result)))
 
 
 def _order(ranking: dict[str, Any]) -> str:

@@ -7,41 +7,14 @@ from typing import Any
 
 from shunter.profiling.report_page import ReportTable, Section
 
-__all__ = ["DEFINITIONS", "definitions_section", "method_section"]
-
-DEFINITIONS = {
-    "response_mean_s": "Mean over requests of last token - arrival, of those that were served.",
-    "response_p50_s": "Median of last token - arrival.",
-    "response_p95_s": "What 95 % of the served requests' last token - arrival stay below.",
-    "response_p99_s": "What 99 % of the served requests' last token - arrival stay below.",
-    "ttft_mean_s": "Time to first token: mean of first token - arrival.",
-    "tpot_mean_s": (
-        "Time per output token: mean over requests of at least two tokens of "
-        "(last token - first token) / (tokens - 1)."
-    ),
-    "swaps": "Loads of a model onto a device.",
-    "preemptions": "Times that a started request was left for another model.",
-    "loading_share": "Share of all devices' time that went into loading weights.",
-    "unfinished": "Requests that were not served when the run ended.",
-    "slo_attainment": "Share of all requests that were served within every limit; unserved ones violate it.",
-    "goodput_per_s": "Requests per second of the run that were served within every limit.",
-    "slowdown_mean": "Mean of response / response alone on the best device, loaded and idle.",
-    "cost_mean": "What the scenario's objective accrued in a run, in its own unit.",
-}
-"""By key of ``shunter.eval.metrics.summarize``."""
+__all__ = ["definitions_section", "method_section"]
 
 
 def definitions_section(result: dict[str, Any]) -> Section:
-    """What the metrics mean that the tables show."""
-    rows = tuple(
-        (text, DEFINITIONS[metric]) for metric, text in result["metrics"].items() if metric in DEFINITIONS
-    )
-    notes = (
-        "Requests are pooled over all runs of a policy. Intervals are 95 % paired bootstraps: over request "
-        "sequences if there are five or more, otherwise over blocks of ten requests, which is optimistic.",
-    )
+    """What the words mean that the tables show."""
+    table = ReportTable("", ("word", "means"), tuple(result["definitions"].items()), prose=True)
     return Section(
-        "What the metrics mean", notes, tables=(ReportTable("", ("metric", "is"), rows, prose=True),)
+        "What the words mean", ("Requests are pooled over all runs of a policy.",), tables=(table,)
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.failure_log import execution_lines
+from shunter.eval.fidelity_tables import fidelity_verdict
 from shunter.eval.load_curves import load_curves
 from shunter.eval.page_fidelity import fidelity_section
 from shunter.eval.page_method import definitions_section, method_section
@@ -42,7 +43,7 @@ def write_report(
     path = Path(path)
     result = result or evaluation.to_dict()
     sections = report_sections(evaluation, result, performance)
-    lines = [*verdict(result), *execution_lines(result)]
+    lines = [*verdict(result), *fidelity_verdict(result), *execution_lines(result)]
     write_markdown(path.with_suffix(".md"), title=title, paragraphs=lines, sections=sections)
     return write_sections(path, title=title, paragraphs=lines, sections=sections)
 

@@ -22,7 +22,7 @@ from shunter.eval.failures import Failure
 from shunter.eval.plants import OnEnd, Plant, SimulatedPlant
 from shunter.profiling.engines.base import EngineError
 
-__all__ = ["BrokenRun", "InterruptedRun", "Run", "request_frame", "run_policy", "simulate"]
+__all__ = ["BrokenRun", "InterruptedRun", "Run", "as_repeat", "request_frame", "run_policy", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,13 @@ def simulate(world: World, policy: Policy, seed: int) -> Run:
         make_plant=lambda on_end: SimulatedPlant(world, requests, on_end),
         world_name="simulated",
     )
+
+
+def as_repeat(run: Run, repeat: int) -> Run:
+    """Marks a run as one of several of the same policy, seed and world, so that logs tell them apart."""
+    if repeat:
+        run.log.mark({"run_id": f"{run.log.run['run_id']}/{repeat}"})
+    return run
 
 
 def request_frame(world: World, requests: Requests, state: State) -> pd.DataFrame:

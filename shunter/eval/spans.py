@@ -39,10 +39,12 @@ class Span:
     Attributes:
         measured_s: How long it took.
         parts_s: What each of its parts should have taken.
+        start_s: When it began, since the start of the episode.
     """
 
     measured_s: float
     parts_s: dict[Part, float]
+    start_s: float = 0.0
 
     @property
     def predicted_s(self) -> float:
@@ -77,7 +79,7 @@ class _Cutter:
 
     def cut(self, at_s: float) -> None:
         if self.parts_s:
-            self.spans.append(Span(at_s - self.last_s, self.parts_s))
+            self.spans.append(Span(at_s - self.last_s, self.parts_s, self.last_s))
         self.last_s, self.parts_s = at_s, {}
 
 

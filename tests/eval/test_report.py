@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shunter.envs.world import World
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.metrics import metric_names, request_times
+from shunter.eval.metrics import request_times
 from shunter.eval.page_fidelity import fidelity_section
-from shunter.eval.page_method import DEFINITIONS
 from shunter.eval.page_policies import responses_section
 from shunter.eval.page_reality import reality_section
 from shunter.eval.page_runs import failures_section
@@ -36,7 +34,7 @@ def test_a_browser_without_network_draws_every_figure_and_complains_of_nothing(
 ) -> None:
     seen = look(page, tmp_path / "profile")
     assert seen.console == []
-    assert seen.figures == seen.drawn == 8
+    assert seen.figures == seen.drawn == 11
     for text in ("Response times", "Simulation against reality", "On cpu:1-threads", "How it was measured"):
         assert text in seen.dom
     assert "A &lt;title&gt; &amp; more" in seen.dom
@@ -78,16 +76,6 @@ def test_without_a_performance_model_the_page_says_so(simulated_only: Evaluation
     (section,) = (s for s in sections if s.title == "What was predicted of the models")
     assert not section.figures
     assert "no performance model" in section.notes[0]
-
-
-def test_every_metric_that_a_scenario_can_have_is_defined(fake_world: World) -> None:
-    objective = fake_world.scenario.objective
-    names = {
-        name
-        for metric in ("slowdown", "money", "energy")
-        for name in metric_names(objective.model_copy(update={"metric": metric}))
-    }
-    assert set(metric_names(objective)) <= names <= set(DEFINITIONS)
 
 
 def test_response_curves_end_at_the_longest_response(evaluation: Evaluation) -> None:
