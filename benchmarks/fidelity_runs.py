@@ -14,7 +14,7 @@ from shunter.eval.event_log import read_event_log, write_event_logs
 from shunter.eval.real import open_engines, run_real
 from shunter.eval.recorded import recorded_run
 from shunter.eval.runs import Run, as_repeat
-from shunter.profiling.engines.base import Engine, EngineError
+from shunter.profiling.engines.base import EngineError, Station
 
 __all__ = ["Job", "RealRuns"]
 
@@ -81,7 +81,7 @@ class RealRuns:
         left = [job for job in jobs if not (self.folder / job.file).exists()]
         if not left:
             return
-        opened: AbstractContextManager[list[Engine]] = open_engines(worlds[left[0].load])
+        opened: AbstractContextManager[list[Station]] = open_engines(worlds[left[0].load])
         begun_s = time.monotonic()
         with opened as engines:
             for done, job in enumerate(left, 1):
