@@ -106,17 +106,18 @@ def _error_words(result: dict[str, Any]) -> Iterator[str]:
         return
     worst = max(errors, key=lambda e: abs(e[1]))
     middle = float(np.median([abs(e) for _, e in errors]))
-    yield (
-        f"Simulation was off by {middle:.1%} in mean response at the median policy, by "
-        f"{worst[1]:+.1%} at worst ({worst[0]})."
-    )
+    if "fidelity" not in result:  # which says the same, beside what reality differs from itself
+        yield (
+            f"Simulation was off by {middle:.1%} in mean response at the median policy, by "
+            f"{worst[1]:+.1%} at worst ({worst[0]})."
+        )
     splits = {n: p["error_split"] for n, p in result["policies"].items() if "error_split" in p}
     parts = (f"{n} {x['durations']:+.1%} and {x['decisions']:+.1%}" for n, x in splits.items())
     passed, added, logged = (
         sum(x[key] for x in splits.values()) for key in ("infeasible", "missing", "decisions_logged")
     )
     yield (
-        "Of that, the predicted durations' part (the real decisions, replayed with them) and what "
+        "Of the error, the predicted durations' part (the real decisions, replayed with them) and what "
         f"deciding differently adds: {', '.join(parts)} ({passed} of {logged} decisions could not be "
         f"taken again, {added} were added)."
     )

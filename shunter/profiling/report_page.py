@@ -25,9 +25,9 @@ PALETTE = (*COLOURS, *pc.qualitative.Dark24, *pc.qualitative.Light24)
 """For more series than ``COLOURS`` has; the same first."""
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1300px; margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: .5rem 0 1rem; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd; font-size: 13px }
+th, td { padding: .3rem .45rem; text-align: right; border-bottom: 1px solid #ddd; font-size: 13px }
 td { white-space: nowrap }
 th:first-child, td:first-child, .prose th, .prose td { text-align: left }
 .prose td + td { white-space: normal }
