@@ -14,7 +14,8 @@ from shunter.eval.event_log import read_event_log, write_event_logs
 from shunter.eval.real import open_engines, run_real
 from shunter.eval.recorded import recorded_run
 from shunter.eval.runs import Run, as_repeat
-from shunter.profiling.engines.base import EngineError, Station
+from shunter.eval.station import Station
+from shunter.profiling.engines.base import EngineError
 
 __all__ = ["Job", "RealRuns"]
 

@@ -130,7 +130,7 @@ def test_failures_are_listed_where_they_are_recorded() -> None:
     assert not nothing.tables
 
 
-def test_statistics_and_fidelity_appear_with_their_data() -> None:
+def test_statistics_and_fidelity_appear_with_their_data(evaluation: Evaluation) -> None:
     statistics = {
         "sequences": 2,
         "iqm": {"value": 0.9, "low": 0.8, "high": 1.0},
@@ -145,20 +145,14 @@ def test_statistics_and_fidelity_appear_with_their_data() -> None:
     assert section.tables[0].rows == (
         ("cost-greedy", "real", "2", "0.900 [0.800, 1.000]", "75%", "2.000 s", "small"),
     )
-    interval = {"value": -0.1, "low": -0.2, "high": -0.05}
-    row = {"policy": "cost-greedy", "quantity": "response", "statistic": "mean", "error": 0.1, "noise": 0.02}
-    pair = {"policy": "a", "against": "b", "real": interval, "simulated": interval}
-    found = {
-        "refused": [],
-        "notes": ["few runs"],
-        "requests": [row],
-        "ranking": {"tau": {"value": 1.0, "low": None, "high": None}, "pairs": [pair]},
-    }
-    found["ranking"] |= {"significant": 1, "agreeing": 1}  # type: ignore[operator]
-    section = fidelity_section({"fidelity": found})
+    result = evaluation.to_dict()
+    section = fidelity_section(result)
     assert section is not None
-    assert "Kendall's tau 1.00; 1 of 1 pairs" in " ".join(section.notes)
+    ranking = result["fidelity"]["ranking"]
+    tau = f"tau {ranking['tau']['value']:.2f}"
+    assert tau in " ".join(section.notes)
     assert len(section.figures) == 2
+    assert "Operations: predicted against measured" in [table.title for table in section.tables]
     assert fidelity_section({"fidelity": {"refused": ["unlike budgets"]}}).notes == (  # type: ignore[union-attr]
         "Simulation and reality are not compared: unlike budgets.",
     )
