@@ -76,8 +76,8 @@ def test_the_gap_before_and_after_is_shown_and_the_model_written(run: Run, folde
     assert not (folder / "again").exists()
 
 
-def test_the_fidelity_page_lies_beside_the_report(folder: Path) -> None:
-    page = (folder / "run" / "fidelity.md").read_text()
+def test_the_report_as_markdown_holds_the_fidelity(folder: Path) -> None:
+    page = (folder / "run" / "report.md").read_text()
     assert page.startswith("# a test")
     assert "no policy ran twice on the same requests" in page
 
