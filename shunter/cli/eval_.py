@@ -19,7 +19,7 @@ from shunter.envs.scenario import load_scenario
 from shunter.envs.world import load_performance, make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.compare import compare
-from shunter.eval.compare_page import write_comparison
+from shunter.eval.compare_page import load_words, write_comparison
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.failure_log import execution_lines
 from shunter.eval.fidelity_tables import fidelity_tables, fidelity_verdict
@@ -190,7 +190,8 @@ def _keep(console: Console, evaluation: Evaluation, out: Path, **more: Any) -> P
 def _keep_loads(console: Console, folders: list[Path], out: Path) -> Path:
     """Sets the evaluations of several loads beside each other; returns the results."""
     comparison = compare([read_evaluation(str(folder)) for folder in folders])
-    page = write_comparison(comparison, out / "report.html", title="shunter eval: several loads")
+    lines = load_words(comparison)
+    page = write_comparison(comparison, out / "report.html", title="shunter eval: several loads", lines=lines)
     say(console, f"loads beside each other: {page}")
     return write_json(out / "results.json", finite(comparison.to_dict()))
 

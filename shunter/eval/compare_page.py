@@ -10,10 +10,10 @@ import plotly.graph_objects as go
 
 from shunter.eval.compare import Change, Comparison
 from shunter.eval.load_curves import load_curves
-from shunter.eval.report_words import WORLDS, format_metric
+from shunter.eval.report_words import WORLDS, format_metric, verdict
 from shunter.profiling.report_page import PALETTE, ReportTable, Section, write_markdown, write_sections
 
-__all__ = ["changes_table", "comparison_words", "marks_table", "metric_table", "run_words"]
+__all__ = ["changes_table", "comparison_words", "load_words", "marks_table", "metric_table", "run_words"]
 __all__ += ["write_comparison"]
 
 
@@ -138,9 +138,25 @@ def marks_table(comparison: Comparison) -> ReportTable | None:
     return ReportTable("What is not alike", columns, rows, prose=True) if rows else None
 
 
-def write_comparison(comparison: Comparison, path: Path, *, title: str) -> Path:
-    """Writes the page, and the same as Markdown beside it."""
-    lines, sections = comparison_words(comparison), list(_sections(comparison))
+def load_words(comparison: Comparison) -> list[str]:
+    """What each of several loads came to, in words."""
+    results = [run.result for run in comparison.runs]
+    return [f"At {r['rate_per_s']:.4g} requests/s. {line}" for r in results for line in verdict(r)]
+
+
+def write_comparison(
+    comparison: Comparison, path: Path, *, title: str, lines: Sequence[str] | None = None
+) -> Path:
+    """Writes the page, and the same as Markdown beside it.
+
+    Args:
+        comparison: To show.
+        path: Of the page.
+        title: Of the page.
+        lines: What it says first; None: ``comparison_words``.
+    """
+    lines = comparison_words(comparison) if lines is None else lines
+    sections = list(_sections(comparison))
     write_markdown(path.with_suffix(".md"), title=title, paragraphs=lines, sections=sections)
     return write_sections(path, title=title, paragraphs=lines, sections=sections)
 

@@ -25,6 +25,8 @@ def format_metric(metric: str, value: float | None) -> str:
 
 def change_text(change: dict[str, Any]) -> str:
     """A paired change with its interval."""
+    if change["change"] is None or np.isnan(change["change"]):
+        return "unknown"
     if _unknown(change):
         return f"{change['change']:+.1%} (no interval)"
     return f"{change['change']:+.1%} [{change['low']:+.1%}, {change['high']:+.1%}]"

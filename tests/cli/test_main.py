@@ -161,7 +161,11 @@ def test_eval_at_several_loads_draws_load_curves(folder: Path, capsys: pytest.Ca
     assert fast["rate_per_s"] == pytest.approx(2 * slow["rate_per_s"])
     names = {"load-0.3", "load-0.6", "report.html", "report.md", "results.json"}
     assert {p.name for p in Path("runs/loads").iterdir()} == names
-    assert "Not drawn" not in Path("runs/loads/report.md").read_text()
+    page = Path("runs/loads/report.md").read_text()
+    assert "Not drawn" not in page
+    assert (
+        f"At {fast['rate_per_s']:.4g} requests/s. Simulated: fifo-swap has the lowest mean response" in page
+    )
     assert works(capsys, "compare", "runs/loads/load-0.3", "runs/loads/load-0.6")
 
 

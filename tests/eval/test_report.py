@@ -15,7 +15,7 @@ from shunter.eval.page_reality import reality_section
 from shunter.eval.page_runs import failures_section
 from shunter.eval.page_statistics import statistics_section
 from shunter.eval.report import report_sections, write_report
-from shunter.eval.report_words import verdict
+from shunter.eval.report_words import change_text, verdict
 from shunter.models.performance import PerformanceModel
 from tests.browser import BROWSER, look
 
@@ -156,6 +156,12 @@ def test_statistics_and_fidelity_appear_with_their_data(evaluation: Evaluation) 
     assert fidelity_section({"fidelity": {"refused": ["unlike budgets"]}}).notes == (  # type: ignore[union-attr]
         "Simulation and reality are not compared: unlike budgets.",
     )
+
+
+def test_a_change_that_nobody_knows_is_called_so() -> None:
+    for missing in (None, float("nan")):
+        assert change_text({"change": missing, "low": missing, "high": missing}) == "unknown"
+    assert change_text({"change": -0.1, "low": None, "high": None}) == "-10.0% (no interval)"
 
 
 def policy(change: float, low: float, high: float, mean_s: float, unfinished: float = 0) -> dict[str, Any]:
