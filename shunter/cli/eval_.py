@@ -120,7 +120,7 @@ def show(console: Console, evaluation: Evaluation) -> None:
     console.print(results_table(result, "simulated", f"Simulated, {len(evaluation.seeds)} workload seeds"))
     if evaluation.real:
         console.print(results_table(result, "real", "Real"))
-        for table in fidelity_tables(result):
+        for table in fidelity_tables(result, statistics=("mean", "p90", "p99")):
             console.print(table.to_rich())
     for line in (*verdict(result), *fidelity_verdict(result)):
         say(console, line)
@@ -176,6 +176,8 @@ def save_evaluation(
         {"scenario": result["scenario"], "seeds": result["seeds"], "policies": evaluation.policies}
     )
     tracker.metrics(result["policies"])
+    if evaluation.real:
+        tracker.metrics({"fidelity": evaluation.fidelity().summary()})
     for path in files.values():
         tracker.artifact(path)
     return files

@@ -150,6 +150,18 @@ def test_what_is_written_is_plain_and_says_what_words_mean(slow: Evaluation) -> 
         assert text in page
 
 
+def test_the_summary_is_of_the_mean_response(slow: Evaluation) -> None:
+    found = slow.fidelity()
+    summary = found.summary()
+    errors = [abs(found.of(name).error) for name in NAMES]
+    assert summary["response_error_median"] == pytest.approx(np.median(errors))
+    assert summary["response_error_largest"] == max(errors)
+    assert summary["response_noise_median"] == 0.0
+    assert found.ranking is not None
+    assert summary["kendall_tau"] == found.ranking.tau.value
+    assert all(np.isnan(value) for value in fidelity({}, {}).summary().values())
+
+
 def test_runs_of_an_interrupted_round_rank_nobody(fake_world: World) -> None:
     a, b = (simulate(fake_world, make_policy(name), 0) for name in NAMES[:2])
     more = simulate(fake_world, make_policy(NAMES[0]), 1)
