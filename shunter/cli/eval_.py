@@ -99,7 +99,8 @@ def eval_(
             sources = dict(zip(names, given, strict=True))
             title = f"shunter eval: {loaded.name}"
             files = save_evaluation(evaluation, out, tracker, title=title, sources=sources)
-            model.save(out / "performance.json")  # what shunter calibrate goes on from
+            if evaluation.real:
+                model.save(out / "performance.json")  # what shunter calibrate goes on from
     if not evaluation.simulated:
         raise KeyboardInterrupt
     if json_path is not None:
