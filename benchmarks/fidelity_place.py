@@ -42,7 +42,7 @@ SIZES_MB = {"small": ("Qwen3-8B", 55), "medium": ("Llama-3-8B", 80), "large": ("
 LOADS = (0.5, 0.8)
 """Of the capacity; the scenarios' own is the last."""
 
-BASELINES = ("fifo-swap", "lru-keepalive", "count-lru", "pressure-greedy", "cost-greedy")
+BASELINES = ("fifo-swap", "lru-keepalive", "pressure-greedy", "exhaustive", "cost-greedy")
 """The learned policy is the sixth."""
 
 CONTENDERS = (

@@ -61,7 +61,7 @@ def cells(found: Evaluations, quantity: str, statistic: str) -> list[Cell]:
 
 
 def error_rows(engine: str, found: Evaluations) -> list[Row]:
-    """Errors against their bars, the largest beside each, and the mean response's without saturation."""
+    """Errors against their bars, the largest beside each; noise, warm-up and saturation apart."""
     rows = []
     for (quantity, statistic), bar in BARS.items():
         all_cells = cells(found, quantity, statistic)
@@ -70,6 +70,13 @@ def error_rows(engine: str, found: Evaluations) -> list[Row]:
         if all_cells:
             worst = max(all_cells, key=lambda cell: cell.error)
             rows.append(reported(f"{metric}, largest", worst.error, note=worst.name))
+    noises = [cell.noise for cell in cells(found, "response", "mean") if cell.noise is not None]
+    metric = f"{engine}: mean response, noise: reality against itself, median over cells"
+    rows.append(reported(metric, float(np.median(noises)) if noises else None))
+    for phase in ("warm-up", "steady"):
+        errors = [abs(r.error) for e in found.values() for r in e.fidelity().phases if r.phase == phase]
+        metric = f"{engine}: mean response, {phase} requests alone, median over cells"
+        rows.append(reported(metric, float(np.median(errors)) if errors else None))
     for saturated, text in ((False, "that kept up"), (True, "that were saturated in reality")):
         some = [c for c in cells(found, "response", "mean") if c.saturated == saturated]
         if some:

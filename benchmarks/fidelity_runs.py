@@ -10,7 +10,8 @@ from pathlib import Path
 
 from shunter.agents.base import Policy
 from shunter.envs.world import World
-from shunter.eval.event_log import read_event_log, write_event_logs
+from shunter.errors import InputError
+from shunter.eval.event_log import EventLog, read_event_log, write_event_logs
 from shunter.eval.real import open_engines, run_real
 from shunter.eval.recorded import recorded_run
 from shunter.eval.runs import Run, as_repeat
@@ -19,7 +20,7 @@ from shunter.profiling.engines.base import EngineError
 
 __all__ = ["Job", "RealRuns"]
 
-TRIES = 3
+TRIES = 6
 """Engines that fail are started anew, and the run begins anew, so often."""
 
 
@@ -87,7 +88,9 @@ class RealRuns:
         with opened as engines:
             for done, job in enumerate(left, 1):
                 run = run_real(worlds[job.load], policies[job.policy], job.seed, engines)
-                write_event_logs([as_repeat(run, job.repeat).log], self.folder / job.file)
+                log = as_repeat(run, job.repeat).log
+                _check_replays(worlds[job.load], log)
+                write_event_logs([log], self.folder / job.file)
                 to_go_s = (time.monotonic() - begun_s) / done * (len(left) - done)
                 self.say(f"{done}/{len(left)} {job.file}: {run.makespan_s:.1f} s; {to_go_s:.0f} s to go")
 
@@ -99,3 +102,11 @@ class RealRuns:
             job: Which.
         """
         return recorded_run(world, read_event_log(self.folder / job.file))
+
+
+def _check_replays(world: World, log: EventLog) -> None:
+    """A run that cannot be read back, as one in which an engine failed, must not spoil the others' end."""
+    try:
+        recorded_run(world, log.frame())
+    except InputError as error:
+        raise EngineError(f"the run's log cannot be replayed: {error}") from error

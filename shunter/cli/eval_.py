@@ -202,7 +202,7 @@ def show(console: Console, evaluation: Evaluation) -> None:
     console.print(results_table(result, "simulated", f"Simulated, {len(evaluation.seeds)} workload seeds"))
     if evaluation.real:
         console.print(results_table(result, "real", "Real"))
-        for table in fidelity_tables(result):
+        for table in fidelity_tables(result, statistics=("mean", "p90", "p99")):
             console.print(table.to_rich())
     for line in (*verdict(result), *fidelity_verdict(result), *execution_lines(result)):
         say(console, line)

@@ -138,6 +138,21 @@ class Fidelity:
         cleaned: dict[str, Any] = _without_nan(plain)
         return cleaned
 
+    def summary(self) -> dict[str, float]:
+        """Few figures that compare one evaluation with another; NaN where there is none."""
+        rows = [r for r in self.requests if (r.quantity, r.statistic) == ("response", "mean")]
+        errors = [abs(row.error) for row in rows if math.isfinite(row.error)]
+        noises = [row.noise for row in rows if row.noise is not None]
+        ranking = self.ranking
+        return {
+            "response_error_median": float(np.median(errors)) if errors else math.nan,
+            "response_error_largest": max(errors, default=math.nan),
+            "response_noise_median": float(np.median(noises)) if noises else math.nan,
+            "kendall_tau": ranking.tau.value if ranking else math.nan,
+            "pairs_significant": float(ranking.significant) if ranking else math.nan,
+            "pairs_agreeing": float(ranking.agreeing) if ranking else math.nan,
+        }
+
     def of(self, policy: str, quantity: str = "response", statistic: str = "mean") -> RequestFidelity:
         """One row of ``requests``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -12,16 +13,17 @@ __all__ = ["fidelity_markdown", "fidelity_tables", "fidelity_verdict"]
 Plain = dict[str, Any]
 
 
-def fidelity_tables(result: Plain) -> list[ReportTable]:
+def fidelity_tables(result: Plain, statistics: Sequence[str] | None = None) -> list[ReportTable]:
     """All tables of the comparison; none without real runs, or where it was refused.
 
     Args:
         result: From ``Evaluation.to_dict``.
+        statistics: Of requests to show, such as ``mean``; None: all.
     """
     found = result.get("fidelity")
     if found is None or found["refused"]:
         return []
-    tables = [_operations(found), _requests(found, result["policies"]), _phases(found)]
+    tables = [_operations(found), _requests(found, result["policies"], statistics), _phases(found)]
     if found["ranking"] is not None:
         tables.append(_pairs(found["ranking"]))
     return tables
@@ -103,9 +105,11 @@ def _operations(found: Plain) -> ReportTable:
     return ReportTable("Operations: predicted against measured", columns, tuple(rows), note)
 
 
-def _requests(found: Plain, policies: Plain) -> ReportTable:
+def _requests(found: Plain, policies: Plain, statistics: Sequence[str] | None) -> ReportTable:
     rows = []
     for row in found["requests"]:
+        if statistics is not None and row["statistic"] not in statistics:
+            continue
         times = (_seconds(row["simulated_s"]), _seconds(row["real_s"]))
         what = f"{row['quantity']} {row['statistic']}"
         rows.append((row["policy"], what, *times, _signed(row["error"]), _share(row["noise"])))

@@ -65,6 +65,8 @@ def save_evaluation(
     files = {name: folder / text for name, text in FILES.items() if performance or name != "performance"}
     made = {"results_version": RESULTS_VERSION, "provenance": dict(provenance or {})}
     result = {**made, **evaluation.to_dict(), "sources": dict(sources or {})}
+    if evaluation.real:
+        result["fidelity"]["summary"] = evaluation.fidelity().summary()
     write_event_logs(evaluation.logs(), files["events"])
     write_json(files["results"], finite(result))
     _write_requests(evaluation, files["requests"])
@@ -97,6 +99,7 @@ def log_evaluation(tracker: Tracker, files: Mapping[str, Path]) -> None:
         }
     )
     tracker.metrics(result["policies"])
+    tracker.metrics({"fidelity": result.get("fidelity", {}).get("summary", {})})
     for path in files.values():
         tracker.artifact(path)
 

@@ -146,6 +146,24 @@ def test_a_killed_benchmark_goes_on_with_the_runs_that_are_missing(
     assert read.log.run["run_id"] == "lru-keepalive/0/real/1"
 
 
+def test_a_run_that_cannot_be_read_back_is_made_again(
+    fake_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = Engines(monkeypatch)
+
+    def spoilt(*arguments: object) -> Run:
+        run = engines.run(*arguments)  # type: ignore[arg-type]
+        if len(engines.made) == 1:
+            next(row for row in run.log.rows if row["end_s"] is not None)["end_s"] += 1.0
+        return run
+
+    monkeypatch.setattr(fidelity_runs, "run_real", spoilt)
+    runs = RealRuns(tmp_path, lambda line: None)
+    runs.make([Job(0.5, "fifo-swap", 0, 0)], {0.5: fake_world}, {"fifo-swap": make_policy("fifo-swap")})
+    assert (runs.failed, len(engines.made)) == (1, 2)
+    assert runs.read(fake_world, Job(0.5, "fifo-swap", 0, 0)).requests.finish_s.notna().all()
+
+
 def test_a_plan_is_kept_and_no_request_has_the_lengths_of_a_profiled_cell(
     fake_world: World, fake_performance: PerformanceModel, tmp_path: Path
 ) -> None:

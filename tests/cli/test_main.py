@@ -182,7 +182,7 @@ def test_eval_real_puts_simulated_real_and_error_beside_each_other(
     write_scenario(fake_checkpoints, "real.yaml", models=models, workload=workload, devices=devices)
     arguments = ("--policy", "cost-greedy", "--policy", "fifo-swap", "--seeds", "1", "--json", "r.json")
     out = works(capsys, "eval", "--scenario", "real.yaml", "--real", *arguments)
-    assert "Simulated against real" in out
+    assert "Requests: simulated against real" in out
     row = json.loads(Path("r.json").read_text())["policies"]["cost-greedy"]
     simulated, real = row["simulated"]["response_mean_s"], row["real"]["response_mean_s"]
     assert row["simulation_error"]["response_mean_s"] == pytest.approx(simulated / real - 1)
