@@ -70,7 +70,7 @@ def synthetic_world(
         prefill_halfwidth=np.full(load_s.shape, 0.1),
         step_halfwidth=np.full(load_s.shape, 0.1),
         offload_sensitivity=step_s[:, :, 2, 0, 0] / step_s[:, :, 0, 0, 0] - 1,
-        kv_can_save=np.ones(devices, np.bool_),
+        kv_can_save=True,
         quantum_steps=limits.quantum_steps,
         quantum_ns=round(limits.quantum_s * 1e9),
         max_wait_ns=round(limits.max_wait_s * 1e9),

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from shunter.envs.world import World, make_world
+from shunter.eval.evaluation import Evaluation
 from shunter.models.performance import PerformanceModel
 from tests import worlds
+from tests.fake_evaluation import evaluate_fake
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,13 @@ def fake_performance(
 @pytest.fixture(scope="session")
 def fake_world(fake_checkpoints: dict[str, Path], fake_performance: PerformanceModel) -> World:
     return make_world(worlds.fake_scenario(fake_checkpoints), fake_performance)
+
+
+@pytest.fixture(scope="session")
+def evaluation(fake_world: World) -> Evaluation:
+    return evaluate_fake(fake_world)
+
+
+@pytest.fixture(scope="session")
+def simulated_only(evaluation: Evaluation) -> Evaluation:
+    return Evaluation(evaluation.world, evaluation.policies, evaluation.seeds, evaluation.simulated)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from shunter.agents.base import Policy
 from shunter.envs.durations import interpolate, step_s
@@ -11,7 +12,9 @@ from shunter.envs.world import World
 from shunter.eval.clocks import VirtualClock
 from shunter.eval.plants import EnginePlant
 from shunter.eval.runs import Run, run_policy
+from shunter.eval.station import Station
 from shunter.profiling.engines.fake import FakeEngine, LinearDurations
+from shunter.profiling.engines.fake import VirtualClock as VirtualEngineClock
 
 
 @dataclass(frozen=True)
@@ -57,15 +60,31 @@ def execute(
     world: World, policy: Policy, seed: int, durations: Callable[..., TableDurations] = TableDurations
 ) -> Run:
     """Runs a policy on fake engines that take as long as the tables say; leaves them empty."""
+    stations = [fake_station(world, d, durations(world=world, device=d)) for d in range(world.devices)]
+    return execute_on(world, policy, seed, stations)
+
+
+def fake_station(world: World, device: int, durations: TableDurations, **options: Any) -> Station:
+    """A fake engine for all models; one that is started again goes on with the same clock."""
     layers = {m.name: max(levels) for m, levels in zip(world.scenario.models, world.gpu_layers, strict=True)}
-    engines = [
-        FakeEngine(
-            durations(world=world, device=d),
-            total_layers=layers,
-            memory_bytes=int(world.tables.capacity_bytes[d]),
-        )
-        for d in range(world.devices)
-    ]
+    clock = VirtualEngineClock()
+    station = Station(
+        device,
+        world.scenario.devices[device].name,
+        worker_of={model.name: "fake" for model in world.scenario.models},
+        start=lambda _: FakeEngine(
+            durations, clock, total_layers=layers, memory_bytes=int(world.tables.capacity_bytes[device])
+        ),
+        now_s=lambda: clock.now_s,
+        **options,
+    )
+    station.open()
+    return station
+
+
+def execute_on(world: World, policy: Policy, seed: int, stations: list[Station]) -> Run:
+    """Runs a policy on stations of fake engines; leaves them empty."""
+    clocks = [station.workers["fake"].clock for station in stations]
     requests = world.draw(seed)
     run = run_policy(
         world,
@@ -76,12 +95,12 @@ def execute(
             world,
             requests,
             on_end,
-            engines,
-            VirtualClock([e.clock for e in engines]),
+            stations,
+            VirtualClock(clocks),
             [512] * world.models,
             seed,
         ),
         world_name="real",
     )
-    assert all(engine.memory().device_bytes == 0 for engine in engines)
+    assert all(station.is_empty and station.memory().device_bytes == 0 for station in stations)
     return run

@@ -104,7 +104,7 @@ def random_world(scenario: Scenario, levels: int, rng: np.random.Generator, host
         prefill_halfwidth=np.full(shape, 0.1),
         step_halfwidth=np.full(shape, 0.1),
         offload_sensitivity=np.ones((devices, models)),
-        kv_can_save=rng.random(devices) < 0.5,
+        kv_can_save=rng.random((devices, models, 1)) < 0.5,
         quantum_steps=limits.quantum_steps,
         quantum_ns=round(limits.quantum_s * 1e9),
         max_wait_ns=round(limits.max_wait_s * 1e9),

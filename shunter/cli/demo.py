@@ -14,7 +14,7 @@ from rich.console import Console
 
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.catalog.models import get_model, scaled_model
-from shunter.cli.eval_ import save_evaluation, show
+from shunter.cli.eval_ import show
 from shunter.cli.fit import errors_table
 from shunter.cli.options import progress, say
 from shunter.cli.train_run import train_and_save
@@ -22,7 +22,9 @@ from shunter.envs.scenario import load_scenario
 from shunter.envs.world import make_world
 from shunter.errors import UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
+from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.real import open_engines
+from shunter.eval.saved import log_evaluation, save_evaluation
 from shunter.eval.tracking import tracking
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.dataset import read_dataset
@@ -125,12 +127,14 @@ class _Demo:
         policies = [*(make_policy(name) for name in POLICIES), trained[0].policy]
         self._step("eval", f"{len(policies)} policies on {len(SIMULATED_SEEDS)} request sequences, simulated")
         simulated = evaluate(world, policies, SIMULATED_SEEDS)
-        self._keep("eval", simulated, "eval-simulated")
+        made = provenance(performance)
+        self._keep("eval", simulated, "eval-simulated", performance, made)
         self._step("eval --real", f"the same policies on {self.engine}, {real_seeds} of these sequences")
         with open_engines(world) as engines, progress(self.console) as report:
             seeds = list(SIMULATED_SEEDS)[:real_seeds]
+            made = provenance(performance, capabilities_of(world, engines))
             real = evaluate(world, policies, seeds, engines=engines, on_progress=report)
-        files = self._keep("eval_real", real, "eval-real")
+        files = self._keep("eval_real", real, "eval-real", performance, made)
         self._finish(simulated, real, files)
 
     def _step(self, name: str, text: str) -> None:
@@ -238,9 +242,20 @@ class _Demo:
         say(self.console, f"{path}: three models, one device of {budget_mb:.0f} MB")
         return path
 
-    def _keep(self, kind: str, evaluation: Evaluation, folder: str) -> dict[str, Path]:
+    def _keep(
+        self,
+        kind: str,
+        evaluation: Evaluation,
+        folder: str,
+        performance: PerformanceModel,
+        made: dict[str, Any],
+    ) -> dict[str, Path]:
+        title = f"shunter demo: {kind}"
+        files = save_evaluation(
+            evaluation, self.folder / folder, title=title, performance=performance, provenance=made
+        )
         with tracking("eval", kind, folder=self.folder) as tracker:
-            files = save_evaluation(evaluation, self.folder / folder, tracker, title=f"shunter demo: {kind}")
+            log_evaluation(tracker, files)
         self.summary["mlflow_run_ids"][kind] = tracker.run_id
         show(self.console, evaluation)
         return files

@@ -42,6 +42,8 @@ COMMANDS = {
     "policy export": "Write a policy as an ONNX graph.",
     "policy register": "Register a policy in MLflow, where the better one is champion.",
     "eval": "Compare policies in simulation and, with --real, on the real engine.",
+    "compare": "Set evaluations beside each other, from report folders or MLflow.",
+    "calibrate": "Update a performance model from a real evaluation; show the gap before and after.",
     "timeline": "Draw what the devices of one run did, as a web page or for Perfetto.",
     "export llama-swap": "Write llama-swap's configuration: what fits together, what evicting costs.",
     "export vllm": "Write a plan of vLLM's sleep mode and the script that carries it out.",

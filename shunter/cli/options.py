@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from shunter.jobs import Runner
 __all__ = [
     "PERFORMANCE",
     "RAY",
+    "free_folder",
     "performance_of",
     "progress",
     "say",
@@ -96,6 +98,29 @@ def performance_of(scenario: Path, given: Path | None) -> Path:
     if given is not None:
         return given
     return Path("published" if in_library(scenario) else "perf")
+
+
+def free_folder(given: Path | None, *, overwrite: bool, default: Path = Path("runs/eval")) -> Path:
+    """The folder to write a report into; nothing is made yet.
+
+    Args:
+        given: As the user named it; None: the default, with the first number that makes it new.
+        overwrite: Whether one that holds something is written over.
+        default: Where nothing was named.
+
+    Raises:
+        InputError: The one named holds something, or is no folder.
+    """
+    if given is None and overwrite:
+        return default
+    if given is None:
+        names = (default if n == 1 else default.with_name(f"{default.name}-{n}") for n in count(1))
+        return next(folder for folder in names if not folder.exists())
+    if given.exists() and not given.is_dir():
+        raise InputError("--out", "be a folder", str(given))
+    if not overwrite and given.exists() and any(given.iterdir()):
+        raise InputError("--out", "be a folder that is new or empty (or give --overwrite)", str(given))
+    return given
 
 
 @contextmanager

@@ -45,7 +45,7 @@ def evict(t: Tables, s: State, d: int, m: int) -> None:
     place.evicting = place.resident
     place.resident = -1
     s.counts[0].evictions += 1
-    saves = t.device[d].kv_can_save != 0
+    saves = t.level[d, m, place.evicting].kv_can_save != 0
     left, i = place.held, s.model[m].head
     while left > 0:
         r = s.slot[i]

@@ -15,7 +15,16 @@ from shunter.envs.records import FAR_NS
 from shunter.envs.state import Floats, State
 from shunter.envs.tables import MEAN_RESPONSE, PRICED, SLO, SLOWDOWN, Tables
 
-__all__ = ["accrued", "alone_s", "begin_busy", "charge_unserved", "end_busy", "judge_quantum", "miss_late"]
+__all__ = [
+    "accrued",
+    "alone_s",
+    "begin_busy",
+    "charge_unserved",
+    "end_busy",
+    "judge_quantum",
+    "miss",
+    "miss_late",
+]
 __all__ += ["open_accounts", "price", "settle"]
 
 

@@ -8,7 +8,7 @@ when it ends.
 from __future__ import annotations
 
 from shunter.envs.compiled import entry, inlined, internal
-from shunter.envs.objectives import miss_late, price, settle
+from shunter.envs.objectives import miss, miss_late, price, settle
 from shunter.envs.records import FAR_NS
 from shunter.envs.state import KV_NONE, State
 from shunter.envs.tables import SLO, Tables
@@ -18,6 +18,7 @@ __all__ = [
     "due",
     "find_sender",
     "finished",
+    "give_up",
     "leave",
     "next_arrival_ns",
     "overdue",
@@ -197,8 +198,8 @@ def admit(t: Tables, s: State, now_ns: int) -> int:
 
 
 @inlined
-def leave(s: State, i: int, finish_ns: int) -> None:
-    """Takes a request that finished out of its queue and the system; its slot is free again."""
+def unlink(s: State, i: int) -> None:
+    """Takes the request in slot i out of its model's queue and the system."""
     c, r = s.clock[0], s.slot[i]
     model = s.model[r.model]
     if r.previous >= 0:
@@ -211,12 +212,18 @@ def leave(s: State, i: int, finish_ns: int) -> None:
         model.tail = r.previous
     model.queue_length -= 1
     c.in_system -= 1
-    c.cost_ns -= c.now_ns - finish_ns
-    c.served += 1
-    c.response_ns += finish_ns - r.arrival_ns
-    settle(s, i, finish_ns)
+
+
+@inlined
+def close(s: State, i: int, left_ns: int, finish_ns: int) -> None:
+    """Settles what a request that left at left_ns costs, tells its user, and frees its slot.
+
+    finish_ns is -1 if it was not served.
+    """
+    c, r = s.clock[0], s.slot[i]
+    settle(s, i, left_ns)
     if s.user.shape[0] > 0:
-        answer(s, i, finish_ns)
+        answer(s, i, left_ns)
     if r.id < s.outcome.shape[0]:
         kept = s.outcome[r.id]
         kept.first_token_ns = r.first_token_ns
@@ -224,3 +231,29 @@ def leave(s: State, i: int, finish_ns: int) -> None:
         kept.preemptions = r.preemptions
     r.next = c.free
     c.free = i
+
+
+@inlined
+def leave(s: State, i: int, finish_ns: int) -> None:
+    """Takes a request that finished out of its queue and the system; its slot is free again."""
+    c, r = s.clock[0], s.slot[i]
+    unlink(s, i)
+    c.cost_ns -= c.now_ns - finish_ns
+    c.served += 1
+    c.response_ns += finish_ns - r.arrival_ns
+    close(s, i, finish_ns, finish_ns)
+
+
+@internal
+def give_up(s: State, i: int) -> None:
+    """Takes a request that nobody runs out of the system, unserved: it has missed any SLO."""
+    c, r = s.clock[0], s.slot[i]
+    if r.home >= 0:
+        s.place[r.home, r.model].held -= 1
+    else:
+        s.model[r.model].homeless -= 1
+        s.model[r.model].homeless_started -= 1 if r.generated > 0 else 0
+    if c.objective == SLO and r.missed == 0:
+        miss(s, i)
+    unlink(s, i)
+    close(s, i, c.now_ns, -1)

@@ -166,8 +166,9 @@ ENTRY = record(
 )
 """A request of a device's current quantum."""
 
-OUTCOME = record("first_token_ns", "finish_ns", "preemptions")
-"""What became of a request; kept only where every request is to be looked at afterwards."""
+OUTCOME = record("first_token_ns", "finish_ns", "preemptions", "attempts")
+"""What became of a request, and how often an engine failed while it was for it; kept only where every request
+is to be looked at afterwards."""
 
 COUNTS = (
     "decisions",

@@ -40,6 +40,7 @@ class Model(Strict):
         catalog: Model of the catalogue, where there is no checkpoint; several models may share one.
         quantization: Of that model: ``F16``, ``Q8_0``, ``Q4_K_M``...
         levels: gpu_layers at which it may be resident: counts, shares like ``50%``, or ``all``.
+        engine: That runs it; None: the scenario's.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -47,6 +48,12 @@ class Model(Strict):
     catalog: str | None = None
     quantization: str | None = None
     levels: Annotated[list[Level], Field(min_length=1, default_factory=lambda: ["all"])]
+    engine: str | None = None
+
+    @field_validator("engine")
+    @classmethod
+    def _engine(cls, name: str | None) -> str | None:
+        return None if name is None else _known_engine("models.engine", name)
 
     @model_validator(mode="after")
     def _catalogued(self) -> Self:
@@ -158,7 +165,7 @@ class Scenario(Strict):
         name: In tables and logs.
         description: What it is for, in a sentence or two.
         split: ``train`` if policies may be tuned and trained on it, ``test`` if it is kept for judging them.
-        engine: That runs the models.
+        engine: That runs the models, but for those that name another.
         models: That are asked for.
         devices: That hold them.
         workload: The requests.
@@ -178,8 +185,7 @@ class Scenario(Strict):
     @field_validator("engine")
     @classmethod
     def _engine(cls, name: str) -> str:
-        engine_entry(name)
-        return name
+        return _known_engine("engine", name)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -190,6 +196,15 @@ class Scenario(Strict):
             if len(set(names)) < len(names):
                 raise ValueError(f"{kind} must have distinct names")
         return self
+
+    def engine_of(self, model: Model) -> str:
+        """The engine that runs one of the models."""
+        return model.engine or self.engine
+
+    @property
+    def engines(self) -> list[str]:
+        """The engines in use, in the order of the models."""
+        return list(dict.fromkeys(self.engine_of(model) for model in self.models))
 
     @classmethod
     def parse(cls, data: Any, *, source: str = "scenario") -> Scenario:
@@ -205,6 +220,11 @@ class Scenario(Strict):
             where = ".".join(str(part) for part in first["loc"]) or "scenario"
             rule = re.sub(r"^(Value error, |\w+ should )", "", first["msg"])
             raise InputError(f"{source}: {where}", rule, first["input"]) from None
+
+
+def _known_engine(field: str, name: str) -> str:
+    engine_entry(name, field=field)
+    return name
 
 
 def load_scenario(path: str | Path) -> Scenario:

@@ -25,6 +25,7 @@ class Limits(Strict):
             the least recently used first, and is read from disk again after that; None: all stay.
         host_bandwidth_gb_s: Peak bandwidth of the host's memory, which layers left there are read with, where
             devices are GPUs of the catalogue; None: two channels of DDR4-3200.
+        attempts: Engine failures that a request survives, plus one: at that many it is given up.
         max_time_s: An episode still running then is cut off.
     """
 
@@ -36,4 +37,5 @@ class Limits(Strict):
     decision_s: Annotated[float, Field(ge=0)] = 0.001
     host_memory_gb: Positive | None = None
     host_bandwidth_gb_s: Positive | None = None
+    attempts: Count = 3
     max_time_s: Positive = 36_000.0

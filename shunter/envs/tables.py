@@ -29,6 +29,7 @@ LEVEL = np.dtype(
         ("load_halfwidth", np.float64),  # half width of the 90 % interval of load_s, relative
         ("prefill_halfwidth", np.float64),  # likewise
         ("step_halfwidth", np.float64),  # likewise
+        ("kv_can_save", np.int64),  # whether KV survives an eviction; otherwise it is dropped and recomputed
     ],
     align=True,
 )
@@ -37,7 +38,6 @@ LEVEL = np.dtype(
 DEVICE = np.dtype(
     [
         ("capacity_bytes", np.float64),  # its budget
-        ("kv_can_save", np.int64),  # whether KV survives an eviction; otherwise it is dropped and recomputed
         ("busy_rate", np.float64),  # what it costs per second while it loads or runs
         ("idle_rate", np.float64),  # and while it does not
     ],

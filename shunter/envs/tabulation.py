@@ -19,7 +19,7 @@ from shunter.models.physics import UBATCH_TOKENS
 from shunter.models.published import catalog_facts
 from shunter.profiling.plan import model_facts
 
-__all__ = ["Tabulation", "check_fits", "existing_levels", "mean_work_s"]
+__all__ = ["Tabulation", "check_fits", "existing_levels", "facts_of_model", "mean_work_s"]
 
 Array = NDArray[np.float64]
 
@@ -77,6 +77,22 @@ def mean_work_s(tables: Tables, pairs: NDArray[np.int64]) -> Array:
     return np.asarray(prefill + decode * step)
 
 
+def facts_of_model(model: Model, performance: PerformanceModel) -> dict[str, Any]:
+    """The dataset's model columns of a scenario's model: of its checkpoint, the catalogue, or the profile.
+
+    Raises:
+        UnknownNameError: It was neither profiled nor has a checkpoint or an entry of the catalogue.
+    """
+    if model.checkpoint is not None and model.checkpoint.exists():
+        return model_facts(read_checkpoint(model.checkpoint, field=f"models.{model.name}.checkpoint"))
+    if model.catalog is not None and model.quantization is not None:
+        return catalog_facts(model.catalog, model.quantization)
+    known = performance.models
+    if model.name not in known.index:
+        raise UnknownNameError(f"models.{model.name}", model.name, known.index)
+    return {"model": model.name, **{str(k): v for k, v in known.loc[model.name].items()}}
+
+
 class Tabulation:
     """Asks the performance model for every cell of the tables.
 
@@ -97,7 +113,7 @@ class Tabulation:
     def __init__(self, scenario: Scenario, performance: PerformanceModel) -> None:
         self.scenario = scenario
         self.performance = performance
-        self.facts = [self._facts(model) for model in scenario.models]
+        self.facts = [facts_of_model(model, performance) for model in scenario.models]
         self.gpu_layers = tuple(
             tuple(m.gpu_layers(int(f["total_layers"])))
             for m, f in zip(scenario.models, self.facts, strict=True)
@@ -108,19 +124,10 @@ class Tabulation:
         names = [device.hardware_name for device in scenario.devices]
         self.hardware = list(dict.fromkeys(names))
         self.hardware_of = np.array([self.hardware.index(name) for name in names])
-        self.saves_kv = [performance.saves_kv(scenario.engine, name) for name in names]
+        engines = [scenario.engine_of(model) for model in scenario.models]
+        self.saves_kv = np.array([[performance.saves_kv(e, name) for e in engines] for name in names])
         self.tables, self.interpolation_error = self._refined()
         self.service_s = self._service_s(self.tables)
-
-    def _facts(self, model: Model) -> dict[str, Any]:
-        if model.checkpoint is not None and model.checkpoint.exists():
-            return model_facts(read_checkpoint(model.checkpoint, field=f"models.{model.name}.checkpoint"))
-        if model.catalog is not None and model.quantization is not None:
-            return catalog_facts(model.catalog, model.quantization)
-        known = self.performance.models
-        if model.name not in known.index:
-            raise UnknownNameError(f"models.{model.name}", model.name, known.index)
-        return {"model": model.name, **{str(k): v for k, v in known.loc[model.name].items()}}
 
     def _refined(self) -> tuple[Tables, float]:
         points = FIRST_POINTS
@@ -176,22 +183,22 @@ class Tabulation:
                 for level, gpu_layers in enumerate(self.gpu_layers[m]):
                     base = {
                         **facts,
-                        **self._where(hardware),
+                        **self._where(hardware, self.scenario.models[m]),
                         "h": h,
                         "m": m,
                         "l": level,
                         "gpu_layers": gpu_layers,
                     }
-                    rows += [{**base, **cell} for cell in self._operations(saves_kv, grid)]
+                    rows += [{**base, **cell} for cell in self._operations(bool(saves_kv[m]), grid)]
         frame = pd.DataFrame(rows)
         frame["offload_ratio"] = 1 - frame.gpu_layers / frame.total_layers
         return frame
 
-    def _where(self, hardware: str) -> dict[str, Any]:
+    def _where(self, hardware: str, model: Model) -> dict[str, Any]:
         limits, host_gb_s = self.scenario.limits, self.scenario.limits.host_bandwidth_gb_s
         host = {} if host_gb_s is None else {"host_bandwidth_bytes_per_s": host_gb_s * 1e9}
         return {
-            "engine": self.scenario.engine,
+            "engine": self.scenario.engine_of(model),
             "device": hardware,
             "page_cache": "warm",
             "max_batch": limits.max_batch,
@@ -262,7 +269,7 @@ class Tabulation:
             prefill_halfwidth=halfwidth("prefill", "k", size=(grid,)),
             step_halfwidth=halfwidth("decode", "b", "k", size=(len(self.batches), grid)),
             offload_sensitivity=_sensitivity(step_s, exists),
-            kv_can_save=np.array(self.saves_kv),
+            kv_can_save=self.saves_kv[:, :, None],
             quantum_steps=count(limits.quantum_steps),
             quantum_ns=count(limits.quantum_s * 1e9),
             max_wait_ns=count(limits.max_wait_s * 1e9),

@@ -87,6 +87,19 @@ class World:
         """Mean arrivals per second at a load, as ``Workload.load`` defines it."""
         return _at_load(load, self.scenario.workload, self.service_s)
 
+    def at_load(self, load: float) -> World:
+        """The same world with requests arriving at another load.
+
+        Raises:
+            InputError: Its requests do not arrive at a rate.
+        """
+        workload = self.scenario.workload
+        if workload.closed_loop is not None:
+            raise InputError("load", "not be given in a closed loop: its users set the pace", load)
+        changed = workload.model_copy(update={"load": load, "rate_per_s": None})
+        scenario = self.scenario.model_copy(update={"workload": changed})
+        return replace(self, scenario=scenario, rate_per_s=self.rate_at(load))
+
     def draw(self, seed: int) -> Requests:
         """Draws the requests of one episode."""
         scenario = self.scenario

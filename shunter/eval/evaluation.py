@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
 
 from shunter.agents.base import Policy
 from shunter.envs.world import World, with_absolute_paths
+from shunter.errors import InputError
+from shunter.eval.budgets import budgets
 from shunter.eval.event_log import EventLog
-from shunter.eval.metrics import metric_names, paired_change, summarize
+from shunter.eval.failure_log import failure_rows
+from shunter.eval.fidelity import Fidelity, fidelity, same_seeds
+from shunter.eval.metrics import DEFINITIONS, metric_names, overhead_share, paired_change, summarize
+from shunter.eval.policy_statistics import policy_statistics
 from shunter.eval.real import bind_footprints, run_real
 from shunter.eval.replay import Replayed, replay_predicted
-from shunter.eval.runs import Run, simulate
+from shunter.eval.runs import BrokenRun, InterruptedRun, Run, as_repeat, simulate
+from shunter.eval.starvation import waits
+from shunter.eval.station import Station
 from shunter.jobs import Job, Report, Runner
-from shunter.profiling.engines.base import Engine
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -32,9 +40,13 @@ class Evaluation:
         policies: Names, in the order given; changes are relative to the first.
         seeds: Workload seeds, the same for every policy.
         simulated: Runs by policy, in order of seeds.
-        real: Likewise; empty if no engines were given.
+        real: Likewise, all seeds of a repeat before the next; empty if no engines were given.
         replays: The real runs' decisions with predicted durations, in the same order.
         interrupted: Whether Ctrl-C cut it short.
+        broken: What ended it: an engine that failed and could not be started again.
+        partial: The real run that was under way then; its events and failures count, its figures do not.
+        repeats: How often each policy ran each seed for real.
+        predicted: The scenario before engines were asked what models take; None: it is ``world``.
     """
 
     world: World
@@ -44,15 +56,26 @@ class Evaluation:
     real: dict[str, list[Run]] = field(default_factory=dict)
     replays: dict[str, list[Replayed]] = field(default_factory=dict)
     interrupted: bool = False
+    broken: BrokenRun | None = None
+    partial: Run | None = None
+    repeats: int = 1
+    predicted: World | None = None
+    _compared: tuple[int, Fidelity] | None = field(default=None, repr=False)
 
     def logs(self) -> list[EventLog]:
         """Event logs of all runs."""
-        return [run.log for runs in (*self.simulated.values(), *self.real.values()) for run in runs]
+        return [run.log for runs in self.simulated.values() for run in runs] + [r.log for r in self.real_runs]
+
+    @property
+    def real_runs(self) -> list[Run]:
+        """All of them, the one that was cut short included."""
+        partial = [] if self.partial is None else [self.partial]
+        return [*(run for runs in self.real.values() for run in runs), *partial]
 
     def error(self, policy: str, metric: str) -> float:
         """(simulated - real) / real of a metric on the same requests; NaN where real is 0 or missing."""
         real = summarize(self.real[policy])[metric]
-        simulated = summarize(self.simulated[policy][: len(self.real[policy])])[metric]
+        simulated = summarize(same_seeds(self.simulated[policy], self.real[policy]))[metric]
         return (simulated - real) / real if real else math.nan
 
     def error_split(self, policy: str) -> dict[str, float | int]:
@@ -75,9 +98,18 @@ class Evaluation:
             "missing": sum(replay.missing for replay in replays),
         }
 
+    def fidelity(self) -> Fidelity:
+        """Simulation beside reality, and reality beside itself; computed anew once there are more runs."""
+        count = len(self.logs())
+        if self._compared is None or self._compared[0] != count:
+            self._compared = count, fidelity(self.simulated, self.real)
+        return self._compared[1]
+
     def to_dict(self) -> dict[str, Any]:
         """Everything that the tables show, as plain data."""
         scenario = self.world.scenario
+        compared = self.fidelity()
+        found: dict[str, Any] = {"fidelity": compared.to_dict()} if self.real else {}
         return {
             "scenario": scenario.model_dump(mode="json"),
             "rate_per_s": self.world.rate_per_s,
@@ -85,25 +117,29 @@ class Evaluation:
             "interpolation_error": self.world.interpolation_error,
             "seeds": self.seeds,
             "interrupted": self.interrupted,
+            "broken": None if self.broken is None else str(self.broken),
+            "partial": None if self.partial is None else self.partial.log.run["run_id"],
+            "failures": failure_rows(self.real_runs),
+            "repeats": self.repeats,
             "metrics": metric_names(scenario.objective),
+            "definitions": DEFINITIONS,
+            "budgets": [asdict(budget) for budget in budgets(self.world, self.predicted or self.world)],
             "changes_against": self.policies[0],
-            "policies": {name: self._policy_dict(name) for name in self.policies if name in self.simulated},
+            "policies": {
+                name: self._policy_dict(name, compared) for name in self.policies if name in self.simulated
+            },
+            **found,
         }
 
-    def _policy_dict(self, name: str) -> dict[str, Any]:
-        first = self.policies[0]
+    def _policy_dict(self, name: str, compared: Fidelity) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for kind, runs in (("simulated", self.simulated), ("real", self.real)):
-            if not runs.get(name):
-                continue
-            count = min(len(runs[name]), len(runs[first]))
-            out[kind] = {
-                **summarize(runs[name]),
-                "runs": len(runs[name]),
-                "decision_mean_s": sum(r.decision_s for r in runs[name]) / len(runs[name]),
-                "response_change": paired_change(runs[name][:count], runs[first][:count]),
-            }
+            if runs.get(name):
+                out[kind] = _world_dict(runs[name], runs[self.policies[0]])
         if self.real.get(name):
+            out["real"]["overhead_share"] = overhead_share(self.real[name])
+            out["real"]["failures"] = sum(len(run.failures) for run in self.real[name])
+        if self.real.get(name) and not compared.refused:
             metrics = metric_names(self.world.scenario.objective)
             errors = {metric: self.error(name, metric) for metric in metrics if metric != "unfinished"}
             out["error_split"] = self.error_split(name)
@@ -111,35 +147,58 @@ class Evaluation:
         return out
 
 
+def _world_dict(runs: Sequence[Run], first: Sequence[Run]) -> dict[str, Any]:
+    """One policy in one world, beside the first one on the seeds that both have."""
+    shared = {run.seed for run in runs} & {run.seed for run in first}
+    mine, theirs = ([run for run in each if run.seed in shared] for each in (runs, first))
+    return {
+        **summarize(runs),
+        "runs": len(runs),
+        "decision_mean_s": float(np.mean([run.decision_s for run in runs])),
+        "response_change": paired_change(mine, theirs),
+        "statistics": policy_statistics(mine, theirs),
+        "waits": waits(runs).drop(columns="jain").to_dict(orient="index"),
+    }
+
+
 def evaluate(
     world: World,
     policies: Sequence[Policy],
     seeds: Sequence[int],
     *,
-    engines: Sequence[Engine] | None = None,
+    engines: Sequence[Station] | None = None,
+    repeats: int = 1,
     on_progress: OnProgress | None = None,
     runner: Runner | None = None,
 ) -> Evaluation:
     """Runs every policy on every seed's requests; after Ctrl-C what is complete is returned.
 
-    Real runs are interleaved over policies, so that a machine that drifts is unfair to none.
+    Real runs are interleaved over policies, and each round begins with the next one, so that a machine that
+    drifts is unfair to none.
 
     Args:
         world: The compiled scenario.
         policies: With distinct names.
         seeds: Workload seeds.
         engines: From ``open_engines``; None: simulation only. With engines, simulation counts device memory
-            as they do.
+            as they do. They are of no further use after Ctrl-C.
+        repeats: How often every policy runs every seed for real: twice or more tells how far reality is from
+            itself.
         on_progress: See ``OnProgress``.
         runner: Where simulated runs are made; by default here, one after another.
 
     Raises:
+        InputError: Fewer than one repeat.
         ShunterError: A cluster's workers were lost.
     """
+    if repeats < 1:
+        raise InputError("repeats", "be at least 1", repeats)
+    predicted = world
     if engines is not None:
         world = bind_footprints(world, engines)
-    result = Evaluation(world, [p.name for p in policies], list(seeds))
-    total = len(seeds) * len(policies) * world.scenario.workload.requests
+    names = [p.name for p in policies]
+    result = Evaluation(world, names, list(seeds), repeats=repeats, predicted=predicted)
+    total = repeats * len(seeds) * len(policies) * world.scenario.workload.requests
     done = 0
 
     def reporter(text: str) -> Callable[[int], None]:
@@ -151,16 +210,22 @@ def evaluate(
 
     try:
         _simulate_all(result, policies, runner or Runner(), on_progress if engines is None else None)
-        for seed in seeds if engines is not None else ():
-            for policy in policies:
+        rounds = [(repeat, seed) for repeat in range(repeats) for seed in seeds]
+        for number, (repeat, seed) in enumerate(rounds if engines is not None else ()):
+            first = number % len(policies)
+            for policy in (*policies[first:], *policies[:first]):
                 report = reporter(f"real: {policy.name}, seed {seed}")
-                run = run_real(world, policy, seed, engines or (), on_progress=report)
+                run = as_repeat(run_real(world, policy, seed, engines or (), on_progress=report), repeat)
                 replayed = replay_predicted(world, world.draw(seed), run.log.frame())
                 result.real.setdefault(policy.name, []).append(run)
                 result.replays.setdefault(policy.name, []).append(replayed)
                 done += world.scenario.workload.requests
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         result.interrupted = True
+        if isinstance(stop, InterruptedRun) and stop.run.world == "real":
+            result.partial = stop.run
+    except BrokenRun as broken:
+        result.broken, result.partial = broken, broken.run
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from shunter.envs.features import FEATURES_VERSION
 from shunter.envs.state import EVICT, LOAD, RUN, WAIT, State
 from shunter.envs.world import World
+from shunter.eval.failures import Failure
 from shunter.profiling.versioned_parquet import FileKind, read_versioned_parquet, stamped
 
 __all__ = ["EVENT_COLUMNS", "EVENT_LOG_VERSION", "EventLog", "read_event_log", "write_event_logs"]
 
-EVENT_LOG_VERSION = 3
+EVENT_LOG_VERSION = 4
 _KIND = FileKind("event log", "the event log schema", "event_log_version", EVENT_LOG_VERSION)
 
 KINDS = {WAIT: "wait", RUN: "run", LOAD: "load", EVICT: "evict"}
@@ -53,6 +55,12 @@ EVENT_COLUMNS: dict[str, pa.DataType] = {
     "start_s": pa.float64(),
     "end_s": pa.float64(),  # missing for waits and for what was cut off
     "device_bytes": pa.float64(),  # after the operation: measured, or predicted
+    "fault": pa.string(),  # kind of failure; then its tokens are lost, and end_s is when the engine is back
+    "fault_reason": pa.string(),  # the engine's own words
+    "restart_s": pa.float64(),  # how long starting the engine again took
+    "lost": pa.list_(pa.string()),  # models whose engine was started again
+    "requeued_ids": pa.list_(pa.int64()),  # requests that it was for, back in the queue
+    "failed_ids": pa.list_(pa.int64()),  # and those given up
 }
 
 
@@ -62,12 +70,17 @@ class EventLog:
     Args:
         world: Names models and devices.
         run: Values of ``run_id``, ``policy``, ``seed`` and ``world``, the same in every row.
+
+    Attributes:
+        rows: One per decision.
+        failures: Of engines, in order.
     """
 
     def __init__(self, world: World, run: dict[str, Any]) -> None:
         self.world = world
         self.run = run
         self.rows: list[dict[str, Any]] = []
+        self.failures: list[Failure] = []
         self._open: dict[int, dict[str, Any]] = {}
         self._arrived = 0
 
@@ -95,6 +108,9 @@ class EventLog:
             first_s=[],
             finish_s=[],
             steps=0,
+            lost=[],
+            requeued_ids=[],
+            failed_ids=[],
         )
         self.rows.append(row)
         self._open[device] = row
@@ -125,7 +141,7 @@ class EventLog:
             request_ids=state.slot["id"][slots].tolist(),
         )
 
-    def end(self, state: State, device: int, device_bytes: float) -> None:
+    def end(self, state: State, device: int, device_bytes: float, failure: Failure | None = None) -> None:
         """Adds what came of it; call when the operation's times and tokens are filled in."""
         operation = state.device[device]
         entries = state.entry[device, : operation["op_batch"]]
@@ -138,6 +154,22 @@ class EventLog:
             end_s=int(operation["op_end_ns"]) * 1e-9,
             device_bytes=device_bytes,
         )
+        if failure is not None:
+            self.failures.append(failure)
+            self._open[device].update(
+                fault=failure.fault.kind,
+                fault_reason=failure.fault.reason,
+                restart_s=failure.fault.restart_s,
+                lost=list(failure.fault.lost),
+                requeued_ids=list(failure.requeued),
+                failed_ids=list(failure.failed),
+            )
+
+    def mark(self, values: Mapping[str, Any]) -> None:
+        """Sets what is the same in all rows, such as ``run_id``."""
+        self.run = {**self.run, **values}
+        for row in self.rows:
+            row.update(values)
 
     def frame(self) -> pd.DataFrame:
         """All rows so far."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from shunter.profiling.engines.base import Engine, MemoryReport
+from shunter.eval.failures import Fault
+from shunter.profiling.engines.base import Engine, LoadResult, MemoryReport
 
-__all__ = ["Eviction", "Join", "Operation", "Outcome", "execute"]
+__all__ = ["Eviction", "Join", "Operation", "Outcome", "Place", "execute"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Outcome:
         finish_s: Time of a request's last token, if it reached its limit.
         steps: Decode steps run.
         memory: After the operation.
+        fault: How it failed; None: it did not. Then there are no tokens, whatever was done.
     """
 
     start_s: float = float("inf")
@@ -80,6 +83,7 @@ class Outcome:
     finish_s: dict[str, float] = field(default_factory=dict)
     steps: int = 0
     memory: MemoryReport = field(default_factory=lambda: MemoryReport(0, 0))
+    fault: Fault | None = None
 
     def saw(self, start_s: float, end_s: float) -> None:
         """Widens the span to contain a call."""
@@ -87,7 +91,25 @@ class Outcome:
         self.end_s = max(self.end_s, end_s)
 
 
-def execute(engine: Engine, operation: Operation) -> Outcome:
+class Place(Protocol):
+    """Where operations are carried out: a device, with the engines that run there."""
+
+    def engine(self, model: str) -> Engine:
+        """The engine that runs a model."""
+
+    def load(
+        self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
+    ) -> LoadResult:
+        """Loads a model on its engine."""
+
+    def unload(self, model: str) -> tuple[float, float]:
+        """Unloads it; returns start and end."""
+
+    def memory(self) -> MemoryReport:
+        """Of all its engines."""
+
+
+def execute(place: Place, operation: Operation) -> Outcome:
     """Carries out an operation.
 
     Raises:
@@ -96,13 +118,12 @@ def execute(engine: Engine, operation: Operation) -> Outcome:
     outcome = Outcome()
     for eviction in operation.evictions:
         for request in eviction.save:
-            saved = engine.save_kv(eviction.model, request)
+            saved = place.engine(eviction.model).save_kv(eviction.model, request)
             outcome.saw(saved.start_s, saved.end_s)
-        unloaded = engine.unload(eviction.model)
-        outcome.saw(unloaded.start_s, unloaded.end_s)
+        outcome.saw(*place.unload(eviction.model))
     if operation.load is not None:
         checkpoint, gpu_layers = operation.load
-        loaded = engine.load(
+        loaded = place.load(
             operation.model,
             checkpoint,
             gpu_layers,
@@ -111,8 +132,8 @@ def execute(engine: Engine, operation: Operation) -> Outcome:
         )
         outcome.saw(loaded.start_s, loaded.end_s)
     if operation.joins:
-        _run(engine, operation, outcome)
-    outcome.memory = engine.memory()
+        _run(place.engine(operation.model), operation, outcome)
+    outcome.memory = place.memory()
     return outcome
 
 

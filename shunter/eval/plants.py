@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from shunter.envs.candidates import used_bytes
 from shunter.envs.durations import fill_times
 from shunter.envs.dynamics import admit, complete, next_idle, wake_waiting
+from shunter.envs.faults import fail
 from shunter.envs.queues import finished, next_arrival_ns, overdue
 from shunter.envs.records import FAR_NS
 from shunter.envs.simulation import advance
@@ -28,17 +31,30 @@ from shunter.envs.state import (
 )
 from shunter.envs.world import World
 from shunter.eval.clocks import Clock
-from shunter.eval.operations import Eviction, Join, Operation, Outcome, execute
-from shunter.profiling.engines.base import Engine
+from shunter.eval.failures import Failure, Fault
+from shunter.eval.operations import Eviction, Join, Operation, Outcome
+from shunter.eval.station import Station
 
-__all__ = ["EnginePlant", "Plant", "SimulatedPlant"]
+__all__ = ["EnginePlant", "OnEnd", "Plant", "SimulatedPlant"]
 
-OnEnd = Callable[[State, int, float], None]
-"""Called with the state, the device and its memory in bytes when an operation's times are filled in."""
+
+class OnEnd(Protocol):
+    """Called when an operation's times are filled in."""
+
+    def __call__(
+        self, state: State, device: int, device_bytes: float, failure: Failure | None = None
+    ) -> None:
+        """Gets the state, the device, its memory in bytes, and how the operation failed if it did."""
 
 
 class Plant(ABC):
-    """Carries operations out and lets time pass; the loop above it is the same for all."""
+    """Carries operations out and lets time pass; the loop above it is the same for all.
+
+    Attributes:
+        waited_s: Seconds of wall clock spent waiting for engines and arrivals.
+    """
+
+    waited_s: float = 0.0
 
     def __init__(self, world: World, requests: Requests, on_end: OnEnd) -> None:
         self.world = world
@@ -76,13 +92,13 @@ class SimulatedPlant(Plant):
 
 
 class EnginePlant(Plant):
-    """Engines, one per device, on a clock.
+    """Engines at stations, one per device, on a clock.
 
     Args:
         world: The compiled scenario; its models name checkpoints.
         requests: The episode's requests.
         on_end: See ``OnEnd``.
-        engines: One per device.
+        stations: One per device.
         clock: ``WallClock`` for real engines.
         vocab_sizes: One per model; prompts are random tokens below it.
         seed: Of the prompts.
@@ -93,13 +109,13 @@ class EnginePlant(Plant):
         world: World,
         requests: Requests,
         on_end: OnEnd,
-        engines: Sequence[Engine],
+        stations: Sequence[Station],
         clock: Clock,
         vocab_sizes: Sequence[int],
         seed: int,
     ) -> None:
         super().__init__(world, requests, on_end)
-        self.engines = engines
+        self.stations = stations
         self.clock = clock
         self.tokens = [
             np.random.Generator(np.random.Philox(key=[seed, i])).integers(0, vocab_sizes[m], n).tolist()
@@ -108,10 +124,21 @@ class EnginePlant(Plant):
         self._names = [m.name for m in world.scenario.models]
 
     def start(self, state: State, device: int) -> None:
-        """Hands the operation to the device's engine."""
+        """Hands the operation to the device's station; its predicted end is what others see of it."""
         operation = self._operation(state, device)
-        engine = self.engines[device]
-        self.clock.start(device, int(state.device["op_start_ns"][device]), lambda: execute(engine, operation))
+        station, start_ns = self.stations[device], int(state.device["op_start_ns"][device])
+        end_ns = self._predicted_end_ns(state, device)
+        state.device["op_end_ns"][device] = end_ns
+        predicted_s = (end_ns - start_ns) * 1e-9
+        self.clock.start(device, start_ns, lambda: station.run(operation, predicted_s))
+
+    def _predicted_end_ns(self, state: State, device: int) -> int:
+        """As the simulator predicts it; nothing of the prediction stays in the state."""
+        operation, entries = state.device[device].copy(), state.entry[device].copy()
+        fill_times(self.world.tables, state, device)
+        end_ns = int(state.device["op_end_ns"][device])
+        state.device[device], state.entry[device] = operation, entries
+        return end_ns
 
     def advance(self, state: State) -> int:
         """Waits for completions, arrivals and the end of waits, in real or virtual time."""
@@ -121,8 +148,7 @@ class EnginePlant(Plant):
                 self._fill(state, device, outcome)
             arrived = admit(self.world.tables, state, max(self.clock.now_ns(), int(state.clock["now_ns"][0])))
             for device, outcome in done:
-                self.on_end(state, device, float(outcome.memory.device_bytes))
-                complete(state, device)
+                self._end(state, device, outcome)
             waits = state.device[state.device["op_kind"] == WAIT]
             expired = waits["op_end_ns"] <= state.clock["now_ns"][0]
             if done or arrived or expired.any():
@@ -135,20 +161,46 @@ class EnginePlant(Plant):
             device = int(next_idle(state))
             if device >= 0:
                 return device
+            begun_s = time.perf_counter()
             done = self.clock.wait(self._next_event_ns(state))
+            self.waited_s += time.perf_counter() - begun_s
 
     def close(self, state: State) -> None:
         """Leaves the engines empty for the next run."""
         while (state.device["op_kind"] >= RUN).any():
             for device, outcome in self.clock.wait(FAR_NS):
                 self._fill(state, device, outcome)
-                self.on_end(state, device, float(outcome.memory.device_bytes))
-                complete(state, device)
-        for device, engine in enumerate(self.engines):
-            for m in np.flatnonzero(state.place["resident"][device] >= 0):
-                engine.unload(self._names[m])
-            for r in self._held(state, device, KV_SAVED):
-                engine.drop_kv(self._names[r["model"]], str(r["id"]))
+                self._end(state, device, outcome)
+        for device, station in enumerate(self.stations):
+            residents = [self._names[m] for m in np.flatnonzero(state.place["resident"][device] >= 0)]
+            saved = [(self._names[r["model"]], str(r["id"])) for r in self._held(state, device, KV_SAVED)]
+            station.clear(residents, saved)
+
+    def _end(self, state: State, device: int, outcome: Outcome) -> None:
+        """Commits an operation whose times are filled in, or what its failure makes of it."""
+        device_bytes = float(outcome.memory.device_bytes)
+        if outcome.fault is None:
+            self.on_end(state, device, device_bytes)
+            complete(state, device)
+        else:
+            self.on_end(state, device, device_bytes, self._fail(state, device, outcome.fault))
+
+    def _fail(self, state: State, device: int, fault: Fault) -> Failure:
+        operation, attempts = state.device[device].copy(), self.world.scenario.limits.attempts
+        lost = np.array([name in fault.lost for name in self._names])
+        before = state.outcome["attempts"].copy()
+        fail(self.world.tables, state, device, lost, attempts)
+        struck = np.flatnonzero(state.outcome["attempts"] > before)
+        worn = state.outcome["attempts"][struck] >= attempts
+        return Failure(
+            time_s=int(state.clock["now_ns"][0]) * 1e-9,
+            device=self.world.scenario.devices[device].name,
+            operation={RUN: "run", LOAD: "load", EVICT: "evict"}[int(operation["op_kind"])],
+            model=self._names[operation["op_model"]],
+            fault=fault,
+            requeued=tuple(struck[~worn].tolist()),
+            failed=tuple(struck[worn].tolist()),
+        )
 
     def _next_event_ns(self, state: State) -> int:
         waits = state.device["op_end_ns"][state.device["op_kind"] == WAIT]
@@ -200,6 +252,8 @@ class EnginePlant(Plant):
         now["op_start_ns"] = self.clock.to_ns(outcome.start_s)
         now["op_end_ns"] = self.clock.to_ns(outcome.end_s)
         now["op_steps"] = outcome.steps
+        if outcome.fault is not None:
+            return
         for entry in state.entry[device, : now["op_batch"]]:
             r = state.slot[entry["slot"]]
             i = int(r["id"])

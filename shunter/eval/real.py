@@ -1,8 +1,8 @@
-"""The real world: engines in worker processes, one per device, on the wall clock."""
+"""The real world: engines in worker processes, on the wall clock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -11,15 +11,20 @@ from shunter.agents.base import Policy
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.envs.world import World, with_footprints
 from shunter.errors import InputError
+from shunter.eval.chaos import Chaos
 from shunter.eval.clocks import WallClock
 from shunter.eval.plants import EnginePlant
 from shunter.eval.runs import Run, run_policy
+from shunter.eval.station import Deadline, Station
 from shunter.profiling.engine_entries import engine_entry, start_engine
 from shunter.profiling.engines.base import Engine, UnsupportedLevelError
 
 __all__ = ["bind_footprints", "check_binding", "open_engines", "run_real"]
 
 WARM_UP_TOKENS = 8
+
+MODEL_EACH = ("vllm",)
+"""Engines of which every model gets a worker of its own: they give memory back only with their process."""
 
 
 def check_binding(world: World) -> list[Checkpoint]:
@@ -37,65 +42,119 @@ def check_binding(world: World) -> list[Checkpoint]:
             raise InputError(
                 f"devices.{device.name}.device", "be given to run on real engines", device.device
             )
-    entry = engine_entry(world.scenario.engine)
     checkpoints = []
     for model in world.scenario.models:
         field = f"models.{model.name}.checkpoint"
         if model.checkpoint is None:
             raise InputError(field, "be given to run on real engines", model.checkpoint)
         checkpoint = read_checkpoint(model.checkpoint, field=field)
-        if checkpoint.format not in entry.checkpoint_formats:
-            rule = f"be {' or '.join(entry.checkpoint_formats)} for the engine {world.scenario.engine}"
+        engine = world.scenario.engine_of(model)
+        formats = engine_entry(engine).checkpoint_formats
+        if checkpoint.format not in formats:
+            rule = f"be {' or '.join(formats)} for the engine {engine}"
             raise InputError(field, rule, checkpoint.format)
         checkpoints.append(checkpoint)
     return checkpoints
 
 
 @contextmanager
-def open_engines(world: World, *, python: str | None = None) -> Iterator[list[Engine]]:
-    """Starts one worker per device, checks what it can do, and warms it up.
+def open_engines(
+    world: World,
+    *,
+    python: str | Mapping[str, str] | None = None,
+    deadline: Deadline | None = None,
+    chaos: Chaos | None = None,
+) -> Iterator[list[Station]]:
+    """Starts the workers of every device, one per engine, checks what they can do, and warms them up.
 
     Args:
-        world: Its scenario names engine, devices and checkpoints.
-        python: Interpreter of the workers; None: this one.
+        world: Its scenario names engines, devices and checkpoints.
+        python: Interpreter of the workers, for all engines or by engine; None: this one.
+        deadline: When a call is taken for hung; None: ``Deadline()``.
+        chaos: What happens to engines on purpose, once all are warm.
 
     Raises:
         InputError: See ``check_binding``.
         EngineError: A worker cannot run the engine, or not at the scenario's levels.
     """
     checkpoints = check_binding(world)
+    stations = [_station(world, checkpoints, d, python, deadline or Deadline()) for d in range(world.devices)]
     with ExitStack() as stack:
-        engines: list[Engine] = []
-        for device in world.scenario.devices:
-            engine: Engine = stack.enter_context(
-                start_engine(world.scenario.engine, device.spec.name, python=python)
-            )
-            _check_levels(world, checkpoints, engine)
-            engines.append(engine)
-        for engine in engines:
-            _warm_up(world, checkpoints, engine)
-        yield engines
+        for station in stations:
+            stack.callback(station.close)
+            station.open()
+        for station in stations:
+            station.chaos = chaos
+        yield stations
 
 
-def _check_levels(world: World, checkpoints: Sequence[Checkpoint], engine: Engine) -> None:
+def _station(
+    world: World,
+    checkpoints: Sequence[Checkpoint],
+    index: int,
+    python: str | Mapping[str, str] | None,
+    deadline: Deadline,
+) -> Station:
+    scenario, device = world.scenario, world.scenario.devices[index]
+    engines = [scenario.engine_of(model) for model in scenario.models]
+    names = [
+        f"{engine} for {model.name}" if engine in MODEL_EACH else engine
+        for engine, model in zip(engines, scenario.models, strict=True)
+    ]
+    engine_of = dict(zip(names, engines, strict=True))
+
+    def start(worker: str) -> Engine:
+        engine = engine_of[worker]
+        interpreter = python if python is None or isinstance(python, str) else python.get(engine)
+        started = start_engine(engine, device.spec.name, python=interpreter)
+        models = [m for m, name in enumerate(names) if name == worker]
+        try:
+            _check_levels(world, checkpoints, started, models)
+            # Beside residents of another engine there may be no room for it.
+            if station.is_empty:
+                _warm_up(world, checkpoints, started, index, models)
+        except BaseException:
+            started.close()
+            raise
+        return started
+
+    station = Station(
+        index,
+        device.name,
+        worker_of={model.name: name for model, name in zip(scenario.models, names, strict=True)},
+        start=start,
+        budget_bytes=device.memory_bytes,
+        deadline=deadline,
+    )
+    return station
+
+
+def _check_levels(
+    world: World, checkpoints: Sequence[Checkpoint], engine: Engine, models: Sequence[int]
+) -> None:
     can = engine.capabilities()
-    for model, levels, checkpoint in zip(world.scenario.models, world.gpu_layers, checkpoints, strict=True):
-        total = checkpoint.spec.total_layers
+    for m in models:
+        total, levels = checkpoints[m].spec.total_layers, world.gpu_layers[m]
         if not can.partial_offload and any(level != total for level in levels):
             raise UnsupportedLevelError(
-                f"models.{model.name}.levels: {can.engine} on {can.device} holds all {total} layers on the "
-                f"device or none; asked for {list(levels)}"
+                f"models.{world.scenario.models[m].name}.levels: {can.engine} on {can.device} holds all "
+                f"{total} layers on the device or none; asked for {list(levels)}"
             )
 
 
-def _warm_up(world: World, checkpoints: Sequence[Checkpoint], engine: Engine) -> None:
+def _warm_up(
+    world: World, checkpoints: Sequence[Checkpoint], engine: Engine, device: int, models: Sequence[int]
+) -> None:
     """Pays for what only a process's first load and step cost, as the profile's warm-up does."""
-    smallest = min(range(world.models), key=lambda m: checkpoints[m].weight_bytes)
-    limits = world.scenario.limits
+    fits, limits = world.tables.level_ok[device], world.scenario.limits
+    models = [m for m in models if fits[m].any()]
+    if not models:
+        return
+    smallest = min(models, key=lambda m: checkpoints[m].weight_bytes)
     engine.load(
         "warm-up",
         str(checkpoints[smallest].path),
-        world.gpu_layers[smallest][0],
+        world.gpu_layers[smallest][int(fits[smallest].argmax())],
         context_tokens=limits.context_tokens,
         max_batch=limits.max_batch,
     )
@@ -104,7 +163,7 @@ def _warm_up(world: World, checkpoints: Sequence[Checkpoint], engine: Engine) ->
     engine.unload("warm-up")
 
 
-def bind_footprints(world: World, engines: Sequence[Engine]) -> World:
+def bind_footprints(world: World, engines: Sequence[Station]) -> World:
     """A world that counts memory as its engines do: a load that it allows, they do not refuse.
 
     Raises:
@@ -112,10 +171,10 @@ def bind_footprints(world: World, engines: Sequence[Engine]) -> World:
     """
     footprint_bytes = np.zeros_like(world.tables.footprint_bytes)
     limits = world.scenario.limits
-    for d, engine in enumerate(engines):
+    for d, station in enumerate(engines):
         for m, model in enumerate(world.scenario.models):
             for level, gpu_layers in enumerate(world.gpu_layers[m]):
-                footprint_bytes[d, m, level] = engine.footprint_bytes(
+                footprint_bytes[d, m, level] = station.engine(model.name).footprint_bytes(
                     model.name,
                     str(model.checkpoint),
                     gpu_layers,
@@ -129,7 +188,7 @@ def run_real(
     world: World,
     policy: Policy,
     seed: int,
-    engines: Sequence[Engine],
+    engines: Sequence[Station],
     *,
     on_progress: Callable[[int], None] | None = None,
 ) -> Run:
@@ -139,11 +198,12 @@ def run_real(
         world: The compiled scenario.
         policy: Decides.
         seed: Of the workload.
-        engines: From ``open_engines``; nothing is resident before and after.
+        engines: From ``open_engines``; nothing is resident before and after. An error ends them.
         on_progress: Called with the number of finished requests.
 
     Raises:
-        EngineError: An engine failed.
+        InterruptedRun: Ctrl-C.
+        BrokenRun: An engine failed and cannot be started again.
     """
     requests = world.draw(seed)
     vocab_sizes = [checkpoint.spec.vocab_size for checkpoint in check_binding(world)]
@@ -158,5 +218,9 @@ def run_real(
             world_name="real",
             on_progress=on_progress,
         )
+    except BaseException:
+        for station in engines:
+            station.abandon()
+        raise
     finally:
         clock.close()

@@ -15,6 +15,7 @@ import pandas as pd
 from shunter.envs.scenario import Scenario
 from shunter.envs.world import World, make_world
 from shunter.errors import InputError
+from shunter.eval.recorded import real_runs
 from shunter.eval.scale_fit import Key, Observation, fit_scales
 from shunter.eval.spans import Part, run_spans
 from shunter.models.performance import PerformanceModel
@@ -121,7 +122,7 @@ def recalibrate(
         InputError: No run is real, one does not fit the scenario, or nothing in them was measured.
     """
     world = make_world(scenario, performance)
-    real = [rows for log in logs for rows in _real_runs(log)]
+    real = [rows for log in logs for rows in real_runs(log)]
     if not real:
         raise InputError("event log", "hold a real run (shunter eval --real)", _worlds(logs))
     new = {_fingerprint(rows): rows for rows in real}
@@ -143,11 +144,6 @@ def recalibrate(
         len(known),
         tuple(_notes(world, errors, len(known))),
     )
-
-
-def _real_runs(log: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    for _, rows in log[log["world"] == "real"].groupby("run_id", sort=False):
-        yield rows
 
 
 def _worlds(logs: Iterable[pd.DataFrame]) -> str:
@@ -180,7 +176,8 @@ def _observed(world: World, fingerprint: str, rows: pd.DataFrame) -> _Run:
 def _key(world: World, part: Part) -> Key:
     device = world.scenario.devices[part.device].hardware_name
     page_cache = "warm" if part.target == "load_s" else ""
-    return part.target, world.scenario.engine, device, page_cache, world.scenario.models[part.model].name
+    model = world.scenario.models[part.model]
+    return part.target, world.scenario.engine_of(model), device, page_cache, model.name
 
 
 def _factor(scales: dict[Key, Scale], key: Key) -> float:

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from shunter.agents.base import Policy
 from shunter.agents.registry import make_policy
 from shunter.envs.dynamics import admit, complete, next_idle, wake_waiting
+from shunter.envs.faults import fail
 from shunter.envs.features import CONTEXT_FEATURES, feature
 from shunter.envs.queues import finished, overdue
 from shunter.envs.state import IDLE, RUN, WAIT, Requests, State
 from shunter.envs.world import World
 from shunter.errors import InputError
+from shunter.eval.failures import Failure, Fault
 from shunter.eval.plants import OnEnd, Plant, SimulatedPlant
 from shunter.eval.runs import Run, run_policy
 
@@ -70,7 +72,7 @@ def replay_predicted(world: World, requests: Requests, rows: pd.DataFrame) -> Re
         requests: Those of the logged run.
         rows: Its event log, one run's.
     """
-    script = _LooseScript(world, rows)
+    script = _LooseScript(world, rows[rows["fault"].isna()])  # predictions never fail
     run = _run(world, requests, rows, script, lambda end: _PredictingPlant(world, requests, end, script))
     return Replayed(run, script.infeasible, script.missing)
 
@@ -207,6 +209,7 @@ class _LogPlant(Plant):
         super().__init__(world, requests, on_end)
         self._rows: list[dict[str, Any]] = rows.to_dict("records")  # type: ignore[assignment]
         self._next = 0
+        self._faults: dict[int, Failure] = {}
         self._index = {d.name: i for i, d in enumerate(world.scenario.devices)}
 
     def start(self, state: State, device: int) -> None:
@@ -220,7 +223,10 @@ class _LogPlant(Plant):
         entries["tokens"] = row["tokens"]
         entries["first_ns"] = [_ns(value) for value in row["first_s"]]
         entries["finish_ns"] = [_ns(value) for value in row["finish_s"]]
-        self.on_end(state, device, float(row["device_bytes"]))
+        failure = _failure(row)
+        self.on_end(state, device, float(row["device_bytes"]), failure)
+        if failure is not None:
+            self._faults[device] = failure
 
     def advance(self, state: State) -> int:
         """Goes to the next logged decision."""
@@ -243,12 +249,28 @@ class _LogPlant(Plant):
         happened = bool((waits["op_end_ns"] <= now_ns).any())
         happened |= bool(admit(self.world.tables, state, max(now_ns, int(state.clock["now_ns"][0]))))
         for device in np.flatnonzero(_under_way(state) & (state.device["op_end_ns"] <= now_ns)):
-            complete(state, int(device))
+            self._end(state, int(device))
             happened = True
         if overdue(state):
             admit(self.world.tables, state, int(state.clock["now_ns"][0]))
         if happened:
             wake_waiting(state)
+
+    def _end(self, state: State, device: int) -> None:
+        failure = self._faults.pop(device, None)
+        if failure is None:
+            complete(state, device)
+            return
+        lost = np.array([m.name in failure.fault.lost for m in self.world.scenario.models])
+        fail(self.world.tables, state, device, lost, self.world.scenario.limits.attempts)
+
+
+def _failure(row: dict[str, Any]) -> Failure | None:
+    if not isinstance(row["fault"], str):
+        return None
+    fault = Fault(row["fault"], row["fault_reason"], tuple(row["lost"]), float(row["restart_s"]))
+    ids = (tuple(map(int, row[name])) for name in ("requeued_ids", "failed_ids"))
+    return Failure(row["end_s"], row["device"], row["operation"], row["model"], fault, *ids)
 
 
 def _under_way(state: State) -> NDArray[np.bool_]:

@@ -18,9 +18,11 @@ from shunter.envs.scheduling import empty_observation
 from shunter.envs.state import WAIT, Requests, State, all_outcomes, counted, episode_state
 from shunter.envs.world import World
 from shunter.eval.event_log import EventLog
+from shunter.eval.failures import Failure
 from shunter.eval.plants import OnEnd, Plant, SimulatedPlant
+from shunter.profiling.engines.base import EngineError
 
-__all__ = ["Run", "request_frame", "run_policy", "simulate"]
+__all__ = ["BrokenRun", "InterruptedRun", "Run", "as_repeat", "request_frame", "run_policy", "simulate"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Run:
         decision_s: Mean wall-clock time of a decision, observation included.
         log: Its events.
         cost: What the scenario's objective accrued, in its own unit; request-seconds for mean response.
+        overhead_s: Wall-clock time of all that was no waiting for engines: deciding and keeping the books.
     """
 
     policy: str
@@ -49,6 +52,29 @@ class Run:
     decision_s: float
     log: EventLog
     cost: float = float("nan")
+    overhead_s: float = float("nan")
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Of engines, in order."""
+        return self.log.failures
+
+
+class InterruptedRun(KeyboardInterrupt):
+    """Ctrl-C in a run; ``run`` is what there was of it."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+
+class BrokenRun(EngineError):
+    """An engine failed in a run and cannot be started again; ``run`` is what there was of it."""
+
+    def __init__(self, error: EngineError, run: Run) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+        self.run = run
 
 
 def run_policy(
@@ -71,55 +97,92 @@ def run_policy(
         make_plant: Makes what carries operations out, given what to call when one has ended.
         world_name: ``simulated`` or ``real``; recorded.
         on_progress: Called with the number of finished requests after every decision.
+
+    Raises:
+        InterruptedRun: Ctrl-C.
+        BrokenRun: An engine failed and cannot be started again.
     """
-    first_sends_ns = world.scenario.workload.first_sends_ns()
-    state = episode_state(requests, world.levels, world.max_batch, first_sends_ns)
-    clock = state.clock[0]
-    tables = world.tables.changed(oracle=int(policy.oracle))
-    open_episode(tables, state)
-    run_id = f"{policy.name}/{seed}/{world_name}"
-    log = EventLog(world, {"run_id": run_id, "policy": policy.name, "seed": seed, "world": world_name})
-    plant = make_plant(log.end)
-    observation = empty_observation(world.actions)
-    mask = observation["action_mask"].view(np.bool_)
-    deciding_s = 0.0
-    device = plant.advance(state)
-    while device >= 0 and clock["now_ns"] <= world.max_time_ns:
+    episode = _Episode(world, requests, policy, seed, make_plant, world_name)
+    try:
+        episode.run(on_progress or (lambda served: None))
+    except KeyboardInterrupt:
+        raise InterruptedRun(episode.result()) from None
+    except EngineError as error:
+        raise BrokenRun(error, episode.result()) from error
+    result = episode.result()
+    episode.plant.close(episode.state)
+    return result
+
+
+class _Episode:
+    """One episode under way."""
+
+    def __init__(
+        self,
+        world: World,
+        requests: Requests,
+        policy: Policy,
+        seed: int,
+        make_plant: Callable[[OnEnd], Plant],
+        world_name: str,
+    ) -> None:
+        self.world, self.requests, self.policy = world, requests, policy
+        first_sends_ns = world.scenario.workload.first_sends_ns()
+        self.state = episode_state(requests, world.levels, world.max_batch, first_sends_ns)
+        self.tables = world.tables.changed(oracle=int(policy.oracle))
+        open_episode(self.tables, self.state)
+        run_id = f"{policy.name}/{seed}/{world_name}"
+        run = {"run_id": run_id, "policy": policy.name, "seed": seed, "world": world_name}
+        self.log = EventLog(world, run)
+        self.plant = make_plant(self.log.end)
+        self.observation = empty_observation(world.actions)
+        self.mask = self.observation["action_mask"].view(np.bool_)
+        self.deciding_s = self.overhead_s = 0.0
+
+    def run(self, on_progress: Callable[[int], None]) -> None:
+        """Until every request has left or time is over."""
+        clock, begun_s = self.state.clock[0], time.perf_counter()
+        device = self.plant.advance(self.state)
+        while device >= 0 and clock["now_ns"] <= self.world.max_time_ns:
+            self._decide(device)
+            self.overhead_s = time.perf_counter() - begun_s - self.plant.waited_s
+            on_progress(int(clock["served"]))
+            device = self.plant.advance(self.state)
+
+    def _decide(self, device: int) -> None:
+        tables, state, observation = self.tables, self.state, self.observation
         begun_s = time.perf_counter()
-        observe(tables, state, device, observation["candidates"], observation["context"], mask)
-        if isinstance(policy, StatePolicy):
-            wanted = policy.act_on(world, state, device, observation)
+        observe(tables, state, device, observation["candidates"], observation["context"], self.mask)
+        if isinstance(self.policy, StatePolicy):
+            wanted = self.policy.act_on(self.world, state, device, observation)
         else:
-            wanted = policy.act(observation)
+            wanted = self.policy.act(observation)
         choice = int(legal_action(tables, state, device, wanted))
         took_s = time.perf_counter() - begun_s
-        deciding_s += took_s
-        log.decide(state, device, mask, choice, took_s)
+        self.deciding_s += took_s
+        self.log.decide(state, device, self.mask, choice, took_s)
         if apply(tables, state, device, choice):
-            log.begin(state, device)
+            self.log.begin(state, device)
             if state.device["op_kind"][device] != WAIT:
-                plant.start(state, device)
-        if on_progress is not None:
-            on_progress(int(clock["served"]))
-        device = plant.advance(state)
-    frame = request_frame(world, requests, state)
-    counts = counted(state.counts)
-    makespan_s = int(clock["now_ns"]) * 1e-9
-    if device >= 0:
-        charge_unserved(state)
-    cost = accrued(state)
-    plant.close(state)
-    return Run(
-        policy=policy.name,
-        seed=seed,
-        world=world_name,
-        requests=frame,
-        counts=counts,
-        makespan_s=makespan_s,
-        decision_s=deciding_s / max(1, len(log.rows)),
-        log=log,
-        cost=cost,
-    )
+                self.plant.start(state, device)
+
+    def result(self) -> Run:
+        """What there is of it by now; who is still in the system has missed the SLO."""
+        frame, counts = request_frame(self.world, self.requests, self.state), counted(self.state.counts)
+        charge_unserved(self.state)
+        run = self.log.run
+        return Run(
+            policy=run["policy"],
+            seed=run["seed"],
+            world=run["world"],
+            requests=frame,
+            counts=counts,
+            makespan_s=int(self.state.clock["now_ns"][0]) * 1e-9,
+            decision_s=self.deciding_s / max(1, len(self.log.rows)),
+            log=self.log,
+            cost=accrued(self.state),
+            overhead_s=self.overhead_s,
+        )
 
 
 def simulate(world: World, policy: Policy, seed: int) -> Run:
@@ -133,6 +196,13 @@ def simulate(world: World, policy: Policy, seed: int) -> Run:
         make_plant=lambda on_end: SimulatedPlant(world, requests, on_end),
         world_name="simulated",
     )
+
+
+def as_repeat(run: Run, repeat: int) -> Run:
+    """Marks a run as one of several of the same policy, seed and world, so that logs tell them apart."""
+    if repeat:
+        run.log.mark({"run_id": f"{run.log.run['run_id']}/{repeat}"})
+    return run
 
 
 def request_frame(world: World, requests: Requests, state: State) -> pd.DataFrame:

@@ -39,10 +39,12 @@ class Span:
     Attributes:
         measured_s: How long it took.
         parts_s: What each of its parts should have taken.
+        start_s: When it began, since the start of the episode.
     """
 
     measured_s: float
     parts_s: dict[Part, float]
+    start_s: float = 0.0
 
     @property
     def predicted_s(self) -> float:
@@ -77,12 +79,12 @@ class _Cutter:
 
     def cut(self, at_s: float) -> None:
         if self.parts_s:
-            self.spans.append(Span(at_s - self.last_s, self.parts_s))
+            self.spans.append(Span(at_s - self.last_s, self.parts_s, self.last_s))
         self.last_s, self.parts_s = at_s, {}
 
 
 def run_spans(world: World, requests: Requests, rows: pd.DataFrame) -> list[Span]:
-    """Cuts one run's operations into spans; what was cut off is left out.
+    """Cuts one run's operations into spans; what was cut off, or failed, is left out.
 
     Args:
         world: The run's scenario, with the performance model that predicts.
@@ -114,6 +116,9 @@ class _Walk:
         records: list[dict[str, Any]] = done.to_dict("records")  # type: ignore[assignment]
         for row in records:
             device = self._index(self.devices, "device", row["device"])
+            if isinstance(row["fault"], str):
+                self._lose(device, row["lost"])
+                continue
             model = self._index(self.models, "model", row["model"])
             level = self._index(self.gpu_layers[model], "gpu_layers", row["gpu_layers"])
             cutter = _Cutter(float(row["start_s"]))
@@ -140,11 +145,19 @@ class _Walk:
             if not self.knows_loads:
                 cutter.parts_s = {}
 
+    def _lose(self, device: int, names: Sequence[str]) -> None:
+        """An engine was started again: its models, and what their requests held on the device, are gone."""
+        for model in (self._index(self.models, "lost", name) for name in names):
+            self.resident.pop((device, model), None)
+            for r in self.requests:
+                if (r.device, r.model) == (device, model):
+                    r.kv = DROPPED
+
     def _evict(self, cutter: _Cutter, device: int, model: int) -> None:
         if (device, model) not in self.resident:
             raise InputError("event log: evicted", "be resident before", self.models[model])
         at = device, model, self.resident.pop((device, model))
-        saves = bool(self.tables.kv_can_save[device])
+        saves = bool(self.tables.kv_can_save[at])
         for r in self.requests:
             if (r.device, r.model, r.kv) == (device, model, LIVE):
                 if saves:

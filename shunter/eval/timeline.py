@@ -119,8 +119,8 @@ def _residents(operations: pd.DataFrame, end_s: float) -> pd.DataFrame:
     for device, of_device in operations.groupby("device", sort=False):
         here: dict[str, dict[str, Any]] = {}
         for operation in each(of_device):
-            loads = operation.operation == "load"
-            gone = {*operation.evicted, *([operation.model] if loads else [])}
+            loads = operation.operation == "load" and not isinstance(operation.fault, str)
+            gone = {*operation.evicted, *operation.lost, *([operation.model] if loads else [])}
             for model in gone & here.keys():
                 rows.append({**here.pop(model), "end_s": operation.start_s})
             if loads:

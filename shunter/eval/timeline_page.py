@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.colors as pc
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from shunter.errors import InputError
 from shunter.eval.timeline import Timeline, each, queue_lengths
-from shunter.profiling.report_page import COLOURS, ReportTable, write_page
+from shunter.profiling.report_page import PALETTE, ReportTable, write_page
 
 __all__ = ["HOW_TO_READ", "MAX_OPERATIONS", "timeline_figure", "write_timeline"]
 
@@ -29,7 +28,6 @@ HOW_TO_READ = (
     "system. Drag to zoom, double-click to go back, click a model to hide it."
 )
 _PATTERNS = {"run": "", "load": "/", "evict": "x"}
-_PALETTE = (*COLOURS, *pc.qualitative.Dark24, *pc.qualitative.Light24)
 _GAP, _LANE = 0.5, 0.6  # between devices, and of a resident, in rows
 _ROW_PIXELS, _MOST_PIXELS, _QUEUE_PIXELS, _SPACE_PIXELS = 26, 900, 170, 20
 
@@ -91,7 +89,7 @@ def timeline_figure(timeline: Timeline, *, from_s: float = 0.0, to_s: float | No
         row_heights=[pixels, _QUEUE_PIXELS],
     )
     most = timeline.operations.groupby("model")["gpu_layers"].max()
-    for model, colour in zip(timeline.models, _PALETTE * len(timeline.models), strict=False):
+    for model, colour in zip(timeline.models, PALETTE * len(timeline.models), strict=False):
         for bars in _bars(operations, residents, model, colour, most, bases):
             figure.add_trace(bars, row=1, col=1)
     _add_queues(figure, timeline, from_s, to_s)
@@ -206,7 +204,7 @@ def _add_queues(figure: go.Figure, timeline: Timeline, from_s: float, to_s: floa
     times, lengths = queue_lengths(timeline)
     first, last = np.searchsorted(times, [from_s, to_s])
     shown = slice(max(first - 1, 0), last + 1)
-    for model, colour in zip(timeline.models, _PALETTE * len(timeline.models), strict=False):
+    for model, colour in zip(timeline.models, PALETTE * len(timeline.models), strict=False):
         figure.add_scatter(
             x=times[shown],
             y=lengths.get(model, np.zeros(len(times), np.int64))[shown],

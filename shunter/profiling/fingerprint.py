@@ -17,7 +17,7 @@ import psutil
 
 from shunter import __version__
 
-__all__ = ["digest", "hardware", "hardware_id", "versions"]
+__all__ = ["digest", "hardware", "hardware_id", "software", "versions"]
 
 _GIB = 2**30
 
@@ -53,9 +53,13 @@ def hardware_id(facts: Mapping[str, Any] | None = None) -> str:
 
 def versions(engine: str, engine_version: str, extra: Mapping[str, str]) -> dict[str, str]:
     """Versions worth keeping with a measurement: Python, shunter, libraries, the engine and its own list."""
+    return {**software(), engine: engine_version, **extra}
+
+
+def software() -> dict[str, str]:
+    """Versions of Python, shunter and the libraries that data goes through."""
     libraries = {name: metadata.version(name) for name in ("numpy", "pandas", "pyarrow")}
-    own = {"python": platform.python_version(), "shunter": __version__, engine: engine_version}
-    return {**libraries, **own, **extra}
+    return {**libraries, "python": platform.python_version(), "shunter": __version__}
 
 
 def _cpu_model() -> str:

@@ -10,23 +10,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import plotly.colors as pc
 import plotly.graph_objects as go
 import plotly.io as pio
 from rich.table import Table
 
 from shunter.errors import InputError
 
-__all__ = ["COLOURS", "ReportTable", "report_folder", "write_json", "write_page"]
+__all__ = ["COLOURS", "PALETTE", "ReportTable", "Section", "report_folder", "write_json", "write_markdown"]
+__all__ += ["write_page", "write_sections"]
 
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#ff9da6", "#9d755d")
+PALETTE = (*COLOURS, *pc.qualitative.Dark24, *pc.qualitative.Light24)
+"""For more series than ``COLOURS`` has; the same first."""
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: .5rem 0 1rem; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #ddd; font-size: 13px }
+th, td { padding: .3rem .45rem; text-align: right; border-bottom: 1px solid #ddd; font-size: 13px }
 td { white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
+th:first-child, td:first-child, .prose th, .prose td { text-align: left }
+.prose td + td { white-space: normal }
 h2 { font-size: 17px; margin: 1.5rem 0 0 }
+h3 { font-size: 15px; margin: 1rem 0 0 }
+nav a { margin-right: 1rem }
+.wide { overflow-x: auto }
 .note { color: #666; font-size: 13px; margin: .2rem 0 }
 """
 
@@ -40,31 +48,73 @@ class ReportTable:
         columns: Headings; the first column is aligned left.
         rows: One text per column.
         note: Below it; what the columns mean.
+        prose: Whether cells are texts, aligned left and wrapped.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     note: str = ""
+    prose: bool = False
 
     def to_rich(self) -> Table:
         """For a terminal."""
         table = Table(title=self.title, caption=self.note or None, caption_justify="left")
         for index, column in enumerate(self.columns):
             widest = max(map(len, column.split()), default=1)  # a narrow terminal must not cut words
-            table.add_column(column, justify="right" if index else "left", overflow="fold", min_width=widest)
+            table.add_column(
+                column,
+                justify="right" if index and not self.prose else "left",
+                overflow="fold",
+                min_width=widest,
+            )
         for row in self.rows:
             table.add_row(*row)
         return table
 
-    def to_html(self) -> str:
-        """For a page."""
+    def to_html(self, heading: str = "h2") -> str:
+        """For a page.
+
+        Args:
+            heading: Element of the title; there is none where the title is empty.
+        """
         head = "".join(f"<th>{html.escape(text)}</th>" for text in self.columns)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in self.rows
         )
         note = f"<p class=note>{html.escape(self.note)}</p>" if self.note else ""
-        return f"<h2>{html.escape(self.title)}</h2><table><tr>{head}</tr>{body}</table>{note}"
+        title = f"<{heading}>{html.escape(self.title)}</{heading}>" if self.title else ""
+        table = "<table class=prose>" if self.prose else "<table>"
+        return f"{title}<div class=wide>{table}<tr>{head}</tr>{body}</table></div>{note}"
+
+    def to_markdown(self) -> str:
+        """As a table of GitHub's Markdown, the note below it."""
+        lines = [
+            self.columns,
+            ("---", *["---" if self.prose else "---:"] * (len(self.columns) - 1)),
+            *self.rows,
+        ]
+        table = "\n".join(
+            "| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines
+        )
+        return f"{table}\n\n{self.note}" if self.note else table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        title: Its heading.
+        notes: Paragraphs below it.
+        figures: Then these.
+        tables: Then these.
+    """
+
+    title: str
+    notes: tuple[str, ...] = ()
+    figures: tuple[go.Figure, ...] = ()
+    tables: tuple[ReportTable, ...] = ()
 
 
 def report_folder(path: Path, *, field: str = "--out") -> Path:
@@ -90,16 +140,60 @@ def write_page(
 ) -> Path:
     """Writes one HTML file that works offline: plotly.js is inside."""
     parts = [f"<h1>{html.escape(title)}</h1>", *(f"<p>{html.escape(text)}</p>" for text in paragraphs)]
-    parts += [
-        pio.to_html(figure, full_html=False, include_plotlyjs="inline" if index == 0 else False)
+    parts += _drawn(figures)
+    parts += [table.to_html() for table in tables]
+    return _replace(Path(path), _page(title, parts))
+
+
+def write_sections(
+    path: str | os.PathLike[str], *, title: str, paragraphs: Sequence[str], sections: Sequence[Section]
+) -> Path:
+    """Writes one HTML file of several sections that works offline: plotly.js is inside."""
+    parts = [f"<h1>{html.escape(title)}</h1>", *(f"<p>{html.escape(text)}</p>" for text in paragraphs)]
+    links = (f'<a href="#s{i}">{html.escape(section.title)}</a>' for i, section in enumerate(sections))
+    parts.append(f"<nav>{''.join(links)}</nav>")
+    begun = False
+    for index, section in enumerate(sections):
+        parts.append(f"<h2 id=s{index}>{html.escape(section.title)}</h2>")
+        parts += [f"<p class=note>{html.escape(note)}</p>" for note in section.notes]
+        parts += _drawn(section.figures, begun=begun)
+        parts += [table.to_html("h3") for table in section.tables]
+        begun = begun or bool(section.figures)
+    return _replace(Path(path), _page(title, parts))
+
+
+def write_markdown(
+    path: str | os.PathLike[str], *, title: str, paragraphs: Sequence[str], sections: Sequence[Section]
+) -> Path:
+    """Writes what ``write_sections`` does as Markdown, without the figures."""
+    parts = [f"# {title}", *paragraphs]
+    for section in sections:
+        if section.tables or not section.figures:
+            parts += [f"## {section.title}", *section.notes]
+        for table in section.tables:
+            parts += [*([f"### {table.title}"] if table.title else []), table.to_markdown()]
+    return _replace(Path(path), "\n\n".join(parts) + "\n")
+
+
+def _drawn(figures: Sequence[go.Figure], *, begun: bool = False) -> list[str]:
+    """Figures as HTML; the first of a page brings plotly.js along."""
+    config = {"displaylogo": False, "responsive": True}
+    return [
+        pio.to_html(
+            figure,
+            full_html=False,
+            include_plotlyjs="inline" if index == 0 and not begun else False,
+            config=config,
+        )
         for index, figure in enumerate(figures)
     ]
-    parts += [table.to_html() for table in tables]
-    page = (
+
+
+def _page(title: str, parts: Sequence[str]) -> str:
+    return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>"
     )
-    return _replace(Path(path), page)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:

@@ -16,6 +16,7 @@ from shunter import __version__
 from shunter.cli.main import COMMANDS, main
 from shunter.envs.features import FEATURES_VERSION
 from shunter.eval.event_log import read_event_log
+from shunter.eval.saved import FILES
 from shunter.models.performance import PerformanceModel
 from tests.agents.test_policies import random_policy
 from tests.worlds import fake_scenario
@@ -87,6 +88,10 @@ def test_bad_scenarios(folder: Path, capsys: pytest.CaptureFixture[str], fake_ch
     write_scenario(fake_checkpoints, "rate.yaml", workload={"rate_per_s": -2})
     error = fails(capsys, "eval", "--scenario", "rate.yaml")
     assert "rate.yaml: workload.rate_per_s must be greater than 0. Got -2 instead." in error
+    closed = {"requests": 10, "closed_loop": {"users": 2, "think_s": 1}}
+    write_scenario(fake_checkpoints, "closed.yaml", workload=closed)
+    error = fails(capsys, "eval", "--scenario", "closed.yaml", "--load", "0.5", "--policy", "fifo-swap")
+    assert "load must not be given in a closed loop" in error
     write_scenario(fake_checkpoints, "tiny.yaml", devices=[{"name": "d", "device": "cpu:1-threads-1MB"}])
     error = fails(capsys, "train", "--scenario", "tiny.yaml")
     assert "devices.d must hold at least one model at one level" in error
@@ -142,8 +147,26 @@ def test_eval_prints_a_table_and_writes_the_same(folder: Path, capsys: pytest.Ca
     for name, policy in result["policies"].items():
         assert name in out
         assert f"{policy['simulated']['response_mean_s']:.3f} s" in out
-    assert {p.name for p in Path("runs/a").iterdir()} == {"report.html", "events.parquet", "results.json"}
+    assert {p.name for p in Path("runs/a").iterdir()} == set(FILES.values())
     assert Path("mlflow.db").exists()
+
+
+def test_eval_at_several_loads_draws_load_curves(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    loads = ("--load", "0.3", "--load", "0.6", "--json", "r.json", "--out", "runs/loads")
+    out = works(capsys, "eval", "--scenario", "s.yaml", "--seeds", "1", "--policy", "fifo-swap", *loads)
+    assert "loads beside each other: runs/loads/report.html" in out
+    slow, fast = json.loads(Path("r.json").read_text())["runs"]
+    assert fast["rate_per_s"] == pytest.approx(2 * slow["rate_per_s"])
+    names = {"load-0.3", "load-0.6", "report.html", "report.md", "results.json"}
+    assert {p.name for p in Path("runs/loads").iterdir()} == names
+    page = Path("runs/loads/report.md").read_text()
+    assert "Not drawn" not in page
+    assert (
+        f"At {fast['rate_per_s']:.4g} requests/s. Simulated: fifo-swap has the lowest mean response" in page
+    )
+    assert works(capsys, "compare", "runs/loads/load-0.3", "runs/loads/load-0.6")
 
 
 @pytest.mark.engine
@@ -159,7 +182,7 @@ def test_eval_real_puts_simulated_real_and_error_beside_each_other(
     write_scenario(fake_checkpoints, "real.yaml", models=models, workload=workload, devices=devices)
     arguments = ("--policy", "cost-greedy", "--policy", "fifo-swap", "--seeds", "1", "--json", "r.json")
     out = works(capsys, "eval", "--scenario", "real.yaml", "--real", *arguments)
-    assert "Simulated against real" in out
+    assert "Requests: simulated against real" in out
     row = json.loads(Path("r.json").read_text())["policies"]["cost-greedy"]
     simulated, real = row["simulated"]["response_mean_s"], row["real"]["response_mean_s"]
     assert row["simulation_error"]["response_mean_s"] == pytest.approx(simulated / real - 1)

@@ -65,5 +65,5 @@ def test_files_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
     with pytest.raises(BrokenFileError, match="it is no event log"):
         read_event_log(path)
     pq.write_table(run.log.table().replace_schema_metadata({"event_log_version": "9"}), path)
-    with pytest.raises(VersionError, match="the event log schema must be version 3"):
+    with pytest.raises(VersionError, match="the event log schema must be version 4"):
         read_event_log(path)

@@ -10,14 +10,15 @@ import pytest
 from shunter.agents.registry import make_policy
 from shunter.envs.world import World
 from shunter.eval.evaluation import evaluate
-from shunter.eval.metrics import METRICS, paired_change, request_times, summarize
-from shunter.eval.report import verdict
+from shunter.eval.metrics import METRICS, paired_change, paired_units, request_times, summarize
+from shunter.eval.report_words import verdict
 from shunter.eval.runs import Run, simulate
 
 
 def with_times(run: Run, arrival: list[float], first: list[float], finish: list[float]) -> Run:
     frame = pd.DataFrame(
         {
+            "model": "small",
             "arrival_s": arrival,
             "first_token_s": first,
             "finish_s": finish,
@@ -49,12 +50,13 @@ def test_the_interval_covers_a_known_change(fake_world: World) -> None:
     rng = np.random.default_rng(1)
     base = simulate(fake_world, make_policy("fifo-swap"), 0)
     slow, fast = [], []
-    for _ in range(30):
+    for seed in range(30):
+        one = replace(base, seed=seed)
         common = rng.gamma(2.0, 5.0, 40)
         zero = np.zeros(40)
-        slow.append(with_times(base, zero.tolist(), zero.tolist(), common.tolist()))
+        slow.append(with_times(one, zero.tolist(), zero.tolist(), common.tolist()))
         noisy = 0.8 * common * rng.normal(1.0, 0.05, 40)
-        fast.append(with_times(base, zero.tolist(), zero.tolist(), noisy.tolist()))
+        fast.append(with_times(one, zero.tolist(), zero.tolist(), noisy.tolist()))
     change = paired_change(fast, slow)
     assert change["low"] < -0.2 < change["high"]
     assert change["high"] - change["low"] < 0.02
@@ -85,7 +87,33 @@ def test_the_verdict_names_the_best_by_its_numbers(fake_world: World) -> None:
     )
 
 
-def test_a_change_needs_the_same_number_of_runs(fake_world: World) -> None:
+def test_a_change_needs_the_same_seeds(fake_world: World) -> None:
     run = simulate(fake_world, make_policy("fifo-swap"), 0)
-    with pytest.raises(ValueError, match="shorter"):
-        paired_change([run, run], [run])
+    with pytest.raises(ValueError, match="same seeds"):
+        paired_change([run, replace(run, seed=1)], [run])
+
+
+def test_repeats_of_a_seed_are_averaged_and_count_once(fake_world: World) -> None:
+    base = simulate(fake_world, make_policy("fifo-swap"), 0)
+    zero = [0.0] * 20
+    quick, slow = (with_times(base, zero, zero, [s] * 20) for s in (1.0, 3.0))
+    units, unit = paired_units([[quick, slow], [slow]])
+    assert unit == "blocks of 10 requests"
+    assert units.tolist() == [[2.0, 3.0], [2.0, 3.0]]
+
+
+def test_a_request_that_one_policy_did_not_finish_counts_for_none(fake_world: World) -> None:
+    base = simulate(fake_world, make_policy("fifo-swap"), 0)
+    whole = with_times(base, [0.0, 0.0], [0.0, 0.0], [1.0, 9.0])
+    cut = with_times(base, [0.0, 0.0], [0.0, 0.0], [2.0, math.nan])
+    units, _ = paired_units([[whole], [cut]])
+    assert units.tolist() == [[1.0, 2.0]]
+
+
+def test_the_worst_wait_and_evenness_count_who_was_never_served(fake_world: World) -> None:
+    base = replace(simulate(fake_world, make_policy("fifo-swap"), 0), makespan_s=8.0)
+    run = with_times(base, [0.0, 1.0], [2.0, math.nan], [3.0, math.nan])
+    run = replace(run, requests=run.requests.assign(model=["small", "large"]))
+    summary = summarize([run])
+    assert summary["worst_wait_s"] == 7.0
+    assert summary["jain_index"] == pytest.approx((2 + 7) ** 2 / (2 * (2**2 + 7**2)))

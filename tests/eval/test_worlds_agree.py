@@ -13,12 +13,9 @@ import pytest
 
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.envs.world import World
-from shunter.eval.clocks import VirtualClock
-from shunter.eval.plants import EnginePlant
 from shunter.eval.real import bind_footprints
-from shunter.eval.runs import run_policy, simulate
-from shunter.profiling.engines.fake import FakeEngine
-from tests.fake_executor import TableDurations, execute
+from shunter.eval.runs import simulate
+from tests.fake_executor import TableDurations, execute, execute_on, fake_station
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -58,36 +55,20 @@ def test_a_run_that_is_cut_off_leaves_the_engines_empty(
 def test_a_real_run_counts_memory_as_its_engines_do(fake_world: World) -> None:
     """Engines that need half as much again than was predicted never have to refuse a load."""
     larger = TableDurations(world=fake_world)
-    layers = {m.name: max(n) for m, n in zip(fake_world.scenario.models, fake_world.gpu_layers, strict=True)}
 
     class Larger(TableDurations):
         def device_bytes(self, model: str, gpu_layers: int) -> int:
             return int(1.5 * larger.device_bytes(model, gpu_layers))
 
-    engines = [
-        FakeEngine(
-            Larger(world=fake_world, device=d),
-            total_layers=layers,
-            memory_bytes=int(fake_world.tables.capacity_bytes[d]),
-        )
-        for d in range(fake_world.devices)
+    stations = [
+        fake_station(fake_world, d, Larger(world=fake_world, device=d)) for d in range(fake_world.devices)
     ]
-    bound = bind_footprints(fake_world, engines)
+    bound = bind_footprints(fake_world, stations)
     exists = fake_world.tables.footprint_bytes > 0
     np.testing.assert_allclose(
         bound.tables.footprint_bytes[exists], 1.5 * fake_world.tables.footprint_bytes[exists], atol=2
     )
-    requests = bound.draw(0)
-    run = run_policy(
-        bound,
-        requests,
-        make_policy("fifo-swap"),
-        seed=0,
-        make_plant=lambda on_end: EnginePlant(
-            bound, requests, on_end, engines, VirtualClock([e.clock for e in engines]), [512] * 3, 0
-        ),
-        world_name="real",
-    )
+    run = execute_on(bound, make_policy("fifo-swap"), 0, stations)
     assert run.requests.finish_s.notna().all()
 
 

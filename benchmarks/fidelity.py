@@ -1,0 +1,130 @@
+"""How far simulation is from real engines, and whether what is learned in it holds there.
+
+``python -m benchmarks.fidelity [--quick] --json PATH``: llama.cpp on the loopback device and transformers,
+each profiled first, then six policies at two loads, the real runs interleaved over policies. A full run takes
+at most an hour on 2 idle cores, and says beforehand how the time is spent; a killed one goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.fidelity_place import LOADS, PLACES, Place, Scale, Site
+from benchmarks.fidelity_rows import error_rows, gain_rows, order_rows, other_rows
+from benchmarks.fidelity_runs import RealRuns
+from benchmarks.form import Row, main_with_options, reported
+from shunter.errors import UnknownNameError
+from shunter.eval.fidelity_tables import fidelity_markdown
+
+__all__ = ["run"]
+
+FULL = Scale(
+    profile_s=240,
+    train_s=150,
+    real_s=0.0,
+    requests=60,
+    most_requests=200,
+    repeats=3,
+    capacity_requests=None,
+    capacity_seeds=16,
+)
+QUICK = Scale(
+    profile_s=25,
+    train_s=10,
+    real_s=0.0,
+    requests=8,
+    most_requests=20,
+    repeats=2,
+    capacity_requests=200,
+    capacity_seeds=4,
+)
+MINUTES = {True: 5.0, False: 60.0}
+"""By ``--quick``."""
+
+OTHER_S = {True: 40.0, False: 180.0}
+"""For each engine: checkpoints, fit, engine starts, capacity, compilation, replays. Likewise."""
+
+_console = Console()
+
+
+def run(options: argparse.Namespace) -> list[Row]:
+    """Measures everything, engine after engine."""
+    minutes = options.minutes or MINUTES[options.quick]
+    work = options.work or Path("runs") / ("fidelity-quick" if options.quick else "fidelity")
+    sites = _sites(options.engine)
+    scale = _scale(options.quick, minutes, len(sites))
+    _say_budget(scale, OTHER_S[options.quick], len(sites), work)
+    rows: list[Row] = []
+    for site in sites:
+        rows += _measured(Place(site, work / site.engine, scale, options.policy, _say))
+    return rows
+
+
+def _sites(names: list[str] | None) -> list[Site]:
+    known = {site.engine: site for site in PLACES}
+    for name in names or ():
+        if name not in known:
+            raise UnknownNameError("--engine", name, known)
+    return [known[name] for name in names or known]
+
+
+def _scale(quick: bool, minutes: float, engines: int) -> Scale:
+    """What is left of an engine's share of the time is for real runs."""
+    scale = QUICK if quick else FULL
+    other_s = scale.profile_s + scale.train_s + OTHER_S[quick]
+    return Scale(**{**vars(scale), "real_s": max(0.0, 60 * minutes / engines - other_s)})
+
+
+def _say_budget(scale: Scale, other_s: float, engines: int, work: Path) -> None:
+    total_s = engines * (scale.profile_s + scale.train_s + scale.real_s + other_s)
+    _say(
+        f"budget for each of {engines} engines: profile {scale.profile_s:.0f} s, training "
+        f"{scale.train_s:.0f} s, real runs {scale.real_s:.0f} s, all else about {other_s:.0f} s; in all "
+        f"{total_s / 60:.0f} min. Everything is kept in {work}: a killed run goes on from there."
+    )
+
+
+def _measured(place: Place) -> list[Row]:
+    engine = place.site.engine
+    begun_s = time.monotonic()
+    place.prepare()
+    policies = place.policies()
+    requests, jobs = place.plan(policies)
+    worlds = {load: place.world(load, requests) for load in LOADS}
+    runs = RealRuns(place.folder / "runs", _say)
+    real_s = time.monotonic()
+    runs.make(jobs, worlds, {policy.name: policy for policy in policies})
+    real_s = time.monotonic() - real_s
+    found = dict(place.evaluations(requests, jobs, runs))
+    for load, evaluation in found.items():
+        result = evaluation.to_dict()
+        name = place.folder / f"fidelity-{load:g}"
+        title = f"{engine} at load {load:g}"
+        name.with_name(f"{name.name}.json").write_text(json.dumps(result), encoding="utf-8")
+        name.with_name(f"{name.name}.md").write_text(fidelity_markdown(result, title), encoding="utf-8")
+    rows = [*error_rows(engine, found), *order_rows(engine, found), *gain_rows(engine, found)]
+    rows += other_rows(engine, found)
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in place.record().items())
+    note = f"{stages}; real runs {real_s:.0f} s; {runs.failed} engine failures"
+    return [*rows, reported(f"{engine}: time taken", time.monotonic() - begun_s, "s", note=note)]
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--policy", type=Path, help="policy file to judge instead of one trained here")
+    parser.add_argument("--work", type=Path, help="folder to work in, and to go on from (runs/fidelity)")
+    parser.add_argument("--minutes", type=float, help="time to plan for (60, or 5 with --quick)")
+    parser.add_argument("--engine", action="append", help="only this engine; repeatable")
+
+
+def _say(line: str) -> None:
+    _console.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main_with_options("fidelity", run, "Simulation against real engines, measured.", add=_options))

@@ -1,0 +1,327 @@
+"""One engine of the fidelity benchmark, stage by stage; what a stage has written it does not do again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.fidelity_runs import Job, RealRuns
+from shunter.agents.base import Policy
+from shunter.agents.learned import LearnedPolicy
+from shunter.agents.registry import HEURISTICS, make_policy
+from shunter.catalog.models import get_model, scaled_model
+from shunter.envs.scenario import load_scenario
+from shunter.envs.scenario_library import write_capacity
+from shunter.envs.world import World, make_world, with_footprints
+from shunter.eval.capacity import SEEDS as CAPACITY_SEEDS
+from shunter.eval.capacity import capacity
+from shunter.eval.evaluation import Evaluation
+from shunter.eval.real import bind_footprints, open_engines
+from shunter.eval.replay import replay_predicted
+from shunter.eval.runs import simulate
+from shunter.models.performance import PerformanceModel
+from shunter.profiling.dataset import read_dataset
+from shunter.profiling.plan import SweepSettings
+from shunter.profiling.sweep import profile_models
+from shunter.profiling.synthetic import bytes_per_weight, write_checkpoint
+from shunter.train.ppo import train_ppo
+from shunter.train.settings import TrainSettings
+
+__all__ = ["BASELINES", "LOADS", "PLACES", "Place", "Scale", "Site"]
+
+SIZES_MB = {"small": ("Qwen3-8B", 55), "medium": ("Llama-3-8B", 80), "large": ("Qwen2.5-14B", 125)}
+"""Shape and size of the scenarios' models."""
+
+LOADS = (0.5, 0.8)
+"""Of the capacity; the scenarios' own is the last."""
+
+BASELINES = ("fifo-swap", "lru-keepalive", "pressure-greedy", "exhaustive", "cost-greedy")
+"""The learned policy is the sixth."""
+
+CONTENDERS = (
+    *(name for name, kind in HEURISTICS.items() if not kind.oracle and name != "random"),
+    "cost-greedy:copy_share=0.1",
+)
+"""As ``shunter scenarios check`` measures capacity."""
+
+FIRST_SEED = 9_000_000
+"""Request sequences are drawn from here on; neither training nor the capacity uses them."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What of an engine the scenario file does not say.
+
+    Attributes:
+        engine: Name in the engine registry.
+        device: Without its budget.
+        format: Of the checkpoints.
+        quantization: Likewise.
+        levels: To profile.
+    """
+
+    engine: str
+    device: str
+    format: str
+    quantization: str
+    levels: tuple[str, ...]
+
+    @property
+    def scenario(self) -> Path:
+        """The committed file."""
+        return Path(__file__).parent / "scenarios" / f"fidelity-{self.engine}.yaml"
+
+
+PLACES = (
+    Site("llama-cpp", "loopback:1-threads", "gguf", "Q8_0", ("all", "50%")),
+    Site("transformers", "cpu:1-threads", "safetensors", "F32", ("all",)),
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done on each engine.
+
+    Attributes:
+        profile_s: Budget of the sweep.
+        train_s: After which training ends.
+        real_s: That real runs may take.
+        requests: Of a run, at least.
+        most_requests: Of a run.
+        repeats: Of the first request sequence, for every policy and load.
+        capacity_requests: Of a run of the capacity's measurement.
+        capacity_seeds: Request sequences of it.
+    """
+
+    profile_s: float
+    train_s: float
+    real_s: float
+    requests: int
+    most_requests: int
+    repeats: int
+    capacity_requests: int | None
+    capacity_seeds: int
+
+
+GRID = SweepSettings(
+    prompt_tokens=(4, 8, 16, 32, 64),
+    decode_tokens=(12,),
+    batch=(1, 2, 4),
+    cut_tokens=(8, 24, 64),
+    context_tokens=192,
+    repeats=3,
+)
+"""Profiled cells; no evaluated request has the lengths of one."""
+
+
+class Place:
+    """An engine, its folder, and what was made there.
+
+    Args:
+        site: The engine.
+        folder: Of its own; made if need be.
+        scale: How much is done.
+        policy: A policy file instead of training.
+        say: Prints a line.
+    """
+
+    def __init__(self, site: Site, folder: Path, scale: Scale, policy: Path | None, say: Say) -> None:
+        self.site, self.folder, self.scale, self.say = site, folder, scale, say
+        self.given = policy
+        self._compiled: World | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def prepare(self) -> None:
+        """Checkpoints, profile, fit, engine's footprints, capacity and the learned policy."""
+        self._checkpoints()
+        self._timed("profile", self._profile)
+        self._timed("fit", self._fit)
+        self._timed("footprints", self._footprints)
+        self._timed("capacity", self._capacity)
+        self._timed("policy", self._learn)
+
+    def world(self, load: float | None = None, requests: int | None = None) -> World:
+        """The scenario as the engine counts memory.
+
+        Args:
+            load: None: the scenario's.
+            requests: Of a run; None: as few as there may be.
+        """
+        scenario = load_scenario(self.folder / "scenario.yaml")
+        if self._compiled is None:
+            world = make_world(scenario, PerformanceModel.load(self.folder / "perf"))
+            self._compiled = with_footprints(world, np.load(self.folder / "footprints.npy"))
+        workload = scenario.workload.model_copy(update={"requests": requests or self.scale.requests})
+        scenario = scenario.model_copy(update={"workload": workload})
+        world = replace(self._compiled, scenario=scenario)
+        return replace(world, rate_per_s=world.rate_at(load or workload.load or 1.0))
+
+    def policies(self) -> list[Policy]:
+        """The baselines, then the learned one."""
+        learned = LearnedPolicy.load(self.folder / "policy.safetensors")
+        learned.name = "learned"
+        return [*map(make_policy, BASELINES), learned]
+
+    def plan(self, policies: Sequence[Policy]) -> tuple[int, list[Job]]:
+        """Requests of a run, and real runs in order: as much as the time allows, by simulation.
+
+        The first request sequence is run ``repeats`` times. Where there is time for more, runs become longer,
+        up to ``most_requests``; then further sequences are run once.
+
+        Returns:
+            The number of requests, and the runs.
+        """
+        path = self.folder / "plan.json"
+        if not path.exists():
+            found = self._planned(policies)
+            path.write_text(json.dumps([found[0], [vars(job) for job in found[1]]]), encoding="utf-8")
+        requests, jobs = json.loads(path.read_text(encoding="utf-8"))
+        return int(requests), [Job(**job) for job in jobs]
+
+    def _planned(self, policies: Sequence[Policy]) -> tuple[int, list[Job]]:
+        scale = self.scale
+        worlds = [self.world(load) for load in LOADS]
+        seeds = self._unprofiled(self.world(LOADS[0], scale.most_requests))
+        first = next(seeds)
+        each_s = _simulated_s(worlds, policies, first)
+        growth = scale.real_s / (scale.repeats * each_s)
+        requests = int(np.clip(scale.requests * growth // 10 * 10, scale.requests, scale.most_requests))
+        each_s *= requests / scale.requests
+        rounds = [(first, repeat) for repeat in range(scale.repeats)]
+        more = max(0, int((scale.real_s - scale.repeats * each_s) // each_s))
+        rounds += [(seed, 0) for seed, _ in zip(seeds, range(more), strict=False)]
+        self.say(
+            f"{self.site.engine}: {len(rounds)} rounds of {len(policies)} policies at {len(LOADS)} loads, "
+            f"{requests} requests a run: about {len(rounds) * each_s:.0f} s by simulation, "
+            f"of {scale.real_s:.0f} s planned"
+        )
+        return requests, [
+            Job(load, policies[(n + i) % len(policies)].name, seed, repeat)
+            for n, (seed, repeat) in enumerate(sorted(rounds, key=lambda r: (r[1], r[0])))
+            for load in LOADS
+            for i in range(len(policies))
+        ]
+
+    def _unprofiled(self, world: World) -> Iterator[int]:
+        """Seeds of which no request has the lengths of a profiled cell."""
+        cells = {(p, d) for p in GRID.prompt_tokens for d in GRID.decode_tokens}
+        return (seed for seed in count(FIRST_SEED) if not cells & _lengths(world, seed))
+
+    def evaluations(
+        self, requests: int, jobs: Sequence[Job], runs: RealRuns
+    ) -> Iterator[tuple[float, Evaluation]]:
+        """Each load's simulated and real runs on the same requests."""
+        policies = self.policies()
+        names, seeds = [p.name for p in policies], list(dict.fromkeys(job.seed for job in jobs))
+        for load in LOADS:
+            world = self.world(load, requests)
+            found = Evaluation(world, names, seeds, repeats=self.scale.repeats)
+            for policy in policies:
+                found.simulated[policy.name] = [simulate(world, policy, seed) for seed in seeds]
+                mine = [job for job in jobs if (job.load, job.policy) == (load, policy.name)]
+                found.real[policy.name] = [runs.read(world, job) for job in mine]
+                found.replays[policy.name] = [
+                    replay_predicted(world, world.draw(run.seed), run.log.frame())
+                    for run in found.real[policy.name]
+                ]
+            yield load, found
+
+    def record(self) -> dict[str, float]:
+        """Seconds that each stage took when it was done."""
+        path = self.folder / "stages.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+    def _timed(self, name: str, stage: Callable[[], None]) -> None:
+        done = self.record()
+        if name in done:
+            self.say(f"{self.site.engine}: {name} is there")
+            return
+        begun_s = time.monotonic()
+        stage()
+        done[name] = round(time.monotonic() - begun_s, 1)
+        (self.folder / "stages.json").write_text(json.dumps(done), encoding="utf-8")
+        self.say(f"{self.site.engine}: {name} took {done[name]:.0f} s")
+
+    def _paths(self) -> list[Path]:
+        end = ".gguf" if self.site.format == "gguf" else ""
+        return [self.folder / "models" / f"{name}{end}" for name in SIZES_MB]
+
+    def _checkpoints(self) -> None:
+        if not (self.folder / "scenario.yaml").exists():
+            shutil.copy(self.site.scenario, self.folder / "scenario.yaml")
+        for path, (like, size_mb) in zip(self._paths(), SIZES_MB.values(), strict=True):
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                params = size_mb * 1e6 / bytes_per_weight(self.site.quantization)
+                spec = scaled_model(get_model(like), params)
+                write_checkpoint(spec, path, format=self.site.format, quantization=self.site.quantization)
+
+    def _profile(self) -> None:
+        settings = replace(GRID, gpu_layers=self.site.levels, budget_s=self.scale.profile_s)
+        out = self.folder / "profile.parquet"
+        out.unlink(missing_ok=True)  # what a killed sweep left is in its journal, which resume reads
+        engine, device = self.site.engine, self.site.device
+        profile_models(self._paths(), engine=engine, device=device, out=out, settings=settings, mode="resume")
+
+    def _fit(self) -> None:
+        frame = read_dataset(self.folder / "profile.parquet")
+        PerformanceModel().fit(frame).save(self.folder / "perf")
+
+    def _footprints(self) -> None:
+        world = make_world(self.folder / "scenario.yaml", PerformanceModel.load(self.folder / "perf"))
+        with open_engines(world) as engines:
+            bound = bind_footprints(world, engines)
+        np.save(self.folder / "footprints.npy", bound.tables.footprint_bytes)
+
+    def _capacity(self) -> None:
+        scale = self.scale
+        found = capacity(
+            self.world(),
+            [make_policy(name) for name in CONTENDERS],
+            CAPACITY_SEEDS[: scale.capacity_seeds],
+            requests=scale.capacity_requests,
+        )
+        write_capacity(self.folder / "scenario.yaml", found.rate_per_s)
+        self.say(
+            f"{self.site.engine}: capacity {found.rate_per_s:.3g} requests/s "
+            f"({found.low:.3g} to {found.high:.3g}), by {found.policy}"
+        )
+
+    def _learn(self) -> None:
+        out = self.folder / "policy.safetensors"
+        if self.given is not None:
+            shutil.copy(self.given, out)
+            return
+        train_until(time.monotonic() + self.scale.train_s, [self.world(load) for load in LOADS], out)
+
+
+def train_until(deadline_s: float, worlds: Sequence[World], out: Path) -> None:
+    """Trains a policy until a time on the monotonic clock, and keeps the best weights."""
+    from shunter.train.courses import make_course
+
+    def stop_in_time(*_: object) -> None:
+        if time.monotonic() > deadline_s:
+            raise KeyboardInterrupt  # what training ends early by, with the best so far
+
+    courses = [make_course(world) for world in worlds]
+    settings = TrainSettings(steps=400_000, validate_every=4)
+    train_ppo(courses, settings, on_progress=stop_in_time).policy.save(out)
+
+
+def _simulated_s(worlds: Sequence[World], policies: Sequence[Policy], seed: int) -> float:
+    """How long every policy takes with one request sequence at every load."""
+    return sum(simulate(world, policy, seed).makespan_s for world in worlds for policy in policies)
+
+
+def _lengths(world: World, seed: int) -> set[tuple[int, int]]:
+    drawn = world.draw(seed)
+    return set(zip(drawn.prompt_tokens.tolist(), drawn.decode_tokens.tolist(), strict=True))

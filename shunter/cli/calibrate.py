@@ -1,0 +1,145 @@
+"""``shunter calibrate``: the performance model learns from real runs, and the gap is measured again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from shunter.agents.base import Policy
+from shunter.agents.registry import make_policy
+from shunter.cli.fit_update import span_errors_table, update_table
+from shunter.cli.options import say
+from shunter.envs.scenario import Scenario
+from shunter.errors import BrokenFileError, InputError, ShunterError
+from shunter.eval.calibration import Calibration, calibrate_on
+from shunter.eval.event_log import read_event_log
+from shunter.eval.tracking import tracking
+from shunter.models.performance import PerformanceModel
+from shunter.profiling.report_page import ReportTable
+
+__all__ = ["calibrate"]
+
+HELD_OUT = {
+    "seeds": "After: simulated with a model calibrated on the other half of the seeds.",
+    "policies": "After: simulated with a model calibrated on the other half of the policies, since there is "
+    "one seed only.",
+    "": "After: there was too little to hold something out, so the model had seen these very runs.",
+}
+"""By ``Calibration.held_out``."""
+
+
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="Folder of shunter eval --real.", show_default=False)],
+    performance: Annotated[
+        Path | None,
+        typer.Option(
+            help="Performance model to move. Default: the one that RUN was predicted with.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write. Default: RUN/calibrated.", show_default=False)
+    ] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Also write the figures here.", show_default=False)
+    ] = None,
+) -> None:
+    """Update a performance model from a real evaluation, and show the gap before and after.
+
+    Every policy is simulated anew on the same requests, with a model that was calibrated on the other half of
+    the runs; the model that is written rests on all of them.
+
+    Examples:
+
+    shunter calibrate runs/eval
+
+    shunter calibrate runs/eval --out perf-calibrated --json gap.json
+    """
+    console = Console()
+    results = _results(run)
+    model = PerformanceModel.load(performance or run / "performance.json")
+    found = calibrate_on(
+        model,
+        Scenario.parse(results["scenario"], source=f"{run}/results.json: scenario"),
+        read_event_log(run / "events.parquet"),
+        _policies(results.get("sources", {})),
+        budgets=results["budgets"],
+    )
+    path = found.recalibration.performance.save(out or run / "calibrated")
+    show(console, found)
+    figures = {
+        "held_out": found.held_out,
+        "median_before": found.median_before,
+        "median_after": found.median_after,
+        "gaps": {gap.policy: asdict(gap) for gap in found.gaps},
+    }
+    if json_path is not None:
+        json_path.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    with tracking("calibrate", str(results["scenario"]["name"])) as tracker:
+        tracker.params({"run": str(run), "held_out": found.held_out})
+        tracker.metrics(figures)
+        tracker.artifact(path)
+    say(console, f"{path}: calibrated on {len(found.recalibration.runs)} runs")
+
+
+def show(console: Console, found: Calibration) -> None:
+    """Prints how far times moved, and the gap before and after."""
+    console.print(update_table(found.recalibration))
+    console.print(span_errors_table(found.recalibration))
+    if found.gaps:
+        console.print(gap_table(found).to_rich())
+        say(
+            console,
+            f"Mean response: simulation was {found.median_before:.1%} off at the median policy, and is "
+            f"{found.median_after:.1%} off after calibration.",
+        )
+    for note in found.notes:
+        say(console, f"note: {note}")
+
+
+def gap_table(found: Calibration) -> ReportTable:
+    """By policy."""
+    rows = tuple(
+        (
+            gap.policy,
+            str(gap.runs),
+            f"{gap.real_s:.3f} s",
+            f"{gap.before_s:.3f} s",
+            f"{gap.after_s:.3f} s",
+            f"{gap.before:+.1%}",
+            f"{gap.after:+.1%}",
+        )
+        for gap in found.gaps
+    )
+    columns = ("policy", "runs", "real", "before", "after", "error before", "error after")
+    return ReportTable("Mean response, simulated anew", columns, rows, HELD_OUT[found.held_out])
+
+
+def _results(run: Path) -> dict[str, Any]:
+    path = run / "results.json"
+    if not path.is_file():
+        raise InputError("RUN", "be a folder that shunter eval --real wrote", str(run))
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BrokenFileError(path, f"no JSON: {error}") from None
+    for name in ("scenario", "budgets"):
+        if name not in results:
+            raise BrokenFileError(path, f"it holds no {name}; run shunter eval --real again")
+    return results
+
+
+def _policies(sources: dict[str, str]) -> dict[str, Policy]:
+    """Policies by the names that the logs have; what is not there any more is left out."""
+    found = {}
+    for name, text in sources.items():
+        try:
+            found[name] = make_policy(text)
+        except ShunterError:
+            continue
+    return found

@@ -1,0 +1,153 @@
+"""Evaluations read back: from the folder that ``shunter eval`` wrote, or from MLflow."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.eval.saved import FILES, RESULTS_VERSION
+from shunter.mlflow_store import import_mlflow, store_uri
+
+__all__ = ["Recorded", "RecordedRun", "read_evaluation"]
+
+_KEYS = ("results_version", "provenance", "scenario", "seeds", "metrics", "policies", "changes_against")
+_COLUMNS = {"policy", "seed", "world", "request_id", "model", "arrival_s", "first_token_s", "finish_s"}
+_COLUMNS |= {"prompt_tokens", "decode_tokens"}
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """What is kept of a ``Run``.
+
+    Attributes:
+        seed: Of the workload.
+        requests: As ``Run.requests``.
+    """
+
+    seed: int
+    requests: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """An evaluation that was written earlier.
+
+    Attributes:
+        source: The folder, or MLflow's run id.
+        result: What ``results.json`` holds; missing numbers are None.
+        requests: A row per request of each run; see ``shunter.eval.saved``.
+    """
+
+    source: str
+    result: dict[str, Any]
+    requests: pd.DataFrame
+
+    @property
+    def policies(self) -> list[str]:
+        """Names, in order."""
+        return list(self.result["policies"])
+
+    def metric(self, policy: str, world: str, metric: str) -> float:
+        """A metric; NaN where it, the world or the policy is missing."""
+        value = self.result["policies"].get(policy, {}).get(world, {}).get(metric)
+        return math.nan if value is None else float(value)
+
+    def runs(self, policy: str, world: str) -> list[RecordedRun]:
+        """A policy's runs, repeats of a seed in order."""
+        rows = self.requests[(self.requests["policy"] == policy) & (self.requests["world"] == world)]
+        return list(_split(rows))
+
+
+def _split(rows: pd.DataFrame) -> Iterator[RecordedRun]:
+    for seed, of_seed in rows.groupby("seed", sort=False):
+        # The nth row of a request is of the nth repeat.
+        repeat = of_seed.groupby("request_id").cumcount()
+        for _, run in of_seed.groupby(repeat):
+            yield RecordedRun(int(str(seed)), run.reset_index(drop=True))
+
+
+def read_evaluation(text: str, *, store: str | None = None, field: str = "RUN") -> Recorded:
+    """Reads an evaluation.
+
+    Args:
+        text: A folder that ``shunter eval`` or ``shunter demo`` wrote, or an MLflow run id.
+        store: MLflow's, a URI or a folder that holds ``mlflow.db``; None: as ``store_uri`` says.
+        field: What errors call it.
+
+    Raises:
+        InputError: There is neither, or it holds no evaluation.
+        BrokenFileError: A file is truncated or not what it should be.
+        VersionError: It was written by another version.
+    """
+    if Path(text).is_dir():
+        return _read_folder(Path(text), text, field)
+    if not _RUN_ID.fullmatch(text):
+        rule = "be a folder that shunter eval wrote, or an MLflow run id (32 hexadecimal digits)"
+        raise InputError(field, rule, text)
+    with tempfile.TemporaryDirectory() as folder:
+        return _read_folder(_downloaded(text, _uri(store), Path(folder), field), text, field)
+
+
+def _read_folder(folder: Path, source: str, field: str) -> Recorded:
+    results, requests = folder / FILES["results"], folder / FILES["requests"]
+    for path in (results, requests):
+        if not path.is_file():
+            raise InputError(field, f"hold {path.name}, as shunter eval writes it", source)
+    try:
+        result = json.loads(results.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BrokenFileError(results, f"no JSON: {error}") from None
+    missing = [key for key in _KEYS if not isinstance(result, dict) or key not in result]
+    if missing:
+        raise BrokenFileError(results, f"it lacks {', '.join(missing)}")
+    if result["results_version"] != RESULTS_VERSION:
+        raise VersionError(results, "results_version", result["results_version"], RESULTS_VERSION)
+    try:
+        frame = pd.read_parquet(requests)
+    except (OSError, ValueError) as error:
+        raise BrokenFileError(requests, str(error)) from None
+    if not set(frame) >= _COLUMNS:
+        raise BrokenFileError(requests, f"it lacks {', '.join(sorted(_COLUMNS - set(frame)))}")
+    return Recorded(source, result, frame)
+
+
+def _uri(store: str | None) -> str:
+    return store_uri(store) if store is not None and Path(store).is_dir() else store or store_uri()
+
+
+def _downloaded(run_id: str, uri: str, folder: Path, field: str) -> Path:
+    """Fetches what is needed of a run's artefacts.
+
+    Raises:
+        InputError: There is no such store, or no such run in it.
+    """
+    database = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:///") and not database.exists():
+        raise InputError(field, f"be in an MLflow store, and there is none at {database}", run_id)
+    import_mlflow()
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        raise InputError(field, f"be a run of the MLflow store {uri} ({error})", run_id) from None
+    present = {artifact.path for artifact in client.list_artifacts(run_id)}
+    for name in {FILES["results"], FILES["requests"]} & present:
+        try:
+            download_artifacts(run_id=run_id, artifact_path=name, dst_path=str(folder), tracking_uri=uri)
+        except (MlflowException, OSError) as error:
+            raise BrokenFileError(f"MLflow run {run_id}", f"{name} cannot be had: {error}") from None
+    return folder

@@ -1,0 +1,133 @@
+"""Figures of an evaluation in words: what numbers look like, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+__all__ = ["WORLDS", "change_text", "format_metric", "interval_text", "verdict"]
+
+WORLDS = ("simulated", "real")
+
+
+def format_metric(metric: str, value: float | None) -> str:
+    """A metric as tables show it: seconds with three digits, shares in percent, counts plain."""
+    if value is None or np.isnan(value):
+        return "-"
+    if metric.endswith("_share"):
+        return f"{value:.1%}"
+    if metric == "tpot_mean_s":
+        return f"{value * 1e3:.1f} ms"
+    return f"{value:.3f} s" if metric.endswith("_s") else f"{value:.4g}"
+
+
+def change_text(change: dict[str, Any]) -> str:
+    """A paired change with its interval."""
+    if change["change"] is None or np.isnan(change["change"]):
+        return "unknown"
+    if _unknown(change):
+        return f"{change['change']:+.1%} (no interval)"
+    return f"{change['change']:+.1%} [{change['low']:+.1%}, {change['high']:+.1%}]"
+
+
+def interval_text(found: dict[str, Any], form: str) -> str:
+    """A figure with its interval, as far as they are known.
+
+    Args:
+        found: ``value``, ``low`` and ``high``.
+        form: Of each number, as for ``str.format``.
+    """
+    value, low, high = (found[name] for name in ("value", "low", "high"))
+    if value is None or np.isnan(value):
+        return "-"
+    ends = "" if low is None or np.isnan(low) else f" [{form.format(low)}, {form.format(high)}]"
+    return f"{form.format(value)}{ends}"
+
+
+def verdict(result: dict[str, Any]) -> list[str]:
+    """The findings in words; each names its numbers and their uncertainty.
+
+    Args:
+        result: From ``Evaluation.to_dict``.
+    """
+    lines = []
+    for world in WORLDS:
+        rows = {n: p[world] for n, p in result["policies"].items() if world in p}
+        if rows:
+            lines.append(" ".join(_world_words(result, world, rows)))
+    lines += _error_words(result)
+    if result["interrupted"]:
+        lines.append("The evaluation was cut short: only complete runs are counted.")
+    return lines
+
+
+def _world_words(result: dict[str, Any], world: str, rows: dict[str, Any]) -> Iterator[str]:
+    best = min(rows, key=lambda n: _or_inf(rows[n]["response_mean_s"]))
+    first = result["changes_against"]
+    yield (
+        f"{world.capitalize()}: {best} has the lowest mean response "
+        f"({format_metric('response_mean_s', rows[best]['response_mean_s'])})."
+    )
+    changes = {name: row["response_change"] for name, row in rows.items() if name != first}
+    if changes:
+        yield f"Against {first}: {', '.join(f'{n} {change_text(c)}' for n, c in changes.items())}."
+        yield _told_apart(first, changes)
+    unserved = {n: row["unfinished"] for n, row in rows.items() if row["unfinished"] > 0}
+    if unserved:
+        counts = ", ".join(f"{name} {count:.0f}" for name, count in unserved.items())
+        yield f"Requests that were not served, and that no mean counts: {counts}."
+
+
+def _told_apart(first: str, changes: dict[str, Any]) -> str:
+    """Which intervals are clear of zero."""
+    lower = [n for n, c in changes.items() if c["high"] is not None and c["high"] < 0]
+    higher = [n for n, c in changes.items() if c["low"] is not None and c["low"] > 0]
+    rest = [n for n in changes if n not in lower and n not in higher]
+    parts = [
+        f"{text}: {', '.join(names)}"
+        for text, names in (
+            ("lower by more than chance", lower),
+            ("higher by more than chance", higher),
+            (f"not told apart from {first}", rest),
+        )
+        if names
+    ]
+    said = "; ".join(parts)
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def _error_words(result: dict[str, Any]) -> Iterator[str]:
+    errors = [
+        (name, p["simulation_error"]["response_mean_s"])
+        for name, p in result["policies"].items()
+        if p.get("simulation_error", {}).get("response_mean_s") is not None
+    ]
+    if not errors:
+        return
+    worst = max(errors, key=lambda e: abs(e[1]))
+    middle = float(np.median([abs(e) for _, e in errors]))
+    if "fidelity" not in result:  # which says the same, beside what reality differs from itself
+        yield (
+            f"Simulation was off by {middle:.1%} in mean response at the median policy, by "
+            f"{worst[1]:+.1%} at worst ({worst[0]})."
+        )
+    splits = {n: p["error_split"] for n, p in result["policies"].items() if "error_split" in p}
+    parts = (f"{n} {x['durations']:+.1%} and {x['decisions']:+.1%}" for n, x in splits.items())
+    passed, added, logged = (
+        sum(x[key] for x in splits.values()) for key in ("infeasible", "missing", "decisions_logged")
+    )
+    yield (
+        "Of the error, the predicted durations' part (the real decisions, replayed with them) and what "
+        f"deciding differently adds: {', '.join(parts)} ({passed} of {logged} decisions could not be "
+        f"taken again, {added} were added)."
+    )
+
+
+def _unknown(change: dict[str, Any]) -> bool:
+    return change["low"] is None or bool(np.isnan(change["low"]))
+
+
+def _or_inf(value: float | None) -> float:
+    return float("inf") if value is None or np.isnan(value) else value

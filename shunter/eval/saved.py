@@ -1,0 +1,131 @@
+"""An evaluation's folder: report, results, requests, events and traces, and the same in MLflow."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from shunter.eval.evaluation import Evaluation
+from shunter.eval.event_log import write_event_logs
+from shunter.eval.perfetto import perfetto_trace
+from shunter.eval.report import write_report
+from shunter.eval.timeline import read_timeline
+from shunter.eval.tracking import Tracker
+from shunter.models.performance import PerformanceModel
+from shunter.profiling.report_page import write_json
+
+__all__ = ["FILES", "log_evaluation", "save_evaluation"]
+
+FILES = {
+    "report": "report.html",
+    "markdown": "report.md",
+    "results": "results.json",
+    "requests": "requests.parquet",
+    "events": "events.parquet",
+    "performance": "performance.json",
+    "traces": "traces",
+}
+"""Names in the folder; ``performance`` only where the performance model is known, ``traces`` is a folder of
+gzipped JSON that ui.perfetto.dev opens."""
+
+RESULTS_VERSION = 1
+"""Of ``results.json`` and ``requests.parquet``."""
+
+
+def save_evaluation(
+    evaluation: Evaluation,
+    folder: Path,
+    *,
+    title: str,
+    performance: PerformanceModel | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    sources: Mapping[str, str] | None = None,
+) -> dict[str, Path]:
+    """Writes everything that there is to say of an evaluation.
+
+    Args:
+        evaluation: With at least one run.
+        folder: Made if need be.
+        title: Of the report.
+        performance: That predicted, for the report's pictures; kept beside it.
+        provenance: From ``shunter.eval.provenance``.
+        sources: What each policy was made of, as the user wrote it, by name.
+
+    Returns:
+        Paths by the keys of ``FILES``, of what was written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {name: folder / text for name, text in FILES.items() if performance or name != "performance"}
+    made = {"results_version": RESULTS_VERSION, "provenance": dict(provenance or {})}
+    result = {**made, **evaluation.to_dict(), "sources": dict(sources or {})}
+    if evaluation.real:
+        result["fidelity"]["summary"] = evaluation.fidelity().summary()
+    write_event_logs(evaluation.logs(), files["events"])
+    write_json(files["results"], finite(result))
+    _write_requests(evaluation, files["requests"])
+    if performance is not None:
+        performance.save(files["performance"])
+    _write_traces(evaluation, files["traces"])
+    write_report(evaluation, files["report"], title=title, performance=performance, result=result)
+    return files
+
+
+def log_evaluation(tracker: Tracker, files: Mapping[str, Path]) -> None:
+    """Logs a saved evaluation to MLflow: metrics are called POLICY/WORLD/METRIC in every run.
+
+    Args:
+        tracker: The open run.
+        files: From ``save_evaluation``.
+    """
+    result = json.loads(files["results"].read_text(encoding="utf-8"))
+    made = result["provenance"]
+    tracker.params(
+        {
+            "scenario": result["scenario"],
+            "seeds": result["seeds"],
+            "policies": list(result["policies"]),
+            "rate_per_s": result["rate_per_s"],
+            "engine_version": made.get("engine_version"),
+            "performance": (made.get("performance") or {}).get("digest"),
+            "machine_id": made.get("machine_id"),
+            "commit": made.get("commit"),
+        }
+    )
+    tracker.metrics(result["policies"])
+    tracker.metrics({"fidelity": result.get("fidelity", {}).get("summary", {})})
+    for path in files.values():
+        tracker.artifact(path)
+
+
+def finite(value: Any) -> Any:
+    """Plain data with None in place of numbers that JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: finite(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(of) for of in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_requests(evaluation: Evaluation, path: Path) -> None:
+    """A row per request and run: policy, seed, world and the columns of ``Run.requests``."""
+    runs = [r for runs in (*evaluation.simulated.values(), *evaluation.real.values()) for r in runs]
+    frames = [run.requests.assign(policy=run.policy, seed=run.seed, world=run.world) for run in runs]
+    part = path.with_name(path.name + ".part")
+    pd.concat(frames, ignore_index=True).to_parquet(part, index=False)
+    part.replace(path)
+
+
+def _write_traces(evaluation: Evaluation, folder: Path) -> None:
+    """One for each policy, of its first run; ``shunter timeline`` writes any other."""
+    folder.mkdir(exist_ok=True)
+    for run in (runs[0] for runs in (evaluation.real or evaluation.simulated).values() if runs):
+        name = re.sub(r"[^\w.=-]", "_", f"{run.policy}-{run.seed}-{run.world}")
+        trace = json.dumps(perfetto_trace(read_timeline(run.log.frame())), allow_nan=False)
+        (folder / f"{name}.json.gz").write_bytes(gzip.compress(trace.encode(), compresslevel=5, mtime=0))

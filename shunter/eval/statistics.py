@@ -1,0 +1,142 @@
+"""Statistics of few runs: intervals by bootstrap, and the aggregates that are robust to them.
+
+The few functions of ``rliable`` that are needed, with their sources; that package pins old dependencies.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+__all__ = [
+    "RESAMPLES",
+    "Interval",
+    "bootstrap",
+    "iqm",
+    "kendall_tau",
+    "performance_profile",
+    "probability_of_improvement",
+]
+
+RESAMPLES = 4000
+CONFIDENCE = 0.95
+BATCH = 1000  # resamples at once: all of them would be a copy of every unit 4000 times
+
+Array = NDArray[np.float64]
+Statistic = Callable[[Array], Any]
+
+
+class Interval(NamedTuple):
+    """A figure and the ends of its 95 % interval; NaN ends: too little to resample."""
+
+    value: float
+    low: float
+    high: float
+
+
+def iqm(values: ArrayLike, axis: int = 0) -> Any:
+    """Interquartile mean: the mean of the middle half, as robust as a median and far less noisy.
+
+    Args:
+        values: Scores, the independent ones along ``axis``.
+        axis: That is averaged over.
+
+    Source:
+        Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
+        https://arxiv.org/abs/2108.13264, section 4.3.
+    """
+    return stats.trim_mean(np.asarray(values, np.float64), 0.25, axis=axis)
+
+
+def probability_of_improvement(mine: Sequence[ArrayLike], theirs: Sequence[ArrayLike]) -> float:
+    """Probability that a run of one policy is better (lower) than one of another on the same requests.
+
+    Args:
+        mine: For each request sequence, the scores of one policy's runs on it.
+        theirs: Likewise of the other's.
+
+    Returns:
+        The mean over sequences of the share of pairs in which mine is lower; ties count half.
+
+    Source:
+        Agarwal et al. 2021, https://arxiv.org/abs/2108.13264, section 4.3 (there: higher is better).
+    """
+    shares = []
+    for a, b in zip(mine, theirs, strict=True):
+        difference = np.subtract.outer(np.asarray(a, np.float64), np.asarray(b, np.float64))
+        shares.append(float((difference < 0).mean() + 0.5 * (difference == 0).mean()))
+    return float(np.mean(shares))
+
+
+def performance_profile(scores: ArrayLike, thresholds: ArrayLike) -> Array:
+    """Share of runs whose score is at most each threshold: a policy's whole distribution, not one figure.
+
+    Args:
+        scores: (n,), lower is better.
+        thresholds: (t,).
+
+    Returns:
+        (t,) shares.
+
+    Source:
+        Dolan and Moré 2002, https://doi.org/10.1007/s101070100263; Agarwal et al. 2021, section 4.2.
+    """
+    return np.asarray(
+        (np.asarray(scores, np.float64)[:, None] <= np.asarray(thresholds, np.float64)).mean(axis=0),
+        np.float64,
+    )
+
+
+def kendall_tau(one: ArrayLike, other: ArrayLike) -> Any:
+    """Kendall's tau-b of two orders, along the last axis; NaN where either is constant.
+
+    ``scipy.stats.kendalltau`` without its loop over pairs, so that thousands of resamples cost nothing.
+
+    Source:
+        Kendall 1945, https://doi.org/10.1093/biomet/33.3.239.
+    """
+    a, b = (_signs(np.asarray(values, np.float64)) for values in (one, other))
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(axis=(-1, -2)) / np.sqrt((a**2).sum(axis=(-1, -2)) * (b**2).sum(axis=(-1, -2)))
+
+
+def _signs(values: Array) -> Array:
+    return np.sign(values[..., :, None] - values[..., None, :])
+
+
+def bootstrap(units: Array, statistic: Statistic, seed: int = 0) -> Interval:
+    """A statistic of resampled units, with its 95 % percentile interval (``scipy.stats.bootstrap``).
+
+    What belongs together is resampled together: columns are paired.
+
+    Args:
+        units: (units, columns).
+        statistic: Of (resamples, units, columns); gives (resamples,).
+        seed: Of the resampling.
+    """
+    value = float(np.asarray(statistic(units[None]))[0])
+    if len(units) < 2:
+        return Interval(value, float("nan"), float("nan"))
+    with warnings.catch_warnings():
+        # Some resamples have no such figure, as Kendall's tau of equal means: they are left out below.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        drawn = stats.bootstrap(
+            tuple(units.T),
+            lambda *columns, axis: statistic(np.stack(columns, axis=-1)),
+            paired=True,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=BATCH,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    if np.isnan(drawn).all():
+        return Interval(value, float("nan"), float("nan"))
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.nanpercentile(drawn, [tail, 100 - tail])
+    return Interval(value, float(low), float(high))

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shunter.eval.evaluation import Evaluation
+from shunter.eval.saved import log_evaluation, save_evaluation
+from shunter.eval.tracking import tracking
+from tests.cli.test_main import fails, works
+
+
+@pytest.fixture
+def two_runs(simulated_only: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Two evaluations, in folders and in MLflow: folder to run id."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    ids = {}
+    for name in ("first", "second"):
+        files = save_evaluation(simulated_only, Path(name), title=name)
+        with tracking("eval", name) as tracker:
+            log_evaluation(tracker, files)
+        ids[name] = tracker.run_id
+    return ids
+
+
+def test_folders_and_mlflow_runs_compare_alike(
+    two_runs: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--out", "c.html", "--json", "c.json")
+    out = works(capsys, "compare", "first", two_runs["second"], *options)
+    assert "exactly as in run 1: fifo-swap, cost-greedy, lru-keepalive" in out
+    result = json.loads(Path("c.json").read_text())
+    assert [run["source"] for run in result["runs"]] == ["first", two_runs["second"]]
+    assert {change["change"] for change in result["changes"]} == {0.0}
+    assert Path("c.html").exists()
+    assert "exactly as in run 1" in Path("c.md").read_text()
+
+
+def test_metrics_of_two_runs_have_the_same_names_in_mlflow(two_runs: dict[str, str]) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{Path('mlflow.db').resolve()}")
+    first, second = (client.get_run(run_id).data for run_id in two_runs.values())
+    assert first.metrics == second.metrics
+    assert first.metrics["cost-greedy/simulated/response_mean_s"] > 0
+    assert first.params["engine_version"] == "None"
+    names = {artifact.path for artifact in client.list_artifacts(two_runs["first"])}
+    assert names == {p.name for p in Path("first").iterdir()}
+
+
+def test_bad_input(two_runs: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    unknown = "0" * 32
+    said: dict[tuple[str, ...], Any] = {
+        ("first",): "at least twice",
+        ("first", "first"): "another each time",
+        ("first", "nowhere"): "a folder that shunter eval wrote, or an MLflow run id",
+        ("first", "."): "hold results.json",
+        ("first", unknown): "be a run of the MLflow store",
+        ("first", unknown, "--store", "sqlite:///none.db"): "there is none at none.db",
+        ("first", "second", "--metric", "response_means_s"): "did you mean response_mean_s",
+        ("first", "second", "--out", "nowhere/c.html"): "in an existing folder",
+    }
+    for arguments, text in said.items():
+        assert text in fails(capsys, "compare", *arguments)
