@@ -44,7 +44,7 @@ SHORTLIST = 16
 """Candidates that are looked at."""
 
 PRIOR = CostGreedy(load_weight=1.25, reload_weight=7.26, copy_share=0.161)
-"""What it starts from: cost-greedy as ``shunter tune`` found it best over the library's training scenarios."""
+"""What it starts from: cost-greedy as ``shunter tune`` found it best over the training scenarios."""
 
 Arrays = dict[str, NDArray[np.float32]]
 

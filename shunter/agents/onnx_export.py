@@ -7,8 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from shunter.agents.learned import RESIDUAL, LearnedPolicy
+from shunter.agents.learned import (
+    CONTEXT_WIDE,
+    OTHERS_BUSY,
+    PENDING,
+    PRIOR,
+    RESIDUAL,
+    SHORTLIST,
+    WIDE,
+    LearnedPolicy,
+)
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION, feature
 from shunter.errors import ShunterError
 
@@ -46,43 +56,88 @@ def _network(g: _Graph, policy: LearnedPolicy) -> None:
     weights = policy.weights
     axis_1, axis_2 = g.constant(np.array([1])), g.constant(np.array([2]))
     one = g.constant(np.float32(1))
-    hidden = g.op("Tanh", g.linear("encode_1", g.log1p("candidates"), weights))
+    prior = _prior(g)
+    scaled = g.op("Div", prior, g.constant(np.float32(4 * RESIDUAL)))
+    inputs = g.op("Concat", *g.compressed("candidates", WIDE), g.op("Unsqueeze", scaled, axis_2), axis=2)
+    hidden = g.op("Tanh", g.linear("encode_1", inputs, weights))
     hidden = g.op("Tanh", g.linear("encode_2", hidden, weights))
-    legal = g.op("Unsqueeze", "action_mask", axis_2)
+    seen = _shortlist(g, prior)
+    legal = g.op("Unsqueeze", seen, axis_2)
     share = g.op("Cast", legal, to=g.onnx.TensorProto.FLOAT)
     total = g.op("ReduceSum", g.op("Mul", hidden, share), axis_1)
     mean = g.op("Div", total, g.op("Max", one, g.op("ReduceSum", share, axis_1)))
     top = g.op("ReduceMax", g.op("Where", legal, hidden, g.constant(np.float32(-1))), axis_1)
-    context = g.op("Unsqueeze", g.log1p("context"), axis_1)
+    context = g.op("Unsqueeze", g.op("Concat", *g.compressed("context", CONTEXT_WIDE), axis=1), axis_1)
     shared = g.op("Concat", mean, top, context, axis=2)
     width = len(weights["encode_2.bias"])
     own, common = np.split(weights["score_1.weight"], [width], axis=1)
     both = g.op("Add", g.matmul(shared, common), g.constant(weights["score_1.bias"]))
     hidden = g.op("Tanh", g.op("Add", g.matmul(hidden, own), both))
     logits = g.op("Squeeze", g.linear("score_2", hidden, weights), axis_2)
-    scores = g.op("Add", logits, _prior(g), out="scores")
-    lowest = g.constant(np.float32(-np.inf))
-    g.op("ArgMax", g.op("Where", "action_mask", scores, lowest), axis=1, keepdims=0, out="choice")
+    scores = g.op("Where", seen, g.op("Add", logits, prior), g.constant(np.float32(-np.inf)), out="scores")
+    g.op("ArgMax", scores, axis=1, keepdims=0, out="choice")
+
+
+def _kind(g: _Graph, name: str) -> str:
+    return g.op("Greater", g.feature(name), g.constant(np.float64(0)))
+
+
+def _second_copy(g: _Graph) -> str:
+    """``shunter.agents.rules.second_copy``."""
+    free = g.op("Not", _kind(g, "held"))
+    return g.op("And", g.op("And", _kind(g, "is_load"), _kind(g, "elsewhere")), free)
 
 
 def _prior(g: _Graph) -> str:
     """``shunter.agents.learned.greedy_prior``, in double precision as there."""
-    number = {value: g.constant(np.float64(value)) for value in (0, 1, -1, -2, -3, 1e-3, 1e-4, RESIDUAL)}
-    kind = {name: g.op("Greater", g.feature(f"is_{name}"), number[0]) for name in ("run", "load")}
-    kind |= {name: g.op("Greater", g.feature(f"is_{name}"), number[0]) for name in ("wait", "evict")}
-    requests = g.feature("requests")
-    time = g.op("Add", g.feature("swap_time"), g.feature("join_time"))
-    time = g.op("Add", g.op("Add", time, g.feature("first_time")), number[1e-3])
-    serves = g.op("Or", kind["run"], kind["load"])
-    rate = g.op("Where", serves, g.op("Div", requests, time), number[0])
-    idle = g.op("Where", kind["wait"], number[-1], number[-2])
-    served = g.op("Log", g.op("Max", rate, number[1e-4]))
-    prior = g.op("Where", g.op("Greater", rate, number[0]), served, idle)
-    unused = g.op("Add", g.feature("unused_time"), number[1])
-    loss = g.op("Add", requests, g.op("Div", g.feature("preempt_time"), unused))
-    evicted = g.op("Sub", number[-3], g.op("Log", g.op("Add", loss, number[1])))
-    prior = g.op("Mul", g.op("Where", kind["evict"], evicted, prior), number[RESIDUAL])
+
+    def number(value: float) -> str:
+        return g.constant(np.float64(value))
+
+    def log1p(x: str) -> str:
+        return g.op("Log", g.op("Add", x, number(1)))
+
+    requests, swap = g.feature("requests"), g.feature("swap_time")
+    time = g.op("Add", g.op("Mul", number(PRIOR.load_weight), swap), g.feature("join_time"))
+    time = g.op("Add", g.op("Add", time, g.feature("first_time")), number(1e-3))
+    serves = g.op("Or", _kind(g, "is_run"), _kind(g, "is_load"))
+    rate = g.op("Where", serves, g.op("Div", requests, time), number(0))
+    rate = g.op("Where", _second_copy(g), g.op("Mul", number(PRIOR.copy_share), rate), rate)
+    effort = g.op("Div", swap, g.op("Add", g.feature("arrivals"), number(1e-3)))
+    prefetch = g.op("Sub", number(-4), g.op("Mul", number(0.1), log1p(effort)))
+    idle = g.op("Where", _kind(g, "is_wait"), number(-3), prefetch)
+    served = g.op("Log", g.op("Max", rate, number(1e-4)))
+    prior = g.op("Where", g.op("Greater", rate, number(0)), served, idle)
+    back = g.op("Div", g.feature("preempt_time"), g.op("Add", g.feature("unused_time"), number(1)))
+    loss = g.op("Add", requests, g.op("Mul", number(PRIOR.reload_weight), back))
+    evicted = g.op("Sub", number(-4.5), log1p(loss))
+    prior = g.op("Mul", g.op("Where", _kind(g, "is_evict"), evicted, prior), number(RESIDUAL))
     return g.op("Cast", prior, to=g.onnx.TensorProto.FLOAT)
+
+
+def _shortlist(g: _Graph, prior: str) -> str:
+    """``shunter.agents.learned.shortlist``."""
+
+    def context(index: int) -> str:
+        return g.op("Gather", "context", g.constant(np.array([index])), axis=1)
+
+    zero, axis_1 = g.constant(np.float32(0)), g.constant(np.array([1]))
+    serves, waits, evicts = _kind(g, "requests"), _kind(g, "is_wait"), _kind(g, "is_evict")
+    wanted = g.op("And", "action_mask", g.op("And", serves, g.op("Not", evicts)))
+    wanted = g.op("And", wanted, g.op("Not", _second_copy(g)))
+    any_ = g.op("ReduceMax", g.op("Cast", wanted, to=g.onnx.TensorProto.FLOAT), axis_1)
+    urgent, alone = g.op("Greater", any_, zero), g.op("Equal", context(OTHERS_BUSY), zero)
+    idle = g.op("Not", g.op("Or", serves, g.op("Or", waits, evicts)))
+    dropped = g.op("And", urgent, g.op("Or", idle, g.op("And", waits, alone)))
+    dropped = g.op("Or", dropped, g.op("And", evicts, g.op("Equal", context(PENDING), zero)))
+    mask = g.op("And", "action_mask", g.op("Not", dropped))
+    legal = g.op("Where", mask, prior, g.constant(np.float32(-np.inf)))
+    # Fewer candidates than the shortlist holds are filled up, so that there is a last one.
+    padding = g.constant(np.array([0, 0, 0, SHORTLIST]))
+    padded = g.op("Pad", legal, padding, g.constant(np.float32(-np.inf)))
+    best = g.op("TopK", padded, g.constant(np.array([SHORTLIST])), axis=1, more="unused")
+    least = g.op("Gather", best, g.constant(np.array([SHORTLIST - 1])), axis=1)
+    return g.op("And", mask, g.op("GreaterOrEqual", legal, least))
 
 
 class _Graph:
@@ -100,9 +155,12 @@ class _Graph:
             del self.constants[-1].dims[:]
         return name
 
-    def op(self, kind: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
+    def op(
+        self, kind: str, *inputs: str, out: str | None = None, more: str | None = None, **attributes: Any
+    ) -> str:
         name = out or f"n{len(self.nodes)}"
-        self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), [name], **attributes))
+        outputs = [name] if more is None else [name, more]
+        self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), outputs, **attributes))
         return name
 
     def matmul(self, x: str, weight: Any) -> str:
@@ -112,6 +170,13 @@ class _Graph:
         return self.op(
             "Add", self.matmul(x, weights[f"{layer}.weight"]), self.constant(weights[f"{layer}.bias"])
         )
+
+    def compressed(self, x: str, wide: NDArray[np.int64]) -> list[str]:
+        axis = 2 if x == "candidates" else 1
+        some = self.op(
+            "Mul", self.constant(np.float32(1e3)), self.op("Gather", x, self.constant(wide), axis=axis)
+        )
+        return [self.log1p(x), self.op("Mul", self.constant(np.float32(0.2)), self.log1p(some))]
 
     def log1p(self, x: str) -> str:
         # In double precision, since adding 1 to a small float loses its digits.

@@ -18,7 +18,7 @@ __all__ = ["WorldsVecEnv"]
 
 
 class WorldsVecEnv(UniformVecEnv):
-    """Environments of several worlds side by side, each showing the candidates on a learned policy's shortlist.
+    """Environments of several worlds side by side, each showing what is on a learned policy's shortlist.
 
     They are in order of actions and padded to as many for all. Padding is masked, so it is never chosen, and
     networks that pool over legal candidates do not see it.
@@ -98,7 +98,7 @@ class WorldsVecEnv(UniformVecEnv):
         for i, part in enumerate(parts):
             rows = slice(i * self.envs_each, (i + 1) * self.envs_each)
             for key, array in part.items():
-                self._all[key][(rows, *(slice(n) for n in array.shape[1:]))] = array
+                self._all[key][(rows, *map(slice, array.shape[1:]))] = array
         self._observation, self._last = self._last, self._observation
         self._shown = _show(self._all, self._observation)
         return self._observation
@@ -110,11 +110,11 @@ class WorldsVecEnv(UniformVecEnv):
 
 
 def _empty(count: int, space: spaces.Dict) -> Observation:
-    return {key: np.zeros((count, *part.shape), part.dtype) for key, part in space.spaces.items()}
+    return {key: np.zeros((count, *(part.shape or ())), part.dtype) for key, part in space.spaces.items()}
 
 
 def _show(seen: Observation, out: Observation) -> NDArray[np.int64]:
-    """Writes the shortlists of ``seen`` into ``out`` and returns the actions that they stand for, (n, shown)."""
+    """Writes the shortlists of ``seen`` into ``out`` and returns the actions meant, (n, shown)."""
     legal = seen["action_mask"] > 0
     prior = np.full(legal.shape, -np.inf, np.float32)
     prior[legal] = greedy_prior(seen["candidates"][legal])

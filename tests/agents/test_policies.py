@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from shunter.agents.base import Policy
 from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.learned import LearnedPolicy, layer_shapes
+from shunter.agents.learned import POLICY_FORMAT, LearnedPolicy, layer_shapes
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.envs.features import FEATURES, FEATURES_VERSION
 from shunter.envs.scheduling import SchedulingEnv
@@ -137,7 +137,7 @@ def tampered(path: Path, **header: str) -> Path:
     policy = random_policy()
     good = {
         "format": "shunter-policy",
-        "format_version": "1",
+        "format_version": str(POLICY_FORMAT),
         "features_version": str(FEATURES_VERSION),
         "features": json.dumps(FEATURES),
     }

@@ -24,7 +24,7 @@ import pytest
 import safetensors.numpy
 import yaml
 
-from shunter.agents.learned import LearnedPolicy, layer_shapes
+from shunter.agents.learned import POLICY_FORMAT, LearnedPolicy, layer_shapes
 from shunter.agents.model_uri import load_registered
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
@@ -72,7 +72,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a good policy, a bad one, the default store, and an empty database for a server."""
     folder = tmp_path_factory.mktemp("store")
     good_policy().save(folder / "good.safetensors")
-    random_policy(1, 3.0).save(folder / "bad.safetensors")
+    random_policy(1, 30.0).save(folder / "bad.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(folder)
@@ -136,7 +136,7 @@ def test_a_champion_for_other_features_gives_way_and_a_broken_one_does_not(
     register(store, "good", fake_world, name)
     source = mlflow.MlflowClient().get_model_version_download_uri(name, "1")
     (file,) = Path(source.removeprefix("file://")).rglob("*.safetensors")
-    old = {**good_policy().metadata, "format": "shunter-policy", "format_version": "1"}
+    old = {**good_policy().metadata, "format": "shunter-policy", "format_version": str(POLICY_FORMAT)}
     safetensors.numpy.save_file(good_policy().weights, file, metadata={**old, "features_version": "0"})
     with pytest.raises(VersionError, match=r"^models:/shunter-old@champion: features_version must be"):
         make_policy("models:/shunter-old@champion")
@@ -328,7 +328,7 @@ def test_a_policy_trained_against_a_real_server_comes_back_from_it(
 
 
 def test_on_a_real_server_from_the_command_line(run: Callable[..., str], fake_world: World) -> None:
-    random_policy(1, 3.0).save("bad.safetensors")
+    random_policy(1, 30.0).save("bad.safetensors")
     good_policy().save("good.safetensors")
     shunter = ["--scenario", "s.yaml", "--performance", "perf"]
     name = ["--name", "shunter-demo"]

@@ -10,8 +10,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.learned import LearnedPolicy
+from shunter.agents.learned import PRIOR, LearnedPolicy, greedy_prior, shortlist
 from shunter.envs.scheduling import SchedulingEnv
 from shunter.envs.world import World
 from shunter.errors import InputError
@@ -19,7 +18,7 @@ from shunter.eval.runs import simulate
 from shunter.train.buffer import DurationBuffer, RecordDurations, generalized_advantages
 from shunter.train.courses import Course, Validation
 from shunter.train.network import CandidatePolicy
-from shunter.train.ppo import VALIDATION_SEEDS, train_ppo
+from shunter.train.ppo import VALIDATION_SEEDS, _Training, train_ppo
 from shunter.train.settings import TrainSettings
 from tests.agents.test_policies import observations
 
@@ -83,7 +82,10 @@ def test_torch_and_numpy_compute_the_same_logits(fake_world: World) -> None:
     exported = LearnedPolicy("p", policy.mlp_extractor.exported(), {})
     for observation in observations(fake_world):
         tensors = {k: torch.as_tensor(v[None]) for k, v in observation.items()}
-        mask = observation["action_mask"].astype(bool)
+        legal = observation["action_mask"].astype(bool)
+        prior = greedy_prior(observation["candidates"])
+        mask = shortlist(observation["candidates"], observation["context"], legal, prior)
+        tensors["action_mask"] = torch.as_tensor(mask[None].astype(np.int8))  # as WorldsVecEnv shows them
         with torch.no_grad():
             probabilities = policy.get_distribution(tensors, mask).distribution.probs[0].numpy()
         logits = exported.scores(observation["candidates"], observation["context"], mask)
@@ -92,11 +94,11 @@ def test_torch_and_numpy_compute_the_same_logits(fake_world: World) -> None:
         np.testing.assert_allclose(probabilities, expected / expected.sum(), atol=1e-4)
 
 
-def test_untrained_it_is_cost_greedy(fake_world: World) -> None:
+def test_untrained_it_is_tuned_cost_greedy(fake_world: World) -> None:
     env = SchedulingEnv(world=fake_world)
     policy = CandidatePolicy(env.observation_space, env.action_space, lambda _: 1e-3)
     untrained = LearnedPolicy("untrained", policy.mlp_extractor.exported(), {})
-    a, b = simulate(fake_world, untrained, 0), simulate(fake_world, CostGreedy(), 0)
+    a, b = simulate(fake_world, untrained, 0), simulate(fake_world, PRIOR, 0)
     np.testing.assert_array_equal(a.requests.finish_s, b.requests.finish_s)
 
 
@@ -109,7 +111,7 @@ def test_training_is_the_same_for_the_same_seed_and_changes_the_weights(fake_wor
     assert [c.ratio for c in first.curve] == [c.ratio for c in again.curve]
     for key, weights in first.policy.weights.items():
         np.testing.assert_array_equal(weights, again.policy.weights[key])
-    begun = Validation([fake_world], VALIDATION_SEEDS).ratio(CostGreedy())
+    begun = Validation([fake_world], VALIDATION_SEEDS).ratio(PRIOR)
     assert first.curve[0].ratio == pytest.approx(begun)
     assert first.curve[-1].steps == 256
     assert min(c.ratio for c in first.curve) <= first.curve[0].ratio
@@ -136,3 +138,18 @@ def test_algorithms_without_masks_run(fake_world: World, algorithm: type) -> Non
 def test_settings_are_checked() -> None:
     with pytest.raises(InputError, match="--steps must be greater than 0"):
         TrainSettings(steps=0)
+
+
+def test_the_buffer_holds_what_was_decided_on(fake_world: World) -> None:
+    course = Course(fake_world, 3.0)
+    settings = TrainSettings(steps=64, environments=2, rollout_steps=32, width=8, validate_every=1)
+    training = _Training([course], settings, Validation([fake_world], VALIDATION_SEEDS[:1]), None)
+    training.validate()
+    training.segment()
+    buffer = training.model.rollout_buffer
+    training.venv.close()
+    masks = buffer.action_masks.reshape(-1, training.venv.action_space.n)
+    actions = buffer.actions.reshape(-1).astype(int)
+    assert masks[np.arange(len(actions)), actions].all()
+    seen = buffer.observations["action_mask"].reshape(masks.shape)
+    np.testing.assert_array_equal(seen > 0, masks > 0)
