@@ -24,7 +24,7 @@ import pytest
 import safetensors.numpy
 import yaml
 
-from shunter.agents.learned import POLICY_FORMAT, LearnedPolicy, layer_shapes
+from shunter.agents.learned import POLICY_FORMAT, PRIOR, LearnedPolicy, layer_shapes
 from shunter.agents.model_uri import load_registered
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
@@ -338,10 +338,10 @@ def test_on_a_real_server_from_the_command_line(run: Callable[..., str], fake_wo
     out = run("policy", "register", "good.safetensors", *shunter, *name)
     assert "shunter-demo version 2: champion" in out
     assert "20 paired seeds" in out
-    policies = ["--policy", "cost-greedy", "--policy", "models:/shunter-demo@champion"]
+    policies = ["--policy", PRIOR.name, "--policy", "models:/shunter-demo@champion"]
     run("eval", *shunter, *policies, "--seeds", "2", "--json", "result.json")
     both = json.loads(Path("result.json").read_text())["policies"]
-    assert list(both) == ["cost-greedy", "shunter-demo:champion"]
+    assert list(both) == [PRIOR.name, "shunter-demo:champion"]
     means = [policy["simulated"]["response_mean_s"] for policy in both.values()]
     assert means[0] == pytest.approx(means[1])
     assert not Path("mlflow.db").exists()
