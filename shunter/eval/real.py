@@ -17,7 +17,7 @@ from shunter.eval.plants import EnginePlant
 from shunter.eval.runs import Run, run_policy
 from shunter.eval.station import Deadline, Station
 from shunter.profiling.engine_entries import engine_entry, start_engine
-from shunter.profiling.engines.base import Engine, UnsupportedLevelError
+from shunter.profiling.engines.base import DeviceMemoryError, Engine, UnsupportedLevelError
 
 __all__ = ["bind_footprints", "check_binding", "open_engines", "run_real"]
 
@@ -74,15 +74,19 @@ def open_engines(
         chaos: What happens to engines on purpose, once all are warm.
 
     Raises:
-        InputError: See ``check_binding``.
+        InputError: See ``check_binding``; or a device holds no model beside what its engine takes.
         EngineError: A worker cannot run the engine, or not at the scenario's levels.
     """
     checkpoints = check_binding(world)
     stations = [_station(world, checkpoints, d, python, deadline or Deadline()) for d in range(world.devices)]
     with ExitStack() as stack:
-        for station in stations:
+        for station, device in zip(stations, world.scenario.devices, strict=True):
             stack.callback(station.close)
-            station.open()
+            try:
+                station.open()
+            except DeviceMemoryError as error:
+                rule = f"hold at least one model at one level ({error})"
+                raise InputError(f"devices.{device.name}", rule, device.device) from None
         for station in stations:
             station.chaos = chaos
         yield stations

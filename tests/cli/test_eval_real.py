@@ -44,7 +44,7 @@ def test_chaos_is_survived_and_the_report_says_so(real: Path, capsys: pytest.Cap
     assert 0 < row["overhead_share"] < 1
     assert row["unfinished"] == sum(len(failure["failed"]) for failure in failures)
     page = Path("c/report.html").read_text(encoding="utf-8")
-    assert "<h2>Failure log</h2>" in page
+    assert ">Failures</h2>" in page
     assert failures[0]["reason"].split(";")[0] in page
     events = read_event_log("c/events.parquet")
     assert events.fault.notna().sum() == len(failures)
@@ -54,9 +54,8 @@ def test_chaos_is_survived_and_the_report_says_so(real: Path, capsys: pytest.Cap
 def test_an_engine_that_is_not_installed(
     real: Path, capsys: pytest.CaptureFixture[str], bare_python: Path
 ) -> None:
-    error = refused(capsys, "--python", str(bare_python))
-    assert "cannot run a worker" in error
-    assert str(bare_python) in error
+    missing = str(bare_python.with_name("no-python"))
+    assert missing in refused(capsys, "--python", missing)
     assert "--python must name an engine that the scenario uses (fake)" in refused(
         capsys, "--python", "vllm=/usr/bin/python3"
     )

@@ -13,6 +13,7 @@ import safetensors.numpy
 import yaml
 
 from shunter import __version__
+from shunter.agents.learned import POLICY_FORMAT
 from shunter.cli.main import COMMANDS, main
 from shunter.envs.features import FEATURES_VERSION
 from shunter.eval.event_log import read_event_log
@@ -117,7 +118,7 @@ def test_datasets_that_cannot_be_read(
 
 
 def test_a_policy_for_other_observations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    header = {"format": "shunter-policy", "format_version": "1", "features_version": "0"}
+    header = {"format": "shunter-policy", "format_version": str(POLICY_FORMAT), "features_version": "0"}
     safetensors.numpy.save_file(random_policy().weights, "p.safetensors", metadata=header)
     error = fails(capsys, "eval", "--scenario", "s.yaml", "--policy", "p.safetensors")
     assert f"features_version must be version {FEATURES_VERSION}" in error

@@ -96,6 +96,7 @@ def test_a_worker_that_hangs_is_found_out_and_the_report_says_so(quick_world: Wo
 
 @pytest.mark.engine
 def test_ctrl_c_keeps_what_there_is_and_ends_the_workers_though_they_hang(quick_world: World) -> None:
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     press = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     hours = Deadline(least_s=3600.0)
     with open_engines(quick_world, chaos=Chaos(hang=1.0), deadline=hours) as stations:
@@ -103,6 +104,7 @@ def test_ctrl_c_keeps_what_there_is_and_ends_the_workers_though_they_hang(quick_
         with pytest.raises(InterruptedRun) as caught:
             run_real(quick_world, make_policy("fifo-swap"), 0, stations)
     press.join()
+    signal.signal(signal.SIGINT, handler)
     run = caught.value.run
     assert 1 <= len(run.log.rows) < 10
     assert run.requests.finish_s.isna().all()
