@@ -87,7 +87,7 @@ def main(
             parser.add_argument(flag, **settings)
 
     def measure(options: argparse.Namespace) -> Sequence[Row]:
-        given = {key: value for key, value in vars(options).items() if more and key not in ("quick", "json")}
+        given = {key: value for key, value in vars(options).items() if more and key != "quick"}
         return run(options.quick, **given)
 
     return main_with_options(name, measure, description, add=add, argv=argv)
