@@ -19,7 +19,12 @@ from shunter.envs.world import load_performance, make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.event_log import write_event_logs
-from shunter.eval.fidelity_tables import fidelity_markdown, fidelity_tables, fidelity_verdict
+from shunter.eval.fidelity_tables import (
+    fidelity_markdown,
+    fidelity_tables,
+    fidelity_verdict,
+    statistics_table,
+)
 from shunter.eval.real import check_binding, open_engines
 from shunter.eval.report import change_text, format_metric, verdict, write_report
 from shunter.eval.tracking import Tracker, tracking
@@ -123,6 +128,7 @@ def show(console: Console, evaluation: Evaluation) -> None:
         console.print(results_table(result, "real", "Real"))
         for table in fidelity_tables(result, statistics=("mean", "p90", "p99")):
             console.print(table.to_rich())
+    console.print(statistics_table(result).to_rich())
     for line in (*verdict(result), *fidelity_verdict(result)):
         say(console, line)
 
