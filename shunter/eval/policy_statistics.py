@@ -26,8 +26,8 @@ def policy_statistics(runs: Sequence[Run], against: Sequence[Run]) -> dict[str, 
 
     Returns:
         ``iqm``: of the sequences' mean response relative to the other's, ``value`` and the ends of its 95 %
-        interval over sequences (None: too few); ``probability_of_improvement``; ``profile``: the share of sequences with a
-        ratio of at most each of ``THRESHOLDS``; ``sequences``: how many there are.
+        interval over sequences (None: too few); ``probability_of_improvement``; ``profile``: the share of
+        sequences with a ratio of at most each of ``THRESHOLDS``; ``sequences``: how many there are.
     """
     seeds = list(dict.fromkeys(run.seed for run in runs))
     mine, theirs = ([_means(each, seed) for seed in seeds] for each in (runs, against))
