@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from shunter.eval.event_log import EventLog, read_event_log, write_event_logs
 from shunter.eval.real import open_engines, run_real
 from shunter.eval.recorded import recorded_run
 from shunter.eval.runs import Run, as_repeat
-from shunter.profiling.engines.base import Engine, EngineError
+from shunter.profiling.engines.base import EngineError
 
 __all__ = ["Job", "RealRuns"]
 
@@ -82,9 +81,8 @@ class RealRuns:
         left = [job for job in jobs if not (self.folder / job.file).exists()]
         if not left:
             return
-        opened: AbstractContextManager[list[Engine]] = open_engines(worlds[left[0].load])
-        begun_s = time.monotonic()
-        with opened as engines:
+        with open_engines(worlds[left[0].load]) as engines:
+            begun_s = time.monotonic()
             for done, job in enumerate(left, 1):
                 run = run_real(worlds[job.load], policies[job.policy], job.seed, engines)
                 log = as_repeat(run, job.repeat).log

@@ -7,7 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from shunter.profiling.fingerprint import hardware
 
-__all__ = ["Row", "at_least", "at_most", "main", "main_with_options", "reported"]
+__all__ = ["Row", "at_least", "at_most", "main", "reported"]
 
 _ROOT = Path(__file__).parents[1]
 
@@ -62,49 +62,34 @@ def reported(metric: str, value: float | None, unit: str = "", **more: Any) -> R
 
 
 def main(
-    name: str, run: Callable[[bool], Sequence[Row]], description: str, argv: Sequence[str] | None = None
+    name: str,
+    run: Callable[..., Sequence[Row]],
+    description: str,
+    argv: Sequence[str] | None = None,
+    more: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> int:
     """Runs a benchmark as a command: ``python -m benchmarks.NAME [--quick] --json PATH``.
 
     Args:
         name: Of the module.
-        run: Measures; told whether to be quick.
+        run: Measures; told whether to be quick. Where there are more options, these and ``json`` follow by
+            name.
         description: For ``--help``.
         argv: Arguments; None: the process's.
+        more: Options of this benchmark alone, each with what ``add_argument`` takes.
 
     Returns:
         0 if every row with a bar is ok, else 1. The JSON file is written either way.
     """
-    return main_with_options(name, lambda options: run(options.quick), description, argv=argv)
-
-
-def main_with_options(
-    name: str,
-    run: Callable[[argparse.Namespace], Sequence[Row]],
-    description: str,
-    *,
-    add: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
-    argv: Sequence[str] | None = None,
-) -> int:
-    """``main`` for benchmarks with options of their own.
-
-    Args:
-        name: Of the module.
-        run: Measures; given all options, ``quick`` among them.
-        description: For ``--help``.
-        add: Adds the options.
-        argv: Arguments; None: the process's.
-
-    Returns:
-        As ``main``.
-    """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
-    add(parser)
     parser.add_argument("--quick", action="store_true", help="a few minutes instead of a full run")
     parser.add_argument("--json", type=Path, help="where to write the rows")
+    for flag, settings in (more or {}).items():
+        parser.add_argument(flag, **settings)
     options = parser.parse_args(argv)
     started = datetime.now(UTC)
-    rows = list(run(options))
+    given = {key: value for key, value in vars(options).items() if more and key != "quick"}
+    rows = list(run(options.quick, **given))
     Console().print(_table(name, rows))
     if options.json is not None:
         arguments = sys.argv[1:] if argv is None else argv
