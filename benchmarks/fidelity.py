@@ -7,18 +7,18 @@ at most an hour on 2 idle cores, and says beforehand how the time is spent; a ki
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from benchmarks.fidelity_place import LOADS, PLACES, Place, Scale, Site
 from benchmarks.fidelity_rows import error_rows, gain_rows, order_rows, other_rows
 from benchmarks.fidelity_runs import RealRuns
-from benchmarks.form import Row, main_with_options, reported
+from benchmarks.form import Row, main, reported
 from shunter.errors import UnknownNameError
 from shunter.eval.fidelity_tables import fidelity_markdown
 
@@ -53,16 +53,31 @@ OTHER_S = {True: 40.0, False: 180.0}
 _console = Console()
 
 
-def run(options: argparse.Namespace) -> list[Row]:
-    """Measures everything, engine after engine."""
-    minutes = options.minutes or MINUTES[options.quick]
-    work = options.work or Path("runs") / ("fidelity-quick" if options.quick else "fidelity")
-    sites = _sites(options.engine)
-    scale = _scale(options.quick, minutes, len(sites))
-    _say_budget(scale, OTHER_S[options.quick], len(sites), work)
+def run(
+    quick: bool,
+    *,
+    policy: Path | None = None,
+    work: Path | None = None,
+    minutes: float | None = None,
+    engine: list[str] | None = None,
+    **_: object,
+) -> list[Row]:
+    """Measures everything, engine after engine.
+
+    Args:
+        quick: A few requests instead of a full run.
+        policy: A policy file instead of training.
+        work: Folder to work in, and to go on from.
+        minutes: To plan for.
+        engine: Names; None: all.
+    """
+    folder = work or Path("runs") / ("fidelity-quick" if quick else "fidelity")
+    sites = _sites(engine)
+    scale = _scale(quick, minutes or MINUTES[quick], len(sites))
+    _say_budget(scale, OTHER_S[quick], len(sites), folder)
     rows: list[Row] = []
     for site in sites:
-        rows += _measured(Place(site, work / site.engine, scale, options.policy, _say))
+        rows += _measured(Place(site, folder / site.engine, scale, policy, _say))
     return rows
 
 
@@ -115,16 +130,16 @@ def _measured(place: Place) -> list[Row]:
     return [*rows, reported(f"{engine}: time taken", time.monotonic() - begun_s, "s", note=note)]
 
 
-def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--policy", type=Path, help="policy file to judge instead of one trained here")
-    parser.add_argument("--work", type=Path, help="folder to work in, and to go on from (runs/fidelity)")
-    parser.add_argument("--minutes", type=float, help="time to plan for (60, or 5 with --quick)")
-    parser.add_argument("--engine", action="append", help="only this engine; repeatable")
-
-
 def _say(line: str) -> None:
     _console.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True)
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--policy": {"type": Path, "help": "policy file to judge instead of one trained here"},
+    "--work": {"type": Path, "help": "folder to work in, and to go on from (runs/fidelity)"},
+    "--minutes": {"type": float, "help": "time to plan for (60, or 5 with --quick)"},
+    "--engine": {"action": "append", "help": "only this engine; repeatable"},
+}
+
 if __name__ == "__main__":
-    sys.exit(main_with_options("fidelity", run, "Simulation against real engines, measured.", add=_options))
+    sys.exit(main("fidelity", run, "Simulation against real engines, measured.", more=OPTIONS))

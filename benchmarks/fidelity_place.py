@@ -36,7 +36,7 @@ from shunter.train.settings import TrainSettings
 
 __all__ = ["BASELINES", "LOADS", "PLACES", "Place", "Scale", "Site"]
 
-SIZES_MB = {"small": ("Qwen3-8B", 55), "medium": ("Llama-3-8B", 80), "large": ("Qwen2.5-14B", 125)}
+SIZES_MB = {"small": ("Qwen3-8B", 110), "medium": ("Llama-3-8B", 160), "large": ("Qwen2.5-14B", 250)}
 """Shape and size of the scenarios' models."""
 
 LOADS = (0.5, 0.8)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from shunter.profiling.fingerprint import hardware
 
-__all__ = ["Row", "at_least", "at_most", "main", "main_with_options", "reported"]
+__all__ = ["Row", "at_least", "at_most", "main", "reported"]
 
 _ROOT = Path(__file__).parents[1]
 
@@ -81,45 +81,15 @@ def main(
     Returns:
         0 if every row with a bar is ok, else 1. The JSON file is written either way.
     """
-
-    def add(parser: argparse.ArgumentParser) -> None:
-        for flag, settings in (more or {}).items():
-            parser.add_argument(flag, **settings)
-
-    def measure(options: argparse.Namespace) -> Sequence[Row]:
-        given = {key: value for key, value in vars(options).items() if more and key != "quick"}
-        return run(options.quick, **given)
-
-    return main_with_options(name, measure, description, add=add, argv=argv)
-
-
-def main_with_options(
-    name: str,
-    run: Callable[[argparse.Namespace], Sequence[Row]],
-    description: str,
-    *,
-    add: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
-    argv: Sequence[str] | None = None,
-) -> int:
-    """``main`` for benchmarks with options of their own.
-
-    Args:
-        name: Of the module.
-        run: Measures; given all options, ``quick`` among them.
-        description: For ``--help``.
-        add: Adds the options.
-        argv: Arguments; None: the process's.
-
-    Returns:
-        As ``main``.
-    """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=description)
-    add(parser)
     parser.add_argument("--quick", action="store_true", help="a few minutes instead of a full run")
     parser.add_argument("--json", type=Path, help="where to write the rows")
+    for flag, settings in (more or {}).items():
+        parser.add_argument(flag, **settings)
     options = parser.parse_args(argv)
     started = datetime.now(UTC)
-    rows = list(run(options))
+    given = {key: value for key, value in vars(options).items() if more and key != "quick"}
+    rows = list(run(options.quick, **given))
     Console().print(_table(name, rows))
     if options.json is not None:
         arguments = sys.argv[1:] if argv is None else argv

@@ -130,8 +130,10 @@ def _measured(run: Run, device: int) -> Iterator[tuple[frozenset[tuple[int, int]
     for row in run.log.rows:
         if row["device"] != world.scenario.devices[device].name or row["end_s"] is None:
             continue
-        for name in row["evicted"]:
+        for name in (*row["evicted"], *(row.get("lost") or ())):
             residents.pop(index[name], None)
+        if row.get("fault") is not None:
+            continue  # nothing came of it
         if row["operation"] == "load":
             m = index[row["model"]]
             residents[m] = world.gpu_layers[m].index(row["gpu_layers"])

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from shunter.eval.starvation import ALL
 from shunter.profiling.report_page import ReportTable
 
-__all__ = ["fidelity_markdown", "fidelity_tables", "fidelity_verdict"]
+__all__ = ["fidelity_markdown", "fidelity_tables", "fidelity_verdict", "statistics_table"]
 
 Plain = dict[str, Any]
 
@@ -29,6 +30,23 @@ def fidelity_tables(result: Plain, statistics: Sequence[str] | None = None) -> l
     return tables
 
 
+def statistics_table(result: Plain) -> ReportTable:
+    """Each policy against the first over request sequences, and the worst wait of each model."""
+    rows = []
+    for name, policy in result["policies"].items():
+        for kind in ("simulated", "real"):
+            if kind in policy:
+                found, waits = policy[kind]["statistics"], policy[kind]["waits"]
+                worst = ", ".join(f"{m} {_seconds(w['max_s'])}" for m, w in waits.items() if m != ALL)
+                quicker = _share(found["profile"]["1.0"])
+                figures = (_ratio(found["iqm"]), _share(found["probability_of_improvement"]), quicker)
+                rows.append((f"{name}, {kind}", *figures, f"{policy[kind]['jain_index']:.3f}", worst))
+    against = result["changes_against"]
+    columns = ("policy", "IQM", "improvement", "not slower in", "Jain's index", "worst wait by model")
+    note = f"IQM, probability of improvement, and the share of request sequences: against {against}."
+    return ReportTable("Policies over request sequences", columns, tuple(rows), note)
+
+
 def fidelity_verdict(result: Plain) -> list[str]:
     """The comparison in words; each line names its numbers."""
     found = result.get("fidelity")
@@ -42,7 +60,8 @@ def fidelity_verdict(result: Plain) -> list[str]:
 
 def fidelity_markdown(result: Plain, title: str) -> str:
     """A page of Markdown: findings, tables, definitions."""
-    parts = [f"# {title}", *fidelity_verdict(result), *map(_markdown, fidelity_tables(result))]
+    tables = [*fidelity_tables(result), statistics_table(result)]
+    parts = [f"# {title}", *fidelity_verdict(result), *map(_markdown, tables)]
     words = "\n".join(f"- **{word}**: {meaning}" for word, meaning in result["definitions"].items())
     return "\n\n".join([*parts, "## What the words mean", words]) + "\n"
 
@@ -153,6 +172,11 @@ def _pairs(ranking: Plain) -> ReportTable:
 def _change(interval: Plain) -> str:
     ends = "" if interval["low"] is None else f" [{interval['low']:+.1%}, {interval['high']:+.1%}]"
     return f"{_signed(interval['value'])}{ends}"
+
+
+def _ratio(interval: Plain) -> str:
+    ends = "" if interval["low"] is None else f" [{interval['low']:.3f}, {interval['high']:.3f}]"
+    return "-" if interval["value"] is None else f"{interval['value']:.3f}{ends}"
 
 
 def _signed(value: float | None) -> str:

@@ -26,8 +26,8 @@ def policy_statistics(runs: Sequence[Run], against: Sequence[Run]) -> dict[str, 
 
     Returns:
         ``iqm``: of the sequences' mean response relative to the other's, ``value`` and the ends of its 95 %
-        interval over sequences; ``probability_of_improvement``; ``profile``: the share of sequences with a
-        ratio of at most each of ``THRESHOLDS``; ``sequences``: how many there are.
+        interval over sequences (None: too few); ``probability_of_improvement``; ``profile``: the share of
+        sequences with a ratio of at most each of ``THRESHOLDS``; ``sequences``: how many there are.
     """
     seeds = list(dict.fromkeys(run.seed for run in runs))
     mine, theirs = ([_means(each, seed) for seed in seeds] for each in (runs, against))
@@ -35,7 +35,7 @@ def policy_statistics(runs: Sequence[Run], against: Sequence[Run]) -> dict[str, 
     found = bootstrap(ratios[:, None], lambda drawn: np.asarray(iqm(drawn[..., 0], axis=1)))
     return {
         "sequences": len(seeds),
-        "iqm": found._asdict(),
+        "iqm": {name: None if np.isnan(end) else end for name, end in found._asdict().items()},
         "probability_of_improvement": probability_of_improvement(mine, theirs),
         "profile": dict(
             zip(map(str, THRESHOLDS), performance_profile(ratios, THRESHOLDS).tolist(), strict=True)

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from shunter.eval.batched import Batched
 from shunter.eval.runs import Run
 
-__all__ = ["jain_index", "waits"]
+__all__ = ["ALL", "jain_index", "waits"]
 
 ALL = "all models"
 

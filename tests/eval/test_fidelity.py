@@ -14,6 +14,7 @@ from shunter.eval import evaluation as module
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.fidelity import fidelity, growth
 from shunter.eval.fidelity_tables import fidelity_markdown, fidelity_tables, fidelity_verdict
+from shunter.eval.policy_statistics import policy_statistics
 from shunter.eval.ranking import rank
 from shunter.eval.runs import Run, as_repeat, simulate
 from tests.eval.test_replay import Slower
@@ -149,8 +150,28 @@ def test_what_is_written_is_plain_and_says_what_words_mean(slow: Evaluation) -> 
     assert {budget["device"] for budget in result["budgets"]} == {"d0", "d1"}
     page = fidelity_markdown(result, "A title")
     assert page.startswith("# A title")
-    for text in ("Kendall's tau", "| decode |", "| decode, co-running |", "**goodput**", "may share a host"):
+    for text in (
+        "Kendall's tau",
+        "| decode |",
+        "| decode, co-running |",
+        "**goodput**",
+        "may share a host",
+        "| cost-greedy, real |",
+    ):
         assert text in page
+
+
+def test_statistics_are_over_sequences_not_over_repeats(fake_world: World) -> None:
+    runs = [simulate(fake_world, make_policy("fifo-swap"), seed) for seed in range(4)]
+    factors = [0.5, 0.8, 1.0, 3.0]
+    mine = [scaled(run, factor) for run, factor in zip(runs, factors, strict=True)]
+    found = policy_statistics([*mine, *mine], [*runs, *runs])
+    assert found["sequences"] == 4
+    assert found["iqm"]["value"] == pytest.approx(0.9)  # the odd ones at both ends are left out
+    assert found["iqm"]["low"] < 0.9 < found["iqm"]["high"]
+    assert found["probability_of_improvement"] == (1 + 1 + 0.5 + 0) / 4
+    profile = found["profile"]
+    assert (profile["0.25"], profile["0.9"], profile["1.0"], profile["2.0"]) == (0.0, 0.5, 0.75, 0.75)
 
 
 def test_the_summary_is_of_the_mean_response(slow: Evaluation) -> None:
