@@ -1,7 +1,7 @@
 """A hundred random kills of real engines: is any request lost or answered twice, and is anything left behind?
 
 llama.cpp on two loopback devices of different sizes, in worker processes, each with a process of its own for
-the device. Before every operation it is drawn whether one of its engine's processes is killed in the middle of
+the device. Before every operation it is drawn whether one of its processes is killed in the middle of
 it, and which. Runs follow each other, each on engines of its own, until so many were killed.
 """
 
@@ -27,7 +27,8 @@ from shunter.eval.real import bind_footprints, open_engines, run_real
 from shunter.eval.runs import Run
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.dataset import read_dataset
-from shunter.profiling.sweep import SweepSettings, profile_models
+from shunter.profiling.plan import SweepSettings
+from shunter.profiling.sweep import profile_models
 from shunter.profiling.synthetic import write_checkpoint
 
 __all__ = ["answers", "chaos_rows", "run"]
