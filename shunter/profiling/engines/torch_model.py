@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ class TorchModel:
         self.slots = slots
         self.device_bytes = device_bytes
         self.slot_of: dict[str, int] = {}
+        # transformers 5.24 renamed it, model by model.
+        parameters = inspect.signature(net.forward).parameters
+        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
 
     def prefill(self, request: str, tokens: list[int]) -> int:
         """Processes a prompt into a free slot and returns the first token.
@@ -43,7 +47,7 @@ class TorchModel:
         cache = DynamicCache(config=self.net.config)
         with torch.inference_mode():
             ids = torch.tensor([tokens], device=device)
-            logits = self.net(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            logits = self._forward(cache, input_ids=ids)
             self.enter(request, [(layer.keys[0], layer.values[0]) for layer in cache.layers])
             return int(logits[0, -1].argmax())
 
@@ -52,16 +56,20 @@ class TorchModel:
         order = sorted(last_tokens, key=self.slot_of.__getitem__)
         with torch.inference_mode():
             cache = StepCache(self.slots, [self.slot_of[r] for r in order], [lengths[r] for r in order])
-            logits = self.net(
+            logits = self._forward(
+                cache,
                 input_ids=torch.tensor([[last_tokens[r]] for r in order], device=self.slots.device),
                 attention_mask=cache.mask(self.net.dtype),
                 position_ids=cache.lengths[:, None],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits
+            )
             found = dict(zip(order, logits[:, -1].argmax(-1).tolist(), strict=True))
         return [found[request] for request in last_tokens]
+
+    def _forward(self, cache: Any, **inputs: torch.Tensor) -> torch.Tensor:
+        """Logits of each row's last token, ``[rows, 1, vocab]``; the cache is filled."""
+        inputs[self._cache_argument] = cache
+        logits: torch.Tensor = self.net(**inputs, use_cache=True, logits_to_keep=1).logits
+        return logits
 
     def enter(self, request: str, kv: SavedKv) -> None:
         """Puts keys and values into a free slot; raises CheckpointError as ``prefill`` does."""
