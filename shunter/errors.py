@@ -7,7 +7,8 @@
         ├── UnknownNameError    a name is not in a registry; names the nearest
         ├── VersionError        a file was written for another format version
         ├── BrokenFileError     a file is truncated or not what it claims to be
-        └── PluginError         a third party's package does not keep its promise; names the package
+        ├── PluginError         a third party's package does not keep its promise; names the package
+        └── PolicyError         a policy cannot decide; names the policy and what it raised
 
 Failures of an engine are ``shunter.profiling.engines.base.EngineError``: that module also runs inside
 worker interpreters that lack shunter, so it cannot import this one.
@@ -16,9 +17,11 @@ worker interpreters that lack shunter, so it cannot import this one.
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
-__all__ = ["BrokenFileError", "InputError", "PluginError", "ShunterError", "UnknownNameError", "VersionError"]
+__all__ = ["BrokenFileError", "InputError", "PluginError"]
+__all__ += ["PolicyError", "ShunterError", "UnknownNameError", "VersionError"]
 
 
 class ShunterError(Exception):
@@ -82,3 +85,14 @@ class PluginError(InputError):
         text = " ".join(why.split())
         ShunterError.__init__(self, f"{field}: {name!r} of the package {package} cannot be used: {text}")
         self.field = field
+
+
+class PolicyError(InputError):
+    """A policy raised an error of its own instead of choosing an action."""
+
+    def __init__(self, name: str, decision: int, error: Exception) -> None:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        text = f"--policy: {name!r} failed at decision {decision}: {said} ({where.filename}:{where.lineno})"
+        ShunterError.__init__(self, text)
+        self.field = "--policy"

@@ -35,8 +35,10 @@ class Nodes:
         return str(self.cluster.address)
 
     def add(self) -> Any:
-        """A node, once it is ready."""
-        return self.cluster.add_node(**self._options)
+        """A node, once the cluster counts it and none that was killed."""
+        node = self.cluster.add_node(**self._options)
+        self.cluster.wait_for_nodes(timeout=60)
+        return node
 
     def kill(self, node: Any) -> None:
         """Kills a node with all of its processes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from shunter.envs.observation import observe
 from shunter.envs.scheduling import empty_observation
 from shunter.envs.state import WAIT, Requests, State, all_outcomes, counted, episode_state
 from shunter.envs.world import World
+from shunter.errors import PolicyError, ShunterError
 from shunter.eval.event_log import EventLog
 from shunter.eval.failures import Failure
 from shunter.eval.plants import OnEnd, Plant, SimulatedPlant
@@ -153,11 +155,7 @@ class _Episode:
         tables, state, observation = self.tables, self.state, self.observation
         begun_s = time.perf_counter()
         observe(tables, state, device, observation["candidates"], observation["context"], self.mask)
-        if isinstance(self.policy, StatePolicy):
-            wanted = self.policy.act_on(self.world, state, device, observation)
-        else:
-            wanted = self.policy.act(observation)
-        choice = int(legal_action(tables, state, device, wanted))
+        choice = int(legal_action(tables, state, device, self._wanted(device)))
         took_s = time.perf_counter() - begun_s
         self.deciding_s += took_s
         self.log.decide(state, device, self.mask, choice, took_s)
@@ -165,6 +163,16 @@ class _Episode:
             self.log.begin(state, device)
             if state.device["op_kind"][device] != WAIT:
                 self.plant.start(state, device)
+
+    def _wanted(self, device: int) -> int:
+        try:
+            if isinstance(self.policy, StatePolicy):
+                return operator.index(self.policy.act_on(self.world, self.state, device, self.observation))
+            return operator.index(self.policy.act(self.observation))
+        except ShunterError:
+            raise
+        except Exception as error:  # a third party's policy may raise anything
+            raise PolicyError(self.policy.name, len(self.log.rows), error) from error
 
     def result(self) -> Run:
         """What there is of it by now; who is still in the system has missed the SLO."""

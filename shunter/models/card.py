@@ -204,11 +204,19 @@ def _scheduling_table(model: PerformanceModel) -> list[ReportTable]:
                 "unknown" if index is None else f"{index:.2f}",
             )
         )
-    columns = ("model", "on", "cut at 1 token", "cut at the longest context", "reload", "offload sensitivity")
+    columns = (
+        "model",
+        "on",
+        "cut at the shortest context",
+        "cut at the longest",
+        "reload",
+        "offload sensitivity",
+    )
     note = (
         "Cost of preempting a model and bringing it back, all layers on the device: KV save, unload, load, "
-        "KV restore (or prefill where the engine cannot save). Reload: share of loading weights at the "
-        "longest context. Offload sensitivity: decode step at the fewest layers profiled over that with all, "
+        "KV restore (or prefill where the engine cannot save); contexts as profiled. Reload: share of "
+        "loading weights at the longest context. Offload "
+        "sensitivity: decode step at the fewest layers profiled over that with all, "
         "less 1."
     )
     return (

@@ -144,21 +144,24 @@ def _offload_curve(model: PerformanceModel, resident: Resident, context: float) 
 
 
 def cut_costs(model: PerformanceModel, resident: Resident) -> pd.DataFrame:
-    """The predicted cost of a preemption over the tokens at which a request is cut.
+    """The predicted cost of a preemption over the tokens at which a request is cut, as far as was measured.
 
     Returns:
         Columns ``cut_tokens``, ``total_s``, ``low_s``, ``high_s`` and ``reload_share``; no rows where loads,
         unloads or prefills were not measured.
     """
+    columns = ["cut_tokens", "total_s", "low_s", "high_s", "reload_share"]
     cuts = np.unique(np.geomspace(1, max(2, resident.max_context_tokens), _CUTS).round().astype(int))
     rows = []
     for cut in cuts:
         try:
             cost = model.preemption_cost_s(resident.engine, resident.device, resident.model, int(cut))
         except InputError:
-            return pd.DataFrame(columns=["cut_tokens", "total_s", "low_s", "high_s", "reload_share"])
-        rows.append((int(cut), cost.total_s, cost.low_s, cost.high_s, cost.reload_share))
-    return pd.DataFrame(rows, columns=["cut_tokens", "total_s", "low_s", "high_s", "reload_share"])
+            return pd.DataFrame(columns=columns)
+        rows.append((int(cut), cost.total_s, cost.low_s, cost.high_s, cost.reload_share, cost.out_of_range))
+    costs = pd.DataFrame(rows, columns=[*columns, "out_of_range"])
+    measured = costs[~costs["out_of_range"].astype(bool)]
+    return (costs if measured.empty else measured)[columns]
 
 
 def preemption_figure(model: PerformanceModel, engine: str, device: str) -> go.Figure | None:

@@ -10,8 +10,9 @@ there are enough of them (Mondrian).
 On a device by itself models are few, and a quantile of what was held out says little. There the interval for
 a new model is that of a hierarchical model: errors of models have one spread, which is drawn from a scaled
 inverse chi-squared distribution around what is thought beforehand (``physics.TargetPhysics.model_spread``);
-the next one's error has a Student t distribution. It is not used where fits are shared over GPUs: with the
-six models of the published rows it was wider than the quantile, which already covers too much.
+the next one's error has a Student t distribution. Where fits are shared over GPUs it is a lower bound, and
+only of two shapes, beforehand within a factor of 2: with the six of the published decodes it was wider than
+the quantile, which covers enough; of the published prefills' three, leaving one out leaves two.
 
 Source: Barber et al., Predictive Inference with the Jackknife+, 2021; Vovk et al., Algorithmic Learning in a
 Random World, 2005, section 4.5 (Mondrian); Dunn et al., Distribution-Free Prediction Sets for Two-Layer

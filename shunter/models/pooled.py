@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from shunter.models.features import Target, shape_names
-from shunter.models.intervals import UNKNOWN, LogErrors, half_width
+from shunter.models.intervals import UNKNOWN, LogErrors, group_half_width, half_width
 from shunter.models.physics import kinds, rated_cells
 from shunter.models.shared import SharedFit, SharedPhysics, doublings_of, fit_shared, ranges_of, term_values
 from shunter.models.validation import HeldOut, fold_labels
@@ -20,6 +20,8 @@ Array = npt.NDArray[np.float64]
 
 _LEAST_ROWS = 20
 _LEAST_WHOLES = 2
+_NORMAL = 1.645
+"""Half widths of a 90 % interval over its standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +125,13 @@ def _errors_by_kind(
 ) -> dict[str, LogErrors]:
     """Half widths by kind of cell; a kind with few rows, models or devices has those of all kinds."""
     found = {}
+    least = _few_models_half_width(models, known)
     for name in ("", *sorted(set(kind))):
         here = known if name == "" else known & (kind == name)
         if name == "" or here.sum() >= _LEAST_ROWS:
             found[str(name)] = LogErrors(
                 cell=UNKNOWN if cells is None else cells.half_width(here),
-                model=_of_wholes(models, here, known),
+                model=None if models is None else max(least, _of_wholes(models, here, known) or 0.0),
                 device=_of_wholes(devices, here, known),
             )
     return found
@@ -138,6 +141,13 @@ def _calibrating(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
     """Rows whose lengths are known; all, if none's are. An unknown context is no error of a prediction."""
     known = (rows["operation"].ne("decode") | rows["steps"].gt(0)).to_numpy(dtype=bool)
     return known if known.any() else np.ones(len(rows), dtype=bool)
+
+
+def _few_models_half_width(models: _Scored | None, known: npt.NDArray[np.bool_]) -> float:
+    """What the hierarchical model says of two shapes, each predicted from one other: no quantile."""
+    if models is None or len(np.unique(models.labels)) > _LEAST_WHOLES:
+        return 0.0
+    return group_half_width(models.scores[known], models.labels[known], UNKNOWN / _NORMAL)
 
 
 def _of_wholes(

@@ -17,7 +17,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, model_validator
 from scipy.optimize import least_squares
 
-from shunter.models.intervals import LogErrors
+from shunter.models.intervals import UNKNOWN, LogErrors
 from shunter.models.physics import PHYSICS, RatedCells, TargetPhysics, kinds, rated_cells
 from shunter.models.regressors import TargetFit, doublings_outside, shrunk_means
 
@@ -140,6 +140,8 @@ class SharedFit(TargetFit):
         for name in set(self.errors) - {""}:
             here = kind == name
             half[here] = self.errors[name].half_width(new_model[here], new_device[here])
+        # Of a kind of cell that was hardly measured nothing is known beyond what the others' errors say.
+        half = np.where(np.isin(kind.astype(str), list(self.errors)), half, np.hypot(half, UNKNOWN))
         return predicted, half * (1 + outside), outside > 0
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "UBATCH_TOKENS",
     "prompt_activation_s",
     "prompt_attention_s",
+    "prompt_host_attention_s",
     "prompt_host_s",
     "prompt_lane_s",
     "prompt_launch_s",
@@ -64,7 +65,14 @@ def prompt_weight_read_s(c: RatedCells) -> Array:
 
 def prompt_attention_s(c: RatedCells) -> Array:
     """Scores and values of all pairs of tokens, half of them masked: 2 x tokens^2 x width a layer."""
-    return 2 * c.at.tokens**2 * c.at.hidden_size * c.at.layers_device / c.matrix * _pipeline(c)
+    layers = (1 - c.kv_on_host) * c.at.layers_device
+    return 2 * c.at.tokens**2 * c.at.hidden_size * layers / c.matrix * _pipeline(c)
+
+
+def prompt_host_attention_s(c: RatedCells) -> Array:
+    """The same on the processor, for layers whose KV is in host memory, at half a TFLOP/s."""
+    layers = c.at.layers_host + c.kv_on_host * c.at.layers_device
+    return 2 * c.at.tokens**2 * c.at.hidden_size * layers / HOST_FLOP_PER_S
 
 
 def prompt_activation_s(c: RatedCells) -> Array:
@@ -99,6 +107,7 @@ PREFILL: tuple[Stage, ...] = (
     (Term("activation", prompt_activation_s, 20.0, 1.0, by_device=True),),
     (Term("launch", prompt_launch_s, 5.0, 0.7, by_version=True),),
     (Term("step", step_s, 5.0, 1.0, by_version=True),),
+    (Term("host_attention", prompt_host_attention_s, 6.0, 1.0),),
     (Term("host_matrix", prompt_host_s, 1.0, 0.7),),
     (Term("host_weights_over_link", prompt_link_s, 1.5, 0.5),),
 )
