@@ -29,7 +29,7 @@ from shunter.agents.startup_greedy import StartupGreedy
 from shunter.errors import PluginError, UnknownNameError
 from shunter.plugins import POLICY_GROUP, find_plugin, load_plugin, package_of, plugin_names
 
-__all__ = ["HEURISTICS", "POLICIES", "STATE_POLICIES", "TUNED", "make_policy"]
+__all__ = ["HEURISTICS", "POLICIES", "STATE_POLICIES", "make_policy"]
 
 HEURISTICS: dict[str, type[Heuristic]] = {
     "fifo-swap": FifoSwap,
@@ -55,19 +55,6 @@ POLICIES: dict[str, type[Heuristic]] = {
     "cost-greedy": CostGreedy,
 }
 """What is compared unless policies are named: what people run, and what is strong."""
-
-TUNED = (
-    "cost-greedy",
-    "pressure-greedy:horizon=0.33,threshold=5.95",
-    "startup-greedy:age_weight=0.0573,queue_weight=0.211",
-    "cost-table:max_wait=230.0,popularity=0.881,per=byte",
-    "fifo-collated:max_wait=33.8",
-    "exhaustive:then=longest",
-    "sjf:load_weight=1.55",
-    "lru-keepalive:patience=273.0",
-)
-"""Heuristics as ``shunter tune`` found them best over the training scenarios, besides
-``shunter.agents.learned.PRIOR``; see ``results/benchmarks/tuned_heuristics.json``."""
 
 STATE_POLICIES: dict[str, Callable[[], Policy]] = {
     "lookahead": Lookahead,

@@ -22,7 +22,6 @@ from shunter.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoi
 from shunter.train.courses import Course, Validation, make_course
 from shunter.train.network import CandidatePolicy
 from shunter.train.settings import TrainSettings
-from shunter.train.warm_start import best_heuristic, imitate
 from shunter.train.worlds_env import WorldsVecEnv
 
 __all__ = ["VALIDATION_SEEDS", "Curve", "TrainResult", "TrainSettings", "train_ppo"]
@@ -149,13 +148,6 @@ class _Training:
         for network in (self.model.policy.mlp_extractor, self.average.module):
             network.import_(start.weights)
 
-    def imitate(self) -> None:
-        """Starts from what does best in each world."""
-        teachers = [best_heuristic(course.world) for course in self.courses]
-        self.model.set_random_seed(self.settings.seed)
-        imitate(self.model, self.venv, teachers, self.settings.imitate)
-        self.average.module.load_state_dict(self.model.policy.mlp_extractor.state_dict())
-
     def validate(self) -> None:
         """Scores the average of the latest weights; ties keep the earlier ones."""
         policy = LearnedPolicy("maskable-ppo", self.average.module.exported(), {})
@@ -241,8 +233,6 @@ def train_ppo(
         else:
             if start is not None:
                 training.begin_from(start)
-            if settings.imitate:
-                training.imitate()
             training.validate()
         while not training.over:
             training.segment()

@@ -30,7 +30,6 @@ class TrainSettings:
         batch_size: Decisions per gradient step.
         epochs: Passes over a rollout.
         learning_rate: Of Adam, at first; it falls linearly to a tenth.
-        imitate: Decisions for which the best heuristic of each world is imitated, before the others.
         time_constant: Of discounting, in the scenario's time scales.
         entropy: Weight of the entropy bonus.
         width: Of the network's layers.
@@ -50,7 +49,6 @@ class TrainSettings:
     batch_size: int = 256
     epochs: int = 6
     learning_rate: float = 5e-4
-    imitate: int = 0
     time_constant: float = 100.0
     entropy: float = 0.002
     width: int = 64
@@ -64,7 +62,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Checks ranges."""
         for name, setting in asdict(self).items():
-            least = 0 if name in ("seed", "imitate", "entropy", "averaging", "noise", "patience") else None
+            least = 0 if name in ("seed", "entropy", "averaging", "noise", "patience") else None
             if least is not None and setting < least:
                 raise InputError(f"--{name}", "be at least 0", setting)
             if least is None and setting <= 0:

@@ -9,7 +9,6 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shunter.agents.base import Policy
 from shunter.agents.learned import SHORTLIST, greedy_prior, shortlist
 from shunter.envs.scheduling import Observation, make_spaces
 from shunter.train.courses import Course
@@ -90,23 +89,12 @@ class WorldsVecEnv(UniformVecEnv):
         """Which actions are legal now, shape (num_envs, A)."""
         return self._observation["action_mask"].view(np.bool_)
 
-    def shown_choices(self, policies: Sequence[Policy]) -> NDArray[np.int64]:
-        """What policies would do now, one for each world.
-
-        Returns:
-            (num_envs,) actions of this environment; -1 where the choice is not on the shortlist.
-        """
-        wanted = [policy.act_batch(seen) for policy, seen in zip(policies, self._parts, strict=True)]
-        same = (self._shown == np.concatenate(wanted)[:, None]) & self.action_masks()
-        return np.where(same.any(axis=1), same.argmax(axis=1), -1)
-
     def close(self) -> None:
         """Ends all threads."""
         for part in self.parts:
             part.close()
 
     def _padded(self, parts: list[Observation]) -> Observation:
-        self._parts = parts
         for i, part in enumerate(parts):
             rows = slice(i * self.envs_each, (i + 1) * self.envs_each)
             for key, array in part.items():
