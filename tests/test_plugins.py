@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zlib
@@ -109,6 +110,28 @@ def test_a_broken_policy_is_one_line_on_the_command_line(
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert "broken-command 1.0" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise KeyError('no\\nqueue')", r"KeyError: 'no\\nqueue' \(.*_decider_0\.py:5\)"),
+        ("return 'run'", r"TypeError: 'str' object cannot be interpreted as an integer"),
+    ],
+)
+def test_a_policy_that_cannot_decide_is_one_line_on_the_command_line(
+    install: Install, capsys: pytest.CaptureFixture[str], body: str, said: str
+) -> None:
+    package = f"broken-decider-{int('return' in body)}"
+    source = f"class Made:\n name = 'undecided'\n oracle = False\n def act(self, seen):\n  {body}\n"
+    source += " def act_batch(self, seen): raise NotImplementedError\n"
+    install(package, source, {"shunter.policies": {"undecided": f"{package.replace('-', '_')}:Made"}})
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", "--scenario", "trivial-two-models", "--policy", "undecided", "--seeds", "1"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert re.search(r"--policy: 'undecided' failed at decision \d+: " + said, error)
     assert "Traceback" not in error
 
 

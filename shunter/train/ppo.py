@@ -244,11 +244,15 @@ def train_ppo(
         training.venv.close()
     if training.best is None:
         raise KeyboardInterrupt
-    training.best.metadata.update(_metadata(courses, settings, training))
+    before_s = 0.0 if start is None else float(start.metadata.get("elapsed_s", 0.0))
+    training.best.metadata.update(_metadata(courses, settings, training, before_s))
     return TrainResult(training.best, training.curve, training.validation.baseline, interrupted)
 
 
-def _metadata(courses: Sequence[Course], settings: TrainSettings, training: _Training) -> dict[str, str]:
+def _metadata(
+    courses: Sequence[Course], settings: TrainSettings, training: _Training, before_s: float
+) -> dict[str, str]:
+    """What the policy file says of the training; the time includes that of the policy it started from."""
     return {
         **training_record(
             [course.world for course in courses],
@@ -257,7 +261,7 @@ def _metadata(courses: Sequence[Course], settings: TrainSettings, training: _Tra
             settings=asdict(settings),
         ),
         "baseline": training.validation.baseline,
-        "elapsed_s": f"{training.elapsed_s:.1f}",
+        "elapsed_s": f"{before_s + training.elapsed_s:.1f}",
         "validation_ratio": f"{min(c.ratio for c in training.curve):.4f}",
         "context_features": ",".join(CONTEXT_FEATURES),
         "observation": f"features version {FEATURES_VERSION}",

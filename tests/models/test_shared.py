@@ -180,3 +180,30 @@ def test_flagged_stalls_do_not_move_a_gpu_s_fit_and_are_said(decode):
     assert f"{stalled.sum()} rows flagged as outliers left out, but for intervals" in flagged.notes
     widths = [m.state_.shared[0].errors[""].cell for m in (clean, flagged)]
     assert widths[0] < widths[1]
+
+
+def test_keys_and_values_in_host_memory_take_a_prefill_longer_the_more_the_longer():
+    physics = plain("prefill_s")
+    prompts = {"operation": "prefill", "tokens": [256, 512, 1024]}
+    on_device, on_host = (predicted(physics, cells(3, kv_on_host=where, **prompts)) for where in (0.0, 1.0))
+    assert (np.diff(on_host / on_device) > 0).all()
+    assert (on_host > on_device).all()
+
+
+def test_a_kind_of_cell_that_was_hardly_measured_has_a_wider_interval():
+    frame = published_frame()
+    rows = frame[(frame["operation"] == "prefill") & (frame["engine"] == "llama-cpp")]
+    whole = cells(tokens=512).assign(operation="prefill")
+    widths = []
+    for train in (rows, rows[rows["gpu_count"] > 1]):
+        done = PerformanceModel().fit(train).predict(whole)
+        widths.append(np.log(done["duration_s_high"] / done["duration_s_low"]).item())
+    assert widths[1] > widths[0] + np.log(1.5)
+
+
+def test_a_model_beside_two_shapes_only_is_within_a_factor_of_two_at_best():
+    frame = published_frame()
+    rows = frame[(frame["operation"] == "prefill") & (frame["engine"] == "llama-cpp")]
+    train = rows[~rows["model"].str.startswith("Llama-3-70B")]
+    done = PerformanceModel().fit(train).predict(rows[rows["model"] == "Llama-3-70B F16"])
+    assert (done["duration_s_high"] / done["duration_s_predicted"] > 1.9).all()

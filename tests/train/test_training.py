@@ -17,7 +17,7 @@ from shunter.errors import InputError
 from shunter.eval.runs import simulate
 from shunter.train.buffer import DurationBuffer, RecordDurations, generalized_advantages
 from shunter.train.courses import Course, Validation
-from shunter.train.network import CandidatePolicy
+from shunter.train.network import CandidatePolicy, ScoringNetwork
 from shunter.train.ppo import VALIDATION_SEEDS, _Training, train_ppo
 from shunter.train.settings import TrainSettings
 from tests.agents.test_policies import observations
@@ -115,6 +115,13 @@ def test_training_is_the_same_for_the_same_seed_and_changes_the_weights(fake_wor
     assert first.curve[0].ratio == pytest.approx(begun)
     assert first.curve[-1].steps == 256
     assert min(c.ratio for c in first.curve) <= first.curve[0].ratio
+
+
+def test_the_time_of_a_training_includes_that_of_what_it_started_from(fake_world: World) -> None:
+    settings = TrainSettings(steps=128, environments=2, rollout_steps=64, width=8, validate_every=1)
+    start = LearnedPolicy("start", ScoringNetwork(fake_world.actions, 8).exported(), {"elapsed_s": "1000.0"})
+    trained = train_ppo([Course(fake_world, 3.0)], settings, start=start)
+    assert float(trained.policy.metadata["elapsed_s"]) > 1000.0
 
 
 def test_durations_reach_the_buffer(fake_world: World) -> None:
