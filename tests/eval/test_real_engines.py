@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_two_devices_of_different_sizes_at_once(
     pytest.importorskip("llama_cpp", reason="needs the extra llama-cpp")
     models = [{"name": n, "checkpoint": str(p), "levels": ["all", "50%"]} for n, p in ggufs.items()]
     devices = ["loopback:1-threads-900MB", "loopback:1-threads-500MB"]
-    world = world_of(performance, devices, models)
+    world = replace(world_of(performance, devices, models), rate_per_s=1e3)  # on any machine they must queue
     with open_engines(world) as stations:
         assert [station.budget_bytes for station in stations] == [900e6, 500e6]
         run = run_real(bind_footprints(world, stations), make_policy("count-lru"), 0, stations)
