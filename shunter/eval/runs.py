@@ -167,8 +167,10 @@ class _Episode:
     def _wanted(self, device: int) -> int:
         try:
             if isinstance(self.policy, StatePolicy):
-                return operator.index(self.policy.act_on(self.world, self.state, device, self.observation))
-            return operator.index(self.policy.act(self.observation))
+                wanted = self.policy.act_on(self.world, self.state, device, self.observation)
+            else:
+                wanted = self.policy.act(self.observation)
+            return operator.index(wanted)
         except ShunterError:
             raise
         except Exception as error:  # a third party's policy may raise anything

@@ -215,9 +215,8 @@ def _scheduling_table(model: PerformanceModel) -> list[ReportTable]:
     note = (
         "Cost of preempting a model and bringing it back, all layers on the device: KV save, unload, load, "
         "KV restore (or prefill where the engine cannot save); contexts as profiled. Reload: share of "
-        "loading weights at the longest context. Offload "
-        "sensitivity: decode step at the fewest layers profiled over that with all, "
-        "less 1."
+        "loading weights at the longest context. Offload sensitivity: decode step at the fewest layers "
+        "profiled over that with all, less 1."
     )
     return (
         [ReportTable("Preemption cost and offload sensitivity", columns, tuple(rows), note)] if rows else []

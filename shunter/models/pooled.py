@@ -123,15 +123,19 @@ def _errors_by_kind(
     models: _Scored | None,
     devices: _Scored | None,
 ) -> dict[str, LogErrors]:
-    """Half widths by kind of cell; a kind with few rows, models or devices has those of all kinds."""
+    """Half widths by kind of cell; one with few known rows, models or devices has those of all kinds.
+
+    A kind that was hardly measured is left out: see ``SharedFit.predict``.
+    """
     found = {}
     least = _few_models_half_width(models, known)
     for name in ("", *sorted(set(kind))):
-        here = known if name == "" else known & (kind == name)
-        if name == "" or here.sum() >= _LEAST_ROWS:
+        if name == "" or (kind == name).sum() >= _LEAST_ROWS:
+            here = known & (kind == name)
+            here = here if here.sum() >= _LEAST_ROWS else known
             found[str(name)] = LogErrors(
                 cell=UNKNOWN if cells is None else cells.half_width(here),
-                model=None if models is None else max(least, _of_wholes(models, here, known) or 0.0),
+                model=_of_wholes(models, here, known, least),
                 device=_of_wholes(devices, here, known),
             )
     return found
@@ -151,12 +155,12 @@ def _few_models_half_width(models: _Scored | None, known: npt.NDArray[np.bool_])
 
 
 def _of_wholes(
-    scored: _Scored | None, here: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]
+    scored: _Scored | None, here: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], least: float = 0.0
 ) -> float | None:
     if scored is None:
         return None
     enough = len(np.unique(scored.labels[here])) >= _LEAST_WHOLES
-    return scored.half_width(here if enough else known)
+    return max(least, scored.half_width(here if enough else known))
 
 
 def _by_cell(data: _Rows, correction: bool) -> tuple[_Scored | None, bool]:

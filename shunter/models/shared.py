@@ -137,11 +137,12 @@ class SharedFit(TargetFit):
         new_model = ~frame["model"].isin(self.models).to_numpy()
         new_device = ~frame["datasheet"].isin(self.devices).to_numpy()
         half, kind = self.errors[""].half_width(new_model, new_device), kinds(rated)
-        for name in set(self.errors) - {""}:
+        for name in set(kind):
             here = kind == name
-            half[here] = self.errors[name].half_width(new_model[here], new_device[here])
-        # Of a kind of cell that was hardly measured nothing is known beyond what the others' errors say.
-        half = np.where(np.isin(kind.astype(str), list(self.errors)), half, np.hypot(half, UNKNOWN))
+            if name in self.errors:
+                half[here] = self.errors[name].half_width(new_model[here], new_device[here])
+            elif len(self.errors) > 1:  # hardly measured: the errors of all are those of other kinds
+                half[here] = np.hypot(half[here], UNKNOWN)
         return predicted, half * (1 + outside), outside > 0
 
 

@@ -71,3 +71,14 @@ def test_facts_need_a_known_model_and_quantisation():
         catalog_facts("Llama-3-9B", "F16")
     with pytest.raises(UnknownNameError, match=r"model\.quantization: unknown name 'Q4_K_L'; did you mean"):
         catalog_facts("Llama-3-8B", "Q4_K_L")
+
+
+def test_intervals_of_what_nobody_published_are_the_priors_twice_as_wide() -> None:
+    model = published_performance()
+    cells = model.cells("llama-cpp", "RTX A6000", "Llama-3-8B Q4_K_M", operation=["load", "unload"])
+    done = model.predict(cells).set_index("operation")
+    fits = {(fit.target, fit.engine): fit.errors[""].cell for fit in model.state_.shared}
+    for operation, target in (("load", "load_s"), ("unload", "unload_s")):
+        row = done.loc[operation]
+        half = np.log(row["duration_s_high"] / row["duration_s_predicted"])
+        assert half == pytest.approx(2 * fits[target, "llama-cpp"])

@@ -207,3 +207,11 @@ def test_a_model_beside_two_shapes_only_is_within_a_factor_of_two_at_best():
     train = rows[~rows["model"].str.startswith("Llama-3-70B")]
     done = PerformanceModel().fit(train).predict(rows[rows["model"] == "Llama-3-70B F16"])
     assert (done["duration_s_high"] / done["duration_s_predicted"] > 1.9).all()
+
+
+def test_a_kind_measured_at_unknown_lengths_is_measured_all_the_same():
+    frame = published_frame()
+    rows = frame[(frame["operation"] == "decode") & (frame["engine"] == "llama-cpp")]
+    (fit,) = PerformanceModel().fit(rows[~rows["model"].str.startswith("Llama-3-8B")]).state_.shared
+    assert set(fit.errors) == {"", "offloaded", "several", "whole"}
+    assert fit.errors["whole"] == fit.errors[""]
