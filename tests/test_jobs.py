@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -82,6 +83,40 @@ class Sum(Job):
         self.value = value
 
 
+def meet(shared: Any, report: Report, task: int) -> int:
+    """Waits for the others."""
+    while not report(task):
+        time.sleep(0.02)
+    return task
+
+
+@dataclass
+class Guest(Job):
+    number: int
+    here: set[int]
+    number_of_guests: int
+
+    @property
+    def name(self) -> str:
+        return f"guest {self.number}"
+
+    def task(self) -> int:
+        return self.number
+
+    def heard(self, message: int) -> bool:
+        self.here.add(message)
+        return len(self.here) == self.number_of_guests
+
+    def done(self, value: int) -> None:
+        pass
+
+
+def start_workers(runner: Runner, count: int = 2) -> None:
+    """Has every node at work: until then, one that is killed may cost nothing."""
+    here: set[int] = set()
+    runner.run(meet, None, [Guest(number, here, count) for number in range(count)])
+
+
 def evaluation(world: World, runner: Runner, **options: Any) -> Evaluation:
     policies = [make_policy("fifo-swap"), make_policy("cost-greedy")]
     return evaluate(world, policies, range(6), runner=runner, **options)
@@ -131,6 +166,7 @@ def test_a_node_that_is_killed_costs_an_evaluation_nothing(
             nodes.kill(victim)
 
     with open_runner(nodes.address) as runner:
+        start_workers(runner)
         shared = evaluation(fake_world, runner, on_progress=kill)
     assert len(seen) == len(set(seen)) == 12
     assert len(runner.lost) == 1
@@ -152,12 +188,26 @@ def test_a_node_that_is_killed_costs_a_search_nothing(
 
     storage = tmp_path / "tune.journal"
     with open_runner(nodes.address) as runner:
+        start_workers(runner)
         shared = tune_all(policies, [fake_world], range(4), 5, storage=storage, runner=runner, on_trial=kill)
     assert len(seen) == 10
     assert len(runner.lost) == 1
     alone = tune_all(policies, [fake_world], range(4), 5)
     for name, result in alone.items():
         pd.testing.assert_frame_equal(shared[name].trials, result.trials)
+
+
+def train_together(shared: Any, report: Report, task: Any) -> Any:
+    """Trains, and after each message asks whether it may go on."""
+    from shunter.train.seeds import train_seed
+
+    def tell(message: Any) -> None:
+        may_go_on = report(message)
+        while not may_go_on:
+            time.sleep(0.02)
+            may_go_on = report(None)
+
+    return train_seed(shared, tell, task)
 
 
 @needs_ray
@@ -175,18 +225,27 @@ def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
     results: dict[int, TrainResult] = {}
     seen: dict[int, list[int]] = {0: [], 1: []}
 
+    class Seed(SeedTraining):
+        def heard(self, message: Any) -> bool:
+            """Whether to go on: the kill waits until both have a checkpoint, and they for the kill."""
+            if message is not None:
+                super().heard(message)
+            if victim not in nodes.cluster.worker_nodes:
+                return True
+            if all(steps and steps[-1] >= 128 for steps in seen.values()):
+                nodes.kill(victim)
+            return seen[self.settings.seed][-1] < 128
+
     def job(seed: int) -> SeedTraining:
         def follow(steps: int, point: Curve) -> None:
             seen[seed].append(steps)
-            if victim in nodes.cluster.worker_nodes and min(max(s, default=0) for s in seen.values()) >= 128:
-                nodes.kill(victim)
 
         checkpoint = tmp_path / f"{seed}.pt"
         kept = results.__setitem__
-        return SeedTraining(replace(settings, seed=seed), checkpoint, follow, lambda value: kept(seed, value))
+        return Seed(replace(settings, seed=seed), checkpoint, follow, lambda value: kept(seed, value))
 
     with open_runner(nodes.address) as runner:
-        runner.run(train_seed, SeedsShared(courses, []), [job(0), job(1)])
+        runner.run(train_together, SeedsShared(courses, []), [job(0), job(1)])
     assert len(runner.lost) == 1
     # Nobody began anew: each began once at nothing, and went on from a checkpoint.
     assert [steps.count(0) for steps in seen.values()] == [1, 1]
