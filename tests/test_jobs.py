@@ -226,7 +226,7 @@ def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
     seen: dict[int, list[int]] = {0: [], 1: []}
 
     class Seed(SeedTraining):
-        def heard(self, message: Any) -> bool:
+        def heard(self, message: Any) -> Any:
             """Whether to go on: the kill waits until both have a checkpoint, and they for the kill."""
             if message is not None:
                 super().heard(message)

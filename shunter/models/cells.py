@@ -11,7 +11,7 @@ import pandas as pd
 from shunter.catalog.devices import parse_device
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.datasheets import HOST, gpu_name
-from shunter.models.features import CELL_COLUMNS, FACT_COLUMNS
+from shunter.models.features import CELL_COLUMNS, FACT_COLUMNS, with_heads
 from shunter.models.physics import EXTRA_COLUMNS
 from shunter.models.published import facts_of
 from shunter.models.state import FittedState
@@ -118,8 +118,8 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _with_facts(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     lacking = [name for name in FACT_COLUMNS if name not in frame]
-    if not lacking:
-        return frame
+    if not set(lacking) - {"attn_heads"}:
+        return with_heads(frame)
     facts = {str(name): model_facts(state, name) for name in frame["model"].unique()}
     columns = {c: frame["model"].map({name: row[c] for name, row in facts.items()}) for c in lacking}
     return frame.assign(**columns)

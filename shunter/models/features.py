@@ -18,6 +18,7 @@ import pandas as pd
 
 __all__ = [
     "CELL_COLUMNS",
+    "DIFFERENCES",
     "FACT_COLUMNS",
     "TARGETS",
     "PlacedCells",
@@ -26,6 +27,7 @@ __all__ = [
     "feature_names",
     "placed_cells",
     "shape_names",
+    "with_heads",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -38,9 +40,25 @@ FACT_COLUMNS = (
     "layers",
     "total_layers",
     "hidden_size",
+    "attn_heads",
     "kv_bytes_per_token",
     "vocab_size",
 )
+HEAD_WIDTH = 128
+"""Of models whose heads are not known: that of most with 3 billion parameters and more."""
+
+CACHE_BYTES = 64e6
+"""What caches hold of a step's weights: all of half as much, nothing of twice as much. Server and desktop
+processors have 32 to 128 MB that one core can use. Measured on a Xeon: reading again and again takes 33 ps a
+byte up to 64 MB, 64 ps from 128 MB."""
+
+DIFFERENCES = {
+    f"many_sequences_params_{side}": {f"more_sequences_params_{side}", f"is_batched_params_{side}"}
+    for side in ("device", "host")
+}
+"""Features that are the difference of two others in all cells that can be, not only in those measured. Beside
+both such a one is none too many, since coefficients are not negative; which of them has what is the same."""
+
 CELL_COLUMNS = ("gpu_layers", "batch", "tokens", "context_tokens", "max_batch", "max_context_tokens")
 
 
@@ -54,6 +72,7 @@ class PlacedCells:
     reserved_tokens: Array
     layers: Array
     hidden_size: Array
+    attn_heads: Array
     weight_bytes: Array
     layers_device: Array
     layers_host: Array
@@ -65,6 +84,17 @@ class PlacedCells:
     kv_bytes_device: Array
     kv_bytes_host: Array
     is_split: Array
+    beyond_cache: Array
+
+
+def with_heads(frame: pd.DataFrame) -> pd.DataFrame:
+    """Takes heads that are not known as ``HEAD_WIDTH`` wide.
+
+    Args:
+        frame: Rows with ``hidden_size``.
+    """
+    typical = (frame["hidden_size"] / HEAD_WIDTH).clip(lower=1.0)
+    return frame.assign(attn_heads=frame["attn_heads"].fillna(typical) if "attn_heads" in frame else typical)
 
 
 def shape_names(frame: pd.DataFrame) -> npt.NDArray[np.str_]:
@@ -100,6 +130,7 @@ def placed_cells(frame: pd.DataFrame) -> PlacedCells:
         reserved_tokens=c["max_batch"] * c["max_context_tokens"],
         layers=c["layers"],
         hidden_size=c["hidden_size"],
+        attn_heads=c["attn_heads"],
         weight_bytes=c["weight_bytes"],
         layers_device=layers_device,
         layers_host=layers_host,
@@ -111,16 +142,22 @@ def placed_cells(frame: pd.DataFrame) -> PlacedCells:
         kv_bytes_device=kv_layer * layers_device,
         kv_bytes_host=kv_layer * layers_host,
         is_split=((c["gpu_layers"] > 0) & (c["gpu_layers"] < c["total_layers"])).astype(np.float64),
+        beyond_cache=np.clip((np.log2((read_device + read_host) / CACHE_BYTES) + 1) / 2, 0, 1),
     )
 
 
 def _decode(c: PlacedCells) -> Features:
     """One decode step of a batch: every weight is read once; each further sequence adds computation and KV.
 
-    Attention reads KV, and computes with the width of the queries, which grouped-query attention makes larger
-    than that of the keys. Units: bytes, layers, parameters x sequences, bytes of KV, tokens x layers x width.
+    Weights beyond the cache are read from memory. Attention reads KV, and computes with each query head, of
+    which grouped-query attention has more than of the keys; a head's tokens cost more than its width does.
+    Units: bytes, layers, parameters x sequences, bytes of KV, tokens x layers x heads or width.
+
+    A second sequence may compute while weights are read, for nothing, and further ones not; so these have a
+    term of their own, and one that has seen two only knows that it does not know.
     """
-    more = c.batch - 1
+    more, many = c.batch - 1, np.maximum(c.batch - 2, 0)
+    heads = c.batch * c.context_tokens * c.attn_heads
     attended = c.batch * c.context_tokens * c.hidden_size
     split_share = c.read_bytes_device * c.read_bytes_host / np.maximum(c.weight_bytes, 1.0)
     return {
@@ -132,6 +169,8 @@ def _decode(c: PlacedCells) -> Features:
         "more_sequences_params_host": more * c.params_host,
         "kv_bytes_device": c.batch * c.context_tokens * c.kv_bytes_device,
         "kv_bytes_host": c.batch * c.context_tokens * c.kv_bytes_host,
+        "heads_device": heads * c.layers_device,
+        "heads_host": heads * c.layers_host,
         "attention_device": attended * c.layers_device,
         "attention_host": attended * c.layers_host,
         "more_sequences_layers": more * c.layers,
@@ -139,6 +178,10 @@ def _decode(c: PlacedCells) -> Features:
         "constant": np.ones_like(c.batch),
         "is_batched_params_device": (more > 0) * c.params_device,
         "is_batched_params_host": (more > 0) * c.params_host,
+        "many_sequences_params_device": many * c.params_device,
+        "many_sequences_params_host": many * c.params_host,
+        "beyond_cache_bytes_device": c.beyond_cache * c.read_bytes_device,
+        "beyond_cache_bytes_host": c.beyond_cache * c.read_bytes_host,
         "split_bytes": split_share,
     }
 
@@ -146,8 +189,10 @@ def _decode(c: PlacedCells) -> Features:
 def _prefill(c: PlacedCells) -> Features:
     """One prompt: computation per token and weight, one pass over the weights, attention in tokens squared.
 
-    Units: tokens x parameters, bytes, layers, tokens x layers x hidden size, tokens² x layers x hidden size.
+    Units: tokens x parameters, bytes, layers, tokens x layers x hidden size, tokens² x layers x heads
+    or hidden size.
     """
+    heads = c.tokens**2 * c.attn_heads
     width_device, width_host = c.layers_device * c.hidden_size, c.layers_host * c.hidden_size
     return {
         "token_params_device": c.tokens * c.params_device,
@@ -156,6 +201,8 @@ def _prefill(c: PlacedCells) -> Features:
         "layers_host": c.layers_host,
         "read_bytes_device": c.read_bytes_device,
         "read_bytes_host": c.read_bytes_host,
+        "heads_device": heads * c.layers_device,
+        "heads_host": heads * c.layers_host,
         "attention_device": c.tokens**2 * width_device,
         "attention_host": c.tokens**2 * width_host,
         "token_width_device": c.tokens * width_device,

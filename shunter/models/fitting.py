@@ -13,7 +13,15 @@ import pandas as pd
 from shunter.errors import InputError
 from shunter.models.cells import sheet_names
 from shunter.models.datasheets import gpu_name
-from shunter.models.features import CELL_COLUMNS, FACT_COLUMNS, TARGETS, Target, feature_frame, shape_names
+from shunter.models.features import (
+    CELL_COLUMNS,
+    FACT_COLUMNS,
+    TARGETS,
+    Target,
+    feature_frame,
+    shape_names,
+    with_heads,
+)
 from shunter.models.intervals import FEW, group_half_width
 from shunter.models.physics import EXTRA_COLUMNS, PHYSICS
 from shunter.models.plausible import check_plausible
@@ -99,7 +107,8 @@ def _on_sheets(frame: pd.DataFrame, target: Target) -> list[tuple[str, pd.DataFr
 
 def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     extra = [name for name in EXTRA_COLUMNS if name in frame]
-    return validate(frame.drop(columns=extra), "dataset").assign(**{name: frame[name] for name in extra})
+    known = validate(frame.drop(columns=extra), "dataset").assign(**{name: frame[name] for name in extra})
+    return with_heads(known)
 
 
 def _sheets_by_hardware(frame: pd.DataFrame) -> dict[str, str]:
@@ -134,18 +143,20 @@ def _fit_group(
     n_cells = len(set(cells))
     _, left_out = select_features(features, n_cells)
     where = f"{target.name} on {key[0]} {key[1]}" + (f" ({key[2]})" if key[2] else "")
-    if left_out:
-        notes.append(f"{where}: {n_cells} cells cannot tell apart, and so leave out, {', '.join(left_out)}")
     by_cell, corrected = _better(features, measured, smallest, rows, fold_labels(cells), correction)
     by_model = hold_out(features, measured, smallest, rows, shapes)
     if by_cell is None:
         notes.append(f"{where}: one cell only, so its error is unknown; the interval is a factor of 2")
+    physics = fit_physics(features, measured, smallest, rows, corrected=corrected)
+    left_out = [name for name in left_out if name not in physics.coefficients]
+    if left_out:
+        notes.append(f"{where}: {n_cells} cells cannot tell apart, and so leave out, {', '.join(left_out)}")
     fit = GroupFit(
         target=target.name,
         engine=key[0],
         device=key[1],
         page_cache=key[2],
-        physics=fit_physics(features, measured, smallest, rows, corrected=corrected),
+        physics=physics,
         ranges={str(name): (float(features[name].min()), float(features[name].max())) for name in features},
         seen_log_errors=log_error_interval(by_cell) if by_cell else _NO_ERRORS_KNOWN,
         unseen_log_errors=_unseen_interval(target, shapes, by_cell, by_model),

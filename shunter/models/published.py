@@ -232,6 +232,7 @@ def _facts(spec: ModelSpec, quantization: str) -> dict[str, Any]:
         "layers": spec.layers,
         "total_layers": spec.total_layers,
         "hidden_size": spec.hidden_size,
+        "attn_heads": spec.attn_heads,
         "kv_bytes_per_token": spec.kv_bytes_per_token(),
         "vocab_size": spec.vocab_size,
     }

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from shunter.models.features import TARGETS, feature_names
+from shunter.models.features import DIFFERENCES, TARGETS, feature_names
 from shunter.models.intervals import UNKNOWN
 
 __all__ = [
@@ -180,9 +180,10 @@ def doublings_outside(ranges: Mapping[str, tuple[float, float]], values: Mapping
 def select_features(features: pd.DataFrame, n_cells: int) -> tuple[list[str], list[str]]:
     """Picks the features that the data can tell apart, most physical first.
 
-    A feature that is always 0 is no loss. Nor is one side (device or host) that never does a twentieth of
-    what the other does: its coefficient would be fitted to noise. A combination of features before it cannot
-    be told from them. Beyond that, at most ``1 + n_cells // 2`` are used.
+    A feature that is always 0 is no loss, nor one that equals another. Nor is one side (device or host) that
+    never does a twentieth of what the other does: its coefficient would be fitted to noise. A combination of
+    features before it cannot be told from them, unless it is the difference of two that are used whatever the
+    data (``DIFFERENCES``). Beyond that, at most ``1 + n_cells // 2`` are used.
 
     Args:
         features: Shape (n_rows, n_features), most physical first.
@@ -200,11 +201,14 @@ def select_features(features: pd.DataFrame, n_cells: int) -> tuple[list[str], li
         column = features[name].to_numpy(dtype=np.float64)
         if largest[name] <= _SMALL_SHARE * largest.get(_other_side(name), 0.0):
             continue
+        if any(np.array_equal(column, features[other]) for other in used):
+            continue
         unit = column / float(np.linalg.norm(column))
         rest = unit - basis @ (basis.T @ unit)
         rest = rest - basis @ (basis.T @ rest)
-        if len(used) < most and np.linalg.norm(rest) > 1e-6:
-            basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
+        is_new = np.linalg.norm(rest) > 1e-6
+        if len(used) < most and (is_new or DIFFERENCES.get(name, {name}) <= set(used)):
+            basis = np.column_stack([basis, rest / np.linalg.norm(rest)]) if is_new else basis
             used.append(name)
         else:
             left_out.append(name)
@@ -244,11 +248,24 @@ def fit_physics(
 
 
 def _coefficients(features: pd.DataFrame, measured: npt.ArrayLike, scale: Array) -> dict[str, float]:
-    """Minimises the sum of ((features @ c - measured) / scale)² over c >= 0: relative errors count."""
+    """Minimises the sum of ((features @ c - measured) / scale)² over c >= 0: relative errors count.
+
+    Features that come out as 0 make room for those that they kept out.
+    """
+    used, left_out = select_features(features, len(features))
+    found = _solution(features, used, measured, scale)
+    if not left_out:
+        return found
+    used, _ = select_features(features[[*found, *left_out]], len(features))
+    return _solution(features, used, measured, scale)
+
+
+def _solution(
+    features: pd.DataFrame, used: list[str], measured: npt.ArrayLike, scale: Array
+) -> dict[str, float]:
     # Only fitting needs scikit-learn, and importing it takes longer than all else: predictions go without.
     from sklearn.linear_model import LinearRegression
 
-    used, _ = select_features(features, len(features))
     if not used:
         return {}
     relative = features[used].to_numpy(dtype=np.float64) / scale[:, None]

@@ -18,7 +18,7 @@ from shunter.models.validation import Errors
 
 __all__ = ["FORMAT_VERSION", "FittedState", "Resident", "TargetErrors", "read_state", "write_state"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _FILE_NAME = "performance.json"
 
 

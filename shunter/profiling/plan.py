@@ -224,6 +224,7 @@ def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "layers": spec.layers,
         "total_layers": spec.total_layers,
         "hidden_size": spec.hidden_size,
+        "attn_heads": spec.attn_heads,
         "kv_bytes_per_token": float(spec.kv_bytes_per_token()),
         "vocab_size": spec.vocab_size,
     }

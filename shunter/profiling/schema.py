@@ -12,8 +12,8 @@ decides.
 * Fits by squared errors: leave flagged rows out, or weigh them down, and say how many they were.
 * Tails (what a user waits at worst): keep them, they are real.
 
-Datasets of schema version 1, which lack the conditions and the flag, are read with missing values in their
-place (``upgraded``).
+Datasets of older schema versions (1 lacks the conditions and the flag, 2 the attention heads) are read with
+missing values in their place (``upgraded``).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ __all__ = [
     "validate",
 ]
 
-SCHEMA_VERSION = 2
-READABLE_VERSIONS = (1, SCHEMA_VERSION)
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (1, 2, SCHEMA_VERSION)
 OPERATIONS = ("load", "unload", "prefill", "decode", "kv_save", "kv_restore")
 
 
@@ -100,6 +100,7 @@ COLUMNS = (
     Column("layers", "int64", "layers", "transformer layers", minimum=1),
     Column("total_layers", "int64", "layers", "transformer layers and the output layer", minimum=2),
     Column("hidden_size", "int64", "elements", "width of the residual stream", minimum=1),
+    Column("attn_heads", "float64", "heads", "query heads of a layer", nullable=True, minimum=1, since=3),
     Column("kv_bytes_per_token", "float64", "bytes", "keys and values of one token in FP16", minimum=1),
     Column("vocab_size", "int64", "tokens", "rows of the embedding", minimum=1),
     Column("operation", "str", "", "what was measured", choices=OPERATIONS),

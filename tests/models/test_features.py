@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shunter.models.features import TARGETS, feature_frame
+from shunter.models.features import TARGETS, feature_frame, with_heads
 
 # 4 layers of 100 bytes, an output of 2 * 8 * 2 = 32 bytes and an embedding as large; 2 bytes per parameter.
 FACTS = {
@@ -12,6 +12,7 @@ FACTS = {
     "layers": 4,
     "total_layers": 5,
     "hidden_size": 2,
+    "attn_heads": 1,
     "kv_bytes_per_token": 8.0,
     "vocab_size": 8,
 }
@@ -44,7 +45,22 @@ def test_one_sequence_adds_nothing_to_the_weights_and_more_do():
     alone, three = features("decode_step_s", 5), features("decode_step_s", 5, batch=3)
     assert alone["more_sequences_params_device"] == alone["is_batched_params_device"] == 0
     assert three["more_sequences_params_device"] == 2 * 216
-    assert three["is_batched_params_device"] == 216
+    assert three["is_batched_params_device"] == three["many_sequences_params_device"] == 216
+
+
+def test_weights_beyond_the_cache_are_all_or_nothing_far_from_its_size():
+    small, large = (
+        features("decode_step_s", 5),
+        features("decode_step_s", 5, layer_weight_bytes=5e7, weight_bytes=2.1e8),
+    )
+    assert (small["read_bytes_device"], small["beyond_cache_bytes_device"]) == (432, 0)
+    assert large["beyond_cache_bytes_device"] == large["read_bytes_device"] > 2e8
+
+
+def test_heads_that_a_dataset_does_not_know_are_128_wide():
+    frame = pd.DataFrame({"hidden_size": [4096, 64, 4096], "attn_heads": [np.nan, np.nan, 64]})
+    assert with_heads(frame)["attn_heads"].tolist() == [32, 1, 64]
+    assert with_heads(frame[["hidden_size"]])["attn_heads"].tolist() == [32, 1, 32]
 
 
 def test_all_weights_are_somewhere_and_the_embedding_on_the_host():
