@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shunter.agents.average import averaged
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.model_uri import load_registered
 from shunter.agents.policy_file import FACTS, Training, training_of
@@ -17,7 +18,7 @@ from shunter.agents.score_card import ScoreCard, score_card_of
 from shunter.cli.options import PERFORMANCE, performance_of, say
 from shunter.errors import InputError
 
-__all__ = ["policy_export", "policy_register", "policy_show"]
+__all__ = ["policy_average", "policy_export", "policy_register", "policy_show"]
 
 File = Annotated[
     str, typer.Argument(help="Policy file, or models:/NAME@champion in MLflow.", show_default=False)
@@ -53,6 +54,34 @@ def policy_show(
         console.print(card_table(card))
         if card.change is not None:
             say(console, f"Against the best baseline of each row, geometric mean: {card.change:+.1%}")
+
+
+def policy_average(
+    files: Annotated[list[Path], typer.Argument(help="Policy files.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Policy file to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the policy file.")] = False,
+) -> None:
+    """Make several policies one, whose scores are the mean of theirs: seeds of one training, say.
+
+    It is one network, as wide as all of them together, and takes as much longer to decide. Whether it is
+    better than each of them, `shunter eval` says.
+
+    Examples:
+
+    shunter train --config generalist.yaml --seeds 2 --out p.safetensors
+
+    shunter policy average p-0.safetensors p-1.safetensors --out mean.safetensors
+    """
+    if len(files) < 2:
+        raise InputError("FILES", "be at least two policy files", len(files))
+    if out.exists() and not overwrite:
+        raise InputError("--out", "not exist yet (or give --overwrite)", str(out))
+    if not out.absolute().parent.is_dir():
+        raise InputError("--out", "be in an existing folder", str(out))
+    policy = averaged([LearnedPolicy.load(file) for file in files])
+    policy.save(out)
+    width = len(policy.weights["encode_1.bias"])
+    say(Console(), f"{out}: the mean of {len(files)} policies, a network of width {width}")
 
 
 def policy_export(

@@ -93,3 +93,16 @@ def test_register_wants_a_name_for_several_scenarios(
     error = run(capsys, "policy", "register", "p.safetensors", "--scenario", "gone.yaml", code=2)
     assert "--scenario must be an existing YAML file" in error
     assert not Path("mlflow.db").exists()
+
+
+def test_policies_are_averaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    average = ["policy", "average", "p.safetensors", "p.safetensors", "--out"]
+    assert "the mean of 2 policies, a network of width" in run(capsys, *average, "mean.safetensors")
+    assert "Trained for 2000 decisions" in run(capsys, "policy", "show", "mean.safetensors")
+    assert "--out must not exist yet" in run(capsys, *average, "mean.safetensors", code=2)
+    assert "--out must be in an existing folder" in run(capsys, *average, "nowhere/m.safetensors", code=2)
+    alone = run(capsys, "policy", "average", "p.safetensors", "--out", "m.safetensors", code=2)
+    assert "FILES must be at least two policy files. Got 1" in alone
+    bare = run(capsys, "policy", "average", "p.safetensors", "bare.safetensors", "--out", "b.safetensors")
+    assert "b.safetensors: the mean" in bare
+    assert "does not say what it was trained on" in run(capsys, "policy", "show", "b.safetensors")
