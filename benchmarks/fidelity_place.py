@@ -113,10 +113,10 @@ class Scale:
 
 
 GRID = SweepSettings(
-    prompt_tokens=(4, 8, 16, 32, 64),
+    prompt_tokens=(3, 7, 14, 27, 45, 70),
     decode_tokens=(12,),
     batch=(1, 2, 4),
-    cut_tokens=(8, 24, 64),
+    cut_tokens=(9, 25, 61),
     context_tokens=192,
     repeats=3,
 )

@@ -160,7 +160,7 @@ class _Demo:
         dataset = self.folder / "profile.parquet"
         settings = SweepSettings(
             gpu_layers=self.recipe.gpu_layers,
-            prompt_tokens=(16, 64, 160),
+            prompt_tokens=(15, 61, 157),
             decode_tokens=(16,),
             batch=(1, 2, MAX_BATCH),
             cut_tokens=(32, 128),

@@ -27,9 +27,9 @@ from shunter.profiling.sweep import SweepProgress, check_output, plan_models, ru
 
 __all__ = ["profile"]
 
-GRID = {"prompt": "16,64,256", "decode": "32", "batch": "1,2,4", "cuts": "32,128", "page_cache": "warm"}
+GRID = {"prompt": "15,61,250", "decode": "32", "batch": "1,2,4", "cuts": "32,128", "page_cache": "warm"}
 RICH_GRID = {
-    "prompt": "16,32,64,128,256,512",
+    "prompt": "15,30,61,122,250,510",
     "decode": "16,64",
     "batch": "1,2,4,8",
     "cuts": "32,128,512",

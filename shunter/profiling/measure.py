@@ -41,6 +41,7 @@ _RESULT: dict[str, Any] = {
 }
 
 _SWAP_BYTES = 2**20
+_CACHE_BYTES = 2**28
 _STALL_SHARE = 0.01
 _STALL_S = 0.01
 
@@ -62,6 +63,14 @@ def sweep_facts(plan: SweepPlan, engine: Engine, session_id: str) -> dict[str, A
         "versions": json.dumps(versions(can.engine, can.engine_version, can.versions), sort_keys=True),
         "max_context_tokens": plan.max_context_tokens,
     }
+
+
+def _forget_caches() -> None:
+    """Fills the processor's caches with something else, as other models' work does between two loads of one.
+
+    A file that was just read is still in them in part, and is then read up to a quarter faster.
+    """
+    np.ones(_CACHE_BYTES, np.uint8).max()
 
 
 class GroupRun:
@@ -190,6 +199,7 @@ class GroupRun:
         gone = self._engine.unload(self._model)
         self._is_resident = False
         self._write(unit, "unload", gone)
+        _forget_caches()
         if unit.page_cache == "cold":
             self._engine.drop_page_cache(str(self._group.checkpoint.path))
         start = self._load(unit.max_batch)
