@@ -36,8 +36,8 @@ class SweepSettings:
 
     Attributes:
         gpu_layers: Levels as written: ``"all"``, ``"50%"`` or a count.
-        prompt_tokens: Prompt lengths. Kernels like multiples of 4 or 16 (llama.cpp on a CPU is up to 20 % faster
-            there), and real prompts are of any length: so none of the default ones is.
+        prompt_tokens: Prompt lengths. Kernels like multiples of 4 or 16 (llama.cpp on a CPU is up to 20 %
+            faster there), and real prompts are of any length: so none of the default ones is.
         decode_tokens: Steps to decode.
         batch: Requests decoded together.
         cut_tokens: Tokens in the KV cache when a request is preempted; empty: loads without a request.
