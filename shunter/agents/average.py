@@ -30,6 +30,7 @@ def averaged(policies: Sequence[LearnedPolicy]) -> LearnedPolicy:
     all_weights = [policy.weights for policy in policies]
     # The layer on [own, mean, top, context]: a network sees its own part of the first three.
     parts = [np.split(w["score_1.weight"], len(w["score_1.bias"]) * np.arange(1, 4), 1) for w in all_weights]
+    share = np.float32(len(policies))
     joined = {
         name: np.concatenate([weights[name] for weights in all_weights])
         for name in ("encode_1.weight", "encode_1.bias", "encode_2.bias", "score_1.bias")
@@ -44,8 +45,8 @@ def averaged(policies: Sequence[LearnedPolicy]) -> LearnedPolicy:
             ],
             axis=1,
         ),
-        "score_2.weight": np.concatenate([w["score_2.weight"] for w in all_weights], axis=1) / len(policies),
-        "score_2.bias": np.mean([w["score_2.bias"] for w in all_weights], axis=0),
+        "score_2.weight": np.concatenate([w["score_2.weight"] / share for w in all_weights], axis=1),
+        "score_2.bias": np.sum([w["score_2.bias"] / share for w in all_weights], axis=0),
     }
     return LearnedPolicy(policies[0].name, weights, _metadata(policies))
 
