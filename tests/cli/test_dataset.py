@@ -4,7 +4,7 @@ from shunter.cli.main import main
 from shunter.profiling.dataset import read_dataset, write_dataset
 from shunter.profiling.engines.fake import FakeEngine
 from shunter.profiling.journal import Journal
-from shunter.profiling.schema import frame_of
+from shunter.profiling.schema import SCHEMA_VERSION, frame_of
 from shunter.profiling.sweep import run_sweep
 from tests.profiling.test_dataset import row
 from tests.profiling.test_sweep import ROWS_PER_GROUP, plan
@@ -65,7 +65,9 @@ def test_show_reference_prints_figures_and_says_whose_they_are(capsys):
 def test_validate_says_what_is_there(measured, capsys):
     out = run(capsys, "validate", "d.parquet")
     cells = measured["cell_id"].nunique()
-    assert f"d.parquet: valid, schema version 2, {4 * ROWS_PER_GROUP} rows, {cells} cells" in out
+    assert (
+        f"d.parquet: valid, schema version {SCHEMA_VERSION}, {4 * ROWS_PER_GROUP} rows, {cells} cells" in out
+    )
     assert f"model: a ({2 * ROWS_PER_GROUP}), b ({2 * ROWS_PER_GROUP})" in out
     assert "unfinished" not in out
     assert "outliers: 0 rows far from their cell's median" in out

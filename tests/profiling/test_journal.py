@@ -29,7 +29,11 @@ def test_a_row_is_on_disk_before_the_next_one_is_measured(dataset):
     with journal(dataset) as j:
         j.append({**row("a"), "kv_bytes": float("nan")})
         lines = journal_path(dataset).read_text().splitlines()
-    assert json.loads(lines[0])["header"] == {"schema_version": 2, "plan_id": "p", "session_id": "s"}
+    assert json.loads(lines[0])["header"] == {
+        "schema_version": SCHEMA_VERSION,
+        "plan_id": "p",
+        "session_id": "s",
+    }
     assert json.loads(lines[1])["row_id"] == "a"
     assert json.loads(lines[1])["kv_bytes"] is None
 
