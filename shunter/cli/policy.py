@@ -74,10 +74,7 @@ def policy_average(
     """
     if len(files) < 2:
         raise InputError("FILES", "be at least two policy files", len(files))
-    if out.exists() and not overwrite:
-        raise InputError("--out", "not exist yet (or give --overwrite)", str(out))
-    if not out.absolute().parent.is_dir():
-        raise InputError("--out", "be in an existing folder", str(out))
+    _check_new("--out", out, overwrite)
     policy = averaged([LearnedPolicy.load(file) for file in files])
     policy.save(out)
     width = len(policy.weights["encode_1.bias"])
@@ -99,10 +96,7 @@ def policy_export(
     """
     from shunter.agents.onnx_export import export_onnx
 
-    if onnx.exists() and not overwrite:
-        raise InputError("--onnx", "not exist yet (or give --overwrite)", str(onnx))
-    if not onnx.absolute().parent.is_dir():
-        raise InputError("--onnx", "be in an existing folder", str(onnx))
+    _check_new("--onnx", onnx, overwrite)
     export_onnx(_learned(file), onnx)
     say(Console(), f"{onnx}: {onnx.stat().st_size} bytes")
 
@@ -186,6 +180,14 @@ def _plain(policy: LearnedPolicy, training: Training | None, card: ScoreCard | N
         "training": training.model_dump(mode="json") if training else None,
         "score_card": {**card.model_dump(mode="json"), "change": card.change} if card else None,
     }
+
+
+def _check_new(option: str, path: Path, overwrite: bool) -> None:
+    """Refuses a file that is there, and one that cannot be."""
+    if path.exists() and not overwrite:
+        raise InputError(option, "not exist yet (or give --overwrite)", str(path))
+    if not path.absolute().parent.is_dir():
+        raise InputError(option, "be in an existing folder", str(path))
 
 
 def _learned(text: str) -> LearnedPolicy:
