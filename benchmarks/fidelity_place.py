@@ -113,7 +113,7 @@ class Scale:
 
 
 GRID = SweepSettings(
-    prompt_tokens=(3, 7, 14, 27, 45, 70),
+    prompt_tokens=(3, 8, 14, 28, 61, 97),
     decode_tokens=(12,),
     batch=(1, 2, 4),
     cut_tokens=(9, 25, 61),

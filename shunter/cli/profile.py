@@ -29,7 +29,7 @@ __all__ = ["profile"]
 
 GRID = {"prompt": "15,61,250", "decode": "32", "batch": "1,2,4", "cuts": "32,128", "page_cache": "warm"}
 RICH_GRID = {
-    "prompt": "15,30,61,122,250,510",
+    "prompt": "15,30,60,121,250,510",
     "decode": "16,64",
     "batch": "1,2,4,8",
     "cuts": "32,128,512",

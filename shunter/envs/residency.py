@@ -29,7 +29,7 @@ def residency(scenario: Scenario, performance: PerformanceModel) -> pd.DataFrame
     """
     tabulation = Tabulation(scenario, performance)
     prompt, decode = tabulation.pairs.mean(axis=0)
-    cells = tabulation.cells(np.array([round(prompt + decode / 2)]))
+    cells = tabulation.cells(np.array([round(prompt + decode / 2)]), np.empty(0))
     cells = cells[cells.operation.eq("load") | (cells.operation.eq("decode") & cells.b.eq(0))]
     predicted = performance.predict(cells)
     loads, steps = (

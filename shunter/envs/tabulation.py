@@ -14,6 +14,7 @@ from shunter.envs.scenario import Model, Scenario
 from shunter.envs.tables import Tables, make_tables
 from shunter.envs.workload import popularity
 from shunter.errors import InputError, UnknownNameError
+from shunter.models.features import MOST_UNEVEN_TOKENS
 from shunter.models.performance import PerformanceModel
 from shunter.models.physics import UBATCH_TOKENS
 from shunter.models.published import catalog_facts
@@ -132,9 +133,9 @@ class Tabulation:
     def _refined(self) -> tuple[Tables, float]:
         points = FIRST_POINTS
         while True:
-            grid = self._grid(points)
-            self.context_grid = grid
-            cells = self.cells(grid)
+            self.context_grid = self._grid(points)
+            self.prompt_grid = self._with_uneven(self.context_grid)
+            cells = self.cells(self.context_grid, self.prompt_grid)
             tables = self._tables(cells, self.performance.predict(cells))
             error = self._interpolation_error(tables)
             if error <= TOLERANCE or points >= MOST_POINTS:
@@ -150,18 +151,26 @@ class Tabulation:
             grid = np.concatenate([grid, steps, steps + 1])
         return np.unique(grid)
 
+    def _with_uneven(self, grid: Array) -> Array:
+        """Every short prompt too, where a device has no data sheet: one token more may cost less."""
+        if all(device.gpu for device in self.scenario.devices):
+            return grid
+        most = min(MOST_UNEVEN_TOKENS + 1, self.scenario.limits.context_tokens)
+        return np.union1d(grid, np.arange(1, most + 1))
+
     def _interpolation_error(self, tables: Tables) -> float:
         """Largest relative error midway between grid points."""
-        grid = self.context_grid
-        middle = np.sqrt(grid[:-1] * grid[1:]).round()
-        cells = self.cells(middle)
+        contexts, prompts = _middle(self.context_grid), _middle(self.prompt_grid)
+        cells = self.cells(contexts, prompts)
         direct_s = self.performance.predict(cells)["duration_s_predicted"].to_numpy(dtype=np.float64)
-        weight = (middle - grid[:-1]) / np.diff(grid)
         first = np.array([list(self.hardware_of).index(h) for h in range(len(self.hardware))])
         worst = 0.0
         for operation, table in _TABLE_OF.items():
             rows = np.flatnonzero(cells.operation == operation)
             values = getattr(tables, table)
+            is_prefill = operation == "prefill"
+            grid, middle = (self.prompt_grid, prompts) if is_prefill else (self.context_grid, contexts)
+            weight = (middle - grid[:-1]) / np.diff(grid)
             between = values[..., :-1] * (1 - weight) + values[..., 1:] * weight
             axes = ("m", "l", "b", "k") if operation == "decode" else ("m", "l", "k")
             device = first[cells["h"].to_numpy()[rows]]
@@ -170,16 +179,18 @@ class Tabulation:
             worst = max(worst, float(error.max(initial=0.0)))
         return worst
 
-    def cells(self, grid: Array) -> pd.DataFrame:
+    def cells(self, contexts: Array, prompts: Array) -> pd.DataFrame:
         """All that is asked of the performance model; ``h``, ``m``, ``l``, ``b`` and ``k`` say where it goes.
 
         Args:
-            grid: Token counts of prefills, KV copies and contexts.
+            contexts: Token counts of KV copies and contexts.
+            prompts: Of prefills.
         """
         rows: list[dict[str, Any]] = []
         for h, hardware in enumerate(self.hardware):
             saves_kv = self.saves_kv[int(np.flatnonzero(self.hardware_of == h)[0])]
             for m, facts in enumerate(self.facts):
+                operations = self._operations(bool(saves_kv[m]), contexts, prompts)
                 for level, gpu_layers in enumerate(self.gpu_layers[m]):
                     base = {
                         **facts,
@@ -189,7 +200,7 @@ class Tabulation:
                         "l": level,
                         "gpu_layers": gpu_layers,
                     }
-                    rows += [{**base, **cell} for cell in self._operations(bool(saves_kv[m]), grid)]
+                    rows += [{**base, **cell} for cell in operations]
         frame = pd.DataFrame(rows)
         frame["offload_ratio"] = 1 - frame.gpu_layers / frame.total_layers
         return frame
@@ -206,11 +217,13 @@ class Tabulation:
             **host,
         }
 
-    def _operations(self, saves_kv: bool, grid: Array) -> list[dict[str, Any]]:
+    def _operations(self, saves_kv: bool, contexts: Array, prompts: Array) -> list[dict[str, Any]]:
         blank = {"batch": 1, "tokens": 0, "context_tokens": 0.0, "b": 0, "k": 0}
         cells = [{**blank, "operation": "load"}, {**blank, "operation": "unload"}]
-        for k, tokens in enumerate(grid):
-            for operation in ("prefill", "kv_save", "kv_restore") if saves_kv else ("prefill",):
+        for k, tokens in enumerate(prompts):
+            cells.append({**blank, "operation": "prefill", "tokens": int(tokens), "k": k})
+        for k, tokens in enumerate(contexts):
+            for operation in ("kv_save", "kv_restore") if saves_kv else ():
                 cells.append({**blank, "operation": operation, "tokens": int(tokens), "k": k})
             for b, batch in enumerate(self.batches):
                 decode = {"operation": "decode", "batch": int(batch), "context_tokens": float(tokens)}
@@ -218,7 +231,7 @@ class Tabulation:
         return cells
 
     def _tables(self, cells: pd.DataFrame, predicted: pd.DataFrame) -> Tables:
-        shape, grid = self.shape, len(self.context_grid)
+        shape, grid, prompts = self.shape, len(self.context_grid), len(self.prompt_grid)
 
         def fill(operation: str, column: str, *axes: str, size: tuple[int, ...] = ()) -> Array:
             rows = (cells.operation == operation).to_numpy()
@@ -258,15 +271,15 @@ class Tabulation:
             weight_bytes=np.array([float(f["weight_bytes"]) for f in self.facts]),
             host_bytes=np.inf if limits.host_memory_gb is None else limits.host_memory_gb * 1e9,
             unload_s=fill("unload", seconds),
-            prefill_s=fill("prefill", seconds, "k", size=(grid,)),
-            prefill_tokens=self.context_grid,
+            prefill_s=fill("prefill", seconds, "k", size=(prompts,)),
+            prefill_tokens=self.prompt_grid,
             step_s=step_s,
             context_tokens=self.context_grid,
             kv_save_s=fill("kv_save", seconds, "k", size=(grid,)),
             kv_restore_s=fill("kv_restore", seconds, "k", size=(grid,)),
             remaining_tokens=remaining_tokens(self.pairs),
             load_halfwidth=halfwidth("load"),
-            prefill_halfwidth=halfwidth("prefill", "k", size=(grid,)),
+            prefill_halfwidth=halfwidth("prefill", "k", size=(prompts,)),
             step_halfwidth=halfwidth("decode", "b", "k", size=(len(self.batches), grid)),
             offload_sensitivity=_sensitivity(step_s, exists),
             kv_can_save=self.saves_kv[:, :, None],
@@ -317,6 +330,10 @@ class Tabulation:
     def _time_scale_s(self, load_s: Array, step_s: Array, exists: NDArray[np.bool_]) -> float:
         decode = self.pairs[:, 1].mean()
         return float((load_s + decode * step_s[..., 0, 0])[exists].mean())
+
+
+def _middle(grid: Array) -> Array:
+    return np.sqrt(grid[:-1] * grid[1:]).round()
 
 
 def _relative(width: Array, centre: Array) -> Array:

@@ -102,7 +102,7 @@ def _home(tabulation: Tabulation, m: int, d: int, level: int, share: float) -> H
     tables, facts = tabulation.tables, tabulation.facts[m]
     limits = tabulation.scenario.limits
     is_cold = bool(tables.weight_bytes.sum() > tables.limits[0]["host_bytes"])
-    cells = tabulation.cells(np.array([limits.context_tokens]))
+    cells = tabulation.cells(np.array([limits.context_tokens]), np.array([limits.context_tokens]))
     mine = (cells.h == tabulation.hardware_of[d]) & (cells.m == m) & (cells.l == level)
     is_f32 = facts.get("checkpoint_format") == "safetensors" and facts.get("quantization") == "F32"
 

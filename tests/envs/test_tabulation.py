@@ -37,6 +37,26 @@ def test_tables_are_the_predictions_to_within_the_stated_error(
     np.testing.assert_allclose(table, step, rtol=1.5 * max(world.interpolation_error, 1e-9))
 
 
+class Uneven(PerformanceModel):
+    """A model in which three of four short prompts cost a pass more."""
+
+    def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
+        predicted = super().predict(frame)
+        is_prefill = (predicted["operation"] == "prefill").to_numpy()
+        tokens = predicted.loc[is_prefill, "tokens"].to_numpy(dtype=float)
+        seconds = 1e-3 * tokens + 0.1 * np.where(tokens > 128, 0.75, tokens % 4 > 0)
+        columns = ["duration_s_predicted", "duration_s_low", "duration_s_high"]
+        predicted.loc[is_prefill, columns] = np.repeat(seconds[:, None], 3, axis=1)
+        return predicted
+
+
+def test_a_token_more_may_cost_less(fake_world: World, fake_performance: PerformanceModel) -> None:
+    world = make_world(fake_world.scenario, Uneven()._set(fake_performance.state_))
+    table = world.tables.prefill_s[0, 0, 0]
+    found = [interpolate(float(n), world.tables.prefill_tokens, table) for n in (7, 8, 9, 128, 129, 200)]
+    np.testing.assert_allclose(found, [0.107, 0.008, 0.109, 0.128, 0.204, 0.275], rtol=0.01)
+
+
 class Curved(PerformanceModel):
     """A model whose prefill grows with the square of the tokens."""
 

@@ -71,6 +71,19 @@ def test_all_weights_are_somewhere_and_the_embedding_on_the_host():
     assert f["kv_reserved_bytes_device"] == 2 * 30 * 8
 
 
+@pytest.mark.parametrize(
+    ("tokens", "passes"), [(3, 0), (4, 0), (5, 1), (8, 0), (63, 1), (64, 0), (129, 0.75), (132, 0.75)]
+)
+def test_what_does_not_fill_a_kernels_rows_reads_the_weights_again(tokens, passes):
+    f = features("prefill_s", 5, tokens=tokens)
+    assert f["leftover_read_bytes_device"] == passes * f["read_bytes_device"] == passes * 432
+
+
+def test_attention_of_a_short_prompt_has_a_term_of_its_own():
+    short, long = features("prefill_s", 5, tokens=63), features("prefill_s", 5, tokens=64)
+    assert short["short_heads_device"] == short["heads_device"] > 0 == long["short_heads_device"]
+
+
 def test_prefill_grows_with_tokens_and_with_their_square():
     once, twice = features("prefill_s", 5), features("prefill_s", 5, tokens=20)
     assert twice["token_params_device"] == 2 * once["token_params_device"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,8 +12,6 @@ from .base import EngineError
 from .llama_model import LlamaModel
 
 __all__ = ["LlamaSlots"]
-
-_PATIENCE_STEPS = 4
 
 
 class LlamaSlots:
@@ -28,7 +29,9 @@ class LlamaSlots:
         self.model = model
         self.slot_of: dict[str, int] = {}
         self._count = count
-        self._broken_steps = 0
+        self._move_s = 0.0
+        self._loss_s = 0.0
+        self._lost_s = 0.0
 
     def prefill(self, request: str, tokens: list[int]) -> int:
         """Runs a prompt in a free slot and returns the likeliest next token."""
@@ -43,13 +46,16 @@ class LlamaSlots:
 
     def step(self, batch: dict[str, list[int]]) -> list[int]:
         """Feeds the last of each request's tokens; the next ones come in the order of the batch."""
-        self._keep_together(batch)
+        self._keep_together(list(batch))
         order = sorted(batch, key=self.slot_of.__getitem__)
+        slots = [self.slot_of[request] for request in order]
+        start_s = time.monotonic()
         new = self.model.step(
-            [self.slot_of[request] for request in order],
+            slots,
             [batch[request][-1] for request in order],
             [len(batch[request]) - 1 for request in order],
         )
+        self._count_loss(slots, time.monotonic() - start_s)
         by_request = dict(zip(order, new, strict=True))
         return [by_request[request] for request in batch]
 
@@ -74,17 +80,27 @@ class LlamaSlots:
     def _free_slot(self) -> int:
         return min(set(range(self._count)).difference(self.slot_of.values()))
 
-    def _keep_together(self, batch: dict[str, list[int]]) -> None:
-        # llama.cpp runs each unbroken row of slots in a pass of its own, and each pass reads all the
-        # weights. Closing the gaps costs about as much as a few broken steps, which may be all there are.
-        slots = [self.slot_of[request] for request in batch]
-        if max(slots) - min(slots) + 1 == len(slots):
-            self._broken_steps = 0
-            return
-        self._broken_steps += 1
-        if self._broken_steps > _PATIENCE_STEPS:
-            self._move(self._moves(list(batch)))
-            self._broken_steps = 0
+    def _keep_together(self, batch: list[str]) -> None:
+        """Closes gaps in a batch's slots once they will have cost what closing them does.
+
+        llama.cpp runs each unbroken row of slots in a pass of its own, and each pass reads all the weights.
+        How long a request's move takes, and how much a broken step loses, is as it was last time; the first time,
+        both are unknown and taken as nothing.
+        """
+        moves = self._moves(batch)
+        if moves and self._lost_s + self._loss_s >= self._move_s * len(moves):
+            start_s = time.monotonic()
+            self._move(moves)
+            self._move_s = (time.monotonic() - start_s) / len(moves)
+            self._lost_s = 0.0
+
+    def _count_loss(self, slots: list[int], step_s: float) -> None:
+        passes = 1 + sum(b - a > 1 for a, b in pairwise(slots))
+        if passes == 1:
+            self._lost_s = 0.0
+        else:
+            self._loss_s = step_s * (passes - 1) / passes
+            self._lost_s += self._loss_s
 
     def _moves(self, batch: list[str]) -> dict[str, int]:
         """New slots of the requests that move so that the batch sits in one row of slots."""
