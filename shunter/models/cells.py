@@ -118,7 +118,10 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _with_facts(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     lacking = [name for name in FACT_COLUMNS if name not in frame]
-    if not set(lacking) - {"attn_heads"}:
+    if lacking == ["attn_heads"]:
+        known = {name: facts["attn_heads"] for name, facts in state.models.items()}
+        frame, lacking = frame.assign(attn_heads=frame["model"].map(known)), []
+    if not lacking:
         return with_heads(frame)
     facts = {str(name): model_facts(state, name) for name in frame["model"].unique()}
     columns = {c: frame["model"].map({name: row[c] for name, row in facts.items()}) for c in lacking}

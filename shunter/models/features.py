@@ -201,7 +201,8 @@ def _prefill(c: PlacedCells) -> Features:
 
     On processors a few tokens that do not fill a kernel's rows cost another pass over the weights, and
     attention of a short prompt costs more per token than that of one long enough for tiles. With
-    llama.cpp 5 tokens cost a third more than 4, and 8 only a twentieth more than 5; 64 a quarter less than 63.
+    llama.cpp 5 tokens cost a third more than 4, and 8 only a twentieth more than 5; 64 a quarter less than
+    63.
 
     Units: tokens x parameters, bytes, layers, tokens x layers x hidden size, tokens² x layers x heads
     or hidden size.

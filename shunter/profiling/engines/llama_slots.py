@@ -84,8 +84,8 @@ class LlamaSlots:
         """Closes gaps in a batch's slots once they will have cost what closing them does.
 
         llama.cpp runs each unbroken row of slots in a pass of its own, and each pass reads all the weights.
-        How long a request's move takes, and how much a broken step loses, is as it was last time; the first time,
-        both are unknown and taken as nothing.
+        How long a request's move takes, and how much a broken step loses, is as it was last time; the first
+        time, both are unknown and taken as nothing.
         """
         moves = self._moves(batch)
         if moves and self._lost_s + self._loss_s >= self._move_s * len(moves):
