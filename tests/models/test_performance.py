@@ -254,3 +254,14 @@ def test_many_cells_at_once_give_what_each_gives_alone(model):
 def test_order_and_other_rows_do_not_matter(model, dataset):
     shuffled = dataset.sample(frac=1, random_state=0)
     pd.testing.assert_frame_equal(model.predict(shuffled).sort_index(), model.predict(dataset))
+
+
+def test_a_table_without_heads_has_those_that_were_profiled(model):
+    from shunter.models.cells import complete
+
+    known = model.cells("fake", DEVICE, "b", operation="decode")
+    assert known["attn_heads"].tolist() == [8]
+    found = complete(known.drop(columns="attn_heads"), model.state_)
+    assert found["attn_heads"].tolist() == [8]
+    stranger = complete(known.drop(columns="attn_heads").assign(model="other"), model.state_)
+    assert stranger["attn_heads"].tolist() == [4]  # 128 wide
