@@ -7,6 +7,7 @@ import pytest
 
 from shunter.errors import BrokenFileError, InputError, UnknownNameError, VersionError
 from shunter.models import PerformanceModel
+from shunter.models.cells import complete
 from shunter.models.features import FACT_COLUMNS, TARGETS
 
 DEVICE = "loopback:1-threads"
@@ -257,8 +258,6 @@ def test_order_and_other_rows_do_not_matter(model, dataset):
 
 
 def test_a_table_without_heads_has_those_that_were_profiled(model):
-    from shunter.models.cells import complete
-
     known = model.cells("fake", DEVICE, "b", operation="decode")
     assert known["attn_heads"].tolist() == [8]
     found = complete(known.drop(columns="attn_heads"), model.state_)
