@@ -16,12 +16,13 @@ Array = NDArray[np.float32]
 
 
 def generalized_advantages(
-    rewards: Array, values: Array, last_values: Array, continues: Array, discounts: Array, gae_lambda: float
+    rewards: Array, values: Array, last_values: Array, continues: Array, discounts: Array, traces: Array
 ) -> Array:
     """Generalised advantage estimates of a semi-Markov process.
 
-    A_t = sum over k of (product over j < k of d_j c_j lambda) delta_k, with
-    delta_t = r_t + d_t c_t V_{t+1} - V_t and d_t the discount over the real duration of step t.
+    A_t = sum over k of (product over j < k of d_j c_j l_j) delta_k, with
+    delta_t = r_t + d_t c_t V_{t+1} - V_t, and d_t the discount and l_t the lambda over the real duration of
+    step t.
 
     Args:
         rewards: (T, n).
@@ -29,29 +30,30 @@ def generalized_advantages(
         last_values: (n,) values after the last.
         continues: (T, n) 0 where the episode ended with the step, else 1.
         discounts: (T, n).
-        gae_lambda: Per step.
+        traces: (T, n), lambda of each step.
 
     Returns:
         (T, n).
 
     Source:
-        Schulman et al. 2016, https://arxiv.org/abs/1506.02438, with a discount of its own for each step.
+        Schulman et al. 2016, https://arxiv.org/abs/1506.02438, with a discount and a lambda for each step.
     """
     advantages = np.zeros_like(rewards)
     following, following_values = np.zeros_like(last_values), last_values
     for t in reversed(range(len(rewards))):
         keep = discounts[t] * continues[t]
-        following = rewards[t] + keep * following_values - values[t] + keep * gae_lambda * following
+        following = rewards[t] + keep * following_values - values[t] + keep * traces[t] * following
         advantages[t] = following
         following_values = values[t]
     return advantages
 
 
 class DurationBuffer(MaskableDictRolloutBuffer):
-    """A rollout buffer whose discount of each step depends on how long the step lasted.
+    """A rollout buffer whose discount and lambda of each step depend on how long the step lasted.
 
-    ``discounts`` (T, n) is filled by ``RecordDurations`` while a rollout is collected. Advantages are
-    normalised for each world by itself, so that those of a heavy load do not drown those of a light one.
+    ``discounts`` and ``traces`` (T, n) are filled by ``RecordDurations`` while a rollout is collected: until
+    then they are 1 and the base class's ``gae_lambda``. Advantages are normalised for each world by itself,
+    so that those of a heavy load do not drown those of a light one.
 
     Args:
         *args: As the base class's.
@@ -60,6 +62,7 @@ class DurationBuffer(MaskableDictRolloutBuffer):
     """
 
     discounts: Array
+    traces: Array
 
     def __init__(self, *args: Any, worlds: int = 1, **kwargs: Any) -> None:
         self.worlds = worlds
@@ -68,6 +71,7 @@ class DurationBuffer(MaskableDictRolloutBuffer):
     def reset(self) -> None:
         """Empties the buffer."""
         self.discounts = np.ones((self.buffer_size, self.n_envs), np.float32)
+        self.traces = np.full_like(self.discounts, self.gae_lambda)
         super().reset()
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: NDArray[Any]) -> None:
@@ -79,7 +83,7 @@ class DurationBuffer(MaskableDictRolloutBuffer):
             last_values.clone().cpu().numpy().flatten(),
             (1.0 - ends).astype(np.float32),
             self.discounts,
-            self.gae_lambda,
+            self.traces,
         )
         self.returns = advantages + self.values
         of_world = advantages.reshape(self.buffer_size, self.worlds, -1)
@@ -89,18 +93,23 @@ class DurationBuffer(MaskableDictRolloutBuffer):
 
 
 class RecordDurations(BaseCallback):
-    """Writes each step's discount, exp(-elapsed / time_constant), into a ``DurationBuffer``.
+    """Writes each step's discount and lambda, which fall with its duration, into a ``DurationBuffer``.
+
+    A lambda per decision would let credit reach as many decisions back whatever they are: over seconds where
+    one device decides, over a fraction of one where eight do.
 
     Args:
-        time_constant: In the scenario's time scales, like ``info["elapsed"]``.
+        time_constant: Of discounting, in the scenario's time scales, like ``info["elapsed"]``.
+        credit_constant: Of lambda, likewise.
     """
 
-    def __init__(self, time_constant: float) -> None:
+    def __init__(self, time_constant: float, credit_constant: float) -> None:
         super().__init__()
-        self.time_constant = time_constant
+        self.time_constant, self.credit_constant = time_constant, credit_constant
 
     def _on_step(self) -> bool:
         buffer = self.model.rollout_buffer
         elapsed = np.array([info["elapsed"] for info in self.locals["infos"]])
         buffer.discounts[buffer.pos] = np.exp(-elapsed / self.time_constant)
+        buffer.traces[buffer.pos] = np.exp(-elapsed / self.credit_constant)
         return True

@@ -115,7 +115,7 @@ class _Training:
             batch_size=min(settings.batch_size, self.venv.num_envs * settings.rollout_steps),
             n_epochs=settings.epochs,
             gamma=1.0,  # discounting is DurationBuffer's
-            gae_lambda=0.97,
+            gae_lambda=1.0,  # likewise
             clip_range=0.15,
             ent_coef=settings.entropy,
             normalize_advantage=False,  # DurationBuffer's too, for each world by itself
@@ -163,8 +163,8 @@ class _Training:
         self.model._last_obs = None  # so that learn resets the environments
         steps = settings.validate_every * settings.rollout_steps * self.venv.num_envs
         steps = min(steps, settings.steps - self.model.num_timesteps)
-        callbacks = [RecordDurations(settings.time_constant), _Report(self._report)]
-        self.model.learn(steps, callback=callbacks, reset_num_timesteps=False)
+        durations = RecordDurations(settings.time_constant, settings.credit_constant)
+        self.model.learn(steps, callback=[durations, _Report(self._report)], reset_num_timesteps=False)
         self.validate()
 
     def _report(self, steps: int) -> None:

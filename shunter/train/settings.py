@@ -31,6 +31,8 @@ class TrainSettings:
         epochs: Passes over a rollout.
         learning_rate: Of Adam, at first; it falls linearly to a tenth.
         time_constant: Of discounting, in the scenario's time scales.
+        credit_constant: Of the lambda of generalised advantages, likewise: how far back a surprise is
+            credited. A rollout should be longer.
         entropy: Weight of the entropy bonus.
         width: Of the network's layers.
         averaging: What is validated and kept is a running average of the weights; how much of it an update
@@ -50,6 +52,7 @@ class TrainSettings:
     epochs: int = 6
     learning_rate: float = 5e-4
     time_constant: float = 100.0
+    credit_constant: float = 10.0
     entropy: float = 0.002
     width: int = 64
     averaging: float = 0.8

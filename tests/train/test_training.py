@@ -28,11 +28,12 @@ def test_advantages_by_hand_with_unequal_durations() -> None:
     values = np.array([[10.0], [20.0], [30.0]], np.float32)
     discounts = np.array([[0.9], [0.5], [0.8]], np.float32)
     deltas = [1 + 0.9 * 20 - 10, 2 + 0.5 * 30 - 20, 4 + 0.8 * 40 - 30]
+    traces = np.array([[0.7], [0.95], [0.1]], np.float32)
     third = deltas[2]
     second = deltas[1] + 0.5 * 0.95 * third
-    first = deltas[0] + 0.9 * 0.95 * second
+    first = deltas[0] + 0.9 * 0.7 * second
     got = generalized_advantages(
-        rewards, values, np.array([40.0], np.float32), np.ones((3, 1), np.float32), discounts, 0.95
+        rewards, values, np.array([40.0], np.float32), np.ones((3, 1), np.float32), discounts, traces
     )
     np.testing.assert_allclose(got[:, 0], [first, second, third], rtol=1e-6)
 
@@ -40,7 +41,7 @@ def test_advantages_by_hand_with_unequal_durations() -> None:
 def test_an_episodes_end_stops_the_future() -> None:
     ones = np.ones((2, 1), np.float32)
     continues = np.array([[0.0], [1.0]], np.float32)
-    got = generalized_advantages(ones, 0 * ones, np.array([5.0], np.float32), continues, 0.5 * ones, 1.0)
+    got = generalized_advantages(ones, 0 * ones, np.array([5.0], np.float32), continues, 0.5 * ones, ones)
     np.testing.assert_allclose(got[:, 0], [1.0, 1 + 0.5 * 5])
 
 
@@ -129,10 +130,11 @@ def test_durations_reach_the_buffer(fake_world: World) -> None:
     model = MaskablePPO(
         CandidatePolicy, venv, n_steps=32, batch_size=32, rollout_buffer_class=DurationBuffer, device="cpu"
     )
-    model.learn(32, callback=RecordDurations(10.0))
-    discounts = model.rollout_buffer.discounts
+    model.learn(32, callback=RecordDurations(10.0, 5.0))
+    discounts, traces = model.rollout_buffer.discounts, model.rollout_buffer.traces
     assert ((discounts > 0) & (discounts <= 1)).all()
     assert len(np.unique(discounts)) > 5
+    np.testing.assert_allclose(traces, discounts**2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("algorithm", [A2C, DQN])
