@@ -157,9 +157,5 @@ def _environment(threads: int) -> dict[str, str]:
     # As settle_heap does in this process.
     environment["MALLOC_MMAP_THRESHOLD_"] = str(MMAP_THRESHOLD_BYTES)
     environment["MALLOC_TRIM_THRESHOLD_"] = str(TRIM_THRESHOLD_BYTES)
-    # Weights in huge pages. In small ones, which every load scatters more over memory, steps of a 250 MB
-    # model took 31 to 34 ms, more with each load; in huge ones 26, and stay there.
-    tunables = [environment.get("GLIBC_TUNABLES", ""), "glibc.malloc.hugetlb=1"]
-    environment["GLIBC_TUNABLES"] = ":".join(filter(None, tunables))
     environment.setdefault("OMP_WAIT_POLICY", "passive")
     return environment
