@@ -35,7 +35,8 @@ RICH_GRID = {
     "cuts": "32,128,512",
     "page_cache": "both",
 }
-"""From which a budget picks if no grid is given."""
+"""From which a budget picks if no grid is given. What lengths that are no multiples of 4 cost more shows only
+beside one that is."""
 
 _LINE_EVERY_S = 10.0
 

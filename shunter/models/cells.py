@@ -118,14 +118,14 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _with_facts(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     lacking = [name for name in FACT_COLUMNS if name not in frame]
-    if lacking == ["attn_heads"]:
+    if lacking == ["attn_heads"]:  # perhaps of models that nobody knows
         known = {name: facts["attn_heads"] for name, facts in state.models.items()}
-        frame, lacking = frame.assign(attn_heads=frame["model"].map(known)), []
-    if not lacking:
-        return with_heads(frame)
-    facts = {str(name): model_facts(state, name) for name in frame["model"].unique()}
-    columns = {c: frame["model"].map({name: row[c] for name, row in facts.items()}) for c in lacking}
-    return frame.assign(**columns)
+        frame = frame.assign(attn_heads=frame["model"].map(known))
+    elif lacking:
+        found = {str(name): model_facts(state, name) for name in frame["model"].unique()}
+        columns = {c: frame["model"].map({name: row[c] for name, row in found.items()}) for c in lacking}
+        frame = frame.assign(**columns)
+    return with_heads(frame)
 
 
 def _limits(frame: pd.DataFrame, state: FittedState) -> dict[str, list[int]]:

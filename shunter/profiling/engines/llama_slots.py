@@ -46,16 +46,16 @@ class LlamaSlots:
 
     def step(self, batch: dict[str, list[int]]) -> list[int]:
         """Feeds the last of each request's tokens; the next ones come in the order of the batch."""
-        self._keep_together(list(batch))
+        if self._passes(batch) > 1:
+            self._close_gaps(list(batch))
         order = sorted(batch, key=self.slot_of.__getitem__)
-        slots = [self.slot_of[request] for request in order]
         start_s = time.monotonic()
         new = self.model.step(
-            slots,
+            [self.slot_of[request] for request in order],
             [batch[request][-1] for request in order],
             [len(batch[request]) - 1 for request in order],
         )
-        self._count_loss(slots, time.monotonic() - start_s)
+        self._count_loss(self._passes(batch), time.monotonic() - start_s)
         by_request = dict(zip(order, new, strict=True))
         return [by_request[request] for request in batch]
 
@@ -80,22 +80,25 @@ class LlamaSlots:
     def _free_slot(self) -> int:
         return min(set(range(self._count)).difference(self.slot_of.values()))
 
-    def _keep_together(self, batch: list[str]) -> None:
-        """Closes gaps in a batch's slots once they will have cost what closing them does.
+    def _passes(self, batch: dict[str, list[int]]) -> int:
+        """How often a step reads all weights: llama.cpp runs each unbroken row of slots by itself."""
+        slots = sorted(self.slot_of[request] for request in batch)
+        return 1 + sum(b - a > 1 for a, b in pairwise(slots))
 
-        llama.cpp runs each unbroken row of slots in a pass of its own, and each pass reads all the weights.
+    def _close_gaps(self, batch: list[str]) -> None:
+        """Brings a batch's slots together once gaps will have cost what closing them does.
+
         How long a request's move takes, and how much a broken step loses, is as it was last time; the first
         time, both are unknown and taken as nothing.
         """
         moves = self._moves(batch)
-        if moves and self._lost_s + self._loss_s >= self._move_s * len(moves):
+        if self._lost_s + self._loss_s >= self._move_s * len(moves):
             start_s = time.monotonic()
             self._move(moves)
             self._move_s = (time.monotonic() - start_s) / len(moves)
             self._lost_s = 0.0
 
-    def _count_loss(self, slots: list[int], step_s: float) -> None:
-        passes = 1 + sum(b - a > 1 for a, b in pairwise(slots))
+    def _count_loss(self, passes: int, step_s: float) -> None:
         if passes == 1:
             self._lost_s = 0.0
         else:
