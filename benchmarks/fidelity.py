@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.fidelity_place import LOADS, PLACES, Place, Scale, Site
-from benchmarks.fidelity_rows import error_rows, gain_rows, order_rows, other_rows
+from benchmarks.fidelity_rows import drift_rows, error_rows, gain_rows, order_rows, other_rows
 from benchmarks.fidelity_runs import RealRuns
 from benchmarks.form import Row, main, reported
 from shunter.errors import UnknownNameError
@@ -47,8 +47,8 @@ QUICK = Scale(
 MINUTES = {True: 5.0, False: 60.0}
 """By ``--quick``."""
 
-OTHER_S = {True: 40.0, False: 180.0}
-"""For each engine: checkpoints, fit, engine starts, capacity, compilation, replays. Likewise."""
+OTHER_S = {True: 45.0, False: 220.0}
+"""For each engine: checkpoints, fit, engine starts, capacity, compilation, replays, cells measured again."""
 
 _console = Console()
 
@@ -116,6 +116,7 @@ def _measured(place: Place) -> list[Row]:
     real_s = time.monotonic()
     runs.make(jobs, worlds, {policy.name: policy for policy in policies})
     real_s = time.monotonic() - real_s
+    drift = drift_rows(engine, *place.again())
     found = dict(place.evaluations(requests, jobs, runs))
     for load, evaluation in found.items():
         result = evaluation.to_dict()
@@ -124,7 +125,7 @@ def _measured(place: Place) -> list[Row]:
         name.with_name(f"{name.name}.json").write_text(json.dumps(result), encoding="utf-8")
         name.with_name(f"{name.name}.md").write_text(fidelity_markdown(result, title), encoding="utf-8")
     rows = [*error_rows(engine, found), *order_rows(engine, found), *gain_rows(engine, found)]
-    rows += other_rows(engine, found)
+    rows += [*other_rows(engine, found), *drift]
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in place.record().items())
     note = f"{stages}; real runs {real_s:.0f} s; {runs.failed} engine failures"
     return [*rows, reported(f"{engine}: time taken", time.monotonic() - begun_s, "s", note=note)]

@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.fidelity_runs import Job, RealRuns
 from shunter.agents.base import Policy
@@ -92,7 +93,7 @@ class Scale:
     """How much is done on each engine.
 
     Attributes:
-        profile_s: Budget of the sweep.
+        profile_s: Budget of the sweep; a quarter of it again after the real runs.
         train_s: After which training ends.
         real_s: That real runs may take.
         requests: Of a run, at least.
@@ -235,6 +236,15 @@ class Place:
                 ]
             yield load, found
 
+    def again(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """The profile, and some of its cells measured again, in a quarter of the time."""
+
+        def measure() -> None:
+            self._sweep("again", self.scale.profile_s / 4)
+
+        self._timed("again", measure)
+        return read_dataset(self.folder / "profile.parquet"), read_dataset(self.folder / "again.parquet")
+
     def record(self) -> dict[str, float]:
         """Seconds that each stage took when it was done."""
         path = self.folder / "stages.json"
@@ -266,8 +276,11 @@ class Place:
                 write_checkpoint(spec, path, format=self.site.format, quantization=self.site.quantization)
 
     def _profile(self) -> None:
-        settings = replace(GRID, gpu_layers=self.site.levels, budget_s=self.scale.profile_s)
-        out = self.folder / "profile.parquet"
+        self._sweep("profile", self.scale.profile_s)
+
+    def _sweep(self, name: str, budget_s: float) -> None:
+        settings = replace(GRID, gpu_layers=self.site.levels, budget_s=budget_s)
+        out = self.folder / f"{name}.parquet"
         out.unlink(missing_ok=True)  # what a killed sweep left is in its journal, which resume reads
         engine, device = self.site.engine, self.site.device
         profile_models(self._paths(), engine=engine, device=device, out=out, settings=settings, mode="resume")
@@ -313,7 +326,7 @@ def train_until(deadline_s: float, worlds: Sequence[World], out: Path) -> None:
             raise KeyboardInterrupt  # what training ends early by, with the best so far
 
     courses = [make_course(world) for world in worlds]
-    settings = TrainSettings(steps=400_000, validate_every=4)
+    settings = TrainSettings(steps=1_000_000, validate_every=4)
     train_ppo(courses, settings, on_progress=stop_in_time).policy.save(out)
 
 

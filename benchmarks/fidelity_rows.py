@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from benchmarks.form import Row, at_least, at_most, reported
 from shunter.envs.world import World
@@ -14,7 +15,17 @@ from shunter.eval.evaluation import Evaluation
 from shunter.eval.metrics import paired_change
 from shunter.eval.runs import Run
 
-__all__ = ["BARS", "GAINS", "Cell", "cells", "error_rows", "gain_rows", "order_rows", "other_rows"]
+__all__ = [
+    "BARS",
+    "GAINS",
+    "Cell",
+    "cells",
+    "drift_rows",
+    "error_rows",
+    "gain_rows",
+    "order_rows",
+    "other_rows",
+]
 
 BARS = {
     ("response", "mean"): 0.05,
@@ -169,6 +180,29 @@ def other_rows(engine: str, found: Evaluations) -> list[Row]:
     for load, evaluation in found.items():
         notes = [*evaluation.fidelity().refused, *evaluation.fidelity().notes]
         rows += [reported(f"{engine}: note at load {load:g}", None, note=text) for text in notes]
+    return rows
+
+
+def drift_rows(engine: str, before: pd.DataFrame, after: pd.DataFrame) -> list[Row]:
+    """How much slower the same cells were after the real runs: what no simulator can know beforehand.
+
+    Args:
+        engine: Its name.
+        before: The profile.
+        after: Some of its cells, measured again.
+    """
+    rows = []
+    for operation in ("load", "prefill", "decode"):
+        first, second = (
+            frame[frame["operation"] == operation].groupby("cell_id")["duration_s"].mean()
+            for frame in (before, after)
+        )
+        ratio = (second / first).dropna()
+        metric = f"{engine}: {operation}, the same cells profiled again after the runs, against before"
+        note = f"{len(ratio)} cells, geometric mean; what has changed by then is the machine, not the model"
+        rows.append(
+            reported(metric, float(np.exp(np.log(ratio).mean())) - 1 if len(ratio) else None, note=note)
+        )
     return rows
 
 

@@ -162,7 +162,7 @@ class Tabulation:
         """Largest relative error midway between grid points."""
         contexts, prompts = _middle(self.context_grid), _middle(self.prompt_grid)
         cells = self.cells(contexts, prompts)
-        direct_s = self.performance.predict(cells)["duration_s_predicted"].to_numpy(dtype=np.float64)
+        direct_s = self.performance.predict(cells)["duration_s_mean"].to_numpy(dtype=np.float64)
         first = np.array([list(self.hardware_of).index(h) for h in range(len(self.hardware))])
         worst = 0.0
         for operation, table in _TABLE_OF.items():
@@ -240,11 +240,11 @@ class Tabulation:
             table[index] = predicted.loc[rows, column].to_numpy(dtype=np.float64)
             return np.asarray(table[self.hardware_of])
 
-        seconds = "duration_s_predicted"
+        seconds = "duration_s_mean"
         step_s = fill("decode", seconds, "b", "k", size=(len(self.batches), grid))
 
         def halfwidth(operation: str, *axes: str, size: tuple[int, ...] = ()) -> Array:
-            centre = fill(operation, seconds, *axes, size=size)
+            centre = fill(operation, "duration_s_predicted", *axes, size=size)
             width = fill(operation, "duration_s_high", *axes, size=size) - fill(
                 operation, "duration_s_low", *axes, size=size
             )
@@ -299,7 +299,7 @@ class Tabulation:
             return load_s
         loads = cells[cells.operation == "load"].assign(page_cache="cold")
         cold_s = np.zeros((len(self.hardware), *self.shape[1:]))
-        predicted_s = self.performance.predict(loads).duration_s_predicted
+        predicted_s = self.performance.predict(loads).duration_s_mean
         cold_s[loads.h, loads.m, loads.l] = predicted_s.to_numpy(dtype=np.float64)
         return np.asarray(cold_s[self.hardware_of])
 

@@ -26,7 +26,7 @@ from shunter.models.intervals import FEW, group_half_width
 from shunter.models.physics import EXTRA_COLUMNS, PHYSICS
 from shunter.models.plausible import check_plausible
 from shunter.models.pooled import fit_engine
-from shunter.models.regressors import GroupFit, fit_physics, select_features
+from shunter.models.regressors import GroupFit, fit_physics, mean_over_median, select_features
 from shunter.models.shared import SharedFit
 from shunter.models.state import FittedState, Resident, TargetErrors
 from shunter.models.validation import HeldOut, fold_labels, hold_out, log_error_interval
@@ -163,6 +163,7 @@ def _fit_group(
         models=tuple(sorted(set(rows["model"]))),
         rows=len(rows),
         cells=n_cells,
+        mean_over_median=mean_over_median(np.maximum(measured, smallest), cells),
     )
     return fit, (by_cell, by_model)
 

@@ -18,6 +18,7 @@ from shunter.models.features import TARGETS, Target, feature_frame
 from shunter.models.fitting import fit_state
 from shunter.models.regressors import GroupFit
 from shunter.models.scales import Scale, scale_factors
+from shunter.models.shared import SharedFit
 from shunter.models.state import FittedState, Resident, TargetErrors, read_state, write_state
 
 __all__ = ["PerformanceModel", "PreemptionCost"]
@@ -180,8 +181,9 @@ class PerformanceModel:
             frame: Cells in the dataset's columns; what ``complete`` can fill in may be left out.
 
         Returns:
-            The frame with ``duration_s_predicted`` (decode: of one step), ``duration_s_low`` and
-            ``duration_s_high`` (90 % interval), the same of ``device_bytes`` and ``host_bytes`` (what the
+            The frame with ``duration_s_predicted`` (decode: of one step; half of all take less),
+            ``duration_s_low`` and ``duration_s_high`` (90 % interval), ``duration_s_mean``, which sums of
+            many are made of, the predicted, low and high of ``device_bytes`` and ``host_bytes`` (what the
             resident takes; load rows only, else NaN), and ``out_of_range``: a feature is outside what was
             seen for its target, so that the interval is widened.
 
@@ -192,6 +194,7 @@ class PerformanceModel:
         """
         cells = self.complete(frame).reset_index(drop=True)
         out = np.full((len(cells), len(PREDICTIONS)), np.nan)
+        mean_s = np.empty(len(cells))
         outside = np.zeros(len(cells), dtype=bool)
         # Devices with data sheets share one fit, so that they need no groups of their own.
         local = cells["datasheet"] == ""
@@ -207,12 +210,13 @@ class PerformanceModel:
             rows = cells.iloc[where]
             where_s = (engine, device, page_cache)
             out[where, :3], outside[where] = self._predicted(_TIMED[operation], where_s, rows)
+            mean_s[where] = out[where, 0] * self._fit_of(_TIMED[operation], where_s, rows).mean_over_median
             if operation == "load":
                 for column, name in ((3, "device_bytes"), (6, "host_bytes")):
                     if self._knows(TARGETS[name], where_s, rows):
                         out[where, column : column + 3], _ = self._predicted(TARGETS[name], where_s, rows)
         columns = {name: out[:, i] for i, name in enumerate(PREDICTIONS)}
-        return frame.assign(**columns, out_of_range=outside)
+        return frame.assign(**columns, duration_s_mean=mean_s, out_of_range=outside)
 
     def saves_kv(self, engine: str, device: str) -> bool:
         """Whether KV saves were measured there: an engine that cannot save drops KV and recomputes."""
@@ -323,15 +327,23 @@ class PerformanceModel:
     def _fitted(
         self, target: Target, where: tuple[str, str, str], rows: pd.DataFrame
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        fit = self._fit_of(target, where, rows)
+        if isinstance(fit, GroupFit):
+            _refuse_split(rows)
+            return _with_interval(fit, rows)
+        predicted, half, outside = fit.predict(rows)
+        return np.column_stack([predicted, predicted * np.exp(-half), predicted * np.exp(half)]), outside
+
+    def _fit_of(
+        self, target: Target, where: tuple[str, str, str], rows: pd.DataFrame
+    ) -> GroupFit | SharedFit:
         engine, device, page_cache = where
         key = (target.name, engine, device, page_cache if target.by_page_cache else "")
         shared = self._shared.get((target.name, engine))
         if key in self._fits:
-            _refuse_split(rows)
-            return _with_interval(self._fits[key], rows)
+            return self._fits[key]
         if shared is not None and rows["datasheet"].iloc[0]:
-            predicted, half, outside = shared.predict(rows)
-            return np.column_stack([predicted, predicted * np.exp(-half), predicted * np.exp(half)]), outside
+            return shared
         known = [" ".join(k[1:]).strip() for k in self._fits if k[0] == target.name]
         known += [f"{e} on any GPU of the catalogue" for name, e in self._shared if name == target.name]
         rule = f"be profiled for {target.name}; known: {', '.join(sorted(known)) or 'none'}"

@@ -11,6 +11,7 @@ import pandas as pd
 from shunter.models.features import Target, shape_names
 from shunter.models.intervals import UNKNOWN, LogErrors, group_half_width, half_width
 from shunter.models.physics import kinds, rated_cells
+from shunter.models.regressors import mean_over_median
 from shunter.models.shared import SharedFit, SharedPhysics, doublings_of, fit_shared, ranges_of, term_values
 from shunter.models.validation import HeldOut, fold_labels
 
@@ -112,6 +113,7 @@ def fit_engine(target: Target, engine: str, rows: pd.DataFrame, *, correction: b
         models=tuple(sorted(map(str, rows["model"].unique()))),
         rows=len(rows),
         cells=rows["cell_id"].nunique(),
+        mean_over_median=mean_over_median(data.measured, rows["cell_id"].to_numpy(dtype=object)),
     )
     return Pooled(fit, cells.held_out if cells else None, models.held_out if models else None)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Self
+from typing import Annotated, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shunter.models.features import DIFFERENCES, TARGETS, feature_names
 from shunter.models.intervals import UNKNOWN
@@ -20,6 +20,7 @@ __all__ = [
     "TargetFit",
     "doublings_outside",
     "fit_physics",
+    "mean_over_median",
     "select_features",
     "shrunk_means",
     "upper_quantile",
@@ -28,6 +29,7 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 
 _SMALL_SHARE = 0.05
+_FEWEST_REPEATS = 3
 _OTHER_SIDE = {"device": "host", "host": "device"}
 
 
@@ -81,6 +83,8 @@ class TargetFit(BaseModel):
         models: Models in the data.
         rows: Rows in the data.
         cells: Distinct cells in the data.
+        mean_over_median: How much longer repeats of a cell take on average than their median, which is what
+            is fitted: what many of them take in all is their mean's business.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -91,6 +95,7 @@ class TargetFit(BaseModel):
     models: tuple[str, ...]
     rows: int
     cells: int
+    mean_over_median: Annotated[float, Field(gt=0)] = 1.0
 
 
 class GroupFit(TargetFit):
@@ -245,6 +250,20 @@ def fit_physics(
         return fit
     left = np.log(scale / np.maximum(fit.physical(features), smallest))
     return fit.model_copy(update={"corrections": _corrections(left, frame)})
+
+
+def mean_over_median(measured: Array, cell_ids: npt.NDArray[np.object_]) -> float:
+    """The mean of measured / its cell's median, over the rows of cells with at least three; 1 without any.
+
+    A row counts as at most twice its cell's median and at least half: one long stall is no habit.
+
+    Args:
+        measured: Positive, outliers too; shape (n_rows,).
+        cell_ids: Shape (n_rows,).
+    """
+    rows = pd.Series(measured).groupby(cell_ids)
+    ratio = (measured / rows.transform("median"))[rows.transform("size") >= _FEWEST_REPEATS]
+    return float(ratio.clip(0.5, 2.0).mean()) if len(ratio) else 1.0
 
 
 def _coefficients(features: pd.DataFrame, measured: npt.ArrayLike, scale: Array) -> dict[str, float]:

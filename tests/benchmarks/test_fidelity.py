@@ -11,7 +11,7 @@ import pytest
 from benchmarks import fidelity_runs
 from benchmarks.fidelity import FULL, OTHER_S, QUICK, _scale
 from benchmarks.fidelity_place import GRID, LOADS, PLACES, Place, Site
-from benchmarks.fidelity_rows import BARS, cells, error_rows, gain_rows, order_rows, other_rows
+from benchmarks.fidelity_rows import BARS, cells, drift_rows, error_rows, gain_rows, order_rows, other_rows
 from benchmarks.fidelity_runs import Job, RealRuns
 from shunter.agents.registry import make_policy
 from shunter.envs.scenario import load_scenario
@@ -106,6 +106,17 @@ def test_the_rest_says_where_errors_come_from(found: dict[float, Evaluation]) ->
     )
     assert rows["fake: real runs"].value == 12
     assert rows["fake: mean load over mean service"].value > 0
+
+
+def test_drift_is_of_the_cells_that_were_measured_again() -> None:
+    before = pd.DataFrame(
+        {"operation": "decode", "cell_id": list("aabc"), "duration_s": [1.0, 3.0, 1.0, 9.0]}
+    )
+    after = pd.DataFrame({"operation": "decode", "cell_id": list("ab"), "duration_s": [2.2, 1.1]})
+    load, _, decode = drift_rows("fake", before, after)
+    assert load.value is None
+    assert decode.value == pytest.approx(0.1)
+    assert decode.note.startswith("2 cells")
 
 
 class Engines:

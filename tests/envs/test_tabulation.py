@@ -15,7 +15,7 @@ from shunter.models.performance import PerformanceModel
 def direct_s(world: World, performance: PerformanceModel, operation: str, **cell: object) -> np.ndarray:
     model = world.scenario.models[0].name
     asked = performance.cells("fake", "cpu:1-threads", model, operation=operation, **cell)
-    predicted: pd.Series = performance.predict(asked)["duration_s_predicted"]
+    predicted: pd.Series = performance.predict(asked)["duration_s_mean"]
     return predicted.to_numpy()
 
 
@@ -37,6 +37,9 @@ def test_tables_are_the_predictions_to_within_the_stated_error(
     np.testing.assert_allclose(table, step, rtol=1.5 * max(world.interpolation_error, 1e-9))
 
 
+SECONDS = ["duration_s_predicted", "duration_s_low", "duration_s_high", "duration_s_mean"]
+
+
 class Uneven(PerformanceModel):
     """A model in which three of four short prompts cost a pass more."""
 
@@ -45,8 +48,7 @@ class Uneven(PerformanceModel):
         is_prefill = (predicted["operation"] == "prefill").to_numpy()
         tokens = predicted.loc[is_prefill, "tokens"].to_numpy(dtype=float)
         seconds = 1e-3 * tokens + 0.1 * np.where(tokens > 128, 0.75, tokens % 4 > 0)
-        columns = ["duration_s_predicted", "duration_s_low", "duration_s_high"]
-        predicted.loc[is_prefill, columns] = np.repeat(seconds[:, None], 3, axis=1)
+        predicted.loc[is_prefill, SECONDS] = np.repeat(seconds[:, None], len(SECONDS), axis=1)
         return predicted
 
 
@@ -62,10 +64,9 @@ class Curved(PerformanceModel):
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         predicted = super().predict(frame)
-        seconds = ["duration_s_predicted", "duration_s_low", "duration_s_high"]
         is_prefill = (predicted["operation"] == "prefill").to_numpy()
         squares = 1e-6 * predicted.loc[is_prefill, "tokens"].to_numpy(dtype=float) ** 2 + 1e-4
-        predicted.loc[is_prefill, seconds] = np.repeat(squares[:, None], 3, axis=1)
+        predicted.loc[is_prefill, SECONDS] = np.repeat(squares[:, None], len(SECONDS), axis=1)
         return predicted
 
 

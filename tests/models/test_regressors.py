@@ -2,7 +2,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shunter.models.regressors import GroupFit, PhysicsFit, fit_physics, select_features, upper_quantile
+from shunter.models.regressors import (
+    GroupFit,
+    PhysicsFit,
+    fit_physics,
+    mean_over_median,
+    select_features,
+    upper_quantile,
+)
 
 
 def rows(n, repeats=1, models="m", levels=0):
@@ -37,6 +44,13 @@ def test_a_stall_in_one_repeat_counts_for_little():
     measured = np.array([1.0, 1.0, 50.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0])
     fit = fit_physics(features, measured, np.full(9, 1e-6), rows(3, 3))
     assert fit.coefficients["bytes"] == pytest.approx(1.0)
+
+
+def test_means_of_repeats_are_over_their_medians_by_what_few_of_them_take_longer():
+    measured = np.array([1.0, 1.0, 1.6, 10.0, 10.0, 1000.0, 5.0, 9.0])
+    cells = np.array(list("aaabbbcc"), dtype=object)
+    assert mean_over_median(measured, cells) == pytest.approx((1 + 1 + 1.6 + 1 + 1 + 2) / 6)
+    assert mean_over_median(measured[6:], cells[6:]) == 1.0
 
 
 def test_what_physics_leaves_is_corrected_by_model_and_level_and_not_for_new_models():

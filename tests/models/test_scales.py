@@ -13,7 +13,7 @@ from shunter.models.performance import PerformanceModel
 from shunter.models.scales import Scale, scale_factors
 
 WHERE = {"engine": "fake", "device": "cpu:1-threads"}
-TIMES = ["duration_s_predicted", "duration_s_low", "duration_s_high"]
+TIMES = ["duration_s_predicted", "duration_s_low", "duration_s_high", "duration_s_mean"]
 
 
 def scale(target: str, factor: float, **changes: object) -> Scale:
@@ -42,7 +42,7 @@ def test_times_with_both_ends_of_their_intervals_are_multiplied_and_memory_is_no
 
     before, after = fake_performance.predict(cells), scaled.predict(cells)
 
-    np.testing.assert_allclose(after[TIMES] / before[TIMES], np.outer([2.0, 1.5, 2.0, 3.0], np.ones(3)))
+    np.testing.assert_allclose(after[TIMES] / before[TIMES], np.outer([2.0, 1.5, 2.0, 3.0], np.ones(4)))
     others = [column for column in before if column not in TIMES]
     pd.testing.assert_frame_equal(after[others], before[others])
     cold = cells.assign(page_cache="cold")
