@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ import pandas as pd
 from benchmarks.form import Row, at_least, at_most, reported
 from shunter.envs.world import World
 from shunter.eval.evaluation import Evaluation
+from shunter.eval.fidelity_operations import operation_fidelity
 from shunter.eval.metrics import paired_change
 from shunter.eval.runs import Run
 
@@ -177,10 +179,30 @@ def other_rows(engine: str, found: Evaluations) -> list[Row]:
             note = f"{row.spans} spans, mean abs(error) {row.mean_error:.1%}, median {row.median_error:.1%}"
             metric = f"{engine}: {row.operation} at load {load:g}, predicted against measured, of the sum"
             rows.append(reported(metric, row.error, note=note))
+    rows.append(_rounds_row(engine, found))
     for load, evaluation in found.items():
         notes = [*evaluation.fidelity().refused, *evaluation.fidelity().notes]
         rows += [reported(f"{engine}: note at load {load:g}", None, note=text) for text in notes]
     return rows
+
+
+def _rounds_row(engine: str, found: Evaluations) -> Row:
+    """How differently fast the machine was from one round of the same runs to the next."""
+    rounds: defaultdict[int, list[Run]] = defaultdict(list)
+    for real in (runs for evaluation in found.values() for runs in evaluation.real.values()):
+        before: Counter[int] = Counter()
+        for run in real:
+            before[run.seed] += 1
+            rounds[before[run.seed]].append(run)
+    errors = {
+        number: row.error
+        for number, runs in sorted(rounds.items())
+        for row in operation_fidelity(runs)[0]
+        if (row.operation, row.devices) == ("all", "any")
+    }
+    note = ", ".join(f"round {number}: {error:+.1%}" for number, error in errors.items())
+    metric = f"{engine}: all operations, predicted against measured, between the rounds' least and most"
+    return reported(metric, max(errors.values()) - min(errors.values()) if errors else None, note=note)
 
 
 def drift_rows(engine: str, before: pd.DataFrame, after: pd.DataFrame) -> list[Row]:

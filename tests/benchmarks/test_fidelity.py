@@ -105,6 +105,9 @@ def test_the_rest_says_where_errors_come_from(found: dict[float, Evaluation]) ->
         -0.5, abs=1e-6
     )
     assert rows["fake: real runs"].value == 12
+    rounds = rows["fake: all operations, predicted against measured, between the rounds' least and most"]
+    assert rounds.value == pytest.approx(0, abs=1e-9)
+    assert rounds.note.count("round ") == 2
     assert rows["fake: mean load over mean service"].value > 0
 
 
