@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from benchmarks.form import Row, main
@@ -25,6 +26,7 @@ from benchmarks.policy_results import Results
 from benchmarks.policy_rows import bar_rows, baseline_rows, cell_rows, guard_rows, kind_rows, slo_rows
 from benchmarks.policy_runs import Contender, Job, run_all
 from benchmarks.policy_tuning import Baselines, read_tuned
+from shunter.agents.learned import LearnedPolicy
 from shunter.agents.registry import make_policy
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.errors import InputError, ShunterError
@@ -59,7 +61,7 @@ def run(quick: bool, policy: list[str] | None, cache: Path, workers: int, json: 
     learned = trained(policy or [default_policy()])
     seeds = tuple(SEED_RANGES["benchmark"])[: QUICK_SEEDS if quick else None]
     where = [Cell(name, load) for name in QUICK_SCENARIOS for load in LOADS] if quick else cells()
-    contenders = [*heuristics(tuned), *learned]
+    contenders = [*heuristics(tuned), *learned, *untrained(learned, cache)]
     best = next(c for c in contenders if c.label == tuned.best)
     guarded = [(c, with_bound(c)) for c in (best, *learned)]
     everyone = (*contenders, *(bound for _, bound in guarded))
@@ -119,6 +121,21 @@ def trained(texts: Sequence[str]) -> list[Contender]:
             Contender(f"{label} #{twins + 1}" if twins else label, text, digest, oracle=policy.oracle)
         )
     return found
+
+
+def untrained(learned: Sequence[Contender], cache: Path) -> list[Contender]:
+    """What policy files rest on before any training, each prior once: what of their gains was not learned."""
+    found: dict[str, Contender] = {}
+    for one in (contender for contender in learned if Path(contender.text).is_file()):
+        policy = LearnedPolicy.load(one.text)
+        digest = ",".join(f"{number:g}" for number in policy.prior)
+        path = cache / f"untrained-{digest}.safetensors"
+        if digest not in found:
+            cache.mkdir(parents=True, exist_ok=True)
+            weights = {name: np.zeros_like(array) for name, array in policy.weights.items()}
+            LearnedPolicy("untrained", {**weights, "prior": policy.weights["prior"]}, {}).save(path)
+            found[digest] = Contender(f"{one.label} untrained", str(path), f"untrained {digest}")
+    return list(found.values())
 
 
 def with_bound(contender: Contender) -> Contender:

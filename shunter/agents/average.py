@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from shunter.agents.learned import Arrays, LearnedPolicy
 from shunter.agents.policy_file import Training, training_of
+from shunter.errors import InputError
 
 __all__ = ["averaged"]
 
@@ -26,7 +27,12 @@ def averaged(policies: Sequence[LearnedPolicy]) -> LearnedPolicy:
 
     Args:
         policies: Of any widths; at least one.
+
+    Raises:
+        InputError: They rest on different priors.
     """
+    if len({policy.prior for policy in policies}) > 1:
+        raise InputError("policies", "rest on one prior", [tuple(policy.prior) for policy in policies])
     all_weights = [policy.weights for policy in policies]
     # The layer on [own, mean, top, context]: a network sees its own part of the first three.
     parts = [np.split(w["score_1.weight"], len(w["score_1.bias"]) * np.arange(1, 4), 1) for w in all_weights]
@@ -46,6 +52,7 @@ def averaged(policies: Sequence[LearnedPolicy]) -> LearnedPolicy:
             axis=1,
         ),
         "score_2.weight": np.concatenate([w["score_2.weight"] / share for w in all_weights], axis=1),
+        "prior": all_weights[0]["prior"],
         "score_2.bias": np.sum([w["score_2.bias"] / share for w in all_weights], axis=0),
     }
     return LearnedPolicy(policies[0].name, weights, _metadata(policies))

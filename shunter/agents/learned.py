@@ -2,15 +2,16 @@
 
 The network scores each candidate from its features, the pooled features of the candidates and the context,
 with shared weights, so it takes any number of models, levels and devices. Its output is added to ``RESIDUAL``
-times the log of a tuned ``cost-greedy``'s rate: untrained, it is a softened cost-greedy. Of very many
-candidates only the ``SHORTLIST`` that it would choose first are looked at.
+times the log of a rate: untrained, it is a softened cost-greedy that also asks whether another device would
+be done sooner (``Prior``). Of very many candidates only the ``SHORTLIST`` that it would choose first are
+looked at.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -29,13 +30,14 @@ __all__ = [
     "RESIDUAL",
     "SHORTLIST",
     "LearnedPolicy",
+    "Prior",
     "candidate_inputs",
     "context_inputs",
 ]
 __all__ += ["greedy_prior", "layer_shapes", "shortlist"]
 
-POLICY_FORMAT = 2
-"""Version of the policy file's layout."""
+POLICY_FORMAT = 3
+"""Version of the policy file's layout; 2 had no prior of its own and is still read."""
 
 RESIDUAL = 4.0
 """Weight of cost-greedy's log rate in the logits: high enough to start near it, low enough to explore."""
@@ -44,7 +46,28 @@ SHORTLIST = 16
 """Candidates that are looked at."""
 
 PRIOR = CostGreedy(load_weight=1.25, reload_weight=7.26, copy_share=0.161)
-"""What it starts from: cost-greedy as ``shunter tune`` found it best over the training scenarios."""
+"""Cost-greedy as ``shunter tune`` found it best over the training scenarios."""
+
+
+class Prior(NamedTuple):
+    """What untrained logits rest on; a policy file holds its own.
+
+    Attributes:
+        load_weight: As of cost-greedy.
+        reload_weight: Likewise.
+        copy_share: What a second copy of a model counts. Much less would keep copies out of exploration's
+            reach.
+        elsewhere: How much a load counts less where another device would serve sooner: the exponent of the
+            share of its own time in which that one could.
+    """
+
+    load_weight: float = PRIOR.load_weight
+    reload_weight: float = PRIOR.reload_weight
+    copy_share: float = 0.3
+    elsewhere: float = 1.0
+
+
+FORMAT_2_PRIOR = Prior(copy_share=PRIOR.copy_share, elsewhere=0.0)
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -83,24 +106,30 @@ def context_inputs(context: NDArray[Any]) -> NDArray[np.float32]:
     return np.concatenate(_compressed(context, CONTEXT_WIDE), axis=-1, dtype=np.float32)
 
 
-def greedy_prior(candidates: NDArray[Any]) -> NDArray[np.float32]:
+def greedy_prior(candidates: NDArray[Any], prior: Prior) -> NDArray[np.float32]:
     """What untrained logits are: log rates of serving, low constants for waiting and prefetching, log losses.
 
     Of prefetches, what is asked for most per second of loading comes first.
 
     Args:
         candidates: (..., F).
+        prior: Its parameters.
 
     Returns:
         (...,).
     """
-    rate = greedy_rate(candidates, PRIOR.load_weight)
-    rate = np.where(second_copy(candidates), PRIOR.copy_share * rate, rate)
+    rate = greedy_rate(candidates, prior.load_weight)
+    if prior.elsewhere:
+        own = sum(value(candidates, name) for name in ("swap_time", "join_time", "batch_time"))
+        share = np.minimum(1.0, value(candidates, "serve_elsewhere") / (own + 1e-3)) ** prior.elsewhere
+        free = is_(candidates, "load") & (value(candidates, "held") == 0)
+        rate = np.where(free, share * rate, rate)
+    rate = np.where(second_copy(candidates), prior.copy_share * rate, rate)
     effort = value(candidates, "swap_time") / (value(candidates, "arrivals") + 1e-3)
     idle = np.where(is_(candidates, "wait"), -3.0, -4.0 - 0.1 * np.log1p(effort))
-    prior = np.where(rate > 0, np.log(np.maximum(rate, 1e-4)), idle)
-    evict = -4.5 - np.log1p(eviction_loss(candidates, PRIOR.reload_weight))
-    return (RESIDUAL * np.where(is_(candidates, "evict"), evict, prior)).astype(np.float32)
+    logit = np.where(rate > 0, np.log(np.maximum(rate, 1e-4)), idle)
+    evict = -4.5 - np.log1p(eviction_loss(candidates, prior.reload_weight))
+    return (RESIDUAL * np.where(is_(candidates, "evict"), evict, logit)).astype(np.float32)
 
 
 def shortlist(
@@ -152,18 +181,20 @@ class LearnedPolicy(ScoringPolicy):
 
     Args:
         name: In tables and logs.
-        weights: ``<layer>.weight`` (out, in) and ``<layer>.bias`` (out,) for each of ``layer_shapes``.
+        weights: ``<layer>.weight`` (out, in) and ``<layer>.bias`` (out,) for each of ``layer_shapes``; and
+            ``prior``, the numbers of a ``Prior``.
         metadata: What it was trained on, as text by name.
     """
 
     def __init__(self, name: str, weights: Arrays, metadata: dict[str, str]) -> None:
         self.name = name
         self.weights = weights
+        self.prior = Prior(*weights["prior"].tolist())
         self.metadata = metadata
 
     def scores(self, candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_]) -> Scores:
         """Logits of the candidates on the shortlist; minus infinity for the others."""
-        prior = greedy_prior(candidates)
+        prior = greedy_prior(candidates, self.prior)
         seen = shortlist(candidates, context, mask, prior)
         hidden = np.tanh(self._linear("encode_1", candidate_inputs(candidates, prior)))
         hidden = np.tanh(self._linear("encode_2", hidden))
@@ -216,6 +247,9 @@ class LearnedPolicy(ScoringPolicy):
             raise BrokenFileError(path, f"no safetensors file: {error}") from None
         if header.get("format") != "shunter-policy":
             raise BrokenFileError(path, "its metadata does not say format: shunter-policy")
+        if header.get("format_version") == "2":
+            weights["prior"] = np.array(FORMAT_2_PRIOR, np.float32)
+            header["format_version"] = str(POLICY_FORMAT)
         for what, want in (("format_version", POLICY_FORMAT), ("features_version", FEATURES_VERSION)):
             if header.get(what) != str(want):
                 raise VersionError(path, what, header.get(what), want)
@@ -225,7 +259,11 @@ class LearnedPolicy(ScoringPolicy):
 
 def _check_shapes(path: Path, weights: Arrays) -> None:
     width = weights["encode_1.weight"].shape[0] if "encode_1.weight" in weights else 0
+    shapes: dict[str, tuple[int, ...]] = {"prior": (len(Prior._fields),)}
     for layer, (out, fan_in) in layer_shapes(width).items():
-        for key, shape in ((f"{layer}.weight", (out, fan_in)), (f"{layer}.bias", (out,))):
-            if key not in weights or weights[key].shape != shape or not np.isfinite(weights[key]).all():
-                raise BrokenFileError(path, f"{key} must be finite numbers of shape {shape}")
+        shapes |= {f"{layer}.weight": (out, fan_in), f"{layer}.bias": (out,)}
+    for key, shape in shapes.items():
+        if key not in weights or weights[key].shape != shape or not np.isfinite(weights[key]).all():
+            raise BrokenFileError(path, f"{key} must be finite numbers of shape {shape}")
+    if (weights["prior"] < 0).any():
+        raise BrokenFileError(path, "prior must not be negative")

@@ -13,11 +13,11 @@ from shunter.agents.learned import (
     CONTEXT_WIDE,
     OTHERS_BUSY,
     PENDING,
-    PRIOR,
     RESIDUAL,
     SHORTLIST,
     WIDE,
     LearnedPolicy,
+    Prior,
 )
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION, feature
 from shunter.errors import ShunterError
@@ -56,7 +56,7 @@ def _network(g: _Graph, policy: LearnedPolicy) -> None:
     weights = policy.weights
     axis_1, axis_2 = g.constant(np.array([1])), g.constant(np.array([2]))
     one = g.constant(np.float32(1))
-    prior = _prior(g)
+    prior = _prior(g, policy.prior)
     scaled = g.op("Div", prior, g.constant(np.float32(4 * RESIDUAL)))
     inputs = g.op("Concat", *g.compressed("candidates", WIDE), g.op("Unsqueeze", scaled, axis_2), axis=2)
     hidden = g.op("Tanh", g.linear("encode_1", inputs, weights))
@@ -88,7 +88,7 @@ def _second_copy(g: _Graph) -> str:
     return g.op("And", g.op("And", _kind(g, "is_load"), _kind(g, "elsewhere")), free)
 
 
-def _prior(g: _Graph) -> str:
+def _prior(g: _Graph, rest: Prior) -> str:
     """``shunter.agents.learned.greedy_prior``, in double precision as there."""
 
     def number(value: float) -> str:
@@ -98,18 +98,24 @@ def _prior(g: _Graph) -> str:
         return g.op("Log", g.op("Add", x, number(1)))
 
     requests, swap = g.feature("requests"), g.feature("swap_time")
-    time = g.op("Add", g.op("Mul", number(PRIOR.load_weight), swap), g.feature("join_time"))
+    time = g.op("Add", g.op("Mul", number(rest.load_weight), swap), g.feature("join_time"))
     time = g.op("Add", g.op("Add", time, g.feature("first_time")), number(1e-3))
     serves = g.op("Or", _kind(g, "is_run"), _kind(g, "is_load"))
     rate = g.op("Where", serves, g.op("Div", requests, time), number(0))
-    rate = g.op("Where", _second_copy(g), g.op("Mul", number(PRIOR.copy_share), rate), rate)
+    if rest.elsewhere:
+        own = g.op("Add", g.op("Add", swap, g.feature("join_time")), g.feature("batch_time"))
+        there = g.op("Div", g.feature("serve_elsewhere"), g.op("Add", own, number(1e-3)))
+        share = g.op("Pow", g.op("Min", number(1), there), number(rest.elsewhere))
+        free = g.op("And", _kind(g, "is_load"), g.op("Not", _kind(g, "held")))
+        rate = g.op("Where", free, g.op("Mul", share, rate), rate)
+    rate = g.op("Where", _second_copy(g), g.op("Mul", number(rest.copy_share), rate), rate)
     effort = g.op("Div", swap, g.op("Add", g.feature("arrivals"), number(1e-3)))
     prefetch = g.op("Sub", number(-4), g.op("Mul", number(0.1), log1p(effort)))
     idle = g.op("Where", _kind(g, "is_wait"), number(-3), prefetch)
     served = g.op("Log", g.op("Max", rate, number(1e-4)))
     prior = g.op("Where", g.op("Greater", rate, number(0)), served, idle)
     back = g.op("Div", g.feature("preempt_time"), g.op("Add", g.feature("unused_time"), number(1)))
-    loss = g.op("Add", requests, g.op("Mul", number(PRIOR.reload_weight), back))
+    loss = g.op("Add", requests, g.op("Mul", number(rest.reload_weight), back))
     evicted = g.op("Sub", number(-4.5), log1p(loss))
     prior = g.op("Mul", g.op("Where", _kind(g, "is_evict"), evicted, prior), number(RESIDUAL))
     return g.op("Cast", prior, to=g.onnx.TensorProto.FLOAT)

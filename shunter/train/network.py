@@ -16,6 +16,7 @@ from shunter.agents.learned import (
     RESIDUAL,
     WIDE,
     Arrays,
+    Prior,
     greedy_prior,
     layer_shapes,
 )
@@ -45,6 +46,7 @@ class ScoringNetwork(nn.Module):
         self.layers = nn.ModuleDict({name: nn.Linear(i, o) for name, (o, i) in layer_shapes(width).items()})
         pooled = layer_shapes(width)["score_1"][1] - width
         self.value = nn.Sequential(nn.Linear(pooled, width), nn.Tanh())
+        self.register_buffer("prior", torch.tensor(Prior()))
         self.register_buffer("wide", torch.from_numpy(WIDE), persistent=False)
         self.register_buffer("context_wide", torch.from_numpy(CONTEXT_WIDE), persistent=False)
         self.latent_dim_pi = actions
@@ -57,7 +59,7 @@ class ScoringNetwork(nn.Module):
         mask, candidates, context = self._unflatten(flat)
         legal = mask > 0
         rows, decision = candidates[legal], legal.nonzero()[:, 0]
-        prior = torch.from_numpy(greedy_prior(rows.numpy(force=True))).to(flat.device)
+        prior = torch.from_numpy(greedy_prior(rows.numpy(force=True), self.numbers())).to(flat.device)
         seen = torch.cat([_compressed(rows, self.wide), prior[:, None] / (4.0 * RESIDUAL)], dim=-1)
         hidden = torch.tanh(self.layers["encode_1"](seen))
         hidden = torch.tanh(self.layers["encode_2"](hidden))
@@ -81,13 +83,18 @@ class ScoringNetwork(nn.Module):
         """Value features only."""
         return self.forward(flat)[1]
 
+    def numbers(self) -> Prior:
+        """What untrained logits rest on."""
+        return Prior(*self.prior.tolist())
+
     def exported(self) -> Arrays:
         """Weights of the policy part, by the names of a policy file."""
-        return {
+        layers = {
             f"{name}.{part}": getattr(layer, part).detach().cpu().numpy().copy()
             for name, layer in self.layers.items()
             for part in ("weight", "bias")
         }
+        return {**layers, "prior": self.prior.numpy(force=True).copy()}
 
     def import_(self, weights: Arrays) -> None:
         """Takes over a policy file's weights.
@@ -99,7 +106,10 @@ class ScoringNetwork(nn.Module):
         if width != self.layers["encode_1"].out_features:
             raise InputError("--from", f"have width {self.layers['encode_1'].out_features}", width)
         with torch.no_grad():
+            self.prior.copy_(torch.from_numpy(weights["prior"]))
             for key, value in weights.items():
+                if key == "prior":
+                    continue
                 name, part = key.split(".")
                 getattr(self.layers[name], part).copy_(torch.from_numpy(value))
 

@@ -147,6 +147,7 @@ class _Training:
         """Takes over a policy's weights."""
         for network in (self.model.policy.mlp_extractor, self.average.module):
             network.import_(start.weights)
+        self.venv.prior = start.prior
 
     def validate(self) -> None:
         """Scores the average of the latest weights; ties keep the earlier ones."""
@@ -178,6 +179,7 @@ class _Training:
         self.average.load_state_dict(checkpoint.average)
         self.model.policy.optimizer.load_state_dict(checkpoint.optimizer)
         self.model.num_timesteps, self.before_s = checkpoint.steps, checkpoint.elapsed_s
+        self.venv.prior = self.average.module.numbers()
         self.curve = [Curve(*point) for point in checkpoint.curve]
         self.best = LearnedPolicy("maskable-ppo", checkpoint.best, {})
 

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shunter.agents.learned import SHORTLIST, greedy_prior, shortlist
+from shunter.agents.learned import SHORTLIST, Prior, greedy_prior, shortlist
 from shunter.envs.scheduling import Observation, make_spaces
 from shunter.train.courses import Course
 from shunter.train.vec_env import SchedulingVecEnv, UniformVecEnv
@@ -32,6 +32,9 @@ class WorldsVecEnv(UniformVecEnv):
         seed: As ``SchedulingVecEnv``'s; each course has random numbers of its own.
         time_constant: In time scales of each world.
         noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
+
+    Attributes:
+        prior: Of the policy whose shortlists are shown.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class WorldsVecEnv(UniformVecEnv):
             SchedulingVecEnv(course.world, envs_each, seed=seed * len(courses) + i, noise=noise)
             for i, course in enumerate(courses)
         ]
+        self.prior = Prior()
         self.envs_each, self.time_constant = envs_each, time_constant
         unit = np.repeat([course.cost for course in courses], envs_each)
         self.scale = (1.0 / (unit * time_constant)).astype(np.float32)
@@ -100,12 +104,12 @@ class WorldsVecEnv(UniformVecEnv):
             for key, array in part.items():
                 self._all[key][(rows, *map(slice, array.shape[1:]))] = array
         self._observation, self._last = self._last, self._observation
-        self._shown = _show(self._all, self._observation)
+        self._shown = _show(self._all, self._observation, self.prior)
         return self._observation
 
     def _show_one(self, one: Observation) -> Observation:
         out = _empty(1, self.observation_space)
-        _show({key: array[None] for key, array in one.items()}, out)
+        _show({key: array[None] for key, array in one.items()}, out, self.prior)
         return {key: array[0] for key, array in out.items()}
 
 
@@ -113,11 +117,11 @@ def _empty(count: int, space: spaces.Dict) -> Observation:
     return {key: np.zeros((count, *(part.shape or ())), part.dtype) for key, part in space.spaces.items()}
 
 
-def _show(seen: Observation, out: Observation) -> NDArray[np.int64]:
+def _show(seen: Observation, out: Observation, rest: Prior) -> NDArray[np.int64]:
     """Writes the shortlists of ``seen`` into ``out`` and returns the actions meant, (n, shown)."""
     legal = seen["action_mask"] > 0
     prior = np.full(legal.shape, -np.inf, np.float32)
-    prior[legal] = greedy_prior(seen["candidates"][legal])
+    prior[legal] = greedy_prior(seen["candidates"][legal], rest)
     kept = shortlist(seen["candidates"], seen["context"], legal, prior)
     count = min(out["action_mask"].shape[1], legal.shape[1])
     first = np.argpartition(np.where(kept, -prior, np.inf), count - 1, axis=1)[:, :count]

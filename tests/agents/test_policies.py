@@ -10,7 +10,15 @@ import safetensors.numpy
 
 from shunter.agents.base import Policy
 from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.learned import POLICY_FORMAT, LearnedPolicy, layer_shapes
+from shunter.agents.learned import (
+    FORMAT_2_PRIOR,
+    POLICY_FORMAT,
+    RESIDUAL,
+    LearnedPolicy,
+    Prior,
+    greedy_prior,
+    layer_shapes,
+)
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.envs.features import FEATURES, FEATURES_VERSION
 from shunter.envs.scheduling import SchedulingEnv
@@ -25,6 +33,7 @@ def random_policy(seed: int = 0, scale: float = 0.5) -> LearnedPolicy:
     for layer, (out, fan_in) in layer_shapes(8).items():
         weights[f"{layer}.weight"] = rng.normal(0, scale, (out, fan_in)).astype(np.float32)
         weights[f"{layer}.bias"] = rng.normal(0, scale, out).astype(np.float32)
+    weights["prior"] = np.array(Prior(), np.float32)
     return LearnedPolicy("random-net", weights, {"scenario": "none"})
 
 
@@ -152,6 +161,31 @@ def test_a_policy_for_other_observations_is_refused(tmp_path: Path, key: str) ->
         LearnedPolicy.load(path)
 
 
+def test_a_file_of_format_2_keeps_the_prior_that_it_was_trained_with(tmp_path: Path) -> None:
+    path = tampered(tmp_path / "p.safetensors", format_version="2")
+    with safetensors.safe_open(path, framework="numpy") as file:
+        header = file.metadata()
+    layers = {key: array for key, array in random_policy().weights.items() if key != "prior"}
+    safetensors.numpy.save_file(layers, path, metadata=header)
+    old = LearnedPolicy.load(path)
+    assert old.prior == pytest.approx(FORMAT_2_PRIOR)
+    old.save(path)
+    assert LearnedPolicy.load(path).prior == old.prior
+
+
+def test_a_load_counts_less_where_another_device_would_serve_sooner() -> None:
+    load = {**LOAD, "swap_time": 3, "join_time": 0, "batch_time": 1, "serve_elsewhere": 8}
+    rows = [load, {**load, "serve_elsewhere": 2}, {**load, "serve_elsewhere": 2, "held": 1}]
+    rows.append({**load, "elsewhere": 1})
+    seen = candidates(*rows)["candidates"]
+    whole, sooner, held, copy = np.exp(greedy_prior(seen, Prior(copy_share=0.25)) / RESIDUAL)
+    assert sooner == pytest.approx(whole / 2, rel=1e-3)
+    assert held == whole
+    assert copy == pytest.approx(whole / 4, rel=1e-3)
+    blind = greedy_prior(seen[:2], Prior(elsewhere=0.0))
+    assert blind[0] == blind[1]
+
+
 def test_broken_policy_files(tmp_path: Path) -> None:
     whole = tampered(tmp_path / "whole.safetensors")
     cut = tmp_path / "cut.safetensors"
@@ -171,3 +205,8 @@ def test_weights_of_a_wrong_shape_or_not_finite(tmp_path: Path) -> None:
         policy.save(tmp_path / "p.safetensors")
         with pytest.raises(BrokenFileError, match=r"score_1\.weight must be finite numbers of shape"):
             LearnedPolicy.load(tmp_path / "p.safetensors")
+    policy = random_policy()
+    policy.weights["prior"] = -policy.weights["prior"]
+    policy.save(tmp_path / "p.safetensors")
+    with pytest.raises(BrokenFileError, match="prior must not be negative"):
+        LearnedPolicy.load(tmp_path / "p.safetensors")

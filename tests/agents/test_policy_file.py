@@ -159,7 +159,11 @@ def test_onnx_scores_are_the_policys(fake_world: World, tmp_path: Path) -> None:
     few = np.r_[0:4, -1]  # other numbers of decisions and of candidates
     fewer = {"candidates": batch["candidates"][:5, few], "context": batch["context"][:5]}
     fewer["action_mask"] = batch["action_mask"][:5, few]
-    for inputs in (batch, fewer, {key: values[:1] for key, values in batch.items()}):
+    rng = np.random.default_rng(0)  # several devices, and what no world holds
+    drawn = {key: rng.exponential(size=values.shape).astype(np.float32) for key, values in batch.items()}
+    drawn["candidates"] *= rng.random(drawn["candidates"].shape) < 0.5
+    drawn["action_mask"] = np.ones_like(batch["action_mask"])
+    for inputs in (batch, fewer, drawn, {key: values[:1] for key, values in batch.items()}):
         mask = inputs["action_mask"].astype(bool)
         scores, choice = session.run(["scores", "choice"], {**inputs, "action_mask": mask})
         expected = policy.scores(inputs["candidates"], inputs["context"], mask)

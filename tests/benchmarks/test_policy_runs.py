@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.policies import trained, with_bound
+from benchmarks.policies import GENERALIST, trained, untrained, with_bound
 from benchmarks.policy_cells import LOADS, Cell, cells, kinds
 from benchmarks.policy_runs import Contender, Job, evaluate, job_key, run_all
 from benchmarks.policy_tuning import Baselines, read_tuned
+from shunter.agents.learned import LearnedPolicy, greedy_prior
+from shunter.envs.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.scenario_library import scenario_names
 from shunter.errors import BrokenFileError, UnknownNameError
 
@@ -61,6 +63,20 @@ def test_policies_to_judge_are_labelled_and_bounded() -> None:
     assert with_bound(tuned).text == "cost-greedy:copy_share=0.2,max_age=30"
     with pytest.raises(UnknownNameError):
         trained(["nothing"])
+
+
+def test_each_prior_is_judged_once_without_training(tmp_path: Path) -> None:
+    path = str(GENERALIST)
+    assert untrained(trained(["cost-greedy"]), tmp_path) == []
+    (alone,) = untrained(trained([path, path]), tmp_path)
+    mine, bare = LearnedPolicy.load(path), LearnedPolicy.load(alone.text)
+    assert bare.prior == mine.prior
+    rows = np.random.default_rng(0).exponential(size=(5, len(FEATURES)))
+    context, mask = np.zeros(len(CONTEXT_FEATURES)), np.ones(5, dtype=bool)
+    scores = bare.scores(rows, context, mask)
+    shown = np.isfinite(scores)
+    np.testing.assert_allclose(scores[shown], greedy_prior(rows, mine.prior)[shown], rtol=1e-6)
+    assert not np.allclose(mine.scores(rows, context, mask)[shown], scores[shown])
 
 
 def test_the_best_single_baseline_has_the_lowest_score(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ import pytest
 import safetensors.numpy
 import yaml
 
-from shunter.agents.learned import POLICY_FORMAT, PRIOR, LearnedPolicy, layer_shapes
+from shunter.agents.learned import POLICY_FORMAT, PRIOR, LearnedPolicy, Prior, layer_shapes
 from shunter.agents.model_uri import load_registered
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
@@ -58,6 +58,7 @@ def good_policy() -> LearnedPolicy:
     for layer, (out, fan_in) in layer_shapes(4).items():
         weights[f"{layer}.weight"] = np.zeros((out, fan_in), np.float32)
         weights[f"{layer}.bias"] = np.zeros(out, np.float32)
+    weights["prior"] = np.array(Prior(), np.float32)
     return LearnedPolicy("good", weights, {})
 
 

@@ -10,7 +10,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from shunter.agents.learned import PRIOR, LearnedPolicy, greedy_prior, shortlist
+from shunter.agents.learned import FORMAT_2_PRIOR, PRIOR, LearnedPolicy, Prior, greedy_prior, shortlist
 from shunter.envs.scheduling import SchedulingEnv
 from shunter.envs.world import World
 from shunter.errors import InputError
@@ -84,7 +84,7 @@ def test_torch_and_numpy_compute_the_same_logits(fake_world: World) -> None:
     for observation in observations(fake_world):
         tensors = {k: torch.as_tensor(v[None]) for k, v in observation.items()}
         legal = observation["action_mask"].astype(bool)
-        prior = greedy_prior(observation["candidates"])
+        prior = greedy_prior(observation["candidates"], Prior())
         mask = shortlist(observation["candidates"], observation["context"], legal, prior)
         tensors["action_mask"] = torch.as_tensor(mask[None].astype(np.int8))  # as WorldsVecEnv shows them
         with torch.no_grad():
@@ -95,10 +95,10 @@ def test_torch_and_numpy_compute_the_same_logits(fake_world: World) -> None:
         np.testing.assert_allclose(probabilities, expected / expected.sum(), atol=1e-4)
 
 
-def test_untrained_it_is_tuned_cost_greedy(fake_world: World) -> None:
-    env = SchedulingEnv(world=fake_world)
-    policy = CandidatePolicy(env.observation_space, env.action_space, lambda _: 1e-3)
-    untrained = LearnedPolicy("untrained", policy.mlp_extractor.exported(), {})
+def test_untrained_and_blind_to_other_devices_it_is_tuned_cost_greedy(fake_world: World) -> None:
+    weights = ScoringNetwork(fake_world.actions, 8).exported()
+    weights["prior"] = np.array(FORMAT_2_PRIOR, np.float32)
+    untrained = LearnedPolicy("untrained", weights, {})
     a, b = simulate(fake_world, untrained, 0), simulate(fake_world, PRIOR, 0)
     np.testing.assert_array_equal(a.requests.finish_s, b.requests.finish_s)
 
@@ -112,7 +112,8 @@ def test_training_is_the_same_for_the_same_seed_and_changes_the_weights(fake_wor
     assert [c.ratio for c in first.curve] == [c.ratio for c in again.curve]
     for key, weights in first.policy.weights.items():
         np.testing.assert_array_equal(weights, again.policy.weights[key])
-    begun = Validation([fake_world], VALIDATION_SEEDS).ratio(PRIOR)
+    untrained = LearnedPolicy("untrained", ScoringNetwork(fake_world.actions, 8).exported(), {})
+    begun = Validation([fake_world], VALIDATION_SEEDS).ratio(untrained)
     assert first.curve[0].ratio == pytest.approx(begun)
     assert first.curve[-1].steps == 256
     assert min(c.ratio for c in first.curve) <= first.curve[0].ratio

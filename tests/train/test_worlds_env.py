@@ -10,7 +10,7 @@ pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
 from shunter.agents.base import ScoringPolicy
 from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.learned import PRIOR, greedy_prior, shortlist
+from shunter.agents.learned import PRIOR, Prior, greedy_prior, shortlist
 from shunter.envs.features import feature
 from shunter.envs.scenario import Scenario
 from shunter.envs.world import World, make_world
@@ -67,7 +67,7 @@ def test_worlds_side_by_side_are_the_worlds_by_themselves(fake_world: World, sma
 
 def shown_of(own: dict[str, Any]) -> NDArray[np.bool_]:
     legal = own["action_mask"] > 0
-    prior = greedy_prior(own["candidates"])
+    prior = greedy_prior(own["candidates"], Prior())
     return shortlist(own["candidates"], own["context"], legal, prior)
 
 
