@@ -121,8 +121,9 @@ def greedy_prior(candidates: NDArray[Any], prior: Prior) -> NDArray[np.float32]:
     rate = greedy_rate(candidates, prior.load_weight)
     if prior.elsewhere:
         own = sum(value(candidates, name) for name in ("swap_time", "join_time", "batch_time"))
-        share = np.minimum(1.0, value(candidates, "serve_elsewhere") / (own + 1e-3)) ** prior.elsewhere
-        free = is_(candidates, "load") & (value(candidates, "held") == 0)
+        there = value(candidates, "serve_elsewhere")  # 0 where there is no other device
+        share = np.minimum(1.0, there / (own + 1e-3)) ** prior.elsewhere
+        free = is_(candidates, "load") & (value(candidates, "held") == 0) & (there > 0)
         rate = np.where(free, share * rate, rate)
     rate = np.where(second_copy(candidates), prior.copy_share * rate, rate)
     effort = value(candidates, "swap_time") / (value(candidates, "arrivals") + 1e-3)

@@ -104,9 +104,11 @@ def _prior(g: _Graph, rest: Prior) -> str:
     rate = g.op("Where", serves, g.op("Div", requests, time), number(0))
     if rest.elsewhere:
         own = g.op("Add", g.op("Add", swap, g.feature("join_time")), g.feature("batch_time"))
-        there = g.op("Div", g.feature("serve_elsewhere"), g.op("Add", own, number(1e-3)))
-        share = g.op("Pow", g.op("Min", number(1), there), number(rest.elsewhere))
+        there = g.feature("serve_elsewhere")
+        ratio = g.op("Div", there, g.op("Add", own, number(1e-3)))
+        share = g.op("Pow", g.op("Min", number(1), ratio), number(rest.elsewhere))
         free = g.op("And", _kind(g, "is_load"), g.op("Not", _kind(g, "held")))
+        free = g.op("And", free, g.op("Greater", there, number(0)))
         rate = g.op("Where", free, g.op("Mul", share, rate), rate)
     rate = g.op("Where", _second_copy(g), g.op("Mul", number(rest.copy_share), rate), rate)
     effort = g.op("Div", swap, g.op("Add", g.feature("arrivals"), number(1e-3)))

@@ -176,11 +176,11 @@ def test_a_file_of_format_2_keeps_the_prior_that_it_was_trained_with(tmp_path: P
 def test_a_load_counts_less_where_another_device_would_serve_sooner() -> None:
     load = {**LOAD, "swap_time": 3, "join_time": 0, "batch_time": 1, "serve_elsewhere": 8}
     rows = [load, {**load, "serve_elsewhere": 2}, {**load, "serve_elsewhere": 2, "held": 1}]
-    rows.append({**load, "elsewhere": 1})
+    rows += [{**load, "elsewhere": 1}, {**load, "serve_elsewhere": 0}]
     seen = candidates(*rows)["candidates"]
-    whole, sooner, held, copy = np.exp(greedy_prior(seen, Prior(copy_share=0.25)) / RESIDUAL)
+    whole, sooner, held, copy, alone = np.exp(greedy_prior(seen, Prior(copy_share=0.25)) / RESIDUAL)
     assert sooner == pytest.approx(whole / 2, rel=1e-3)
-    assert held == whole
+    assert held == alone == whole
     assert copy == pytest.approx(whole / 4, rel=1e-3)
     blind = greedy_prior(seen[:2], Prior(elsewhere=0.0))
     assert blind[0] == blind[1]

@@ -72,9 +72,11 @@ def test_each_prior_is_judged_once_without_training(tmp_path: Path) -> None:
     mine, bare = LearnedPolicy.load(path), LearnedPolicy.load(alone.text)
     assert bare.prior == mine.prior
     rows = np.random.default_rng(0).exponential(size=(5, len(FEATURES)))
+    rows[:, [FEATURES.index(name) for name in ("is_load", "is_evict", "is_wait")]] = 0
     context, mask = np.zeros(len(CONTEXT_FEATURES)), np.ones(5, dtype=bool)
     scores = bare.scores(rows, context, mask)
     shown = np.isfinite(scores)
+    assert shown.any()
     np.testing.assert_allclose(scores[shown], greedy_prior(rows, mine.prior)[shown], rtol=1e-6)
     assert not np.allclose(mine.scores(rows, context, mask)[shown], scores[shown])
 
