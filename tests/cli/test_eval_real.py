@@ -41,7 +41,7 @@ def test_chaos_is_survived_and_the_report_says_so(real: Path, capsys: pytest.Cap
     assert "Deciding and keeping the books took" in out
     row = result["policies"]["fifo-swap"]["real"]
     assert row["failures"] == len(failures)
-    assert 0 < row["overhead_share"] < 1
+    assert row["overhead_share"] > 0
     assert row["unfinished"] == sum(len(failure["failed"]) for failure in failures)
     page = Path("c/report.html").read_text(encoding="utf-8")
     assert ">Failures</h2>" in page
