@@ -107,11 +107,9 @@ class ScoringNetwork(nn.Module):
             raise InputError("--from", f"have width {self.layers['encode_1'].out_features}", width)
         with torch.no_grad():
             self.prior.copy_(torch.from_numpy(weights["prior"]))
-            for key, value in weights.items():
-                if key == "prior":
-                    continue
-                name, part = key.split(".")
-                getattr(self.layers[name], part).copy_(torch.from_numpy(value))
+            for name, layer in self.layers.items():
+                for part in ("weight", "bias"):
+                    getattr(layer, part).copy_(torch.from_numpy(weights[f"{name}.{part}"]))
 
     def _unflatten(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         sizes = [self.actions, self.actions * len(FEATURES), len(CONTEXT_FEATURES)]

@@ -147,7 +147,6 @@ class _Training:
         """Takes over a policy's weights."""
         for network in (self.model.policy.mlp_extractor, self.average.module):
             network.import_(start.weights)
-        self.venv.prior = start.prior
 
     def validate(self) -> None:
         """Scores the average of the latest weights; ties keep the earlier ones."""
@@ -162,6 +161,7 @@ class _Training:
         settings, number = self.settings, len(self.curve) - 1
         self.model.set_random_seed(settings.seed * 1_000_003 + number)
         self.model._last_obs = None  # so that learn resets the environments
+        self.venv.prior = self.average.module.numbers()
         steps = settings.validate_every * settings.rollout_steps * self.venv.num_envs
         steps = min(steps, settings.steps - self.model.num_timesteps)
         durations = RecordDurations(settings.time_constant, settings.credit_constant)
@@ -179,7 +179,6 @@ class _Training:
         self.average.load_state_dict(checkpoint.average)
         self.model.policy.optimizer.load_state_dict(checkpoint.optimizer)
         self.model.num_timesteps, self.before_s = checkpoint.steps, checkpoint.elapsed_s
-        self.venv.prior = self.average.module.numbers()
         self.curve = [Curve(*point) for point in checkpoint.curve]
         self.best = LearnedPolicy("maskable-ppo", checkpoint.best, {})
 
