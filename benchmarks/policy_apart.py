@@ -15,8 +15,10 @@ from benchmarks.form import Row, at_most, reported
 from benchmarks.instances import INSTANCES, Instance
 from benchmarks.policy_cells import Cell
 from benchmarks.policy_results import Results
+from benchmarks.policy_rows import times_row
 from benchmarks.policy_runs import Contender, Job, run_all, source_digest
 from shunter.agents.learned import LearnedPolicy
+from shunter.agents.policy_file import training_of
 from shunter.agents.registry import make_policy
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.eval.clairvoyant import Clairvoyant, solve
@@ -31,7 +33,7 @@ LOOK_SCENARIOS = ("laptop", "two-half-resident", "drift", "two-gpu-unequal", "pr
 """Looking ahead takes milliseconds a decision: six scenarios at one load, few seeds."""
 
 LOOK_LOAD, LOOK_SEEDS = 0.7, 4
-TRAINING_MIN, CLAIRVOYANT = 60.0, 1.25
+TRAINING_MIN, TRAINING_CORES, CLAIRVOYANT = 60.0, 2, 1.25
 
 
 def look_ahead_rows(
@@ -58,11 +60,7 @@ def look_ahead_rows(
         note = f"{len(found.cells)} cells at load {LOOK_LOAD:g}, {len(seeds)} seeds: " + ", ".join(
             cell.scenario for cell in found.cells
         )
-        if found.paired is None:
-            rows.append(reported(metric, None, note=note))
-            continue
-        low, high = found.paired.interval()
-        rows.append(reported(metric, 1 + found.paired.change, interval=(1 + low, 1 + high), note=note))
+        rows.append(times_row(metric, found, note))
     return rows
 
 
@@ -89,15 +87,24 @@ def clairvoyant_rows(
 
 
 def training_row(contender: Contender) -> list[Row]:
-    """How long a policy file says that it was trained for; nothing for what is no policy file."""
+    """How long a policy file says that it was trained for; nothing for what is no policy file.
+
+    Of averaged policies that is the sum of their times; trainings of one thread run side by side.
+    """
     if not Path(contender.text).is_file():
         return []
-    text = LearnedPolicy.load(contender.text).metadata.get("elapsed_s")
+    policy = LearnedPolicy.load(contender.text)
     metric = f"training of {contender.label}"
-    if text is None:
-        row = Row(metric, None, "min", note="its file does not say: no elapsed_s")
+    training, text = training_of(policy), policy.metadata.get("elapsed_s")
+    if training is None or text is None:
+        row = Row(metric, None, "min", note="its file does not say: no elapsed_s, or nothing of the training")
     else:
-        row = Row(metric, float(text) / 60, "min", note="as its file says; on the machine that trained it")
+        minutes, note = float(text) / 60, "as its file says; on the machine that trained it"
+        threads = training.settings.get("threads")
+        if "averaged" in training.settings and threads == 1:
+            note = f"{minutes:.1f} min in all, each training on one of {TRAINING_CORES} cores; {note}"
+            minutes /= TRAINING_CORES
+        row = Row(metric, minutes, "min", note=note)
     return [at_most(row, TRAINING_MIN)]
 
 

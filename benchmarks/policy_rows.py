@@ -13,6 +13,7 @@ from benchmarks.policy_results import MARGIN, CellVerdict, Comparison, Results
 from shunter.envs.scenario import load_scenario
 
 __all__ = ["bar_rows", "baseline_rows", "cell_rows", "guard_rows", "kind_rows", "lower_row", "slo_rows"]
+__all__ += ["times_row"]
 
 SEVERAL, ONE, HELD_OUT = "several devices", "one device", "held out"
 
@@ -65,6 +66,14 @@ def _lower(metric: str, found: Comparison, what: str) -> Row:
     return reported(metric, -found.paired.change, interval=(-high, -low), note=note)
 
 
+def times_row(metric: str, found: Comparison, note: str) -> Row:
+    """How many times another's a policy's figure is; nothing where no cell compares."""
+    if found.paired is None:
+        return reported(metric, None, note=note)
+    low, high = found.paired.interval()
+    return reported(metric, 1 + found.paired.change, interval=(1 + low, 1 + high), note=note)
+
+
 def _clear(row: Row) -> Row:
     """Asks also for an interval clear of zero."""
     clear = row.interval is not None and row.interval[0] > 0
@@ -84,14 +93,11 @@ def _at(cells: Sequence[Cell], load: float) -> list[Cell]:
 def _wait_row(results: Results, mine: str, cells: Sequence[Cell]) -> Row:
     found = results.compare_waits(mine, results.best, cells)
     metric = f"p99.9 wait for a first token: {mine} × of {results.best}"
-    if found.paired is None:
-        return at_most(reported(metric, None, note="no cell compares"), 1.1)
-    low, high = found.paired.interval()
     above = [c.name for c in found.cells if _waits(results, mine, c) > 1.1 * _waits(results, results.best, c)]
     note = f"geometric mean over {len(found.cells)} cells; above 1.1 in {len(above)}"
     if above:
         note += ": " + ", ".join(above)
-    return at_most(reported(metric, 1 + found.paired.change, interval=(1 + low, 1 + high), note=note), 1.1)
+    return at_most(times_row(metric, found, note), 1.1)
 
 
 def _waits(results: Results, label: str, cell: Cell) -> float:
@@ -174,12 +180,7 @@ def baseline_rows(results: Results) -> list[Row]:
         longest = max((f.max_wait_s / f.time_scale_s for f in mine if f.drained), default=np.nan)
         note = f"{sees}{contender.text}; unstable in {unstable} cells; "
         note += f"p99.9 wait × {_times(waits)}; longest wait {longest:.3g} time scales"
-        metric = f"{contender.label} × of {results.best}"
-        if found.paired is None:
-            rows.append(reported(metric, None, note=note))
-            continue
-        low, high = found.paired.interval()
-        rows.append(reported(metric, 1 + found.paired.change, interval=(1 + low, 1 + high), note=note))
+        rows.append(times_row(f"{contender.label} × of {results.best}", found, note))
     return rows
 
 
@@ -200,12 +201,7 @@ def guard_rows(results: Results, guarded: Sequence[tuple[str, str]]) -> list[Row
         waits = results.compare_waits(bound, free, results.cells)
         note = f"over {len(found.cells)} cells; p99.9 wait × {_times(waits)}, "
         note += f"longest × {_longest(results, free, bound)}"
-        metric = f"age bound: {bound} × of {free}, mean response"
-        if found.paired is None:
-            rows.append(reported(metric, None, note=note))
-            continue
-        low, high = found.paired.interval()
-        rows.append(reported(metric, 1 + found.paired.change, interval=(1 + low, 1 + high), note=note))
+        rows.append(times_row(f"age bound: {bound} × of {free}, mean response", found, note))
     return rows
 
 

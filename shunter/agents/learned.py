@@ -195,20 +195,26 @@ class LearnedPolicy(ScoringPolicy):
 
     def scores(self, candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_]) -> Scores:
         """Logits of the candidates on the shortlist; minus infinity for the others."""
-        prior = greedy_prior(candidates, self.prior)
+        prior = np.full(mask.shape, -np.inf, np.float32)
+        prior[mask] = greedy_prior(candidates[mask], self.prior)
         seen = shortlist(candidates, context, mask, prior)
-        hidden = np.tanh(self._linear("encode_1", candidate_inputs(candidates, prior)))
+        # Rows of all decisions, one after the other; where nothing is legal there is no decision.
+        decided = np.asarray(seen.any(axis=-1))
+        lengths = np.asarray(seen.sum(axis=-1))[decided]
+        starts = np.cumsum(lengths) - lengths
+        hidden = np.tanh(self._linear("encode_1", candidate_inputs(candidates[seen], prior[seen])))
         hidden = np.tanh(self._linear("encode_2", hidden))
-        shown = seen[..., None]
-        mean = (hidden * shown).sum(-2, keepdims=True) / np.maximum(1, shown.sum(-2, keepdims=True))
-        top = np.where(shown, hidden, -1.0).max(-2, keepdims=True)
-        shared = np.concatenate([mean, top, context_inputs(context)[..., None, :]], axis=-1)
+        mean = np.add.reduceat(hidden, starts) / lengths[:, None]
+        top = np.maximum.reduceat(hidden, starts)
+        shared = np.concatenate([mean, top, context_inputs(context[decided])], axis=-1, dtype=np.float32)
         # A layer on [hidden, shared], its second part computed once for all candidates of a decision.
         weight = self.weights["score_1.weight"]
         own, common = weight[:, : hidden.shape[-1]], weight[:, hidden.shape[-1] :]
-        hidden = np.tanh(hidden @ own.T + (shared @ common.T + self.weights["score_1.bias"]))
-        logits = self._linear("score_2", hidden)[..., 0] + prior
-        return np.where(seen, logits, -np.inf).astype(np.float64)
+        common_part = shared @ common.T + self.weights["score_1.bias"]
+        hidden = np.tanh(hidden @ own.T + np.repeat(common_part, lengths, axis=0))
+        logits = np.full(mask.shape, -np.inf)
+        logits[seen] = self._linear("score_2", hidden)[:, 0] + prior[seen]
+        return logits
 
     def _linear(self, layer: str, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return x @ self.weights[f"{layer}.weight"].T + self.weights[f"{layer}.bias"]

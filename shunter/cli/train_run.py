@@ -110,12 +110,22 @@ def train_and_save(
     return [one for one in every if one is not None]
 
 
+def _names(worlds: list[World]) -> list[str]:
+    return sorted({world.scenario.name for world in worlds})
+
+
+def _title(worlds: list[World]) -> str:
+    """What is trained on, short enough for the name of a run or a model."""
+    names = _names(worlds)
+    return "-".join(names) if len(names) < 4 else f"{names[0]}-and-{len(names) - 1}-more"
+
+
 def _run_opener(stack: ExitStack, worlds: list[World], folder: Path) -> Callable[[TrainSettings], Tracker]:
     """A function that opens a training's MLflow run, which ends with the stack."""
-    names = sorted({world.scenario.name for world in worlds})
+    names = _names(worlds)
 
     def open_run(settings: TrainSettings) -> Tracker:
-        tracker = stack.enter_context(tracking("train", ", ".join(names), folder=folder))
+        tracker = stack.enter_context(tracking("train", _title(worlds), folder=folder))
         tracker.params({"train": asdict(settings), "scenarios": names})
         return tracker
 
@@ -209,7 +219,7 @@ class _Training:
         if card is not None:
             self.tracker.table(pd.DataFrame([cell.model_dump() for cell in card.cells]), "score_card.json")
             self.tracker.metrics({"score_card/change": card.change})
-        name = default_name("-".join(sorted({world.scenario.name for world in worlds})))
+        name = default_name(_title(worlds))
         registered = register_policy(self.out, name=name, worlds=worlds, tracker=self.tracker)
         if not result.interrupted:
             checkpoint_of(self.out).unlink(missing_ok=True)

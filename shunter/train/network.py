@@ -33,7 +33,7 @@ def _compressed(features: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
 
 
 class _Repeated(torch.autograd.Function):
-    """Rows, each as often as its length; torch's own gradient of that takes several times as long on a CPU."""
+    """Rows, each as often as its length; torch's own gradient of that takes far longer on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
