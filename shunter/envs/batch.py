@@ -74,23 +74,26 @@ class Batch:
         self._step_batch = bound(step_batch, *arguments, False, autoreset, noise, 0, 0)
         self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
 
-    def reset(self, keys: Sequence[int | None], workload_seed: int | None = None) -> Outputs:
+    def reset(
+        self, keys: Sequence[int | None], workload_seed: int | None = None, *, episode: int = 0
+    ) -> Outputs:
         """Starts the next episode in every environment.
 
         Args:
             keys: One per environment: a new key of its random numbers, or None: go on with the old one.
             workload_seed: Of the requests of this episode, in place of what the key gives.
+            episode: Of a new key, to begin with.
         """
         clock = self.state.clock[:, 0]
         for e, key in enumerate(keys):
             if key is not None:
-                clock["key"][e], clock["episode"][e] = key, -1
+                clock["key"][e], clock["episode"][e] = key, episode - 1
             if key is not None or workload_seed is not None:
-                episode = int(clock["episode"][e]) + 1
-                self._supplies[e] = Supply(self.world, int(clock["key"][e]), episode, workload_seed)
+                following = int(clock["episode"][e]) + 1
+                self._supplies[e] = Supply(self.world, int(clock["key"][e]), following, workload_seed)
                 clock["filled"][e] = clock["last"][e]
         begin_batch(self.tables, self.state, np.ones(self.environments, np.bool_), self.noise)
-        self._go_on()
+        self.go_on()
         return self.out
 
     def step(self, actions: NDArray[np.int64]) -> Outputs:
@@ -104,7 +107,7 @@ class Batch:
         """
         self.out = self._buffers[0] if self.out is self._buffers[1] else self._buffers[1]
         if self._run(actions, again=False):
-            self._go_on()
+            self.go_on()
         return self.out
 
     def close(self) -> None:
@@ -124,7 +127,7 @@ class Batch:
             final_mask=np.zeros((e, a), np.bool_),
         )
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Gives environments that stalled what they lack, until none does."""
         while True:
             clock = self.state.clock[:, 0]

@@ -20,7 +20,7 @@ from shunter.agents.learned import (
     greedy_prior,
     layer_shapes,
 )
-from shunter.envs.features import CONTEXT_FEATURES, FEATURES
+from shunter.envs.features import CONTEXT_FEATURES, CONTEXT_TABLE, FEATURES
 from shunter.errors import InputError
 
 __all__ = ["CandidatePolicy", "ScoringNetwork"]
@@ -54,14 +54,16 @@ class ScoringNetwork(nn.Module):
     Args:
         actions: Number of candidates A.
         width: Of the hidden layers.
+        twin: Whether observations end with what a twin sees, for the value alone.
     """
 
-    def __init__(self, actions: int, width: int) -> None:
+    def __init__(self, actions: int, width: int, *, twin: bool = False) -> None:
         super().__init__()
-        self.actions = actions
+        self.actions, self.twin = actions, twin
         self.layers = nn.ModuleDict({name: nn.Linear(i, o) for name, (o, i) in layer_shapes(width).items()})
         pooled = layer_shapes(width)["score_1"][1] - width
-        self.value = nn.Sequential(nn.Linear(pooled, width), nn.Tanh())
+        beside = len(CONTEXT_TABLE) + len(CONTEXT_WIDE) if twin else 0
+        self.value = nn.Sequential(nn.Linear(pooled + beside, width), nn.Tanh())
         self.register_buffer("prior", torch.tensor(Prior()))
         self.register_buffer("wide", torch.from_numpy(WIDE), persistent=False)
         self.register_buffer("context_wide", torch.from_numpy(CONTEXT_WIDE), persistent=False)
@@ -72,7 +74,7 @@ class ScoringNetwork(nn.Module):
 
     def forward(self, flat: torch.Tensor) -> Latents:
         """Logits (n, A) and value features (n, width) of observations flattened in order of their keys."""
-        mask, candidates, context = self._unflatten(flat)
+        mask, candidates, context, twin = self._unflatten(flat)
         legal = mask > 0
         rows, lengths = candidates[legal], legal.sum(-1)  # of each decision, one after the other
         prior = torch.from_numpy(greedy_prior(rows.numpy(force=True), self.numbers())).to(flat.device)
@@ -87,7 +89,9 @@ class ScoringNetwork(nn.Module):
         common_part = nn.functional.linear(shared, common, layer.bias)
         wide = torch.tanh(nn.functional.linear(hidden, own) + _Repeated.apply(common_part, lengths))
         scored = self.layers["score_2"](wide).squeeze(-1) + prior
-        return flat.new_zeros(legal.shape).masked_scatter(legal, scored), self.value(shared)
+        return flat.new_zeros(legal.shape).masked_scatter(legal, scored), self.value(
+            torch.cat([shared, _compressed(twin, self.context_wide)], dim=-1) if self.twin else shared
+        )
 
     def forward_actor(self, flat: torch.Tensor) -> torch.Tensor:
         """Logits only."""
@@ -125,10 +129,11 @@ class ScoringNetwork(nn.Module):
                 for part in ("weight", "bias"):
                     getattr(layer, part).copy_(torch.from_numpy(weights[f"{name}.{part}"]))
 
-    def _unflatten(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        sizes = [self.actions, self.actions * len(FEATURES), len(CONTEXT_FEATURES)]
-        mask, candidates, context = flat.split(sizes, dim=-1)
-        return mask, candidates.reshape(-1, self.actions, len(FEATURES)), context
+    def _unflatten(self, flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        context = len(CONTEXT_FEATURES)
+        sizes = [self.actions, self.actions * len(FEATURES), context, context * self.twin]
+        mask, candidates, *others = flat.split(sizes, dim=-1)
+        return mask, candidates.reshape(-1, self.actions, len(FEATURES)), *others
 
 
 class CandidatePolicy(MaskableMultiInputActorCriticPolicy):
@@ -139,7 +144,9 @@ class CandidatePolicy(MaskableMultiInputActorCriticPolicy):
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
-        self.mlp_extractor = ScoringNetwork(int(self.action_space.n), self.width)
+        self.mlp_extractor = ScoringNetwork(
+            int(self.action_space.n), self.width, twin="twin" in self.observation_space.spaces
+        )
         self.action_net = nn.Identity()
         self.value_net = nn.Linear(self.width, 1)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)

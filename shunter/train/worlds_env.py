@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from shunter.agents.learned import SHORTLIST, Prior, greedy_prior, shortlist
 from shunter.envs.scheduling import Observation, make_spaces
 from shunter.train.courses import Course
+from shunter.train.twins import Trace, play_twin
 from shunter.train.vec_env import SchedulingVecEnv, UniformVecEnv
 
 __all__ = ["WorldsVecEnv"]
@@ -22,9 +23,10 @@ class WorldsVecEnv(UniformVecEnv):
 
     They are in order of actions and padded to as many for all. Padding is masked, so it is never chosen, and
     networks that pool over legal candidates do not see it.
-    Rewards are what the reference policy would have accrued in the time less what was accrued, in units of
-    the former, over ``time_constant``: returns are about 0 under the reference policy, whatever the world and
-    the load. With costs alone, an untrained critic would make every short step look good.
+    Rewards are what a twin has accrued in the same time on the same requests, less what was accrued, in units
+    of a course's cost, over ``time_constant``: returns are about 0 under the twin's policy, whatever the
+    world, the load and the luck of arrivals. What a twin sees is in observations as ``twin``, for critics
+    alone.
 
     Args:
         courses: The worlds.
@@ -46,6 +48,7 @@ class WorldsVecEnv(UniformVecEnv):
         time_constant: float,
         noise: bool = False,
     ) -> None:
+        self.courses, self.noise = courses, noise
         self.parts = [
             SchedulingVecEnv(course.world, envs_each, seed=seed * len(courses) + i, noise=noise)
             for i, course in enumerate(courses)
@@ -55,11 +58,15 @@ class WorldsVecEnv(UniformVecEnv):
         unit = np.repeat([course.cost for course in courses], envs_each)
         self.scale = (1.0 / (unit * time_constant)).astype(np.float32)
         actions = max(course.world.actions for course in courses)
-        super().__init__(envs_each * len(courses), *make_spaces(min(actions, SHORTLIST)))
+        shown, choices = make_spaces(min(actions, SHORTLIST))
+        seen = spaces.Dict({**shown.spaces, "twin": shown["context"]})
+        super().__init__(envs_each * len(courses), seen, choices)
         self._all = _empty(self.num_envs, make_spaces(actions)[0])
         # sb3 stores an observation after the step that follows it, so the last one must stay as it was.
         self._observation, self._last = (_empty(self.num_envs, self.observation_space) for _ in range(2))
         self._shown = np.zeros(self._observation["action_mask"].shape, np.int64)
+        self._twins: list[Trace] = []
+        self._time = np.zeros(self.num_envs)  # of each episode, in time scales
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seeds all environments from the next reset on; each world has random numbers of its own."""
@@ -70,7 +77,10 @@ class WorldsVecEnv(UniformVecEnv):
 
     def reset(self) -> Observation:
         """Starts an episode in every environment."""
-        return self._padded([part.reset() for part in self.parts])
+        parts = [part.reset() for part in self.parts]
+        self._twins = [self._twin(e) for e in range(self.num_envs)]
+        self._time[:] = 0.0
+        return self._padded(parts)
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         """Remembers the actions for ``step_wait``."""
@@ -82,12 +92,13 @@ class WorldsVecEnv(UniformVecEnv):
             part.step_async(self._actions[i * self.envs_each : (i + 1) * self.envs_each])
         stepped = [part.step_wait() for part in self.parts]
         infos = [info for step in stepped for info in step[3]]
-        rewards = np.concatenate([step[1] for step in stepped]) * self.scale
-        rewards += np.array([info["elapsed"] for info in infos], np.float32) / self.time_constant
         done = np.concatenate([step[2] for step in stepped])
-        for e in np.flatnonzero(done):
-            infos[e]["terminal_observation"] = self._show_one(infos[e]["terminal_observation"])
-        return self._padded([step[0] for step in stepped]), rewards, done, infos
+        costs = np.concatenate([step[1] for step in stepped]) + self._twins_costs(infos, done)
+        for e in np.flatnonzero(done).tolist():
+            last = infos[e]["terminal_observation"]
+            infos[e]["terminal_observation"] = self._show_one(last, self._twins[e].context(self._time[e]))
+            self._twins[e], self._time[e] = self._twin(e), 0.0
+        return self._padded([step[0] for step in stepped]), costs * self.scale, done, infos
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions are legal now, shape (num_envs, A)."""
@@ -98,6 +109,19 @@ class WorldsVecEnv(UniformVecEnv):
         for part in self.parts:
             part.close()
 
+    def _twin(self, e: int) -> Trace:
+        """Of the episode that an environment is in."""
+        part, row = divmod(e, self.envs_each)
+        clock = self.parts[part].batch.state.clock[row, 0]
+        return play_twin(self.courses[part].world, int(clock["key"]), int(clock["episode"]), noise=self.noise)
+
+    def _twins_costs(self, infos: list[dict[str, Any]], done: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """What the twins accrued during a step, (n,); at an episode's end, all that they still will."""
+        before, self._time = self._time, self._time + [info["elapsed"] for info in infos]
+        until = np.where(done, np.inf, self._time)
+        steps = zip(self._twins, before, until, strict=True)
+        return np.array([twin.cost(end) - twin.cost(start) for twin, start, end in steps], np.float32)
+
     def _padded(self, parts: list[Observation]) -> Observation:
         for i, part in enumerate(parts):
             rows = slice(i * self.envs_each, (i + 1) * self.envs_each)
@@ -105,11 +129,14 @@ class WorldsVecEnv(UniformVecEnv):
                 self._all[key][(rows, *map(slice, array.shape[1:]))] = array
         self._observation, self._last = self._last, self._observation
         self._shown = _show(self._all, self._observation, self.prior)
+        for e, (twin, time) in enumerate(zip(self._twins, self._time, strict=True)):
+            self._observation["twin"][e] = twin.context(time)
         return self._observation
 
-    def _show_one(self, one: Observation) -> Observation:
+    def _show_one(self, one: Observation, twin: NDArray[np.float32]) -> Observation:
         out = _empty(1, self.observation_space)
         _show({key: array[None] for key, array in one.items()}, out, self.prior)
+        out["twin"][0] = twin
         return {key: array[0] for key, array in out.items()}
 
 

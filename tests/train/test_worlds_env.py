@@ -13,11 +13,13 @@ from shunter.agents.cost_greedy import CostGreedy
 from shunter.agents.learned import PRIOR, Prior, greedy_prior, shortlist
 from shunter.envs.features import feature
 from shunter.envs.scenario import Scenario
+from shunter.envs.supply import environment_key
 from shunter.envs.world import World, make_world
 from shunter.eval.metrics import summarize
 from shunter.eval.runs import simulate
 from shunter.models.performance import PerformanceModel
 from shunter.train.courses import Course, at_rate, make_course
+from shunter.train.twins import play_twin
 from shunter.train.vec_env import SchedulingVecEnv
 from shunter.train.worlds_env import WorldsVecEnv
 
@@ -34,7 +36,7 @@ def test_worlds_side_by_side_are_the_worlds_by_themselves(fake_world: World, sma
     venv = WorldsVecEnv(courses, 2, seed=3, time_constant=50.0)
     alone = [SchedulingVecEnv(c.world, 2, seed=6 + i) for i, c in enumerate(courses)]
     seen, apart = venv.reset(), [env.reset() for env in alone]
-    ends = 0
+    gained, accrued, episodes = np.zeros(4), np.zeros(4), np.zeros(4, int)
     for _ in range(400):
         for i, own in enumerate(apart):
             rows = slice(2 * i, 2 * i + 2)
@@ -53,15 +55,35 @@ def test_worlds_side_by_side_are_the_worlds_by_themselves(fake_world: World, sma
         chosen = [CostGreedy().act_batch(only(own)) for own in apart]
         stepped = [env.step(action) for env, action in zip(alone, chosen, strict=True)]
         apart = [one[0] for one in stepped]
-        costs = np.concatenate([one[1] / course.cost for one, course in zip(stepped, courses, strict=True)])
-        elapsed = np.array([info["elapsed"] for info in infos])
-        np.testing.assert_allclose(rewards, (costs + elapsed) / 50.0, rtol=1e-4, atol=1e-6)
+        gained += rewards
+        accrued -= np.concatenate([one[1] for one in stepped])
         np.testing.assert_array_equal(done, np.concatenate([one[2] for one in stepped]))
-        for e in np.flatnonzero(done):
-            ends += 1
+        for e in np.flatnonzero(done).tolist():
+            course, key = courses[e // 2], environment_key(6 + e // 2, e % 2)
+            twin = play_twin(course.world, key, episodes[e])
+            relative = (twin.costs[-1] - accrued[e]) / (course.cost * 50.0)
+            assert gained[e] == pytest.approx(relative, rel=1e-3, abs=1e-4)
+            gained[e], accrued[e] = 0.0, 0.0
+            episodes[e] += 1
             space = venv.observation_space["candidates"]
             assert infos[e]["terminal_observation"]["candidates"].shape == space.shape
-    assert ends > 0
+    assert episodes.all()
+    venv.close()
+
+
+def test_there_is_nothing_to_gain_over_the_twin_by_doing_as_it_does(fake_world: World) -> None:
+    venv = WorldsVecEnv([Course(fake_world, 1.0)], 2, time_constant=1.0)
+    seen, most = venv.reset(), 0.0
+    first = play_twin(fake_world, environment_key(0, 0), 0)
+    np.testing.assert_array_equal(seen["twin"][0], first.context(0.0))
+    for _ in range(300):
+        seen, rewards, _, _ = venv.step(PRIOR.act_batch(seen))
+        most = max(most, float(np.abs(rewards).max()))
+    assert most < 1e-4
+    for _ in range(300):
+        seen, rewards, _, _ = venv.step(np.zeros(2, np.int64))
+        most = max(most, float(np.abs(rewards).max()))
+    assert most > 1e-2
     venv.close()
 
 

@@ -1,0 +1,154 @@
+"""What a fixed heuristic does with the same requests at the same time: a training's control variate.
+
+Most of what an episode costs is decided by its arrivals. Cost relative to a twin that gets the same ones
+says what decisions did. The twin does not depend on them, so that no gradient is biased by it.
+
+Source:
+    Mao et al., Variance Reduction for Reinforcement Learning in Input-Driven Environments, 2019,
+    https://arxiv.org/abs/1807.02264; the twin in place of their learned, input-dependent baseline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shunter.agents.learned import PRIOR
+from shunter.envs.batch import Batch
+from shunter.envs.compiled import jit
+from shunter.envs.features import CONTEXT_FEATURES, feature
+from shunter.envs.kernel import Outputs, step_batch
+from shunter.envs.state import Floats, Ints, State
+from shunter.envs.tables import Tables
+from shunter.envs.world import World
+
+__all__ = ["Trace", "play_twin"]
+
+IS_EVICT, IS_LOAD, IS_WAIT = feature("is_evict"), feature("is_load"), feature("is_wait")
+REQUESTS, HELD, ELSEWHERE = feature("requests"), feature("held"), feature("elsewhere")
+SWAP, JOIN, FIRST = feature("swap_time"), feature("join_time"), feature("first_time")
+UNUSED, PREEMPT = feature("unused_time"), feature("preempt_time")
+
+TIME, COST = 0, 1
+DECISIONS = 4096
+"""Room to begin with."""
+
+WEIGHTS = np.array([PRIOR.load_weight, PRIOR.reload_weight, PRIOR.copy_share])
+
+
+@jit
+def _score(c: NDArray[np.float32], weights: Floats) -> float:
+    """What cost-greedy with ``WEIGHTS`` gives a legal candidate, c being its (F,) features."""
+    load_weight, reload_weight, copy_share = weights[0], weights[1], weights[2]
+    requests = np.float64(c[REQUESTS])
+    if c[IS_EVICT] > 0:
+        return -1.0 - float(
+            requests + reload_weight * (np.float64(c[PREEMPT]) / (np.float64(c[UNUSED]) + 1.0))
+        )
+    if c[IS_WAIT] > 0:
+        return 0.0
+    if requests > 0:
+        second = c[IS_LOAD] > 0 and c[ELSEWHERE] > 0 and c[HELD] == 0
+        time = load_weight * np.float64(c[SWAP]) + np.float64(c[JOIN]) + np.float64(c[FIRST])
+        return float((copy_share if second else 1.0) * requests / (time + 1e-3))
+    return -1e9
+
+
+@jit
+def _play(
+    t: Tables,
+    state: State,
+    actions: Ints,
+    out: Outputs,
+    noise: bool,
+    weights: Floats,
+    trace: NDArray[np.float64],
+    count: int,
+) -> int:
+    """Plays on until the episode is over, the environment lacks something, or the trace is full.
+
+    Args:
+        t: Tables.
+        state: Of one environment, which has been reset.
+        actions: (1,), overwritten.
+        out: Of its last step or reset, overwritten.
+        noise: See ``begin_episode``.
+        weights: (3,), see ``WEIGHTS``.
+        trace: (T, 2 + G), a row for each decision and for the end.
+        count: Rows that are there.
+
+    Returns:
+        Rows that are there now, negative if the last is the episode's end.
+    """
+    while count < trace.shape[0]:
+        r, row = out.result[0], trace[count]
+        if count > 0:
+            row[TIME] = trace[count - 1, TIME] + r.elapsed
+            row[COST] = trace[count - 1, COST] - r.reward
+        else:
+            row[TIME], row[COST] = 0.0, 0.0
+        for g in range(out.context.shape[1]):
+            row[2 + g] = out.context[0, g]
+        count += 1
+        if count > 1 and (r.terminated or r.truncated):
+            return -count
+        best, top = 0, -np.inf
+        for a in range(out.mask.shape[1]):
+            if out.mask[0, a]:
+                score = _score(out.candidates[0, a], weights)
+                if score > top:
+                    best, top = a, score
+        actions[0] = best
+        if step_batch(t, state, actions, out, False, False, noise, 0, 1) > 0:
+            break
+    return count
+
+
+@dataclass(frozen=True)
+class Trace:
+    """An episode of the twin.
+
+    Attributes:
+        times: (T,) since the first decision, in time scales, ascending.
+        costs: (T,) accrued until then, as rewards count it.
+        contexts: (T, G).
+    """
+
+    times: NDArray[np.float64]
+    costs: NDArray[np.float64]
+    contexts: NDArray[np.float32]
+
+    def cost(self, time: float) -> float:
+        """Accrued until some time; between decisions evenly, after the end nothing more."""
+        return float(np.interp(time, self.times, self.costs))
+
+    def context(self, time: float) -> NDArray[np.float32]:
+        """Of the last decision until some time, (G,); zeros after the end."""
+        at = int(np.searchsorted(self.times, time, side="right")) - 1
+        return self.contexts[at] if at < len(self.times) - 1 else np.zeros_like(self.contexts[0])
+
+
+def play_twin(world: World, key: int, episode: int, *, noise: bool = False) -> Trace:
+    """Plays an episode of an environment as ``PRIOR`` would.
+
+    Args:
+        world: The compiled scenario.
+        key: Of the environment.
+        episode: Its number.
+        noise: Whether durations differ from the predicted ones, as they do in that episode.
+    """
+    batch = Batch(world, 1, autoreset=False, noise=noise)
+    batch.reset([key], episode=episode)
+    actions, count = np.zeros(1, np.int64), 0
+    trace = np.zeros((DECISIONS, 2 + len(CONTEXT_FEATURES)))
+    while True:
+        count = _play(batch.tables, batch.state, actions, batch.out, noise, WEIGHTS, trace, count)
+        if count < 0:
+            break
+        if count == len(trace):
+            trace = np.concatenate([trace, np.zeros_like(trace)])
+        batch.go_on()
+    rows = trace[:-count]
+    return Trace(rows[:, TIME].copy(), rows[:, COST].copy(), rows[:, 2:].astype(np.float32))
