@@ -16,44 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.agents.learned import PRIOR
+from shunter.agents.rollout import greedy_choice
 from shunter.envs.batch import Batch
 from shunter.envs.compiled import jit
-from shunter.envs.features import CONTEXT_FEATURES, feature
+from shunter.envs.features import CONTEXT_FEATURES
 from shunter.envs.kernel import Outputs, step_batch
-from shunter.envs.state import Floats, Ints, State
+from shunter.envs.state import Ints, State
 from shunter.envs.tables import Tables
 from shunter.envs.world import World
 
 __all__ = ["Trace", "play_twin"]
 
-IS_EVICT, IS_LOAD, IS_WAIT = feature("is_evict"), feature("is_load"), feature("is_wait")
-REQUESTS, HELD, ELSEWHERE = feature("requests"), feature("held"), feature("elsewhere")
-SWAP, JOIN, FIRST = feature("swap_time"), feature("join_time"), feature("first_time")
-UNUSED, PREEMPT = feature("unused_time"), feature("preempt_time")
-
 TIME, COST = 0, 1
 DECISIONS = 4096
 """Room to begin with."""
-
-WEIGHTS = np.array([PRIOR.load_weight, PRIOR.reload_weight, PRIOR.copy_share])
-
-
-@jit
-def _score(c: NDArray[np.float32], weights: Floats) -> float:
-    """What cost-greedy with ``WEIGHTS`` gives a legal candidate, c being its (F,) features."""
-    load_weight, reload_weight, copy_share = weights[0], weights[1], weights[2]
-    requests = np.float64(c[REQUESTS])
-    if c[IS_EVICT] > 0:
-        return -1.0 - float(
-            requests + reload_weight * (np.float64(c[PREEMPT]) / (np.float64(c[UNUSED]) + 1.0))
-        )
-    if c[IS_WAIT] > 0:
-        return 0.0
-    if requests > 0:
-        second = c[IS_LOAD] > 0 and c[ELSEWHERE] > 0 and c[HELD] == 0
-        time = load_weight * np.float64(c[SWAP]) + np.float64(c[JOIN]) + np.float64(c[FIRST])
-        return float((copy_share if second else 1.0) * requests / (time + 1e-3))
-    return -1e9
 
 
 @jit
@@ -63,7 +39,9 @@ def _play(
     actions: Ints,
     out: Outputs,
     noise: bool,
-    weights: Floats,
+    load_weight: float,
+    reload_weight: float,
+    copy_share: float,
     trace: NDArray[np.float64],
     count: int,
 ) -> int:
@@ -75,7 +53,9 @@ def _play(
         actions: (1,), overwritten.
         out: Of its last step or reset, overwritten.
         noise: See ``begin_episode``.
-        weights: (3,), see ``WEIGHTS``.
+        load_weight: Of the cost-greedy that decides.
+        reload_weight: Likewise.
+        copy_share: Likewise.
         trace: (T, 2 + G), a row for each decision and for the end.
         count: Rows that are there.
 
@@ -94,13 +74,7 @@ def _play(
         count += 1
         if count > 1 and (r.terminated or r.truncated):
             return -count
-        best, top = 0, -np.inf
-        for a in range(out.mask.shape[1]):
-            if out.mask[0, a]:
-                score = _score(out.candidates[0, a], weights)
-                if score > top:
-                    best, top = a, score
-        actions[0] = best
+        actions[0] = greedy_choice(out.candidates[0], out.mask[0], load_weight, reload_weight, copy_share)
         if step_batch(t, state, actions, out, False, False, noise, 0, 1) > 0:
             break
     return count
@@ -141,10 +115,11 @@ def play_twin(world: World, key: int, episode: int, *, noise: bool = False) -> T
     """
     batch = Batch(world, 1, autoreset=False, noise=noise)
     batch.reset([key], episode=episode)
+    weights = PRIOR.load_weight, PRIOR.reload_weight, PRIOR.copy_share
     actions, count = np.zeros(1, np.int64), 0
     trace = np.zeros((DECISIONS, 2 + len(CONTEXT_FEATURES)))
     while True:
-        count = _play(batch.tables, batch.state, actions, batch.out, noise, WEIGHTS, trace, count)
+        count = _play(batch.tables, batch.state, actions, batch.out, noise, *weights, trace, count)
         if count < 0:
             break
         if count == len(trace):
