@@ -218,7 +218,7 @@ def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
     from shunter.train.checkpoint import read_checkpoint
     from shunter.train.courses import make_course
     from shunter.train.ppo import Curve, TrainResult
-    from shunter.train.seeds import SeedsShared, SeedTraining, train_seed
+    from shunter.train.seeds import Ground, SeedsShared, SeedTraining, train_seed
 
     courses = [make_course(fake_world)]
     settings = TrainSettings(steps=640, environments=2, rollout_steps=64, width=8, validate_every=1)
@@ -245,7 +245,7 @@ def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
         return Seed(replace(settings, seed=seed), checkpoint, follow, lambda value: kept(seed, value))
 
     with open_runner(nodes.address) as runner:
-        runner.run(train_together, SeedsShared(courses, []), [job(0), job(1)])
+        runner.run(train_together, SeedsShared([Ground(courses, [])]), [job(0), job(1)])
     assert len(runner.lost) == 1
     # Nobody began anew: each began once at nothing, and went on from a checkpoint.
     assert [steps.count(0) for steps in seen.values()] == [1, 1]
@@ -253,7 +253,7 @@ def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
         path = tmp_path / f"alone-{seed}.pt"
         alone: list[TrainResult] = []
         job_here = SeedTraining(replace(settings, seed=seed), path, lambda steps, point: None, alone.append)
-        Runner().run(train_seed, SeedsShared(courses, []), [job_here])
+        Runner().run(train_seed, SeedsShared([Ground(courses, [])]), [job_here])
         assert [(c.steps, c.ratio) for c in result.curve] == [(c.steps, c.ratio) for c in alone[0].curve]
         kept, expected = (read_checkpoint(p, {}) for p in (tmp_path / f"{seed}.pt", path))
         assert kept.steps == expected.steps == 512

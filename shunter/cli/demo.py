@@ -17,7 +17,7 @@ from shunter.catalog.models import get_model, scaled_model
 from shunter.cli.eval_ import show
 from shunter.cli.fit import errors_table
 from shunter.cli.options import progress, say
-from shunter.cli.train_run import train_and_save
+from shunter.cli.train_run import Run, train_and_save
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import make_world
 from shunter.errors import UnknownNameError
@@ -120,7 +120,7 @@ class _Demo:
         self._step("train", "MaskablePPO in simulation, starting from cost-greedy")
         policy_path = self.folder / "policy.safetensors"
         settings = TrainSettings(steps=steps)
-        trained = train_and_save(self.console, [world], [(policy_path, settings)], folder=self.folder)
+        trained = train_and_save(self.console, [Run(policy_path, settings, [world])], folder=self.folder)
         if not trained:
             raise KeyboardInterrupt
         self.summary["mlflow_run_ids"]["train"] = trained[0].run_id

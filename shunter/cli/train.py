@@ -12,13 +12,14 @@ from rich.console import Console
 
 from shunter.agents.learned import LearnedPolicy
 from shunter.cli.options import PERFORMANCE, RAY, performance_of, say, say_lost, share
-from shunter.cli.train_run import checkpoint_of, train_and_save
+from shunter.cli.train_run import Run, checkpoint_of, train_and_save
+from shunter.cli.train_specialists import train_specialists
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import World, make_world
 from shunter.errors import InputError
-from shunter.jobs import open_runner
+from shunter.jobs import Runner, open_runner
 from shunter.train.random_scenarios import random_worlds
-from shunter.train.settings import TrainConfig, load_config
+from shunter.train.settings import DistillSettings, TrainConfig, load_config
 
 __all__ = ["train", "worlds_of"]
 
@@ -49,6 +50,12 @@ def train(
     start: Annotated[
         Path | None, typer.Option("--from", help="Policy file to start from.", show_default=False)
     ] = None,
+    specialists: Annotated[
+        bool,
+        typer.Option(
+            "--specialists", help="A training for each scenario, then one network that does as they all do."
+        ),
+    ] = False,
     ray: Annotated[str | None, typer.Option(help=RAY, show_default=False)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoints.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the policy file.")] = False,
@@ -58,7 +65,10 @@ def train(
     Progress shows its mean response over that of the best heuristic, on validation requests that it does not
     train on; the weights with the lowest ratio are kept, also after Ctrl-C. A checkpoint is written at every
     validation: --resume goes on from it as if nothing had happened, and trains nothing again that is
-    finished. With --ray the trainings of --seeds run side by side on a cluster.
+    finished. With --ray the trainings of --seeds and --specialists run side by side on a cluster.
+
+    Many scenarios at once are learned better with --specialists: each has a policy of its own in a folder
+    beside the one network that is taught what they decide.
 
     Examples:
 
@@ -66,7 +76,7 @@ def train(
 
     shunter train --scenario paper-a6000 --scenario two-gpu-unequal --loads 0.5,0.7,0.9 --steps 2000000
 
-    shunter train --config generalist.yaml --out generalist.safetensors --seeds 3 --ray auto
+    shunter train --config generalist.yaml --out generalist.safetensors --specialists --ray local
 
     shunter train --scenario s.yaml --from generalist.safetensors --steps 200000
     """
@@ -75,28 +85,45 @@ def train(
     settings = asked.settings
     settings = replace(settings, steps=steps or settings.steps, seed=settings.seed if seed is None else seed)
     begun = None if start is None else LearnedPolicy.load(start)
-    runs = []
-    for number in range(seeds):
-        one = out if seeds == 1 else out.with_name(f"{out.stem}-{settings.seed + number}{out.suffix}")
-        runs.append((one, replace(settings, seed=settings.seed + number)))
-    _refuse_leftovers(out, [path for path, _ in runs], resume, overwrite)
+    if specialists or asked.distill is not None:
+        if seeds > 1:
+            raise InputError("--seeds", "be 1 with specialists", seeds)
+        _refuse_leftovers(out, [out, out.with_suffix("")], resume, overwrite)
+        scenarios = [worlds_of(asked, [name]) for name in asked.scenarios]
+        scenarios += [random_worlds(number, asked.loads or [0.7]) for number in range(asked.random)]
+        taught = asked.distill or DistillSettings()
+        with open_runner(ray) as runner:
+            complete = train_specialists(
+                console, scenarios, settings, taught, out, start=begun, resume=resume, runner=runner
+            )
+        _end(console, runner, complete=complete, kept=True)
+        return
     worlds, validation = worlds_of(asked, asked.scenarios), worlds_of(asked, asked.validation)
     if asked.random:
         validation = validation or worlds
-        worlds = worlds + random_worlds(asked.random, asked.loads or [0.7])
+        loads_drawn = asked.loads or [0.7]
+        for number in range(asked.random):
+            worlds = worlds + random_worlds(number, [loads_drawn[number % len(loads_drawn)]])
+    runs = []
+    for number in range(seeds):
+        one = out if seeds == 1 else out.with_name(f"{out.stem}-{settings.seed + number}{out.suffix}")
+        runs.append(Run(one, replace(settings, seed=settings.seed + number), worlds, validation))
+    _refuse_leftovers(out, [run.out for run in runs], resume, overwrite)
     with open_runner(ray) as runner:
-        trained = train_and_save(
-            console, worlds, runs, validation=validation, start=begun, resume=resume, runner=runner
-        )
-    say_lost(console, runner)
+        trained = train_and_save(console, runs, start=begun, resume=resume, runner=runner)
     if seeds > 1 and trained:
         best = min(trained, key=lambda one: one.ratio)
         best.policy.save(out)
         ratios = ", ".join(f"{one.ratio:.3f}" for one in trained)
         say(console, f"{out}: the best of {len(trained)} seeds ({ratios})")
-    if len(trained) < seeds or any(one.interrupted for one in trained):
-        kept = "the best policy so far was kept; " if trained else ""
-        say(console, f"Interrupted: {kept}--resume goes on.")
+    interrupted = len(trained) < seeds or any(one.interrupted for one in trained)
+    _end(console, runner, complete=not interrupted, kept=bool(trained))
+
+
+def _end(console: Console, runner: Runner, *, complete: bool, kept: bool) -> None:
+    say_lost(console, runner)
+    if not complete:
+        say(console, f"Interrupted: {'the best policy so far was kept; ' if kept else ''}--resume goes on.")
         raise typer.Exit(130)
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 from rich.console import Console
@@ -26,14 +26,30 @@ from shunter.train.settings import TrainSettings
 
 if TYPE_CHECKING:
     from shunter.train.ppo import Curve, TrainResult
-    from shunter.train.seeds import SeedTraining
+    from shunter.train.seeds import Ground, SeedTraining
 
-__all__ = ["Trained", "checkpoint_of", "train_and_save"]
+__all__ = ["Run", "Trained", "checkpoint_of", "register_and_log", "title", "train_and_save"]
 
 
 def checkpoint_of(out: Path) -> Path:
     """Where the checkpoint of a policy file's training is."""
     return out.with_suffix(".checkpoint.pt")
+
+
+class Run(NamedTuple):
+    """A training that is wanted.
+
+    Attributes:
+        out: Policy file.
+        settings: With its seed.
+        worlds: To train in.
+        validation: See ``train_ppo``.
+    """
+
+    out: Path
+    settings: TrainSettings
+    worlds: Sequence[World]
+    validation: Sequence[World] = ()
 
 
 @dataclass(frozen=True)
@@ -55,25 +71,21 @@ class Trained:
 
 def train_and_save(
     console: Console,
-    worlds: list[World],
-    runs: Sequence[tuple[Path, TrainSettings]],
+    runs: Sequence[Run],
     *,
-    validation: Sequence[World] = (),
     start: LearnedPolicy | None = None,
     folder: Path | None = None,
     resume: bool = False,
     runner: Runner | None = None,
 ) -> list[Trained]:
-    """Trains, writes policy files and, beside each, what it does in the first world; logs to MLflow.
+    """Trains, writes policy files and, beside each, what it does in its first world; logs to MLflow.
 
     Goes on from checkpoints that are there.
 
     Args:
         console: To talk to.
-        worlds: To train in.
-        runs: Policy file and settings of each training.
-        validation: See ``train_ppo``.
-        start: Likewise.
+        runs: Of the same worlds, or each of its own.
+        start: See ``train_ppo``.
         folder: See ``tracking``.
         resume: Whether a policy file without a checkpoint is a training that is finished.
         runner: Where trainings run; by default here.
@@ -83,50 +95,64 @@ def train_and_save(
     """
     try:
         from shunter.train.checkpoint import read_checkpoint
-        from shunter.train.courses import make_course
         from shunter.train.seeds import SeedsShared, train_seed
     except ImportError as error:
         raise ShunterError(f"training needs the extra: pip install 'shunter[train]' ({error})") from None
 
-    for path, settings in runs:
-        if checkpoint_of(path).exists():
-            read_checkpoint(checkpoint_of(path), asdict(settings))
-    finished = {path: _finished(path, settings) for path, settings in runs if resume}
+    for run in runs:
+        if checkpoint_of(run.out).exists():
+            read_checkpoint(checkpoint_of(run.out), asdict(run.settings))
+    finished = {run.out: _finished(run.out, run.settings) for run in runs if resume}
     with ExitStack() as stack:
         bar = stack.enter_context(progress(console))
-        board = _Board(bar, sum(settings.steps for _, settings in runs), several=len(runs) > 1)
-        open_run = _run_opener(stack, worlds, folder or Path())
-        left = [run for run in runs if finished.get(run[0]) is None]
-        under_way = [_Training(path, settings, open_run, board) for path, settings in left]
-        courses = []
-        for i, world in enumerate(worlds if under_way else ()):
-            bar("measuring cost-greedy", i, len(worlds))
-            courses.append(make_course(with_absolute_paths(world)))
-        shared = SeedsShared(courses, [with_absolute_paths(world) for world in validation], start)
+        board = _Board(bar, sum(run.settings.steps for run in runs), several=len(runs) > 1)
+        left = [run for run in runs if finished.get(run.out) is None]
+        under_way = [_Training(run, _run_opener(stack, run, folder or Path()), board) for run in left]
+        grounds, places = _grounds(left, bar)
         with suppress(KeyboardInterrupt):  # what was trained so far is kept
-            (runner or Runner()).run(train_seed, shared, [one.job() for one in under_way])
-        new = {one.out: one.keep(console, worlds) for one in under_way if one.result is not None}
-    every = [new.get(path) or finished.get(path) for path, _ in runs]
+            jobs = [one.job(place) for one, place in zip(under_way, places, strict=True)]
+            (runner or Runner()).run(train_seed, SeedsShared(grounds, start), jobs)
+        new = {one.run.out: one.keep(console) for one in under_way if one.result is not None}
+    every = [new.get(run.out) or finished.get(run.out) for run in runs]
     return [one for one in every if one is not None]
 
 
-def _names(worlds: list[World]) -> list[str]:
+def _grounds(runs: Sequence[Run], bar: Callable[[str, int, int], None]) -> tuple[list[Ground], list[int]]:
+    """The grounds of some trainings, each once, and which one is each training's."""
+    from shunter.train.courses import make_course
+    from shunter.train.seeds import Ground
+
+    grounds: list[Ground] = []
+    places: dict[tuple[int, int], int] = {}
+    of_runs = []
+    for i, run in enumerate(runs):
+        bar("measuring cost-greedy", i, len(runs))
+        key = id(run.worlds), id(run.validation)
+        if key not in places:
+            places[key] = len(grounds)
+            validation = [with_absolute_paths(world) for world in run.validation]
+            courses = [make_course(with_absolute_paths(world)) for world in run.worlds]
+            grounds.append(Ground(courses, validation))
+        of_runs.append(places[key])
+    return grounds, of_runs
+
+
+def _names(worlds: Sequence[World]) -> list[str]:
     return sorted({world.scenario.name for world in worlds})
 
 
-def _title(worlds: list[World]) -> str:
+def title(worlds: Sequence[World]) -> str:
     """What is trained on, short enough for the name of a run or a model."""
     names = _names(worlds)
     return "-".join(names) if len(names) < 4 else f"{names[0]}-and-{len(names) - 1}-more"
 
 
-def _run_opener(stack: ExitStack, worlds: list[World], folder: Path) -> Callable[[TrainSettings], Tracker]:
+def _run_opener(stack: ExitStack, run: Run, folder: Path) -> Callable[[], Tracker]:
     """A function that opens a training's MLflow run, which ends with the stack."""
-    names = _names(worlds)
 
-    def open_run(settings: TrainSettings) -> Tracker:
-        tracker = stack.enter_context(tracking("train", _title(worlds), folder=folder))
-        tracker.params({"train": asdict(settings), "scenarios": names})
+    def open_run() -> Tracker:
+        tracker = stack.enter_context(tracking("train", title(run.worlds), folder=folder))
+        tracker.params({"train": asdict(run.settings), "scenarios": _names(run.worlds)})
         return tracker
 
     return open_run
@@ -150,12 +176,12 @@ class _Board:
 
     def __init__(self, bar: Callable[[str, int, int], None], total: int, *, several: bool) -> None:
         self.bar, self.total, self.several = bar, total, several
-        self.steps: dict[int, int] = {}
+        self.steps: dict[Path, int] = {}
 
-    def show(self, seed: int, steps: int, point: Curve) -> None:
+    def show(self, out: Path, steps: int, point: Curve) -> None:
         """Shows one training's progress."""
-        self.steps[seed] = steps
-        which = f"seed {seed}: " if self.several else ""
+        self.steps[out] = steps
+        which = f"{out.stem}: " if self.several else ""
         text = f"{which}response {point.ratio:.3f} of the best heuristic's"
         self.bar(text, sum(self.steps.values()), self.total)
 
@@ -163,10 +189,8 @@ class _Board:
 class _Training:
     """One training: what is told of it on its way, and kept of it."""
 
-    def __init__(
-        self, out: Path, settings: TrainSettings, open_run: Callable[[TrainSettings], Tracker], board: _Board
-    ) -> None:
-        self.out, self.settings, self.board = out, settings, board
+    def __init__(self, run: Run, open_run: Callable[[], Tracker], board: _Board) -> None:
+        self.run, self.board = run, board
         self._open_run = open_run
         self.result: TrainResult | None = None
         self._logged = -1
@@ -174,18 +198,20 @@ class _Training:
     @cached_property
     def tracker(self) -> Tracker:
         """Its MLflow run, begun when there is something to log."""
-        return self._open_run(self.settings)
+        return self._open_run()
 
-    def job(self) -> SeedTraining:
+    def job(self, ground: int) -> SeedTraining:
         """The training as a job."""
         from shunter.train.seeds import SeedTraining
 
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        return SeedTraining(self.settings, checkpoint_of(self.out), self._follow, self._take)
+        self.run.out.parent.mkdir(parents=True, exist_ok=True)
+        return SeedTraining(
+            self.run.settings, checkpoint_of(self.run.out), self._follow, self._take, ground=ground
+        )
 
     def _follow(self, steps: int, point: Curve) -> None:
         self._log(point)
-        self.board.show(self.settings.seed, steps, point)
+        self.board.show(self.run.out, steps, point)
 
     def _log(self, point: Curve) -> None:
         if point.steps > self._logged:
@@ -199,36 +225,43 @@ class _Training:
         self.result = result
         if result.interrupted:
             result.policy.metadata["interrupted"] = "yes"
-        result.policy.save(self.out)
+        result.policy.save(self.run.out)
         if result.interrupted:
             raise KeyboardInterrupt
 
-    def keep(self, console: Console, worlds: list[World]) -> Trained:
+    def keep(self, console: Console) -> Trained:
         """Logs and registers the policy; only then is the checkpoint not needed any more."""
-        from shunter.train.registry import default_name, register_policy
-        from shunter.train.seeds import CARD_SEEDS
-
         if self.result is None:
             raise RuntimeError("nothing was trained")
-        result = self.result
-        events = self.out.with_suffix(".events.parquet")
-        write_event_logs([simulate(worlds[0], result.policy, seed).log for seed in CARD_SEEDS], events)
-        for path in (self.out, events):
-            self.tracker.artifact(path)
-        card = score_card_of(result.policy)
-        if card is not None:
-            self.tracker.table(pd.DataFrame([cell.model_dump() for cell in card.cells]), "score_card.json")
-            self.tracker.metrics({"score_card/change": card.change})
-        name = default_name(_title(worlds))
-        registered = register_policy(self.out, name=name, worlds=worlds, tracker=self.tracker)
+        result, out = self.result, self.run.out
+        register_and_log(console, out, result.policy, self.run.worlds, self.tracker)
         if not result.interrupted:
-            checkpoint_of(self.out).unlink(missing_ok=True)
+            checkpoint_of(out).unlink(missing_ok=True)
         ratio = min(point.ratio for point in result.curve)
-        role = "champion" if registered.champion else "no champion"
-        say(console, f"MLflow model {name}, version {registered.version}, {role}: {registered.why}")
         say(
             console,
-            f"{self.out}: {result.curve[-1].steps} decisions in {result.curve[-1].elapsed_s:.0f} s; "
+            f"{out}: {result.curve[-1].steps} decisions in {result.curve[-1].elapsed_s:.0f} s; "
             f"validation response {ratio:.3f} of {result.baseline}'s, the best heuristic there",
         )
         return Trained(result.policy, ratio, self.tracker.run_id, result.interrupted)
+
+
+def register_and_log(
+    console: Console, out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracker: Tracker
+) -> None:
+    """Logs a policy, its score card and what it does in its first world, and registers it."""
+    from shunter.train.registry import default_name, register_policy
+    from shunter.train.seeds import CARD_SEEDS
+
+    events = out.with_suffix(".events.parquet")
+    write_event_logs([simulate(worlds[0], policy, seed).log for seed in CARD_SEEDS], events)
+    for path in (out, events):
+        tracker.artifact(path)
+    card = score_card_of(policy)
+    if card is not None:
+        tracker.table(pd.DataFrame([cell.model_dump() for cell in card.cells]), "score_card.json")
+        tracker.metrics({"score_card/change": card.change})
+    name = default_name(title(worlds))
+    registered = register_policy(out, name=name, worlds=worlds, tracker=tracker)
+    role = "champion" if registered.champion else "no champion"
+    say(console, f"MLflow model {name}, version {registered.version}, {role}: {registered.why}")

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from shunter.agents.base import Policy
 from shunter.agents.learned import PRIOR
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.envs.batch import Batch
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.supply import environment_key
-from shunter.envs.vector import observation
 from shunter.envs.world import World
 from shunter.eval.batched import evaluate_batched
+from shunter.train.twins import play_twin
 
 __all__ = ["Course", "Validation", "at_rate", "make_course"]
 
@@ -56,16 +55,10 @@ def at_rate(world: World, rate_per_s: float) -> World:
 def make_course(world: World, rate_per_s: float | None = None) -> Course:
     """Measures a world's unit of cost, at another arrival rate if one is given."""
     world = at_rate(world, world.rate_per_s if rate_per_s is None else rate_per_s)
-    batch = Batch(world, len(REFERENCE_SEEDS), autoreset=True)
-    out = batch.reset([environment_key(seed, 0) for seed in REFERENCE_SEEDS])
-    reward, elapsed, episodes = 0.0, 0.0, 0
-    while episodes < len(REFERENCE_SEEDS):
-        out = batch.step(PRIOR.act_batch(observation(out, copy=False)))
-        reward += float(out.result["reward"].sum())
-        elapsed += float(out.result["elapsed"].sum())
-        episodes += int((out.result["terminated"] | out.result["truncated"]).sum())
-    batch.close()
-    return Course(world, max(1e-3, -reward / elapsed))
+    traces = [play_twin(world, environment_key(seed, 0), 0) for seed in REFERENCE_SEEDS]
+    cost = sum(float(trace.costs[-1]) for trace in traces)
+    time = sum(float(trace.times[-1]) for trace in traces)
+    return Course(world, max(1e-3, cost / time))
 
 
 class Validation:

@@ -96,19 +96,16 @@ def random_scenario(seed: int, parts: Parts | None = None) -> Scenario:
     )
 
 
-def random_worlds(count: int, loads: Sequence[float]) -> list[World]:
-    """Random scenarios compiled with published performance, each at one load.
+def random_worlds(seed: int, loads: Sequence[float]) -> list[World]:
+    """A random scenario compiled with published performance.
 
     Args:
-        count: How many.
-        loads: Shares of the rate that tuned cost-greedy sustains, taken in turn.
+        seed: Another for another scenario.
+        loads: Shares of the rate that tuned cost-greedy sustains: a world at each.
     """
-    worlds = []
-    for seed in range(count):
-        world = make_world(random_scenario(seed))
-        sustained = capacity(world, [PRIOR], SEED_RANGES["reference"][:2], requests=REQUESTS)
-        worlds.append(replace(world, rate_per_s=loads[seed % len(loads)] * sustained.rate_per_s))
-    return worlds
+    world = make_world(random_scenario(seed))
+    sustained = capacity(world, [PRIOR], SEED_RANGES["reference"][:2], requests=REQUESTS)
+    return [replace(world, rate_per_s=load * sustained.rate_per_s) for load in loads]
 
 
 def _models(rng: np.random.Generator, parts: Parts, room: list[float]) -> list[dict[str, Any]]:

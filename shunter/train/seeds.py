@@ -1,4 +1,4 @@
-"""Trainings that differ in their seed, as jobs: here one after another, or side by side on a cluster.
+"""Trainings that differ in their seed or worlds, as jobs: one after another, or side by side on a cluster.
 
 A training's checkpoints are the driver's: where a node dies, it goes on elsewhere from the last one.
 """
@@ -21,10 +21,22 @@ from shunter.train.ppo import Curve, TrainResult, train_ppo
 from shunter.train.selection import make_score_card
 from shunter.train.settings import TrainSettings
 
-__all__ = ["CARD_SEEDS", "SeedTraining", "SeedsShared", "train_seed"]
+__all__ = ["CARD_SEEDS", "Ground", "SeedTraining", "SeedsShared", "train_seed"]
 
 CARD_SEEDS = SEED_RANGES["score card"]
 """Workload seeds of the score card in a policy's file; they chose nothing."""
+
+
+class Ground(NamedTuple):
+    """Where a training takes place.
+
+    Attributes:
+        courses: To train in.
+        validation: Worlds that choose the weights to keep; if there are none, those of the courses.
+    """
+
+    courses: list[Course]
+    validation: list[World]
 
 
 @dataclass(frozen=True)
@@ -32,14 +44,26 @@ class SeedsShared:
     """What the trainings share.
 
     Attributes:
-        courses: To train in.
-        validation: Worlds that choose the weights to keep; if there are none, those of the courses.
+        grounds: Each training has one of them.
         start: A policy to start from.
     """
 
-    courses: list[Course]
-    validation: list[World]
+    grounds: list[Ground]
     start: LearnedPolicy | None = None
+
+
+class SeedTask(NamedTuple):
+    """What a training is told.
+
+    Attributes:
+        ground: Its place in ``SeedsShared.grounds``.
+        settings: With its seed.
+        checkpoint: The last one, if there is one.
+    """
+
+    ground: int
+    settings: TrainSettings
+    checkpoint: bytes | None
 
 
 class _Progress(NamedTuple):
@@ -57,21 +81,24 @@ class SeedTraining(Job):
         checkpoint: File that is kept up to date, and gone on from if it is there.
         on_progress: Called with the decisions so far and the latest validation.
         on_result: Called with the result.
+        ground: Its place in ``SeedsShared.grounds``.
     """
 
     settings: TrainSettings
     checkpoint: Path
     on_progress: Callable[[int, Curve], None]
     on_result: Callable[[TrainResult], None]
+    ground: int = 0
 
     @property
     def name(self) -> str:
         """For people."""
-        return f"seed {self.settings.seed}"
+        return f"the training of {self.checkpoint.name.split('.')[0]}"
 
-    def task(self) -> tuple[TrainSettings, bytes | None]:
-        """The settings, and the last checkpoint."""
-        return self.settings, self.checkpoint.read_bytes() if self.checkpoint.exists() else None
+    def task(self) -> SeedTask:
+        """What differs from the others'."""
+        checkpoint = self.checkpoint.read_bytes() if self.checkpoint.exists() else None
+        return SeedTask(self.ground, self.settings, checkpoint)
 
     def heard(self, message: _Progress) -> None:
         """Keeps a checkpoint and tells of progress."""
@@ -86,13 +113,13 @@ class SeedTraining(Job):
         self.on_result(value)
 
 
-def train_seed(shared: SeedsShared, report: Report, task: tuple[TrainSettings, bytes | None]) -> TrainResult:
+def train_seed(shared: SeedsShared, report: Report, task: SeedTask) -> TrainResult:
     """Trains; the policy has its score card, on requests that chose nothing."""
-    settings, checkpoint = task
+    courses, validation = shared.grounds[task.ground]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.pt"
-        if checkpoint is not None:
-            path.write_bytes(checkpoint)
+        if task.checkpoint is not None:
+            path.write_bytes(task.checkpoint)
         sent_steps = -1
 
         def tell(steps: int, point: Curve) -> None:
@@ -102,14 +129,14 @@ def train_seed(shared: SeedsShared, report: Report, task: tuple[TrainSettings, b
             report(_Progress(steps, point, path.read_bytes() if is_new else None))
 
         result = train_ppo(
-            shared.courses,
-            settings,
-            validation=shared.validation or None,
+            courses,
+            task.settings,
+            validation=validation or None,
             start=shared.start,
             checkpoint=path,
             on_progress=tell,
         )
     baselines = {name: make_policy(name) for name in POLICIES}
-    card = make_score_card(result.policy, [course.world for course in shared.courses], baselines, CARD_SEEDS)
+    card = make_score_card(result.policy, [course.world for course in courses], baselines, CARD_SEEDS)
     result.policy.metadata.update(card.record())
     return result

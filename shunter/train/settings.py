@@ -14,7 +14,7 @@ from shunter.envs.fields import Positive, Strict, checked, read_mapping
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.errors import InputError
 
-__all__ = ["TrainConfig", "TrainSettings", "load_config", "write_config"]
+__all__ = ["DistillSettings", "TrainConfig", "TrainSettings", "load_config", "write_config"]
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -64,17 +64,53 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        for name, setting in asdict(self).items():
-            least = 0 if name in ("seed", "entropy", "averaging", "noise", "patience") else None
-            if least is not None and setting < least:
-                raise InputError(f"--{name}", "be at least 0", setting)
-            if least is None and setting <= 0:
-                raise InputError(f"--{name.replace('_', '-')}", "be greater than 0", setting)
+        _check_ranges(self, or_zero={"seed", "entropy", "averaging", "noise", "patience"})
         if self.averaging >= 1:
             raise InputError("--averaging", "be less than 1", self.averaging)
         if self.validation_seeds > len(SEED_RANGES["validation"]):
             rule = f"be at most {len(SEED_RANGES['validation'])}"
             raise InputError("--validation-seeds", rule, self.validation_seeds)
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class DistillSettings:
+    """How one network learns what others decide; see ``shunter.train.distill``.
+
+    Attributes:
+        width: Of the student's layers.
+        rounds: Of showing and learning; from the second on, the student acts in half of the environments.
+        environments: In each world.
+        steps: Decisions per environment and round.
+        passes: Over all that was shown so far, in each round.
+        batch_size: Decisions per gradient step.
+        learning_rate: Of Adam, at first; it falls to a hundredth along a cosine.
+        seed: Of weights, workloads and the order of what is shown.
+        threads: Of torch.
+    """
+
+    width: int = 64
+    rounds: int = 4
+    environments: int = 4
+    steps: int = 400
+    passes: int = 4
+    batch_size: int = 1024
+    learning_rate: float = 2e-3
+    seed: int = 0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        _check_ranges(self, or_zero={"seed"})
+
+
+def _check_ranges(settings: TrainSettings | DistillSettings, or_zero: set[str]) -> None:
+    for name, setting in asdict(settings).items():
+        field = f"--{name.replace('_', '-')}"
+        if name in or_zero and setting < 0:
+            raise InputError(field, "be at least 0", setting)
+        if name not in or_zero and setting <= 0:
+            raise InputError(field, "be greater than 0", setting)
 
 
 class TrainConfig(Strict):
@@ -88,6 +124,8 @@ class TrainConfig(Strict):
             scenario's own.
         random: Scenarios drawn at random from the parts of the library's training scenarios, besides those
             named, each at one of ``loads``, a share of what tuned cost-greedy sustains.
+        distill: A training of its own for each scenario, random ones at each of ``loads`` too, and then one
+            network that does as they do; by default one training in all of them.
         loads: Shares of each scenario's capacity to train and validate at; by default its own rate.
         settings: Hyperparameters; see ``TrainSettings``.
     """
@@ -98,6 +136,7 @@ class TrainConfig(Strict):
     objective: Literal["mean-response"] | None = None
     random: Annotated[int, Field(ge=0)] = 0
     loads: Annotated[list[Positive], Field(default_factory=list)]
+    distill: DistillSettings | None = None
     settings: Annotated[TrainSettings, Field(default_factory=TrainSettings)]
 
     def tuned(self, parameters: Mapping[str, Any]) -> TrainConfig:

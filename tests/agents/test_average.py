@@ -4,23 +4,14 @@ import numpy as np
 import pytest
 
 from shunter.agents.average import averaged
-from shunter.agents.learned import Arrays, LearnedPolicy, Prior, layer_shapes
+from shunter.agents.learned import Prior
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES
 from shunter.errors import InputError
-
-
-def network(width: int, seed: int) -> LearnedPolicy:
-    rng = np.random.default_rng(seed)
-    weights: Arrays = {}
-    for name, (out, fan_in) in layer_shapes(width).items():
-        weights[f"{name}.weight"] = rng.normal(0, fan_in**-0.5, (out, fan_in)).astype(np.float32)
-        weights[f"{name}.bias"] = rng.normal(0, 1, out).astype(np.float32)
-    weights["prior"] = np.array(Prior(), np.float32)
-    return LearnedPolicy("net", weights, {})
+from tests.networks import random_network
 
 
 def test_scores_are_the_mean_of_networks_of_any_width() -> None:
-    policies = [network(4, 0), network(7, 1), network(5, 2)]
+    policies = [random_network(4, 0), random_network(7, 1), random_network(5, 2)]
     rng = np.random.default_rng(3)
     candidates = rng.exponential(size=(6, 9, len(FEATURES)))
     context = rng.exponential(size=(6, len(CONTEXT_FEATURES)))
@@ -34,7 +25,6 @@ def test_scores_are_the_mean_of_networks_of_any_width() -> None:
 
 
 def test_networks_on_different_priors_have_no_mean() -> None:
-    other = network(4, 0)
-    other = LearnedPolicy("net", {**other.weights, "prior": np.array(Prior(elsewhere=0), np.float32)}, {})
+    other = random_network(4, 0, Prior(elsewhere=0))
     with pytest.raises(InputError, match="rest on one prior"):
-        averaged([network(4, 0), other])
+        averaged([random_network(4, 0), other])

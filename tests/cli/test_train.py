@@ -14,6 +14,8 @@ import yaml
 pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
 from shunter.agents.learned import LearnedPolicy
+from shunter.agents.policy_file import training_of
+from shunter.agents.score_card import score_card_of
 from shunter.cli.main import main
 from shunter.models.performance import PerformanceModel
 from tests.cli.test_main import write_scenario
@@ -25,8 +27,8 @@ import os, signal, sys
 from shunter.cli import train_run
 from shunter.cli.main import main
 
-def kill(board, seed, steps, point):
-    if seed == 1 and point.steps >= 256:
+def kill(board, out, steps, point):
+    if out.stem == "p-1" and point.steps >= 256:
         os.kill(os.getpid(), signal.SIGKILL)
 
 train_run._Board.show = kill
@@ -122,6 +124,40 @@ def test_what_mlflow_gets(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert set(model.metadata.signature.inputs.input_names()) == {"candidates", "context", "action_mask"}
 
 
+def test_specialists_and_what_they_teach(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = {**yaml.safe_load(Path("s.yaml").read_text()), "name": "other"}
+    Path("other.yaml").write_text(yaml.safe_dump(other))
+    config = yaml.safe_load(Path("t.yaml").read_text())
+    distill = {"width": 8, "rounds": 2, "environments": 2, "steps": 20, "passes": 2}
+    config = {**config, "scenarios": ["s.yaml", "other.yaml"], "loads": [0.5, 0.7], "distill": distill}
+    Path("t.yaml").write_text(yaml.safe_dump(config))
+    assert "--seeds must be 1 with specialists" in run(capsys, "--seeds", "2", code=2)
+    run(capsys, "--out", "g.safetensors")
+    assert {path.name for path in Path("g").glob("*.safetensors")} == {
+        "fake.safetensors",
+        "other.safetensors",
+    }
+    policy = LearnedPolicy.load("g.safetensors")
+    training = training_of(policy)
+    assert training is not None
+    assert training.scenarios == ["fake", "other"]
+    assert training.steps == 2 * SETTINGS["steps"]
+    assert training.settings["teachers"] == 2
+    card = score_card_of(policy)
+    assert card is not None
+    assert [(cell.scenario, round(cell.load, 1)) for cell in card.cells] == [
+        (name, load) for name in ("fake", "other") for load in (0.5, 0.7)
+    ]
+    names = {one.info.run_name for one in mlflow_runs()}
+    assert len(names) == 3
+    before = {path: path.stat().st_mtime_ns for path in Path("g").glob("*.safetensors")}
+    assert "--out must not exist yet" in run(capsys, "--out", "g.safetensors", code=2)
+    Path("g.safetensors").unlink()
+    run(capsys, "--out", "g.safetensors", "--resume")  # only the last step is left
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert weights("g.safetensors") == {key: array.tolist() for key, array in policy.weights.items()}
+
+
 def test_a_scenario_beyond_the_training_is_warned_of(
     folder: Path, capsys: pytest.CaptureFixture[str], fake_checkpoints: dict[str, Path]
 ) -> None:
@@ -142,7 +178,7 @@ def test_ctrl_c_keeps_the_best_so_far_and_starts_no_other_seed(
 ) -> None:
     from shunter.cli import train_run
 
-    def interrupt(board: Any, seed: int, steps: int, point: Any) -> None:
+    def interrupt(board: Any, out: Path, steps: int, point: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
