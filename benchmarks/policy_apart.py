@@ -89,7 +89,7 @@ def clairvoyant_rows(
 def training_row(contender: Contender) -> list[Row]:
     """How long a policy file says that it was trained for; nothing for what is no policy file.
 
-    Of averaged policies that is the sum of their times; trainings of one thread run side by side.
+    Of averaged or distilled policies that is the sum of all trainings; those of one thread run side by side.
     """
     if not Path(contender.text).is_file():
         return []
@@ -101,7 +101,7 @@ def training_row(contender: Contender) -> list[Row]:
     else:
         minutes, note = float(text) / 60, "as its file says; on the machine that trained it"
         threads = training.settings.get("threads")
-        if "averaged" in training.settings and threads == 1:
+        if {"averaged", "teachers"} & training.settings.keys() and threads == 1:
             note = f"{minutes:.1f} min in all, each training on one of {TRAINING_CORES} cores; {note}"
             minutes /= TRAINING_CORES
         row = Row(metric, minutes, "min", note=note)

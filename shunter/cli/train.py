@@ -19,7 +19,7 @@ from shunter.envs.world import World, make_world
 from shunter.errors import InputError
 from shunter.jobs import Runner, open_runner
 from shunter.train.random_scenarios import random_worlds
-from shunter.train.settings import DistillSettings, TrainConfig, load_config
+from shunter.train.settings import DistillSettings, TrainConfig, TrainSettings, load_config
 
 __all__ = ["train", "worlds_of"]
 
@@ -88,13 +88,12 @@ def train(
     if specialists or asked.distill is not None:
         if seeds > 1:
             raise InputError("--seeds", "be 1 with specialists", seeds)
-        _refuse_leftovers(out, [out, out.with_suffix("")], resume, overwrite)
-        scenarios = [worlds_of(asked, [name]) for name in asked.scenarios]
-        scenarios += [random_worlds(number, asked.loads or [0.7]) for number in range(asked.random)]
         taught = asked.distill or DistillSettings()
+        _refuse_leftovers(out, [out, out.with_suffix("")], resume, overwrite)
+        runs = _specialists(asked, settings, out.with_suffix(""))
         with open_runner(ray) as runner:
             complete = train_specialists(
-                console, scenarios, settings, taught, out, start=begun, resume=resume, runner=runner
+                console, runs, taught, out, start=begun, resume=resume, runner=runner
             )
         _end(console, runner, complete=complete, kept=True)
         return
@@ -125,6 +124,15 @@ def _end(console: Console, runner: Runner, *, complete: bool, kept: bool) -> Non
     if not complete:
         say(console, f"Interrupted: {'the best policy so far was kept; ' if kept else ''}--resume goes on.")
         raise typer.Exit(130)
+
+
+def _specialists(config: TrainConfig, settings: TrainSettings, folder: Path) -> list[Run]:
+    """A training for each scenario."""
+    scenarios = [worlds_of(config, [name]) for name in config.scenarios]
+    drawn = [random_worlds(number, config.loads or [0.7]) for number in range(config.random)]
+    shorter = replace(settings, steps=config.random_steps or settings.steps)
+    asked = [(worlds, settings) for worlds in scenarios] + [(worlds, shorter) for worlds in drawn]
+    return [Run(folder / f"{worlds[0].scenario.name}.safetensors", own, worlds) for worlds, own in asked]
 
 
 def _config(

@@ -15,18 +15,16 @@ from shunter.agents.registry import make_policy
 from shunter.agents.score_card import Cell, ScoreCard, score_card_of
 from shunter.cli.options import progress
 from shunter.cli.train_run import Run, Trained, register_and_log, title, train_and_save
-from shunter.envs.world import World
 from shunter.eval.tracking import Tracker, tracking
 from shunter.jobs import Runner
-from shunter.train.settings import DistillSettings, TrainSettings
+from shunter.train.settings import DistillSettings
 
 __all__ = ["train_specialists"]
 
 
 def train_specialists(
     console: Console,
-    scenarios: Sequence[Sequence[World]],
-    settings: TrainSettings,
+    runs: Sequence[Run],
     distillation: DistillSettings,
     out: Path,
     *,
@@ -38,10 +36,9 @@ def train_specialists(
 
     Args:
         console: To talk to.
-        scenarios: Worlds of each.
-        settings: Of each scenario's training.
+        runs: The training of each scenario.
         distillation: See ``shunter.train.distill``.
-        out: Policy file of the one network; the others' are in a folder of its name.
+        out: Policy file of the one network.
         start: What all trainings start from.
         resume: Whether finished trainings are kept and others gone on with.
         runner: Where trainings run.
@@ -49,42 +46,39 @@ def train_specialists(
     Returns:
         Whether all was done; False if Ctrl-C cut it short.
     """
-    folder = out.with_suffix("")
-    names = [worlds[0].scenario.name for worlds in scenarios]
-    runs = [
-        Run(folder / f"{name}.safetensors", settings, worlds)
-        for name, worlds in zip(names, scenarios, strict=True)
-    ]
     trained = train_and_save(console, runs, start=start, resume=resume, runner=runner)
     if len(trained) < len(runs) or any(one.interrupted for one in trained):
         return False
-    worlds = [world for group in scenarios for world in group]
+    worlds = [world for run in runs for world in run.worlds]
+    settings = {**asdict(runs[0].settings), "distill": asdict(distillation), "teachers": len(runs)}
     with tracking("train", title(worlds)) as tracker:
-        tracker.params({"train": asdict(settings), "distill": asdict(distillation), "scenarios": names})
-        policy = _taught(console, scenarios, trained, settings, distillation, tracker)
+        tracker.params({"train": settings, "scenarios": [run.worlds[0].scenario.name for run in runs]})
+        policy = _taught(console, runs, [one.policy for one in trained], distillation, tracker)
+        record = training_record(worlds, steps=_steps(trained), seed=runs[0].settings.seed, settings=settings)
+        policy.metadata |= record
         policy.save(out)
         register_and_log(console, out, policy, worlds, tracker)
     return True
 
 
+def _steps(trained: Sequence[Trained]) -> int:
+    known = [training_of(one.policy) for one in trained]
+    return sum(training.steps for training in known if training is not None)
+
+
 def _taught(
     console: Console,
-    scenarios: Sequence[Sequence[World]],
-    trained: Sequence[Trained],
-    settings: TrainSettings,
+    runs: Sequence[Run],
+    teachers: Sequence[LearnedPolicy],
     distillation: DistillSettings,
     tracker: Tracker,
 ) -> LearnedPolicy:
-    """The one network, with what its file says of it."""
+    """The one network, with the time that all took and a score card."""
     from shunter.train.distill import Lesson, Progress, distill
 
     begun_s = time.monotonic()
-    teachers = [one.policy for one in trained]
-    lessons = [
-        Lesson(teacher, world)
-        for teacher, worlds in zip(teachers, scenarios, strict=True)
-        for world in worlds
-    ]
+    pairs = list(zip(teachers, runs, strict=True))
+    lessons = [Lesson(teacher, world) for teacher, run in pairs for world in run.worlds]
     with progress(console) as bar:
         passes = 0
 
@@ -95,30 +89,21 @@ def _taught(
             tracker.metrics({"distill": {"divergence": at.loss, "agreement": at.agreement}}, step=passes)
 
         policy = distill(lessons, distillation, follow)
-    elapsed_s = sum(float(teacher.metadata["elapsed_s"]) for teacher in teachers)
-    steps = [training.steps for teacher in teachers if (training := training_of(teacher)) is not None]
-    policy.metadata |= training_record(
-        [lesson.world for lesson in lessons],
-        steps=sum(steps),
-        seed=settings.seed,
-        settings={**asdict(settings), "distilled": asdict(distillation), "teachers": len(teachers)},
-    )
-    policy.metadata["elapsed_s"] = f"{elapsed_s + time.monotonic() - begun_s:.1f}"
-    policy.metadata |= _card(policy, scenarios, teachers).record()
+    before_s = sum(float(teacher.metadata["elapsed_s"]) for teacher in teachers)
+    policy.metadata["elapsed_s"] = f"{before_s + time.monotonic() - begun_s:.1f}"
+    policy.metadata |= _card(policy, pairs).record()
     return policy
 
 
-def _card(
-    policy: LearnedPolicy, scenarios: Sequence[Sequence[World]], teachers: Sequence[LearnedPolicy]
-) -> ScoreCard:
-    """A score card against the baselines that were best when the teachers were judged."""
+def _card(policy: LearnedPolicy, pairs: Sequence[tuple[LearnedPolicy, Run]]) -> ScoreCard:
+    """Against the baselines that were the best ones when the teachers were judged."""
     from shunter.train.seeds import CARD_SEEDS
     from shunter.train.selection import make_score_card
 
     cells: list[Cell] = []
-    for teacher, worlds in zip(teachers, scenarios, strict=True):
+    for teacher, run in pairs:
         card = score_card_of(teacher)
-        for world, cell in zip(worlds, card.cells if card is not None else [], strict=True):
+        for world, cell in zip(run.worlds, card.cells if card is not None else [], strict=True):
             best = {cell.baseline: make_policy(cell.baseline)}
             cells += make_score_card(policy, [world], best, CARD_SEEDS).cells
     return ScoreCard(seeds=list(CARD_SEEDS), cells=cells)

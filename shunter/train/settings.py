@@ -126,6 +126,7 @@ class TrainConfig(Strict):
             named, each at one of ``loads``, a share of what tuned cost-greedy sustains.
         distill: A training of its own for each scenario, random ones at each of ``loads`` too, and then one
             network that does as they do; by default one training in all of them.
+        random_steps: Decisions of each random scenario's own training; by default those of a named one's.
         loads: Shares of each scenario's capacity to train and validate at; by default its own rate.
         settings: Hyperparameters; see ``TrainSettings``.
     """
@@ -137,6 +138,7 @@ class TrainConfig(Strict):
     random: Annotated[int, Field(ge=0)] = 0
     loads: Annotated[list[Positive], Field(default_factory=list)]
     distill: DistillSettings | None = None
+    random_steps: Annotated[int, Field(ge=1)] | None = None
     settings: Annotated[TrainSettings, Field(default_factory=TrainSettings)]
 
     def tuned(self, parameters: Mapping[str, Any]) -> TrainConfig:
