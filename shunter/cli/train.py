@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -88,9 +89,8 @@ def train(
     if specialists or asked.distill is not None:
         if seeds > 1:
             raise InputError("--seeds", "be 1 with specialists", seeds)
-        taught = asked.distill or DistillSettings()
         _refuse_leftovers(out, [out, out.with_suffix("")], resume, overwrite)
-        runs = _specialists(asked, settings, out.with_suffix(""))
+        runs, taught = _specialists(asked, settings, out.with_suffix("")), asked.distill or DistillSettings()
         with open_runner(ray) as runner:
             complete = train_specialists(
                 console, runs, taught, out, start=begun, resume=resume, runner=runner
@@ -127,11 +127,20 @@ def _end(console: Console, runner: Runner, *, complete: bool, kept: bool) -> Non
 
 
 def _specialists(config: TrainConfig, settings: TrainSettings, folder: Path) -> list[Run]:
-    """A training for each scenario."""
+    """A training for each scenario.
+
+    Raises:
+        InputError: Two have one name, or there are scenarios for validation alone.
+    """
+    if config.validation:
+        raise InputError("validation", "be empty with specialists", config.validation)
     scenarios = [worlds_of(config, [name]) for name in config.scenarios]
     drawn = [random_worlds(number, config.loads or [0.7]) for number in range(config.random)]
     shorter = replace(settings, steps=config.random_steps or settings.steps)
     asked = [(worlds, settings) for worlds in scenarios] + [(worlds, shorter) for worlds in drawn]
+    names = Counter(worlds[0].scenario.name for worlds, _ in asked)
+    if max(names.values()) > 1:
+        raise InputError("scenarios", "differ in their names", names.most_common(1)[0][0])
     return [Run(folder / f"{worlds[0].scenario.name}.safetensors", own, worlds) for worlds, own in asked]
 
 

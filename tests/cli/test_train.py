@@ -132,6 +132,11 @@ def test_specialists_and_what_they_teach(folder: Path, capsys: pytest.CaptureFix
     config = {**config, "scenarios": ["s.yaml", "other.yaml"], "loads": [0.5, 0.7], "distill": distill}
     Path("t.yaml").write_text(yaml.safe_dump(config))
     assert "--seeds must be 1 with specialists" in run(capsys, "--seeds", "2", code=2)
+    Path("t.yaml").write_text(yaml.safe_dump({**config, "scenarios": ["s.yaml", "s.yaml"]}))
+    assert "scenarios must differ in their names" in run(capsys, code=2)
+    Path("t.yaml").write_text(yaml.safe_dump({**config, "validation": ["s.yaml"]}))
+    assert "validation must be empty with specialists" in run(capsys, code=2)
+    Path("t.yaml").write_text(yaml.safe_dump(config))
     run(capsys, "--out", "g.safetensors")
     assert {path.name for path in Path("g").glob("*.safetensors")} == {
         "fake.safetensors",
