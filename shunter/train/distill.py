@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shunter.agents.learned import Arrays, LearnedPolicy
+from shunter.agents.base import ScoringPolicy
+from shunter.agents.learned import Arrays, LearnedPolicy, Prior
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.scheduling import Observation
 from shunter.envs.world import World
@@ -31,15 +32,19 @@ from shunter.train.worlds_env import WorldsVecEnv
 __all__ = ["Lesson", "Progress", "distill"]
 
 
+CONFIDENCE = 4.0
+"""Log odds of what a heuristic chooses against each other candidate: it gives no softened decisions."""
+
+
 class Lesson(NamedTuple):
     """A teacher and where it teaches.
 
     Attributes:
-        teacher: Whose decisions to learn.
+        teacher: Whose decisions to learn, a trained policy's or a heuristic's.
         world: To learn them in.
     """
 
-    teacher: LearnedPolicy
+    teacher: ScoringPolicy
     world: World
 
 
@@ -80,8 +85,8 @@ def distill(
     Raises:
         InputError: The teachers rest on different priors, and so do not look at the same candidates.
     """
-    priors = {lesson.teacher.prior for lesson in lessons}
-    if len(priors) != 1:
+    priors = {lesson.teacher.prior for lesson in lessons if isinstance(lesson.teacher, LearnedPolicy)}
+    if len(priors) > 1:
         raise InputError("policies", "rest on one prior", [tuple(prior) for prior in priors])
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
@@ -91,7 +96,7 @@ def distill(
         seed=settings.seed,
         time_constant=1.0,
     )
-    venv.prior = priors.pop()
+    venv.prior = priors.pop() if priors else Prior()
     student = _Student(venv, settings)
     shown: list[_Shown] = []
     try:
@@ -137,9 +142,13 @@ KEYS = ("action_mask", "candidates", "context")
 """In the order in which the network takes them."""
 
 
-def _logits(policy: LearnedPolicy, seen: Observation, rows: slice) -> NDArray[np.float32]:
+def _logits(policy: ScoringPolicy, seen: Observation, rows: slice) -> NDArray[np.float32]:
     mask, candidates, context = (seen[key][rows] for key in KEYS)
-    return policy.scores(candidates, context, mask > 0).astype(np.float32)
+    scores = np.where(mask > 0, policy.scores(candidates, context, mask > 0), -np.inf)
+    if not isinstance(policy, LearnedPolicy):
+        chosen = np.arange(scores.shape[-1]) == scores.argmax(-1)[:, None]
+        scores = np.where(mask > 0, CONFIDENCE * chosen, -np.inf)
+    return scores.astype(np.float32)
 
 
 class _Student:

@@ -37,6 +37,8 @@ class TrainSettings:
         width: Of the network's layers.
         averaging: What is validated and kept is a running average of the weights; how much of it an update
             leaves, below 1.
+        warm_start: Whether to begin as the heuristic that is best in each world does, as far as a network
+            can learn that, where it is better than beginning as cost-greedy.
         noise: Whether durations differ from the predicted ones, as much as the prediction intervals say.
         validate_every: Updates between validations; a checkpoint is written at each.
         threads: Of torch.
@@ -56,6 +58,7 @@ class TrainSettings:
     entropy: float = 0.002
     width: int = 64
     averaging: float = 0.8
+    warm_start: bool = False
     noise: bool = False
     validate_every: int = 8
     threads: int = 1
@@ -64,7 +67,7 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        _check_ranges(self, or_zero={"seed", "entropy", "averaging", "noise", "patience"})
+        _check_ranges(self, or_zero={"seed", "entropy", "averaging", "warm_start", "noise", "patience"})
         if self.averaging >= 1:
             raise InputError("--averaging", "be less than 1", self.averaging)
         if self.validation_seeds > len(SEED_RANGES["validation"]):
