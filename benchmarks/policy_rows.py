@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -178,7 +179,7 @@ def baseline_rows(results: Results) -> list[Row]:
         mine = [results.figures[cell, contender.label] for cell in results.cells]
         unstable = sum(not figures.drained for figures in mine)
         longest = max((f.max_wait_s / f.time_scale_s for f in mine if f.drained), default=np.nan)
-        note = f"{sees}{contender.text}; unstable in {unstable} cells; "
+        note = f"{sees}{Path(contender.text).name}; unstable in {unstable} cells; "
         note += f"p99.9 wait × {_times(waits)}; longest wait {longest:.3g} time scales"
         rows.append(times_row(f"{contender.label} × of {results.best}", found, note))
     return rows
