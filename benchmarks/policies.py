@@ -61,7 +61,8 @@ def run(quick: bool, policy: list[str] | None, cache: Path, workers: int, json: 
     learned = trained(policy or [default_policy()])
     seeds = tuple(SEED_RANGES["benchmark"])[: QUICK_SEEDS if quick else None]
     where = [Cell(name, load) for name in QUICK_SCENARIOS for load in LOADS] if quick else cells()
-    contenders = [*heuristics(tuned), *learned, *untrained(learned, cache)]
+    bases = untrained(learned, cache)
+    contenders = [*heuristics(tuned), *learned, *bases]
     best = next(c for c in contenders if c.label == tuned.best)
     guarded = [(c, with_bound(c)) for c in (best, *learned)]
     everyone = (*contenders, *(bound for _, bound in guarded))
@@ -74,7 +75,9 @@ def run(quick: bool, policy: list[str] | None, cache: Path, workers: int, json: 
     rows += clairvoyant_rows(contenders, learned, cache, quick=quick)
     rows += look_ahead_rows([best, *learned], best, cache, quick=quick, workers=workers, say=_say)
     for one in learned:
-        rows += [*kind_rows(results, one.label), *cell_rows(results, one.label)]
+        for other in (best, *(base for base in bases if base.label == _untrained(one))):
+            rows += kind_rows(results, one.label, other.label)
+        rows += cell_rows(results, one.label)
     rows += baseline_rows(results)
     rows += guard_rows(results, [(free.label, bound.label) for free, bound in guarded])
     rows += slo_rows(results, [best.label, *(one.label for one in learned)])
@@ -134,8 +137,12 @@ def untrained(learned: Sequence[Contender], cache: Path) -> list[Contender]:
             cache.mkdir(parents=True, exist_ok=True)
             weights = {name: np.zeros_like(array) for name, array in policy.weights.items()}
             LearnedPolicy("untrained", {**weights, "prior": policy.weights["prior"]}, {}).save(path)
-            found[digest] = Contender(f"{one.label} untrained", str(path), f"untrained {digest}")
+            found[digest] = Contender(_untrained(one), str(path), f"untrained {digest}")
     return list(found.values())
+
+
+def _untrained(one: Contender) -> str:
+    return f"{one.label} untrained"
 
 
 def with_bound(contender: Contender) -> Contender:

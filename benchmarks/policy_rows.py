@@ -150,15 +150,15 @@ def _cell_row(results: Results, mine: str, verdict: CellVerdict) -> Row:
     return reported(metric, -verdict.paired.change, interval=(-high, -low), note=note)
 
 
-def kind_rows(results: Results, mine: str) -> list[Row]:
-    """Which kinds of scenario paid, against the best single baseline."""
+def kind_rows(results: Results, mine: str, theirs: str) -> list[Row]:
+    """Which kinds of scenario paid, against another policy."""
     names = list(dict.fromkeys(kind for cell in results.cells for kind in kinds(cell.scenario)))
     return [
         lower_row(
             f"{kind} ({_count(results.cells, kind)} scenarios)",
             results,
             mine,
-            results.best,
+            theirs,
             [cell for cell in results.cells if kind in kinds(cell.scenario)],
         )
         for kind in names
