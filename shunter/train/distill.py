@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from shunter.agents.base import ScoringPolicy
-from shunter.agents.learned import Arrays, LearnedPolicy, Prior
-from shunter.envs.features import CONTEXT_FEATURES, FEATURES
+from shunter.agents.learned import LearnedPolicy, Prior
 from shunter.envs.scheduling import Observation
 from shunter.envs.world import World
 from shunter.errors import InputError
@@ -159,9 +158,6 @@ class _Student:
         actions = int(venv.action_space.n)
         self.network = ScoringNetwork(actions, settings.width)
         self.network.prior.copy_(torch.tensor(venv.prior))
-        sizes = actions, actions * len(FEATURES), len(CONTEXT_FEATURES)
-        if sum(sizes) != sum(int(np.prod(venv.observation_space[key].shape)) for key in KEYS):
-            raise RuntimeError("observations are not what the network takes")
         parameters = [p for name, p in self.network.named_parameters() if not name.startswith("value.")]
         self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
         decisions = venv.num_envs * settings.steps
@@ -194,8 +190,4 @@ class _Student:
 
     def policy(self) -> LearnedPolicy:
         """What it would do now."""
-        return LearnedPolicy("distilled", _copied(self.network.exported()), {})
-
-
-def _copied(weights: Arrays) -> Arrays:
-    return {name: array.copy() for name, array in weights.items()}
+        return LearnedPolicy("distilled", self.network.exported(), {})
