@@ -13,7 +13,7 @@ from rich.console import Console
 
 from shunter.agents.learned import LearnedPolicy
 from shunter.cli.options import PERFORMANCE, RAY, performance_of, say, say_lost, share
-from shunter.cli.train_run import Run, checkpoint_of, train_and_save
+from shunter.cli.train_run import Run, are_complete, checkpoint_of, train_and_save
 from shunter.cli.train_specialists import train_specialists
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import World, make_world
@@ -115,8 +115,7 @@ def train(
         best.policy.save(out)
         ratios = ", ".join(f"{one.ratio:.3f}" for one in trained)
         say(console, f"{out}: the best of {len(trained)} seeds ({ratios})")
-    interrupted = len(trained) < seeds or any(one.interrupted for one in trained)
-    _end(console, runner, complete=not interrupted, kept=bool(trained))
+    _end(console, runner, complete=are_complete(trained, runs), kept=bool(trained))
 
 
 def _end(console: Console, runner: Runner, *, complete: bool, kept: bool) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from shunter.train.ppo import Curve, TrainResult
     from shunter.train.seeds import Ground, SeedTraining
 
-__all__ = ["Run", "Trained", "checkpoint_of", "register_and_log", "title", "train_and_save"]
+__all__ = ["Run", "Trained", "are_complete", "checkpoint_of", "register_and_log", "title", "train_and_save"]
 
 
 def checkpoint_of(out: Path) -> Path:
@@ -67,6 +67,11 @@ class Trained:
     ratio: float
     run_id: str | None
     interrupted: bool
+
+
+def are_complete(trained: Sequence[Trained], runs: Sequence[Run]) -> bool:
+    """Whether all trainings that were wanted came to their end."""
+    return len(trained) == len(runs) and not any(one.interrupted for one in trained)
 
 
 def train_and_save(

@@ -14,7 +14,7 @@ from shunter.agents.policy_file import training_of, training_record
 from shunter.agents.registry import make_policy
 from shunter.agents.score_card import Cell, ScoreCard, score_card_of
 from shunter.cli.options import progress
-from shunter.cli.train_run import Run, Trained, register_and_log, title, train_and_save
+from shunter.cli.train_run import Run, Trained, are_complete, register_and_log, title, train_and_save
 from shunter.eval.tracking import Tracker, tracking
 from shunter.jobs import Runner
 from shunter.train.settings import DistillSettings
@@ -47,7 +47,7 @@ def train_specialists(
         Whether all was done; False if Ctrl-C cut it short.
     """
     trained = train_and_save(console, runs, start=start, resume=resume, runner=runner)
-    if len(trained) < len(runs) or any(one.interrupted for one in trained):
+    if not are_complete(trained, runs):
         return False
     worlds = [world for run in runs for world in run.worlds]
     settings = {**asdict(runs[0].settings), "distill": asdict(distillation), "teachers": len(runs)}

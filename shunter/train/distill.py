@@ -30,7 +30,6 @@ from shunter.train.worlds_env import WorldsVecEnv
 
 __all__ = ["Lesson", "Progress", "distill"]
 
-
 CONFIDENCE = 4.0
 """Log odds of what a heuristic chooses against each other candidate: it gives no softened decisions."""
 
