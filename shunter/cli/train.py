@@ -95,7 +95,7 @@ def train(
             complete = train_specialists(
                 console, runs, taught, out, start=begun, resume=resume, runner=runner
             )
-        _end(console, runner, complete=complete, kept=True)
+        _end(console, runner, complete=complete, kept=False)
         return
     worlds, validation = worlds_of(asked, asked.scenarios), worlds_of(asked, asked.validation)
     if asked.random:

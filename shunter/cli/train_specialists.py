@@ -80,13 +80,11 @@ def _taught(
     pairs = list(zip(teachers, runs, strict=True))
     lessons = [Lesson(teacher, world) for teacher, run in pairs for world in run.worlds]
     with progress(console) as bar:
-        passes = 0
 
         def follow(at: Progress) -> None:
-            nonlocal passes
-            passes += 1
-            bar(f"learning from {len(teachers)} teachers", passes, distillation.rounds * distillation.passes)
-            tracker.metrics({"distill": {"divergence": at.loss, "agreement": at.agreement}}, step=passes)
+            of = distillation.rounds * distillation.passes
+            bar(f"learning from {len(teachers)} teachers", at.passes, of)
+            tracker.metrics({"distill": {"divergence": at.loss, "agreement": at.agreement}}, step=at.passes)
 
         policy = distill(lessons, distillation, follow)
     before_s = sum(float(teacher.metadata["elapsed_s"]) for teacher in teachers)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.agents.base import Policy, ScoringPolicy
+from shunter.agents.base import Policy
 from shunter.agents.learned import PRIOR
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.envs.seed_ranges import SEED_RANGES
@@ -70,7 +70,6 @@ class Validation:
 
     Attributes:
         baseline: The heuristic with the lowest geometric mean of responses over the worlds.
-        best: The heuristic with the lowest mean response in each world, of those that score candidates.
     """
 
     def __init__(self, worlds: Sequence[World], seeds: Sequence[int]) -> None:
@@ -80,8 +79,6 @@ class Validation:
         scores = {name: self._log_response(policy) for name, policy in policies.items()}
         self.baseline = min(scores, key=lambda name: scores[name].mean())
         self._baseline = scores[self.baseline]
-        score = {name: policy for name, policy in policies.items() if isinstance(policy, ScoringPolicy)}
-        self.best = [score[min(score, key=lambda name: scores[name][i])] for i in range(len(worlds))]
 
     def ratio(self, policy: Policy) -> float:
         """Geometric mean over worlds of its mean response over the baseline's."""

@@ -50,13 +50,13 @@ class Progress(NamedTuple):
     """How far the student is.
 
     Attributes:
-        done: Share of all gradient steps.
+        passes: Over what was shown, of all rounds so far.
         agreement: Share of the last round's decisions, before it was learned from, that it would make as its
             teachers do; NaN in the first round.
         loss: Mean Kullback-Leibler divergence from the teachers' decisions over the last pass, in nats.
     """
 
-    done: float
+    passes: int
     agreement: float
     loss: float
 
@@ -97,13 +97,15 @@ def distill(
     venv.prior = priors.pop() if priors else Prior()
     student = _Student(venv, settings)
     shown: list[_Shown] = []
+    passes = 0
     try:
         for number in range(settings.rounds):
             policy = student.policy() if number else None
             agreement = _show(venv, lessons, policy, settings.steps, shown)
-            for done, loss in student.learn(shown, number):
+            for loss in student.learn(shown):
+                passes += 1
                 if on_progress is not None:
-                    on_progress(Progress(done, agreement, loss))
+                    on_progress(Progress(passes, agreement, loss))
     finally:
         venv.close()
     return student.policy()
@@ -161,13 +163,13 @@ class _Student:
         self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
         decisions = venv.num_envs * settings.steps
         rounds = range(1, settings.rounds + 1)
-        self.gradient_steps = [settings.passes * -(-decisions * n // settings.batch_size) for n in rounds]
+        gradient_steps = sum(settings.passes * -(-decisions * n // settings.batch_size) for n in rounds)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            self.optimizer, sum(self.gradient_steps), eta_min=settings.learning_rate / 100
+            self.optimizer, gradient_steps, eta_min=settings.learning_rate / 100
         )
 
-    def learn(self, shown: list[_Shown], number: int) -> Iterator[tuple[float, float]]:
-        """Learns; gives the share of all that is done, and the mean divergence, after each pass."""
+    def learn(self, shown: list[_Shown]) -> Iterator[float]:
+        """Learns; gives the mean divergence after each pass."""
         flat, logits = (torch.cat(part) for part in zip(*shown, strict=True))
         shown[:] = [_Shown(flat, logits)]
         wanted = logits.log_softmax(-1).nan_to_num(neginf=0.0)
@@ -185,7 +187,7 @@ class _Student:
                 self.optimizer.step()
                 self.schedule.step()
                 total += float(loss.detach()) * len(rows)
-            yield self.schedule.last_epoch / sum(self.gradient_steps), total / len(flat)
+            yield total / len(flat)
 
     def policy(self) -> LearnedPolicy:
         """What it would do now."""

@@ -23,6 +23,7 @@ from shunter.train.courses import Course, Validation, make_course
 from shunter.train.distill import Lesson, distill
 from shunter.train.network import CandidatePolicy
 from shunter.train.settings import DistillSettings, TrainSettings
+from shunter.train.warm_start import best_heuristic
 from shunter.train.worlds_env import WorldsVecEnv
 
 __all__ = ["VALIDATION_SEEDS", "Curve", "TrainResult", "TrainSettings", "train_ppo"]
@@ -159,7 +160,7 @@ class _Training:
         judge = self.validation
         if [id(world) for world in judge.worlds] != [id(world) for world in worlds]:
             judge = Validation(worlds, judge.seeds)
-        lessons = [Lesson(teacher, world) for teacher, world in zip(judge.best, worlds, strict=True)]
+        lessons = [Lesson(best_heuristic(world), world) for world in worlds]
         student = distill(
             lessons,
             DistillSettings(
