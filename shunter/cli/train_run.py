@@ -156,7 +156,8 @@ def _run_opener(stack: ExitStack, run: Run, folder: Path) -> Callable[[], Tracke
     """A function that opens a training's MLflow run, which ends with the stack."""
 
     def open_run() -> Tracker:
-        tracker = stack.enter_context(tracking("train", title(run.worlds), folder=folder))
+        name = f"{title(run.worlds)} seed {run.settings.seed}"
+        tracker = stack.enter_context(tracking("train", name, folder=folder))
         tracker.params({"train": asdict(run.settings), "scenarios": _names(run.worlds)})
         return tracker
 

@@ -33,6 +33,7 @@ class TrainSettings:
         time_constant: Of discounting, in the scenario's time scales.
         credit_constant: Of the lambda of generalised advantages, likewise: how far back a surprise is
             credited. A rollout should be longer.
+        credit_decisions: Of the same lambda, in decisions, which many devices make many of in a time scale.
         entropy: Weight of the entropy bonus.
         width: Of the network's layers.
         averaging: What is validated and kept is a running average of the weights; how much of it an update
@@ -55,6 +56,7 @@ class TrainSettings:
     learning_rate: float = 5e-4
     time_constant: float = 100.0
     credit_constant: float = 10.0
+    credit_decisions: float = 200.0
     entropy: float = 0.002
     width: int = 64
     averaging: float = 0.8
