@@ -18,11 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shunter.agents.base import ScoringPolicy
-from shunter.agents.learned import LearnedPolicy, Prior
+from shunter.agents.learned import LearnedPolicy
 from shunter.envs.scheduling import Observation
 from shunter.envs.world import World
-from shunter.errors import InputError
 from shunter.train.courses import Course
 from shunter.train.network import ScoringNetwork
 from shunter.train.settings import DistillSettings
@@ -30,19 +28,16 @@ from shunter.train.worlds_env import WorldsVecEnv
 
 __all__ = ["Lesson", "Progress", "distill"]
 
-CONFIDENCE = 4.0
-"""Log odds of what a heuristic chooses against each other candidate: it gives no softened decisions."""
-
 
 class Lesson(NamedTuple):
     """A teacher and where it teaches.
 
     Attributes:
-        teacher: Whose decisions to learn, a trained policy's or a heuristic's.
+        teacher: Whose decisions to learn.
         world: To learn them in.
     """
 
-    teacher: ScoringPolicy
+    teacher: LearnedPolicy
     world: World
 
 
@@ -73,19 +68,13 @@ def distill(
     settings: DistillSettings,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> LearnedPolicy:
-    """Teaches one network what several do.
+    """Teaches one network what several do, whatever their priors, as far as its own lets it look.
 
     Args:
         lessons: Every world counts the same.
         settings: See there.
         on_progress: Called after each pass.
-
-    Raises:
-        InputError: The teachers rest on different priors, and so do not look at the same candidates.
     """
-    priors = {lesson.teacher.prior for lesson in lessons if isinstance(lesson.teacher, LearnedPolicy)}
-    if len(priors) > 1:
-        raise InputError("policies", "rest on one prior", [tuple(prior) for prior in priors])
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
     venv = WorldsVecEnv(
@@ -94,7 +83,6 @@ def distill(
         seed=settings.seed,
         time_constant=1.0,
     )
-    venv.prior = priors.pop() if priors else Prior()
     student = _Student(venv, settings)
     shown: list[_Shown] = []
     passes = 0
@@ -142,13 +130,9 @@ KEYS = ("action_mask", "candidates", "context")
 """In the order in which the network takes them."""
 
 
-def _logits(policy: ScoringPolicy, seen: Observation, rows: slice) -> NDArray[np.float32]:
+def _logits(policy: LearnedPolicy, seen: Observation, rows: slice) -> NDArray[np.float32]:
     mask, candidates, context = (seen[key][rows] for key in KEYS)
-    scores = np.where(mask > 0, policy.scores(candidates, context, mask > 0), -np.inf)
-    if not isinstance(policy, LearnedPolicy):
-        chosen = np.arange(scores.shape[-1]) == scores.argmax(-1)[:, None]
-        scores = np.where(mask > 0, CONFIDENCE * chosen, -np.inf)
-    return scores.astype(np.float32)
+    return policy.scores(candidates, context, mask > 0).astype(np.float32)
 
 
 class _Student:
@@ -158,7 +142,6 @@ class _Student:
         self.settings = settings
         actions = int(venv.action_space.n)
         self.network = ScoringNetwork(actions, settings.width)
-        self.network.prior.copy_(torch.tensor(venv.prior))
         parameters = [p for name, p in self.network.named_parameters() if not name.startswith("value.")]
         self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
         decisions = venv.num_envs * settings.steps

@@ -20,20 +20,15 @@ from shunter.envs.world import World
 from shunter.train.buffer import DurationBuffer, RecordDurations
 from shunter.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from shunter.train.courses import Course, Validation, make_course
-from shunter.train.distill import Lesson, distill
 from shunter.train.network import CandidatePolicy
-from shunter.train.settings import DistillSettings, TrainSettings
-from shunter.train.warm_start import best_heuristic
+from shunter.train.settings import TrainSettings
+from shunter.train.warm_start import best_prior
 from shunter.train.worlds_env import WorldsVecEnv
 
 __all__ = ["VALIDATION_SEEDS", "Curve", "TrainResult", "TrainSettings", "train_ppo"]
 
 VALIDATION_SEEDS = SEED_RANGES["validation"]
 """Workload seeds that choose the checkpoint to keep; training draws others, evaluation must too."""
-
-
-WARM_ROUNDS = 3
-"""Of learning from heuristics, see ``DistillSettings``."""
 
 
 @dataclass(frozen=True)
@@ -154,27 +149,11 @@ class _Training:
         for network in (self.model.policy.mlp_extractor, self.average.module):
             network.import_(start.weights)
 
-    def begin_as_heuristics(self) -> None:
-        """Takes over what the best heuristic of each world decides, if that is better than untrained."""
-        settings, worlds = self.settings, [course.world for course in self.courses]
-        judge = self.validation
-        if [id(world) for world in judge.worlds] != [id(world) for world in worlds]:
-            judge = Validation(worlds, judge.seeds)
-        lessons = [Lesson(best_heuristic(world), world) for world in worlds]
-        student = distill(
-            lessons,
-            DistillSettings(
-                width=settings.width,
-                rounds=WARM_ROUNDS,
-                environments=self.venv.envs_each,
-                steps=settings.rollout_steps,
-                seed=settings.seed,
-                threads=settings.threads,
-            ),
-        )
-        untrained = LearnedPolicy("untrained", self.average.module.exported(), {})
-        if judge.ratio(student) < judge.ratio(untrained):
-            self.begin_from(student)
+    def choose_prior(self) -> None:
+        """Takes over the prior that is best in these worlds."""
+        prior = torch.tensor(best_prior([course.world for course in self.courses]))
+        for network in (self.model.policy.mlp_extractor, self.average.module):
+            network.prior.copy_(prior)
 
     def validate(self) -> None:
         """Scores the average of the latest weights; ties keep the earlier ones."""
@@ -265,7 +244,7 @@ def train_ppo(
             if start is not None:
                 training.begin_from(start)
             elif settings.warm_start:
-                training.begin_as_heuristics()
+                training.choose_prior()
             training.validate()
         while not training.over:
             training.segment()

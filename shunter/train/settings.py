@@ -38,8 +38,8 @@ class TrainSettings:
         width: Of the network's layers.
         averaging: What is validated and kept is a running average of the weights; how much of it an update
             leaves, below 1.
-        warm_start: Whether to begin as the heuristic that is best in each world does, tuned to that world, as
-            far as a network can learn that, where it is better than beginning as cost-greedy.
+        warm_start: Whether the prior that the network is added to is chosen for these worlds; see
+            ``shunter.agents.learned.Prior``.
         noise: Whether durations differ from the predicted ones, as much as the prediction intervals say.
         validate_every: Updates between validations; a checkpoint is written at each.
         threads: Of torch.

@@ -1,54 +1,48 @@
-"""The heuristic that is best in a world, its parameters chosen there: what a training may begin as."""
+"""The prior that is best in some worlds: what a training may begin as, before anything is learned."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import qmc
 
-from shunter.agents.base import ScoringPolicy
-from shunter.agents.learned import PRIOR
-from shunter.agents.parameters import Choice, Heuristic, Number, rounded
-from shunter.agents.registry import HEURISTICS
+from shunter.agents.learned import LearnedPolicy, Prior
+from shunter.agents.parameters import rounded
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
 from shunter.eval.batched import evaluate_batched
+from shunter.train.network import ScoringNetwork
 
-__all__ = ["best_heuristic"]
+__all__ = ["best_prior"]
 
-STRONG = ("cost-greedy", "pressure-greedy", "startup-greedy", "cost-table", "sjf")
-DRAWS = 8
-"""Of each one's parameters, besides the defaults."""
+LOW, HIGH = Prior(0.5, 0.5, 0.02, 0.25), Prior(12.0, 50.0, 1.0, 4.0)
+"""Between these a prior's numbers are drawn by their logarithms."""
 
-FINALISTS = 6
-"""Of all that were played on one seed, how many are on the others."""
+DRAWS = 20
+"""Besides the default."""
+
+FINALISTS = 5
+"""Of all that were played in one world on half of the seeds, how many are in all on all."""
 
 
-def best_heuristic(world: World) -> ScoringPolicy:
-    """The heuristic with the lowest mean response in a world, its parameters drawn from a Latin hypercube."""
+def best_prior(worlds: Sequence[World]) -> Prior:
+    """The prior with the lowest geometric mean of mean responses, of a Latin hypercube of them."""
     seeds = SEED_RANGES["tuning"]
-    pool = [PRIOR, *(policy for name in STRONG for policy in _drawn(HEURISTICS[name]))]
-    first = [_response_s(world, policy, seeds[:1]) for policy in pool]
-    finalists = [pool[i] for i in np.argsort(first)[:FINALISTS]]
-    return min(finalists, key=lambda policy: _response_s(world, policy, seeds))
+    low, high = np.log(LOW), np.log(HIGH)
+    shares = qmc.LatinHypercube(len(low), rng=np.random.default_rng(0)).random(DRAWS)
+    drawn = np.exp(low + shares * (high - low))
+    pool: list[Prior] = [Prior(), *(Prior(*map(rounded, row)) for row in drawn.tolist())]
+    middle = worlds[len(worlds) // 2]
+    first = [_log_response([middle], prior, seeds[: len(seeds) // 2]) for prior in pool]
+    order: list[int] = np.argsort(first).tolist()
+    finalists = [pool[i] for i in order[:FINALISTS]]
+    scores = [_log_response(worlds, prior, seeds) for prior in finalists]
+    return finalists[scores.index(min(scores))]
 
 
-def _drawn(policy: type[Heuristic]) -> Iterator[Heuristic]:
-    yield policy()
-    space = policy.space()
-    for point in qmc.LatinHypercube(len(space), rng=np.random.default_rng(0)).random(DRAWS):
-        yield policy(**{name: _at(space[name], share) for name, share in zip(space, point, strict=True)})
-
-
-def _at(space: Number | Choice, share: float) -> float | str:
-    """What stands at a share of a parameter's range."""
-    if isinstance(space, Choice):
-        return space.options[int(share * len(space.options))]
-    if space.log:
-        return rounded(space.low * (space.high / space.low) ** share)
-    return rounded(space.low + share * (space.high - space.low))
-
-
-def _response_s(world: World, policy: ScoringPolicy, seeds: range) -> float:
-    return float(np.nan_to_num(evaluate_batched(world, policy, seeds).response_mean_s.mean(), nan=np.inf))
+def _log_response(worlds: Sequence[World], prior: Prior, seeds: range) -> float:
+    weights = {**ScoringNetwork(1, 1).exported(), "prior": np.array(prior, np.float32)}
+    policy = LearnedPolicy("untrained", weights, {})
+    means = [evaluate_batched(world, policy, seeds).response_mean_s.mean() for world in worlds]
+    return float(np.log(np.nan_to_num(means, nan=np.inf)).mean())

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -165,11 +163,3 @@ def test_the_buffer_holds_what_was_decided_on(fake_world: World) -> None:
     assert masks[np.arange(len(actions)), actions].all()
     seen = buffer.observations["action_mask"].reshape(masks.shape)
     np.testing.assert_array_equal(seen > 0, masks > 0)
-
-
-def test_a_warm_start_is_never_worse_than_none(fake_world: World) -> None:
-    settings = TrainSettings(steps=64, environments=2, rollout_steps=32, width=8, validation_seeds=2)
-    cold = train_ppo(fake_world, settings).curve[0].ratio
-    warm = train_ppo(fake_world, replace(settings, warm_start=True))
-    assert warm.curve[0].ratio <= cold
-    assert np.isfinite(warm.curve[0].ratio)

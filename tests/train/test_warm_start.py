@@ -1,28 +1,39 @@
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.learned import PRIOR
-from shunter.agents.parameters import Choice, Number
-from shunter.agents.registry import make_policy
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sb3_contrib", reason="needs the extra train")
+
+from shunter.agents.learned import LearnedPolicy, Prior
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
 from shunter.eval.batched import evaluate_batched
-from shunter.train.warm_start import STRONG, _at, best_heuristic
+from shunter.train.courses import at_rate
+from shunter.train.network import ScoringNetwork
+from shunter.train.ppo import train_ppo
+from shunter.train.settings import TrainSettings
+from shunter.train.warm_start import HIGH, LOW, best_prior
 
 
-def test_the_best_heuristic_of_a_world_beats_defaults_and_is_the_same_again(fake_world: World) -> None:
-    best = best_heuristic(fake_world)
-    response_s = {
-        policy.name: evaluate_batched(fake_world, policy, SEED_RANGES["tuning"]).response_mean_s.mean()
-        for policy in (best, PRIOR, *map(make_policy, STRONG))
-    }
-    assert response_s[best.name] == min(response_s.values())
-    assert best_heuristic(fake_world).name == best.name
+def response_s(world: World, prior: Prior) -> float:
+    weights = {**ScoringNetwork(world.actions, 8).exported(), "prior": np.array(prior, np.float32)}
+    policy = LearnedPolicy("untrained", weights, {})
+    return float(evaluate_batched(world, policy, SEED_RANGES["tuning"]).response_mean_s.mean())
 
 
-def test_draws_cover_the_range_that_parameters_are_tuned_in() -> None:
-    space = CostGreedy.space()["load_weight"]
-    assert isinstance(space, Number)
-    assert (_at(space, 0.0), _at(space, 1.0)) == (space.low, space.high)
-    assert _at(space, 0.5) == 1.0  # by its logarithm
-    assert _at(Number(0.0, 3.0), 0.5) == 1.5
-    words = Choice(("model", "byte"))
-    assert [_at(words, share) for share in (0.0, 0.49, 0.5, 0.99)] == ["model", "model", "byte", "byte"]
+def test_the_best_prior_is_no_worse_than_the_default_and_the_same_again(fake_world: World) -> None:
+    worlds = [at_rate(fake_world, share * fake_world.rate_per_s) for share in (0.7, 1.0)]
+    best = best_prior(worlds)
+    assert best == best_prior(worlds)
+    assert best == Prior() or all(np.less_equal(LOW, best) & np.less_equal(best, HIGH))
+    own, default = (np.prod([response_s(world, prior) for world in worlds]) for prior in (best, Prior()))
+    assert own <= default
+
+
+def test_a_warm_start_keeps_its_prior_to_the_end(fake_world: World) -> None:
+    settings = TrainSettings(
+        steps=128, environments=2, rollout_steps=64, width=8, warm_start=True, validation_seeds=2
+    )
+    trained = train_ppo(fake_world, settings)
+    assert trained.policy.prior == pytest.approx(best_prior([fake_world]))
