@@ -14,7 +14,7 @@ from shunter.agents.registry import POLICIES, make_policy
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.supply import environment_key
 from shunter.envs.world import World
-from shunter.eval.batched import evaluate_batched
+from shunter.train.selection import mean_responses
 from shunter.train.twins import play_twin
 
 __all__ = ["Course", "Validation", "at_rate", "make_course"]
@@ -86,5 +86,5 @@ class Validation:
 
     def _log_response(self, policy: Policy) -> NDArray[np.float64]:
         """(worlds,) logarithm of the mean response."""
-        means = [evaluate_batched(w, policy, self.seeds).response_mean_s.mean() for w in self.worlds]
+        means = mean_responses(self.worlds, policy, self.seeds).mean(axis=1)
         return np.log(np.where(np.isnan(means), 1e9, means))

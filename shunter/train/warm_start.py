@@ -11,8 +11,8 @@ from shunter.agents.learned import LearnedPolicy, Prior
 from shunter.agents.parameters import rounded
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
-from shunter.eval.batched import evaluate_batched
 from shunter.train.network import ScoringNetwork
+from shunter.train.selection import mean_responses
 
 __all__ = ["best_prior"]
 
@@ -44,5 +44,5 @@ def best_prior(worlds: Sequence[World]) -> Prior:
 def _log_response(worlds: Sequence[World], prior: Prior, seeds: range) -> float:
     weights = {**ScoringNetwork(1, 1).exported(), "prior": np.array(prior, np.float32)}
     policy = LearnedPolicy("untrained", weights, {})
-    means = [evaluate_batched(world, policy, seeds).response_mean_s.mean() for world in worlds]
+    means = mean_responses(worlds, policy, seeds).mean(axis=1)
     return float(np.log(np.nan_to_num(means, nan=np.inf)).mean())
