@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,18 @@ from shunter.models.published import catalog_facts
 __all__ = ["Parts", "random_scenario", "random_worlds", "training_parts"]
 
 DEVICES, DEVICE_WEIGHTS = (1, 2, 3, 4), (0.4, 0.35, 0.15, 0.1)
-MODELS = (3, 9)
+MODELS, SPREAD = (2.0, 16.0), 1.0
+"""How many at least about, and the standard deviation of the logarithm of their sizes."""
+
 OVERCOMMIT = (1.2, 3.5)
 """Bytes of all models over bytes of all devices."""
 
 QUANTIZATIONS = ("F16", "Q8_0", "Q6_K", "Q4_K_M")
 LEVELS = (["all"], ["all", "50%"], ["all", "75%", "50%"])
 HOST_BANDWIDTHS_GB_S = (51.2, 89.6, 204.8)
+QUANTA_S, QUANTUM_STEPS = (0.5, 30.0), (16, 32, 64, 128, 256)
+"""Bounds of a log-uniform draw, and what is drawn from: a server may prefer few decisions to short waits."""
+
 REQUESTS = 400
 
 
@@ -85,12 +91,7 @@ def random_scenario(seed: int, parts: Parts | None = None) -> Scenario:
             "models": _models(rng, parts, room),
             "devices": [{"name": f"gpu{d}", "gpu": gpu} for d, gpu in enumerate(gpus)],
             "workload": _workload(rng, parts),
-            "limits": {
-                "max_batch": int(rng.choice((2, 4, 8))),
-                "context_tokens": int(rng.choice((1024, 2048, 4096))),
-                "host_bandwidth_gb_s": float(rng.choice(HOST_BANDWIDTHS_GB_S)),
-                "host_memory_gb": float(rng.choice((32, 64, 128))) if rng.random() < 0.3 else None,
-            },
+            "limits": _limits(rng),
         },
         source=f"random scenario {seed}",
     )
@@ -109,17 +110,22 @@ def random_worlds(seed: int, loads: Sequence[float]) -> list[World]:
 
 
 def _models(rng: np.random.Generator, parts: Parts, room: list[float]) -> list[dict[str, Any]]:
-    """Models until they need so much more than the devices hold, each small enough for the largest device."""
+    """Models of unequal sizes until they need so much more than there is; the first fits every device."""
     wanted = rng.uniform(*OVERCOMMIT) * sum(room)
+    count = rng.uniform(*MODELS)
     levels = LEVELS[rng.integers(len(LEVELS))]
+    sizes = {
+        (name, quantization): float(catalog_facts(name, quantization)["weight_bytes"])
+        for name, quantization in product(parts.models, QUANTIZATIONS)
+    }
     models: list[dict[str, Any]] = []
     total = 0.0
-    while len(models) < MODELS[0] or (total < wanted and len(models) < MODELS[1]):
-        name, quantization = str(rng.choice(parts.models)), str(rng.choice(QUANTIZATIONS))
-        size = catalog_facts(name, quantization)["weight_bytes"]
-        if size > 0.8 * max(room) or size < 0.02 * max(room):
-            continue
-        total += size
+    while total < wanted:
+        most = 0.8 * max(room) if models else 0.6 * min(room)
+        fitting = {each: size for each, size in sizes.items() if size <= most}
+        about = (wanted - total) / max(1.0, count - len(models)) * np.exp(rng.normal(0.0, SPREAD))
+        name, quantization = min(fitting, key=lambda each: abs(np.log(fitting[each] / about)))
+        total += fitting[name, quantization]
         models.append(
             {
                 "name": f"{name.lower()}-{len(models)}",
@@ -151,3 +157,18 @@ def _workload(rng: np.random.Generator, parts: Parts) -> dict[str, Any]:
     if rng.random() < 0.3:
         workload["popularity_drift_s"] = float(rng.uniform(200.0, 1000.0))
     return workload
+
+
+def _limits(rng: np.random.Generator) -> dict[str, Any]:
+    """Half of them with the default quantum."""
+    limits: dict[str, Any] = {
+        "max_batch": int(rng.choice((2, 4, 8))),
+        "context_tokens": int(rng.choice((1024, 2048, 4096))),
+        "host_bandwidth_gb_s": float(rng.choice(HOST_BANDWIDTHS_GB_S)),
+        "host_memory_gb": float(rng.choice((32, 64, 128))) if rng.random() < 0.3 else None,
+    }
+    if rng.random() < 0.5:
+        limits["quantum_steps"] = int(rng.choice(QUANTUM_STEPS))
+        limits["quantum_s"] = float(np.exp(rng.uniform(*np.log(QUANTA_S))))
+        limits["max_wait_s"] = 4 * limits["quantum_s"]
+    return limits

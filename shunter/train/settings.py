@@ -39,7 +39,7 @@ class TrainSettings:
         averaging: What is validated and kept is a running average of the weights; how much of it an update
             leaves, below 1.
         warm_start: Whether the prior that the network is added to is chosen for these worlds; see
-            ``shunter.agents.learned.Prior``.
+            ``shunter.agents.learned.Prior``. Not with a policy to start from, which has its own.
         noise: Whether durations differ from the predicted ones, as much as the prediction intervals say.
         validate_every: Updates between validations; a checkpoint is written at each.
         threads: Of torch.

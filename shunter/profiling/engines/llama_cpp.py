@@ -218,7 +218,9 @@ class LlamaCppEngine(Engine):
         trim_heap()
 
     def memory(self) -> MemoryReport:  # noqa: D102
-        return MemoryReport(self._device.used_bytes(), resident_bytes(os.getpid()))
+        host_bytes = resident_bytes(os.getpid())
+        on_host = self._device.pointer is None
+        return MemoryReport(host_bytes if on_host else self._device.used_bytes(), host_bytes)
 
     def drop_page_cache(self, checkpoint: str) -> None:  # noqa: D102
         drop_cached(checkpoint)
