@@ -99,8 +99,13 @@ class _Training:
     def __post_init__(self) -> None:
         self.begun_s = time.monotonic()
         each = max(1, self.settings.environments // len(self.courses))
-        constant = self.settings.time_constant
-        self.venv = WorldsVecEnv(self.courses, each, time_constant=constant, noise=self.settings.noise)
+        self.venv = WorldsVecEnv(
+            self.courses,
+            each,
+            time_constant=self.settings.time_constant,
+            noise=self.settings.noise,
+            anywhere=True,
+        )
         self.model = self._model()
         self.average = AveragedModel(
             self.model.policy.mlp_extractor, multi_avg_fn=get_ema_multi_avg_fn(self.settings.averaging)

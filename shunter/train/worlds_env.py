@@ -34,6 +34,8 @@ class WorldsVecEnv(UniformVecEnv):
         seed: As ``SchedulingVecEnv``'s; each course has random numbers of its own.
         time_constant: In time scales of each world.
         noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
+        anywhere: Whether ``reset`` goes on to somewhere in the episodes, deciding as untrained logits would.
+            Where few decisions are made until the next reset, all is learned at their beginning otherwise.
 
     Attributes:
         prior: Of the policy whose shortlists are shown.
@@ -47,13 +49,15 @@ class WorldsVecEnv(UniformVecEnv):
         seed: int = 0,
         time_constant: float,
         noise: bool = False,
+        anywhere: bool = False,
     ) -> None:
-        self.courses, self.noise = courses, noise
+        self.courses, self.noise, self.anywhere = courses, noise, anywhere
         self.parts = [
             SchedulingVecEnv(course.world, envs_each, seed=seed * len(courses) + i, noise=noise)
             for i, course in enumerate(courses)
         ]
         self.prior = Prior()
+        self._rng = np.random.default_rng(seed)
         self.envs_each, self.time_constant = envs_each, time_constant
         unit = np.repeat([course.cost for course in courses], envs_each)
         self.scale = (1.0 / (unit * time_constant)).astype(np.float32)
@@ -71,6 +75,7 @@ class WorldsVecEnv(UniformVecEnv):
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seeds all environments from the next reset on; each world has random numbers of its own."""
         if seed is not None:
+            self._rng = np.random.default_rng(seed)
             for i, part in enumerate(self.parts):
                 part.seed(seed * len(self.parts) + i)
         return [seed] * self.num_envs
@@ -80,7 +85,13 @@ class WorldsVecEnv(UniformVecEnv):
         parts = [part.reset() for part in self.parts]
         self._twins = [self._twin(e) for e in range(self.num_envs)]
         self._time[:] = 0.0
-        return self._padded(parts)
+        seen = self._padded(parts)
+        if self.anywhere:
+            for _ in range(self._rng.integers(max(len(twin.times) for twin in self._twins))):
+                prior = greedy_prior(seen["candidates"], self.prior)
+                self.step_async(np.where(seen["action_mask"] > 0, prior, -np.inf).argmax(axis=1))
+                seen = self.step_wait()[0]
+        return seen
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         """Remembers the actions for ``step_wait``."""
