@@ -87,6 +87,26 @@ def test_there_is_nothing_to_gain_over_the_twin_by_doing_as_it_does(fake_world: 
     venv.close()
 
 
+def test_a_reset_anywhere_is_one_on_the_way_of_untrained_logits(fake_world: World) -> None:
+    course = Course(fake_world, 1.0)
+    anywhere = WorldsVecEnv([course], 2, time_constant=1.0, anywhere=True)
+    walked = WorldsVecEnv([course], 2, time_constant=1.0)
+    skipped = []
+    for seed in range(6):
+        anywhere.seed(seed)
+        walked.seed(seed)
+        there, seen, count = anywhere.reset(), walked.reset(), 0
+        while any((there[key] != array).any() for key, array in seen.items()) and count < 1000:
+            prior = greedy_prior(seen["candidates"], Prior())
+            seen, _, _, _ = walked.step(np.where(seen["action_mask"] > 0, prior, -np.inf).argmax(axis=1))
+            count += 1
+        assert count < 1000
+        skipped.append(count)
+    assert len(set(skipped)) >= 4
+    anywhere.close()
+    walked.close()
+
+
 def shown_of(own: dict[str, Any]) -> NDArray[np.bool_]:
     legal = own["action_mask"] > 0
     prior = greedy_prior(own["candidates"], Prior())
