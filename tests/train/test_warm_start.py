@@ -19,7 +19,7 @@ from shunter.train.warm_start import HIGH, LOW, best_prior
 def response_s(world: World, prior: Prior) -> float:
     weights = {**ScoringNetwork(world.actions, 8).exported(), "prior": np.array(prior, np.float32)}
     policy = LearnedPolicy("untrained", weights, {})
-    return float(evaluate_batched(world, policy, SEED_RANGES["tuning"]).response_mean_s.mean())
+    return float(evaluate_batched(world, policy, SEED_RANGES["prior"]).response_mean_s.mean())
 
 
 def test_the_best_prior_is_no_worse_than_the_default_and_the_same_again(fake_world: World) -> None:
