@@ -326,7 +326,7 @@ def train_until(deadline_s: float, worlds: Sequence[World], out: Path) -> None:
             raise KeyboardInterrupt  # what training ends early by, with the best so far
 
     courses = [make_course(world) for world in worlds]
-    settings = TrainSettings(steps=1_000_000, validate_every=4)
+    settings = TrainSettings(steps=1_000_000, validate_every=1)
     train_ppo(courses, settings, on_progress=stop_in_time).policy.save(out)
 
 

@@ -96,23 +96,20 @@ class RecordDurations(BaseCallback):
     """Writes each step's discount and lambda, which fall with its duration, into a ``DurationBuffer``.
 
     A lambda per decision alone would let credit reach as many decisions back whatever they are: over seconds
-    where one device decides, over a fraction of one where eight do. One per second alone would give each
-    decision the luck of thousands where eight decide.
+    where one device decides, over a fraction of one where eight do.
 
     Args:
         time_constant: Of discounting, in the scenario's time scales, like ``info["elapsed"]``.
         credit_constant: Of lambda, likewise.
-        credit_decisions: Of lambda, in decisions; both count.
     """
 
-    def __init__(self, time_constant: float, credit_constant: float, credit_decisions: float) -> None:
+    def __init__(self, time_constant: float, credit_constant: float) -> None:
         super().__init__()
         self.time_constant, self.credit_constant = time_constant, credit_constant
-        self.credit_decisions = credit_decisions
 
     def _on_step(self) -> bool:
         buffer = self.model.rollout_buffer
         elapsed = np.array([info["elapsed"] for info in self.locals["infos"]])
         buffer.discounts[buffer.pos] = np.exp(-elapsed / self.time_constant)
-        buffer.traces[buffer.pos] = np.exp(-elapsed / self.credit_constant - 1 / self.credit_decisions)
+        buffer.traces[buffer.pos] = np.exp(-elapsed / self.credit_constant)
         return True

@@ -176,9 +176,7 @@ class _Training:
         self.venv.prior = self.average.module.numbers()
         steps = settings.validate_every * settings.rollout_steps * self.venv.num_envs
         steps = min(steps, settings.steps - self.model.num_timesteps)
-        durations = RecordDurations(
-            settings.time_constant, settings.credit_constant, settings.credit_decisions
-        )
+        durations = RecordDurations(settings.time_constant, settings.credit_constant)
         self.model.learn(steps, callback=[durations, _Report(self._report)], reset_num_timesteps=False)
         self.validate()
 

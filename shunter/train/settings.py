@@ -33,7 +33,6 @@ class TrainSettings:
         time_constant: Of discounting, in the scenario's time scales.
         credit_constant: Of the lambda of generalised advantages, likewise: how far back a surprise is
             credited. A rollout should be longer.
-        credit_decisions: Of the same lambda, in decisions, which many devices make many of in a time scale.
         entropy: Weight of the entropy bonus.
         width: Of the network's layers.
         averaging: What is validated and kept is a running average of the weights; how much of it an update
@@ -50,19 +49,18 @@ class TrainSettings:
     steps: int = 150_000
     seed: int = 0
     environments: int = 16
-    rollout_steps: int = 128
+    rollout_steps: int = 512
     batch_size: int = 256
     epochs: int = 6
-    learning_rate: float = 5e-4
-    time_constant: float = 100.0
-    credit_constant: float = 10.0
-    credit_decisions: float = 200.0
+    learning_rate: float = 1e-3
+    time_constant: float = 600.0
+    credit_constant: float = 40.0
     entropy: float = 0.002
     width: int = 64
     averaging: float = 0.8
     warm_start: bool = False
     noise: bool = False
-    validate_every: int = 8
+    validate_every: int = 2
     threads: int = 1
     validation_seeds: int = 12
     patience: int = 0

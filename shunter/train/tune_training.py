@@ -26,8 +26,8 @@ __all__ = ["TRAINING_SPACE", "Shared", "train_for_score", "tune_training"]
 
 TRAINING_SPACE: Space = {
     "learning_rate": Number(1e-4, 3e-3, log=True),
-    "time_constant": Number(20.0, 1000.0, log=True),
-    "credit_constant": Number(1.0, 30.0, log=True),
+    "time_constant": Number(100.0, 2000.0, log=True),
+    "credit_constant": Number(5.0, 100.0, log=True),
     "entropy": Number(1e-4, 3e-2, log=True),
     "epochs": Number(2, 12, whole=True),
     "batch_size": Number(64, 1024, whole=True),

@@ -35,7 +35,7 @@ def best_prior(worlds: Sequence[World]) -> Prior:
     drawn = [Prior(*map(rounded, row)) for row in np.exp(low + shares * (high - low)).tolist()]
     middle = worlds[len(worlds) // 2]
     first = [_log_response([middle], prior, seeds[:FIRST_SEEDS]) for prior in drawn]
-    finalists = [Prior(), *(drawn[i] for i in np.argsort(first)[:FINALISTS].tolist())]
+    finalists: list[Prior] = [Prior(), *(drawn[i] for i in np.argsort(first)[:FINALISTS].tolist())]
     scores = [_log_response(worlds, prior, seeds) for prior in finalists]
     return finalists[scores.index(min(scores))]
 
