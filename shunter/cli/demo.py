@@ -119,7 +119,8 @@ class _Demo:
         world = make_world(load_scenario(self._scenario(checkpoints, performance)), performance)
         self._step("train", "MaskablePPO in simulation, starting from cost-greedy")
         policy_path = self.folder / "policy.safetensors"
-        settings = TrainSettings(steps=steps)
+        # Few decisions in a small world: rather more updates than more environments.
+        settings = TrainSettings(steps=steps, environments=6, validate_every=5)
         trained = train_and_save(self.console, [Run(policy_path, settings, [world])], folder=self.folder)
         if not trained:
             raise KeyboardInterrupt

@@ -48,7 +48,7 @@ class TrainSettings:
 
     steps: int = 150_000
     seed: int = 0
-    environments: int = 6
+    environments: int = 16
     rollout_steps: int = 512
     batch_size: int = 256
     epochs: int = 6
@@ -60,7 +60,7 @@ class TrainSettings:
     averaging: float = 0.8
     warm_start: bool = False
     noise: bool = False
-    validate_every: int = 5
+    validate_every: int = 2
     threads: int = 1
     validation_seeds: int = 12
     patience: int = 0
