@@ -27,7 +27,7 @@ __all__ = ["Parts", "random_scenario", "random_worlds", "training_parts"]
 
 DEVICES, DEVICE_WEIGHTS = (1, 2, 3, 4), (0.4, 0.35, 0.15, 0.1)
 MODELS, SPREAD = (2.0, 16.0), 1.0
-"""How many at least about, and the standard deviation of the logarithm of their sizes."""
+"""About how many are aimed at, and the standard deviation of the logarithm of their sizes."""
 
 OVERCOMMIT = (1.2, 3.5)
 """Bytes of all models over bytes of all devices."""
