@@ -7,12 +7,14 @@ import numpy as np
 from shunter.agents.learned import Arrays, LearnedPolicy, Prior, layer_shapes
 
 
-def random_network(width: int, seed: int, prior: Prior | None = None) -> LearnedPolicy:
-    """A policy with random weights."""
+def random_policy(
+    seed: int = 0, scale: float = 1.0, *, width: int = 8, prior: Prior | None = None
+) -> LearnedPolicy:
+    """A policy with random weights; with a scale of 0 it decides as its prior does."""
     rng = np.random.default_rng(seed)
     weights: Arrays = {}
-    for name, (out, fan_in) in layer_shapes(width).items():
-        weights[f"{name}.weight"] = rng.normal(0, fan_in**-0.5, (out, fan_in)).astype(np.float32)
-        weights[f"{name}.bias"] = rng.normal(0, 1, out).astype(np.float32)
+    for layer, (out, fan_in) in layer_shapes(width).items():
+        weights[f"{layer}.weight"] = rng.normal(0, scale * fan_in**-0.5, (out, fan_in)).astype(np.float32)
+        weights[f"{layer}.bias"] = rng.normal(0, scale, out).astype(np.float32)
     weights["prior"] = np.array(prior or Prior(), np.float32)
-    return LearnedPolicy("net", weights, {})
+    return LearnedPolicy("random-net", weights, {"scenario": "none"})

@@ -86,8 +86,7 @@ def train(
     settings = asked.settings
     settings = replace(settings, steps=steps or settings.steps, seed=settings.seed if seed is None else seed)
     begun = None if start is None else LearnedPolicy.load(start)
-    if begun is not None and settings.warm_start:
-        raise InputError("warm_start", "be false with --from, whose policy brings its prior", True)
+    settings.check_start(given=start is not None)
     if specialists or asked.distill is not None:
         if seeds > 1:
             raise InputError("--seeds", "be 1 with specialists", seeds)

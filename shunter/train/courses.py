@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shunter.agents.base import Policy
 from shunter.agents.learned import PRIOR
@@ -14,7 +13,7 @@ from shunter.agents.registry import POLICIES, make_policy
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.supply import environment_key
 from shunter.envs.world import World
-from shunter.train.selection import mean_responses
+from shunter.train.selection import log_mean_responses
 from shunter.train.twins import play_twin
 
 __all__ = ["Course", "Validation", "at_rate", "make_course"]
@@ -76,15 +75,11 @@ class Validation:
         self.worlds, self.seeds = worlds, seeds
         policies = {policy.name: policy for policy in (PRIOR, *map(make_policy, POLICIES))}
         policies = {name: policy for name, policy in policies.items() if not getattr(policy, "oracle", False)}
-        scores = {name: self._log_response(policy) for name, policy in policies.items()}
+        scores = {name: log_mean_responses(worlds, policy, seeds) for name, policy in policies.items()}
         self.baseline = min(scores, key=lambda name: scores[name].mean())
         self._baseline = scores[self.baseline]
 
     def ratio(self, policy: Policy) -> float:
         """Geometric mean over worlds of its mean response over the baseline's."""
-        return float(np.exp((self._log_response(policy) - self._baseline).mean()))
-
-    def _log_response(self, policy: Policy) -> NDArray[np.float64]:
-        """(worlds,) logarithm of the mean response."""
-        means = mean_responses(self.worlds, policy, self.seeds).mean(axis=1)
-        return np.log(np.where(np.isnan(means), 1e9, means))
+        own = log_mean_responses(self.worlds, policy, self.seeds)
+        return float(np.exp((own - self._baseline).mean()))

@@ -16,7 +16,7 @@ from shunter.agents.score_card import Cell, ScoreCard
 from shunter.envs.world import World
 from shunter.eval.batched import evaluate_batched
 
-__all__ = ["Change", "make_score_card", "mean_responses", "paired_mean_change"]
+__all__ = ["Change", "log_mean_responses", "make_score_card", "mean_responses", "paired_mean_change"]
 
 Array = NDArray[np.float64]
 
@@ -41,6 +41,12 @@ class Change:
 def mean_responses(worlds: Sequence[World], policy: Policy, seeds: Sequence[int]) -> Array:
     """Mean response of every episode in seconds, (worlds, seeds); NaN where requests were left unfinished."""
     return np.array([evaluate_batched(world, policy, seeds).response_mean_s for world in worlds])
+
+
+def log_mean_responses(worlds: Sequence[World], policy: Policy, seeds: Sequence[int]) -> Array:
+    """(worlds,) logarithm of the mean response; of 1e9 s where requests were left unfinished."""
+    means: Array = mean_responses(worlds, policy, seeds).mean(axis=1)
+    return np.log(np.where(np.isnan(means), 1e9, means))
 
 
 def paired_mean_change(mine: Array, theirs: Array, seed: int = 0) -> Change:

@@ -74,6 +74,13 @@ class TrainSettings:
             rule = f"be at most {len(SEED_RANGES['validation'])}"
             raise InputError("--validation-seeds", rule, self.validation_seeds)
 
+    def check_start(self, *, given: bool) -> None:
+        """Refuses a warm start where a policy to start from is given."""
+        if given and self.warm_start:
+            raise InputError(
+                "warm_start", "be false with a policy to start from, which brings its prior", True
+            )
+
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)

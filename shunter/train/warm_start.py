@@ -12,7 +12,7 @@ from shunter.agents.parameters import rounded
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
 from shunter.train.network import ScoringNetwork
-from shunter.train.selection import mean_responses
+from shunter.train.selection import log_mean_responses
 
 __all__ = ["best_prior"]
 
@@ -43,5 +43,4 @@ def best_prior(worlds: Sequence[World]) -> Prior:
 def _log_response(worlds: Sequence[World], prior: Prior, seeds: range) -> float:
     weights = {**ScoringNetwork(1, 1).exported(), "prior": np.array(prior, np.float32)}
     policy = LearnedPolicy("untrained", weights, {})
-    means = mean_responses(worlds, policy, seeds).mean(axis=1)
-    return float(np.log(np.nan_to_num(means, nan=np.inf)).mean())
+    return float(log_mean_responses(worlds, policy, seeds).mean())

@@ -7,11 +7,11 @@ from shunter.agents.average import averaged
 from shunter.agents.learned import Prior
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES
 from shunter.errors import InputError
-from tests.networks import random_network
+from tests.networks import random_policy
 
 
 def test_scores_are_the_mean_of_networks_of_any_width() -> None:
-    policies = [random_network(4, 0), random_network(7, 1), random_network(5, 2)]
+    policies = [random_policy(seed, width=width) for seed, width in enumerate((4, 7, 5))]
     rng = np.random.default_rng(3)
     candidates = rng.exponential(size=(6, 9, len(FEATURES)))
     context = rng.exponential(size=(6, len(CONTEXT_FEATURES)))
@@ -25,6 +25,6 @@ def test_scores_are_the_mean_of_networks_of_any_width() -> None:
 
 
 def test_networks_on_different_priors_have_no_mean() -> None:
-    other = random_network(4, 0, Prior(elsewhere=0))
+    other = random_policy(prior=Prior(elsewhere=0))
     with pytest.raises(InputError, match="rest on one prior"):
-        averaged([random_network(4, 0), other])
+        averaged([random_policy(), other])

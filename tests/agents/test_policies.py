@@ -17,7 +17,6 @@ from shunter.agents.learned import (
     LearnedPolicy,
     Prior,
     greedy_prior,
-    layer_shapes,
 )
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.envs.features import FEATURES, FEATURES_VERSION
@@ -25,16 +24,7 @@ from shunter.envs.scheduling import SchedulingEnv
 from shunter.envs.world import World
 from shunter.errors import BrokenFileError, InputError, UnknownNameError, VersionError
 from shunter.eval.runs import simulate
-
-
-def random_policy(seed: int = 0, scale: float = 0.5) -> LearnedPolicy:
-    rng = np.random.default_rng(seed)
-    weights = {}
-    for layer, (out, fan_in) in layer_shapes(8).items():
-        weights[f"{layer}.weight"] = rng.normal(0, scale, (out, fan_in)).astype(np.float32)
-        weights[f"{layer}.bias"] = rng.normal(0, scale, out).astype(np.float32)
-    weights["prior"] = np.array(Prior(), np.float32)
-    return LearnedPolicy("random-net", weights, {"scenario": "none"})
+from tests.networks import random_policy
 
 
 def observations(world: World, count: int = 40) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ from shunter.envs.world import World, make_world
 from shunter.errors import BrokenFileError, InputError
 from shunter.models.performance import PerformanceModel
 from shunter.train.selection import make_score_card, mean_responses
-from tests.agents.test_policies import observations, random_policy
+from tests.agents.test_policies import observations
+from tests.networks import random_policy
 from tests.worlds import fake_scenario
 
 

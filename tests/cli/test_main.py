@@ -19,7 +19,7 @@ from shunter.envs.features import FEATURES_VERSION
 from shunter.eval.event_log import read_event_log
 from shunter.eval.saved import FILES
 from shunter.models.performance import PerformanceModel
-from tests.agents.test_policies import random_policy
+from tests.networks import random_policy
 from tests.worlds import fake_scenario
 
 

@@ -12,7 +12,7 @@ from shunter.cli.main import main
 from shunter.envs.features import FEATURES_VERSION
 from shunter.envs.world import World
 from shunter.train.selection import make_score_card
-from tests.agents.test_policies import random_policy
+from tests.networks import random_policy
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from shunter.agents.policy_file import training_of
 from shunter.agents.score_card import score_card_of
 from shunter.cli.main import main
 from shunter.models.performance import PerformanceModel
-from tests.agents.test_policies import random_policy
 from tests.cli.test_main import write_scenario
+from tests.networks import random_policy
 
 SETTINGS = {"steps": 384, "environments": 2, "rollout_steps": 64, "batch_size": 64, "width": 8}
 
@@ -130,7 +130,9 @@ def test_a_policy_to_start_from_brings_its_prior(folder: Path, capsys: pytest.Ca
     config = yaml.safe_load(Path("t.yaml").read_text())
     config["settings"]["warm_start"] = True
     Path("t.yaml").write_text(yaml.safe_dump(config))
-    assert "warm_start must be false with --from" in run(capsys, "--from", "start.safetensors", code=2)
+    assert "warm_start must be false with a policy to start from" in run(
+        capsys, "--from", "start.safetensors", code=2
+    )
     assert not Path("policy.safetensors").exists()
 
 

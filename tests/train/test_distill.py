@@ -14,14 +14,14 @@ from shunter.errors import InputError
 from shunter.train.courses import at_rate
 from shunter.train.distill import Lesson, Progress, distill
 from shunter.train.settings import DistillSettings
-from tests.networks import random_network
+from tests.networks import random_policy
 
 SETTINGS = DistillSettings(width=16, rounds=2, environments=4, steps=150, passes=20, batch_size=64, threads=1)
 
 
 def decided(seed: int) -> LearnedPolicy:
     """Decides otherwise than the prior does."""
-    network = random_network(8, seed)
+    network = random_policy(seed)
     return LearnedPolicy(
         "net", {**network.weights, "score_2.weight": 100 * network.weights["score_2.weight"]}, {}
     )
@@ -43,7 +43,7 @@ def test_one_network_learns_what_two_decide_each_in_its_world(fake_world: World)
 
 def test_teachers_may_rest_on_other_priors(fake_world: World) -> None:
     heard: list[Progress] = []
-    teacher = random_network(8, 1, Prior(load_weight=8.0, reload_weight=1.0, elsewhere=0.0))
+    teacher = random_policy(1, prior=Prior(load_weight=8.0, reload_weight=1.0, elsewhere=0.0))
     student = distill([Lesson(teacher, fake_world)], SETTINGS, heard.append)
     assert heard[-1].agreement > 0.9
     assert student.prior == pytest.approx(Prior())

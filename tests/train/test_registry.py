@@ -24,7 +24,7 @@ import pytest
 import safetensors.numpy
 import yaml
 
-from shunter.agents.learned import POLICY_FORMAT, PRIOR, LearnedPolicy, Prior, layer_shapes
+from shunter.agents.learned import POLICY_FORMAT, PRIOR, LearnedPolicy
 from shunter.agents.model_uri import load_registered
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
@@ -35,8 +35,9 @@ from shunter.mlflow_store import store_uri
 from shunter.models.performance import PerformanceModel
 from shunter.train.registry import Registration, default_name, register_policy
 from shunter.train.selection import paired_mean_change
-from tests.agents.test_policies import observations, random_policy
+from tests.agents.test_policies import observations
 from tests.cli.test_main import write_scenario
+from tests.networks import random_policy
 
 SEEDS = range(3_000_000, 3_000_008)
 
@@ -53,15 +54,6 @@ register(folder, "good", pickle.loads((folder / "world").read_bytes()), name)
 """
 
 
-def good_policy() -> LearnedPolicy:
-    weights = {}
-    for layer, (out, fan_in) in layer_shapes(4).items():
-        weights[f"{layer}.weight"] = np.zeros((out, fan_in), np.float32)
-        weights[f"{layer}.bias"] = np.zeros(out, np.float32)
-    weights["prior"] = np.array(Prior(), np.float32)
-    return LearnedPolicy("good", weights, {})
-
-
 def register(folder: Path, policy: str, world: World, name: str) -> Registration:
     with tracking("test", name, folder=folder) as tracker:
         path = folder / f"{policy}.safetensors"
@@ -72,7 +64,7 @@ def register(folder: Path, policy: str, world: World, name: str) -> Registration
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a good policy, a bad one, the default store, and an empty database for a server."""
     folder = tmp_path_factory.mktemp("store")
-    good_policy().save(folder / "good.safetensors")
+    random_policy(scale=0.0).save(folder / "good.safetensors")
     random_policy(1, 30.0).save(folder / "bad.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -117,7 +109,7 @@ def test_the_champion_is_replaced_by_a_better_policy_only(store: Path, fake_worl
     policy = make_policy(f"models:/{name}@champion")
     assert policy.name == f"{name}:champion"
     batch = {k: np.stack([o[k] for o in observations(fake_world)]) for k in observations(fake_world, 0)[0]}
-    np.testing.assert_array_equal(policy.act_batch(batch), good_policy().act_batch(batch))
+    np.testing.assert_array_equal(policy.act_batch(batch), random_policy(scale=0.0).act_batch(batch))
     bad = load_registered(f"models:/{name}/1")
     served = mlflow.pyfunc.load_model(f"models:/{name}/1")
     out = served.predict(batch)
@@ -137,8 +129,14 @@ def test_a_champion_for_other_features_gives_way_and_a_broken_one_does_not(
     register(store, "good", fake_world, name)
     source = mlflow.MlflowClient().get_model_version_download_uri(name, "1")
     (file,) = Path(source.removeprefix("file://")).rglob("*.safetensors")
-    old = {**good_policy().metadata, "format": "shunter-policy", "format_version": str(POLICY_FORMAT)}
-    safetensors.numpy.save_file(good_policy().weights, file, metadata={**old, "features_version": "0"})
+    old = {
+        **random_policy(scale=0.0).metadata,
+        "format": "shunter-policy",
+        "format_version": str(POLICY_FORMAT),
+    }
+    safetensors.numpy.save_file(
+        random_policy(scale=0.0).weights, file, metadata={**old, "features_version": "0"}
+    )
     with pytest.raises(VersionError, match=r"^models:/shunter-old@champion: features_version must be"):
         make_policy("models:/shunter-old@champion")
     new = register(store, "bad", fake_world, name)
@@ -330,7 +328,7 @@ def test_a_policy_trained_against_a_real_server_comes_back_from_it(
 
 def test_on_a_real_server_from_the_command_line(run: Callable[..., str], fake_world: World) -> None:
     random_policy(1, 30.0).save("bad.safetensors")
-    good_policy().save("good.safetensors")
+    random_policy(scale=0.0).save("good.safetensors")
     shunter = ["--scenario", "s.yaml", "--performance", "perf"]
     name = ["--name", "shunter-demo"]
     unnamed = run("policy", "register", "good.safetensors", *shunter)

@@ -8,12 +8,14 @@ pytest.importorskip("sb3_contrib", reason="needs the extra train")
 from shunter.agents.learned import LearnedPolicy, Prior
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
+from shunter.errors import InputError
 from shunter.eval.batched import evaluate_batched
 from shunter.train.courses import at_rate
 from shunter.train.network import ScoringNetwork
 from shunter.train.ppo import train_ppo
 from shunter.train.settings import TrainSettings
 from shunter.train.warm_start import HIGH, LOW, best_prior
+from tests.networks import random_policy
 
 
 def response_s(world: World, prior: Prior) -> float:
@@ -37,3 +39,9 @@ def test_a_warm_start_keeps_its_prior_to_the_end(fake_world: World) -> None:
     )
     trained = train_ppo(fake_world, settings)
     assert trained.policy.prior == pytest.approx(best_prior([fake_world]))
+
+
+def test_a_warm_start_is_refused_where_a_policy_brings_its_prior(fake_world: World) -> None:
+    settings = TrainSettings(warm_start=True)
+    with pytest.raises(InputError, match="warm_start must be false with a policy to start from"):
+        train_ppo(fake_world, settings, start=random_policy())
