@@ -221,7 +221,9 @@ def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
     from shunter.train.seeds import Ground, SeedsShared, SeedTraining, train_seed
 
     courses = [make_course(fake_world)]
-    settings = TrainSettings(steps=640, environments=2, rollout_steps=64, width=8, validate_every=1)
+    settings = TrainSettings(
+        steps=640, environments=2, rollout_steps=64, width=8, validate_every=1, warm_start=False
+    )
     results: dict[int, TrainResult] = {}
     seen: dict[int, list[int]] = {0: [], 1: []}
 

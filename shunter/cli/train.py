@@ -61,7 +61,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoints.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the policy file.")] = False,
 ) -> None:
-    """Train a MaskablePPO policy on scenarios, starting from cost-greedy or another policy.
+    """Train a MaskablePPO policy on scenarios, from the cost-greedy that is best in them or a policy.
 
     Progress shows its mean response over that of the best heuristic, on validation requests that it does not
     train on; the weights with the lowest ratio are kept, also after Ctrl-C. A checkpoint is written at every
@@ -86,7 +86,6 @@ def train(
     settings = asked.settings
     settings = replace(settings, steps=steps or settings.steps, seed=settings.seed if seed is None else seed)
     begun = None if start is None else LearnedPolicy.load(start)
-    settings.check_start(given=start is not None)
     if specialists or asked.distill is not None:
         if seeds > 1:
             raise InputError("--seeds", "be 1 with specialists", seeds)

@@ -230,11 +230,9 @@ def train_ppo(
         on_progress: See ``OnProgress``.
 
     Raises:
-        InputError: The checkpoint is of a training with other settings; the start is of another width, or
-            given with a warm start.
+        InputError: The checkpoint is of a training with other settings, or the start of another width.
         BrokenFileError: The checkpoint is damaged.
     """
-    settings.check_start(given=start is not None)
     torch.set_num_threads(settings.threads)
     courses = [make_course(courses)] if isinstance(courses, World) else courses
     worlds = [course.world for course in courses] if validation is None else list(validation)

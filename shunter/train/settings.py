@@ -38,7 +38,7 @@ class TrainSettings:
         averaging: What is validated and kept is a running average of the weights; how much of it an update
             leaves, below 1.
         warm_start: Whether the prior that the network is added to is chosen for these worlds; see
-            ``shunter.agents.learned.Prior``. Not with a policy to start from, which has its own.
+            ``shunter.agents.learned.Prior``. A policy to start from brings its own.
         noise: Whether durations differ from the predicted ones, as much as the prediction intervals say.
         validate_every: Updates between validations; a checkpoint is written at each.
         threads: Of torch.
@@ -58,7 +58,7 @@ class TrainSettings:
     entropy: float = 0.002
     width: int = 64
     averaging: float = 0.8
-    warm_start: bool = False
+    warm_start: bool = True
     noise: bool = False
     validate_every: int = 2
     threads: int = 1
@@ -73,13 +73,6 @@ class TrainSettings:
         if self.validation_seeds > len(SEED_RANGES["validation"]):
             rule = f"be at most {len(SEED_RANGES['validation'])}"
             raise InputError("--validation-seeds", rule, self.validation_seeds)
-
-    def check_start(self, *, given: bool) -> None:
-        """Refuses a warm start where a policy to start from is given."""
-        if given and self.warm_start:
-            raise InputError(
-                "warm_start", "be false with a policy to start from, which brings its prior", True
-            )
 
 
 @with_config(ConfigDict(extra="forbid"))

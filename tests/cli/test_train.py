@@ -19,7 +19,6 @@ from shunter.agents.score_card import score_card_of
 from shunter.cli.main import main
 from shunter.models.performance import PerformanceModel
 from tests.cli.test_main import write_scenario
-from tests.networks import random_policy
 
 SETTINGS = {"steps": 384, "environments": 2, "rollout_steps": 64, "batch_size": 64, "width": 8}
 
@@ -123,17 +122,6 @@ def test_what_mlflow_gets(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     model = mlflow.pyfunc.load_model("models:/shunter-fake@champion")
     assert model.metadata.run_id == one.info.run_id
     assert set(model.metadata.signature.inputs.input_names()) == {"candidates", "context", "action_mask"}
-
-
-def test_a_policy_to_start_from_brings_its_prior(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    random_policy().save("start.safetensors")
-    config = yaml.safe_load(Path("t.yaml").read_text())
-    config["settings"]["warm_start"] = True
-    Path("t.yaml").write_text(yaml.safe_dump(config))
-    assert "warm_start must be false with a policy to start from" in run(
-        capsys, "--from", "start.safetensors", code=2
-    )
-    assert not Path("policy.safetensors").exists()
 
 
 def test_specialists_and_what_they_teach(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

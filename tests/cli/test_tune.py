@@ -64,7 +64,14 @@ def test_a_trainings_settings_are_searched_and_written_for_the_next_training(
     given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("sb3_contrib", reason="needs the extra train")
-    settings = {"steps": 999, "environments": 2, "rollout_steps": 64, "width": 8, "validate_every": 1}
+    settings = {
+        "steps": 999,
+        "environments": 2,
+        "rollout_steps": 64,
+        "width": 8,
+        "validate_every": 1,
+        "warm_start": False,
+    }
     config = {"scenarios": ["s.yaml"], "performance": str(tmp_path / "perf"), "settings": settings}
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(config))
     where = ["--storage", str(tmp_path / "tune.journal"), "--out", str(tmp_path / "tuned.yaml")]

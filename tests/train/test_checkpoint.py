@@ -17,7 +17,7 @@ from shunter.train.ppo import Curve, train_ppo
 from shunter.train.settings import TrainSettings
 
 SETTINGS = TrainSettings(
-    steps=384, environments=2, rollout_steps=64, batch_size=64, width=8, validate_every=1
+    steps=384, environments=2, rollout_steps=64, batch_size=64, width=8, validate_every=1, warm_start=False
 )
 
 

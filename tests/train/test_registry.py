@@ -303,7 +303,14 @@ def test_a_policy_trained_against_a_real_server_comes_back_from_it(
     server: str, run: Callable[..., str]
 ) -> None:
     pytest.importorskip("sb3_contrib", reason="needs the extra train")
-    settings = {"steps": 256, "environments": 2, "rollout_steps": 64, "width": 8, "validate_every": 1}
+    settings = {
+        "steps": 256,
+        "environments": 2,
+        "rollout_steps": 64,
+        "width": 8,
+        "validate_every": 1,
+        "warm_start": False,
+    }
     config = {"scenarios": ["s.yaml"], "performance": "perf", "settings": settings}
     Path("t.yaml").write_text(yaml.safe_dump(config))
     for seed, role in (("0", "champion: There was no champion."), ("1", "")):

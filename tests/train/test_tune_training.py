@@ -17,7 +17,14 @@ from shunter.train.settings import TrainSettings
 from shunter.train.tune_training import TRAINING_SPACE, Shared, train_for_score, tune_training
 
 SETTINGS = TrainSettings(
-    steps=640, environments=2, rollout_steps=64, batch_size=64, width=8, epochs=2, validate_every=1
+    steps=640,
+    environments=2,
+    rollout_steps=64,
+    batch_size=64,
+    width=8,
+    epochs=2,
+    validate_every=1,
+    warm_start=False,
 )
 
 

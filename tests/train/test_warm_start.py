@@ -8,7 +8,6 @@ pytest.importorskip("sb3_contrib", reason="needs the extra train")
 from shunter.agents.learned import LearnedPolicy, Prior
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
-from shunter.errors import InputError
 from shunter.eval.batched import evaluate_batched
 from shunter.train.courses import at_rate
 from shunter.train.network import ScoringNetwork
@@ -34,14 +33,12 @@ def test_the_best_prior_is_no_worse_than_the_default_and_the_same_again(fake_wor
 
 
 def test_a_warm_start_keeps_its_prior_to_the_end(fake_world: World) -> None:
-    settings = TrainSettings(
-        steps=128, environments=2, rollout_steps=64, width=8, warm_start=True, validation_seeds=2
-    )
+    settings = TrainSettings(steps=128, environments=2, rollout_steps=64, width=8, validation_seeds=2)
     trained = train_ppo(fake_world, settings)
     assert trained.policy.prior == pytest.approx(best_prior([fake_world]))
 
 
-def test_a_warm_start_is_refused_where_a_policy_brings_its_prior(fake_world: World) -> None:
-    settings = TrainSettings(warm_start=True)
-    with pytest.raises(InputError, match="warm_start must be false with a policy to start from"):
-        train_ppo(fake_world, settings, start=random_policy())
+def test_a_policy_to_start_from_brings_its_prior(fake_world: World) -> None:
+    settings = TrainSettings(steps=128, environments=2, rollout_steps=64, width=8, validation_seeds=2)
+    start = random_policy(prior=Prior(load_weight=3.0))
+    assert train_ppo(fake_world, settings, start=start).policy.prior == start.prior
