@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.form import Row, main
-from benchmarks.policy_apart import clairvoyant_rows, look_ahead_rows, training_row
+from benchmarks.policy_apart import clairvoyant_rows, look_ahead_rows, small_rows, training_row
 from benchmarks.policy_cells import LOADS, Cell, cells
 from benchmarks.policy_page import write_picture, write_tables
 from benchmarks.policy_results import Results
@@ -73,6 +73,7 @@ def run(quick: bool, policy: list[str] | None, cache: Path, workers: int, json: 
         rows += bar_rows(results, one.label, "cost-greedy", "fifo-swap", "lru-keepalive")
         rows += training_row(one)
     rows += clairvoyant_rows(contenders, learned, cache, quick=quick)
+    rows += small_rows([*learned, *(c for c in contenders if c.oracle)], best)
     rows += look_ahead_rows([best, *learned], best, cache, quick=quick, workers=workers, say=_say)
     for one in learned:
         for other in (best, *(base for base in bases if base.label == _untrained(one))):

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.clairvoyant import BEAM, NODES, response_s
 from benchmarks.form import Row, at_most, reported
-from benchmarks.instances import INSTANCES, Instance
+from benchmarks.instances import INSTANCES, Instance, small_world
 from benchmarks.policy_cells import Cell
 from benchmarks.policy_results import Results
 from benchmarks.policy_rows import times_row
@@ -22,8 +22,9 @@ from shunter.agents.policy_file import training_of
 from shunter.agents.registry import make_policy
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.eval.clairvoyant import Clairvoyant, solve
+from shunter.train.selection import mean_responses, paired_mean_change
 
-__all__ = ["clairvoyant_rows", "look_ahead_rows", "training_row"]
+__all__ = ["clairvoyant_rows", "look_ahead_rows", "small_rows", "training_row"]
 
 LOOK_AHEAD = (
     Contender("lookahead", "lookahead", "lookahead"),
@@ -83,6 +84,26 @@ def clairvoyant_rows(
         metric = f"{contender.label} × of clairvoyant"
         row = reported(metric, float(low), interval=(float(low), float(high)), note=note)
         rows.append(at_most(row, CLAIRVOYANT) if contender in learned else row)
+    return rows
+
+
+def small_rows(others: Sequence[Contender], best: Contender) -> list[Row]:
+    """Against the best single baseline in the committed instances' worlds, on many more requests than theirs.
+
+    Two request sequences of each world have a bound; what is luck in them shows here.
+    """
+    seeds = tuple(SEED_RANGES["benchmark"])
+    kinds = {(i.models, i.devices, i.rate_per_s, i.requests): None for i in INSTANCES}
+    rows = []
+    for devices in sorted({i.devices for i in INSTANCES}):
+        worlds = [small_world(m, d, rate_per_s=r, requests=n) for m, d, r, n in kinds if d == devices]
+        theirs = mean_responses(worlds, make_policy(best.text), seeds)
+        for other in others:
+            found = paired_mean_change(mean_responses(worlds, make_policy(other.text), seeds), theirs)
+            metric = f"small instances, {devices} device{'s'[: devices - 1]}: {other.label} × of {best.label}"
+            interval = (1 + found.low, 1 + found.high)
+            note = f"{len(worlds)} worlds, {len(seeds)} request sequences of each"
+            rows.append(reported(metric, 1 + found.change, interval=interval, note=note))
     return rows
 
 
