@@ -122,9 +122,7 @@ def test_training_is_the_same_for_the_same_seed_and_changes_the_weights(fake_wor
 
 
 def test_the_time_of_a_training_includes_that_of_what_it_started_from(fake_world: World) -> None:
-    settings = TrainSettings(
-        steps=128, environments=2, rollout_steps=64, width=8, validate_every=1, warm_start=False
-    )
+    settings = TrainSettings(steps=128, environments=2, rollout_steps=64, width=8, validate_every=1)
     start = LearnedPolicy("start", ScoringNetwork(fake_world.actions, 8).exported(), {"elapsed_s": "1000.0"})
     trained = train_ppo([Course(fake_world, 3.0)], settings, start=start)
     assert float(trained.policy.metadata["elapsed_s"]) > 1000.0
@@ -156,9 +154,7 @@ def test_settings_are_checked() -> None:
 
 def test_the_buffer_holds_what_was_decided_on(fake_world: World) -> None:
     course = Course(fake_world, 3.0)
-    settings = TrainSettings(
-        steps=64, environments=2, rollout_steps=32, width=8, validate_every=1, warm_start=False
-    )
+    settings = TrainSettings(steps=64, environments=2, rollout_steps=32, width=8, validate_every=1)
     training = _Training([course], settings, Validation([fake_world], VALIDATION_SEEDS[:1]), None)
     training.validate()
     training.segment()

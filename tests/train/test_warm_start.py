@@ -5,12 +5,11 @@ import pytest
 
 pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
-from shunter.agents.learned import LearnedPolicy, Prior
+from shunter.agents.learned import Prior
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
 from shunter.eval.batched import evaluate_batched
 from shunter.train.courses import at_rate
-from shunter.train.network import ScoringNetwork
 from shunter.train.ppo import train_ppo
 from shunter.train.settings import TrainSettings
 from shunter.train.warm_start import HIGH, LOW, best_prior
@@ -18,8 +17,7 @@ from tests.networks import random_policy
 
 
 def response_s(world: World, prior: Prior) -> float:
-    weights = {**ScoringNetwork(world.actions, 8).exported(), "prior": np.array(prior, np.float32)}
-    policy = LearnedPolicy("untrained", weights, {})
+    policy = random_policy(scale=0.0, prior=prior)
     return float(evaluate_batched(world, policy, SEED_RANGES["prior"]).response_mean_s.mean())
 
 
