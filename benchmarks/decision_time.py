@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +22,11 @@ from benchmarks.form import Row, at_most, main, reported
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.base import Policy
 from shunter.agents.learned import LearnedPolicy
+from shunter.agents.prior import Prior
+from shunter.agents.weights import untrained_weights
 from shunter.envs.scheduling import SchedulingEnv
 from shunter.envs.world import World, make_world
-from shunter.train.settings import TrainSettings
+from shunter.train.settings import DistillSettings
 
 BAR_MS = 1.0
 WORLDS: dict[str, Callable[[], World]] = {
@@ -65,13 +66,8 @@ def decision_times_ms(world: World, policy: Policy, decisions: int) -> NDArray[n
 
 
 def write_untrained(path: Path) -> None:
-    """Writes a policy file of the default width."""
-    from shunter.train.network import CandidatePolicy
-
-    env = SchedulingEnv(world=synthetic_world(3, 1, rate_per_s=0.2))
-    width = TrainSettings().width
-    network: Any = CandidatePolicy(env.observation_space, env.action_space, lambda _: 1e-3, width=width)
-    LearnedPolicy("untrained", network.mlp_extractor.exported(), {}).save(path)
+    """Writes a policy file of the width that a distillation gives by default."""
+    LearnedPolicy("untrained", untrained_weights(Prior(), DistillSettings().width), {}).save(path)
 
 
 def row(where: str, policy: str, decisions: int) -> Row:

@@ -32,8 +32,8 @@ from shunter.profiling.dataset import read_dataset
 from shunter.profiling.plan import SweepSettings
 from shunter.profiling.sweep import profile_models
 from shunter.profiling.synthetic import bytes_per_weight, write_checkpoint
-from shunter.train.ppo import train_ppo
-from shunter.train.settings import TrainSettings
+from shunter.train.algorithms import train_policy
+from shunter.train.settings import EvolutionSettings
 
 __all__ = ["BASELINES", "LOADS", "PLACES", "Place", "Scale", "Site"]
 
@@ -164,7 +164,7 @@ class Place:
         workload = scenario.workload.model_copy(update={"requests": requests or self.scale.requests})
         scenario = scenario.model_copy(update={"workload": workload})
         world = replace(self._compiled, scenario=scenario)
-        return replace(world, rate_per_s=world.rate_at(load or workload.load or 1.0))
+        return world.at_rate(world.rate_at(load or workload.load or 1.0))
 
     def policies(self) -> list[Policy]:
         """The baselines, then the learned one."""
@@ -318,16 +318,9 @@ class Place:
 
 
 def train_until(deadline_s: float, worlds: Sequence[World], out: Path) -> None:
-    """Trains a policy until a time on the monotonic clock, and keeps the best weights."""
-    from shunter.train.courses import make_course
-
-    def stop_in_time(*_: object) -> None:
-        if time.monotonic() > deadline_s:
-            raise KeyboardInterrupt  # what training ends early by, with the best so far
-
-    courses = [make_course(world) for world in worlds]
-    settings = TrainSettings(steps=1_000_000, validate_every=1)
-    train_ppo(courses, settings, on_progress=stop_in_time).policy.save(out)
+    """Searches a policy until a time on the monotonic clock, with model error drawn from the intervals."""
+    settings = EvolutionSettings(minutes=max(0.1, (deadline_s - time.monotonic()) / 60), noise=True)
+    train_policy(worlds, settings).policy.save(out)
 
 
 def _simulated_s(worlds: Sequence[World], policies: Sequence[Policy], seed: int) -> float:

@@ -42,9 +42,13 @@ class Instance:
         """In tables."""
         return f"{self.requests}r-{self.models}m-{self.devices}d-{self.rate_per_s:g}/s-{self.seed}"
 
+    def world(self) -> World:
+        """The world."""
+        return small_world(self.models, self.devices, rate_per_s=self.rate_per_s, requests=self.requests)
+
     def make(self) -> tuple[World, Requests]:
         """The world and the requests."""
-        world = small_world(self.models, self.devices, rate_per_s=self.rate_per_s, requests=self.requests)
+        world = self.world()
         return world, world.draw(self.seed)
 
 

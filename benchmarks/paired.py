@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +40,7 @@ class Paired:
         return min(1.0, 2 * (min(below, above) + 1) / (len(self.draws) + 1))
 
 
+@cache
 def seed_counts(seeds: int, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
     """(R, S) how often each seed is drawn in each resample."""
     rng = np.random.default_rng(seed)

@@ -1,33 +1,48 @@
 """Trained policies against tuned heuristics, look-ahead and the clairvoyant bound, on requests nobody saw.
 
-``python -m benchmarks.policies [--quick] [--policy FILE ...] --json PATH``. Cells are all scenarios of the
-library at 0.5, 0.7 and 0.9 of their capacity; arrivals stop and the runs drain. Heuristics are those of
-``benchmarks.policy_tuning``. Evaluations are kept in ``--cache`` by the content of what they depend on, so
-that a run with another policy evaluates only that one. Beside the JSON: a picture, and tables of all cells.
+``python -m benchmarks.policies [--quick] [--policy FILE ...] [--specialists FOLDER] --json PATH``. Cells are
+all scenarios of the library at 0.5, 0.7 and 0.9 of their capacity; arrivals stop and the runs drain.
+Heuristics are those of ``benchmarks.policy_tuning``. Evaluations are kept in ``--cache`` by the content of
+what they depend on, so that a run with another policy evaluates only that one. Beside the JSON: a picture,
+and tables of all cells.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from benchmarks.form import Row, main
-from benchmarks.policy_apart import clairvoyant_rows, look_ahead_rows, small_rows, training_row
+from benchmarks.policy_apart import (
+    clairvoyant_rows,
+    look_ahead_rows,
+    small_rows,
+    specialist_training_rows,
+    training_row,
+)
 from benchmarks.policy_cells import LOADS, Cell, cells
 from benchmarks.policy_page import write_picture, write_tables
 from benchmarks.policy_results import Results
-from benchmarks.policy_rows import bar_rows, baseline_rows, cell_rows, guard_rows, kind_rows, slo_rows
-from benchmarks.policy_runs import Contender, Job, run_all
+from benchmarks.policy_rows import (
+    bar_rows,
+    baseline_rows,
+    cell_rows,
+    kind_rows,
+    slo_rows,
+    specialist_rows,
+)
+from benchmarks.policy_runs import Contender, Job, file_digest, run_all
 from benchmarks.policy_tuning import Baselines, read_tuned
+from benchmarks.policy_wait_rows import guard_rows, longest_rows, starved_rows, wait_rows
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.registry import make_policy
+from shunter.agents.weights import untrained_weights
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.errors import InputError, ShunterError
 
@@ -43,11 +58,14 @@ QUICK_SCENARIOS = (
     "slo-interactive",
     "laptop",
     "unseen-pair",
+    "starved-l4",
+    "replicas-l40s",
+    "skewed-unequal",
 )
 QUICK_SEEDS = 5
 
-MAX_AGE = 30.0
-"""Bound whose cost is reported, in time scales."""
+GREEDY = "cost-greedy"
+"""Label of the tuned one."""
 
 UNTUNED = ("cost-greedy", "lru-keepalive")
 """Heuristics that are shown with their defaults too."""
@@ -55,36 +73,54 @@ UNTUNED = ("cost-greedy", "lru-keepalive")
 _console = Console()
 
 
-def run(quick: bool, policy: list[str] | None, cache: Path, workers: int, json: Path | None) -> list[Row]:
+def run(
+    quick: bool,
+    policy: list[str] | None,
+    specialists: Path | None,
+    cache: Path,
+    workers: int,
+    json: Path | None,
+) -> list[Row]:
     """Evaluates what is not kept yet, and judges."""
     tuned = read_tuned()
     learned = trained(policy or [default_policy()])
     seeds = tuple(SEED_RANGES["benchmark"])[: QUICK_SEEDS if quick else None]
     where = [Cell(name, load) for name in QUICK_SCENARIOS for load in LOADS] if quick else cells()
+    scenarios = list(dict.fromkeys(cell.scenario for cell in where))
+    special = [] if specialists is None else [trained_apart(specialists, scenarios)]
     bases = untrained(learned, cache)
     contenders = [*heuristics(tuned), *learned, *bases]
-    best = next(c for c in contenders if c.label == tuned.best)
-    guarded = [(c, with_bound(c)) for c in (best, *learned)]
-    everyone = (*contenders, *(bound for _, bound in guarded))
+    best, greedy = (next(c for c in contenders if c.label == name) for name in (tuned.best, GREEDY))
+    guarded = [(one, without_guard(one)) for one in (greedy, *learned)]
+    everyone = (*contenders, *special, *(off for _, off in guarded))
     jobs = [Job(cell, contender, seeds) for cell in where for contender in everyone]
     results = Results(run_all(jobs, cache, workers=workers, say=_say), everyone, best.label)
     rows = []
     for one in learned:
-        rows += bar_rows(results, one.label, "cost-greedy", "fifo-swap", "lru-keepalive")
+        rows += bar_rows(results, one.label, GREEDY, "fifo-swap", "lru-keepalive")
+        rows += wait_rows(results, one.label, GREEDY)
         rows += training_row(one)
-    rows += clairvoyant_rows(contenders, learned, cache, quick=quick)
+    for one in special:
+        rows += specialist_rows(results, one.label, GREEDY)
+        rows += specialist_training_rows(one, scenarios)
+    rows += starved_rows(results)
+    rows += clairvoyant_rows(contenders, learned, best, cache, quick=quick, workers=workers)
     rows += small_rows([*learned, *(c for c in contenders if c.oracle)], best)
     rows += look_ahead_rows([best, *learned], best, cache, quick=quick, workers=workers, say=_say)
-    for one in learned:
-        for other in (best, *(base for base in bases if base.label == _untrained(one))):
+    for one in (*learned, *special):
+        others = [best, *(base for base in bases if base.label == _untrained(one))]
+        for other in others:
             rows += kind_rows(results, one.label, other.label)
         rows += cell_rows(results, one.label)
     rows += baseline_rows(results)
-    rows += guard_rows(results, [(free.label, bound.label) for free, bound in guarded])
-    rows += slo_rows(results, [best.label, *(one.label for one in learned)])
+    rows += longest_rows(results)
+    for on, off in guarded:
+        rows += guard_rows(results, on.label, off.label)
+    rows += slo_rows(results, [best.label, *(one.label for one in (*learned, *special))])
     if json is not None:
-        write_picture(json.with_suffix(".html"), results, [one.label for one in learned], len(seeds))
-        write_tables(json, results)
+        judged = [one.label for one in (*learned, *special)]
+        write_picture(json.with_suffix(".html"), results, judged, len(seeds))
+        write_tables(json, results, {on.label: off.label for on, off in guarded})
     return rows
 
 
@@ -117,7 +153,7 @@ def trained(texts: Sequence[str]) -> list[Contender]:
     found: list[Contender] = []
     for text in texts:
         policy, path = make_policy(text), Path(text)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else text
+        digest = file_digest(path) if path.is_file() else text
         label = path.stem if path.is_file() else text
         label = f"judged {label}" if not path.is_file() else label
         twins = sum(c.label.partition(" #")[0] == label for c in found)
@@ -125,6 +161,22 @@ def trained(texts: Sequence[str]) -> list[Contender]:
             Contender(f"{label} #{twins + 1}" if twins else label, text, digest, oracle=policy.oracle)
         )
     return found
+
+
+def trained_apart(folder: Path, scenarios: Sequence[str]) -> Contender:
+    """Policies that were each trained for one scenario, as one contender.
+
+    Raises:
+        InputError: A scenario has none.
+        ShunterError: One is no policy.
+    """
+    contender = Contender("specialists", str(folder), "")
+    missing = [name for name in scenarios if not (folder / f"{name}.safetensors").is_file()]
+    if missing:
+        raise InputError("--specialists", "hold SCENARIO.safetensors for each scenario", ", ".join(missing))
+    for name in scenarios:
+        make_policy(contender.in_scenario(name).text)
+    return contender
 
 
 def untrained(learned: Sequence[Contender], cache: Path) -> list[Contender]:
@@ -136,8 +188,7 @@ def untrained(learned: Sequence[Contender], cache: Path) -> list[Contender]:
         path = cache / f"untrained-{digest}.safetensors"
         if digest not in found:
             cache.mkdir(parents=True, exist_ok=True)
-            weights = {name: np.zeros_like(array) for name, array in policy.weights.items()}
-            LearnedPolicy("untrained", {**weights, "prior": policy.weights["prior"]}, {}).save(path)
+            LearnedPolicy("untrained", untrained_weights(policy.prior), {}).save(path)
             found[digest] = Contender(_untrained(one), str(path), f"untrained {digest}")
     return list(found.values())
 
@@ -146,14 +197,9 @@ def _untrained(one: Contender) -> str:
     return f"{one.label} untrained"
 
 
-def with_bound(contender: Contender) -> Contender:
-    """The same policy behind an age bound."""
-    policy = make_policy(contender.text)
-    parameters = not Path(contender.text).exists() and ":" in policy.name
-    bound = f"{',' if parameters else ':'}max_age={MAX_AGE:g}"
-    return Contender(
-        f"{contender.label} + age bound", contender.text + bound, contender.digest + bound, contender.oracle
-    )
+def without_guard(contender: Contender) -> Contender:
+    """The same policy in worlds in which nothing bounds waiting."""
+    return replace(contender, label=f"{contender.label}, guard off", heuristic=False, guard=False)
 
 
 def _say(line: str) -> None:
@@ -162,6 +208,7 @@ def _say(line: str) -> None:
 
 _MORE: dict[str, dict[str, Any]] = {
     "--policy": {"nargs": "+", "help": "policies to judge; default: this repository's generalist"},
+    "--specialists": {"type": Path, "help": "folder of SCENARIO.safetensors, each trained for one scenario"},
     "--cache": {"type": Path, "default": Path("runs/benchmark-policies"), "help": "folder of evaluations"},
     "--workers": {"type": int, "default": 1, "help": "processes"},
 }

@@ -8,6 +8,7 @@ from functools import cache
 
 from shunter.envs.scenario import load_scenario
 from shunter.envs.scenario_library import scenario_names
+from shunter.envs.workload import popularity
 from shunter.envs.world import World, make_world
 from shunter.errors import InputError
 
@@ -18,6 +19,12 @@ LOADS = (0.5, 0.7, 0.9)
 
 DRAIN = 10.0
 """An episode that has not drained by this many times its last arrival is unstable, and cut off."""
+
+SKEWED = 2.5
+"""Exponent of a popularity that leaves the most popular model three quarters of the requests or more."""
+
+STARVING = 20.0
+"""Requests of the busy model for each of the rare one's."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ def cell_world(cell: Cell, seeds: Sequence[int]) -> World:
     world = _world(cell.scenario)
     if world.scenario.workload.capacity_rate_per_s is None:
         raise InputError(cell.scenario, "have a capacity: shunter scenarios check --write", None)
-    world = replace(world, rate_per_s=world.rate_at(cell.load))
+    world = world.at_rate(world.rate_at(cell.load))
     last_s = max(float(world.draw(seed).arrival_ns[-1]) for seed in seeds) * 1e-9
     return cut_off(world, DRAIN * last_s)
 
@@ -68,16 +75,23 @@ def cut_off(world: World, max_time_s: float) -> World:
 def kinds(scenario: str) -> tuple[str, ...]:
     """What is hard about a scenario, as its file shows; a scenario may be of several kinds."""
     loaded = load_scenario(scenario)
-    workload, devices = loaded.workload, len(loaded.devices)
+    workload, devices, models = loaded.workload, len(loaded.devices), len(loaded.models)
+    shares = popularity(models, workload.popularity_zipf)
+    skewed, equal = workload.popularity_zipf >= SKEWED, len({d.hardware_name for d in loaded.devices}) == 1
+    crowded = models > 2 * devices
     changing = workload.sessions is not None or workload.popularity_drift_s is not None
     bursty = workload.arrivals.bursts is not None or workload.arrivals.diurnal is not None
     found = {
         "several devices": devices > 1,
         "prefetch": devices > 1 and workload.sessions is not None,
-        "half resident": len(loaded.models) == 2 and any(len(m.levels) > 1 for m in loaded.models),
+        "half resident": models == 2 and any(len(m.levels) > 1 for m in loaded.models),
         "alternation and drift": changing,
         "bursts and swings": bursty,
         "SLO tails": loaded.objective.slo is not None,
+        "starvation": devices == 1 and models == 2 and shares[0] >= STARVING * shares[1],
+        "replicas": devices > 1 and equal and not crowded and (skewed or models < devices),
+        "skew": devices > 1 and crowded and skewed,
+        "steady plus rare": devices <= 2 and crowded and skewed and not changing,
         "one device, steady": devices == 1 and not changing and not bursty,
         "held out": loaded.split == "test",
     }

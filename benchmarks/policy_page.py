@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from benchmarks.paired import paired
 from benchmarks.policy_cells import Cell, kinds
 from benchmarks.policy_grid import Grid, Square, colour, write_grids
 from benchmarks.policy_results import Results
-from benchmarks.policy_runs import Figures
+from benchmarks.policy_runs import Figures, Waits
 
 __all__ = ["write_picture", "write_tables"]
 
 
 def write_picture(path: Path, results: Results, judged: Sequence[str], seeds: int) -> None:
-    """Writes heat maps of cells and policies: mean responses and p99.9 waits.
+    """Writes heat maps of cells and policies: mean responses, p99.9 waits and the longest of any model.
 
     Args:
         path: HTML file.
@@ -34,23 +35,32 @@ def write_picture(path: Path, results: Results, judged: Sequence[str], seeds: in
         "what a server sees. Hatched: some run had not drained after ten times its arrivals.",
     ]
     response: Callable[[Figures], float] = lambda figures: figures.mean_s  # noqa: E731
-    wait: Callable[[Figures], float] = lambda figures: figures.p99_9_wait_s  # noqa: E731
+    wait: Callable[[Figures], float] = lambda figures: figures.waits.p99_9_s  # noqa: E731
+    worst: Callable[[Figures], float] = lambda figures: figures.longest[1]  # noqa: E731
     grids = [
         _grid("Mean response", "Under the pointer: seconds.", results, labels, response),
         _grid("p99.9 wait for a first token", "Over all requests of a cell.", results, labels, wait),
+        _grid("Longest wait of any model", "For a first token; waits.csv has all.", results, labels, worst),
     ]
     write_grids(path, "Policies in cells", paragraphs, grids)
 
 
-def write_tables(json: Path, results: Results) -> None:
-    """Writes ``.cells.csv``, one row per cell and policy, and ``.waits.csv``, one per model too."""
+def write_tables(json: Path, results: Results, guard_off: Mapping[str, str]) -> None:
+    """Writes ``.cells.csv``, one row per cell and policy, and ``.waits.csv``, one per model too.
+
+    Args:
+        json: Beside which.
+        results: All.
+        guard_off: By label of a policy that of the same one in worlds without their guard.
+    """
     cell_rows, wait_rows = [], []
     for (cell, label), figures in results.figures.items():
         head = {"scenario": cell.scenario, "load": cell.load, "policy": label}
-        cell_rows.append({**head, **_figures(figures)})
-        for model, (p99_9_s, max_s) in figures.waits_s.items():
-            waits = {"p99_9_wait_s": round(p99_9_s, 2), "max_wait_s": round(max_s, 2)}
-            wait_rows.append({**head, "model": model, **waits})
+        free = results.figures.get((cell, guard_off.get(label, "")))
+        cell_rows.append({**head, **_figures(figures), **_guard_cost(figures, free)})
+        for model, waits in figures.model_waits.items():
+            allowed_s = round(figures.allowed_waits_s[model], 2)
+            wait_rows.append({**head, "model": model, **_waits(waits), "allowed_wait_s": allowed_s})
     pd.DataFrame(cell_rows).to_csv(json.with_suffix(".cells.csv"), index=False)
     pd.DataFrame(wait_rows).to_csv(json.with_suffix(".waits.csv"), index=False)
 
@@ -60,13 +70,31 @@ def _figures(figures: Figures) -> dict[str, object]:
     return {
         "mean_response_s": round(float(np.mean(figures.response_s)), 3),
         "unstable_runs": sum(not one for one in figures.stable),
-        "p99_9_wait_s": round(figures.p99_9_wait_s, 2),
-        "max_wait_s": round(figures.max_wait_s, 2),
-        "max_wait_time_scales": round(figures.max_wait_s / figures.time_scale_s, 2),
+        **_waits(figures.waits),
+        "max_wait_time_scales": round(figures.waits.max_s / figures.time_scale_s, 2),
+        "max_wait_model": figures.longest[0],
+        "guard_s": round(figures.guard_s, 2),
         "slo_attainment": round(float(np.mean(slo)), 4) if slo else None,
         "swaps": round(figures.swaps, 1),
         "preemptions": round(figures.preemptions, 1),
     }
+
+
+def _waits(waits: Waits) -> dict[str, float]:
+    return {
+        "p99_wait_s": round(waits.p99_s, 2),
+        "p99_9_wait_s": round(waits.p99_9_s, 2),
+        "max_wait_s": round(waits.max_s, 2),
+    }
+
+
+def _guard_cost(figures: Figures, free: Figures | None) -> dict[str, float | None]:
+    """Mean response with the guard over that without, and both ends of the paired interval."""
+    names = ("guard_on_over_off", "guard_on_over_off_low", "guard_on_over_off_high")
+    if free is None or not figures.drained or not free.drained:
+        return dict.fromkeys(names)
+    found = paired(np.array([figures.response_s]), np.array([free.response_s]))
+    return dict(zip(names, (round(1 + x, 4) for x in (found.change, *found.interval())), strict=True))
 
 
 def _by_mean(results: Results, labels: Sequence[str]) -> list[str]:

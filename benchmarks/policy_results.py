@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,10 @@ from benchmarks.policy_runs import Contender, Figures
 __all__ = ["CellVerdict", "Comparison", "Results", "quantile_of_longest"]
 
 WAIT_RESAMPLES = 2000
-MARGIN = 0.02
+LONGER = 20
+"""Times as many of the longest waits as exceed a quantile are looked at: resamples may lack the longest."""
+
+MARGIN = 0.01
 """What a cell may lose against its best baseline."""
 
 Floats = NDArray[np.float64]
@@ -59,11 +63,14 @@ class CellVerdict:
     @property
     def worse(self) -> bool:
         """Whether it is significantly worse, and its upper bound exceeds ``MARGIN``; or does not drain."""
+        return self.significantly_worse and (self.paired is None or self.high > MARGIN)
+
+    @property
+    def significantly_worse(self) -> bool:
+        """Whether it is, by however little; or does not drain where a baseline does."""
         if self.baseline is None:
             return False
-        if self.paired is None:
-            return True
-        return self.p < 0.05 and self.paired.change > 0 and self.high > MARGIN
+        return self.paired is None or (self.p < 0.05 and self.paired.change > 0)
 
 
 @dataclass(frozen=True)
@@ -97,27 +104,60 @@ class Results:
 
     def compare(self, mine: str, theirs: str, cells: Iterable[Cell]) -> Comparison:
         """The change of the mean response, geometric mean over cells."""
-        asked = list(cells)
-        stable = [c for c in asked if self.figures[c, mine].drained and self.figures[c, theirs].drained]
-        unstable = tuple(c for c in asked if c not in stable)
+        return self._compare(mine, dict.fromkeys(cells, theirs))
+
+    def compare_best(self, mine: str, cells: Iterable[Cell]) -> Comparison:
+        """The same against the best baseline of each cell, chosen with hindsight on the same requests."""
+        return self._compare(mine, {cell: self.best_of(cell) for cell in cells})
+
+    def _compare(self, mine: str, theirs: Mapping[Cell, str | None]) -> Comparison:
+        stable = {
+            cell: other
+            for cell, other in theirs.items()
+            if other and self.figures[cell, mine].drained and self.figures[cell, other].drained
+        }
+        unstable = tuple(cell for cell in theirs if cell not in stable)
         if not stable:
             return Comparison((), unstable, None)
-        change = paired(self._responses(mine, stable), self._responses(theirs, stable))
-        return Comparison(tuple(stable), unstable, change)
+        own, others = (
+            np.array([self.figures[cell, label].response_s for cell, label in labels])
+            for labels in (((cell, mine) for cell in stable), stable.items())
+        )
+        return Comparison(tuple(stable), unstable, paired(own, others))
 
-    def compare_waits(self, mine: str, theirs: str, cells: Iterable[Cell]) -> Comparison:
-        """The change of the p99.9 wait, geometric mean over cells where both are stable and wait at all."""
+    def compare_waits(
+        self, mine: str, theirs: str, cells: Iterable[Cell], share: float = 0.999
+    ) -> Comparison:
+        """The change of a high quantile of waits: geometric mean over cells."""
         asked = list(cells)
-        waits = [(c, self.figures[c, mine], self.figures[c, theirs]) for c in asked]
-        used = [w for w in waits if w[1].drained and w[2].drained and min(_p99_9(w[1]), _p99_9(w[2])) > 0]
-        left_out = tuple(c for c in asked if c not in [w[0] for w in used])
+        used = self._that_wait(mine, theirs, asked, share)
+        left_out = tuple(cell for cell in asked if cell not in used)
         if not used:
             return Comparison((), left_out, None)
-        counts = seed_counts(len(used[0][1].requests), resamples=WAIT_RESAMPLES)
-        logs = [np.log(quantile_of_longest(m, counts) / quantile_of_longest(t, counts)) for _, m, t in used]
-        change = np.mean([np.log(_p99_9(m) / _p99_9(t)) for _, m, t in used])
+        pairs = [(self.figures[cell, mine], self.figures[cell, theirs]) for cell in used]
+        counts = seed_counts(len(pairs[0][0].requests), resamples=WAIT_RESAMPLES)
+        logs = [
+            np.log(quantile_of_longest(m, counts, share) / quantile_of_longest(t, counts, share))
+            for m, t in pairs
+        ]
         draws = np.sort(np.expm1(np.mean(logs, axis=0)))
-        return Comparison(tuple(w[0] for w in used), left_out, Paired(float(np.expm1(change)), draws))
+        change = self.times_waits(mine, theirs, asked, share) - 1
+        return Comparison(tuple(used), left_out, Paired(change, draws))
+
+    def times_waits(self, mine: str, theirs: str, cells: Iterable[Cell], share: float = 0.999) -> float:
+        """How many times as long they are; NaN where nothing compares."""
+        used = self._that_wait(mine, theirs, cells, share)
+        if not used:
+            return np.nan
+        own, others = (
+            np.array([_quantile_s(self.figures[cell, label], share) for cell in used])
+            for label in (mine, theirs)
+        )
+        return float(np.exp(np.log(own / others).mean()))
+
+    def _that_wait(self, mine: str, theirs: str, cells: Iterable[Cell], share: float) -> list[Cell]:
+        pairs = {cell: (self.figures[cell, mine], self.figures[cell, theirs]) for cell in cells}
+        return [c for c, pair in pairs.items() if all(f.drained and _quantile_s(f, share) > 0 for f in pair)]
 
     def verdicts(self, mine: str, cells: Sequence[Cell]) -> list[CellVerdict]:
         """A policy against each cell's best baseline, corrected for how many cells there are."""
@@ -139,9 +179,6 @@ class Results:
                 )
         return verdicts
 
-    def _responses(self, label: str, cells: Sequence[Cell]) -> Floats:
-        return np.array([self.figures[cell, label].response_s for cell in cells])
-
 
 def quantile_of_longest(figures: Figures, counts: Floats, share: float = 0.999) -> Floats:
     """A high quantile of waits in resamples of the seeds, from each seed's longest waits.
@@ -156,12 +193,13 @@ def quantile_of_longest(figures: Figures, counts: Floats, share: float = 0.999) 
     """
     seed = np.repeat(np.arange(len(figures.top_waits_s)), [len(w) for w in figures.top_waits_s])
     wait_s = np.concatenate([np.asarray(w) for w in figures.top_waits_s])
-    order = np.argsort(-wait_s, kind="stable")
+    order = np.argsort(-wait_s, kind="stable")[: math.ceil(LONGER * (1 - share) * sum(figures.requests))]
     longer = counts[:, seed[order]].cumsum(axis=1)
     total = counts @ np.asarray(figures.requests, np.float64)
     place = total - 1 - np.ceil(share * (total - 1))
-    return np.asarray(wait_s[order][(longer > place[:, None]).argmax(axis=1)])
+    reached = longer > place[:, None]  # at the last that was kept, where a resample needs more of a seed's
+    return np.asarray(wait_s[order][np.where(reached[:, -1], reached.argmax(axis=1), -1)])
 
 
-def _p99_9(figures: Figures) -> float:
-    return figures.p99_9_wait_s
+def _quantile_s(figures: Figures, share: float) -> float:
+    return {0.99: figures.waits.p99_s, 0.999: figures.waits.p99_9_s}[share]

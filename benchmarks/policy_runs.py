@@ -7,28 +7,30 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.policy_cells import DRAIN, Cell, cell_world
+from benchmarks.policy_waits import allowed_waits_s
 from shunter.agents.registry import make_policy
+from shunter.envs.scenario import load_scenario
 from shunter.envs.scenario_objective import Slo
 from shunter.envs.world import World
 from shunter.eval.batched import Batched, evaluate_batched
-from shunter.eval.starvation import waits
 from shunter.train.tune_heuristic import task_digest
 
-__all__ = ["Contender", "Figures", "Job", "evaluate", "figures_of", "job_key", "run_all", "source_digest"]
+__all__ = ["Contender", "Figures", "Job", "Waits", "evaluate", "figures_of", "file_digest", "job_key"]
+__all__ += ["longest_waits", "run_all", "source_digest"]
 
-FORMAT = 1
+FORMAT = 2
 """Of the figures kept."""
 
 _PACKAGE = Path(__file__).parents[1] / "shunter"
@@ -36,22 +38,24 @@ _PACKAGE = Path(__file__).parents[1] / "shunter"
 _SOURCES = ("envs/*.py", "agents/*.py", "eval/batched.py", "eval/clairvoyant*.py")
 """What decides how a run goes, besides scenario and policy."""
 
-TOP_SHARE = 0.02
-"""Of a seed's waits that are kept, the longest: 20 times what p99.9 needs, for resampling 20 seeds."""
+TOP_SHARE = 0.1
+"""Of a seed's waits that are kept, the longest: ten times what p99 needs, for resampling seeds."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A policy to compare.
+    """A policy to compare, or one for each scenario.
 
     Attributes:
         label: In tables.
-        text: As ``make_policy`` reads it.
-        digest: Of what the text stands for: of the file's content where it is a file.
+        text: As ``make_policy`` reads it; or a folder of policy files named after scenarios.
+        digest: Of what the text stands for: of the file's content where it is a file. Of a folder nothing is
+            read from it.
         oracle: Whether it sees what no server knows.
         heuristic: Whether it may be the best baseline of a cell.
+        guard: Whether it runs in worlds with their guard on waiting.
     """
 
     label: str
@@ -59,6 +63,34 @@ class Contender:
     digest: str
     oracle: bool = False
     heuristic: bool = False
+    guard: bool = True
+
+    def in_scenario(self, scenario: str) -> Contender:
+        """What plays a scenario: the file for it where the text is a folder, otherwise itself."""
+        folder = Path(self.text)
+        if not folder.is_dir():
+            return self
+        path = folder / f"{scenario}.safetensors"
+        return replace(self, text=str(path), digest=file_digest(path))
+
+
+def file_digest(path: Path) -> str:
+    """Of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Waits(NamedTuple):
+    """The longest waits for a first token, in seconds; each an observed one.
+
+    Attributes:
+        p99_s: Exceeded by 1 % of requests.
+        p99_9_s: By 0.1 %.
+        max_s: By none.
+    """
+
+    p99_s: float
+    p99_9_s: float
+    max_s: float
 
 
 @dataclass(frozen=True)
@@ -70,9 +102,10 @@ class Figures:
         stable: (S,) whether the episode drained in time.
         requests: (S,) how many there were.
         top_waits_s: (S,) lists of the longest waits for a first token, descending.
-        p99_9_wait_s: Of all seeds' requests together.
-        max_wait_s: Likewise.
-        waits_s: For each model p99.9 and maximum of its waits.
+        waits: Of all seeds' requests together.
+        model_waits: Likewise of each model.
+        allowed_waits_s: For each model the longest wait that the guard leaves possible; inf without one.
+        guard_s: Of the world; inf without one.
         slo_attainment: (S,) share of requests that met the SLO; empty where there is none.
         swaps: Per episode.
         preemptions: Per episode.
@@ -83,9 +116,10 @@ class Figures:
     stable: tuple[bool, ...]
     requests: tuple[int, ...]
     top_waits_s: tuple[tuple[float, ...], ...]
-    p99_9_wait_s: float
-    max_wait_s: float
-    waits_s: dict[str, tuple[float, float]]
+    waits: Waits
+    model_waits: dict[str, Waits]
+    allowed_waits_s: dict[str, float]
+    guard_s: float
     slo_attainment: tuple[float, ...]
     swaps: float
     preemptions: float
@@ -101,6 +135,12 @@ class Figures:
         """Mean response over seeds; infinite if unstable."""
         return float(np.mean(self.response_s)) if self.drained else math.inf
 
+    @property
+    def longest(self) -> tuple[str, float]:
+        """The model whose request waited longest, and how long in seconds."""
+        model = max(self.model_waits, key=lambda name: self.model_waits[name].max_s)
+        return model, self.model_waits[model].max_s
+
 
 @dataclass(frozen=True)
 class Job:
@@ -113,24 +153,30 @@ class Job:
 
 def evaluate(job: Job) -> Figures:
     """Runs one policy on all seeds of a cell."""
-    world = _world(job.cell, job.seeds)
-    return figures_of(evaluate_batched(world, make_policy(job.contender.text), job.seeds), world)
+    world = _world(job.cell, job.seeds, job.contender.guard)
+    policy = make_policy(job.contender.in_scenario(job.cell.scenario).text)
+    return figures_of(evaluate_batched(world, policy, job.seeds), world)
 
 
 def figures_of(batched: Batched, world: World) -> Figures:
     """What is kept of a batch of episodes."""
-    table = waits(batched)
-    models = table.drop(index=table.index[-1])
+    runs = [
+        _columns(r, end_s) for r, end_s in zip(batched.requests, batched.makespan_s.tolist(), strict=True)
+    ]
+    waits_s = [run.wait_s[run.arrival_s <= run.end_s] for run in runs]
+    models = np.concatenate([run.model[run.arrival_s <= run.end_s] for run in runs])
+    pooled_s = np.concatenate(waits_s)
     slo = world.scenario.objective.slo
-    ends = list(zip(batched.requests, batched.makespan_s.tolist(), strict=True))
+    tokens = max(int((r.prompt_tokens + r.decode_tokens).max()) for r in batched.requests)
     return Figures(
-        response_s=tuple(_response_s(r, end_s) for r, end_s in ends),
-        stable=tuple(_drained(r, end_s) for r, end_s in ends),
-        requests=tuple(len(r) for r in batched.requests),
-        top_waits_s=tuple(_top_waits_s(r, end_s) for r, end_s in ends),
-        p99_9_wait_s=float(table.p99_9_s.iloc[-1]),
-        max_wait_s=float(table.max_s.iloc[-1]),
-        waits_s={str(m): (float(row.p99_9_s), float(row.max_s)) for m, row in models.iterrows()},
+        response_s=tuple(run.mean_response_s for run in runs),
+        stable=tuple(run.drained for run in runs),
+        requests=tuple(len(run.wait_s) for run in runs),
+        top_waits_s=tuple(_top_s(wait_s, len(run.wait_s)) for wait_s, run in zip(waits_s, runs, strict=True)),
+        waits=longest_waits(pooled_s),
+        model_waits={str(m): longest_waits(pooled_s[models == m]) for m in np.unique(models)},
+        allowed_waits_s=allowed_waits_s(world, tokens),
+        guard_s=world.guard_s,
         slo_attainment=tuple(_attainment(r, slo) for r in batched.requests) if slo else (),
         swaps=float(np.mean([c["swaps"] for c in batched.counts])),
         preemptions=float(np.mean([c["preemptions"] for c in batched.counts])),
@@ -138,9 +184,18 @@ def figures_of(batched: Batched, world: World) -> Figures:
     )
 
 
+def longest_waits(wait_s: Floats) -> Waits:
+    """Of some requests' waits; 0 of none."""
+    if not len(wait_s):
+        return Waits(0.0, 0.0, 0.0)
+    return Waits(*np.quantile(wait_s, [0.99, 0.999, 1.0], method="higher").tolist())
+
+
 def job_key(job: Job) -> str:
     """Digest of all that an evaluation depends on."""
-    text = json.dumps([FORMAT, _cell_digest(job.cell, job.seeds), job.contender.digest, source_digest()])
+    world = _cell_digest(job.cell, job.seeds, job.contender.guard)
+    who = [job.contender.in_scenario(job.cell.scenario).digest, job.contender.guard]
+    text = json.dumps([FORMAT, world, *who, source_digest()])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
@@ -148,6 +203,8 @@ def run_all(
     jobs: Sequence[Job], folder: Path, *, workers: int = 1, say: Callable[[str], None] = lambda _: None
 ) -> dict[tuple[Cell, str], Figures]:
     """Evaluates what the folder does not hold yet; each result is written as soon as it is there.
+
+    A scenario's jobs are done together: compiling its world takes longer than most evaluations.
 
     Args:
         jobs: To do.
@@ -159,37 +216,58 @@ def run_all(
         By cell and label of the contender.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {job: folder / f"{job_key(job)}.json" for job in jobs}
-    found = {job: kept for job, path in paths.items() if (kept := _read(path)) is not None}
-    left = [job for job in jobs if job not in found]
-    say(f"{len(jobs)} evaluations, {len(found)} of them in {folder}")
-    for number, (job, figures) in enumerate(_each(left, workers), 1):
-        _write(paths[job], figures)
+    by_scenario: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_scenario.setdefault(job.cell.scenario, []).append(job)
+    parts = sorted(by_scenario.values(), key=_effort, reverse=True)
+    found: dict[Job, Figures] = {}
+    for part, kept in _each(parts, folder, workers):
+        found |= part
+        name = next(iter(part)).cell.scenario
+        say(f"{len(found)} of {len(jobs)} evaluations: {name}, {kept} of its {len(part)} from {folder}")
+    return {(job.cell, job.contender.label): found[job] for job in jobs}
+
+
+def evaluate_all(jobs: Sequence[Job], folder: Path) -> tuple[dict[Job, Figures], int]:
+    """Evaluates what the folder does not hold yet, and says how many it held."""
+    found, kept = {}, 0
+    for job in jobs:
+        path = folder / f"{job_key(job)}.json"
+        figures = _read(path)
+        kept += figures is not None
+        if figures is None:
+            figures = evaluate(job)
+            _write(path, figures)
         found[job] = figures
-        if number % 50 == 0 or number == len(left):
-            say(f"{number} of {len(left)} evaluations: {job.cell.name}, {job.contender.label}")
-    return {(job.cell, job.contender.label): figures for job, figures in found.items()}
+    return found, kept
 
 
-def _each(jobs: Sequence[Job], workers: int) -> Iterable[tuple[Job, Figures]]:
+def _effort(jobs: Sequence[Job]) -> int:
+    """What a scenario's jobs cost, roughly, so that the longest come first."""
+    scenario = load_scenario(jobs[0].cell.scenario)
+    return len(jobs) * scenario.workload.requests * len(scenario.models) * len(scenario.devices)
+
+
+def _each(
+    parts: Sequence[Sequence[Job]], folder: Path, workers: int
+) -> Iterable[tuple[dict[Job, Figures], int]]:
     if workers == 1:
-        for job in jobs:
-            yield job, evaluate(job)
+        yield from (evaluate_all(part, folder) for part in parts)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures: dict[Future[Figures], Job] = {pool.submit(evaluate, job): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        futures = [pool.submit(evaluate_all, part, folder) for part in parts]
+        yield from (future.result() for future in as_completed(futures))
 
 
 @lru_cache(maxsize=8)
-def _world(cell: Cell, seeds: tuple[int, ...]) -> World:
-    return cell_world(cell, seeds)
+def _world(cell: Cell, seeds: tuple[int, ...], guard: bool = True) -> World:
+    world = cell_world(cell, seeds)
+    return world if guard else world.with_guard(None)
 
 
 @cache
-def _cell_digest(cell: Cell, seeds: tuple[int, ...]) -> str:
-    return task_digest([_world(cell, seeds)], seeds)
+def _cell_digest(cell: Cell, seeds: tuple[int, ...], guard: bool) -> str:
+    return task_digest([_world(cell, seeds, guard)], seeds)
 
 
 @cache
@@ -206,7 +284,9 @@ def _read(path: Path) -> Figures | None:
     """What was kept; None if nothing, or not whole."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Figures(**{name: _tuples(value) for name, value in data.items()})
+        figures = Figures(**{name: _tuples(value) for name, value in data.items()})
+        model_waits = {model: Waits(*waits) for model, waits in figures.model_waits.items()}
+        return replace(figures, waits=Waits(*figures.waits), model_waits=model_waits)
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 
@@ -226,18 +306,40 @@ def _write(path: Path, figures: Figures) -> None:
     temporary.replace(path)
 
 
-def _response_s(requests: pd.DataFrame, end_s: float) -> float:
-    return float((requests.finish_s.fillna(max(end_s, requests.arrival_s.max())) - requests.arrival_s).mean())
+class _Columns(NamedTuple):
+    """An episode's requests, and when it ended."""
+
+    model: NDArray[Any]
+    arrival_s: Floats
+    first_token_s: Floats
+    finish_s: Floats
+    end_s: float
+
+    @property
+    def wait_s(self) -> Floats:
+        """Of each for its first token, until the end where it had none."""
+        return np.where(np.isnan(self.first_token_s), self.end_s, self.first_token_s) - self.arrival_s
+
+    @property
+    def mean_response_s(self) -> float:
+        """Who was not served left at the end."""
+        end_s = max(self.end_s, float(self.arrival_s.max()))
+        return float((np.where(np.isnan(self.finish_s), end_s, self.finish_s) - self.arrival_s).mean())
+
+    @property
+    def drained(self) -> bool:
+        """Whether everyone was served in time."""
+        return not np.isnan(self.finish_s).any() and self.end_s <= DRAIN * float(self.arrival_s.max())
 
 
-def _drained(requests: pd.DataFrame, end_s: float) -> bool:
-    return bool(requests.finish_s.notna().all()) and end_s <= DRAIN * float(requests.arrival_s.max())
+def _columns(requests: pd.DataFrame, end_s: float) -> _Columns:
+    times_s = requests[["arrival_s", "first_token_s", "finish_s"]].to_numpy(np.float64).T
+    return _Columns(requests["model"].to_numpy(str), times_s[0], times_s[1], times_s[2], end_s)
 
 
-def _top_waits_s(requests: pd.DataFrame, end_s: float) -> tuple[float, ...]:
-    seen = requests[requests.arrival_s <= end_s]
-    wait_s = (seen.first_token_s.fillna(end_s) - seen.arrival_s).sort_values(ascending=False)
-    return tuple(float(w) for w in wait_s.iloc[: math.ceil(TOP_SHARE * len(requests))])
+def _top_s(wait_s: Floats, requests: int) -> tuple[float, ...]:
+    """The longest waits, descending."""
+    return tuple(np.sort(wait_s)[::-1][: math.ceil(TOP_SHARE * requests)].tolist())
 
 
 def _attainment(requests: pd.DataFrame, slo: Slo) -> float:

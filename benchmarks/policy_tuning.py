@@ -12,7 +12,9 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +82,33 @@ def row(result: Tuned) -> dict[str, Any]:
 
 
 def search(
-    names: Sequence[str], worlds: Sequence[World], seeds: Sequence[int], trials: int, storage: Path
+    names: Sequence[str],
+    worlds: Sequence[World],
+    seeds: Sequence[int],
+    trials: int,
+    storage: Path,
+    workers: int = 1,
 ) -> dict[str, Any]:
-    """Tunes them all, one journal each."""
+    """Tunes them all, one journal each, so many at once: what is found does not depend on that."""
     found: dict[str, Any] = {}
-    for name in names:
-        kind = HEURISTICS[name]
-        begun_s = time.monotonic()
-        found[name] = row(tune(kind, worlds, seeds, trials, storage=storage / f"{name}.journal"))
-        print(f"{name}: {found[name]}, {time.monotonic() - begun_s:.0f} s", flush=True)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        many = sorted(names, key=lambda name: -len(HEURISTICS[name].space()))  # they take longest
+        tunings = [
+            pool.submit(_tuned, name, worlds, seeds, trials, storage / f"{name}.journal") for name in many
+        ]
+        for tuning in as_completed(tunings):
+            name, found_row, took_s = tuning.result()
+            found[name] = found_row
+            print(f"{name}: {found_row}, {took_s:.0f} s", flush=True)
     return dict(sorted(found.items(), key=lambda item: float(item[1]["score_s"])))
+
+
+def _tuned(
+    name: str, worlds: Sequence[World], seeds: Sequence[int], trials: int, journal: Path
+) -> tuple[str, dict[str, Any], float]:
+    begun_s = time.monotonic()
+    found = row(tune(HEURISTICS[name], worlds, seeds, trials, storage=journal))
+    return name, found, time.monotonic() - begun_s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,12 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--storage", type=Path, required=True, help="folder of journals")
     parser.add_argument("--trials", type=int, default=TRIALS, help="for each heuristic, pruned ones included")
     parser.add_argument("--only", nargs="*", default=NAMES, help="these; nothing but journals is written")
+    parser.add_argument("--workers", type=int, default=1, help="processes, a heuristic each")
     parser.add_argument("--json", type=Path, default=TUNED, help="where to write the result")
     options = parser.parse_args(argv)
     options.storage.mkdir(parents=True, exist_ok=True)
     seeds, where = SEED_RANGES["tuning"], cells("train")
     worlds = [cell_world(cell, seeds) for cell in where]
-    found = search(options.only, worlds, seeds, options.trials, options.storage)
+    found = search(options.only, worlds, seeds, options.trials, options.storage, options.workers)
     if options.only != NAMES:
         return 0
     arguments = sys.argv[1:] if argv is None else argv

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -127,7 +127,7 @@ def measure(setting: Setting, loads: Sequence[float], seeds: Sequence[int]) -> l
     load_s = float(world.tables.load_s[world.tables.level_ok].mean())
     outcomes = []
     for load in loads:
-        at = replace(world, rate_per_s=load * rate_per_s)
+        at = world.at_rate(load * rate_per_s)
         chosen = {way: choose(at, [rule for rule in rules(tuned) if rule.way == way]) for way in WAYS}
         figures = {way: outcome_of(at, rule, seeds) for way, rule in chosen.items()}
         names = {way: rule.name for way, rule in chosen.items()}

@@ -33,7 +33,7 @@ def synthetic_world(
             "models": [{"name": f"m{i}", "levels": ["all", "50%", 0]} for i in range(models)],
             "devices": [{"name": f"d{i}", "device": "cuda:0-32GB"} for i in range(devices)],
             "workload": {"requests": requests, "rate_per_s": rate_per_s},
-            "limits": {"max_batch": max_batch, "context_tokens": 4096, "max_time_s": 1e9},
+            "limits": {"guard_s": "off", "max_batch": max_batch, "context_tokens": 4096, "max_time_s": 1e9},
         }
     )
     weight = np.resize(WEIGHT_BYTES, models)[None, :, None] * np.ones((devices, 1, 1))

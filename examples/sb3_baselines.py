@@ -17,7 +17,7 @@ from shunter.agents.registry import make_policy
 from shunter.envs.world import make_world
 from shunter.eval.metrics import summarize
 from shunter.eval.runs import simulate
-from shunter.train.courses import at_rate
+from shunter.train.validation import cut_off_late
 from shunter.train.vec_env import SchedulingVecEnv
 
 ALGORITHMS = {
@@ -56,7 +56,7 @@ def main(name: str = "PPO", steps: int = 200_000) -> None:
     """Trains, then serves the same unseen requests as cost-greedy."""
     # Whoever waits forever comes to an end too: at ten times what an episode should take.
     world = make_world("trivial-two-models")
-    world = at_rate(world, world.rate_per_s)
+    world = cut_off_late(world)
     envs = SchedulingVecEnv(world, num_envs=64, seed=0)
     scaled = VecNormalize(envs, norm_obs_keys=["candidates", "context"], gamma=0.999)
     algorithm, options = ALGORITHMS[name]

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from shunter.models.performance import PerformanceModel
     from shunter.profiling.dataset import read_dataset
     from shunter.profiling.sweep import profile_models
-    from shunter.train.ppo import train_ppo
-    from shunter.train.settings import TrainSettings
+    from shunter.train.algorithms import train_policy
+    from shunter.train.settings import EvolutionSettings, PpoSettings
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "EvolutionSettings",
     "PerformanceModel",
-    "TrainSettings",
+    "PpoSettings",
     "__version__",
     "evaluate",
     "make_policy",
@@ -33,19 +34,20 @@ __all__ = [
     "open_engines",
     "profile_models",
     "read_dataset",
-    "train_ppo",
+    "train_policy",
 ]
 
 _HOME = {
     "PerformanceModel": "shunter.models.performance",
-    "TrainSettings": "shunter.train.settings",
+    "EvolutionSettings": "shunter.train.settings",
+    "PpoSettings": "shunter.train.settings",
     "evaluate": "shunter.eval.evaluation",
     "make_policy": "shunter.agents.registry",
     "make_world": "shunter.envs.world",
     "open_engines": "shunter.eval.real",
     "profile_models": "shunter.profiling.sweep",
     "read_dataset": "shunter.profiling.dataset",
-    "train_ppo": "shunter.train.ppo",
+    "train_policy": "shunter.train.algorithms",
 }
 
 

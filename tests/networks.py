@@ -1,10 +1,13 @@
-"""Networks that nobody trained."""
+"""Policies that nobody trained."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from shunter.agents.learned import Arrays, LearnedPolicy, Prior, layer_shapes
+from shunter.agents.inputs import INPUTS, KINDS
+from shunter.agents.learned import LearnedPolicy
+from shunter.agents.prior import Prior
+from shunter.agents.weights import Arrays, layer_shapes
 
 
 def random_policy(
@@ -12,9 +15,12 @@ def random_policy(
 ) -> LearnedPolicy:
     """A policy with random weights; with a scale of 0 it decides as its prior does."""
     rng = np.random.default_rng(seed)
-    weights: Arrays = {}
+    linear = rng.normal(0, scale * INPUTS**-0.5, (len(KINDS), INPUTS))
+    weights: Arrays = {
+        "prior": np.array(prior or Prior(), np.float32),
+        "linear": linear.astype(np.float32),
+    }
     for layer, (out, fan_in) in layer_shapes(width).items():
         weights[f"{layer}.weight"] = rng.normal(0, scale * fan_in**-0.5, (out, fan_in)).astype(np.float32)
         weights[f"{layer}.bias"] = rng.normal(0, scale, out).astype(np.float32)
-    weights["prior"] = np.array(prior or Prior(), np.float32)
     return LearnedPolicy("random-net", weights, {"scenario": "none"})

@@ -58,6 +58,7 @@ def worlds(draw: st.DrawFn, *, host_limit: bool = True, requests: int = 16) -> W
                 "context_tokens": 256,
                 "quantum_steps": draw(st.sampled_from([1, 3, 16, 64])),
                 "quantum_s": float(rng.uniform(0.02, 1.0)),
+                "guard_s": draw(st.sampled_from(["auto", "off", 0.1, 0.5, 3.0])),
                 "max_wait_s": float(rng.uniform(0.05, 3.0)),
                 "decision_s": draw(st.sampled_from([0.0, 0.00137])),
                 "max_time_s": draw(st.sampled_from([3.0, 200.0])),
@@ -118,7 +119,8 @@ def random_world(scenario: Scenario, levels: int, rng: np.random.Generator, host
     loop = scenario.workload.closed_loop
     rate_per_s = scenario.workload.rate_per_s or (loop.users / loop.think_s if loop else 1.0)
     gpu_layers = (tuple(range(levels, 0, -1)),) * models
-    return World(scenario, tables, gpu_layers, rate_per_s, np.ones(devices))
+    world = World(scenario, tables, gpu_layers, rate_per_s, np.ones(devices))
+    return world.with_guard(limits.guard_s)
 
 
 @dataclass

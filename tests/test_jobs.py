@@ -20,7 +20,7 @@ from shunter.envs.world import World
 from shunter.errors import InputError, ShunterError
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.jobs import Job, JobError, Report, Runner, WorkersLostError, open_runner
-from shunter.train.settings import TrainSettings
+from shunter.train.settings import EvolutionSettings
 from shunter.train.tune_heuristic import tune_all
 from tests.ray_nodes import Nodes, ray_nodes
 
@@ -214,18 +214,14 @@ def train_together(shared: Any, report: Report, task: Any) -> Any:
 def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
     nodes: Nodes, victim: Any, fake_world: World, tmp_path: Path
 ) -> None:
-    pytest.importorskip("sb3_contrib", reason="needs the extra train")
-    from shunter.train.checkpoint import read_checkpoint
-    from shunter.train.courses import make_course
-    from shunter.train.ppo import Curve, TrainResult
+    from shunter.train.result import Curve, TrainResult
+    from shunter.train.search_checkpoint import read_search
     from shunter.train.seeds import Ground, SeedsShared, SeedTraining, train_seed
 
-    courses = [make_course(fake_world)]
-    settings = TrainSettings(
-        steps=640, environments=2, rollout_steps=64, width=8, validate_every=1, warm_start=False
-    )
+    ground = Ground([fake_world], [])
+    settings = EvolutionSettings(generations=10, pairs=2, episodes=1, validate_every=2)
     results: dict[int, TrainResult] = {}
-    seen: dict[int, list[int]] = {0: [], 1: []}
+    seen: dict[int, list[float]] = {0: [], 1: []}
 
     class Seed(SeedTraining):
         def heard(self, message: Any) -> Any:
@@ -234,33 +230,33 @@ def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
                 super().heard(message)
             if victim not in nodes.cluster.worker_nodes:
                 return True
-            if all(steps and steps[-1] >= 128 for steps in seen.values()):
+            if all(shares and shares[-1] >= 0.2 for shares in seen.values()):
                 nodes.kill(victim)
-            return seen[self.settings.seed][-1] < 128
+            return seen[self.settings.seed][-1] < 0.2
 
     def job(seed: int) -> SeedTraining:
-        def follow(steps: int, point: Curve) -> None:
-            seen[seed].append(steps)
+        def follow(share: float, point: Curve) -> None:
+            seen[seed].append(share)
 
-        checkpoint = tmp_path / f"{seed}.pt"
+        checkpoint = tmp_path / f"{seed}.checkpoint"
         kept = results.__setitem__
         return Seed(replace(settings, seed=seed), checkpoint, follow, lambda value: kept(seed, value))
 
     with open_runner(nodes.address) as runner:
-        runner.run(train_together, SeedsShared([Ground(courses, [])]), [job(0), job(1)])
+        runner.run(train_together, SeedsShared([ground]), [job(0), job(1)])
     assert len(runner.lost) == 1
-    # Nobody began anew: each began once at nothing, and went on from a checkpoint.
-    assert [steps.count(0) for steps in seen.values()] == [1, 1]
+    # Nobody began anew: each had its first generation once, and went on from a checkpoint.
+    assert [shares.count(0.1) for shares in seen.values()] == [1, 1]
     for seed, result in results.items():
-        path = tmp_path / f"alone-{seed}.pt"
+        path = tmp_path / f"alone-{seed}.checkpoint"
         alone: list[TrainResult] = []
-        job_here = SeedTraining(replace(settings, seed=seed), path, lambda steps, point: None, alone.append)
-        Runner().run(train_seed, SeedsShared([Ground(courses, [])]), [job_here])
+        job_here = SeedTraining(replace(settings, seed=seed), path, lambda share, point: None, alone.append)
+        Runner().run(train_seed, SeedsShared([ground]), [job_here])
         assert [(c.steps, c.ratio) for c in result.curve] == [(c.steps, c.ratio) for c in alone[0].curve]
-        kept, expected = (read_checkpoint(p, {}) for p in (tmp_path / f"{seed}.pt", path))
-        assert kept.steps == expected.steps == 512
-        for key, tensor in expected.policy.items():
-            np.testing.assert_array_equal(kept.policy[key], tensor)
+        kept, expected = (read_search(p, {}) for p in (tmp_path / f"{seed}.checkpoint", path))
+        assert kept.state["generation"] == expected.state["generation"] == 10
+        for key, array in expected.arrays.items():
+            np.testing.assert_array_equal(kept.arrays[key], array)
 
 
 @needs_ray

@@ -50,7 +50,6 @@ def test_the_example_policy_is_made_by_name_and_takes_parameters(site: Path, fak
     policy = make_policy("longest-queue:patience=4")
     assert isinstance(policy, Policy)
     assert policy.name == "longest-queue:patience=4.0"
-    assert make_policy("longest-queue:max_age=50").name != "longest-queue"
     with pytest.raises(InputError, match="patience"):
         make_policy("longest-queue:patience=many")
     assert simulate(fake_world, policy, 3).requests.finish_s.notna().all()

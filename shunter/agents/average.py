@@ -1,4 +1,4 @@
-"""Several trained networks as one whose scores are the mean of theirs.
+"""Several trained policies as one whose scores are the mean of theirs.
 
 Trainings that differ in their seed alone err in different decisions. Source: Wiering and van Hasselt,
 Ensemble Algorithms in Reinforcement Learning, 2008.
@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.agents.learned import Arrays, LearnedPolicy
+from shunter.agents.learned import LearnedPolicy
 from shunter.agents.policy_file import Training, training_of
+from shunter.agents.weights import Arrays, width_of
 from shunter.errors import InputError
 
 __all__ = ["averaged"]
@@ -21,41 +22,44 @@ Matrix = NDArray[np.float32]
 
 
 def averaged(policies: Sequence[LearnedPolicy]) -> LearnedPolicy:
-    """One network, as wide as all of them together, that gives the mean of their logits.
+    """One policy, its network as wide as all of them together, that gives the mean of their scores.
 
     What its file says of training is of all of them: decisions and time are added up. It has no score card.
 
     Args:
-        policies: Of any widths; at least one.
+        policies: With networks of any widths, or without; at least one.
 
     Raises:
         InputError: They rest on different priors.
     """
     if len({policy.prior for policy in policies}) > 1:
         raise InputError("policies", "rest on one prior", [tuple(policy.prior) for policy in policies])
-    all_weights = [policy.weights for policy in policies]
+    weights: Arrays = {
+        "prior": policies[0].weights["prior"],
+        "linear": np.mean([policy.weights["linear"] for policy in policies], axis=0),
+    }
+    networks = [policy.weights for policy in policies if policy.width]
+    if networks:
+        weights |= _joined(networks, np.float32(len(policies)))
+    return LearnedPolicy(policies[0].name, weights, _metadata(policies))
+
+
+def _joined(networks: Sequence[Arrays], share: np.float32) -> Arrays:
+    """The layers of one network that gives the sum of what several give, over ``share``."""
     # The layer on [own, mean, top, context]: a network sees its own part of the first three.
-    parts = [np.split(w["score_1.weight"], len(w["score_1.bias"]) * np.arange(1, 4), 1) for w in all_weights]
-    share = np.float32(len(policies))
+    parts = [np.split(w["score_1.weight"], width_of(w) * np.arange(1, 4), axis=1) for w in networks]
+    *seen, context = zip(*parts, strict=True)
     joined = {
-        name: np.concatenate([weights[name] for weights in all_weights])
+        name: np.concatenate([w[name] for w in networks])
         for name in ("encode_1.weight", "encode_1.bias", "encode_2.bias", "score_1.bias")
     }
-    weights: Arrays = {
+    return {
         **joined,
-        "encode_2.weight": _diagonal([weights["encode_2.weight"] for weights in all_weights]),
-        "score_1.weight": np.concatenate(
-            [
-                *(_diagonal([part[i] for part in parts]) for i in range(3)),
-                np.concatenate([p[3] for p in parts]),
-            ],
-            axis=1,
-        ),
-        "score_2.weight": np.concatenate([w["score_2.weight"] / share for w in all_weights], axis=1),
-        "prior": all_weights[0]["prior"],
-        "score_2.bias": np.sum([w["score_2.bias"] / share for w in all_weights], axis=0),
+        "encode_2.weight": _diagonal([w["encode_2.weight"] for w in networks]),
+        "score_1.weight": np.concatenate([*map(_diagonal, seen), np.concatenate(context)], axis=1),
+        "score_2.weight": np.concatenate([w["score_2.weight"] / share for w in networks], axis=1),
+        "score_2.bias": np.sum([w["score_2.bias"] / share for w in networks], axis=0),
     }
-    return LearnedPolicy(policies[0].name, weights, _metadata(policies))
 
 
 def _diagonal(blocks: Sequence[Matrix]) -> Matrix:
@@ -85,6 +89,7 @@ def _metadata(policies: Sequence[LearnedPolicy]) -> dict[str, str]:
         ranges={
             name: (min(t.ranges[name][0] for t in known), max(t.ranges[name][1] for t in known))
             for name in known[0].ranges
+            if all(name in t.ranges for t in known)
         },
     )
     record = {"training": training.model_dump_json()}

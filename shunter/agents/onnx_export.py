@@ -1,4 +1,4 @@
-"""A trained network as an ONNX graph, for schedulers that are not written in Python."""
+"""A trained policy as an ONNX graph, for schedulers that are not written in Python."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.agents.learned import (
-    CONTEXT_WIDE,
-    OTHERS_BUSY,
-    PENDING,
-    RESIDUAL,
-    SHORTLIST,
-    WIDE,
-    LearnedPolicy,
-    Prior,
+from shunter.agents.inputs import (
+    CANDIDATE_FEATURE,
+    CANDIDATE_SCALE,
+    CONTEXT_FEATURE,
+    CONTEXT_SCALE,
+    KINDS,
 )
+from shunter.agents.learned import PRIOR_INPUT, LearnedPolicy
+from shunter.agents.prior import OTHERS_BUSY, PENDING, SHORTLIST, Prior
+from shunter.agents.weights import Arrays
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION, feature
 from shunter.errors import ShunterError
 
@@ -42,7 +42,7 @@ def export_onnx(policy: LearnedPolicy, path: str | Path) -> None:
     except ImportError as error:
         raise ShunterError(f"ONNX needs the extra: pip install 'shunter[onnx]' ({error})") from None
     graph = _Graph(onnx)
-    _network(graph, policy)
+    _scores(graph, policy)
     model = graph.model(policy)
     onnx.checker.check_model(model, full_check=True)
     path = Path(path)
@@ -51,31 +51,49 @@ def export_onnx(policy: LearnedPolicy, path: str | Path) -> None:
     part.replace(path)
 
 
-def _network(g: _Graph, policy: LearnedPolicy) -> None:
+def _scores(g: _Graph, policy: LearnedPolicy) -> None:
     """``LearnedPolicy.scores``, operator by operator."""
     weights = policy.weights
+    exact = _prior(g, policy.prior)
+    prior = g.op("Cast", exact, to=g.onnx.TensorProto.FLOAT)
+    seen = _shortlist(g, exact)
+    own = g.squashed("candidates", CANDIDATE_FEATURE, CANDIDATE_SCALE)
+    shared = g.squashed("context", CONTEXT_FEATURE, CONTEXT_SCALE)
+    shared = g.op("Unsqueeze", shared, g.constant(np.array([1])))
+    scores = g.op("Add", prior, _linear(g, own, shared, weights["linear"]))
+    if policy.width:
+        scores = g.op("Add", scores, _network(g, own, prior, shared, seen, weights))
+    scores = g.op("Where", seen, scores, g.constant(np.float32(-np.inf)), out="scores")
+    g.op("ArgMax", scores, axis=1, keepdims=0, out="choice")
+
+
+def _linear(g: _Graph, own: str, shared: str, linear: NDArray[np.float32]) -> str:
+    """What the weights of each candidate's kind say, (batch, A)."""
+    flags = g.constant(np.array([feature(f"is_{kind}") for kind in KINDS]))
+    flags = g.op("Greater", g.op("Gather", "candidates", flags, axis=2), g.constant(np.float32(0)))
+    kind = g.op("ArgMax", g.op("Cast", flags, to=g.onnx.TensorProto.FLOAT), axis=2)
+    of_own, of_shared, constant = np.split(linear, [len(CANDIDATE_FEATURE), linear.shape[1] - 1], axis=1)
+    common = g.op("Add", g.matmul(shared, of_shared), g.constant(constant[:, 0]))
+    by_kind = g.op("Add", g.matmul(own, of_own), common)
+    return g.op("Squeeze", g.op("GatherElements", by_kind, kind, axis=2), g.constant(np.array([2])))
+
+
+def _network(g: _Graph, own: str, prior: str, shared: str, seen: str, weights: Arrays) -> str:
+    """What the network adds, (batch, A)."""
     axis_1, axis_2 = g.constant(np.array([1])), g.constant(np.array([2]))
-    one = g.constant(np.float32(1))
-    prior = _prior(g, policy.prior)
-    scaled = g.op("Div", prior, g.constant(np.float32(4 * RESIDUAL)))
-    inputs = g.op("Concat", *g.compressed("candidates", WIDE), g.op("Unsqueeze", scaled, axis_2), axis=2)
-    hidden = g.op("Tanh", g.linear("encode_1", inputs, weights))
-    hidden = g.op("Tanh", g.linear("encode_2", hidden, weights))
-    seen = _shortlist(g, prior)
+    scaled = g.op("Unsqueeze", g.op("Mul", prior, g.constant(np.float32(PRIOR_INPUT))), axis_2)
+    hidden = g.op("Softsign", g.layer("encode_1", g.op("Concat", own, scaled, axis=2), weights))
+    hidden = g.op("Softsign", g.layer("encode_2", hidden, weights))
     legal = g.op("Unsqueeze", seen, axis_2)
     share = g.op("Cast", legal, to=g.onnx.TensorProto.FLOAT)
     total = g.op("ReduceSum", g.op("Mul", hidden, share), axis_1)
-    mean = g.op("Div", total, g.op("Max", one, g.op("ReduceSum", share, axis_1)))
+    count = g.op("Max", g.constant(np.float32(1)), g.op("ReduceSum", share, axis_1))
     top = g.op("ReduceMax", g.op("Where", legal, hidden, g.constant(np.float32(-1))), axis_1)
-    context = g.op("Unsqueeze", g.op("Concat", *g.compressed("context", CONTEXT_WIDE), axis=1), axis_1)
-    shared = g.op("Concat", mean, top, context, axis=2)
-    width = len(weights["encode_2.bias"])
-    own, common = np.split(weights["score_1.weight"], [width], axis=1)
-    both = g.op("Add", g.matmul(shared, common), g.constant(weights["score_1.bias"]))
-    hidden = g.op("Tanh", g.op("Add", g.matmul(hidden, own), both))
-    logits = g.op("Squeeze", g.linear("score_2", hidden, weights), axis_2)
-    scores = g.op("Where", seen, g.op("Add", logits, prior), g.constant(np.float32(-np.inf)), out="scores")
-    g.op("ArgMax", scores, axis=1, keepdims=0, out="choice")
+    pooled = g.op("Concat", g.op("Div", total, count), top, shared, axis=2)
+    mine, common = np.split(weights["score_1.weight"], [len(weights["score_1.bias"])], axis=1)
+    both = g.op("Add", g.matmul(pooled, common), g.constant(weights["score_1.bias"]))
+    hidden = g.op("Softsign", g.op("Add", g.matmul(hidden, mine), both))
+    return g.op("Squeeze", g.layer("score_2", hidden, weights), axis_2)
 
 
 def _kind(g: _Graph, name: str) -> str:
@@ -89,7 +107,7 @@ def _second_copy(g: _Graph) -> str:
 
 
 def _prior(g: _Graph, rest: Prior) -> str:
-    """``shunter.agents.learned.greedy_prior``, in double precision as there."""
+    """``shunter.agents.prior.greedy_prior``, in double precision as there."""
 
     def number(value: float) -> str:
         return g.constant(np.float64(value))
@@ -119,12 +137,11 @@ def _prior(g: _Graph, rest: Prior) -> str:
     back = g.op("Div", g.feature("preempt_time"), g.op("Add", g.feature("unused_time"), number(1)))
     loss = g.op("Add", requests, g.op("Mul", number(rest.reload_weight), back))
     evicted = g.op("Sub", number(-4.5), log1p(loss))
-    prior = g.op("Mul", g.op("Where", _kind(g, "is_evict"), evicted, prior), number(RESIDUAL))
-    return g.op("Cast", prior, to=g.onnx.TensorProto.FLOAT)
+    return g.op("Where", _kind(g, "is_evict"), evicted, prior)
 
 
 def _shortlist(g: _Graph, prior: str) -> str:
-    """``shunter.agents.learned.shortlist``."""
+    """``shunter.agents.prior.shortlist``."""
 
     def context(index: int) -> str:
         return g.op("Gather", "context", g.constant(np.array([index])), axis=1)
@@ -139,10 +156,11 @@ def _shortlist(g: _Graph, prior: str) -> str:
     dropped = g.op("And", urgent, g.op("Or", idle, g.op("And", waits, alone)))
     dropped = g.op("Or", dropped, g.op("And", evicts, g.op("Equal", context(PENDING), zero)))
     mask = g.op("And", "action_mask", g.op("Not", dropped))
-    legal = g.op("Where", mask, prior, g.constant(np.float32(-np.inf)))
+    nothing = g.constant(np.float64(-np.inf))
+    legal = g.op("Where", mask, prior, nothing)
     # Fewer candidates than the shortlist holds are filled up, so that there is a last one.
     padding = g.constant(np.array([0, 0, 0, SHORTLIST]))
-    padded = g.op("Pad", legal, padding, g.constant(np.float32(-np.inf)))
+    padded = g.op("Pad", legal, padding, nothing)
     best = g.op("TopK", padded, g.constant(np.array([SHORTLIST])), axis=1, more="unused")
     least = g.op("Gather", best, g.constant(np.array([SHORTLIST - 1])), axis=1)
     return g.op("And", mask, g.op("GreaterOrEqual", legal, least))
@@ -174,23 +192,17 @@ class _Graph:
     def matmul(self, x: str, weight: Any) -> str:
         return self.op("MatMul", x, self.constant(weight.T))
 
-    def linear(self, layer: str, x: str, weights: Any) -> str:
+    def layer(self, name: str, x: str, weights: Arrays) -> str:
         return self.op(
-            "Add", self.matmul(x, weights[f"{layer}.weight"]), self.constant(weights[f"{layer}.bias"])
+            "Add", self.matmul(x, weights[f"{name}.weight"]), self.constant(weights[f"{name}.bias"])
         )
 
-    def compressed(self, x: str, wide: NDArray[np.int64]) -> list[str]:
-        axis = 2 if x == "candidates" else 1
-        some = self.op(
-            "Mul", self.constant(np.float32(1e3)), self.op("Gather", x, self.constant(wide), axis=axis)
-        )
-        return [self.log1p(x), self.op("Mul", self.constant(np.float32(0.2)), self.log1p(some))]
-
-    def log1p(self, x: str) -> str:
-        # In double precision, since adding 1 to a small float loses its digits.
-        double = self.op("Cast", x, to=self.onnx.TensorProto.DOUBLE)
-        log = self.op("Log", self.op("Add", double, self.constant(np.float64(1))))
-        return self.op("Cast", log, to=self.onnx.TensorProto.FLOAT)
+    def squashed(self, x: str, index: NDArray[np.int64], scale: NDArray[np.float64]) -> str:
+        """Inputs as ``shunter.agents.inputs`` makes them; along the last axis of x."""
+        raw = self.op("Gather", x, self.constant(index), axis=-1)
+        scaled = self.op("Mul", raw, self.constant(scale.astype(np.float32)))
+        squashed = self.op("Div", scaled, self.op("Add", scaled, self.constant(np.float32(1))))
+        return self.op("Where", self.constant(scale == 0), raw, squashed)
 
     def feature(self, name: str) -> str:
         index = self.constant(np.int64(feature(name)))

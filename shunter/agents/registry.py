@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shunter.agents.age_guard import AgeGuard
 from shunter.agents.base import Policy
 from shunter.agents.cost_greedy import CostGreedy
 from shunter.agents.cost_table import CostTable
@@ -20,7 +19,7 @@ from shunter.agents.learned import LearnedPolicy
 from shunter.agents.lookahead import Lookahead
 from shunter.agents.lru_keepalive import LruKeepalive
 from shunter.agents.never_preempt import NeverPreempt
-from shunter.agents.parameters import Heuristic, Number, Space, read_parameters
+from shunter.agents.parameters import Heuristic, Space, read_parameters
 from shunter.agents.pressure_greedy import PressureGreedy
 from shunter.agents.random_choice import Random
 from shunter.agents.size_lru import SizeLru
@@ -65,8 +64,6 @@ STATE_POLICIES: dict[str, Callable[[], Policy]] = {
 PARAMETERS = re.compile(r"\w+=")
 """How parameters behind a name begin."""
 
-GUARD: Space = {"max_age": Number(1.0, 1000.0, log=True)}
-
 
 def make_policy(text: str) -> Policy:
     """Makes a heuristic by name, or loads a trained policy from a file.
@@ -74,9 +71,7 @@ def make_policy(text: str) -> Policy:
     Args:
         text: A name from ``HEURISTICS`` or ``STATE_POLICIES``, the path of a ``.safetensors`` policy file,
             the URI of a registered model (``models:/…``), or a name that an installed package offers in
-            ``shunter.policies``. Parameters may follow, as in ``fifo-collated:max_wait=30,max_age=100``. All
-            but ``STATE_POLICIES`` take ``max_age``: beyond it, in time scales, requests go first (see
-            ``AgeGuard``).
+            ``shunter.policies``. Parameters may follow, as in ``fifo-collated:max_wait=30``.
 
     Raises:
         UnknownNameError: It is none of these, or has no such parameter.
@@ -86,11 +81,7 @@ def make_policy(text: str) -> Policy:
     """
     name, given = _split(text)
     make, space = _maker(name)
-    guard: Space = {} if name in STATE_POLICIES else GUARD
-    values = read_parameters(given, {**space, **guard}, f"--policy {name}")
-    max_age = values.pop("max_age", None)
-    policy = make(**values)
-    return policy if max_age is None else AgeGuard(policy, max_age)
+    return make(**read_parameters(given, space, f"--policy {name}"))
 
 
 def _split(text: str) -> tuple[str, str]:

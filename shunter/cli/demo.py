@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +13,15 @@ import typer
 import yaml
 from rich.console import Console
 
+from shunter.agents.base import Policy
+from shunter.agents.learned import LearnedPolicy
+from shunter.agents.prior import PRIOR
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.catalog.models import get_model, scaled_model
 from shunter.cli.eval_ import show
 from shunter.cli.fit import errors_table
 from shunter.cli.options import progress, say
-from shunter.cli.train_run import Run, train_and_save
+from shunter.cli.train_run import Run, say_added, train_and_save
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import make_world
 from shunter.errors import UnknownNameError
@@ -31,6 +35,8 @@ from shunter.profiling.dataset import read_dataset
 from shunter.profiling.plan import SweepSettings
 from shunter.profiling.sweep import SweepProgress, profile_models
 from shunter.profiling.synthetic import bytes_per_weight, write_checkpoint
+from shunter.train.settings import EvolutionSettings
+from shunter.train.verdict import TUNED, untrained_policy, verdict_of
 
 __all__ = ["demo"]
 
@@ -83,7 +89,7 @@ def demo(
         Path | None,
         typer.Option(help="Folder; by default runs/demo or runs/demo-ENGINE.", show_default=False),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Decisions to train for.")] = 80_000,
+    generations: Annotated[int, typer.Option(min=1, help="Of the training.")] = 60,
     real_seeds: Annotated[int, typer.Option(min=1, help="Request sequences to run for real.")] = 2,
 ) -> None:
     """Profile, fit, train, compare in simulation, and run the same policies on the real engine.
@@ -100,7 +106,14 @@ def demo(
     if engine not in RECIPES:
         raise UnknownNameError("--engine", engine, RECIPES)
     folder = out or Path("runs") / ("demo" if engine == "transformers" else f"demo-{engine}")
-    _Demo(Console(), engine, RECIPES[engine], folder).run(steps, real_seeds)
+    _Demo(Console(), engine, RECIPES[engine], folder).run(generations, real_seeds)
+
+
+def _tuned() -> Policy:
+    """Tuned cost-greedy by a name that people understand."""
+    policy = copy(PRIOR)
+    object.__setattr__(policy, "name", TUNED)
+    return policy
 
 
 class _Demo:
@@ -109,32 +122,35 @@ class _Demo:
         self.begun_s = time.monotonic()
         self.summary: dict[str, Any] = {"engine": engine, "mlflow_run_ids": {}}
 
-    def run(self, steps: int, real_seeds: int) -> None:
-        from shunter.train.settings import TrainSettings
-
+    def run(self, generations: int, real_seeds: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoints = self._checkpoints()
         self._profile(checkpoints)
         performance = self._fit()
         world = make_world(load_scenario(self._scenario(checkpoints, performance)), performance)
-        self._step("train", "MaskablePPO in simulation, starting from cost-greedy")
+        self._step("train", "direct search in simulation, starting from tuned cost-greedy")
         policy_path = self.folder / "policy.safetensors"
-        # Few decisions in a small world: rather more updates than more environments.
-        settings = TrainSettings(steps=steps, environments=6, validate_every=5)
+        settings = EvolutionSettings(generations=generations)
         trained = train_and_save(self.console, [Run(policy_path, settings, [world])], folder=self.folder)
         if not trained:
             raise KeyboardInterrupt
         self.summary["mlflow_run_ids"]["train"] = trained[0].run_id
-        policies = [*(make_policy(name) for name in POLICIES), trained[0].policy]
+        self.policy = trained[0].policy
+        learned = LearnedPolicy("trained", self.policy.weights, self.policy.metadata)
+        # For real without the tuned one: on one device the untrained policy decides as it does.
+        policies = [*map(make_policy, POLICIES), _tuned(), untrained_policy(), learned]
+        for_real = [policy for policy in policies if policy.name != TUNED]
         self._step("eval", f"{len(policies)} policies on {len(SIMULATED_SEEDS)} request sequences, simulated")
         simulated = evaluate(world, policies, SIMULATED_SEEDS)
         made = provenance(performance)
         self._keep("eval", simulated, "eval-simulated", performance, made)
-        self._step("eval --real", f"the same policies on {self.engine}, {real_seeds} of these sequences")
+        self._step(
+            "eval --real", f"{len(for_real)} of them on {self.engine}, {real_seeds} of these sequences"
+        )
         with open_engines(world) as engines, progress(self.console) as report:
             seeds = list(SIMULATED_SEEDS)[:real_seeds]
             made = provenance(performance, capabilities_of(world, engines))
-            real = evaluate(world, policies, seeds, engines=engines, on_progress=report)
+            real = evaluate(world, for_real, seeds, engines=engines, on_progress=report)
         files = self._keep("eval_real", real, "eval-real", performance, made)
         self._finish(simulated, real, files)
 
@@ -261,19 +277,27 @@ class _Demo:
         show(self.console, evaluation)
         return files
 
-    def _finish(self, simulated: Evaluation, real: Evaluation, files: dict[str, Path]) -> None:
+    def _summary(self, simulated: Evaluation, real: Evaluation) -> dict[str, Any]:
+        """Figures of each policy: in simulation, and beside each other where it ran for real too."""
         over_all, same = simulated.to_dict()["policies"], real.to_dict()["policies"]
-        self.summary["policies"] = {
-            name: {
+        found = {}
+        for name, row in over_all.items():
+            found[name] = {
                 "simulated_response_mean_s": row["simulated"]["response_mean_s"],
                 "simulated_response_change": row["simulated"]["response_change"],
-                "same_requests_simulated_response_mean_s": same[name]["simulated"]["response_mean_s"],
-                "same_requests_real_response_mean_s": same[name]["real"]["response_mean_s"],
-                "simulation_error": same[name]["simulation_error"]["response_mean_s"],
             }
-            for name, row in over_all.items()
-            if "real" in same.get(name, {})
-        }
+            if "real" in same.get(name, {}):
+                found[name] |= {
+                    "same_requests_simulated_response_mean_s": same[name]["simulated"]["response_mean_s"],
+                    "same_requests_real_response_mean_s": same[name]["real"]["response_mean_s"],
+                    "simulation_error": same[name]["simulation_error"]["response_mean_s"],
+                }
+        return found
+
+    def _finish(self, simulated: Evaluation, real: Evaluation, files: dict[str, Path]) -> None:
+        verdict = verdict_of(self.policy)
+        self.summary["policies"] = self._summary(simulated, real)
+        self.summary["training_added"] = None if verdict is None else verdict.model_dump(mode="json")
         self.summary["duration_s"] = time.monotonic() - self.begun_s
         path = self.folder / "summary.json"
         path.write_text(json.dumps(self.summary, indent=1), encoding="utf-8")
@@ -282,3 +306,4 @@ class _Demo:
         say(self.console, f"report:  {files['report']}")
         say(self.console, f"summary: {path}")
         say(self.console, f"MLflow:  mlflow ui --backend-store-uri sqlite:///{database}")
+        say_added(self.console, self.policy)

@@ -40,6 +40,7 @@ COMMANDS = {
     "tune": "Search the parameters of heuristics, or of a training.",
     "policy show": "Say what a policy was trained on, and how it did.",
     "policy average": "Make several policies one, whose scores are the mean of theirs.",
+    "policy explain": "Show why a policy does as it does, and what that is worth.",
     "policy export": "Write a policy as an ONNX graph.",
     "policy register": "Register a policy in MLflow, where the better one is champion.",
     "eval": "Compare policies in simulation and, with --real, on the real engine.",

@@ -17,8 +17,9 @@ from shunter.agents.policy_file import FACTS, Training, training_of
 from shunter.agents.score_card import ScoreCard, score_card_of
 from shunter.cli.options import PERFORMANCE, performance_of, say
 from shunter.errors import InputError
+from shunter.train.verdict import Verdict, shown, verdict_of
 
-__all__ = ["policy_average", "policy_export", "policy_register", "policy_show"]
+__all__ = ["policy_average", "policy_explain", "policy_export", "policy_register", "policy_show"]
 
 File = Annotated[
     str, typer.Argument(help="Policy file, or models:/NAME@champion in MLflow.", show_default=False)
@@ -39,9 +40,9 @@ def policy_show(
     """
     console = Console()
     policy = _learned(file)
-    training, card = training_of(policy), score_card_of(policy)
+    training, card, verdict = training_of(policy), score_card_of(policy), verdict_of(policy)
     if as_json:
-        print(json.dumps(_plain(policy, training, card), indent=1))
+        print(json.dumps(_plain(policy, training, card, verdict), indent=1))
         return
     say(console, f"{policy.name}: features version {policy.metadata['features_version']}")
     if training is None:
@@ -54,6 +55,8 @@ def policy_show(
         console.print(card_table(card))
         if card.change is not None:
             say(console, f"Against the best baseline of each row, geometric mean: {card.change:+.1%}")
+    for line in verdict.words if verdict is not None else ("The file does not say what training added.",):
+        say(console, line)
 
 
 def policy_average(
@@ -101,6 +104,59 @@ def policy_export(
     say(Console(), f"{onnx}: {onnx.stat().st_size} bytes")
 
 
+def policy_explain(
+    file: File,
+    scenario: Annotated[Path, typer.Option(help="Scenario to explain it in: a file or a name.")],
+    performance: Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)] = None,
+    load: Annotated[
+        float | None, typer.Option(min=0.01, help="Instead of the scenario's.", show_default=False)
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Request sequences, of those kept for explanations.")] = 10,
+    seed_of_examples: Annotated[
+        int, typer.Option(min=0, help="Draws the decisions that are looked at closely.")
+    ] = 0,
+    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("explanation.html"),
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="Figures to write.", show_default=False)
+    ] = None,
+) -> None:
+    """Show why a trained policy does as it does: what it learned, what that changes, what that is worth.
+
+    It is set beside itself untrained on requests that nothing was chosen on. Where the two would decide
+    otherwise, both choices are played out on the same requests.
+
+    Examples:
+
+    shunter policy explain policy.safetensors --scenario two-gpu-unequal --load 0.7 --out page.html
+    """
+    from shunter.envs.world import make_world
+    from shunter.eval.explain import SEEDS, explain
+    from shunter.eval.explain_page import explanation_lines, write_explanation
+    from shunter.profiling.report_page import write_json
+
+    console = Console()
+    for option, path in (("--out", out), ("--json", as_json)):
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise InputError(option, "be a file in an existing folder", str(path))
+    if not 2 <= seeds <= len(SEEDS):
+        raise InputError("--seeds", f"be 2 to {len(SEEDS)}", seeds)
+    policy = _learned(file)
+    world = make_world(scenario, performance_of(scenario, performance))
+    world = world if load is None else world.at_load(load)
+    explanation = explain(
+        world,
+        policy,
+        SEEDS[:seeds],
+        sample_seed=seed_of_examples,
+        on_progress=lambda text: say(console, text),
+    )
+    if as_json is not None:
+        write_json(as_json, explanation.to_dict())
+    for line in explanation_lines(explanation):
+        say(console, line)
+    say(console, f"page: {write_explanation(explanation, out)}")
+
+
 def policy_register(
     file: Annotated[Path, typer.Argument(help="Policy file.", show_default=False)],
     scenario: Annotated[list[Path], typer.Option(help="Scenario to compare on (YAML); repeatable.")],
@@ -111,8 +167,9 @@ def policy_register(
 ) -> None:
     """Register a policy in MLflow; it becomes the champion if it is shown to be better than the present one.
 
-    The two serve the same requests, of seeds that neither training nor evaluation uses; the whole interval
-    of the change in mean response must be below zero.
+    And nothing becomes champion that is not shown to be better than the best heuristic there. All serve the
+    same requests, of seeds that neither training nor evaluation uses; the whole interval of the change in
+    mean response must be below zero.
 
     Examples:
 
@@ -147,7 +204,7 @@ def card_table(card: ScoreCard) -> Table:
             change += f" ({cell.low:+.1%} to {cell.high:+.1%})"
         own = _seconds(cell.response_s) if cell.unfinished == 0 else f"{cell.unfinished} unfinished"
         theirs = _seconds(cell.baseline_response_s)
-        table.add_row(cell.scenario, f"{cell.load:.2g}", own, cell.baseline, theirs, change)
+        table.add_row(cell.scenario, f"{cell.load:.2g}", own, shown(cell.baseline), theirs, change)
     return table
 
 
@@ -171,14 +228,18 @@ def _show_training(console: Console, training: Training) -> None:
             say(console, f"  {FACTS[name].text}: {' to '.join(ends)}")
 
 
-def _plain(policy: LearnedPolicy, training: Training | None, card: ScoreCard | None) -> dict[str, Any]:
-    other = {k: v for k, v in policy.metadata.items() if k not in ("training", "score_card", "features")}
+def _plain(
+    policy: LearnedPolicy, training: Training | None, card: ScoreCard | None, verdict: Verdict | None
+) -> dict[str, Any]:
+    apart = ("training", "score_card", "verdict", "features")
+    other = {key: value for key, value in policy.metadata.items() if key not in apart}
     return {
         **other,
         "name": policy.name,
         "features": json.loads(policy.metadata.get("features", "[]")),
         "training": training.model_dump(mode="json") if training else None,
         "score_card": {**card.model_dump(mode="json"), "change": card.change} if card else None,
+        "verdict": verdict.model_dump(mode="json") if verdict else None,
     }
 
 

@@ -67,7 +67,7 @@ def scenarios_list(json_path: Json = None) -> None:
 def scenarios_show(
     scenario: ScenarioArgument, performance: Performance = None, json_path: Json = None
 ) -> None:
-    """Print a scenario, and what of each model fits each device, how fast it loads and decodes.
+    """Print a scenario, what of each model fits each device, how fast it loads and decodes, and the guard.
 
     Figures are predictions with their 90 % intervals; a * marks what was predicted beyond the data that the
     performance model was fitted to.
@@ -81,12 +81,13 @@ def scenarios_show(
     console = Console()
     loaded = load_scenario(scenario)
     model = load_performance(loaded, performance_of(scenario, performance))
-    table = residency(loaded, model)
+    table, world = residency(loaded, model), make_world(loaded, model)
     say(console, find_scenario(scenario).read_text(encoding="utf-8"))
     console.print(_residency_table(table).to_rich())
-    _write_json(
-        json_path, {"scenario": loaded.model_dump(mode="json"), "residency": table.to_dict(orient="records")}
-    )
+    say(console, _guard_line(world))
+    shown = {"scenario": loaded.model_dump(mode="json"), "residency": table.to_dict(orient="records")}
+    guard = {"guard_s": _finite(world.guard_s), "guard_feasible": world.guard_feasible}
+    _write_json(json_path, {**shown, **guard})
 
 
 def scenarios_check(
@@ -143,6 +144,15 @@ def _capacity_lines(world: World, found: Capacity) -> list[str]:
         within = found.low <= stated <= found.high
         lines.append(f"stated in the file: {stated:.4g}, {'within' if within else 'outside'} the interval")
     return lines
+
+
+def _guard_line(world: World) -> str:
+    if math.isinf(world.guard_s):
+        return "guard: off, nothing bounds how long a policy lets requests wait"
+    line = f"guard: whoever has waited {world.guard_s:.4g} s goes first"
+    if world.guard_feasible:
+        return f"{line}; at this rate every model has its turn in {world.rotation.rotation_s:.4g} s"
+    return f"{line}; at this rate this cannot be kept for all, waits may become longer"
 
 
 def _listed(scenario: Scenario) -> dict[str, Any]:

@@ -13,16 +13,25 @@ from rich.console import Console
 
 from shunter.agents.learned import LearnedPolicy
 from shunter.cli.options import PERFORMANCE, RAY, performance_of, say, say_lost, share
-from shunter.cli.train_run import Run, are_complete, checkpoint_of, train_and_save
+from shunter.cli.train_run import Run, are_complete, checkpoint_of, say_added, train_and_save
 from shunter.cli.train_specialists import train_specialists
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import World, make_world
-from shunter.errors import InputError
+from shunter.errors import InputError, UnknownNameError
 from shunter.jobs import Runner, open_runner
 from shunter.train.random_scenarios import random_worlds
-from shunter.train.settings import DistillSettings, TrainConfig, TrainSettings, load_config
+from shunter.train.settings import (
+    ALGORITHMS,
+    DEFAULT_ALGORITHM,
+    DistillSettings,
+    TrainConfig,
+    TrainSettings,
+    algorithm_of,
+    load_config,
+    shortened,
+)
 
-__all__ = ["train", "worlds_of"]
+__all__ = ["told", "train", "worlds_of"]
 
 
 def train(
@@ -39,11 +48,23 @@ def train(
         typer.Option(help="Shares of capacity to train at, like 0.5,0.7,0.9.", show_default="the scenario's"),
     ] = None,
     out: Annotated[Path, typer.Option(help="Policy file to write.")] = Path("policy.safetensors"),
+    algorithm: Annotated[
+        str | None, typer.Option(help=" or ".join(ALGORITHMS) + ".", show_default=DEFAULT_ALGORITHM)
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="evolution: about how long to search each.", show_default="3"),
+    ] = None,
+    generations: Annotated[
+        int | None,
+        typer.Option(help="evolution: how many, whatever their time.", show_default="by --minutes"),
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Decisions to train for.", show_default="150000")
+        int | None,
+        typer.Option(help="maskable-ppo: decisions to train for.", show_default="150000"),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of weights, exploration and workloads.", show_default="0")
+        int | None, typer.Option(help="Of weights, exploration and workloads.", show_default="0")
     ] = None,
     seeds: Annotated[
         int, typer.Option(min=1, help="Trainings, with seeds from --seed on; the best is kept.")
@@ -61,10 +82,12 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoints.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the policy file.")] = False,
 ) -> None:
-    """Train a MaskablePPO policy on scenarios, from the cost-greedy that is best in them or a policy.
+    """Train a policy for scenarios: in three minutes one for your own box.
 
-    Progress shows its mean response over that of the best heuristic, on validation requests that it does not
-    train on; the weights with the lowest ratio are kept, also after Ctrl-C. A checkpoint is written at every
+    By default its numbers are searched directly (evolution strategies): variants play whole episodes on the
+    same requests, so that only what they decide tells. maskable-ppo learns from single decisions instead.
+    Progress shows what it costs over what the best heuristic does, on validation requests that it does not
+    train on; the numbers with the lowest ratio are kept, also after Ctrl-C. A checkpoint is written at every
     validation: --resume goes on from it as if nothing had happened, and trains nothing again that is
     finished. With --ray the trainings of --seeds and --specialists run side by side on a cluster.
 
@@ -75,16 +98,15 @@ def train(
 
     shunter train --scenario s.yaml --performance perf --out policy.safetensors
 
-    shunter train --scenario paper-a6000 --scenario two-gpu-unequal --loads 0.5,0.7,0.9 --steps 2000000
+    shunter train --scenario paper-a6000 --scenario two-gpu-unequal --loads 0.5,0.7,0.9 --minutes 20
 
     shunter train --config generalist.yaml --out generalist.safetensors --specialists --ray local
 
-    shunter train --scenario s.yaml --from generalist.safetensors --steps 200000
+    shunter train --scenario s.yaml --from generalist.safetensors --algorithm maskable-ppo --steps 200000
     """
     console = Console()
-    asked = _config(config, scenario, performance, loads)
-    settings = asked.settings
-    settings = replace(settings, steps=steps or settings.steps, seed=settings.seed if seed is None else seed)
+    asked = _config(config, scenario, performance, loads, algorithm)
+    settings = told(asked.settings, minutes=minutes, generations=generations, steps=steps, seed=seed)
     begun = None if start is None else LearnedPolicy.load(start)
     if specialists or asked.distill is not None:
         if seeds > 1:
@@ -114,6 +136,7 @@ def train(
         best = min(trained, key=lambda one: one.ratio)
         best.policy.save(out)
         ratios = ", ".join(f"{one.ratio:.3f}" for one in trained)
+        say_added(console, best.policy)
         say(console, f"{out}: the best of {len(trained)} seeds ({ratios})")
     _end(console, runner, complete=are_complete(trained, runs), kept=bool(trained))
 
@@ -135,7 +158,7 @@ def _specialists(config: TrainConfig, settings: TrainSettings, folder: Path) -> 
         raise InputError("validation", "be empty with specialists", config.validation)
     scenarios = [worlds_of(config, [name]) for name in config.scenarios]
     drawn = [random_worlds(number, config.loads or [0.7]) for number in range(config.random)]
-    shorter = replace(settings, steps=config.random_steps or settings.steps)
+    shorter = shortened(settings, config.random_share)
     asked = [(worlds, settings) for worlds in scenarios] + [(worlds, shorter) for worlds in drawn]
     names = Counter(worlds[0].scenario.name for worlds, _ in asked)
     if max(names.values()) > 1:
@@ -143,12 +166,41 @@ def _specialists(config: TrainConfig, settings: TrainSettings, folder: Path) -> 
     return [Run(folder / f"{worlds[0].scenario.name}.safetensors", own, worlds) for worlds, own in asked]
 
 
+def told(settings: TrainSettings, **options: float | None) -> TrainSettings:
+    """The settings with what was given on the command line.
+
+    Raises:
+        InputError: The algorithm has no such setting, or it breaks its rule.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in given.items():
+        if not hasattr(settings, name):
+            raise InputError(f"--{name}", f"be left out for {algorithm_of(settings)}, which has none", value)
+        if name != "seed" and not value > 0:
+            raise InputError(f"--{name}", "be greater than 0", value)
+    if "minutes" in given and "generations" in given:
+        raise InputError("--minutes", "be left out where --generations is given", given["minutes"])
+    if "minutes" in given:
+        given["generations"] = 0
+    changed: TrainSettings = replace(settings, **given)  # type: ignore[arg-type]
+    return changed
+
+
 def _config(
-    file: Path | None, scenarios: list[str] | None, performance: Path | None, loads: str | None
+    file: Path | None,
+    scenarios: list[str] | None,
+    performance: Path | None,
+    loads: str | None,
+    algorithm: str | None,
 ) -> TrainConfig:
     if (file is None) == (scenarios is None):
         raise InputError("--scenario", "be given, or --config instead", scenarios)
-    config = TrainConfig.model_validate({"scenarios": scenarios}) if file is None else load_config(file)
+    if algorithm is not None and algorithm not in ALGORITHMS:
+        raise UnknownNameError("--algorithm", algorithm, ALGORITHMS)
+    named = {"scenarios": scenarios, "algorithm": algorithm or DEFAULT_ALGORITHM}
+    config = TrainConfig.model_validate(named) if file is None else load_config(file)
+    if algorithm not in (None, config.algorithm):
+        raise InputError("--algorithm", f"be that of the file, {config.algorithm}, or left out", algorithm)
     changes: dict[str, object] = {}
     if performance is not None:
         changes["performance"] = str(performance)
@@ -168,7 +220,7 @@ def worlds_of(config: TrainConfig, names: list[str]) -> list[World]:
             scenario = scenario.model_copy(update={"objective": objective})
         world = make_world(scenario, performance_of(Path(name), given))
         rates = [world.rate_per_s] if not config.loads else [world.rate_at(load) for load in config.loads]
-        worlds += [replace(world, rate_per_s=rate) for rate in rates]
+        worlds += [world.at_rate(rate) for rate in rates]
     return worlds
 
 

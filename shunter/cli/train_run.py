@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,23 +17,28 @@ from shunter.agents.policy_file import training_of
 from shunter.agents.score_card import score_card_of
 from shunter.cli.options import progress, say
 from shunter.envs.world import World, with_absolute_paths
-from shunter.errors import InputError, ShunterError
+from shunter.errors import InputError
 from shunter.eval.event_log import write_event_logs
 from shunter.eval.runs import simulate
 from shunter.eval.tracking import Tracker, tracking
 from shunter.jobs import Runner
-from shunter.train.settings import TrainSettings
+from shunter.train.settings import TrainSettings, algorithm_of, length_of, plain
+from shunter.train.verdict import shown, verdict_of
 
 if TYPE_CHECKING:
-    from shunter.train.ppo import Curve, TrainResult
+    from shunter.train.result import Curve, TrainResult
     from shunter.train.seeds import Ground, SeedTraining
 
-__all__ = ["Run", "Trained", "are_complete", "checkpoint_of", "register_and_log", "title", "train_and_save"]
+__all__ = ["Run", "Trained", "are_complete", "checkpoint_of", "register_and_log", "say_added", "title"]
+__all__ += ["train_and_save"]
+
+PARTS = 100
+"""In which a training's progress is counted."""
 
 
 def checkpoint_of(out: Path) -> Path:
     """Where the checkpoint of a policy file's training is."""
-    return out.with_suffix(".checkpoint.pt")
+    return out.with_suffix(".checkpoint")
 
 
 class Run(NamedTuple):
@@ -43,7 +48,7 @@ class Run(NamedTuple):
         out: Policy file.
         settings: With its seed.
         worlds: To train in.
-        validation: See ``train_ppo``.
+        validation: See ``train_policy``.
     """
 
     out: Path
@@ -90,7 +95,7 @@ def train_and_save(
     Args:
         console: To talk to.
         runs: Of the same worlds, or each of its own.
-        start: See ``train_ppo``.
+        start: See ``train_policy``.
         folder: See ``tracking``.
         resume: Whether a policy file without a checkpoint is a training that is finished.
         runner: Where trainings run; by default here.
@@ -98,22 +103,21 @@ def train_and_save(
     Returns:
         All that were not cut off before they had anything to keep.
     """
-    try:
-        from shunter.train.checkpoint import read_checkpoint
-        from shunter.train.seeds import SeedsShared, train_seed
-    except ImportError as error:
-        raise ShunterError(f"training needs the extra: pip install 'shunter[train]' ({error})") from None
+    from shunter.train.algorithms import check_checkpoint, check_installed
+    from shunter.train.seeds import SeedsShared, train_seed
 
     for run in runs:
+        check_installed(run.settings)
         if checkpoint_of(run.out).exists():
-            read_checkpoint(checkpoint_of(run.out), asdict(run.settings))
+            check_checkpoint(checkpoint_of(run.out), run.settings)
     finished = {run.out: _finished(run.out, run.settings) for run in runs if resume}
     with ExitStack() as stack:
-        bar = stack.enter_context(progress(console))
-        board = _Board(bar, sum(run.settings.steps for run in runs), several=len(runs) > 1)
         left = [run for run in runs if finished.get(run.out) is None]
+        if left:
+            say(console, _beginning(left))
+        board = _Board(stack.enter_context(progress(console)), len(runs))
         under_way = [_Training(run, _run_opener(stack, run, folder or Path()), board) for run in left]
-        grounds, places = _grounds(left, bar)
+        grounds, places = _grounds(left)
         with suppress(KeyboardInterrupt):  # what was trained so far is kept
             jobs = [one.job(place) for one, place in zip(under_way, places, strict=True)]
             (runner or Runner()).run(train_seed, SeedsShared(grounds, start), jobs)
@@ -122,22 +126,27 @@ def train_and_save(
     return [one for one in every if one is not None]
 
 
-def _grounds(runs: Sequence[Run], bar: Callable[[str, int, int], None]) -> tuple[list[Ground], list[int]]:
+def _beginning(runs: Sequence[Run]) -> str:
+    """What begins; compiling takes a while after an installation, and nothing else can be shown till then."""
+    settings = runs[0].settings
+    many = f"{len(runs)} trainings" if len(runs) > 1 else "training"
+    where = title([world for run in runs for world in run.worlds])
+    return f"{many} on {where}: {algorithm_of(settings)}, {length_of(settings)}; first compiling ..."
+
+
+def _grounds(runs: Sequence[Run]) -> tuple[list[Ground], list[int]]:
     """The grounds of some trainings, each once, and which one is each training's."""
-    from shunter.train.courses import make_course
     from shunter.train.seeds import Ground
 
     grounds: list[Ground] = []
     places: dict[tuple[int, int], int] = {}
     of_runs = []
-    for i, run in enumerate(runs):
-        bar("measuring cost-greedy", i, len(runs))
+    for run in runs:
         key = id(run.worlds), id(run.validation)
         if key not in places:
             places[key] = len(grounds)
             validation = [with_absolute_paths(world) for world in run.validation]
-            courses = [make_course(with_absolute_paths(world)) for world in run.worlds]
-            grounds.append(Ground(courses, validation))
+            grounds.append(Ground([with_absolute_paths(world) for world in run.worlds], validation))
         of_runs.append(places[key])
     return grounds, of_runs
 
@@ -158,7 +167,7 @@ def _run_opener(stack: ExitStack, run: Run, folder: Path) -> Callable[[], Tracke
     def open_run() -> Tracker:
         name = f"{title(run.worlds)} seed {run.settings.seed}"
         tracker = stack.enter_context(tracking("train", name, folder=folder))
-        tracker.params({"train": asdict(run.settings), "scenarios": _names(run.worlds)})
+        tracker.params({"train": plain(run.settings), "scenarios": _names(run.worlds)})
         return tracker
 
     return open_run
@@ -172,7 +181,7 @@ def _finished(out: Path, settings: TrainSettings) -> Trained | None:
     if "interrupted" in policy.metadata:
         return None
     training = training_of(policy)
-    if training is None or training.settings != asdict(settings):
+    if training is None or training.settings != plain(settings):
         raise InputError("--out", "be of a training with these settings to --resume", str(out))
     return Trained(policy, float(policy.metadata["validation_ratio"]), None, False)
 
@@ -180,16 +189,17 @@ def _finished(out: Path, settings: TrainSettings) -> Trained | None:
 class _Board:
     """How far all trainings are, on one bar."""
 
-    def __init__(self, bar: Callable[[str, int, int], None], total: int, *, several: bool) -> None:
-        self.bar, self.total, self.several = bar, total, several
-        self.steps: dict[Path, int] = {}
+    def __init__(self, bar: Callable[[str, int, int], None], count: int) -> None:
+        self.bar, self.count = bar, count
+        self.shares: dict[Path, float] = {}
+        bar("compiling", 0, PARTS * count)
 
-    def show(self, out: Path, steps: int, point: Curve) -> None:
+    def show(self, out: Path, share: float, point: Curve) -> None:
         """Shows one training's progress."""
-        self.steps[out] = steps
-        which = f"{out.stem}: " if self.several else ""
-        text = f"{which}response {point.ratio:.3f} of the best heuristic's"
-        self.bar(text, sum(self.steps.values()), self.total)
+        self.shares[out] = share
+        which = f"{out.stem}: " if self.count > 1 else ""
+        text = f"{which}{point.ratio:.3f} of the best heuristic's cost"
+        self.bar(text, round(PARTS * sum(self.shares.values())), PARTS * self.count)
 
 
 class _Training:
@@ -215,9 +225,9 @@ class _Training:
             self.run.settings, checkpoint_of(self.run.out), self._follow, self._take, ground=ground
         )
 
-    def _follow(self, steps: int, point: Curve) -> None:
+    def _follow(self, share: float, point: Curve) -> None:
         self._log(point)
-        self.board.show(self.run.out, steps, point)
+        self.board.show(self.run.out, share, point)
 
     def _log(self, point: Curve) -> None:
         if point.steps > self._logged:
@@ -240,22 +250,30 @@ class _Training:
         if self.result is None:
             raise RuntimeError("nothing was trained")
         result, out = self.result, self.run.out
-        register_and_log(console, out, result.policy, self.run.worlds, self.tracker)
-        if not result.interrupted:
-            checkpoint_of(out).unlink(missing_ok=True)
         ratio = min(point.ratio for point in result.curve)
+        say_added(console, result.policy)
         say(
             console,
             f"{out}: {result.curve[-1].steps} decisions in {result.curve[-1].elapsed_s:.0f} s; "
-            f"validation response {ratio:.3f} of {result.baseline}'s, the best heuristic there",
+            f"in validation {ratio:.3f} of what {shown(result.baseline)} costs, the best heuristic there",
         )
+        register_and_log(console, out, result.policy, self.run.worlds, self.tracker)
+        if not result.interrupted:
+            checkpoint_of(out).unlink(missing_ok=True)
         return Trained(result.policy, ratio, self.tracker.run_id, result.interrupted)
+
+
+def say_added(console: Console, policy: LearnedPolicy) -> None:
+    """Says what training added, as the policy's file has it."""
+    verdict = verdict_of(policy)
+    for line in verdict.words if verdict is not None else ():
+        say(console, line)
 
 
 def register_and_log(
     console: Console, out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracker: Tracker
 ) -> None:
-    """Logs a policy, its score card and what it does in its first world, and registers it."""
+    """Logs a policy, its figures and what it does in its first world, and registers it."""
     from shunter.train.registry import default_name, register_policy
     from shunter.train.seeds import CARD_SEEDS
 
@@ -267,6 +285,9 @@ def register_and_log(
     if card is not None:
         tracker.table(pd.DataFrame([cell.model_dump() for cell in card.cells]), "score_card.json")
         tracker.metrics({"score_card/change": card.change})
+    verdict = verdict_of(policy)
+    if verdict is not None:
+        tracker.metrics({"verdict": verdict.model_dump()})
     name = default_name(title(worlds))
     registered = register_policy(out, name=name, worlds=worlds, tracker=tracker)
     role = "champion" if registered.champion else "no champion"

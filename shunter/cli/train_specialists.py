@@ -11,13 +11,19 @@ from rich.console import Console
 
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.policy_file import training_of, training_record
-from shunter.agents.registry import make_policy
-from shunter.agents.score_card import Cell, ScoreCard, score_card_of
 from shunter.cli.options import progress
-from shunter.cli.train_run import Run, Trained, are_complete, register_and_log, title, train_and_save
+from shunter.cli.train_run import (
+    Run,
+    Trained,
+    are_complete,
+    register_and_log,
+    say_added,
+    title,
+    train_and_save,
+)
 from shunter.eval.tracking import Tracker, tracking
 from shunter.jobs import Runner
-from shunter.train.settings import DistillSettings
+from shunter.train.settings import DistillSettings, plain
 
 __all__ = ["train_specialists"]
 
@@ -46,17 +52,22 @@ def train_specialists(
     Returns:
         Whether all was done; False if Ctrl-C cut it short.
     """
+    from shunter.train.seeds import CARD_SEEDS
+    from shunter.train.verdict import judge
+
     trained = train_and_save(console, runs, start=start, resume=resume, runner=runner)
     if not are_complete(trained, runs):
         return False
     worlds = [world for run in runs for world in run.worlds]
-    settings = {**asdict(runs[0].settings), "distill": asdict(distillation), "teachers": len(runs)}
+    settings = {**plain(runs[0].settings), "distill": asdict(distillation), "teachers": len(runs)}
     with tracking("train", title(worlds)) as tracker:
         tracker.params({"train": settings, "scenarios": [run.worlds[0].scenario.name for run in runs]})
         policy = _taught(console, runs, [one.policy for one in trained], distillation, tracker)
+        policy.metadata |= judge(policy, worlds, CARD_SEEDS, start=start)
         record = training_record(worlds, steps=_steps(trained), seed=runs[0].settings.seed, settings=settings)
         policy.metadata |= record
         policy.save(out)
+        say_added(console, policy)
         register_and_log(console, out, policy, worlds, tracker)
     return True
 
@@ -73,11 +84,11 @@ def _taught(
     distillation: DistillSettings,
     tracker: Tracker,
 ) -> LearnedPolicy:
-    """The one network, with the time that all took and a score card."""
+    """The one network, with the time that all took."""
     from shunter.train.distill import Lesson, Progress, distill
 
     begun_s = time.monotonic()
-    pairs = list(zip(teachers, runs, strict=True))
+    pairs = zip(teachers, runs, strict=True)
     lessons = [Lesson(teacher, world) for teacher, run in pairs for world in run.worlds]
     with progress(console) as bar:
 
@@ -89,19 +100,4 @@ def _taught(
         policy = distill(lessons, distillation, follow)
     before_s = sum(float(teacher.metadata["elapsed_s"]) for teacher in teachers)
     policy.metadata["elapsed_s"] = f"{before_s + time.monotonic() - begun_s:.1f}"
-    policy.metadata |= _card(policy, pairs).record()
     return policy
-
-
-def _card(policy: LearnedPolicy, pairs: Sequence[tuple[LearnedPolicy, Run]]) -> ScoreCard:
-    """Against the baselines that were the best ones when the teachers were judged."""
-    from shunter.train.seeds import CARD_SEEDS
-    from shunter.train.selection import make_score_card
-
-    cells: list[Cell] = []
-    for teacher, run in pairs:
-        card = score_card_of(teacher)
-        for world, cell in zip(run.worlds, card.cells if card is not None else [], strict=True):
-            best = {cell.baseline: make_policy(cell.baseline)}
-            cells += make_score_card(policy, [world], best, CARD_SEEDS).cells
-    return ScoreCard(seeds=list(CARD_SEEDS), cells=cells)

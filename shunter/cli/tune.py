@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +16,12 @@ from rich.table import Table
 from shunter.agents.parameters import Heuristic
 from shunter.agents.registry import HEURISTICS
 from shunter.cli.options import PERFORMANCE, RAY, performance_of, progress, say, say_lost, seed_list
-from shunter.cli.train import worlds_of
+from shunter.cli.train import told, worlds_of
 from shunter.envs.world import make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.jobs import Runner, open_runner
 from shunter.train.search import OnTrial, Tuned
-from shunter.train.settings import TrainConfig, load_config, write_config
+from shunter.train.settings import TrainConfig, TrainSettings, load_config, write_config
 from shunter.train.tune_heuristic import tune_all
 from shunter.train.tune_training import tune_training
 
@@ -47,9 +47,15 @@ def tune(
         Path | None,
         typer.Option(help="Training file (YAML) to search the settings of instead.", show_default=False),
     ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Of each trial of --train by evolution.", show_default="the file's")
+    ] = None,
+    generations: Annotated[
+        int | None, typer.Option(help="Likewise, whatever their time.", show_default="the file's")
+    ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Decisions of each trial of --train.", show_default="the file's"),
+        typer.Option(help="Decisions of each trial of --train by maskable-ppo.", show_default="the file's"),
     ] = None,
     out: Annotated[Path, typer.Option(help="Training file to write, with --train.")] = Path("tuned.yaml"),
     trials: Annotated[int, typer.Option(min=1, help="For each policy, or of the training.")] = 40,
@@ -77,7 +83,7 @@ def tune(
 
     shunter tune --scenario a.yaml --scenario b.yaml --storage runs/tune.journal --json tuned.json
 
-    shunter tune --train generalist.yaml --steps 200000 --trials 30 --ray auto --out tuned.yaml
+    shunter tune --train generalist.yaml --generations 100 --trials 30 --ray auto --out tuned.yaml
     """
     console = Console()
     if (train is None) == (scenario is None):
@@ -85,13 +91,15 @@ def tune(
     if train is not None and out.exists():
         raise InputError("--out", "not exist yet", str(out))
     config = None if train is None else load_config(train)
+    lengths = {"minutes": minutes, "generations": generations, "steps": steps}
+    shorter = None if config is None else told(config.settings, **lengths)
     classes = [_known(name) for name in policy or [n for n, cls in HEURISTICS.items() if not cls.oracle]]
     try:
         with open_runner(ray) as runner, progress(console) as bar:
             kinds = 1 if config else len(classes)
             report = _reporter(bar, kinds * trials)
-            if config is not None:
-                results = {"training": _search_training(config, steps, trials, runner, storage, report)}
+            if config is not None and shorter is not None:
+                results = {"training": _search_training(config, shorter, trials, runner, storage, report)}
             else:
                 worlds = [make_world(path, performance_of(path, performance)) for path in scenario or ()]
                 chosen = seed_list(seeds)
@@ -124,9 +132,8 @@ def _reporter(bar: Callable[[str, int, int], None], total: int) -> OnTrial:
 
 
 def _search_training(
-    config: TrainConfig, steps: int | None, trials: int, runner: Runner, storage: Path, report: OnTrial
+    config: TrainConfig, settings: TrainSettings, trials: int, runner: Runner, storage: Path, report: OnTrial
 ) -> Tuned:
-    settings = replace(config.settings, steps=steps or config.settings.steps)
     return tune_training(
         worlds_of(config, config.scenarios),
         settings,

@@ -1,4 +1,4 @@
-"""What a device may do: requests that it could run, room that it has, and which actions are legal.
+"""What a device may do: room that it has, and which actions are legal.
 
 Actions of a device, in order: model m at level l for every (m, l) - run a quantum where it is resident at l,
 load it otherwise - then evict m for every m, then wait.
@@ -6,32 +6,19 @@ load it otherwise - then evict m for every m, then wait.
 
 from __future__ import annotations
 
+from shunter.envs.claims import claimable_count
 from shunter.envs.compiled import entry, inlined, jit
+from shunter.envs.guard import forced_model
 from shunter.envs.state import Bools, State
 from shunter.envs.tables import Tables
 
 __all__ = [
-    "claimable",
-    "claimable_count",
     "is_legal",
     "legal_action",
     "mask_actions",
     "short_bytes",
     "used_bytes",
 ]
-
-
-@inlined
-def claimable(s: State, i: int, d: int) -> bool:
-    """Whether device d may run the request in slot i now: nobody runs it and its KV is here or nowhere."""
-    r = s.slot[i]
-    return bool(r.owner < 0 and (r.home < 0 or r.home == d))
-
-
-@inlined
-def claimable_count(s: State, d: int, m: int) -> int:
-    """How many requests of a model a device may run now."""
-    return int(s.model[m].homeless + s.place[d, m].held)
 
 
 @entry
@@ -59,10 +46,17 @@ def short_bytes(t: Tables, s: State, d: int, m: int, level: int, used: float) ->
 
 @inlined
 def may_serve(t: Tables, s: State, d: int, m: int, level: int) -> bool:
-    """Whether device d may run model m, resident at this level, or load it there."""
+    """Whether device d may run model m, resident at this level, or load it there, if the guard leaves it."""
     if s.device[d].pending_model >= 0 or t.level[d, m, level].level_ok == 0:
         return False
     return bool(s.place[d, m].resident != level or claimable_count(s, d, m) > 0)
+
+
+@inlined
+def must_serve(t: Tables, s: State, d: int, m: int, level: int) -> bool:
+    """Whether device d may run model m, resident at this level, or load it there, where it must serve m."""
+    resident = s.place[d, m].resident
+    return bool(t.level[d, m, level].level_ok != 0 and (resident < 0 or resident == level))
 
 
 @inlined
@@ -70,9 +64,17 @@ def mask_actions(t: Tables, s: State, d: int, mask: Bools) -> None:
     """Writes which actions device d may take now into mask (A,); at least one is legal.
 
     Illegal are levels that do not exist or do not fit, quanta without requests, evictions of what is not
-    resident and, while room must be made for a load, everything but evictions.
+    resident and, while room must be made for a load, everything but evictions. Where the guard says which
+    model the device serves (``shunter.envs.guard``), all else is illegal, another level of a resident too.
     """
     models, levels = t.level.shape[1], t.level.shape[2]
+    forced = forced_model(t, s, d)
+    if forced >= 0:
+        for action in range(mask.shape[0]):
+            mask[action] = False
+        for level in range(levels):
+            mask[forced * levels + level] = must_serve(t, s, d, forced, level)
+        return
     asked = s.device[d].pending_model < 0
     for m in range(models):
         resident, has_work = s.place[d, m].resident, claimable_count(s, d, m) > 0
@@ -89,6 +91,9 @@ def is_legal(t: Tables, s: State, d: int, action: int) -> bool:
     models, levels = t.level.shape[1], t.level.shape[2]
     if action < 0 or action > models * levels + models:
         return False
+    forced = forced_model(t, s, d)
+    if forced >= 0:
+        return bool(action // levels == forced and must_serve(t, s, d, forced, action % levels))
     if action < models * levels:
         return bool(may_serve(t, s, d, action // levels, action % levels))
     if action < models * levels + models:

@@ -2,14 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 
-__all__ = ["bound", "entry", "inlined", "internal", "jit"]
+__all__ = ["bound", "cache_stamp", "entry", "inlined", "internal", "jit"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+KEPT = 8
+"""Versions of the sources whose compiled code is kept."""
+
+
+def cache_stamp(files: Iterable[Path]) -> str:
+    """Names a version of source files, by where they are, when they were written and how long they are."""
+    facts = [(str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(files)]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _keep_apart() -> None:
+    """Gives every version of the sources a cache of its own.
+
+    Numba looks at the file of a function alone, not at those of what is inlined into it: after a change of
+    the layout of states, code that was compiled before would write where nothing is.
+    """
+    package = Path(__file__).parents[1]
+    given = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    versions = Path(given) / "shunter" / "compiled"
+    sources = [file for area in ("envs", "agents") for file in (package / area).glob("*.py")]
+    own = versions / cache_stamp(sources)
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        own.touch()
+        old = sorted(versions.iterdir(), key=lambda folder: folder.stat().st_mtime_ns)[:-KEPT]
+    except OSError:
+        return  # no place of its own: numba's own choice
+    for folder in old:
+        shutil.rmtree(folder, ignore_errors=True)
+    numba.config.CACHE_DIR = str(own)
+
+
+_keep_apart()
 
 # Nothing here allocates. Told so (_nrt), numba does not count references to the arrays of states and tables,
 # which took ten times as long as everything else together.

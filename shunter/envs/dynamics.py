@@ -8,8 +8,10 @@ the requests.
 
 from __future__ import annotations
 
-from shunter.envs.candidates import claimable, claimable_count, short_bytes, used_bytes
+from shunter.envs.candidates import short_bytes, used_bytes
+from shunter.envs.claims import claimable, claimable_count
 from shunter.envs.compiled import entry, inlined, internal, jit
+from shunter.envs.guard import renew_promotion
 from shunter.envs.host_cache import fetch_weights, fill_cache
 from shunter.envs.objectives import begin_busy, end_busy, judge_quantum, open_accounts
 from shunter.envs.queues import admit, leave, send_first, touch
@@ -169,6 +171,7 @@ def apply(t: Tables, s: State, d: int, action: int) -> bool:
     models, levels = t.level.shape[1], t.level.shape[2]
     device, now_ns = s.device[d], s.clock[0].now_ns
     s.counts[0].decisions += 1
+    renew_promotion(t, s, d)
     if action == models * levels + models:
         start_operation(s, d, WAIT, -1, -1, now_ns)
         device.op_end_ns = now_ns + t.limits[0].max_wait_ns
@@ -208,6 +211,8 @@ def complete_run(s: State, d: int) -> None:
         r.home = d
         r.kv = KV_LIVE
         r.generated += entry.tokens
+        if entry.tokens > 0:
+            r.progress_ns = device.op_end_ns
         if s.clock[0].objective == SLO:
             judge_quantum(s, entry.slot, entry.finish_ns)
         if entry.finish_ns >= 0:

@@ -3,15 +3,16 @@
 The simulator's engines never fail; the real executor and the replay of its log call this instead of
 ``shunter.envs.dynamics.complete``.
 
-An engine that failed is started again, empty. What its residents held is gone: KV on the device, and KV saved
-to the memory of its process. A request is not: its prompt and the tokens of all quanta that came to their end
-are the scheduler's, so it is recomputed from these, as after a KV cache that was dropped. Tokens of the
-quantum that failed never arrived, and are generated again; as decoding is greedy they are the same.
+An engine that failed is started again, empty. What its residents held is gone: KV on the device, and KV
+saved to the memory of its process; so is what the guard had promoted the device to. A request is not: its
+prompt and the tokens of all quanta that came to their end are the scheduler's, so it is recomputed from
+these, as after a KV cache that was dropped. Tokens of the quantum that failed never arrived, and are
+generated again; as decoding is greedy they are the same.
 """
 
 from __future__ import annotations
 
-from shunter.envs.candidates import claimable
+from shunter.envs.claims import claimable
 from shunter.envs.compiled import internal, jit
 from shunter.envs.dynamics import settle_evictions
 from shunter.envs.objectives import end_busy
@@ -106,6 +107,8 @@ def fail(t: Tables, s: State, d: int, lost: Bools, attempts: int) -> None:
     device = s.device[d]
     kind, m = device.op_kind, device.op_model
     device.op_kind = IDLE
+    device.promoted_model = -1
+    device.promoted_ns = 0
     end_busy(s, d)
     if kind == RUN:
         unclaim_batch(s, d)

@@ -17,7 +17,7 @@ __all__ = [
 ]
 __all__ += ["Feature", "feature", "feature_bounds", "feature_lines"]
 
-FEATURES_VERSION = 3
+FEATURES_VERSION = 4
 """Raised whenever a feature is added, removed, or changes its meaning; policies name the one they need."""
 
 FEATURE_MAX = 1e6
@@ -97,6 +97,12 @@ FEATURE_TABLE = (
         "share",
         FEATURE_MAX,
         "of the TTFT limit, that the oldest without a token waited; 0 without SLO",
+    ),
+    Feature(
+        "guard_used",
+        "share",
+        FEATURE_MAX,
+        "of the guard, that its longest waiting request waits; 0 without guard",
     ),
 )
 """Features of a candidate, in order."""

@@ -117,6 +117,8 @@ def clear(s: State) -> None:
         device = s.device[d]
         device.pending_model = -1
         device.pending_level = -1
+        device.promoted_model = -1
+        device.promoted_ns = 0
         device.last_model = -1
         device.op_kind = IDLE
         device.op_batch = 0

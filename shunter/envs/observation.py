@@ -14,10 +14,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.envs.candidates import claimable, claimable_count, mask_actions, short_bytes, used_bytes
+from shunter.envs.candidates import mask_actions, short_bytes, used_bytes
+from shunter.envs.claims import claimable, claimable_count
 from shunter.envs.compiled import entry, inlined, internal
 from shunter.envs.durations import locate, on_piece
 from shunter.envs.features import FEATURE_MAX, FEATURES
+from shunter.envs.guard import note_waits
 from shunter.envs.observed_others import elsewhere, next_completion
 from shunter.envs.records import FAR_NS
 from shunter.envs.state import KV_LIVE, KV_SAVED, KV_SAVING, Bools, State
@@ -91,6 +93,8 @@ def summarize(t: Tables, s: State, d: int, m: int) -> None:
             remaining += tokens
             fewest = min(fewest, tokens)
         i = s.slot[i].next
+    if t.limits[0].guard_ns != FAR_NS:
+        note_waits(s, d, m)
     n = max(1, batch)
     place.batch = batch
     place.remaining = remaining / n
@@ -164,6 +168,9 @@ def write_now(t: Tables, s: State, d: int, m: int, used: float, candidates: Feat
     waited = 0.0
     if t.limits[0].ttft_ns != FAR_NS and place.batch > 0 and place.tokenless_ns >= 0:
         waited = bounded((now_ns - place.tokenless_ns) / t.limits[0].ttft_ns)
+    guarded = 0.0
+    if t.limits[0].guard_ns != FAR_NS and place.batch > 0:
+        guarded = bounded((now_ns - place.waiting_ns) / t.limits[0].guard_ns)
     for level in range(levels):
         if t.level[d, m, level].level_ok == 0:
             continue
@@ -171,6 +178,7 @@ def write_now(t: Tables, s: State, d: int, m: int, used: float, candidates: Feat
         o[8] = age
         o[20] = unused
         o[33] = waited
+        o[34] = guarded
         if place.resident != level:
             o[16] = bounded(short_bytes(t, s, d, m, level, used) * share)
     if s.device.shape[0] > 1:
@@ -244,7 +252,6 @@ def observe(t: Tables, s: State, d: int, candidates: Features, context: Features
     levels = t.level.shape[2]
     used = used_bytes(t, s, d)
     oldest = 0.0
-    mask_actions(t, s, d, mask)
     for m in range(t.level.shape[1]):
         if s.place[d, m].changed != 0:
             write_rows(t, s, d, m)
@@ -252,5 +259,6 @@ def observe(t: Tables, s: State, d: int, candidates: Features, context: Features
             for f in range(WIDTH):
                 candidates[m * levels + level, f] = s.row[d, m, level, f]
         oldest = max(oldest, write_now(t, s, d, m, used, candidates))
+    mask_actions(t, s, d, mask)  # now that what the guard looks at is up to date
     write_evictions(s, d, levels, candidates)
     context_features(t, s, d, used, oldest, context)

@@ -151,6 +151,7 @@ def enqueue(t: Tables, s: State) -> None:
     r.id = c.arrived
     r.model = m
     r.arrival_ns = new.arrival_ns
+    r.progress_ns = new.arrival_ns
     r.prompt_tokens = new.prompt_tokens
     r.decode_tokens = new.decode_tokens
     r.generated = 0

@@ -77,6 +77,7 @@ SLOT = record(
     "first_token_ns",
     "pause_ns",  # of a closed loop, from the answer to its sender's next request
     "limit_ns",  # after which its SLO is missed, as things stand
+    "progress_ns",  # since when it waits: its arrival, then the end of the last quantum that advanced it
     small=(
         "id",  # which request of the episode, in order of arrival
         "model",
@@ -120,6 +121,8 @@ PLACE = record(
     "last_used_ns",  # end of its last quantum or load there
     "oldest_ns",  # arrival of the oldest of its batch
     "tokenless_ns",  # arrival of the oldest of them without a token, -1 if none has
+    "waiting_ns",  # since when the longest waiting request that the device could run waits, FAR_NS if none
+    "tied_ns",  # likewise, of those whose KV is on the device
     small=(
         "resident",  # level at which the model is resident on the device
         "evicting",  # level of a resident that the device's next operation unloads
@@ -141,7 +144,9 @@ WORK = record(floats=("join_s", "step_s", "back_s"))
 DEVICE = record(
     "op_start_ns",
     "op_end_ns",
+    "promoted_ns",  # whoever had arrived by then is served before anything else
     small=(
+        "promoted_model",  # what the guard had the device turn to, -1 if nothing
         "pending_model",  # what the device wants to load but has no room for
         "pending_level",
         "last_model",  # model that the device turned to last

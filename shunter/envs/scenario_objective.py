@@ -13,7 +13,7 @@ from shunter.envs.records import FAR_NS
 from shunter.envs.tables import MEAN_RESPONSE, PRICED, SLO, SLOWDOWN, Tables
 from shunter.errors import UnknownNameError
 
-__all__ = ["Objective", "Rate", "Slo", "with_objective"]
+__all__ = ["Objective", "Rate", "Slo", "Tail", "with_objective"]
 
 _KINDS = {
     "mean-response": MEAN_RESPONSE,
@@ -55,6 +55,18 @@ class Rate(Strict):
     idle: _NONNEGATIVE = 0.0
 
 
+class Tail(Strict):
+    """How much the longest responses count, besides the mean.
+
+    Attributes:
+        quantile: What is above this quantile of an episode's responses counts by its own mean.
+        weight: Of that mean; the rest is the weight of the mean over all.
+    """
+
+    quantile: Annotated[float, Field(ge=0.5, lt=1)] = 0.99
+    weight: Annotated[float, Field(gt=0, le=1)]
+
+
 class Objective(Strict):
     """What is to be made small; the reward is minus what of it a step accrued.
 
@@ -67,6 +79,10 @@ class Objective(Strict):
         watts: For ``energy``: likewise.
         waiting_price: For ``money`` and ``energy``: dollars or joules per second of each request in the
             system. Without it the cheapest schedule would serve nobody.
+        tail: With ``mean-response``: what a search makes small is partly the mean of the longest responses.
+            Rewards know only sums over requests, so no algorithm that learns from them takes it.
+        fairness: With ``mean-response``: ``models``, likewise, counts every model the same, however rarely it
+            is asked for.
     """
 
     metric: Literal["mean-response", "slowdown", "slo", "money", "energy"] = "mean-response"
@@ -74,6 +90,8 @@ class Objective(Strict):
     usd_per_hour: dict[str, Rate] = Field(default_factory=dict)
     watts: dict[str, Rate] = Field(default_factory=dict)
     waiting_price: Positive | None = None
+    tail: Tail | None = None
+    fairness: Literal["requests", "models"] = "requests"
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -85,7 +103,14 @@ class Objective(Strict):
             raise ValueError(f"the metric {self.metric} needs {field} of at least one device")
         if priced != (self.waiting_price is not None):
             raise ValueError("give waiting_price for the metrics money and energy, and only for these")
+        if self.metric != "mean-response" and (self.tail or self.fairness != "requests"):
+            raise ValueError(f"the metric {self.metric} takes neither tail nor fairness: mean-response does")
         return self
+
+    @property
+    def additive(self) -> bool:
+        """Whether it is a sum over requests or devices, as rewards are."""
+        return self.tail is None and self.fairness == "requests"
 
     @property
     def rates(self) -> Mapping[str, Rate]:

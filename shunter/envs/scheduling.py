@@ -75,7 +75,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     ``oracle`` is set: then the expected remaining lengths behind ``first_time`` and ``batch_time`` are the
     true ones.
 
-    Features of a candidate, version 3 (``shunter.envs.features.FEATURES_VERSION``):
+    Features of a candidate, version 4 (``shunter.envs.features.FEATURES_VERSION``):
 
     | # | name | unit | at most | meaning |
     |---|---|---|---|---|
@@ -113,6 +113,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     | 31 | queue_time | scales | 1e6 | predicted time to serve all requests, a batch after the other |
     | 32 | load_halfwidth | relative | 1e6 | half width of the 90 % interval of a load |
     | 33 | slo_used | share | 1e6 | of the TTFT limit, that the oldest without a token waited; 0 without SLO |
+    | 34 | guard_used | share | 1e6 | of the guard, that its longest waiting request waits; 0 without guard |
 
     Features of the context:
 

@@ -21,8 +21,9 @@ SEED_RANGES: Final[dict[str, range]] = {
     "phase": range(6_100_000, 6_100_012),
     "capacity": range(7_000_000, 7_000_016),
     "benchmark": range(8_000_000, 8_000_020),
+    "explanation": range(9_000_000, 9_000_040),
 }
 """Which checkpoint to keep; the unit of training costs; which registered policy is better; score cards in
 policy files; parameters of heuristics; what a training begins as; which rule stands for its kind in
 ``benchmarks.preemption_phase``, and what is judged there; a scenario's capacity; what
-``benchmarks.policies`` judges on."""
+``benchmarks.policies`` judges on; what ``shunter policy explain`` and ``benchmarks.search_ablation`` show."""

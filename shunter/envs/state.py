@@ -101,6 +101,10 @@ class State(NamedTuple):
         """Of a batch: the state of environment e, as a view."""
         return State(*(records[e] for records in self))
 
+    def copy(self) -> State:
+        """The same in arrays of its own."""
+        return State._make(records.copy() for records in self)
+
 
 def free_slots(shape: tuple[int, ...], first: int = 0) -> Records:
     """Slots that nobody uses, each pointing at the next; the first of them has the index ``first``."""
@@ -155,7 +159,7 @@ def empty_state(
     for name in ("resident", "evicting"):
         state.place[name] = -1
     state.place["changed"] = state.place["stale"] = 1
-    for name in ("pending_model", "pending_level", "last_model", "op_model", "op_level"):
+    for name in ("pending_model", "pending_level", "promoted_model", "last_model", "op_model", "op_level"):
         state.device[name] = -1
     for name in ("first_token_ns", "finish_ns"):
         state.outcome[name] = -1

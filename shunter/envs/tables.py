@@ -55,6 +55,7 @@ LIMITS = np.dtype(
         ("max_batch", np.int64),
         ("oracle", np.int64),  # whether observations tell true remaining lengths
         ("objective", np.int64),  # one of the values above
+        ("guard_ns", np.int64),  # longest wait before a request goes first, FAR_NS without such a bound
         ("ttft_ns", np.int64),  # longest time to the first token, FAR_NS without one
         ("tpot_ns", np.int64),  # longest time per further token, likewise
         ("waiting_price", np.float64),  # of one request in the system, per second
@@ -67,13 +68,14 @@ LIMITS = np.dtype(
 
 _DEFAULTS = {
     "objective": MEAN_RESPONSE,
+    "guard_ns": FAR_NS,
     "ttft_ns": FAR_NS,
     "tpot_ns": FAR_NS,
     "waiting_price": 0.0,
     "busy_rate": 0.0,
     "idle_rate": 0.0,
 }
-"""The objective that nobody named."""
+"""The objective that nobody named, and no bound on waiting."""
 
 
 class Tables(NamedTuple):
@@ -130,7 +132,8 @@ def make_tables(**fields: Any) -> Tables:
 
     Args:
         fields: One for every field of ``LEVEL``, ``DEVICE``, ``LIMITS`` and every other attribute of
-            ``Tables``, of the shapes given there; without those of an objective it is mean response.
+            ``Tables``, of the shapes given there; without those of an objective it is mean response, and
+            without ``guard_ns`` nothing bounds waiting.
     """
     parts: dict[str, Any] = {}
     fields = {**_DEFAULTS, **fields}

@@ -74,6 +74,20 @@ class Arrivals(Strict):
             raise ValueError("give at most one of bursts and diurnal")
         return self
 
+    @property
+    def unsteady(self) -> float:
+        """How much longer queues get than under a steady Poisson process, which has 1.
+
+        The mean square over the squared mean of the rate, times (1 + cv^2) / 2 of the gaps, at least 1.
+        """
+        varies = 1.0
+        if self.bursts is not None:
+            inside, outside = self.bursts.share, 1.0 - self.bursts.share
+            varies = inside * self.bursts.factor**2 + (1.0 - inside * self.bursts.factor) ** 2 / outside
+        if self.diurnal is not None:
+            varies = 1.0 + self.diurnal.amplitude**2 / 2.0
+        return varies * max(1.0, (1.0 + (self.cv or 1.0) ** 2) / 2.0)
+
 
 class Sessions(Strict):
     """Requests that come in sessions, as agents send them, alternating between a few models.

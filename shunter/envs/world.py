@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.envs.fields import checked
+from shunter.envs.guard import Rotation, rotation
+from shunter.envs.lengths import length_pairs
+from shunter.envs.records import FAR_NS
 from shunter.envs.scenario import Scenario, load_scenario
+from shunter.envs.scenario_limits import Limits
 from shunter.envs.scenario_objective import with_objective
 from shunter.envs.state import Requests
 from shunter.envs.tables import Tables
 from shunter.envs.tabulation import Tabulation, check_fits, existing_levels
-from shunter.envs.workload import draw_requests, replay_rate_per_s, request_chunks
+from shunter.envs.workload import draw_requests, popularity, replay_rate_per_s, request_chunks
 from shunter.envs.workload_spec import Workload
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
@@ -83,6 +88,49 @@ class World:
         devices, models, levels = self.tables.level.shape
         return devices, models, levels
 
+    @property
+    def guard_s(self) -> float:
+        """How long a request waits before its model goes first, see ``shunter.envs.guard``; inf: off."""
+        guard_ns = int(self.tables.guard_ns[0])
+        return float("inf") if guard_ns == FAR_NS else guard_ns * 1e-9
+
+    @property
+    def guard_feasible(self) -> bool:
+        """Whether the guard can be kept for all: every model has its turn within it.
+
+        Otherwise more arrives than is served within the guard: whoever has waited longest goes first, and
+        each load serves all who wait for it, but waits may become longer than the guard.
+        """
+        return self.rotation.sustains(self.guard_s)
+
+    @property
+    def rotation(self) -> Rotation:
+        """What serving all models in turn takes at this rate."""
+        workload = self.scenario.workload
+        pairs = length_pairs(workload, self.scenario.limits)
+        share = popularity(self.models, workload.popularity_zipf)
+        users = None if workload.closed_loop is None else workload.closed_loop.users
+        unsteady = workload.arrivals.unsteady
+        return rotation(self.tables, pairs, share, self.rate_per_s, unsteady=unsteady, users=users)
+
+    def with_guard(self, guard_s: float | str | None) -> World:
+        """The same world with another guard.
+
+        Args:
+            guard_s: Seconds, ``auto`` (what the world can sustain), or ``off`` or None.
+
+        Raises:
+            InputError: It is neither.
+        """
+        asked = {**self.scenario.limits.model_dump(), "guard_s": "off" if guard_s is None else guard_s}
+        limits = checked(Limits, asked, source="limits", whole="limits")
+        scenario = self.scenario.model_copy(update={"limits": limits})
+        return _guarded(replace(self, scenario=scenario))
+
+    def at_rate(self, rate_per_s: float) -> World:
+        """The same world with so many arrivals per second; a guard that the scenario leaves open follows."""
+        return _guarded(replace(self, rate_per_s=rate_per_s))
+
     def rate_at(self, load: float) -> float:
         """Mean arrivals per second at a load, as ``Workload.load`` defines it."""
         return _at_load(load, self.scenario.workload, self.service_s)
@@ -98,7 +146,7 @@ class World:
             raise InputError("load", "not be given in a closed loop: its users set the pace", load)
         changed = workload.model_copy(update={"load": load, "rate_per_s": None})
         scenario = self.scenario.model_copy(update={"workload": changed})
-        return replace(self, scenario=scenario, rate_per_s=self.rate_at(load))
+        return replace(self, scenario=scenario).at_rate(self.rate_at(load))
 
     def draw(self, seed: int) -> Requests:
         """Draws the requests of one episode."""
@@ -150,7 +198,7 @@ def make_world(
     performance = load_performance(scenario, performance)
     tabulation = Tabulation(scenario, performance)
     names = [device.name for device in scenario.devices]
-    return World(
+    world = World(
         scenario,
         with_objective(tabulation.tables, scenario.objective, names),
         tabulation.gpu_layers,
@@ -158,6 +206,17 @@ def make_world(
         tabulation.service_s,
         tabulation.interpolation_error,
     )
+    return _guarded(world)
+
+
+def _guarded(world: World) -> World:
+    """The world with the guard that its scenario asks for."""
+    asked = world.scenario.limits.guard_s
+    if asked == "off":
+        guard_ns = FAR_NS
+    else:
+        guard_ns = round((world.rotation.guard_s if asked == "auto" else float(asked)) * 1e9)
+    return replace(world, tables=world.tables.changed(guard_ns=guard_ns))
 
 
 def load_performance(

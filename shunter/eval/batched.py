@@ -10,8 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shunter.agents.base import Policy, StatePolicy
+from shunter.agents.compiled_policy import make_scratch, play_batch
+from shunter.agents.compiled_rules import play_rules, rule_vector
+from shunter.agents.learned import LearnedPolicy
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.kernel import RESULT, Outputs, begin_batch, step_batch
+from shunter.envs.objectives import accrued, charge_unserved
 from shunter.envs.scheduling import Observation
 from shunter.envs.state import Requests, State, counted, empty_state, grow_slots
 from shunter.envs.tables import Tables
@@ -39,6 +43,7 @@ class Batched:
         requests: For each seed what ``Run.requests`` is: one row per request.
         counts: For each seed ``shunter.envs.state.COUNTS`` by name.
         makespan_s: (S,) time at the end of each episode.
+        cost: (S,) what the scenario's objective accrued, in its own unit; request-seconds for mean response.
     """
 
     policy: str
@@ -46,6 +51,7 @@ class Batched:
     requests: tuple[pd.DataFrame, ...]
     counts: tuple[dict[str, int], ...]
     makespan_s: Floats
+    cost: Floats
 
     @property
     def response_mean_s(self) -> Floats:
@@ -73,6 +79,7 @@ def evaluate_batched(
     frames: list[pd.DataFrame] = []
     counts: list[dict[str, int]] = []
     makespan_s: list[float] = []
+    cost: list[float] = []
     for first in range(0, len(seeds), environments):
         requests = [world.draw(seed) for seed in seeds[first : first + environments]]
         episodes = _Episodes(world, policy, requests)
@@ -82,7 +89,11 @@ def evaluate_batched(
             frames.append(request_frame(world, requests[int(episodes.number[row])], state))
             counts.append(counted(state.counts))
             makespan_s.append(int(state.clock["now_ns"][0]) * 1e-9)
-    return Batched(policy.name, tuple(seeds), tuple(frames), tuple(counts), np.array(makespan_s))
+            charge_unserved(state)
+            cost.append(accrued(state))
+    return Batched(
+        policy.name, tuple(seeds), tuple(frames), tuple(counts), np.array(makespan_s), np.array(cost)
+    )
 
 
 class _Episodes:
@@ -97,7 +108,7 @@ class _Episodes:
         self.world = world
         self.policy = policy
         self._on_state = policy if isinstance(policy, StatePolicy) else None  # the check is not free
-        self.tables = world.tables.changed(oracle=int(policy.oracle))
+        self.tables = world.tables.changed(oracle=int(policy.oracle), max_time_ns=world.max_time_ns)
         self.state = _begin(world, self.tables, requests)
         self.number = np.arange(len(requests))
         self._out = _outputs(len(requests), world.actions)
@@ -106,6 +117,17 @@ class _Episodes:
 
     def run(self) -> None:
         """Takes every episode to its end."""
+        if isinstance(self.policy, LearnedPolicy):
+            scratch = self.policy.scratch(self.world.actions)
+            while play_batch(self.tables, self.state, self.policy.vector, scratch):
+                self.state = grow_slots(self.state)
+            return
+        rule = rule_vector(self.policy)
+        if rule is not None:
+            scratch = make_scratch(self.world.actions, 0)
+            while play_rules(self.tables, self.state, rule, scratch):
+                self.state = grow_slots(self.state)
+            return
         self._go_on()
         while self._active:
             self._actions[: self._active] = self._choose()

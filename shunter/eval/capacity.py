@@ -77,7 +77,7 @@ def capacity(
     """Measures the capacity of a world.
 
     Args:
-        world: The compiled scenario; its own rate does not matter.
+        world: The compiled scenario; its own rate and guard do not matter: capacity is of the policies.
         policies: Of which the best counts.
         seeds: Of the request sequences, at least two.
         requests: Arrivals of a run; None: those of the scenario, and at least ``REQUESTS``.
@@ -130,7 +130,7 @@ def growth(world: World, policy: Policy, rate_per_s: float, seeds: Sequence[int]
     workload = world.scenario.workload.model_copy(update={"requests": _FOREVER})
     scenario = world.scenario.model_copy(update={"workload": workload})
     tables = world.tables.changed(max_time_ns=2**62)
-    endless = replace(world, scenario=scenario, tables=tables, rate_per_s=rate_per_s)
+    endless = replace(world, scenario=scenario, tables=tables).with_guard(None).at_rate(rate_per_s)
     batch = Batch(endless, len(seeds), autoreset=False, oracle=bool(getattr(policy, "oracle", False)))
     out = batch.reset([environment_key(seed, 0) for seed in seeds])
     middle = requests - requests // 2

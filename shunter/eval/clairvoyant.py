@@ -4,6 +4,7 @@ Two numbers enclose it. The **best found** schedule is one that the shared rules
 costs no more; it comes from a beam search whose states cost-greedy plays to the end, then from branch and
 bound. The **lower bound** (``shunter.eval.clairvoyant_bound``) is below every schedule; branch and bound
 raises it, and where it ends both are the same: the optimum over all sequences of decisions of the protocol.
+The guard binds neither: what holds for every schedule holds for those that bound waiting.
 
 A policy's mean response over these gives "× of clairvoyant" as an interval: the true ratio is at least the
 one against the best found and at most the one against the lower bound.
@@ -21,6 +22,7 @@ from shunter.agents.cost_greedy import CostGreedy
 from shunter.agents.rollout_state import Scratch, make_scratch
 from shunter.envs.dynamics import open_episode
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES
+from shunter.envs.records import FAR_NS
 from shunter.envs.simulation import advance
 from shunter.envs.state import Requests, State, episode_state
 from shunter.envs.world import World
@@ -116,7 +118,7 @@ class _Instance:
     def __init__(self, world: World, requests: Requests) -> None:
         count = len(requests.model)
         self.world = world
-        self.tables = world.tables.changed(oracle=1)
+        self.tables = world.tables.changed(oracle=1, guard_ns=FAR_NS)
         self.least = least_times(self.tables)
         self.memory = bound_memory(count, world.models)
         sizes = {"slots": count, "ring": count}

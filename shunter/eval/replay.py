@@ -51,7 +51,8 @@ def replay_exactly(world: World, requests: Requests, rows: pd.DataFrame) -> Run:
     """Runs logged decisions with logged durations.
 
     Args:
-        world: That of the logged run.
+        world: That of the logged run, with the same guard; with it off all is the same but the masks, since
+            a guard only takes choices away.
         requests: Those of the logged run.
         rows: Its event log, one run's.
 
@@ -67,11 +68,14 @@ def replay_exactly(world: World, requests: Requests, rows: pd.DataFrame) -> Run:
 def replay_predicted(world: World, requests: Requests, rows: pd.DataFrame) -> Replayed:
     """Runs each device's logged decisions with predicted durations.
 
+    The guard is off: its say is in the decisions already, and at other times it would force others.
+
     Args:
         world: That of the logged run, with any performance model.
         requests: Those of the logged run.
         rows: Its event log, one run's.
     """
+    world = world.with_guard(None)
     script = _LooseScript(world, rows[rows["fault"].isna()])  # predictions never fail
     run = _run(world, requests, rows, script, lambda end: _PredictingPlant(world, requests, end, script))
     return Replayed(run, script.infeasible, script.missing)

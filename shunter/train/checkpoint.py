@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shunter.errors import BrokenFileError, InputError
+from shunter.errors import BrokenFileError
+from shunter.train.search_checkpoint import check_settings
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
@@ -63,8 +64,5 @@ def read_checkpoint(path: Path, settings: dict[str, Any]) -> Checkpoint:
         checkpoint = Checkpoint(**content)
     except Exception as error:  # torch raises what its unpickler happens to stumble over
         raise BrokenFileError(path, f"no checkpoint of a training: {error}") from None
-    for name, value in settings.items():
-        if checkpoint.settings.get(name) != value:
-            rule = f"be that of the checkpoint {path}, {checkpoint.settings.get(name)}, to go on from it"
-            raise InputError(f"--{name.replace('_', '-')}", rule, value)
+    check_settings(path, checkpoint.settings, settings)
     return checkpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,56 +15,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.policy_file import training_record
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES_VERSION
-from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
+from shunter.errors import InputError
 from shunter.train.buffer import DurationBuffer, RecordDurations
 from shunter.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from shunter.train.courses import Course, Validation, make_course
+from shunter.train.courses import Course, make_course
 from shunter.train.network import CandidatePolicy
-from shunter.train.settings import TrainSettings
+from shunter.train.result import Curve, OnProgress, TrainResult
+from shunter.train.settings import VALIDATION_SEEDS, PpoSettings, plain
+from shunter.train.validation import Validation
 from shunter.train.warm_start import best_prior
 from shunter.train.worlds_env import WorldsVecEnv
 
-__all__ = ["VALIDATION_SEEDS", "Curve", "TrainResult", "TrainSettings", "train_ppo"]
-
-VALIDATION_SEEDS = SEED_RANGES["validation"]
-"""Workload seeds that choose the checkpoint to keep; training draws others, evaluation must too."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One validation.
-
-    Attributes:
-        steps: Decisions trained for.
-        elapsed_s: Spent on them.
-        ratio: Geometric mean over worlds of mean response over the best single heuristic's, same requests.
-    """
-
-    steps: int
-    elapsed_s: float
-    ratio: float
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A trained policy, and how it went.
-
-    Attributes:
-        policy: The checkpoint with the lowest validation ratio.
-        curve: All validations, the untrained policy's first.
-        baseline: Name of the heuristic that was best on the validation requests.
-        interrupted: Whether training was cut short by Ctrl-C.
-    """
-
-    policy: LearnedPolicy
-    curve: list[Curve]
-    baseline: str
-    interrupted: bool
-
-
-OnProgress = Callable[[int, Curve], None]
-"""Called with the decisions so far and the latest validation."""
+__all__ = ["train_ppo"]
 
 
 class _Report(BaseCallback):
@@ -89,7 +52,7 @@ class _Training:
     """
 
     courses: Sequence[Course]
-    settings: TrainSettings
+    settings: PpoSettings
     validation: Validation
     on_progress: OnProgress | None
     curve: list[Curve] = field(default_factory=list)
@@ -183,7 +146,7 @@ class _Training:
     def _report(self, steps: int) -> None:
         self.average.update_parameters(self.model.policy.mlp_extractor)
         if self.on_progress is not None:
-            self.on_progress(steps, self.curve[-1])
+            self.on_progress(steps / self.settings.steps, self.curve[-1])
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes on where a checkpoint was written."""
@@ -199,7 +162,7 @@ class _Training:
         if self.best is None:
             raise RuntimeError("nothing was validated yet")
         return Checkpoint(
-            settings=asdict(self.settings),
+            settings=plain(self.settings),
             policy=self.model.policy.state_dict(),
             average=self.average.state_dict(),
             optimizer=self.model.policy.optimizer.state_dict(),
@@ -211,8 +174,8 @@ class _Training:
 
 
 def train_ppo(
-    courses: World | Sequence[Course],
-    settings: TrainSettings,
+    worlds: Sequence[World],
+    settings: PpoSettings,
     *,
     validation: Sequence[World] | None = None,
     start: LearnedPolicy | None = None,
@@ -222,27 +185,29 @@ def train_ppo(
     """Trains a policy on worlds; after Ctrl-C the best so far is returned.
 
     Args:
-        courses: The world, or worlds, to train in.
+        worlds: To train in.
         settings: Hyperparameters.
-        validation: Worlds that choose the weights to keep; by default the courses'.
-        start: A policy to start from instead of cost-greedy, of the same width.
+        validation: Worlds that choose the weights to keep; by default those to train in.
+        start: A policy to start from instead of cost-greedy, of the same width or without a network.
         checkpoint: File to write at every validation, and to go on from if it is there.
         on_progress: See ``OnProgress``.
 
     Raises:
-        InputError: The checkpoint is of a training with other settings, or the start of another width.
+        InputError: The checkpoint is of a training with other settings, the start of another width, or an
+            objective is no sum over requests.
         BrokenFileError: The checkpoint is damaged.
     """
     torch.set_num_threads(settings.threads)
-    courses = [make_course(courses)] if isinstance(courses, World) else courses
-    worlds = [course.world for course in courses] if validation is None else list(validation)
+    _check_objectives(worlds)
+    courses = [make_course(world) for world in worlds]
+    judged = [course.world for course in courses] if validation is None else list(validation)
     training = _Training(
-        courses, settings, Validation(worlds, VALIDATION_SEEDS[: settings.validation_seeds]), on_progress
+        courses, settings, Validation(judged, VALIDATION_SEEDS[: settings.validation_seeds]), on_progress
     )
     interrupted = False
     try:
         if checkpoint is not None and checkpoint.exists():
-            training.restore(read_checkpoint(checkpoint, asdict(settings)))
+            training.restore(read_checkpoint(checkpoint, plain(settings)))
         else:
             if start is not None:
                 training.begin_from(start)
@@ -264,8 +229,15 @@ def train_ppo(
     return TrainResult(training.best, training.curve, training.validation.baseline, interrupted)
 
 
+def _check_objectives(worlds: Sequence[World]) -> None:
+    for world in worlds:
+        if not world.scenario.objective.additive:
+            rule = "have neither tail nor fairness for maskable-ppo, which learns from sums over requests"
+            raise InputError(f"{world.scenario.name}: objective", rule, world.scenario.objective)
+
+
 def _metadata(
-    courses: Sequence[Course], settings: TrainSettings, training: _Training, before_s: float
+    courses: Sequence[Course], settings: PpoSettings, training: _Training, before_s: float
 ) -> dict[str, str]:
     """What the policy file says of the training; the time includes that of the policy it started from."""
     return {
@@ -273,7 +245,7 @@ def _metadata(
             [course.world for course in courses],
             steps=training.curve[-1].steps,
             seed=settings.seed,
-            settings=asdict(settings),
+            settings=plain(settings),
         ),
         "baseline": training.validation.baseline,
         "elapsed_s": f"{before_s + training.elapsed_s:.1f}",

@@ -1,4 +1,7 @@
-"""Trained policies in MLflow's model registry; the alias ``champion`` moves to the better one only."""
+"""Trained policies in MLflow's model registry; the alias ``champion`` moves to the better one only.
+
+And it moves to nothing that is not better than the best heuristic.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shunter import __version__
 from shunter.agents.learned import LearnedPolicy
@@ -27,9 +31,11 @@ from shunter.envs.world import World
 from shunter.errors import InputError, VersionError
 from shunter.eval.tracking import Tracker
 from shunter.mlflow_store import import_mlflow
-from shunter.train.selection import Change, mean_responses, paired_mean_change
+from shunter.train.selection import Change, best_of, heuristics, mean_responses, paired_mean_change
 
 __all__ = ["CHAMPION", "SELECTION_SEEDS", "Registration", "default_name", "register_policy"]
+
+Array = NDArray[np.float64]
 
 CHAMPION = "champion"
 
@@ -157,26 +163,35 @@ def _client(tracker: Tracker) -> Iterator[Any]:
 def _contend(
     store: str, before: Any, policy: LearnedPolicy, worlds: Sequence[World], seeds: Sequence[int]
 ) -> _Decision:
-    """Compares with the champion before, if there is one that can be run."""
+    """Compares with the best heuristic, and with the champion before if there is one that can be run."""
+    mine = mean_responses(worlds, policy, seeds)
+    played = f"{len(seeds)} paired seeds in {len(worlds)} world{'s' if len(worlds) > 1 else ''}"
+    known = {name: mean_responses(worlds, heuristic, seeds) for name, heuristic in heuristics().items()}
+    best = best_of(known)
+    above, _, over_heuristic = _compare(mine, known[best], f"{best}, the best heuristic")
     if before is None:
-        return _Decision(True, UNKNOWN, "There was no champion.")
+        return _Decision(above, UNKNOWN, f"{over_heuristic}; {played}. There was no champion.")
     rival = f"the champion before it, version {before.version}"
     try:
         champion = load_registered(f"models:/{before.name}/{before.version}", store=store)
     except VersionError as error:
-        return _Decision(True, UNKNOWN, f"Not compared with {rival}, which this shunter cannot run: {error}")
-    mine, theirs = (mean_responses(worlds, either, seeds) for either in (policy, champion))
-    unfinished, theirs_unfinished = (int(np.isnan(times).sum()) for times in (mine, theirs))
+        why = f"{over_heuristic}; {played}. Not compared with {rival}, which this shunter cannot run: {error}"
+        return _Decision(above, UNKNOWN, why)
+    better, change, over_champion = _compare(mine, mean_responses(worlds, champion, seeds), rival)
+    reasons = [over_heuristic, over_champion] if better else [over_champion, over_heuristic]
+    return _Decision(above and better, change, f"{'; '.join(reasons)}; {played}.")
+
+
+def _compare(mine: Array, theirs: Array, rival: str) -> tuple[bool, Change, str]:
+    """Whether mean responses are lower for certain, by how much, and both in words."""
     change = paired_mean_change(mine, theirs)
-    figures = (
-        f"mean response {change.change:+.2%} (95 % interval {change.low:+.2%} to {change.high:+.2%}) against "
-        f"{rival}, {len(seeds)} paired seeds in {len(worlds)} worlds"
-    )
+    words = f"{change.change:+.2%} [{change.low:+.2%}, {change.high:+.2%}] in mean response"
+    unfinished, theirs_unfinished = (int(np.isnan(times).sum()) for times in (mine, theirs))
     if unfinished > theirs_unfinished:
-        rule = f"leaves {unfinished} episodes unfinished, and {theirs_unfinished} were left before"
-        return _Decision(False, change, f"Not better: {rule}; {figures}")
+        left = f"leaves {unfinished} episodes unfinished, and {theirs_unfinished} were left by"
+        return False, change, f"Not better: {left} {rival} ({words})"
     better = change.high < 0
-    return _Decision(better, change, f"{'Better' if better else 'Not shown to be better'}: {figures}.")
+    return better, change, f"{'Better' if better else 'Not better'} than {rival}: {words}"
 
 
 def _undecided(client: Any, name: str, digest: str) -> str | None:

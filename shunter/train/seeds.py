@@ -12,14 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from shunter.agents.learned import LearnedPolicy
-from shunter.agents.registry import POLICIES, make_policy
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
 from shunter.jobs import Job, Report
-from shunter.train.courses import Course
-from shunter.train.ppo import Curve, TrainResult, train_ppo
-from shunter.train.selection import make_score_card
+from shunter.train.algorithms import train_policy
+from shunter.train.result import Curve, OnProgress, TrainResult
 from shunter.train.settings import TrainSettings
+from shunter.train.verdict import judge
 
 __all__ = ["CARD_SEEDS", "Ground", "SeedTraining", "SeedsShared", "train_seed"]
 
@@ -31,11 +30,11 @@ class Ground(NamedTuple):
     """Where a training takes place.
 
     Attributes:
-        courses: To train in.
-        validation: Worlds that choose the weights to keep; if there are none, those of the courses.
+        worlds: To train in.
+        validation: Worlds that choose the numbers to keep; if there are none, those to train in.
     """
 
-    courses: list[Course]
+    worlds: list[World]
     validation: list[World]
 
 
@@ -67,7 +66,7 @@ class SeedTask(NamedTuple):
 
 
 class _Progress(NamedTuple):
-    steps: int
+    share: float
     point: Curve
     checkpoint: bytes | None
 
@@ -79,14 +78,14 @@ class SeedTraining(Job):
     Attributes:
         settings: With its seed.
         checkpoint: File that is kept up to date, and gone on from if it is there.
-        on_progress: Called with the decisions so far and the latest validation.
+        on_progress: Called with how much is done, 0 to 1, and the latest validation.
         on_result: Called with the result.
         ground: Its place in ``SeedsShared.grounds``.
     """
 
     settings: TrainSettings
     checkpoint: Path
-    on_progress: Callable[[int, Curve], None]
+    on_progress: OnProgress
     on_result: Callable[[TrainResult], None]
     ground: int = 0
 
@@ -106,7 +105,7 @@ class SeedTraining(Job):
             part = self.checkpoint.with_name(self.checkpoint.name + ".part")
             part.write_bytes(message.checkpoint)
             part.replace(self.checkpoint)
-        self.on_progress(message.steps, message.point)
+        self.on_progress(message.share, message.point)
 
     def done(self, value: TrainResult) -> None:
         """Hands the result on."""
@@ -114,29 +113,27 @@ class SeedTraining(Job):
 
 
 def train_seed(shared: SeedsShared, report: Report, task: SeedTask) -> TrainResult:
-    """Trains; the policy has its score card, on requests that chose nothing."""
-    courses, validation = shared.grounds[task.ground]
+    """Trains; the policy has its score card and what training added, on requests that chose nothing."""
+    worlds, validation = shared.grounds[task.ground]
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "checkpoint.pt"
+        path = Path(folder) / "checkpoint"
         if task.checkpoint is not None:
             path.write_bytes(task.checkpoint)
         sent_steps = -1
 
-        def tell(steps: int, point: Curve) -> None:
+        def tell(share: float, point: Curve) -> None:
             nonlocal sent_steps
             is_new = point.steps != sent_steps and path.exists()
             sent_steps = point.steps
-            report(_Progress(steps, point, path.read_bytes() if is_new else None))
+            report(_Progress(share, point, path.read_bytes() if is_new else None))
 
-        result = train_ppo(
-            courses,
+        result = train_policy(
+            worlds,
             task.settings,
             validation=validation or None,
             start=shared.start,
             checkpoint=path,
             on_progress=tell,
         )
-    baselines = {name: make_policy(name) for name in POLICIES}
-    card = make_score_card(result.policy, [course.world for course in courses], baselines, CARD_SEEDS)
-    result.policy.metadata.update(card.record())
+    result.policy.metadata.update(judge(result.policy, worlds, CARD_SEEDS, start=shared.start))
     return result

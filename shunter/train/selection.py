@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
 from shunter.agents.base import Policy
 from shunter.agents.policy_file import load_of
+from shunter.agents.prior import PRIOR
+from shunter.agents.registry import POLICIES, make_policy
 from shunter.agents.score_card import Cell, ScoreCard
 from shunter.envs.world import World
 from shunter.eval.batched import evaluate_batched
+from shunter.train.trials import CUT_OFF, FEW_MISSES, score_of
 
-__all__ = ["Change", "log_mean_responses", "make_score_card", "mean_responses", "paired_mean_change"]
+__all__ = [
+    "Change",
+    "Played",
+    "best_of",
+    "costs",
+    "heuristics",
+    "log_costs",
+    "log_mean_responses",
+    "make_score_card",
+    "mean_responses",
+    "paired_mean_change",
+    "played",
+    "score_card",
+]
 
 Array = NDArray[np.float64]
 
@@ -38,6 +55,46 @@ class Change:
     high: float
 
 
+class Played(NamedTuple):
+    """What a policy did on some request sequences.
+
+    Attributes:
+        response_mean_s: (worlds, seeds); NaN where requests were left unfinished.
+        ttft_p99_s: (worlds,) of all requests' waits for a first token; NaN likewise.
+        unfinished: (worlds,) requests.
+    """
+
+    response_mean_s: Array
+    ttft_p99_s: Array
+    unfinished: NDArray[np.int64]
+
+
+def played(worlds: Sequence[World], policy: Policy, seeds: Sequence[int]) -> Played:
+    """Plays a policy on the same request sequences in every world."""
+    means, waits, unfinished = [], [], []
+    for world in worlds:
+        batched = evaluate_batched(world, policy, seeds)
+        requests = pd.concat(batched.requests)
+        means.append(batched.response_mean_s)
+        waits.append(float(np.quantile(requests.first_token_s - requests.arrival_s, 0.99)))
+        unfinished.append(int(batched.unfinished.sum()))
+    return Played(np.array(means), np.array(waits), np.array(unfinished))
+
+
+def heuristics() -> dict[str, Policy]:
+    """What learning must beat, by name: what is compared unless policies are named, and tuned cost-greedy."""
+    return {policy.name: policy for policy in (PRIOR, *map(make_policy, POLICIES))}
+
+
+def best_of(responses: Mapping[str, Array]) -> str:
+    """Whose mean response is lowest, geometric mean over worlds.
+
+    Args:
+        responses: (worlds, seeds) by name; NaN where requests were left unfinished, which counts as 1e9 s.
+    """
+    return min(responses, key=lambda name: float(_log_means(responses[name]).mean()))
+
+
 def mean_responses(worlds: Sequence[World], policy: Policy, seeds: Sequence[int]) -> Array:
     """Mean response of every episode in seconds, (worlds, seeds); NaN where requests were left unfinished."""
     return np.array([evaluate_batched(world, policy, seeds).response_mean_s for world in worlds])
@@ -45,8 +102,35 @@ def mean_responses(worlds: Sequence[World], policy: Policy, seeds: Sequence[int]
 
 def log_mean_responses(worlds: Sequence[World], policy: Policy, seeds: Sequence[int]) -> Array:
     """(worlds,) logarithm of the mean response; of 1e9 s where requests were left unfinished."""
-    means: Array = mean_responses(worlds, policy, seeds).mean(axis=1)
+    return _log_means(mean_responses(worlds, policy, seeds))
+
+
+def _log_means(times: Array) -> Array:
+    means: Array = times.mean(axis=1)
     return np.log(np.where(np.isnan(means), 1e9, means))
+
+
+def costs(world: World, policy: Policy, seeds: Sequence[int]) -> Array:
+    """(seeds,) what the scenario's objective costs per request, as ``shunter.train.trials`` has it.
+
+    An episode that was cut off costs ``CUT_OFF`` times what it had accrued.
+    """
+    batched, objective = evaluate_batched(world, policy, seeds), world.scenario.objective
+    score, found = score_of(world), np.zeros(len(seeds))
+    for s, (requests, accrued) in enumerate(zip(batched.requests, batched.cost.tolist(), strict=True)):
+        response_s = requests.finish_s - requests.arrival_s
+        found[s] = accrued / len(requests)
+        if not objective.additive and not batched.unfinished[s]:
+            mean_s = response_s.groupby(requests.model).mean().mean() if score.by_model else response_s.mean()
+            longest = response_s.nlargest(max(1, round(score.tail_share * len(requests)))).mean()
+            found[s] = (1 - score.tail_weight) * mean_s + score.tail_weight * longest
+    found += FEW_MISSES if objective.metric == "slo" else 0.0
+    return np.where(batched.unfinished > 0, CUT_OFF * found, np.maximum(found, 1e-9))
+
+
+def log_costs(worlds: Sequence[World], policy: Policy, seeds: Sequence[int]) -> Array:
+    """(worlds,) logarithm of the mean over seeds of ``costs``."""
+    return np.array([np.log(costs(world, policy, seeds).mean()) for world in worlds])
 
 
 def paired_mean_change(mine: Array, theirs: Array, seed: int = 0) -> Change:
@@ -99,28 +183,35 @@ def make_score_card(
         baselines: Heuristics by the names to show; none of them an oracle.
         seeds: Of the workloads; the policy must not have been chosen on them for the card to be fair.
     """
-    cells = [_cell(policy, world, baselines, seeds) for world in worlds]
+    theirs = {name: played(worlds, baseline, seeds) for name, baseline in baselines.items()}
+    return score_card(worlds, played(worlds, policy, seeds), theirs, seeds)
+
+
+def score_card(
+    worlds: Sequence[World], mine: Played, theirs: Mapping[str, Played], seeds: Sequence[int]
+) -> ScoreCard:
+    """The same of what was played already."""
+    cells = []
+    for w, world in enumerate(worlds):
+        responses = {name: other.response_mean_s[w : w + 1] for name, other in theirs.items()}
+        cells.append(_cell(world, mine.response_mean_s[w : w + 1], int(mine.unfinished[w]), responses))
     return ScoreCard(seeds=list(seeds), cells=cells)
 
 
-def _cell(policy: Policy, world: World, baselines: Mapping[str, Policy], seeds: Sequence[int]) -> Cell:
-    own = evaluate_batched(world, policy, seeds)
-    mine = own.response_mean_s[None]
-    theirs = {name: mean_responses([world], baseline, seeds) for name, baseline in baselines.items()}
-    means = {name: np.nan_to_num(times.mean(), nan=np.inf) for name, times in theirs.items()}
-    best = min(means, key=lambda name: float(means[name]))
-    both = np.isfinite(mine).all() and np.isfinite(means[best])
+def _cell(world: World, mine: Array, unfinished: int, theirs: Mapping[str, Array]) -> Cell:
+    best = best_of(theirs)
+    both = np.isfinite(mine).all() and np.isfinite(theirs[best]).all()
     change = paired_mean_change(mine, theirs[best]) if both else Change(np.nan, np.nan, np.nan)
     return Cell(
         scenario=world.scenario.name,
         load=round(load_of(world), 4),
         response_s=_number(mine.mean()),
         baseline=best,
-        baseline_response_s=_number(means[best]),
+        baseline_response_s=_number(theirs[best].mean()),
         change=_number(change.change),
         low=_number(change.low),
         high=_number(change.high),
-        unfinished=int(own.unfinished.sum()),
+        unfinished=unfinished,
     )
 
 

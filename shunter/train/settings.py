@@ -2,25 +2,92 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, with_config
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, with_config
 
 from shunter.envs.fields import Positive, Strict, checked, read_mapping
 from shunter.envs.seed_ranges import SEED_RANGES
-from shunter.errors import InputError
+from shunter.errors import InputError, UnknownNameError
 
-__all__ = ["DistillSettings", "TrainConfig", "TrainSettings", "load_config", "write_config"]
+__all__ = [
+    "ALGORITHMS",
+    "DEFAULT_ALGORITHM",
+    "VALIDATION_SEEDS",
+    "DistillSettings",
+    "EvolutionSettings",
+    "PpoSettings",
+    "TrainConfig",
+    "TrainSettings",
+    "algorithm_of",
+    "length_of",
+    "load_config",
+    "plain",
+    "shortened",
+    "write_config",
+]
+
+VALIDATION_SEEDS = SEED_RANGES["validation"]
+"""Workload seeds that choose the numbers to keep; training draws others, evaluation must too."""
 
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
-class TrainSettings:
-    """Hyperparameters.
+class EvolutionSettings:
+    """Of direct search; see ``shunter.train.evolution``.
+
+    Attributes:
+        minutes: About how long to search, validations included: the first generations are timed, and it is
+            settled how many there are.
+        generations: How many there are, whatever their time; 0: by ``minutes``.
+        seed: Of perturbations and training workloads.
+        pairs: Mirrored perturbations of a generation.
+        episodes: Request sequences that each of them plays in each world.
+        worlds: That a generation plays in at most, drawn anew each time.
+        sigma: Standard deviation of perturbations.
+        learning_rate: Of Adam, at first; it falls linearly to a fifth.
+        averaging: What is validated and kept is a running average; how much of it a generation leaves.
+        width: Of a network that is searched beside the linear part; 0: none. One that a policy to start from
+            has is then kept as it is.
+        noise: Whether durations differ from the predicted ones, as much as the prediction intervals say.
+        validate_every: Generations between validations; a checkpoint is written at each.
+        threads: That share the work; 0: as many as ``OMP_NUM_THREADS`` says, which Ray sets to a worker's
+            share, or one for each processor. Numbers do not depend on it.
+        validation_seeds: Request sequences of each world that a validation plays, at most 12.
+        patience: Validations without a new best one after which the search stops; 0: never.
+    """
+
+    minutes: float = 3.0
+    generations: int = 0
+    seed: int = 0
+    pairs: int = 16
+    episodes: int = 4
+    worlds: int = 6
+    sigma: float = 0.05
+    learning_rate: float = 0.03
+    averaging: float = 0.95
+    width: int = 0
+    noise: bool = False
+    validate_every: int = 10
+    threads: int = 0
+    validation_seeds: int = 12
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        or_zero = {"generations", "seed", "averaging", "width", "noise", "threads", "patience"}
+        _check_training(self, or_zero)
+
+
+@with_config(ConfigDict(extra="forbid"))
+@dataclass(frozen=True)
+class PpoSettings:
+    """Of MaskablePPO; see ``shunter.train.ppo``.
 
     Attributes:
         steps: Decisions to train for.
@@ -67,12 +134,56 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        _check_ranges(self, or_zero={"seed", "entropy", "averaging", "warm_start", "noise", "patience"})
-        if self.averaging >= 1:
-            raise InputError("--averaging", "be less than 1", self.averaging)
-        if self.validation_seeds > len(SEED_RANGES["validation"]):
-            rule = f"be at most {len(SEED_RANGES['validation'])}"
-            raise InputError("--validation-seeds", rule, self.validation_seeds)
+        _check_training(self, {"seed", "entropy", "averaging", "warm_start", "noise", "patience"})
+
+
+TrainSettings = EvolutionSettings | PpoSettings
+"""Of a training by any algorithm."""
+
+ALGORITHMS: dict[str, type[EvolutionSettings] | type[PpoSettings]] = {
+    "evolution": EvolutionSettings,
+    "maskable-ppo": PpoSettings,
+}
+"""Settings of each algorithm, the default first."""
+
+DEFAULT_ALGORITHM: Literal["evolution"] = "evolution"
+
+
+def algorithm_of(settings: TrainSettings) -> str:
+    """Name of the algorithm that settings are for."""
+    return next(name for name, kind in ALGORITHMS.items() if isinstance(settings, kind))
+
+
+def length_of(settings: TrainSettings) -> str:
+    """How long a training is, for people."""
+    if isinstance(settings, PpoSettings):
+        return f"{settings.steps} decisions"
+    if settings.generations:
+        return f"{settings.generations} generations"
+    return f"about {settings.minutes:g} min"
+
+
+def plain(settings: TrainSettings) -> dict[str, Any]:
+    """Settings and their algorithm as plain data, as policy files and checkpoints keep them."""
+    return {"algorithm": algorithm_of(settings), **asdict(settings)}
+
+
+def shortened(settings: TrainSettings, share: float) -> TrainSettings:
+    """The same with a share of the training."""
+    if isinstance(settings, PpoSettings):
+        return replace(settings, steps=max(1, round(share * settings.steps)))
+    generations = max(1, round(share * settings.generations)) if settings.generations else 0
+    return replace(settings, minutes=share * settings.minutes, generations=generations)
+
+
+def _check_training(settings: TrainSettings, or_zero: set[str]) -> None:
+    _check_ranges(settings, or_zero)
+    if settings.averaging >= 1:
+        raise InputError("--averaging", "be less than 1", settings.averaging)
+    if settings.validation_seeds > len(VALIDATION_SEEDS):
+        raise InputError(
+            "--validation-seeds", f"be at most {len(VALIDATION_SEEDS)}", settings.validation_seeds
+        )
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -82,9 +193,9 @@ class DistillSettings:
 
     Attributes:
         width: Of the student's layers.
-        rounds: Of showing and learning; from the second on, the student acts in half of the environments.
-        environments: In each world.
-        steps: Decisions per environment and round.
+        rounds: Of showing and learning; from the second on, the student makes half of the decisions.
+        decisions: That each world shows in a round.
+        episodes: Request sequences that these are spread over.
         passes: Over all that was shown so far, in each round.
         batch_size: Decisions per gradient step.
         learning_rate: Of Adam, at first; it falls to a hundredth along a cosine.
@@ -94,8 +205,8 @@ class DistillSettings:
 
     width: int = 64
     rounds: int = 4
-    environments: int = 4
-    steps: int = 400
+    decisions: int = 1600
+    episodes: int = 8
     passes: int = 4
     batch_size: int = 1024
     learning_rate: float = 2e-3
@@ -110,6 +221,8 @@ class DistillSettings:
 def _check_ranges(settings: TrainSettings | DistillSettings, or_zero: set[str]) -> None:
     for name, setting in asdict(settings).items():
         field = f"--{name.replace('_', '-')}"
+        if not math.isfinite(setting):
+            raise InputError(field, "be finite", setting)
         if name in or_zero and setting < 0:
             raise InputError(field, "be at least 0", setting)
         if name not in or_zero and setting <= 0:
@@ -129,9 +242,11 @@ class TrainConfig(Strict):
             named, each at one of ``loads``, a share of what tuned cost-greedy sustains.
         distill: A training of its own for each scenario, random ones at each of ``loads`` too, and then one
             network that does as they do; by default one training in all of them.
-        random_steps: Decisions of each random scenario's own training; by default those of a named one's.
+        random_share: How much of a named scenario's training each random scenario's own gets, of ``steps``,
+            ``minutes`` or ``generations``.
         loads: Shares of each scenario's capacity to train and validate at; by default its own rate.
-        settings: Hyperparameters; see ``TrainSettings``.
+        algorithm: One of ``ALGORITHMS``.
+        settings: Of that algorithm.
     """
 
     scenarios: Annotated[list[str], Field(min_length=1)]
@@ -141,12 +256,34 @@ class TrainConfig(Strict):
     random: Annotated[int, Field(ge=0)] = 0
     loads: Annotated[list[Positive], Field(default_factory=list)]
     distill: DistillSettings | None = None
-    random_steps: Annotated[int, Field(ge=1)] | None = None
-    settings: Annotated[TrainSettings, Field(default_factory=TrainSettings)]
+    random_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    algorithm: Literal["evolution", "maskable-ppo"] = "evolution"
+    settings: Annotated[Any, Field(validate_default=True)] = None
+
+    @field_validator("settings", mode="before")
+    @classmethod
+    def _of_algorithm(cls, given: Any, info: ValidationInfo) -> TrainSettings:
+        algorithm = info.data.get("algorithm", DEFAULT_ALGORITHM)
+        if isinstance(given, ALGORITHMS[algorithm]):
+            return given
+        for name in given if isinstance(given, Mapping) else ():
+            _check_known(name, algorithm, given[name])
+        return checked(ALGORITHMS[algorithm], given or {}, source="settings", whole="settings")
 
     def tuned(self, parameters: Mapping[str, Any]) -> TrainConfig:
         """The same training with other settings."""
         return self.model_copy(update={"settings": replace(self.settings, **parameters)})
+
+
+def _check_known(name: str, algorithm: str, value: Any) -> None:
+    names = {kind: {field.name for field in fields(known)} for kind, known in ALGORITHMS.items()}
+    if name in names[algorithm]:
+        return
+    for other in names:
+        if name in names[other]:
+            rule = f"be left out for {algorithm}: it is a setting of {other} (algorithm: {other})"
+            raise InputError(f"settings.{name}", rule, value)
+    raise UnknownNameError("settings", name, names[algorithm])
 
 
 def write_config(config: TrainConfig, path: Path) -> None:

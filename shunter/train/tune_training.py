@@ -6,33 +6,39 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shunter.agents.parameters import Number, Space
 from shunter.envs.world import World, with_absolute_paths
-from shunter.errors import ShunterError
 from shunter.jobs import Report, Runner
-from shunter.train.courses import Course, make_course
+from shunter.train.algorithms import check_installed, train_policy
+from shunter.train.result import Curve
 from shunter.train.search import OnTrial, Search, Tuned, search_all
-from shunter.train.settings import TrainSettings
+from shunter.train.settings import EvolutionSettings, PpoSettings, TrainSettings, plain
 from shunter.train.tune_heuristic import task_digest
 
-if TYPE_CHECKING:
-    from shunter.train.ppo import Curve
+__all__ = ["TRAINING_SPACES", "Shared", "train_for_score", "tune_training"]
 
-__all__ = ["TRAINING_SPACE", "Shared", "train_for_score", "tune_training"]
-
-TRAINING_SPACE: Space = {
-    "learning_rate": Number(1e-4, 3e-3, log=True),
-    "time_constant": Number(100.0, 2000.0, log=True),
-    "credit_constant": Number(5.0, 100.0, log=True),
-    "entropy": Number(1e-4, 3e-2, log=True),
-    "epochs": Number(2, 12, whole=True),
-    "batch_size": Number(64, 1024, whole=True),
+TRAINING_SPACES: dict[type[TrainSettings], Space] = {
+    EvolutionSettings: {
+        "learning_rate": Number(0.01, 0.1, log=True),
+        "sigma": Number(0.02, 0.2, log=True),
+        "pairs": Number(6, 48, whole=True),
+        "episodes": Number(2, 12, whole=True),
+        "averaging": Number(0.8, 0.98),
+    },
+    PpoSettings: {
+        "learning_rate": Number(1e-4, 3e-3, log=True),
+        "time_constant": Number(100.0, 2000.0, log=True),
+        "credit_constant": Number(5.0, 100.0, log=True),
+        "entropy": Number(1e-4, 3e-2, log=True),
+        "epochs": Number(2, 12, whole=True),
+        "batch_size": Number(64, 1024, whole=True),
+    },
 }
-"""What is searched of ``TrainSettings``; none of it changes when validations are made."""
+"""What is searched of each algorithm's settings; none of it changes when validations are made."""
 
 ROUND = 4
 """Trials that are drawn together."""
@@ -53,11 +59,11 @@ class Shared:
     """What all trainings of a search share.
 
     Attributes:
-        courses: To train in.
-        validation: Worlds that they are scored in; if there are none, those of the courses.
+        worlds: To train in.
+        validation: Worlds that they are scored in; if there are none, those to train in.
     """
 
-    courses: list[Course]
+    worlds: list[World]
     validation: list[World]
 
 
@@ -71,7 +77,7 @@ def tune_training(
     storage: str | Path | None = None,
     on_trial: OnTrial | None = None,
 ) -> Tuned:
-    """Searches ``TRAINING_SPACE``; the score is the lowest validation ratio that a training reached.
+    """Searches ``TRAINING_SPACES``; the score is the lowest validation ratio that a training reached.
 
     It is the lowest of many on the same validation requests, so it flatters: judge the winner on others.
 
@@ -89,25 +95,23 @@ def tune_training(
         BrokenFileError: The storage is no journal.
         ShunterError: Optuna or torch is not installed.
     """
-    try:
-        import shunter.train.ppo  # noqa: F401 - at once, not in the first trial
-    except ImportError as error:
-        raise ShunterError(f"training needs the extra: pip install 'shunter[train]' ({error})") from None
+    check_installed(settings)
+    space = TRAINING_SPACES[type(settings)]
 
     def make(parameters: Mapping[str, Any]) -> tuple[str, TrainSettings]:
         text = ",".join(f"{name}={value}" for name, value in parameters.items())
         return text, replace(settings, **parameters)
 
     shared = Shared(
-        courses=[make_course(with_absolute_paths(world)) for world in worlds],
+        worlds=[with_absolute_paths(world) for world in worlds],
         validation=[with_absolute_paths(world) for world in validation],
     )
-    others = {name: value for name, value in asdict(settings).items() if name not in TRAINING_SPACE}
+    others = {name: value for name, value in plain(settings).items() if name not in space}
     digest = task_digest([*worlds, *validation], ()) + json.dumps([len(worlds), others], sort_keys=True)
     search = Search(
         name="training",
-        space=TRAINING_SPACE,
-        defaults={name: getattr(settings, name) for name in TRAINING_SPACE},
+        space=space,
+        defaults={name: getattr(settings, name) for name in space},
         make=make,
         digest=hashlib.sha256(digest.encode()).hexdigest(),
         pruner=_pruner,
@@ -130,18 +134,16 @@ def train_for_score(shared: Shared, report: Report, settings: TrainSettings) -> 
 
     Each validation but the last, whose value is the result, is reported as (number, lowest so far).
     """
-    from shunter.train.ppo import train_ppo
-
     known: list[Curve] = []
 
-    def tell(steps: int, point: Curve) -> None:
+    def tell(share: float, point: Curve) -> None:
         if point.steps > 0 and point not in known:  # the untrained policy is alike in all trials
             known.append(point)
             if report([(len(known), math.log(min(p.ratio for p in known)))]):
                 raise _GivenUpError
 
     try:
-        result = train_ppo(shared.courses, settings, validation=shared.validation or None, on_progress=tell)
+        result = train_policy(shared.worlds, settings, validation=shared.validation or None, on_progress=tell)
     except _GivenUpError:
         return None
     if result.interrupted:

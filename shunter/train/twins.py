@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.agents.learned import PRIOR
+from shunter.agents.prior import PRIOR
 from shunter.agents.rollout import greedy_choice
 from shunter.envs.batch import Batch
 from shunter.envs.compiled import jit

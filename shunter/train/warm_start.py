@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import qmc
 
-from shunter.agents.learned import LearnedPolicy, Prior
+from shunter.agents.learned import LearnedPolicy
 from shunter.agents.parameters import rounded
+from shunter.agents.prior import Prior
+from shunter.agents.weights import untrained_weights
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
-from shunter.train.network import ScoringNetwork
 from shunter.train.selection import log_mean_responses
 
 __all__ = ["best_prior"]
@@ -41,6 +42,5 @@ def best_prior(worlds: Sequence[World]) -> Prior:
 
 
 def _log_response(worlds: Sequence[World], prior: Prior, seeds: range) -> float:
-    weights = {**ScoringNetwork(1, 1).exported(), "prior": np.array(prior, np.float32)}
-    policy = LearnedPolicy("untrained", weights, {})
+    policy = LearnedPolicy("untrained", untrained_weights(prior), {})
     return float(log_mean_responses(worlds, policy, seeds).mean())

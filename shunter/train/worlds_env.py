@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shunter.agents.learned import SHORTLIST, Prior, greedy_prior, shortlist
+from shunter.agents.prior import SHORTLIST, Prior, greedy_prior, shortlist
 from shunter.envs.scheduling import Observation, make_spaces
 from shunter.train.courses import Course
 from shunter.train.twins import Trace, play_twin
@@ -158,7 +158,7 @@ def _empty(count: int, space: spaces.Dict) -> Observation:
 def _show(seen: Observation, out: Observation, rest: Prior) -> NDArray[np.int64]:
     """Writes the shortlists of ``seen`` into ``out`` and returns the actions meant, (n, shown)."""
     legal = seen["action_mask"] > 0
-    prior = np.full(legal.shape, -np.inf, np.float32)
+    prior = np.full(legal.shape, -np.inf)
     prior[legal] = greedy_prior(seen["candidates"][legal], rest)
     kept = shortlist(seen["candidates"], seen["context"], legal, prior)
     count = min(out["action_mask"].shape[1], legal.shape[1])

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from shunter.agents.age_guard import AgeGuard
 from shunter.agents.fifo_collated import FifoCollated
 from shunter.agents.parameters import Choice
 from shunter.agents.registry import HEURISTICS, make_policy
@@ -35,14 +34,6 @@ def test_parameters_are_read_with_their_types() -> None:
     assert make_policy("fifo-collated:max_wait=10") == FifoCollated()
 
 
-def test_any_policy_takes_a_bound_on_age() -> None:
-    policy = make_policy("fifo-collated:max_wait=30,max_age=100")
-    assert policy == AgeGuard(FifoCollated(max_wait=30.0), 100.0)
-    assert policy.name == "fifo-collated:max_wait=30.0,max_age=100.0"
-    assert make_policy("sjf:max_age=5").name == "sjf:max_age=5.0"
-    assert make_policy("sjf-oracle:max_age=5").oracle
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -58,8 +49,8 @@ def test_any_policy_takes_a_bound_on_age() -> None:
         ("fifo-collated:max_wiat=3", "parameter: unknown name 'max_wiat'; did you mean max_wait"),
         ("fifo-collated:max_wait", "give parameters as name:key=value"),
         ("fifo-collated:max_wait=1,max_wait=2", "each once"),
-        ("lookahead:max_age=3", "be given without parameters"),
-        ("cost-gredy:max_age=3", "unknown name 'cost-gredy'; did you mean cost-greedy"),
+        ("lookahead:copy_share=3", "be given without parameters"),
+        ("cost-gredy:copy_share=3", "unknown name 'cost-gredy'; did you mean cost-greedy"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, message: str) -> None:
@@ -67,6 +58,6 @@ def test_what_is_wrong_is_named(text: str, message: str) -> None:
         make_policy(text)
 
 
-def test_a_missing_file_with_a_bound_is_still_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="existing policy file"):
-        make_policy(f"{tmp_path / 'none.safetensors'}:max_age=3")
+def test_a_file_takes_no_parameters(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="be given without parameters"):
+        make_policy(f"{tmp_path / 'none.safetensors'}:copy_share=3")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,8 @@ import safetensors.numpy
 
 from shunter.agents.base import Policy
 from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.learned import (
-    FORMAT_2_PRIOR,
-    POLICY_FORMAT,
-    RESIDUAL,
-    LearnedPolicy,
-    Prior,
-    greedy_prior,
-)
+from shunter.agents.learned import POLICY_FORMAT, LearnedPolicy
+from shunter.agents.prior import Prior, greedy_prior
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.envs.features import FEATURES, FEATURES_VERSION
 from shunter.envs.scheduling import SchedulingEnv
@@ -36,11 +31,12 @@ def observations(world: World, count: int = 40) -> list[dict[str, Any]]:
     return seen
 
 
-ALL = [*POLICIES, "learned"]
+ALL = [*POLICIES, "learned", "linear"]
 
 
 def policy_of(name: str) -> Policy:
-    return random_policy() if name == "learned" else make_policy(name)
+    widths = {"learned": 8, "linear": 0}
+    return random_policy(width=widths[name]) if name in widths else make_policy(name)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -144,23 +140,19 @@ def tampered(path: Path, **header: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("key", ["features_version", "format_version"])
-def test_a_policy_for_other_observations_is_refused(tmp_path: Path, key: str) -> None:
-    path = tampered(tmp_path / "p.safetensors", **{key: "999"})
-    with pytest.raises(VersionError, match=f"{key} must be version .* Got '999'"):
+@pytest.mark.parametrize(
+    ("key", "version"),
+    [
+        ("features_version", "999"),
+        ("format_version", "999"),
+        ("format_version", "2"),
+        ("format_version", "3"),
+    ],
+)
+def test_a_policy_for_other_observations_is_refused(tmp_path: Path, key: str, version: str) -> None:
+    path = tampered(tmp_path / "p.safetensors", **{key: version})
+    with pytest.raises(VersionError, match=f"{key} must be version .* Got '{version}'"):
         LearnedPolicy.load(path)
-
-
-def test_a_file_of_format_2_keeps_the_prior_that_it_was_trained_with(tmp_path: Path) -> None:
-    path = tampered(tmp_path / "p.safetensors", format_version="2")
-    with safetensors.safe_open(path, framework="numpy") as file:
-        header = file.metadata()
-    layers = {key: array for key, array in random_policy().weights.items() if key != "prior"}
-    safetensors.numpy.save_file(layers, path, metadata=header)
-    old = LearnedPolicy.load(path)
-    assert old.prior == pytest.approx(FORMAT_2_PRIOR)
-    old.save(path)
-    assert LearnedPolicy.load(path).prior == old.prior
 
 
 def test_a_load_counts_less_where_another_device_would_serve_sooner() -> None:
@@ -168,7 +160,7 @@ def test_a_load_counts_less_where_another_device_would_serve_sooner() -> None:
     rows = [load, {**load, "serve_elsewhere": 2}, {**load, "serve_elsewhere": 2, "held": 1}]
     rows += [{**load, "elsewhere": 1}, {**load, "serve_elsewhere": 0}]
     seen = candidates(*rows)["candidates"]
-    whole, sooner, held, copy, alone = np.exp(greedy_prior(seen, Prior(copy_share=0.25)) / RESIDUAL)
+    whole, sooner, held, copy, alone = np.exp(greedy_prior(seen, Prior(copy_share=0.25)))
     assert sooner == pytest.approx(whole / 2, rel=1e-3)
     assert held == alone == whole
     assert copy == pytest.approx(whole / 4, rel=1e-3)
@@ -188,13 +180,17 @@ def test_broken_policy_files(tmp_path: Path) -> None:
         LearnedPolicy.load(tmp_path / "none.safetensors")
 
 
-def test_weights_of_a_wrong_shape_or_not_finite(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["linear", "score_1.weight"])
+def test_weights_of_a_wrong_shape_or_not_finite(tmp_path: Path, key: str) -> None:
     for change in (lambda w: w[:, :-1].copy(), lambda w: w * np.nan):
         policy = random_policy()
-        policy.weights["score_1.weight"] = change(policy.weights["score_1.weight"])
+        policy.weights[key] = change(policy.weights[key])
         policy.save(tmp_path / "p.safetensors")
-        with pytest.raises(BrokenFileError, match=r"score_1\.weight must be finite numbers of shape"):
+        with pytest.raises(BrokenFileError, match=f"{re.escape(key)} must be finite numbers of shape"):
             LearnedPolicy.load(tmp_path / "p.safetensors")
+
+
+def test_a_prior_must_not_be_negative(tmp_path: Path) -> None:
     policy = random_policy()
     policy.weights["prior"] = -policy.weights["prior"]
     policy.save(tmp_path / "p.safetensors")

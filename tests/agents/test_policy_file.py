@@ -8,12 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shunter.agents.age_guard import AgeGuard
 from shunter.agents.cost_greedy import CostGreedy
 from shunter.agents.fifo_swap import FifoSwap
+from shunter.agents.inputs import KINDS
 from shunter.agents.learned import LearnedPolicy
-from shunter.agents.policy_file import distance_from_training, training_of, training_record, world_facts
+from shunter.agents.policy_file import (
+    distance_from_training,
+    load_of,
+    training_of,
+    training_record,
+    world_facts,
+)
 from shunter.agents.score_card import score_card_of
+from shunter.envs.features import feature
+from shunter.envs.workload import popularity
+from shunter.envs.workload_spec import Workload
 from shunter.envs.world import World, make_world
 from shunter.errors import BrokenFileError, InputError
 from shunter.models.performance import PerformanceModel
@@ -21,6 +30,8 @@ from shunter.train.selection import make_score_card, mean_responses
 from tests.agents.test_policies import observations
 from tests.networks import random_policy
 from tests.worlds import fake_scenario
+
+KIND_FLAGS = [feature(f"is_{kind}") for kind in KINDS]
 
 
 @pytest.fixture
@@ -44,7 +55,7 @@ def test_the_file_keeps_what_it_was_trained_on(trained: LearnedPolicy, tmp_path:
     assert (training.steps, training.seed) == (1000, 7)
     assert training.settings == {"learning_rate": 5e-4, "noise": False, "loads": [0.35, 0.7]}
     assert training.ranges["device_bytes"] == (50e6, 65e6)
-    assert training.ranges["load"] == pytest.approx((0.35, 0.7))
+    assert training.ranges["capacity_share"] == pytest.approx((0.35, 0.7))
 
 
 def test_facts_are_of_the_tables(fake_world: World) -> None:
@@ -55,6 +66,58 @@ def test_facts_are_of_the_tables(fake_world: World) -> None:
     loads = weights / fake_world.tables.load_s[:, :, 0]
     assert facts["load_bytes_per_s"] == pytest.approx((loads.min(), loads.max()))
     assert facts["devices"] == (2, 2)
+
+
+def asked(world: World, **changes: object) -> World:
+    """The world with another workload, arriving at the same rate."""
+    data = world.scenario.workload.model_dump() | changes
+    workload = Workload.model_validate(data)
+    return replace(world, scenario=world.scenario.model_copy(update={"workload": workload}))
+
+
+def test_facts_say_who_is_asked_for_and_how_often(fake_world: World) -> None:
+    facts = world_facts(asked(fake_world, popularity_zipf=3.0))
+    shares = popularity(3, 3.0)
+    assert facts["popularity_top"] == (shares[0], shares[0])
+    assert facts["popularity_least"] == (shares[2], shares[2])
+    gap_s = 1 / (shares[2] * fake_world.rate_per_s)
+    assert facts["rarest_gap"][0] * fake_world.time_scale_s == pytest.approx(gap_s)
+    assert facts["models_per_device"] == (1.5, 1.5)
+
+
+def test_shares_that_are_not_known_are_left_out(fake_world: World) -> None:
+    sessions = asked(fake_world, sessions={"turns": 4, "models": 2, "gap_s": 1.0})
+    trace = {"rate_per_s": 1.0, "load": None, "replay": {"file": "t.csv", "models": "column"}}
+    for world in (sessions, asked(fake_world, **trace)):
+        assert not {"popularity_top", "popularity_least", "rarest_gap"} & set(world_facts(world))
+    record = training_record([sessions, fake_world], steps=1, seed=0, settings={})
+    policy = random_policy()
+    policy.metadata.update(record)
+    training = training_of(policy)
+    assert training is not None
+    assert training.ranges["popularity_top"] == world_facts(fake_world)["popularity_top"]
+
+
+def test_facts_say_how_unequal_devices_are_and_whether_all_fits(fake_world: World) -> None:
+    facts = world_facts(fake_world)
+    assert facts["memory_ratio"][0] == pytest.approx(65 / 50)
+    assert facts["speed_ratio"][0] >= 1.0
+    tables = fake_world.tables
+    assert facts["all_fit"] == (1.0, 1.0)
+    for size, fit in ((30e6, 1.0), (40e6, 0.0)):  # of 65 and 50 MB
+        sizes = np.full_like(tables.footprint_bytes, size)
+        world = replace(fake_world, tables=tables.changed(footprint_bytes=sizes))
+        assert world_facts(world)["all_fit"] == (fit, fit)
+
+
+def test_a_load_is_a_share_of_what_scenarios_take_it_to_be_of() -> None:
+    world = make_world("two-gpu-unequal")
+    assert world.scenario.workload.capacity_rate_per_s is not None
+    assert load_of(world.at_load(0.5)) == pytest.approx(0.5)
+    stated = world.scenario.workload.model_copy(update={"capacity_rate_per_s": None})
+    bare = replace(world, scenario=world.scenario.model_copy(update={"workload": stated}))
+    assert load_of(bare.at_load(0.5)) == pytest.approx(0.5)
+    assert bare.at_load(0.5).rate_per_s != pytest.approx(world.at_load(0.5).rate_per_s)
 
 
 def test_within_the_training_distribution_nothing_is_said(trained: LearnedPolicy, fake_world: World) -> None:
@@ -71,14 +134,37 @@ def test_beyond_it_every_fact_says_how_far(
     fake_performance: PerformanceModel,
 ) -> None:
     busier = replace(fake_world, rate_per_s=fake_world.rate_per_s * 1.5)
-    line = "load: 1.05, trained up to 0.7 (50% above)"
-    assert distance_from_training(trained, busier) == [line]
-    assert distance_from_training(AgeGuard(trained, 10.0), busier) == [line]
+    line, gap = distance_from_training(trained, busier)
+    assert line == "load: 1.05, trained up to 0.7 (50% above)"
+    assert gap.startswith("time between requests of the least popular model: ")
+    assert gap.endswith("(33% below)")
     devices = [{"name": f"d{d}", "device": "cpu:1-threads-25MB"} for d in range(3)]
     smaller = make_world(fake_scenario(fake_checkpoints, devices=devices), fake_performance)
     lines = distance_from_training(trained, smaller)
     assert "devices: 3, trained up to 2 (1 more)" in lines
     assert "device memory: 0.025 GB, trained from 0.05 GB (50% below)" in lines
+
+
+def test_skew_and_crowds_that_training_never_had_are_said(trained: LearnedPolicy, fake_world: World) -> None:
+    skewed = asked(fake_world, popularity_zipf=4.0)
+    lines = distance_from_training(trained, skewed)
+    said = [line.split(":")[0] for line in lines]
+    assert said == [
+        "most popular model's share of requests",
+        "least popular model's share of requests",
+        "time between requests of the least popular model",
+    ]
+    tables = fake_world.tables
+    crowded = replace(fake_world, tables=tables.changed(footprint_bytes=tables.footprint_bytes * 4))
+    assert distance_from_training(trained, crowded) == ["all models fit at once: no, never so in training"]
+
+
+def test_a_file_of_before_compares_what_it_has(trained: LearnedPolicy, fake_world: World) -> None:
+    training = training_of(trained)
+    assert training is not None
+    known = {"devices": (2.0, 2.0), "load": (0.1, 0.2)}
+    trained.metadata["training"] = training.model_copy(update={"ranges": known}).model_dump_json()
+    assert distance_from_training(trained, asked(fake_world, popularity_zipf=4.0)) == []
 
 
 def test_a_file_that_does_not_say_is_not_trusted(fake_world: World) -> None:
@@ -146,12 +232,13 @@ def test_acting_needs_neither_torch_nor_mlflow(fake_world: World, tmp_path: Path
     assert int(done.stdout) == random_policy().act(observation)
 
 
-def test_onnx_scores_are_the_policys(fake_world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [0, 8])
+def test_onnx_scores_are_the_policys(fake_world: World, tmp_path: Path, width: int) -> None:
     pytest.importorskip("onnx", reason="needs the extra onnx")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     from shunter.agents.onnx_export import export_onnx
 
-    policy = random_policy(seed=3)
+    policy = random_policy(seed=3, width=width)
     export_onnx(policy, tmp_path / "p.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["p.onnx"]
     session = onnxruntime.InferenceSession(tmp_path / "p.onnx", providers=["CPUExecutionProvider"])
@@ -163,6 +250,8 @@ def test_onnx_scores_are_the_policys(fake_world: World, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)  # several devices, and what no world holds
     drawn = {key: rng.exponential(size=values.shape).astype(np.float32) for key, values in batch.items()}
     drawn["candidates"] *= rng.random(drawn["candidates"].shape) < 0.5
+    kinds = rng.integers(len(KINDS), size=drawn["candidates"].shape[:2])
+    drawn["candidates"][..., KIND_FLAGS] = np.eye(len(KINDS))[kinds]
     drawn["action_mask"] = np.ones_like(batch["action_mask"])
     for inputs in (batch, fewer, drawn, {key: values[:1] for key, values in batch.items()}):
         mask = inputs["action_mask"].astype(bool)

@@ -2,13 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from benchmarks.decision_time import row, write_untrained
 
 
 def test_every_decision_is_timed_in_a_process_without_torch(tmp_path: Path) -> None:
-    pytest.importorskip("sb3_contrib", reason="needs the extra train")
     write_untrained(tmp_path / "p.safetensors")
     timed = row("6 models on 2 devices", str(tmp_path / "p.safetensors"), 20)
     assert timed.metric == "time of a decision, trained network, 6 models on 2 devices"

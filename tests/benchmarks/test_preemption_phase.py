@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.phase_worlds import WAYS, KeepStarted, Rule, Setting, one_level, phase_world, rules
-from benchmarks.policy_runs import Figures
+from benchmarks.policy_runs import Figures, Waits
 from benchmarks.policy_tuning import read_tuned
 from benchmarks.preemption_phase import Outcome, judge
 from shunter.agents.cost_greedy import CostGreedy
@@ -31,9 +31,10 @@ def outcome(means: tuple[float, ...], *, unstable: tuple[str, ...] = (), same: b
             stable=(way not in unstable,) * SEEDS,
             requests=(300,) * SEEDS,
             top_waits_s=(),
-            p99_9_wait_s=0.0,
-            max_wait_s=0.0,
-            waits_s={},
+            waits=Waits(0.0, 0.0, 0.0),
+            model_waits={},
+            allowed_waits_s={},
+            guard_s=np.inf,
             slo_attainment=(),
             swaps=0.0,
             preemptions=0.0,

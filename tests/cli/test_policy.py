@@ -5,25 +5,29 @@ from pathlib import Path
 
 import pytest
 
-from shunter.agents.cost_greedy import CostGreedy
+from shunter.agents.inputs import KINDS, input_names
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.policy_file import training_record
+from shunter.agents.prior import Prior
+from shunter.agents.weights import untrained_weights
 from shunter.cli.main import main
 from shunter.envs.features import FEATURES_VERSION
+from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
-from shunter.train.selection import make_score_card
+from shunter.train.verdict import judge
 from tests.networks import random_policy
+
+EXPLAIN = ["policy", "explain", "one.safetensors", "--scenario", "trivial-two-models"]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_world: World) -> Path:
     """A working folder with a policy that has a record and one that has none."""
     monkeypatch.chdir(tmp_path)
-    policy = random_policy()
+    policy = random_policy(1, 30.0)
     policy.save("bare.safetensors")
     policy.metadata.update(training_record([fake_world], steps=1000, seed=7, settings={"width": 8}))
-    card = make_score_card(policy, [fake_world], {"cost-greedy": CostGreedy()}, range(3))
-    policy.metadata.update(card.record())
+    policy.metadata.update(judge(policy, [fake_world], range(3)))
     policy.save("p.safetensors")
     return tmp_path
 
@@ -43,22 +47,31 @@ def test_show_prints_training_and_score_card(folder: Path, capsys: pytest.Captur
     assert "models: large, medium, small" in out
     assert "device memory: 0.05 GB to 0.065 GB" in out
     assert "settings: width = 8" in out
-    assert "cost-greedy" in out
+    assert "fifo-swap" in out
+    assert "training made it worse: -" in out
+    assert "; untrained " in out
+    assert "; tuned cost-greedy " in out
+    assert "; best heuristic fifo-swap " in out
     assert "3 workload seeds (0 to 2)" in out
     bare = run(capsys, "policy", "show", "bare.safetensors")
     assert "does not say what it was trained on" in bare
     assert "no score card" in bare
+    assert "does not say what training added" in bare
 
 
 def test_show_as_json_holds_everything(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = json.loads(run(capsys, "policy", "show", "p.safetensors", "--json"))
     assert shown["training"]["steps"] == 1000
-    assert shown["score_card"]["cells"][0]["baseline"] == "cost-greedy"
+    assert shown["score_card"]["cells"][0]["baseline"] == "fifo-swap"
+    own = shown["score_card"]["cells"][0]["response_s"]
+    assert shown["verdict"]["trained"]["response_s"] == pytest.approx(own)
+    assert shown["verdict"]["low"] > 0
     assert shown["score_card"]["change"] == pytest.approx(shown["score_card"]["cells"][0]["change"])
     assert shown["features"][0] == "is_run"
     bare = json.loads(run(capsys, "policy", "show", "bare.safetensors", "--json"))
     assert bare["training"] is None
     assert bare["score_card"] is None
+    assert bare["verdict"] is None
 
 
 def test_export_writes_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,3 +119,42 @@ def test_policies_are_averaged(folder: Path, capsys: pytest.CaptureFixture[str])
     bare = run(capsys, "policy", "average", "p.safetensors", "bare.safetensors", "--out", "b.safetensors")
     assert "b.safetensors: the mean" in bare
     assert "does not say what it was trained on" in run(capsys, "policy", "show", "b.safetensors")
+
+
+@pytest.fixture
+def one_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a policy that has one weight."""
+    monkeypatch.chdir(tmp_path)
+    weights = untrained_weights(Prior())
+    weights["linear"][KINDS.index("load"), input_names().index("swap_time")] = -3.0
+    LearnedPolicy("one-weight", weights, {}).save("one.safetensors")
+    return tmp_path
+
+
+def test_explain_writes_a_page_and_figures(one_weight: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, *EXPLAIN, "--seeds", "2", "--load", "0.6", "--out", "page.html", "--json", "why.json")
+    assert "one-weight answers in" in out
+    assert "page: page.html" in out
+    assert "Why one-weight does as it does in trivial-two-models at load 0.6" in Path("page.html").read_text()
+    figures = json.loads(Path("why.json").read_text())
+    assert figures["seeds"] == list(SEED_RANGES["explanation"][:2])
+    assert [one["input"] for one in figures["weights"]] == ["swap_time"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*EXPLAIN, "--seeds", "1"], "--seeds must be 2 to 40. Got 1"),
+        ([*EXPLAIN, "--seeds", "41"], "--seeds must be 2 to 40. Got 41"),
+        ([*EXPLAIN, "--out", "nowhere/page.html"], "--out must be a file in an existing folder"),
+        ([*EXPLAIN[:3], "--scenario", "trivial-two"], "trivial-two-models"),
+        (["policy", "explain", "cost-greedy", *EXPLAIN[3:]], "an existing policy file"),
+        (["policy", "explain", "broken.safetensors", *EXPLAIN[3:]], "broken.safetensors: cannot be read"),
+    ],
+)
+def test_explain_refuses_what_it_cannot_explain(
+    arguments: list[str], message: str, one_weight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("broken.safetensors").write_bytes(b"nothing")
+    assert message in run(capsys, *arguments, code=2)
+    assert not Path("explanation.html").exists()

@@ -48,6 +48,20 @@ def test_show_prints_the_file_and_what_fits(capsys: pytest.CaptureFixture[str]) 
     assert all(row["tokens_per_s_low"] < row["tokens_per_s"] < row["tokens_per_s_high"] for row in rows)
 
 
+def test_show_says_what_the_guard_is_and_whether_it_can_be_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    published = ("--performance", "published")
+    assert "goes first; at this rate every model has its turn in" in run(
+        capsys, "scenarios", "show", "trivial-two-models", "--json", "show.json"
+    )
+    shown = json.loads(Path("show.json").read_text())
+    assert shown["guard_s"] > 0
+    assert shown["guard_feasible"]
+    write_scenario("busy.yaml", workload={"rate_per_s": 500.0, "lengths": "azure2023_code", "requests": 60})
+    assert "this cannot be kept for all" in run(capsys, "scenarios", "show", "busy.yaml", *published)
+    write_scenario("free.yaml", limits={"guard_s": False})
+    assert "guard: off" in run(capsys, "scenarios", "show", "free.yaml", *published)
+
+
 def test_check_measures_the_capacity_and_writes_it(capsys: pytest.CaptureFixture[str]) -> None:
     write_scenario("mine.yaml")
     out = run(

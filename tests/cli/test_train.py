@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -8,27 +9,38 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 import yaml
-
-pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.policy_file import training_of
 from shunter.agents.score_card import score_card_of
 from shunter.cli.main import main
 from shunter.models.performance import PerformanceModel
-from tests.cli.test_main import write_scenario
+from shunter.train.evolution import threads_of
+from shunter.train.search_checkpoint import SearchCheckpoint, read_search, write_search
+from shunter.train.settings import EvolutionSettings, plain
+from shunter.train.verdict import verdict_of
+from tests.cli.test_main import fails, write_scenario
 
-SETTINGS = {"steps": 384, "environments": 2, "rollout_steps": 64, "batch_size": 64, "width": 8}
+SETTINGS = {"generations": 6, "pairs": 2, "episodes": 1, "validate_every": 2, "threads": 1}
+PPO = {
+    "steps": 384,
+    "environments": 2,
+    "rollout_steps": 64,
+    "batch_size": 64,
+    "width": 8,
+    "validate_every": 1,
+}
 
 KILLED = """
 import os, signal, sys
 from shunter.cli import train_run
 from shunter.cli.main import main
 
-def kill(board, out, steps, point):
-    if out.stem == "p-1" and point.steps >= 256:
+def kill(board, out, share, point):
+    if out.stem == "p-1" and share > 0.8:
         os.kill(os.getpid(), signal.SIGKILL)
 
 train_run._Board.show = kill
@@ -48,10 +60,13 @@ def folder(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     fake_performance.save("perf")
     write_scenario(fake_checkpoints)
-    settings = {**SETTINGS, "validate_every": 1}
-    config = {"scenarios": ["s.yaml"], "performance": "perf", "loads": [0.7], "settings": settings}
-    Path("t.yaml").write_text(yaml.safe_dump(config))
+    write_config()
     return tmp_path
+
+
+def write_config(**changes: Any) -> None:
+    config = {"scenarios": ["s.yaml"], "performance": "perf", "loads": [0.7], "settings": SETTINGS}
+    Path("t.yaml").write_text(yaml.safe_dump({**config, **changes}))
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
@@ -76,7 +91,11 @@ def test_seeds_killed_in_the_middle_go_on_as_if_nothing_had_happened(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = run(capsys, "--out", "whole/p.safetensors", "--seeds", "2")
+    assert whole.startswith("2 trainings on fake: evolution, 6 generations; first compiling ...")
     assert "whole/p.safetensors: the best of 2 seeds" in whole
+    assert (
+        whole.count("mean response (p99 wait for a first token): trained ") == 3
+    )  # of each, and of the best
     assert {path.name for path in Path("whole").iterdir()} == {
         *("p.safetensors", "p-0.safetensors", "p-1.safetensors"),
         *("p-0.events.parquet", "p-1.events.parquet"),
@@ -88,18 +107,18 @@ def test_seeds_killed_in_the_middle_go_on_as_if_nothing_had_happened(
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert Path("cut/p-0.safetensors").exists()
-    assert Path("cut/p-1.checkpoint.pt").exists()
+    assert read_search(Path("cut/p-1.checkpoint"), {}).state["generation"] == 4  # and five were done
     again = ["--out", "cut/p.safetensors", "--seeds", "2"]
     assert "--out must not exist yet" in run(capsys, *again, code=2)
     run(capsys, *again, "--resume")
     for seed in (0, 1):
         assert weights(f"cut/p-{seed}.safetensors") == weights(f"whole/p-{seed}.safetensors")
     assert weights("cut/p.safetensors") == weights("whole/p.safetensors")
-    assert not list(Path("cut").glob("*.pt"))
+    assert not list(Path("cut").glob("*.checkpoint*"))
     after = len(mlflow_runs())
     run(capsys, *again, "--resume")  # all is finished: nothing is trained
     assert len(mlflow_runs()) == after == logged + 4  # two that were killed, and two that went on
-    Path("t.yaml").write_text(Path("t.yaml").read_text().replace("width: 8", "width: 16"))
+    write_config(settings={**SETTINGS, "pairs": 3})
     assert "--out must be of a training with these settings to --resume" in run(
         capsys, *again, "--resume", code=2
     )
@@ -110,25 +129,34 @@ def test_what_mlflow_gets(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     (one,) = mlflow_runs()
     assert one.info.status == "FINISHED"
     assert one.data.tags["shunter.kind"] == "train"
-    assert one.data.params["train.width"] == "8"
+    assert one.data.params["train.algorithm"] == "evolution"
+    assert one.data.params["train.pairs"] == "2"
     client = mlflow.MlflowClient()
     curve = client.get_metric_history(one.info.run_id, "validation/response_ratio")
-    assert [point.step for point in curve] == [0, 128, 256, 384]
+    steps = [point.step for point in curve]
+    assert len(set(steps)) == 4
+    assert steps[0] == 0
+    assert steps == sorted(steps)
+    verdict = verdict_of(LearnedPolicy.load("p.safetensors"))
+    assert verdict is not None
+    assert one.data.metrics["verdict/change"] == verdict.change
+    assert one.data.metrics["verdict/best/response_s"] == verdict.best.response_s
     table = mlflow.load_table("score_card.json", run_ids=[one.info.run_id])
     assert list(table.scenario) == ["fake"]
     assert table.baseline_response_s[0] > 0
     names = {file.path for file in client.list_artifacts(one.info.run_id)}
     assert {"p.safetensors", "p.events.parquet", "score_card.json"} <= names
-    model = mlflow.pyfunc.load_model("models:/shunter-fake@champion")
+    model = mlflow.pyfunc.load_model("models:/shunter-fake/1")
     assert model.metadata.run_id == one.info.run_id
     assert set(model.metadata.signature.inputs.input_names()) == {"candidates", "context", "action_mask"}
 
 
 def test_specialists_and_what_they_teach(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sb3_contrib", reason="needs the extra train")
     other = {**yaml.safe_load(Path("s.yaml").read_text()), "name": "other"}
     Path("other.yaml").write_text(yaml.safe_dump(other))
     config = yaml.safe_load(Path("t.yaml").read_text())
-    distill = {"width": 8, "rounds": 2, "environments": 2, "steps": 20, "passes": 2}
+    distill = {"width": 8, "rounds": 2, "decisions": 40, "episodes": 2, "passes": 2}
     config = {**config, "scenarios": ["s.yaml", "other.yaml"], "loads": [0.5, 0.7], "distill": distill}
     Path("t.yaml").write_text(yaml.safe_dump(config))
     assert "--seeds must be 1 with specialists" in run(capsys, "--seeds", "2", code=2)
@@ -137,7 +165,7 @@ def test_specialists_and_what_they_teach(folder: Path, capsys: pytest.CaptureFix
     Path("t.yaml").write_text(yaml.safe_dump({**config, "validation": ["s.yaml"]}))
     assert "validation must be empty with specialists" in run(capsys, code=2)
     Path("t.yaml").write_text(yaml.safe_dump(config))
-    run(capsys, "--out", "g.safetensors")
+    assert "geometric means over 4 worlds: trained " in run(capsys, "--out", "g.safetensors")
     assert {path.name for path in Path("g").glob("*.safetensors")} == {
         "fake.safetensors",
         "other.safetensors",
@@ -146,7 +174,8 @@ def test_specialists_and_what_they_teach(folder: Path, capsys: pytest.CaptureFix
     training = training_of(policy)
     assert training is not None
     assert training.scenarios == ["fake", "other"]
-    assert training.steps == 2 * SETTINGS["steps"]
+    teachers = [training_of(LearnedPolicy.load(f"g/{name}.safetensors")) for name in ("fake", "other")]
+    assert training.steps == sum(teacher.steps for teacher in teachers if teacher is not None)
     assert training.settings["teachers"] == 2
     card = score_card_of(policy)
     assert card is not None
@@ -173,8 +202,10 @@ def test_a_scenario_beyond_the_training_is_warned_of(
     for name in ("s.yaml", "light.yaml"):
         with pytest.raises(SystemExit):
             main(["eval", "--scenario", name, "--policy", "p.safetensors", "--seeds", "2"])
-        said[name] = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
-    line = "maskable-ppo is beyond its training: load: 0.35, trained from 0.7 (50% below)"
+        said[name] = [
+            line for line in capsys.readouterr().out.splitlines() if "warning" in line and "load:" in line
+        ]
+    line = "evolution is beyond its training: load: 0.35, trained from 0.7 (50% below)"
     assert said == {"s.yaml": [], "light.yaml": [f"warning: {line}"]}
 
 
@@ -183,14 +214,147 @@ def test_ctrl_c_keeps_the_best_so_far_and_starts_no_other_seed(
 ) -> None:
     from shunter.cli import train_run
 
-    def interrupt(board: Any, out: Path, steps: int, point: Any) -> None:
-        raise KeyboardInterrupt
+    def interrupt(board: Any, out: Path, share: float, point: Any) -> None:
+        if share > 0.4:
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(train_run._Board, "show", interrupt)
         out = run(capsys, "--out", "p.safetensors", "--seeds", "2", code=130)
+    assert out.splitlines()[1].startswith("training ")  # what it added so far
     assert "Interrupted: the best policy so far was kept; --resume goes on." in out
     assert not Path("p-1.safetensors").exists()
     run(capsys, "--out", "p.safetensors", "--seeds", "2", "--resume")
     run(capsys, "--out", "whole.safetensors", "--seeds", "2")
     assert weights("p-0.safetensors") == weights("whole-0.safetensors")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an extra")
+def test_side_by_side_is_one_after_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_config(settings={**SETTINGS, "threads": 0})
+    run(capsys, "--out", "one/p.safetensors", "--seeds", "2")
+    run(capsys, "--out", "ray/p.safetensors", "--seeds", "2", "--ray", "local")
+    for name in ("p-0", "p-1", "p"):
+        assert weights(f"ray/{name}.safetensors") == weights(f"one/{name}.safetensors")
+
+
+def test_a_worker_takes_its_share_of_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    for said, threads in (("", os.cpu_count()), ("1", 1)):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)  # as Ray sets it
+        assert threads_of(EvolutionSettings()) == threads
+    assert threads_of(EvolutionSettings(threads=3)) == 3
+
+
+def test_a_training_that_becomes_no_better_ends_early(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_config(settings={**SETTINGS, "generations": 500, "learning_rate": 1e-12, "patience": 2})
+    out = run(capsys, "--out", "p.safetensors")
+    assert LearnedPolicy.load("p.safetensors").metadata["generations"] == "4"
+    assert "training added 0.0 % [+0.0, +0.0]: nothing that the measurement shows" in out
+
+
+def test_a_start_is_what_training_adds_to(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "--out", "p.safetensors")
+    out = run(capsys, "--out", "q.safetensors", "--from", "p.safetensors", "--generations", "2")
+    before, after = (verdict_of(LearnedPolicy.load(f"{name}.safetensors")) for name in "pq")
+    assert before is not None
+    assert after is not None
+    assert (before.start.policy, after.start.policy) == ("untrained", "start")
+    assert after.start.response_s == before.trained.response_s
+    assert "; start " in out
+
+
+def test_training_needs_no_torch(folder: Path) -> None:
+    code = (
+        "import sys\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in ('torch', 'stable_baselines3', 'sb3_contrib'): raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        "from shunter.cli.main import main\n"
+        "main(['train', '--config', 't.yaml', '--out', 'p.safetensors'])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "training " in done.stdout
+    refused = code.replace("p.safetensors", "q.safetensors")
+    write_config(settings=PPO, algorithm="maskable-ppo")
+    done = subprocess.run(
+        [sys.executable, "-c", refused], env=environment, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "maskable-ppo needs the extra: pip install 'shunter[train]'" in done.stderr
+
+
+def test_by_maskable_ppo(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("sb3_contrib", reason="needs the extra train")
+    write_config(settings={**PPO, "warm_start": False}, algorithm="maskable-ppo")
+    out = run(capsys, "--out", "p.safetensors")
+    assert out.startswith("training on fake: maskable-ppo, 384 decisions;")
+    assert "mean response (p99 wait for a first token): trained " in out
+    training = training_of(LearnedPolicy.load("p.safetensors"))
+    assert training is not None
+    assert training.steps == 384
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "5"], "--steps must be left out for evolution, which has none. Got 5 instead."),
+        (["--minutes", "0"], "--minutes must be greater than 0. Got 0.0"),
+        (["--minutes", "-1"], "--minutes must be greater than 0. Got -1.0"),
+        (["--minutes", "nan"], "--minutes must be greater than 0. Got nan"),
+        (["--minutes", "inf"], "--minutes must be finite. Got inf"),
+        (["--generations", "0"], "--generations must be greater than 0. Got 0"),
+        (["--seed", "-1"], "--seed must be at least 0. Got -1"),
+        (["--minutes", "1", "--generations", "5"], "--minutes must be left out where --generations is given"),
+        (["--algorithm", "evolutoin"], "--algorithm: unknown name 'evolutoin'; did you mean evolution?"),
+        (["--algorithm", "maskable-ppo", "--minutes", "1"], "--minutes must be left out for maskable-ppo"),
+    ],
+)
+def test_options_that_break_a_rule(
+    folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert message in fails(capsys, "train", "--scenario", "s.yaml", *options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"settings": {"steps": 5}},
+            "settings.steps must be left out for evolution: it is a setting of maskable-ppo "
+            "(algorithm: maskable-ppo). Got 5",
+        ),
+        ({"settings": {"pair": 5}}, "settings: unknown name 'pair'; did you mean pairs or patience?"),
+        ({"settings": {"pairs": "many"}}, "settings: pairs must be a valid integer"),
+        ({"settings": {"minutes": float("nan")}}, "--minutes must be finite. Got nan"),
+        ({"settings": [3]}, "settings: settings must be "),
+        ({"algorithm": "ppo"}, "t.yaml: algorithm must be 'evolution' or 'maskable-ppo'. Got 'ppo'"),
+        ({"algorithm": "maskable-ppo", "settings": {"sigma": 0.1}}, "it is a setting of evolution"),
+    ],
+)
+def test_files_that_break_a_rule(
+    folder: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], message: str
+) -> None:
+    write_config(**changes)
+    assert message in fails(capsys, "train", "--config", "t.yaml")
+
+
+def test_checkpoints_that_cannot_be_gone_on_from(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, resume = Path("p.checkpoint"), ["train", "--config", "t.yaml", "--out", "p.safetensors", "--resume"]
+    path.write_bytes(b"PK\x03\x04" + bytes(100))  # as torch begins a file
+    rule = "--algorithm must be that of the checkpoint p.checkpoint, maskable-ppo, to go on from it"
+    assert rule in fails(capsys, *resume)
+    arrays = {name: np.zeros(3) for name in ("center", "average", "first", "second", "best")}
+    settings = plain(EvolutionSettings(**{**SETTINGS, "pairs": 9}))
+    write_search(SearchCheckpoint(arrays, {"settings": settings}), path)
+    assert "--pairs must be that of the checkpoint p.checkpoint, 9, to go on" in fails(capsys, *resume)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert "p.checkpoint: cannot be read: no checkpoint of a search" in fails(capsys, *resume)
+    path.write_bytes(b"nothing")
+    assert "p.checkpoint: cannot be read: no checkpoint of a search" in fails(capsys, *resume)

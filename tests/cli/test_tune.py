@@ -10,7 +10,7 @@ import yaml
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
 from shunter.models.performance import PerformanceModel
-from shunter.train.settings import TrainSettings, load_config
+from shunter.train.settings import EvolutionSettings, load_config
 from tests import worlds
 
 
@@ -63,19 +63,13 @@ def test_policies_that_cannot_be_tuned(
 def test_a_trainings_settings_are_searched_and_written_for_the_next_training(
     given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("sb3_contrib", reason="needs the extra train")
-    settings = {
-        "steps": 999,
-        "environments": 2,
-        "rollout_steps": 64,
-        "width": 8,
-        "validate_every": 1,
-        "warm_start": False,
-    }
+    settings = {"generations": 99, "episodes": 2, "validate_every": 2, "threads": 1}
     config = {"scenarios": ["s.yaml"], "performance": str(tmp_path / "perf"), "settings": settings}
     (tmp_path / "t.yaml").write_text(yaml.safe_dump(config))
     where = ["--storage", str(tmp_path / "tune.journal"), "--out", str(tmp_path / "tuned.yaml")]
-    search = ["--train", str(tmp_path / "t.yaml"), "--steps", "256", *where]
+    search = ["--train", str(tmp_path / "t.yaml"), "--generations", "4", *where]
+    assert run(*search, "--steps", "256") == 2
+    assert "--steps must be left out for evolution, which has none" in capsys.readouterr().err
     assert run(*search, "--trials", "2", "--json", str(tmp_path / "tuned.json")) == 0
     out = capsys.readouterr().out
     assert "Lowest validation response over the best heuristic's" in out
@@ -83,7 +77,7 @@ def test_a_trainings_settings_are_searched_and_written_for_the_next_training(
     assert len(result["trials"]) == 2
     monkeypatch.chdir(tmp_path / "perf")  # the file is for any folder
     tuned = load_config(tmp_path / "tuned.yaml")
-    assert asdict(tuned.settings) == {**asdict(TrainSettings()), **settings, **result["parameters"]}
+    assert asdict(tuned.settings) == {**asdict(EvolutionSettings()), **settings, **result["parameters"]}
     assert tuned.scenarios == [str(tmp_path / "s.yaml")]
     assert run(*search) == 2
     assert "--out must not exist yet" in capsys.readouterr().err

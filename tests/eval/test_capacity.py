@@ -29,6 +29,12 @@ def test_growth_is_what_exceeds_the_capacity(tmp_path: Path) -> None:
     assert growth(world, CostGreedy(), 2 / mean_s, range(4), 1000).mean() == pytest.approx(0.5, abs=0.05)
 
 
+def test_the_guard_does_not_matter(tmp_path: Path) -> None:
+    world, mean_s, _ = world_of(tmp_path, exponential(np.random.default_rng(0)), 0.5)
+    found = [growth(w, CostGreedy(), 2 / mean_s, range(2), 200) for w in (world, world.with_guard(1e-3))]
+    np.testing.assert_array_equal(*found)
+
+
 def test_the_best_policy_counts() -> None:
     world = make_world("paper-a6000")
     found = capacity(world, [FifoSwap(), CostGreedy()], range(8), requests=600)

@@ -31,7 +31,9 @@ def slow(fake_world: World) -> Evaluation:
     patch.setattr(
         module, "run_real", lambda world, policy, seed, engines, **_: execute(world, policy, seed, Slower)
     )
-    done = evaluate(fake_world, [make_policy(name) for name in NAMES], [0, 1], engines=[], repeats=2)
+    done = evaluate(
+        fake_world.with_guard(None), [make_policy(name) for name in NAMES], [0, 1], engines=[], repeats=2
+    )
     patch.undo()
     return done
 

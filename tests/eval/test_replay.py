@@ -66,6 +66,29 @@ def test_the_same_decisions_on_faster_predictions_end_sooner_and_misfits_are_cou
     assert replayed.infeasible + replayed.missing > 0
 
 
+def test_a_run_under_a_guard_replays_under_it_and_without(fake_world: World) -> None:
+    world = fake_world.with_guard(0.3)
+    run = execute(world, make_policy("sjf"), 0, Slower)
+    rows, requests = run.log.frame(), world.draw(0)
+    assert [m for m, c in zip(rows["mask"], rows["choice_name"], strict=True) if sum(m) == 1 and c != "wait"]
+    for again in (
+        replay_exactly(world, requests, rows),
+        replay_exactly(world.with_guard(None), requests, rows),
+    ):
+        pd.testing.assert_frame_equal(again.requests[EVENTS], run.requests[EVENTS], check_exact=True)
+    same = replay_exactly(world, requests, rows).log.frame()
+    assert [list(m) for m in same["mask"]] == [list(m) for m in rows["mask"]]
+    simulated = simulate(world, make_policy("sjf"), 0)
+    replayed = replay_predicted(world, requests, simulated.log.frame())
+    assert (replayed.infeasible, replayed.missing) == (0, 0)
+
+
+def test_a_run_without_guard_does_not_replay_under_one(fake_world: World) -> None:
+    rows = simulate(fake_world.with_guard(None), make_policy("sjf"), 0).log.frame()
+    with pytest.raises(InputError, match="hold legal decisions only"):
+        replay_exactly(fake_world.with_guard(0.2), fake_world.draw(0), rows)
+
+
 def test_a_log_of_another_world_is_refused(fake_world: World) -> None:
     rows = simulate(fake_world, make_policy("fifo-swap"), 0).log.frame()
     swapped = rows.assign(device=np.where(rows["device"] == rows["device"].iloc[0], "d1", "d0"))

@@ -13,7 +13,7 @@ from shunter.eval.starvation import ALL, jain_index, waits
 
 def batched(*rows: tuple[str, float, float], end_s: float) -> Batched:
     frame = pd.DataFrame(rows, columns=["model", "arrival_s", "first_token_s"])
-    return Batched("p", (0,), (frame,), ({},), np.array([end_s]))
+    return Batched("p", (0,), (frame,), ({},), np.array([end_s]), np.zeros(1))
 
 
 def test_waits_by_model() -> None:

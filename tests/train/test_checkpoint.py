@@ -12,17 +12,17 @@ pytest.importorskip("sb3_contrib", reason="needs the extra train")
 from shunter.envs.world import World
 from shunter.errors import BrokenFileError, InputError
 from shunter.train.checkpoint import read_checkpoint
-from shunter.train.courses import Course
-from shunter.train.ppo import Curve, train_ppo
-from shunter.train.settings import TrainSettings
+from shunter.train.ppo import train_ppo
+from shunter.train.result import Curve
+from shunter.train.settings import PpoSettings
 
-SETTINGS = TrainSettings(
+SETTINGS = PpoSettings(
     steps=384, environments=2, rollout_steps=64, batch_size=64, width=8, validate_every=1, warm_start=False
 )
 
 
 def test_a_resumed_training_is_the_uninterrupted_one(fake_world: World, tmp_path: Path) -> None:
-    courses = [Course(fake_world, 3.0)]
+    courses = [fake_world]
     whole = train_ppo(courses, SETTINGS, checkpoint=tmp_path / "whole.pt")
     path = tmp_path / "checkpoint.pt"
 
@@ -44,10 +44,10 @@ def test_a_resumed_training_is_the_uninterrupted_one(fake_world: World, tmp_path
 
 def test_a_checkpoint_of_other_settings_is_refused(fake_world: World, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    courses = [Course(fake_world, 3.0)]
+    courses = [fake_world]
     train_ppo(courses, SETTINGS, checkpoint=path)
     with pytest.raises(InputError, match=r"--width must be that of the checkpoint .*, 8,"):
-        train_ppo(courses, TrainSettings(**{**SETTINGS.__dict__, "width": 16}), checkpoint=path)
+        train_ppo(courses, PpoSettings(**{**SETTINGS.__dict__, "width": 16}), checkpoint=path)
 
 
 class Malice:
@@ -61,11 +61,11 @@ def test_a_strangers_checkpoint_runs_no_code(
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(pickle.dumps({"settings": Malice()}))
     with pytest.raises(BrokenFileError):
-        train_ppo([Course(fake_world, 3.0)], SETTINGS, checkpoint=path)
+        train_ppo([fake_world], SETTINGS, checkpoint=path)
     assert "code ran" not in capsys.readouterr().out
 
 
 def test_a_training_that_gets_no_better_stops_early(fake_world: World) -> None:
-    idle = TrainSettings(**{**SETTINGS.__dict__, "learning_rate": 1e-12, "patience": 2})
-    curve = train_ppo([Course(fake_world, 3.0)], idle).curve
+    idle = PpoSettings(**{**SETTINGS.__dict__, "learning_rate": 1e-12, "patience": 2})
+    curve = train_ppo([fake_world], idle).curve
     assert [point.steps for point in curve] == [0, 128, 256]

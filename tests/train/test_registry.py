@@ -24,8 +24,10 @@ import pytest
 import safetensors.numpy
 import yaml
 
-from shunter.agents.learned import POLICY_FORMAT, PRIOR, LearnedPolicy
+from shunter.agents.cost_greedy import CostGreedy
+from shunter.agents.learned import POLICY_FORMAT, LearnedPolicy
 from shunter.agents.model_uri import load_registered
+from shunter.agents.prior import PRIOR
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
 from shunter.envs.world import World
@@ -33,13 +35,20 @@ from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.eval.tracking import tracking
 from shunter.mlflow_store import store_uri
 from shunter.models.performance import PerformanceModel
+from shunter.train import registry
+from shunter.train.evolution import train_evolution
 from shunter.train.registry import Registration, default_name, register_policy
-from shunter.train.selection import paired_mean_change
+from shunter.train.selection import heuristics, paired_mean_change
+from shunter.train.settings import EvolutionSettings
+from shunter.train.verdict import untrained_policy
 from tests.agents.test_policies import observations
 from tests.cli.test_main import write_scenario
 from tests.networks import random_policy
 
 SEEDS = range(3_000_000, 3_000_008)
+
+SEARCH = {"generations": 30, "pairs": 8, "learning_rate": 0.1, "averaging": 0.8, "validate_every": 6}
+"""So short a search is well below all heuristics in the fake world."""
 
 CUT_OFF = """
 import os, pathlib, pickle, signal, sys
@@ -61,12 +70,20 @@ def register(folder: Path, policy: str, world: World, name: str) -> Registration
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a good policy, a bad one, the default store, and an empty database for a server."""
+def store(tmp_path_factory: pytest.TempPathFactory, fake_world: World) -> Iterator[Path]:
+    """A folder with three policies, the default store, and an empty database for a server.
+
+    ``good`` is better than all heuristics, ``fair`` than cost-greedy, ``bad`` than none. In this process
+    cost-greedy is the only one to beat.
+    """
     folder = tmp_path_factory.mktemp("store")
-    random_policy(scale=0.0).save(folder / "good.safetensors")
+    train_evolution([fake_world], EvolutionSettings(**SEARCH, threads=1)).policy.save(
+        folder / "good.safetensors"
+    )
+    untrained_policy().save(folder / "fair.safetensors")
     random_policy(1, 30.0).save(folder / "bad.safetensors")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "heuristics", lambda: {"cost-greedy": CostGreedy()})
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(folder)
         with warnings.catch_warnings():
@@ -83,8 +100,10 @@ def champion(name: str) -> Any:
 def test_the_champion_is_replaced_by_a_better_policy_only(store: Path, fake_world: World) -> None:
     name = default_name("fake world: small")
     assert name == "shunter-fake-world-small"
-    first = register(store, "bad", fake_world, name)
-    assert (first.version, first.champion, first.why) == ("1", True, "There was no champion.")
+    first = register(store, "fair", fake_world, name)
+    assert (first.version, first.champion) == ("1", True)
+    assert first.why.startswith("Better than cost-greedy, the best heuristic: -")
+    assert first.why.endswith("; 8 paired seeds in 1 world. There was no champion.")
     second = register(store, "good", fake_world, name)
     assert (second.version, second.champion) == ("2", True)
     assert second.low <= second.change <= second.high < 0
@@ -104,14 +123,15 @@ def test_the_champion_is_replaced_by_a_better_policy_only(store: Path, fake_worl
     assert "version 1" in second.why
     rejected = mlflow.MlflowClient().get_model_version(name, "3")
     assert rejected.tags["shunter.decision"] == "no champion"
-    assert "Not shown to be better" in rejected.description
+    assert "Not better than the champion before it, version 2: +" in rejected.description
 
     policy = make_policy(f"models:/{name}@champion")
     assert policy.name == f"{name}:champion"
     batch = {k: np.stack([o[k] for o in observations(fake_world)]) for k in observations(fake_world, 0)[0]}
-    np.testing.assert_array_equal(policy.act_batch(batch), random_policy(scale=0.0).act_batch(batch))
-    bad = load_registered(f"models:/{name}/1")
-    served = mlflow.pyfunc.load_model(f"models:/{name}/1")
+    good = LearnedPolicy.load(store / "good.safetensors")
+    np.testing.assert_array_equal(policy.act_batch(batch), good.act_batch(batch))
+    bad = load_registered(f"models:/{name}/3")
+    served = mlflow.pyfunc.load_model(f"models:/{name}/3")
     out = served.predict(batch)
     np.testing.assert_array_equal(out["choice"], bad.act_batch(batch))
     mask = batch["action_mask"].astype(bool)
@@ -120,6 +140,35 @@ def test_the_champion_is_replaced_by_a_better_policy_only(store: Path, fake_worl
         served.predict({**batch, "context": batch["context"][:, 1:]})
     files = {path.suffix for path in (store / "mlartifacts").rglob("*") if path.is_file()}
     assert files == {"", ".safetensors", ".txt", ".yaml"}
+
+
+def test_nothing_is_champion_that_is_not_better_than_the_best_heuristic(
+    store: Path, fake_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "shunter-strict"
+    bad = register(store, "bad", fake_world, name)
+    assert (bad.version, bad.champion) == ("1", False)
+    assert bad.why.startswith("Not better than cost-greedy, the best heuristic: +")
+    assert register(store, "fair", fake_world, name).champion
+    # All heuristics at once are more than the start can beat, and not more than the search.
+    monkeypatch.setattr(registry, "heuristics", heuristics)
+    first = register(store, "fair", fake_world, "shunter-strict-first")
+    assert not first.champion
+    assert first.why.startswith("Not better than lru-keepalive, the best heuristic: +")
+    with pytest.raises(mlflow.exceptions.MlflowException, match="champion"):
+        champion("shunter-strict-first")
+    second = register(store, "good", fake_world, "shunter-strict-first")
+    assert (second.version, second.champion) == ("2", True)
+    assert "Better than lru-keepalive, the best heuristic: -" in second.why
+    # Better than the champion before it is not enough.
+    monkeypatch.setattr(
+        registry, "heuristics", lambda: {"good": LearnedPolicy.load(store / "good.safetensors")}
+    )
+    third = register(store, "good", fake_world, name)
+    assert not third.champion
+    assert "Not better than good, the best heuristic: +0.00%" in third.why
+    assert "Better than the champion before it, version 2: -" in third.why
+    assert int(champion(name).version) == 2
 
 
 def test_a_champion_for_other_features_gives_way_and_a_broken_one_does_not(
@@ -139,7 +188,7 @@ def test_a_champion_for_other_features_gives_way_and_a_broken_one_does_not(
     )
     with pytest.raises(VersionError, match=r"^models:/shunter-old@champion: features_version must be"):
         make_policy("models:/shunter-old@champion")
-    new = register(store, "bad", fake_world, name)
+    new = register(store, "fair", fake_world, name)
     assert new.champion
     assert np.isnan(new.change)
     assert "version 1, which this shunter cannot run" in new.why
@@ -165,7 +214,7 @@ def test_a_registration_that_is_killed_leaves_the_old_champion_and_can_be_taken_
     store: Path, fake_world: World, step: str, left: list[str]
 ) -> None:
     name = f"shunter-cut-{len(left)}"
-    register(store, "bad", fake_world, name)
+    register(store, "fair", fake_world, name)
     (store / "world").write_bytes(pickle.dumps(fake_world))
     root = Path(__file__).parents[2]
     cut = subprocess.run(
@@ -302,26 +351,22 @@ def run(
 def test_a_policy_trained_against_a_real_server_comes_back_from_it(
     server: str, run: Callable[..., str]
 ) -> None:
-    pytest.importorskip("sb3_contrib", reason="needs the extra train")
-    settings = {
-        "steps": 256,
-        "environments": 2,
-        "rollout_steps": 64,
-        "width": 8,
-        "validate_every": 1,
-        "warm_start": False,
-    }
-    config = {"scenarios": ["s.yaml"], "performance": "perf", "settings": settings}
+    config = {"scenarios": ["s.yaml"], "performance": "perf", "settings": {**SEARCH, "threads": 1}}
     Path("t.yaml").write_text(yaml.safe_dump(config))
-    for seed, role in (("0", "champion: There was no champion."), ("1", "")):
+    for seed, role in (("0", "champion: Better than"), ("1", "")):
         out = run("train", "--config", "t.yaml", "--out", f"{seed}.safetensors", "--seed", seed)
         assert f"MLflow model shunter-fake, version {int(seed) + 1}, {role}" in out
+        assert "training added " in out
     client = mlflow.MlflowClient(server)
     best = champion("shunter-fake")
     better = float(client.get_model_version("shunter-fake", "2").tags["shunter.high"]) < 0
     assert int(best.version) == (2 if better else 1)
     curve = client.get_metric_history(best.run_id, "validation/response_ratio")
-    assert [point.step for point in curve] == [0, 128, 256]
+    steps = [point.step for point in curve]
+    assert len(steps) == 6
+    assert steps[0] == 0
+    assert steps == sorted(steps)
+    assert client.get_run(best.run_id).data.metrics["verdict/change"] < 0
     assert list(mlflow.load_table("score_card.json", run_ids=[best.run_id]).scenario) == ["fake"]
     policy = make_policy("models:/shunter-fake@champion")
     assert isinstance(policy, LearnedPolicy)
@@ -333,15 +378,19 @@ def test_a_policy_trained_against_a_real_server_comes_back_from_it(
     assert not Path("mlflow.db").exists()
 
 
-def test_on_a_real_server_from_the_command_line(run: Callable[..., str], fake_world: World) -> None:
-    random_policy(1, 30.0).save("bad.safetensors")
-    random_policy(scale=0.0).save("good.safetensors")
+def test_on_a_real_server_from_the_command_line(
+    store: Path, run: Callable[..., str], fake_world: World
+) -> None:
+    for name in ("good", "bad"):
+        shutil.copyfile(store / f"{name}.safetensors", f"{name}.safetensors")
     shunter = ["--scenario", "s.yaml", "--performance", "perf"]
-    name = ["--name", "shunter-demo"]
+    named = ["--name", "shunter-demo"]
     unnamed = run("policy", "register", "good.safetensors", *shunter)
     assert "shunter-fake version " in unnamed
-    assert "shunter-demo version 1: champion" in run("policy", "register", "bad.safetensors", *shunter, *name)
-    out = run("policy", "register", "good.safetensors", *shunter, *name)
+    out = run("policy", "register", "bad.safetensors", *shunter, *named)
+    assert "shunter-demo version 1: not the champion" in out
+    assert "Not better than cost-greedy, the best heuristic" in out
+    out = run("policy", "register", "good.safetensors", *shunter, *named)
     assert "shunter-demo version 2: champion" in out
     assert "20 paired seeds" in out
     policies = ["--policy", PRIOR.name, "--policy", "models:/shunter-demo@champion"]
@@ -349,7 +398,7 @@ def test_on_a_real_server_from_the_command_line(run: Callable[..., str], fake_wo
     both = json.loads(Path("result.json").read_text())["policies"]
     assert list(both) == [PRIOR.name, "shunter-demo:champion"]
     means = [policy["simulated"]["response_mean_s"] for policy in both.values()]
-    assert means[0] == pytest.approx(means[1])
+    assert means[1] < means[0]
     assert not Path("mlflow.db").exists()
     heavier = replace(fake_world, rate_per_s=fake_world.rate_per_s * 2)
     with tracking("test", "two worlds") as tracker:

@@ -10,17 +10,21 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from shunter.agents.learned import FORMAT_2_PRIOR, PRIOR, LearnedPolicy, Prior, greedy_prior, shortlist
+from shunter.agents.learned import LearnedPolicy
+from shunter.agents.prior import PRIOR, Prior, greedy_prior, shortlist
+from shunter.agents.weights import to_vector, untrained_weights, width_of
 from shunter.envs.scheduling import SchedulingEnv
 from shunter.envs.world import World
 from shunter.errors import InputError
 from shunter.eval.runs import simulate
 from shunter.train.buffer import DurationBuffer, RecordDurations, generalized_advantages
-from shunter.train.courses import Course, Validation
-from shunter.train.network import CandidatePolicy, ScoringNetwork
-from shunter.train.ppo import VALIDATION_SEEDS, _Training, train_ppo
-from shunter.train.settings import TrainSettings
+from shunter.train.courses import Course
+from shunter.train.network import LOGITS_PER_SCORE, CandidatePolicy, ScoringNetwork, _Repeated, _Softsign
+from shunter.train.ppo import _Training, train_ppo
+from shunter.train.settings import VALIDATION_SEEDS, PpoSettings
+from shunter.train.validation import Validation
 from tests.agents.test_policies import observations
+from tests.networks import random_policy
 
 
 def test_advantages_by_hand_with_unequal_durations() -> None:
@@ -90,26 +94,78 @@ def test_torch_and_numpy_compute_the_same_logits(fake_world: World) -> None:
         with torch.no_grad():
             probabilities = policy.get_distribution(tensors, mask).distribution.probs[0].numpy()
         logits = exported.scores(observation["candidates"], observation["context"], mask)
-        logits = np.where(mask, logits, -np.inf)
+        logits = np.where(mask, LOGITS_PER_SCORE * logits, -np.inf)
         expected = np.exp(logits - logits.max())
         np.testing.assert_allclose(probabilities, expected / expected.sum(), atol=1e-4)
 
 
+def test_gradients_are_those_of_the_arithmetic() -> None:
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    lengths = torch.tensor([2, 1, 4, 1, 3])
+    torch.testing.assert_close(_Softsign.apply(x), torch.nn.functional.softsign(x))
+    assert torch.autograd.gradcheck(_Softsign.apply, x)
+    assert torch.autograd.gradcheck(lambda rows: _Repeated.apply(rows, lengths), x)
+
+
+def test_an_export_reads_back_to_the_last_bit(fake_world: World) -> None:
+    policy = random_policy(seed=1, width=16, prior=Prior(load_weight=3.0))
+    network = ScoringNetwork(fake_world.actions, 16)
+    network.import_(policy.weights)
+    exported = network.exported()
+    assert exported.keys() == policy.weights.keys()
+    for name, array in policy.weights.items():
+        np.testing.assert_array_equal(exported[name], array)
+        assert exported[name].dtype == np.float32
+
+
+def test_a_policy_without_a_network_is_a_start_for_one_of_any_width(fake_world: World) -> None:
+    start = random_policy(seed=1, width=0, prior=Prior(load_weight=3.0))
+    network = ScoringNetwork(fake_world.actions, 16)
+    network.import_(random_policy(width=16).weights)
+    network.import_(start.weights)
+    begun = LearnedPolicy("begun", network.exported(), {})
+    assert begun.width == 16
+    for observation in observations(fake_world):
+        seen = (observation[key] for key in ("candidates", "context", "action_mask"))
+        candidates, context, mask = seen
+        np.testing.assert_allclose(
+            begun.scores(candidates, context, mask > 0), start.scores(candidates, context, mask > 0)
+        )
+    with pytest.raises(InputError, match=r"--from must have width 16, or no network\. Got 8"):
+        network.import_(random_policy(width=8).weights)
+
+
+def test_training_from_a_searched_policy_changes_its_linear_part(fake_world: World) -> None:
+    settings = PpoSettings(steps=256, environments=2, rollout_steps=64, width=8, validate_every=1)
+    start = random_policy(scale=0.05, width=0)
+    training = _Training(
+        [Course(fake_world, 3.0)], settings, Validation([fake_world], VALIDATION_SEEDS[:1]), None
+    )
+    training.begin_from(start)
+    training.validate()
+    training.segment()
+    training.venv.close()
+    trained = training.model.policy.mlp_extractor.exported()
+    assert width_of(trained) == 8
+    np.testing.assert_array_equal(trained["prior"], start.weights["prior"])
+    assert not np.allclose(trained["linear"], start.weights["linear"])
+    assert np.isfinite(to_vector(trained)).all()
+
+
 def test_untrained_and_blind_to_other_devices_it_is_tuned_cost_greedy(fake_world: World) -> None:
-    weights = ScoringNetwork(fake_world.actions, 8).exported()
-    weights["prior"] = np.array(FORMAT_2_PRIOR, np.float32)
-    untrained = LearnedPolicy("untrained", weights, {})
+    blind = Prior(PRIOR.load_weight, PRIOR.reload_weight, PRIOR.copy_share, elsewhere=0.0)
+    untrained = LearnedPolicy("untrained", untrained_weights(blind), {})
     a, b = simulate(fake_world, untrained, 0), simulate(fake_world, PRIOR, 0)
     np.testing.assert_array_equal(a.requests.finish_s, b.requests.finish_s)
 
 
 def test_training_is_the_same_for_the_same_seed_and_changes_the_weights(fake_world: World) -> None:
-    settings = TrainSettings(
+    settings = PpoSettings(
         steps=256, environments=2, rollout_steps=64, width=8, validate_every=1, warm_start=False
     )
     first, again = (
-        train_ppo([Course(fake_world, 3.0)], settings),
-        train_ppo([Course(fake_world, 3.0)], settings),
+        train_ppo([fake_world], settings),
+        train_ppo([fake_world], settings),
     )
     assert [c.ratio for c in first.curve] == [c.ratio for c in again.curve]
     for key, weights in first.policy.weights.items():
@@ -122,9 +178,9 @@ def test_training_is_the_same_for_the_same_seed_and_changes_the_weights(fake_wor
 
 
 def test_the_time_of_a_training_includes_that_of_what_it_started_from(fake_world: World) -> None:
-    settings = TrainSettings(steps=128, environments=2, rollout_steps=64, width=8, validate_every=1)
+    settings = PpoSettings(steps=128, environments=2, rollout_steps=64, width=8, validate_every=1)
     start = LearnedPolicy("start", ScoringNetwork(fake_world.actions, 8).exported(), {"elapsed_s": "1000.0"})
-    trained = train_ppo([Course(fake_world, 3.0)], settings, start=start)
+    trained = train_ppo([fake_world], settings, start=start)
     assert float(trained.policy.metadata["elapsed_s"]) > 1000.0
 
 
@@ -149,12 +205,12 @@ def test_algorithms_without_masks_run(fake_world: World, algorithm: type) -> Non
 
 def test_settings_are_checked() -> None:
     with pytest.raises(InputError, match="--steps must be greater than 0"):
-        TrainSettings(steps=0)
+        PpoSettings(steps=0)
 
 
 def test_the_buffer_holds_what_was_decided_on(fake_world: World) -> None:
     course = Course(fake_world, 3.0)
-    settings = TrainSettings(steps=64, environments=2, rollout_steps=32, width=8, validate_every=1)
+    settings = PpoSettings(steps=64, environments=2, rollout_steps=32, width=8, validate_every=1)
     training = _Training([course], settings, Validation([fake_world], VALIDATION_SEEDS[:1]), None)
     training.validate()
     training.segment()

@@ -6,17 +6,15 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("sb3_contrib", reason="needs the extra train")
-
 from shunter.envs.world import World
 from shunter.errors import InputError
-from shunter.train.courses import make_course
-from shunter.train.ppo import train_ppo
+from shunter.train.algorithms import train_policy
 from shunter.train.search import Tuned
-from shunter.train.settings import TrainSettings
-from shunter.train.tune_training import TRAINING_SPACE, Shared, train_for_score, tune_training
+from shunter.train.settings import ALGORITHMS, EvolutionSettings, PpoSettings, TrainSettings
+from shunter.train.tune_training import TRAINING_SPACES, Shared, train_for_score, tune_training
 
-SETTINGS = TrainSettings(
+SEARCH = EvolutionSettings(generations=10, pairs=6, episodes=2, validate_every=2, threads=1)
+PPO = PpoSettings(
     steps=640,
     environments=2,
     rollout_steps=64,
@@ -28,7 +26,16 @@ SETTINGS = TrainSettings(
 )
 
 
-def test_the_winner_trains_to_its_score(fake_world: World, tmp_path: Path) -> None:
+@pytest.fixture(params=[SEARCH, PPO], ids=list(ALGORITHMS))
+def settings(request: pytest.FixtureRequest) -> TrainSettings:
+    """Of a short training by each algorithm, with five validations besides the untrained policy's."""
+    if request.param is PPO:
+        pytest.importorskip("sb3_contrib", reason="needs the extra train")
+    given: TrainSettings = request.param
+    return given
+
+
+def test_the_winner_trains_to_its_score(fake_world: World, tmp_path: Path, settings: TrainSettings) -> None:
     seen: list[int] = []
     storage = tmp_path / "tune.journal"
 
@@ -38,29 +45,30 @@ def test_the_winner_trains_to_its_score(fake_world: World, tmp_path: Path) -> No
 
         return tune_training([fake_world], settings, trials, storage=storage, on_trial=told)
 
-    half, result = search(SETTINGS, 3), search(SETTINGS, 6)
+    half, result = search(settings, 3), search(settings, 6)
     assert seen == list(range(1, 7))
     assert result.trials[:3].equals(half.trials)
-    assert result.trials.policy[0].startswith("learning_rate=0.001,")
+    assert result.trials.policy[0].startswith(f"learning_rate={settings.learning_rate},")
     assert result.score <= result.default_score == half.default_score
-    assert set(result.parameters) == set(TRAINING_SPACE)
-    best = train_ppo([make_course(fake_world)], replace(SETTINGS, **result.parameters))
+    assert set(result.parameters) == set(TRAINING_SPACES[type(settings)])
+    best = train_policy([fake_world], replace(settings, **result.parameters))
     assert min(point.ratio for point in best.curve) == pytest.approx(result.score)
     with pytest.raises(InputError, match="hold a search over the same"):
-        search(replace(SETTINGS, width=16), 6)
+        search(replace(settings, width=16), 6)
 
 
-def test_a_training_tells_its_validations_and_can_be_given_up(fake_world: World) -> None:
-    shared = Shared([make_course(fake_world)], [])
+def test_a_training_tells_its_validations_and_can_be_given_up(
+    fake_world: World, settings: TrainSettings
+) -> None:
     told: list[tuple[int, float]] = []
 
     def report(message: list[tuple[int, float]]) -> bool:
         told.extend(message)
         return len(told) == 3
 
-    assert train_for_score(shared, report, SETTINGS) is None
+    assert train_for_score(Shared([fake_world], []), report, settings) is None
     assert [step for step, _ in told] == [1, 2, 3]
     values = [value for _, value in told]
     assert values == sorted(values, reverse=True)
-    curve = train_ppo(shared.courses, SETTINGS).curve
+    curve = train_policy([fake_world], settings).curve
     assert values == [math.log(min(p.ratio for p in curve[1 : n + 2])) for n in range(3)]

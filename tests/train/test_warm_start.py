@@ -5,13 +5,12 @@ import pytest
 
 pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
-from shunter.agents.learned import Prior
+from shunter.agents.prior import Prior
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
 from shunter.eval.batched import evaluate_batched
-from shunter.train.courses import at_rate
 from shunter.train.ppo import train_ppo
-from shunter.train.settings import TrainSettings
+from shunter.train.settings import PpoSettings
 from shunter.train.warm_start import HIGH, LOW, best_prior
 from tests.networks import random_policy
 
@@ -22,7 +21,7 @@ def response_s(world: World, prior: Prior) -> float:
 
 
 def test_the_best_prior_is_no_worse_than_the_default_and_the_same_again(fake_world: World) -> None:
-    worlds = [at_rate(fake_world, share * fake_world.rate_per_s) for share in (0.7, 1.0)]
+    worlds = [fake_world.at_rate(share * fake_world.rate_per_s) for share in (0.7, 1.0)]
     best = best_prior(worlds)
     assert best == best_prior(worlds)
     assert best == Prior() or all(np.less_equal(LOW, best) & np.less_equal(best, HIGH))
@@ -31,12 +30,12 @@ def test_the_best_prior_is_no_worse_than_the_default_and_the_same_again(fake_wor
 
 
 def test_a_warm_start_keeps_its_prior_to_the_end(fake_world: World) -> None:
-    settings = TrainSettings(steps=128, environments=2, rollout_steps=64, width=8, validation_seeds=2)
-    trained = train_ppo(fake_world, settings)
+    settings = PpoSettings(steps=128, environments=2, rollout_steps=64, width=8, validation_seeds=2)
+    trained = train_ppo([fake_world], settings)
     assert trained.policy.prior == pytest.approx(best_prior([fake_world]))
 
 
 def test_a_policy_to_start_from_brings_its_prior(fake_world: World) -> None:
-    settings = TrainSettings(steps=128, environments=2, rollout_steps=64, width=8, validation_seeds=2)
+    settings = PpoSettings(steps=128, environments=2, rollout_steps=64, width=8, validation_seeds=2)
     start = random_policy(prior=Prior(load_weight=3.0))
-    assert train_ppo(fake_world, settings, start=start).policy.prior == start.prior
+    assert train_ppo([fake_world], settings, start=start).policy.prior == start.prior

@@ -10,7 +10,7 @@ pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
 from shunter.agents.base import ScoringPolicy
 from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.learned import PRIOR, Prior, greedy_prior, shortlist
+from shunter.agents.prior import PRIOR, Prior, greedy_prior, shortlist
 from shunter.envs.features import feature
 from shunter.envs.scenario import Scenario
 from shunter.envs.supply import environment_key
@@ -18,8 +18,9 @@ from shunter.envs.world import World, make_world
 from shunter.eval.metrics import summarize
 from shunter.eval.runs import simulate
 from shunter.models.performance import PerformanceModel
-from shunter.train.courses import Course, at_rate, make_course
+from shunter.train.courses import Course, make_course
 from shunter.train.twins import play_twin
+from shunter.train.validation import cut_off_late
 from shunter.train.vec_env import SchedulingVecEnv
 from shunter.train.worlds_env import WorldsVecEnv
 
@@ -118,8 +119,8 @@ def only(own: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_courses_unit_is_littles_law(fake_world: World) -> None:
-    busy = make_course(fake_world, fake_world.rate_per_s * 3)
-    idle = make_course(fake_world, fake_world.rate_per_s / 10)
+    busy = make_course(fake_world.at_rate(fake_world.rate_per_s * 3))
+    idle = make_course(fake_world.at_rate(fake_world.rate_per_s / 10))
     assert busy.world.rate_per_s == fake_world.rate_per_s * 3
     assert busy.cost > 3 * idle.cost > 0
     runs = [simulate(idle.world, PRIOR, seed) for seed in range(8)]
@@ -128,7 +129,7 @@ def test_a_courses_unit_is_littles_law(fake_world: World) -> None:
 
 
 def test_an_episode_of_a_policy_that_only_waits_comes_to_an_end(fake_world: World) -> None:
-    run = simulate(at_rate(fake_world, fake_world.rate_per_s), Waits(), 0)
+    run = simulate(cut_off_late(fake_world.with_guard(None)), Waits(), 0)
     assert run.requests.finish_s.isna().all()
     arrivals_s = fake_world.scenario.workload.requests / fake_world.rate_per_s
     assert run.makespan_s < 11 * (arrivals_s + 10 * fake_world.time_scale_s)

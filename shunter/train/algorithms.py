@@ -1,0 +1,105 @@
+"""Trainings by any algorithm, behind one function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from shunter.agents.learned import LearnedPolicy
+from shunter.envs.world import World
+from shunter.errors import InputError, ShunterError
+from shunter.train.result import OnProgress, TrainResult
+from shunter.train.settings import EvolutionSettings, PpoSettings, TrainSettings, algorithm_of, plain
+
+__all__ = ["check_checkpoint", "check_installed", "train_policy"]
+
+
+def train_policy(
+    worlds: World | Sequence[World],
+    settings: TrainSettings | None = None,
+    *,
+    validation: Sequence[World] | None = None,
+    start: LearnedPolicy | None = None,
+    checkpoint: Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> TrainResult:
+    """Trains a policy on worlds; after Ctrl-C the best so far is returned.
+
+    Args:
+        worlds: The world, or worlds, to be good in.
+        settings: Of an algorithm, and so which one: ``EvolutionSettings`` (the default) or ``PpoSettings``.
+        validation: Worlds that choose the numbers to keep; by default those to be good in.
+        start: A policy to start from, trained by either algorithm.
+        checkpoint: File to write at every validation, and to go on from if it is there.
+        on_progress: Called with how much is done, 0 to 1, and the latest validation.
+
+    Raises:
+        InputError: The checkpoint is of a training with other settings, the start has a network of another
+            width, or an objective is none that the algorithm takes.
+        BrokenFileError: The checkpoint is damaged.
+        ShunterError: The algorithm needs an extra that is not installed.
+    """
+    settings = settings or EvolutionSettings()
+    every = [worlds] if isinstance(worlds, World) else list(worlds)
+    if isinstance(settings, EvolutionSettings):
+        from shunter.train.evolution import train_evolution
+
+        return train_evolution(
+            every,
+            settings,
+            validation=validation,
+            start=start,
+            checkpoint=checkpoint,
+            on_progress=on_progress,
+        )
+    check_installed(settings)
+    from shunter.train.ppo import train_ppo
+
+    return train_ppo(
+        every, settings, validation=validation, start=start, checkpoint=checkpoint, on_progress=on_progress
+    )
+
+
+def check_installed(settings: TrainSettings) -> None:
+    """Whether what an algorithm needs is there.
+
+    Raises:
+        ShunterError: It is not; says what to install.
+    """
+    if isinstance(settings, PpoSettings):
+        try:
+            import shunter.train.ppo  # noqa: F401 - to see whether it can be
+        except ImportError as error:
+            raise ShunterError(
+                f"maskable-ppo needs the extra: pip install 'shunter[train]' ({error})"
+            ) from None
+
+
+def check_checkpoint(path: Path, settings: TrainSettings) -> None:
+    """Whether a training with these settings can go on from a checkpoint.
+
+    Raises:
+        InputError: It was written with others, or by another algorithm; names the first.
+        BrokenFileError: It is damaged, or no checkpoint.
+    """
+    algorithm, written_by = algorithm_of(settings), _writer_of(path)
+    if written_by not in (None, algorithm):
+        rule = f"be that of the checkpoint {path}, {written_by}, to go on from it"
+        raise InputError("--algorithm", rule, algorithm)
+    if isinstance(settings, EvolutionSettings):
+        from shunter.train.search_checkpoint import read_search
+
+        read_search(path, plain(settings))
+    else:
+        from shunter.train.checkpoint import read_checkpoint
+
+        read_checkpoint(path, plain(settings))
+
+
+def _writer_of(path: Path) -> str | None:
+    """Whose checkpoint a file is, by how it begins: torch writes zip archives, a search safetensors."""
+    with path.open("rb") as file:
+        begin = file.read(9)
+    if begin.startswith(b"PK"):
+        return "maskable-ppo"
+    return "evolution" if begin.endswith(b"{") else None

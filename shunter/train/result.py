@@ -1,0 +1,47 @@
+"""What a training gives, whatever its algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shunter.agents.learned import LearnedPolicy
+
+__all__ = ["Curve", "OnProgress", "TrainResult"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One validation.
+
+    Attributes:
+        steps: Decisions simulated for the training so far.
+        elapsed_s: Spent on them.
+        ratio: Geometric mean over worlds of what is trained for over the best single heuristic's, on the same
+            requests.
+    """
+
+    steps: int
+    elapsed_s: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained policy, and how it went.
+
+    Attributes:
+        policy: The checkpoint with the lowest validation ratio.
+        curve: All validations, the untrained policy's first.
+        baseline: Name of the heuristic that was best on the validation requests.
+        interrupted: Whether training was cut short by Ctrl-C.
+    """
+
+    policy: LearnedPolicy
+    curve: list[Curve]
+    baseline: str
+    interrupted: bool
+
+
+OnProgress = Callable[[float, Curve], None]
+"""Called with how much of a training is done, 0 to 1, and the latest validation."""

@@ -1,0 +1,69 @@
+"""Checkpoints of a search: numbers and curve, written whole and read without running code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from shunter.errors import BrokenFileError, InputError
+
+__all__ = ["SearchCheckpoint", "check_settings", "read_search", "write_search"]
+
+ARRAYS = {"center", "average", "first", "second", "best"}
+
+
+@dataclass(frozen=True)
+class SearchCheckpoint:
+    """All that a search needs to go on.
+
+    Attributes:
+        arrays: Vectors of one size: where it is, the running average, Adam's two means, the best validated.
+        state: Plain data: settings, curve, counts and time.
+    """
+
+    arrays: dict[str, NDArray[np.float64]]
+    state: dict[str, Any]
+
+
+def write_search(checkpoint: SearchCheckpoint, path: Path) -> None:
+    """Writes a checkpoint, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    safetensors.numpy.save_file(checkpoint.arrays, part, metadata={"state": json.dumps(checkpoint.state)})
+    part.replace(path)
+
+
+def read_search(path: Path, settings: dict[str, Any]) -> SearchCheckpoint:
+    """Reads a checkpoint of a search with these settings.
+
+    Raises:
+        InputError: It was written with others; names the first.
+        BrokenFileError: It is damaged, or no checkpoint.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            state = json.loads((file.metadata() or {})["state"])
+            arrays = {key: file.get_tensor(key) for key in ARRAYS}
+        known = dict(state["settings"])
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise BrokenFileError(path, f"no checkpoint of a search: {error}") from None
+    check_settings(path, known, settings)
+    return SearchCheckpoint(arrays, state)
+
+
+def check_settings(path: Path, known: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuses to go on with other settings than a checkpoint's.
+
+    Raises:
+        InputError: Names the first that differs.
+    """
+    for name, value in settings.items():
+        if known.get(name) != value:
+            rule = f"be that of the checkpoint {path}, {known.get(name)}, to go on from it"
+            raise InputError(f"--{name.replace('_', '-')}", rule, value)

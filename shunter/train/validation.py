@@ -1,0 +1,62 @@
+"""How a policy does in the worlds of a training, against the best single heuristic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from shunter.agents.base import Policy
+from shunter.agents.learned import LearnedPolicy
+from shunter.envs.world import World
+from shunter.train.selection import heuristics, log_costs
+from shunter.train.trials import Trials, score_of
+
+__all__ = ["Validation", "cut_off_late"]
+
+
+def cut_off_late(world: World) -> World:
+    """The world with its episodes cut off at ten times what they should take.
+
+    So a policy that waits forever comes to an end too.
+    """
+    limits = world.scenario.limits
+    expected_s = world.scenario.workload.requests / world.rate_per_s + 10 * world.time_scale_s
+    max_time_s = min(limits.max_time_s, 10 * expected_s)
+    scenario = world.scenario.model_copy(
+        update={"limits": limits.model_copy(update={"max_time_s": max_time_s})}
+    )
+    tables = world.tables.changed(max_time_ns=round(max_time_s * 1e9))
+    return replace(world, scenario=scenario, tables=tables)
+
+
+class Validation:
+    """Scores policies against the best single heuristic on the same requests.
+
+    Args:
+        worlds: To score in.
+        seeds: Of the workloads, the same in every world.
+
+    Attributes:
+        baseline: The heuristic that costs least of what is trained for, geometric mean over the worlds.
+    """
+
+    def __init__(self, worlds: Sequence[World], seeds: Sequence[int]) -> None:
+        self.worlds, self.seeds = worlds, seeds
+        scores = {name: log_costs(worlds, policy, seeds) for name, policy in heuristics().items()}
+        self.baseline = min(scores, key=lambda name: scores[name].mean())
+        self._baseline = scores[self.baseline]
+
+    def ratio(self, policy: Policy) -> float:
+        """Geometric mean over worlds of what it costs over what the baseline costs."""
+        if isinstance(policy, LearnedPolicy):
+            own = np.array([self._log_cost(world, policy) for world in self.worlds])
+        else:
+            own = log_costs(self.worlds, policy, self.seeds)
+        return float(np.exp((own - self._baseline).mean()))
+
+    def _log_cost(self, world: World, policy: LearnedPolicy) -> float:
+        """What ``log_costs`` gives, without tables of requests."""
+        trials = Trials(world, self.seeds, width=policy.width, score=score_of(world))
+        return float(np.log(trials.costs(policy.vector[None])[0].mean()))

@@ -1,0 +1,176 @@
+"""What learning added: a trained policy beside what it began as and the heuristics, on unseen requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from shunter.agents.learned import LearnedPolicy
+from shunter.agents.prior import PRIOR, Prior
+from shunter.agents.weights import untrained_weights
+from shunter.envs.fields import Strict, checked
+from shunter.envs.world import World
+from shunter.errors import BrokenFileError
+from shunter.train.selection import Played, best_of, heuristics, paired_mean_change, played, score_card
+
+__all__ = ["TUNED", "Standing", "Verdict", "judge", "shown", "untrained_policy", "verdict_of"]
+
+TUNED = "tuned cost-greedy"
+"""What ``PRIOR`` is called where people read it."""
+
+
+def shown(heuristic: str) -> str:
+    """A heuristic's name for people."""
+    return TUNED if heuristic == PRIOR.name else heuristic
+
+
+class Standing(Strict):
+    """How one policy did.
+
+    Attributes:
+        policy: Its name.
+        response_s: Mean response, geometric mean over worlds; None if it left requests unfinished.
+        ttft_p99_s: p99 of waits for a first token, likewise.
+        unfinished: Requests that it left.
+    """
+
+    policy: str
+    response_s: float | None
+    ttft_p99_s: float | None
+    unfinished: int
+
+    @property
+    def words(self) -> str:
+        """Its figures."""
+        if self.response_s is None or self.ttft_p99_s is None:
+            return f"{self.unfinished} requests unfinished"
+        response, wait = (f"{x:#.3g}".rstrip(".") for x in (self.response_s, self.ttft_p99_s))
+        return f"{response} s ({wait} s)"
+
+
+class Verdict(Strict):
+    """What training added.
+
+    Attributes:
+        seeds: Of the workloads, the same in every world; they chose nothing.
+        worlds: How many.
+        trained: The policy.
+        start: What it began as: ``untrained``, or ``start`` for a policy that was given.
+        tuned: Tuned cost-greedy.
+        best: The best heuristic, geometric mean over the worlds; tuned cost-greedy is one of them.
+        change: Of the mean response, trained against start; −0.1 is 10 % lower. None if nothing compares.
+        low: Lower end of its 95 % paired interval.
+        high: Upper end.
+    """
+
+    seeds: list[int]
+    worlds: int
+    trained: Standing
+    start: Standing
+    tuned: Standing
+    best: Standing
+    change: float | None
+    low: float | None
+    high: float | None
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """What training added, and where all stand."""
+        return self._added(), self._standings()
+
+    def _added(self) -> str:
+        on = f"({len(self.seeds)} request sequences that nothing saw)"
+        if self.trained.unfinished > self.start.unfinished:
+            return f"training made it worse: {self.trained.unfinished} requests are left unfinished {on}"
+        if self.change is None or self.low is None or self.high is None:
+            return f"what training added is not known {on}"
+        gain, low, high = (-100 * x + 0.0 for x in (self.change, self.high, self.low))
+        if low > 0:
+            return f"training added {gain:.1f} % [{low:.1f}, {high:.1f}] {on}"
+        if high < 0:
+            return f"training made it worse: {gain:+.1f} % [{low:+.1f}, {high:+.1f}] {on}"
+        figures = f"{gain:.1f} % [{low:+.1f}, {high:+.1f}]"
+        return f"training added {figures}: nothing that the measurement shows {on}"
+
+    def _standings(self) -> str:
+        best = self.best.policy == self.tuned.policy
+        parts = [
+            f"trained {self.trained.words}",
+            f"{self.start.policy} {self.start.words}",
+            f"{TUNED}{', the best heuristic,' if best else ''} {self.tuned.words}",
+            *([] if best else [f"best heuristic {self.best.policy} {self.best.words}"]),
+        ]
+        over = "" if self.worlds == 1 else f", geometric means over {self.worlds} worlds"
+        return f"mean response (p99 wait for a first token){over}: {'; '.join(parts)}"
+
+
+def untrained_policy() -> LearnedPolicy:
+    """What a training begins as."""
+    return LearnedPolicy("untrained", untrained_weights(Prior()), {})
+
+
+def judge(
+    policy: LearnedPolicy,
+    worlds: Sequence[World],
+    seeds: Sequence[int],
+    *,
+    start: LearnedPolicy | None = None,
+) -> dict[str, str]:
+    """Metadata of a policy file: the score card, and what training added.
+
+    Args:
+        policy: That was trained.
+        worlds: To judge in.
+        seeds: Of the workloads; none that the policy or its settings were chosen on.
+        start: What the training was given to start from; by default the untrained policy.
+    """
+    mine = played(worlds, policy, seeds)
+    begun = played(worlds, start or untrained_policy(), seeds)
+    others = {name: played(worlds, heuristic, seeds) for name, heuristic in heuristics().items()}
+    best = best_of({name: other.response_mean_s for name, other in others.items()})
+    change = paired_mean_change(mine.response_mean_s, begun.response_mean_s)
+    verdict = Verdict(
+        seeds=list(seeds),
+        worlds=len(worlds),
+        trained=_standing(policy.name, mine),
+        start=_standing("untrained" if start is None else "start", begun),
+        tuned=_standing(PRIOR.name, others[PRIOR.name]),
+        best=_standing(best, others[best]),
+        change=_number(change.change),
+        low=_number(change.low),
+        high=_number(change.high),
+    )
+    card = score_card(worlds, mine, others, seeds)
+    return {**card.record(), "verdict": verdict.model_dump_json()}
+
+
+def verdict_of(policy: LearnedPolicy) -> Verdict | None:
+    """What the policy's file says that training added; None if nothing.
+
+    Raises:
+        BrokenFileError: It is no JSON.
+        InputError: It has another form.
+    """
+    text = policy.metadata.get("verdict")
+    if text is None:
+        return None
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise BrokenFileError(policy.name, f"its metadata verdict is no JSON: {error}") from None
+    return checked(Verdict, data, source=f"{policy.name}: verdict", whole="verdict")
+
+
+def _standing(name: str, done: Played) -> Standing:
+    return Standing(
+        policy=name,
+        response_s=_number(np.exp(np.log(done.response_mean_s.mean(axis=1)).mean())),
+        ttft_p99_s=_number(np.exp(np.log(done.ttft_p99_s).mean())),
+        unfinished=int(done.unfinished.sum()),
+    )
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shunter.agents.learned import LearnedPolicy
+from shunter.agents.prior import Prior
+from shunter.agents.weights import from_vector, to_vector, untrained_weights
+from shunter.envs.world import World
+from shunter.errors import BrokenFileError, InputError
+from shunter.train.algorithms import train_policy
+from shunter.train.evolution import Adam, bound, free
+from shunter.train.result import Curve
+from shunter.train.search_checkpoint import read_search
+from shunter.train.settings import EvolutionSettings, plain
+from tests.networks import random_policy
+
+SETTINGS = EvolutionSettings(
+    generations=6, pairs=3, episodes=2, validate_every=2, validation_seeds=2, threads=1
+)
+
+
+def numbers(policy: LearnedPolicy) -> list[float]:
+    return to_vector(policy.weights).tolist()
+
+
+def test_adam_by_hand() -> None:
+    adam = Adam(np.zeros(1), np.zeros(1))
+    assert adam.step(np.array([3.0]), 1)[0] == pytest.approx(1.0)
+    first, second = (0.9 * 0.1 * 3 + 0.1 * -1) / (1 - 0.9**2), (0.99 * 0.01 * 9 + 0.01) / (1 - 0.99**2)
+    assert adam.step(np.array([-1.0]), 2)[0] == pytest.approx(first / second**0.5)
+
+
+def test_what_is_searched_is_the_policy() -> None:
+    vector = to_vector(random_policy(0, width=4, prior=Prior(2.0, 3.0, 0.5, 1.5)).weights)
+    np.testing.assert_allclose(bound(free(vector)), vector, rtol=1e-12)
+
+
+def center(world: World, settings: EvolutionSettings, path: Path) -> list[float]:
+    """Where a search has got to."""
+    train_policy(world, settings, checkpoint=path)
+    found: list[float] = read_search(path, plain(settings)).arrays["center"].tolist()
+    return found
+
+
+def test_the_same_seed_finds_the_same_with_any_number_of_threads(fake_world: World, tmp_path: Path) -> None:
+    one = center(fake_world, SETTINGS, tmp_path / "one")
+    assert center(fake_world, replace(SETTINGS, threads=2), tmp_path / "two") == one
+    assert center(fake_world, replace(SETTINGS, seed=1), tmp_path / "other") != one
+
+
+def test_a_search_finds_what_the_prior_lacks(fake_world: World) -> None:
+    """From numbers that hate loading, it learns within few generations that loading pays."""
+    weights = untrained_weights(Prior(load_weight=40.0))
+    start = LearnedPolicy("stubborn", weights, {"elapsed_s": "1000.0"})
+    settings = EvolutionSettings(generations=40, pairs=6, episodes=3, validate_every=10, threads=1)
+    result = train_policy(fake_world, settings, start=start)
+    assert min(point.ratio for point in result.curve) < 0.97 * result.curve[0].ratio
+    assert float(result.policy.metadata["elapsed_s"]) > 1000.0
+    assert result.policy.metadata["generations"] == "40"
+
+
+def test_what_is_kept_is_the_best_validation(fake_world: World) -> None:
+    result = train_policy(fake_world, replace(SETTINGS, learning_rate=5.0, validate_every=1))
+    best = min(range(len(result.curve)), key=lambda i: result.curve[i].ratio)
+    if best == 0:
+        untrained = bound(free(to_vector(untrained_weights(Prior()))))
+        assert numbers(result.policy) == numbers(LearnedPolicy("p", from_vector(untrained), {}))
+    assert float(result.policy.metadata["validation_ratio"]) == pytest.approx(
+        result.curve[best].ratio, abs=1e-4
+    )
+
+
+def test_patience_ends_a_search_that_finds_nothing(fake_world: World) -> None:
+    hopeless = replace(SETTINGS, generations=50, learning_rate=1e-9, validate_every=1, patience=2)
+    assert len(train_policy(fake_world, hopeless).curve) <= 4
+
+
+def test_minutes_become_generations(fake_world: World) -> None:
+    done: list[float] = []
+    settings = replace(SETTINGS, generations=0, minutes=1e-6)
+    result = train_policy(fake_world, settings, on_progress=lambda share, point: done.append(share))
+    assert len(done) == int(result.policy.metadata["generations"]) == 20
+    assert done == sorted(done)
+    assert done[-1] == 1.0
+
+
+def test_a_resumed_search_is_the_uninterrupted_one(fake_world: World, tmp_path: Path) -> None:
+    whole = train_policy(fake_world, SETTINGS, checkpoint=tmp_path / "whole")
+    path = tmp_path / "cut"
+
+    def stop(share: float, point: Curve) -> None:
+        if share > 0.8:
+            raise KeyboardInterrupt
+
+    assert train_policy(fake_world, SETTINGS, checkpoint=path, on_progress=stop).interrupted
+    resumed = train_policy(fake_world, SETTINGS, checkpoint=path)
+    assert [(c.steps, c.ratio) for c in resumed.curve] == [(c.steps, c.ratio) for c in whole.curve]
+    assert numbers(resumed.policy) == numbers(whole.policy)
+
+
+def test_checkpoints_are_checked(fake_world: World, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    train_policy(fake_world, SETTINGS, checkpoint=path)
+    with pytest.raises(InputError, match=r"--pairs must be that of the checkpoint .*, 3, to go on"):
+        train_policy(fake_world, replace(SETTINGS, pairs=4), checkpoint=path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BrokenFileError, match="no checkpoint of a search"):
+        train_policy(fake_world, SETTINGS, checkpoint=path)
+
+
+def test_a_network_is_searched_and_may_be_begun_with(fake_world: World) -> None:
+    wide = train_policy(fake_world, replace(SETTINGS, width=4)).policy
+    assert wide.width == 4
+    again = train_policy(fake_world, replace(SETTINGS, width=4), start=wide)
+    assert again.policy.width == 4
+    linear = train_policy(fake_world, SETTINGS).policy
+    assert train_policy(fake_world, replace(SETTINGS, width=4), start=linear).policy.width == 4
+    with pytest.raises(InputError, match=r"--from must have a network of width 8 or none\. Got 4"):
+        train_policy(fake_world, replace(SETTINGS, width=8), start=wide)
+
+
+def test_what_it_begins_with_may_bring_a_network_that_stays(fake_world: World, tmp_path: Path) -> None:
+    start, path = random_policy(0, width=4), tmp_path / "checkpoint"
+    settings = replace(SETTINGS, learning_rate=0.1, validation_seeds=1)
+    whole = train_policy(fake_world, settings, start=start, checkpoint=path)
+    for name, array in start.weights.items():
+        if name not in ("prior", "linear"):
+            np.testing.assert_array_equal(whole.policy.weights[name], array)
+    again = train_policy(fake_world, settings, checkpoint=path)  # finished: only read
+    assert numbers(again.policy) == numbers(whole.policy)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"minutes": 0.0}, "--minutes must be greater than 0"),
+        ({"minutes": float("nan")}, "--minutes must be"),
+        ({"minutes": float("inf")}, "--minutes must be"),
+        ({"pairs": 0}, "--pairs must be greater than 0"),
+        ({"averaging": 1.0}, "--averaging must be less than 1"),
+        ({"validation_seeds": 13}, "--validation-seeds must be at most 12"),
+    ],
+)
+def test_settings_are_checked(changed: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(SETTINGS, **changed)
+
+
+def test_a_search_needs_no_torch() -> None:
+    code = "import sys, shunter.train.evolution; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
