@@ -65,6 +65,7 @@ def test_it_strikes_as_often_as_it_says_and_the_same_operations_again() -> None:
 
 @pytest.mark.engine
 def test_killed_and_stopped_workers_lose_nothing_and_leave_nothing(quick_world: World) -> None:
+    others = psutil.Process().children(recursive=True)  # of tests before
     policy, deadline = make_policy("fifo-swap"), Deadline(factor=1.0, least_s=1.0)
     failures, before_bytes = 0, 0
     for seed in range(4):
@@ -78,7 +79,7 @@ def test_killed_and_stopped_workers_lose_nothing_and_leave_nothing(quick_world: 
         assert {f.fault.kind for f in run.failures} <= {"killed", "hung"}
         failures += len(run.failures)
     assert failures > 10
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= set(others)
     assert tree_pss_bytes() - before_bytes < 20e6
 
 
@@ -96,6 +97,7 @@ def test_a_worker_that_hangs_is_found_out_and_the_report_says_so(quick_world: Wo
 
 @pytest.mark.engine
 def test_ctrl_c_keeps_what_there_is_and_ends_the_workers_though_they_hang(quick_world: World) -> None:
+    others = psutil.Process().children(recursive=True)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     press = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     hours = Deadline(least_s=3600.0)
@@ -108,7 +110,7 @@ def test_ctrl_c_keeps_what_there_is_and_ends_the_workers_though_they_hang(quick_
     run = caught.value.run
     assert 1 <= len(run.log.rows) < 10
     assert run.requests.finish_s.isna().all()
-    assert psutil.Process().children(recursive=True) == []
+    assert set(psutil.Process().children(recursive=True)) <= set(others)
 
 
 def test_memory_of_the_process_tree_is_measured(tmp_path: Path) -> None:
