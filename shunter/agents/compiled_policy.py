@@ -19,7 +19,7 @@ from shunter.agents.inputs import (
     INPUTS,
     KINDS,
 )
-from shunter.agents.prior import OTHERS_BUSY, PENDING, SHORTLIST, Prior
+from shunter.agents.prior import OTHERS_BUSY, PENDING, PRIOR_INPUT, SHORTLIST, Prior
 from shunter.envs.compiled import inlined, internal, jit
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES, feature
 from shunter.envs.kernel import environment
@@ -223,7 +223,7 @@ def add_network(p: Floats, w: Scratch, c: Features) -> None:
             continue
         for i in range(OWN):
             w.inputs[i] = squash(np.float64(c[a, CANDIDATE_FEATURE[i]]), CANDIDATE_SCALE[i])
-        w.inputs[OWN] = 0.25 * w.prior[a]
+        w.inputs[OWN] = PRIOR_INPUT * w.prior[a]
         at = add_layer(w.inputs, OWN + 1, p, set_bias(p, first, row), row)
         end_layer(row)
         hidden = w.hidden[a]

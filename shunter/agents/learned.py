@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -21,18 +21,18 @@ from numpy.typing import NDArray
 from shunter.agents.base import Scores, ScoringPolicy
 from shunter.agents.compiled_policy import Scratch, choose_batch, make_scratch
 from shunter.agents.inputs import INPUTS, KINDS, candidate_inputs, context_inputs, kind_of
-from shunter.agents.prior import Prior, greedy_prior, shortlist
+from shunter.agents.prior import PRIOR_INPUT, Prior, greedy_prior, shortlist
 from shunter.agents.weights import Arrays, layer_shapes, to_vector, width_of
 from shunter.envs.features import FEATURE_TABLE, FEATURES_VERSION
+from shunter.envs.fields import checked
 from shunter.errors import BrokenFileError, InputError, VersionError
 
-__all__ = ["POLICY_FORMAT", "PRIOR_INPUT", "Arrays", "LearnedPolicy", "softsign"]
+__all__ = ["POLICY_FORMAT", "Arrays", "LearnedPolicy", "softsign"]
+
+T = TypeVar("T")
 
 POLICY_FORMAT = 4
 """Version of the policy file's layout."""
-
-PRIOR_INPUT = 0.25
-"""Scale of the prior among the network's inputs."""
 
 
 def softsign(x: NDArray[Any]) -> NDArray[Any]:
@@ -60,6 +60,27 @@ class LearnedPolicy(ScoringPolicy):
     def prior(self) -> Prior:
         """What it rests on."""
         return Prior(*self.weights["prior"].tolist())
+
+    def recorded(self, key: str, kind: type[T], whole: str) -> T | None:
+        """What the metadata says under a key; None if nothing.
+
+        Args:
+            key: Of the metadata.
+            kind: What it is checked to be.
+            whole: What errors call it.
+
+        Raises:
+            BrokenFileError: It is no JSON.
+            InputError: It has another form.
+        """
+        text = self.metadata.get(key)
+        if text is None:
+            return None
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise BrokenFileError(self.name, f"its metadata {key} is no JSON: {error}") from None
+        return checked(kind, data, source=f"{self.name}: {key}", whole=whole)
 
     @property
     def width(self) -> int:

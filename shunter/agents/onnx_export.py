@@ -16,8 +16,8 @@ from shunter.agents.inputs import (
     CONTEXT_SCALE,
     KINDS,
 )
-from shunter.agents.learned import PRIOR_INPUT, LearnedPolicy
-from shunter.agents.prior import OTHERS_BUSY, PENDING, SHORTLIST, Prior
+from shunter.agents.learned import LearnedPolicy
+from shunter.agents.prior import OTHERS_BUSY, PENDING, PRIOR_INPUT, SHORTLIST, Prior
 from shunter.agents.weights import Arrays
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION, feature
 from shunter.errors import ShunterError

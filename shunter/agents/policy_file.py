@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,11 +10,10 @@ from numpy.typing import NDArray
 
 from shunter.agents.base import Policy
 from shunter.agents.learned import LearnedPolicy
-from shunter.envs.fields import Strict, checked
+from shunter.envs.fields import Strict
 from shunter.envs.tables import Tables
 from shunter.envs.workload import popularity
 from shunter.envs.world import World
-from shunter.errors import BrokenFileError
 
 __all__ = ["FACTS", "Training", "distance_from_training", "load_of", "training_of", "training_record"]
 __all__ += ["world_facts"]
@@ -196,14 +194,7 @@ def training_of(policy: LearnedPolicy) -> Training | None:
     Raises:
         BrokenFileError: It says so in no form of ours.
     """
-    text = policy.metadata.get("training")
-    if text is None:
-        return None
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise BrokenFileError(policy.name, f"its metadata training is no JSON: {error}") from None
-    return checked(Training, data, source=f"{policy.name}: training", whole="training")
+    return policy.recorded("training", Training, "training")
 
 
 def distance_from_training(policy: Policy, world: World) -> list[str]:

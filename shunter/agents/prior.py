@@ -15,10 +15,22 @@ from shunter.agents.cost_greedy import CostGreedy, eviction_loss, greedy_rate
 from shunter.agents.rules import second_copy
 from shunter.envs.features import CONTEXT_FEATURES
 
-__all__ = ["OTHERS_BUSY", "PENDING", "PRIOR", "SHORTLIST", "Prior", "greedy_prior", "shortlist"]
+__all__ = [
+    "OTHERS_BUSY",
+    "PENDING",
+    "PRIOR",
+    "PRIOR_INPUT",
+    "SHORTLIST",
+    "Prior",
+    "greedy_prior",
+    "shortlist",
+]
 
 SHORTLIST = 16
 """Candidates that are looked at."""
+
+PRIOR_INPUT = 0.25
+"""Scale of the prior among the inputs of a network."""
 
 PRIOR = CostGreedy(load_weight=1.25, reload_weight=7.26, copy_share=0.161)
 """Cost-greedy as ``shunter tune`` found it best over the training scenarios."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 from shunter.agents.learned import LearnedPolicy
-from shunter.envs.fields import Strict, checked
-from shunter.errors import BrokenFileError
+from shunter.envs.fields import Strict
 
 __all__ = ["Cell", "ScoreCard", "score_card_of"]
 
@@ -68,11 +66,4 @@ def score_card_of(policy: LearnedPolicy) -> ScoreCard | None:
         BrokenFileError: It is no JSON.
         InputError: It has another form.
     """
-    text = policy.metadata.get("score_card")
-    if text is None:
-        return None
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise BrokenFileError(policy.name, f"its metadata score_card is no JSON: {error}") from None
-    return checked(ScoreCard, data, source=f"{policy.name}: score_card", whole="score card")
+    return policy.recorded("score_card", ScoreCard, "score card")

@@ -21,8 +21,7 @@ from shunter.agents.inputs import (
     INPUTS,
     KINDS,
 )
-from shunter.agents.learned import PRIOR_INPUT
-from shunter.agents.prior import Prior, greedy_prior
+from shunter.agents.prior import PRIOR_INPUT, Prior, greedy_prior
 from shunter.agents.weights import Arrays, layer_shapes, width_of
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES, feature
 from shunter.errors import InputError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +9,8 @@ import numpy as np
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.prior import PRIOR, Prior
 from shunter.agents.weights import untrained_weights
-from shunter.envs.fields import Strict, checked
+from shunter.envs.fields import Strict
 from shunter.envs.world import World
-from shunter.errors import BrokenFileError
 from shunter.train.selection import Played, best_of, heuristics, paired_mean_change, played, score_card
 
 __all__ = ["TUNED", "Standing", "Verdict", "judge", "shown", "untrained_policy", "verdict_of"]
@@ -153,14 +151,7 @@ def verdict_of(policy: LearnedPolicy) -> Verdict | None:
         BrokenFileError: It is no JSON.
         InputError: It has another form.
     """
-    text = policy.metadata.get("verdict")
-    if text is None:
-        return None
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise BrokenFileError(policy.name, f"its metadata verdict is no JSON: {error}") from None
-    return checked(Verdict, data, source=f"{policy.name}: verdict", whole="verdict")
+    return policy.recorded("verdict", Verdict, "verdict")
 
 
 def _standing(name: str, done: Played) -> Standing:
