@@ -3,8 +3,8 @@
 A request waits since its arrival or, once it has a token, since the end of the last quantum that advanced
 it. A device that may choose freely, while a request that it could run has waited longer than the guard, must
 serve the model whose such request has waited longest: run it where it is resident, load it at any level that
-fits where it is not; of equals the first in the scenario's order. Passed over are models that fit no level of
-the device, and, until the request has waited twice the guard, those that another device runs, loads or is
+fits where it is not; of equals the one that arrived first. Passed over are models that fit no level of the
+device, and, until the request has waited twice the guard, those that another device runs, loads or is
 promoted to; unless the request's KV ties it to this device. While room is made for a load, the policy chooses
 who makes it, as ever.
 
@@ -112,6 +112,15 @@ def fits_somehow(t: Tables, d: int, m: int) -> bool:
 
 
 @internal
+def first_waiting(s: State, d: int, m: int, since_ns: int) -> int:
+    """Which request of the episode is the first that waits since then, of a model's that device d could run."""
+    i = s.model[m].head
+    while not (claimable(s, i, d) and s.slot[i].progress_ns == since_ns):
+        i = s.slot[i].next
+    return int(s.slot[i].id)
+
+
+@internal
 def longest_overdue(t: Tables, s: State, d: int) -> int:
     """The model whose request has waited longest of those that are device d's to serve now, or -1."""
     guard_ns = t.limits[0].guard_ns
@@ -120,8 +129,12 @@ def longest_overdue(t: Tables, s: State, d: int) -> int:
         waiting_ns = s.place[d, m].waiting_ns
         if waiting_ns >= s.clock[0].now_ns - 2 * guard_ns and served_elsewhere(s, d, m):
             waiting_ns = s.place[d, m].tied_ns
-        if waiting_ns < since_ns and fits_somehow(t, d, m):
-            chosen, since_ns = m, waiting_ns
+        if waiting_ns > since_ns or not fits_somehow(t, d, m):
+            continue
+        equal = waiting_ns == since_ns
+        if equal and (chosen < 0 or first_waiting(s, d, m, since_ns) > first_waiting(s, d, chosen, since_ns)):
+            continue
+        chosen, since_ns = m, waiting_ns
     return chosen
 
 

@@ -36,7 +36,7 @@ from shunter.errors import InputError
 from shunter.train.result import Curve, OnProgress, TrainResult
 from shunter.train.search_checkpoint import SearchCheckpoint, read_search, write_search
 from shunter.train.settings import VALIDATION_SEEDS, EvolutionSettings, plain
-from shunter.train.trials import Trials, score_of
+from shunter.train.trials import Trials, episodes_of, score_of
 from shunter.train.validation import Validation, cut_off_late
 
 __all__ = ["Search", "threads_of", "train_evolution"]
@@ -169,8 +169,8 @@ class Search:
         settings, count = self.settings, min(self.settings.worlds, len(self.worlds))
         total = np.zeros(len(vectors))
         for w in rng.choice(len(self.worlds), count, replace=False).tolist():
-            seeds = rng.integers(2**62, size=settings.episodes).tolist()
             world, score = self.worlds[w], score_of(self.worlds[w])
+            seeds = rng.integers(2**62, size=episodes_of(world, settings.episodes)).tolist()
             lanes = self.lanes if self.pool is not None else 1
             trials = Trials(
                 world,

@@ -24,7 +24,7 @@ from shunter.envs.simulation import advance, begin
 from shunter.envs.state import Bools, State
 from shunter.envs.tables import Tables
 from shunter.envs.world import World
-from shunter.train.trials import Trials, rewind
+from shunter.train.trials import Trials, episodes_of, rewind
 
 __all__ = ["Shown", "collect"]
 
@@ -136,11 +136,11 @@ def collect(
         teacher: Labels them.
         student: Of the same or another width.
         decisions: How many to keep at most.
-        episodes: Over how many request sequences.
+        episodes: Over how many request sequences, see ``episodes_of``.
         seed: Of these, and of who acts.
     """
     follower = teacher if student is None else student
-    seeds = [int(key_of(seed, e)) for e in range(episodes)]
+    seeds = [int(key_of(seed, e)) for e in range(episodes_of(world, episodes))]
     trials = Trials(world, seeds, width=teacher.width)
     lane, rings = trials.lanes[0], trials.rings
     shown = _room(decisions)
@@ -148,7 +148,7 @@ def collect(
     _, made = trials.costs(teacher.vector[None])
     share = decisions / max(1, made)
     theirs, count = make_scratch(world.actions, follower.width), 0
-    for e in range(episodes):
+    for e in range(len(seeds)):
         start_over(trials.tables, lane.state, rings, e, False)
         followed = 0.0 if student is None else 0.5
         count = show(
@@ -160,7 +160,7 @@ def collect(
             theirs,
             followed,
             share,
-            luck[e:],
+            luck[e % len(luck) :],
             shown,
             count,
         )

@@ -64,6 +64,7 @@ class Family:
         zipf: Popularity exponent, uniform.
         overcommit: About the bytes of all models over bytes of all devices, uniform.
         spread: Standard deviation of the logarithm of the models' sizes.
+        requests: Of an episode, uniform; by default as many as the least popular model needs.
     """
 
     devices: tuple[int, int]
@@ -71,6 +72,7 @@ class Family:
     zipf: tuple[float, float]
     overcommit: tuple[float, float]
     spread: float = SPREAD
+    requests: tuple[int, int] | None = None
 
 
 FAMILIES = {
@@ -78,6 +80,7 @@ FAMILIES = {
     "replicas": Family((2, 4), (1, 4), (0.0, 4.0), (0.2, 1.2)),
     "skew": Family((2, 4), (5, 40), (1.5, 4.0), (1.2, 3.5)),
     "steady plus rare": Family((1, 2), (3, 12), (2.5, 4.0), (1.2, 3.5)),
+    "few requests": Family((1, 2), (3, 4), (0.0, 1.0), (1.2, 2.2), spread=0.3, requests=(12, 30)),
 }
 
 
@@ -236,6 +239,9 @@ def _workload(rng: np.random.Generator, parts: Parts, models: int, family: Famil
         workload["arrivals"] = {"gaps": "gamma", "cv": float(rng.uniform(1.5, 3.0))}
     if kind == "bursts":
         workload["arrivals"] = {"bursts": {"factor": 3.0, "share": 0.2, "mean_s": 60.0}}
+    if family is not None and family.requests is not None:
+        workload["requests"] = int(rng.integers(*family.requests, endpoint=True))
+        return workload
     if family is not None:
         needed = RARE_REQUESTS / popularity(models, workload["popularity_zipf"])[-1]
         workload["requests"] = int(np.clip(needed, REQUESTS, MOST_REQUESTS))

@@ -47,7 +47,8 @@ class EvolutionSettings:
         generations: How many there are, whatever their time; 0: by ``minutes``.
         seed: Of perturbations and training workloads.
         pairs: Mirrored perturbations of a generation.
-        episodes: Request sequences that each of them plays in each world.
+        episodes: Request sequences that each of them plays in each world; of sequences of fewer than 400
+            requests so many more.
         worlds: That a generation plays in at most, drawn anew each time.
         sigma: Standard deviation of perturbations.
         learning_rate: Of Adam, at first; it falls linearly to a fifth.
@@ -69,7 +70,7 @@ class EvolutionSettings:
     episodes: int = 4
     worlds: int = 6
     sigma: float = 0.05
-    learning_rate: float = 0.03
+    learning_rate: float = 0.06
     averaging: float = 0.95
     width: int = 0
     noise: bool = False

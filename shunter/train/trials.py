@@ -22,12 +22,15 @@ from shunter.envs.state import Records, Requests, State, empty_state
 from shunter.envs.tables import MEAN_RESPONSE, SLO, Tables
 from shunter.envs.world import World
 
-__all__ = ["CUT_OFF", "FEW_MISSES", "Lane", "Score", "Trials", "rewind", "score_of"]
+__all__ = ["CUT_OFF", "FEW_MISSES", "Lane", "Score", "Trials", "episodes_of", "rewind", "score_of"]
 
 Floats = NDArray[np.float64]
 
 CUT_OFF = 10.0
 """An episode that was cut off costs so much more than it had accrued."""
+
+ENOUGH = 400
+"""Requests that an episode should have; of worlds with fewer, so many more episodes are played."""
 
 FEW_MISSES = 0.02
 """Added to the share of requests that miss an SLO: the logarithm of none would be infinite."""
@@ -59,6 +62,11 @@ def score_of(world: World) -> Score:
         (0.01, 0.0) if objective.tail is None else (1 - objective.tail.quantile, objective.tail.weight)
     )
     return Score(share, weight, objective.fairness == "models")
+
+
+def episodes_of(world: World, episodes: int) -> int:
+    """How many request sequences to play where so many of ordinary length are asked for."""
+    return episodes * max(1, ENOUGH // world.scenario.workload.requests)
 
 
 class _Sums(NamedTuple):

@@ -19,7 +19,7 @@ from shunter.train.random_scenarios import (
     random_worlds,
 )
 
-DRAWN = {seed: random_scenario(seed) for seed in range(60)}
+DRAWN = {seed: random_scenario(seed) for seed in range(75)}
 ORDINARY = [scenario for seed, scenario in DRAWN.items() if family_of(seed) is None]
 
 
@@ -89,6 +89,8 @@ def test_draws_of_a_family_keep_within_it(family: Family) -> None:
         assert family.devices[0] <= len(scenario.devices) <= family.devices[1]
         assert family.models[0] <= len(scenario.models) <= family.models[1]
         assert family.zipf[0] <= scenario.workload.popularity_zipf <= family.zipf[1]
+        if family.requests is not None:
+            assert family.requests[0] <= scenario.workload.requests <= family.requests[1]
         assert scenario.workload.sessions is None
         assert scenario.workload.popularity_drift_s is None
 
@@ -116,7 +118,7 @@ def test_draws_cover_what_users_have() -> None:
 
 def test_episodes_ask_for_the_rarest_model_now_and_then() -> None:
     for seed, scenario in DRAWN.items():
-        if family_of(seed) is not None and scenario.workload.requests < MOST_REQUESTS:
+        if REQUESTS <= scenario.workload.requests < MOST_REQUESTS and family_of(seed) is not None:
             share = popularity(len(scenario.models), scenario.workload.popularity_zipf)[-1]
             assert share * (scenario.workload.requests + 1) >= RARE_REQUESTS
 
