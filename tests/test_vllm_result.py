@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import shutil
@@ -104,12 +105,22 @@ def test_a_change_of_code_that_counts_makes_it_out_of_date(
 ) -> None:
     record()
     with (root / name).open("a") as file:
-        file.write("\n# changed\n")
+        file.write("\nCHANGED = True\n")
     if stands:
         vllm_result.check(root)
     else:
         with pytest.raises(vllm_result.OutOfDateError, match=f"older than {name}$"):
             vllm_result.check(root)
+
+
+def test_words_do_not_count(root: Path, record: Callable[..., dict[str, object]]) -> None:
+    record()
+    path = root / ENGINES / "vllm_plan.py"
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    tree.body[0] = ast.Expr(ast.Constant("Other words."))
+    path.write_text(f"# Without its comments, laid out anew.\n{ast.unparse(tree)}\n")
+    assert vllm_result.check(root)
 
 
 def test_a_new_import_counts_from_then_on(root: Path, record: Callable[..., dict[str, object]]) -> None:

@@ -23,7 +23,7 @@ from shunter.agents.compiled_policy import Scratch, choose_batch, make_scratch
 from shunter.agents.inputs import INPUTS, KINDS, candidate_inputs, context_inputs, kind_of
 from shunter.agents.prior import PRIOR_INPUT, Prior, greedy_prior, shortlist
 from shunter.agents.weights import Arrays, layer_shapes, to_vector, width_of
-from shunter.envs.features import FEATURE_TABLE, FEATURES_VERSION
+from shunter.envs.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION
 from shunter.envs.fields import checked
 from shunter.errors import BrokenFileError, InputError, VersionError
 
@@ -33,6 +33,9 @@ T = TypeVar("T")
 
 POLICY_FORMAT = 4
 """Version of the policy file's layout."""
+
+NAMES = {"features": FEATURES, "context_features": CONTEXT_FEATURES}
+"""What a policy file says it reads; one that does not name those of the whole system is of an older shunter."""
 
 
 def softsign(x: NDArray[Any]) -> NDArray[Any]:
@@ -158,7 +161,7 @@ class LearnedPolicy(ScoringPolicy):
             "format": "shunter-policy",
             "format_version": str(POLICY_FORMAT),
             "features_version": str(FEATURES_VERSION),
-            "features": json.dumps([feature.name for feature in FEATURE_TABLE]),
+            **{key: json.dumps(names) for key, names in NAMES.items()},
             "name": self.name,
         }
         part = path.with_name(path.name + ".part")
@@ -188,8 +191,9 @@ class LearnedPolicy(ScoringPolicy):
         for what, want in (("features_version", FEATURES_VERSION), ("format_version", POLICY_FORMAT)):
             if header.get(what) != str(want):
                 raise VersionError(path, what, header.get(what), want)
-        if header.get("features") != json.dumps([feature.name for feature in FEATURE_TABLE]):
-            raise BrokenFileError(path, "its metadata features must be those of this version, in their order")
+        for key, names in NAMES.items():
+            if header.get(key, "" if key == "features" else json.dumps(names)) != json.dumps(names):
+                raise BrokenFileError(path, f"its metadata {key} must be those of this version, in their order")
         _check_shapes(path, weights)
         return cls(header.get("name", path.stem), weights, header)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from shunter.agents.lookahead_futures import estimate_rates, keep_future
 from shunter.agents.lookahead_kernel import choose_candidates, rollout_costs
 from shunter.agents.rollout_state import Scratch, compact, make_scratch
-from shunter.envs.features import CONTEXT_FEATURES, FEATURES
+from shunter.envs.features import CONTEXT_FEATURES, FEATURES, context_feature
 from shunter.envs.lengths import length_pairs
 from shunter.envs.randomness import key_of
 from shunter.envs.state import State
@@ -27,7 +27,7 @@ from shunter.errors import InputError
 
 __all__ = ["Lookahead", "LookaheadSettings", "Search", "Tried"]
 
-PENDING = CONTEXT_FEATURES.index("pending")
+PENDING = context_feature("pending")
 
 
 @dataclass(frozen=True)

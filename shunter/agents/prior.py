@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shunter.agents.base import Scores, is_, value
 from shunter.agents.cost_greedy import CostGreedy, eviction_loss, greedy_rate
 from shunter.agents.rules import second_copy
-from shunter.envs.features import CONTEXT_FEATURES
+from shunter.envs.features import context_feature
 
 __all__ = [
     "OTHERS_BUSY",
@@ -35,7 +35,7 @@ PRIOR_INPUT = 0.25
 PRIOR = CostGreedy(load_weight=2.45, reload_weight=19.9, copy_share=0.0854)
 """Cost-greedy as ``shunter tune`` found it best over the training scenarios."""
 
-OTHERS_BUSY, PENDING = CONTEXT_FEATURES.index("others_busy"), CONTEXT_FEATURES.index("pending")
+OTHERS_BUSY, PENDING = context_feature("others_busy"), context_feature("pending")
 
 
 class Prior(NamedTuple):

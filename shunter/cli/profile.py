@@ -52,7 +52,7 @@ def profile(
         typer.Option(help="GGUF file or Hugging Face folder; repeatable.", show_default=False),
     ] = None,
     out: Annotated[Path, typer.Option(help="Dataset to write (Parquet).")] = Path("profile.parquet"),
-    engine: Annotated[str, typer.Option(help="transformers, llama-cpp or fake.")] = "transformers",
+    engine: Annotated[str, typer.Option(help="transformers, llama-cpp, vllm or fake.")] = "transformers",
     device: Annotated[str, typer.Option(help="cpu:1-threads, cuda:0, loopback:2-threads-600MB, …")] = "cpu",
     gpu_layers: Annotated[str, typer.Option(help="Levels: counts, percentages or all.")] = "all",
     prompt: Annotated[str | None, _grid("Prompt lengths in tokens", "prompt")] = None,

@@ -15,7 +15,7 @@ __all__ = [
     "FEATURE_MAX",
     "FEATURE_TABLE",
 ]
-__all__ += ["Feature", "feature", "feature_bounds", "feature_lines"]
+__all__ += ["Feature", "context_feature", "feature", "feature_bounds", "feature_lines"]
 
 FEATURES_VERSION = 4
 """Raised whenever a feature is added, removed, or changes its meaning; policies name the one they need."""
@@ -131,6 +131,11 @@ CONTEXT_FEATURES = tuple(f.name for f in CONTEXT_TABLE)
 def feature(name: str) -> int:
     """Index of a candidate feature by name."""
     return FEATURES.index(name)
+
+
+def context_feature(name: str) -> int:
+    """Index of a feature of the whole system by name."""
+    return CONTEXT_FEATURES.index(name)
 
 
 def feature_bounds(table: tuple[Feature, ...]) -> NDArray[np.float32]:

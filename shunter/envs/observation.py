@@ -18,7 +18,7 @@ from shunter.envs.candidates import mask_actions, short_bytes, used_bytes
 from shunter.envs.claims import claimable, claimable_count
 from shunter.envs.compiled import entry, inlined, internal
 from shunter.envs.durations import locate, on_piece
-from shunter.envs.features import FEATURE_MAX, FEATURES
+from shunter.envs.features import FEATURE_MAX, FEATURES, context_feature, feature
 from shunter.envs.guard import note_waits
 from shunter.envs.observed_others import elsewhere, next_completion
 from shunter.envs.records import FAR_NS
@@ -29,6 +29,51 @@ __all__ = ["observe"]
 
 Features = NDArray[np.float32]
 WIDTH = len(FEATURES)
+
+# Columns of a candidate, and of the whole system, by the names of their features.
+IS_RUN = feature("is_run")
+IS_LOAD = feature("is_load")
+IS_EVICT = feature("is_evict")
+IS_WAIT = feature("is_wait")
+GPU_SHARE = feature("gpu_share")
+REQUESTS = feature("requests")
+BATCH = feature("batch")
+STARTED = feature("started")
+OLDEST_AGE = feature("oldest_age")
+SWAP_TIME = feature("swap_time")
+JOIN_TIME = feature("join_time")
+STEP_TIME = feature("step_time")
+FIRST_TIME = feature("first_time")
+BATCH_TIME = feature("batch_time")
+STEP_HALFWIDTH = feature("step_halfwidth")
+FOOTPRINT = feature("footprint")
+SHORTAGE = feature("shortage")
+RESIDENT_HERE = feature("resident_here")
+RESIDENT_ELSEWHERE = feature("resident_elsewhere")
+RUNNING_ELSEWHERE = feature("running_elsewhere")
+UNUSED_TIME = feature("unused_time")
+PREEMPT_TIME = feature("preempt_time")
+OFFLOAD_SENSITIVITY = feature("offload_sensitivity")
+ARRIVALS = feature("arrivals")
+TURNED_TO_LAST = feature("turned_to_last")
+CACHED = feature("cached")
+HELD = feature("held")
+ELSEWHERE = feature("elsewhere")
+STARTUP_ELSEWHERE = feature("startup_elsewhere")
+SERVE_ELSEWHERE = feature("serve_elsewhere")
+TOP_LEVEL = feature("top_level")
+QUEUE_TIME = feature("queue_time")
+LOAD_HALFWIDTH = feature("load_halfwidth")
+SLO_USED = feature("slo_used")
+GUARD_USED = feature("guard_used")
+ALL_PENDING = context_feature("pending")
+ALL_IN_SYSTEM = context_feature("in_system")
+ALL_CLAIMABLE = context_feature("claimable")
+ALL_FREE = context_feature("free")
+ALL_OTHERS_BUSY = context_feature("others_busy")
+ALL_NEXT_COMPLETION = context_feature("next_completion")
+ALL_PENDING_SHORTAGE = context_feature("pending_shortage")
+ALL_OLDEST_AGE = context_feature("oldest_age")
 
 
 @inlined
@@ -119,30 +164,30 @@ def write_row(t: Tables, s: State, d: int, m: int, level: int, top: int) -> None
     swap_s = 0.0 if resident == level else load_s
     if resident >= 0 and resident != level:
         swap_s += t.level[d, m, resident].unload_s
-    o[0] = 1.0 if resident == level else 0.0
-    o[1] = 0.0 if resident == level else 1.0
-    o[4] = at.gpu_share
-    o[5] = requests
-    o[6] = place.batch
-    o[7] = place.held + model.homeless_started
-    o[9] = bounded(swap_s * per_s)
-    o[10] = bounded(work.join_s * per_s)
-    o[11] = bounded(work.step_s * per_s)
-    o[12] = bounded(work.step_s * place.shortest * per_s)
-    o[13] = bounded(work.step_s * place.remaining * per_s)
-    o[14] = bounded(at.step_halfwidth)
-    o[15] = bounded(at.footprint_bytes / t.device[d].capacity_bytes)
-    o[17] = 1.0 if resident >= 0 else 0.0
-    o[21] = bounded((at.unload_s + at.load_s + work.back_s) * per_s)
-    o[22] = bounded(t.offload_sensitivity[d, m])
-    o[23] = bounded(model.rate_per_s * scale_s)
-    o[24] = 1.0 if s.device[d].last_model == m else 0.0
-    o[25] = 1.0 if model.cached != 0 else 0.0
-    o[26] = place.held
-    o[30] = 1.0 if level == top else 0.0
+    o[IS_RUN] = 1.0 if resident == level else 0.0
+    o[IS_LOAD] = 0.0 if resident == level else 1.0
+    o[GPU_SHARE] = at.gpu_share
+    o[REQUESTS] = requests
+    o[BATCH] = place.batch
+    o[STARTED] = place.held + model.homeless_started
+    o[SWAP_TIME] = bounded(swap_s * per_s)
+    o[JOIN_TIME] = bounded(work.join_s * per_s)
+    o[STEP_TIME] = bounded(work.step_s * per_s)
+    o[FIRST_TIME] = bounded(work.step_s * place.shortest * per_s)
+    o[BATCH_TIME] = bounded(work.step_s * place.remaining * per_s)
+    o[STEP_HALFWIDTH] = bounded(at.step_halfwidth)
+    o[FOOTPRINT] = bounded(at.footprint_bytes / t.device[d].capacity_bytes)
+    o[RESIDENT_HERE] = 1.0 if resident >= 0 else 0.0
+    o[PREEMPT_TIME] = bounded((at.unload_s + at.load_s + work.back_s) * per_s)
+    o[OFFLOAD_SENSITIVITY] = bounded(t.offload_sensitivity[d, m])
+    o[ARRIVALS] = bounded(model.rate_per_s * scale_s)
+    o[TURNED_TO_LAST] = 1.0 if s.device[d].last_model == m else 0.0
+    o[CACHED] = 1.0 if model.cached != 0 else 0.0
+    o[HELD] = place.held
+    o[TOP_LEVEL] = 1.0 if level == top else 0.0
     batch_s = work.join_s + work.step_s * place.remaining
-    o[31] = bounded(batch_s * per_s * (requests / max(1, place.batch)))
-    o[32] = bounded(at.load_halfwidth)
+    o[QUEUE_TIME] = bounded(batch_s * per_s * (requests / max(1, place.batch)))
+    o[LOAD_HALFWIDTH] = bounded(at.load_halfwidth)
 
 
 @internal
@@ -175,12 +220,12 @@ def write_now(t: Tables, s: State, d: int, m: int, used: float, candidates: Feat
         if t.level[d, m, level].level_ok == 0:
             continue
         o = candidates[m * levels + level]
-        o[8] = age
-        o[20] = unused
-        o[33] = waited
-        o[34] = guarded
+        o[OLDEST_AGE] = age
+        o[UNUSED_TIME] = unused
+        o[SLO_USED] = waited
+        o[GUARD_USED] = guarded
         if place.resident != level:
-            o[16] = bounded(short_bytes(t, s, d, m, level, used) * share)
+            o[SHORTAGE] = bounded(short_bytes(t, s, d, m, level, used) * share)
     if s.device.shape[0] > 1:
         tokens = place.remaining if place.batch > 0 else t.remaining_tokens[0]
         held_share, is_running, is_held, startup_s, serve_s = elsewhere(t, s, d, m, tokens)
@@ -188,11 +233,11 @@ def write_now(t: Tables, s: State, d: int, m: int, used: float, candidates: Feat
         for level in range(levels):
             if t.level[d, m, level].level_ok != 0:
                 o = candidates[m * levels + level]
-                o[18] = held_share
-                o[19] = is_running
-                o[27] = is_held
-                o[28] = startup
-                o[29] = serve
+                o[RESIDENT_ELSEWHERE] = held_share
+                o[RUNNING_ELSEWHERE] = is_running
+                o[ELSEWHERE] = is_held
+                o[STARTUP_ELSEWHERE] = startup
+                o[SERVE_ELSEWHERE] = serve
     return age
 
 
@@ -207,14 +252,14 @@ def context_features(t: Tables, s: State, d: int, used: float, oldest: float, o:
         share, soonest_s = next_completion(s, d)
     if device.pending_model >= 0:
         short = short_bytes(t, s, d, device.pending_model, device.pending_level, used)
-    o[0] = 1.0 if device.pending_model >= 0 else 0.0
-    o[1] = s.clock[0].in_system
-    o[2] = count
-    o[3] = max(0.0, 1.0 - used / t.device[d].capacity_bytes)
-    o[4] = share
-    o[5] = bounded(soonest_s / t.limits[0].time_scale_s)
-    o[6] = bounded(short / t.device[d].capacity_bytes)
-    o[7] = oldest
+    o[ALL_PENDING] = 1.0 if device.pending_model >= 0 else 0.0
+    o[ALL_IN_SYSTEM] = s.clock[0].in_system
+    o[ALL_CLAIMABLE] = count
+    o[ALL_FREE] = max(0.0, 1.0 - used / t.device[d].capacity_bytes)
+    o[ALL_OTHERS_BUSY] = share
+    o[ALL_NEXT_COMPLETION] = bounded(soonest_s / t.limits[0].time_scale_s)
+    o[ALL_PENDING_SHORTAGE] = bounded(short / t.device[d].capacity_bytes)
+    o[ALL_OLDEST_AGE] = oldest
 
 
 @inlined
@@ -226,15 +271,15 @@ def write_evictions(s: State, d: int, levels: int, candidates: Features) -> None
         if resident >= 0:
             for f in range(WIDTH):
                 o[f] = candidates[m * levels + resident, f]
-            o[0] = 0.0
-            o[2] = 1.0
+            o[IS_RUN] = 0.0
+            o[IS_EVICT] = 1.0
         else:
             for f in range(WIDTH):
                 o[f] = 0.0
     o = candidates[models * levels + models]
     for f in range(WIDTH):
         o[f] = 0.0
-    o[3] = 1.0
+    o[IS_WAIT] = 1.0
 
 
 @entry

@@ -20,7 +20,7 @@ from shunter.agents.base import Policy
 from shunter.agents.registry import make_policy
 from shunter.envs.dynamics import admit, complete, next_idle, wake_waiting
 from shunter.envs.faults import fail
-from shunter.envs.features import CONTEXT_FEATURES, feature
+from shunter.envs.features import context_feature, feature
 from shunter.envs.queues import finished, overdue
 from shunter.envs.state import IDLE, RUN, WAIT, Requests, State
 from shunter.envs.world import World
@@ -143,7 +143,7 @@ class _LooseScript:
     def act(self, observation: dict[str, NDArray[Any]]) -> int:
         """The asking device's next logged choice that makes sense, or a wait for it."""
         mask, steps = observation["action_mask"], self._steps[self.device]
-        claimable, others_busy = (observation["context"][CONTEXT_FEATURES.index(n)] for n in _CONTEXT)
+        claimable, others_busy = (observation["context"][context_feature(n)] for n in _CONTEXT)
         is_stuck = claimable > 0 and others_busy == 0 and not self._others_ask()
         while steps:
             step = steps[0]

@@ -18,18 +18,22 @@ from typing import Any
 
 from shunter.errors import BrokenFileError, InputError, ShunterError, VersionError
 from shunter.profiling.dataset import append_rows, remove_leftovers, unwritable
-from shunter.profiling.schema import COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION
+from shunter.profiling.schema import COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION, filled_since
 
 __all__ = ["Journal", "journal_path"]
 
 _COLUMNS = {column.name for column in COLUMNS}
-_LATE = {c.name: False if c.dtype == "bool" else None for c in COLUMNS if c.since > 1}
 
 
 def journal_path(dataset: str | os.PathLike[str]) -> Path:
     """Where the journal of a dataset is."""
     dataset = Path(dataset)
     return dataset.with_name(dataset.name + ".journal.jsonl")
+
+
+def _nulls(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with null for NaN, which JSON does not have."""
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
 
 
 class Journal:
@@ -77,7 +81,7 @@ class Journal:
         Raises:
             ShunterError: The disk is full or gone; the journal holds what it held before.
         """
-        clean = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+        clean = _nulls(row)
         self._write(clean)
         self.rows.append(clean)
 
@@ -142,7 +146,8 @@ class Journal:
     def _row(self, number: int, record: dict[str, Any]) -> dict[str, Any]:
         """A row of this schema version, also in a journal that an older shunter began."""
         version = record.get("schema_version")
-        row = {**_LATE, **record, "schema_version": SCHEMA_VERSION} if version == 1 else record
+        late = filled_since(version) if version in READABLE_VERSIONS else {}
+        row = {**_nulls(late), **record, "schema_version": SCHEMA_VERSION} if late else record
         if set(row) != _COLUMNS:
             raise BrokenFileError(self.path, f"line {number} is no row of schema version {SCHEMA_VERSION}")
         return row

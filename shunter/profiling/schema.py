@@ -34,6 +34,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "Column",
     "empty_frame",
+    "filled_since",
     "frame_of",
     "upgraded",
     "validate",
@@ -153,6 +154,12 @@ def empty_frame() -> pd.DataFrame:
     return frame_of([])
 
 
+def filled_since(version: int) -> dict[str, bool | float]:
+    """What the columns that came after a schema version hold in its rows: missing, flags not raised."""
+    late = [column for column in COLUMNS if column.since > version]
+    return {column.name: False if column.dtype == "bool" else float("nan") for column in late}
+
+
 def upgraded(frame: pd.DataFrame, version: int) -> pd.DataFrame:
     """A frame of an older schema version in the columns of this one, what it lacks filled in as missing.
 
@@ -160,8 +167,7 @@ def upgraded(frame: pd.DataFrame, version: int) -> pd.DataFrame:
         frame: As it was read.
         version: One of ``READABLE_VERSIONS``.
     """
-    late = [column for column in COLUMNS if column.since > version and column.name not in frame]
-    fill = {column.name: False if column.dtype == "bool" else float("nan") for column in late}
+    fill = {name: value for name, value in filled_since(version).items() if name not in frame}
     return frame.assign(**fill, schema_version=SCHEMA_VERSION) if version < SCHEMA_VERSION else frame
 
 

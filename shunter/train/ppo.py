@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.policy_file import training_record
-from shunter.envs.features import CONTEXT_FEATURES, FEATURES_VERSION
 from shunter.envs.world import World
 from shunter.errors import InputError
 from shunter.train.buffer import DurationBuffer, RecordDurations
@@ -250,6 +249,4 @@ def _metadata(
         "baseline": training.validation.baseline,
         "elapsed_s": f"{before_s + training.elapsed_s:.1f}",
         "validation_ratio": f"{min(c.ratio for c in training.curve):.4f}",
-        "context_features": ",".join(CONTEXT_FEATURES),
-        "observation": f"features version {FEATURES_VERSION}",
     }

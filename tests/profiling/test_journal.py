@@ -6,7 +6,7 @@ import pytest
 from shunter.errors import BrokenFileError, InputError, ShunterError, VersionError
 from shunter.profiling.dataset import append_rows, read_dataset
 from shunter.profiling.journal import Journal, journal_path
-from shunter.profiling.schema import COLUMNS, SCHEMA_VERSION
+from shunter.profiling.schema import COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION
 
 _EXAMPLES = {"str": "x", "int64": 2, "float64": 2.5, "bool": False}
 
@@ -133,9 +133,10 @@ def test_what_a_killed_writer_left_is_removed_but_not_a_live_ones_file(dataset):
     assert (dead.exists(), alive.exists()) == (False, True)
 
 
-def test_a_journal_that_an_older_version_began_is_gone_on_with(dataset):
-    old = {c.name: row("a")[c.name] for c in COLUMNS if c.since == 1} | {"schema_version": 1}
-    lines = [json.dumps({"header": {"schema_version": 1}}), json.dumps(old)]
+@pytest.mark.parametrize("version", [v for v in READABLE_VERSIONS if v != SCHEMA_VERSION])
+def test_a_journal_that_an_older_version_began_is_gone_on_with(dataset, version):
+    old = {c.name: row("a")[c.name] for c in COLUMNS if c.since <= version} | {"schema_version": version}
+    lines = [json.dumps({"header": {"schema_version": version}}), json.dumps(old)]
     journal_path(dataset).write_text("\n".join(lines) + "\n")
     with journal(dataset) as j:
         j.append(row("b"))
@@ -143,4 +144,5 @@ def test_a_journal_that_an_older_version_began_is_gone_on_with(dataset):
         j.merge()
     data = read_dataset(dataset)
     assert data["row_id"].tolist() == ["a", "b"]
-    assert data["background_cores"].isna().tolist() == [True, False]
+    late = next(c.name for c in COLUMNS if c.since == version + 1 and c.dtype == "float64")
+    assert data[late].isna().tolist() == [True, False]
