@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from shunter.files import finite, write_json
 from shunter.profiling.fingerprint import hardware
 
 __all__ = ["Row", "at_least", "at_most", "main", "reported"]
@@ -95,7 +95,7 @@ def main(
         arguments = sys.argv[1:] if argv is None else argv
         record = {
             "benchmark": name,
-            "command": shlex.join(["python", "-m", f"benchmarks.{name}", *arguments]),
+            "command": shlex.join(["python", "-m", f"benchmarks.{name}", *map(_without_place, arguments)]),
             "commit": _commit(),
             "machine": hardware(),
             "started_at": started.isoformat(timespec="seconds"),
@@ -103,9 +103,13 @@ def main(
             "quick": options.quick,
             "rows": [asdict(row) for row in rows],
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, finite(record))
     return 0 if all(row.ok is not False for row in rows) else 1
+
+
+def _without_place(argument: str) -> str:
+    """An argument as results name it: of a path that holds on one machine alone, the name is left."""
+    return Path(argument).name if Path(argument).is_absolute() else argument
 
 
 def _commit() -> str:

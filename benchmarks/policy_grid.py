@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import html
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from shunter.files import write_text
 
 __all__ = ["Grid", "Square", "colour", "write_grids"]
 
@@ -77,10 +78,7 @@ def write_grids(
         f"<main style='display:grid;grid-template-columns:repeat({columns},max-content);column-gap:2rem'>"
         f"{''.join(f'<section>{_table(grid)}</section>' for grid in grids)}</main></body></html>\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, page)
 
 
 def _table(grid: Grid) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from shunter.envs.scenario import load_scenario
 from shunter.envs.scenario_objective import Slo
 from shunter.envs.world import World
 from shunter.eval.batched import Batched, evaluate_batched
+from shunter.files import write_text
 from shunter.train.tune_heuristic import task_digest
 
 __all__ = ["Contender", "Figures", "Job", "Waits", "evaluate", "figures_of", "file_digest", "job_key"]
@@ -237,7 +237,7 @@ def evaluate_all(jobs: Sequence[Job], folder: Path) -> tuple[dict[Job, Figures],
         kept += figures is not None
         if figures is None:
             figures = evaluate(job)
-            _write(path, figures)
+            write_text(path, json.dumps(asdict(figures)))
         found[job] = figures
     return found, kept
 
@@ -298,12 +298,6 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _tuples(one) for name, one in value.items()}
     return value
-
-
-def _write(path: Path, figures: Figures) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(figures)), encoding="utf-8")
-    temporary.replace(path)
 
 
 class _Columns(NamedTuple):

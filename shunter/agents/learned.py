@@ -26,6 +26,7 @@ from shunter.agents.weights import Arrays, layer_shapes, to_vector, width_of
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION
 from shunter.envs.fields import checked
 from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.files import replaced
 
 __all__ = ["POLICY_FORMAT", "Arrays", "LearnedPolicy", "softsign"]
 
@@ -35,7 +36,7 @@ POLICY_FORMAT = 4
 """Version of the policy file's layout."""
 
 NAMES = {"features": FEATURES, "context_features": CONTEXT_FEATURES}
-"""What a policy file says it reads; one that does not name those of the whole system is of an older shunter."""
+"""What a policy file says it reads; older ones do not name what they read of the whole system."""
 
 
 def softsign(x: NDArray[Any]) -> NDArray[Any]:
@@ -155,7 +156,6 @@ class LearnedPolicy(ScoringPolicy):
 
     def save(self, path: str | Path) -> None:
         """Writes a safetensors file whose metadata says which observations the policy reads."""
-        path = Path(path)
         header = {
             **self.metadata,
             "format": "shunter-policy",
@@ -164,9 +164,8 @@ class LearnedPolicy(ScoringPolicy):
             **{key: json.dumps(names) for key, names in NAMES.items()},
             "name": self.name,
         }
-        part = path.with_name(path.name + ".part")
-        safetensors.numpy.save_file(self.weights, part, metadata=header)
-        part.replace(path)
+        with replaced(path) as temporary:
+            safetensors.numpy.save_file(self.weights, temporary, metadata=header)
 
     @classmethod
     def load(cls, path: str | Path) -> LearnedPolicy:
@@ -192,8 +191,10 @@ class LearnedPolicy(ScoringPolicy):
             if header.get(what) != str(want):
                 raise VersionError(path, what, header.get(what), want)
         for key, names in NAMES.items():
-            if header.get(key, "" if key == "features" else json.dumps(names)) != json.dumps(names):
-                raise BrokenFileError(path, f"its metadata {key} must be those of this version, in their order")
+            said = header.get(key, "" if key == "features" else json.dumps(names))
+            if said != json.dumps(names):
+                why = f"its metadata {key} must be those of this version, in their order"
+                raise BrokenFileError(path, why)
         _check_shapes(path, weights)
         return cls(header.get("name", path.stem), weights, header)
 

@@ -21,6 +21,7 @@ from shunter.agents.prior import OTHERS_BUSY, PENDING, PRIOR_INPUT, SHORTLIST, P
 from shunter.agents.weights import Arrays
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION, feature
 from shunter.errors import ShunterError
+from shunter.files import replaced
 
 __all__ = ["export_onnx"]
 
@@ -45,10 +46,8 @@ def export_onnx(policy: LearnedPolicy, path: str | Path) -> None:
     _scores(graph, policy)
     model = graph.model(policy)
     onnx.checker.check_model(model, full_check=True)
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(model.SerializeToString())
-    part.replace(path)
+    with replaced(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())
 
 
 def _scores(g: _Graph, policy: LearnedPolicy) -> None:

@@ -19,6 +19,7 @@ from shunter.errors import BrokenFileError, InputError, ShunterError
 from shunter.eval.calibration import Calibration, calibrate_on
 from shunter.eval.event_log import read_event_log
 from shunter.eval.tracking import tracking
+from shunter.files import finite, write_json
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.report_page import ReportTable
 
@@ -79,7 +80,7 @@ def calibrate(
         "gaps": {gap.policy: asdict(gap) for gap in found.gaps},
     }
     if json_path is not None:
-        json_path.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        write_json(json_path, finite(figures))
     with tracking("calibrate", str(results["scenario"]["name"])) as tracker:
         tracker.params({"run": str(run), "held_out": found.held_out})
         tracker.metrics(figures)

@@ -21,8 +21,7 @@ from shunter.eval.compare_page import (
     write_comparison,
 )
 from shunter.eval.read_back import read_evaluation
-from shunter.eval.saved import finite
-from shunter.profiling.report_page import write_json
+from shunter.files import finite, write_json
 
 __all__ = ["compare"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from copy import copy
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.real import open_engines
 from shunter.eval.saved import log_evaluation, save_evaluation
 from shunter.eval.tracking import tracking
+from shunter.files import finite, write_json, write_text
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.dataset import read_dataset
 from shunter.profiling.plan import SweepSettings
@@ -255,7 +255,7 @@ class _Demo:
             "limits": {"max_batch": MAX_BATCH, "context_tokens": CONTEXT_TOKENS},
         }
         path = self.folder / "scenario.yaml"
-        path.write_text(yaml.safe_dump(scenario, sort_keys=False), encoding="utf-8")
+        write_text(path, yaml.safe_dump(scenario, sort_keys=False))
         say(self.console, f"{path}: three models, one device of {budget_mb:.0f} MB")
         return path
 
@@ -300,7 +300,7 @@ class _Demo:
         self.summary["training_added"] = None if verdict is None else verdict.model_dump(mode="json")
         self.summary["duration_s"] = time.monotonic() - self.begun_s
         path = self.folder / "summary.json"
-        path.write_text(json.dumps(self.summary, indent=1), encoding="utf-8")
+        write_json(path, finite(self.summary))
         self._step("done", "where things are")
         database = (self.folder / "mlflow.db").resolve()
         say(self.console, f"report:  {files['report']}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +13,7 @@ from rich.table import Table
 
 from shunter.cli.options import progress, say
 from shunter.errors import InputError
-from shunter.profiling.dataset import unwritable
+from shunter.files import write_json
 from shunter.profiling.health import EngineCheck, Machine, check_engines, look_at_machine, next_steps
 
 __all__ = ["doctor"]
@@ -67,7 +65,7 @@ def doctor(
             "engines": [asdict(check) for check in checks],
             "next": steps,
         }
-        _write_json(json_path, findings)
+        write_json(json_path, findings)
 
 
 def _show_machine(console: Console, machine: Machine) -> None:
@@ -90,10 +88,3 @@ def _engine_table(checks: list[EngineCheck]) -> Table:
             can += f"; by --python {check.python}"
         table.add_row(check.engine, check.device, "yes" if check.works else "no", check.version, can)
     return table
-
-
-def _write_json(path: Path, findings: Mapping[str, object]) -> None:
-    try:
-        path.write_text(json.dumps(findings, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise unwritable(path, error) from error

@@ -37,12 +37,12 @@ from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.read_back import read_evaluation
 from shunter.eval.real import bind_footprints, check_binding, open_engines
 from shunter.eval.report_words import change_text, format_metric, verdict
-from shunter.eval.saved import finite, log_evaluation, save_evaluation
+from shunter.eval.saved import log_evaluation, save_evaluation
 from shunter.eval.tracking import tracking
+from shunter.files import finite, write_json
 from shunter.jobs import open_runner
 from shunter.profiling.engine_entries import engine_entry
 from shunter.profiling.engines.registry import ENGINES
-from shunter.profiling.report_page import write_json
 
 __all__ = ["eval_", "results_table", "show"]
 

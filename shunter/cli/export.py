@@ -12,6 +12,7 @@ from shunter.cli.options import PERFORMANCE, performance_of, say
 from shunter.envs.scenario import load_scenario
 from shunter.envs.world import load_performance
 from shunter.errors import InputError
+from shunter.files import write_text
 
 __all__ = ["export_llama_swap", "export_vllm"]
 
@@ -57,7 +58,7 @@ def export_llama_swap(
     loaded = load_scenario(scenario)
     homes = homes_of(loaded, load_performance(loaded, performance_of(scenario, performance)))
     text = llama_swap_yaml(loaded, homes, models_dir=models_dir, by_demand=by_demand)
-    out.write_text(text, encoding="utf-8")
+    write_text(out, text)
     console = Console()
     for m, home in enumerate(homes):
         device = loaded.devices[home.device].name
@@ -106,8 +107,8 @@ def export_vllm(
     loaded = load_scenario(scenario)
     model = load_performance(loaded, performance_of(scenario, performance))
     planned = sleep_plan(loaded, homes_of(loaded, model), model, models_dir=models_dir, first_port=port)
-    out.write_text(planned.to_yaml(), encoding="utf-8")
-    script.write_text(planned.script, encoding="utf-8")
+    write_text(out, planned.to_yaml())
+    write_text(script, planned.script)
     console = Console()
     for one in planned.plan["models"]:
         say(console, f"{one['name']}: sleeps at level {one['sleep_level']} on {one['device']}; {one['note']}")

@@ -17,6 +17,7 @@ from shunter.agents.policy_file import FACTS, Training, training_of
 from shunter.agents.score_card import ScoreCard, score_card_of
 from shunter.cli.options import PERFORMANCE, performance_of, say
 from shunter.errors import InputError
+from shunter.files import write_json
 from shunter.train.verdict import Verdict, shown, verdict_of
 
 __all__ = ["policy_average", "policy_explain", "policy_export", "policy_register", "policy_show"]
@@ -132,7 +133,6 @@ def policy_explain(
     from shunter.envs.world import make_world
     from shunter.eval.explain import SEEDS, explain
     from shunter.eval.explain_page import explanation_lines, write_explanation
-    from shunter.profiling.report_page import write_json
 
     console = Console()
     for option, path in (("--out", out), ("--json", as_json)):

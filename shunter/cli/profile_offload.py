@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from shunter.cli.options import progress, say
+from shunter.files import write_json
 from shunter.profiling.dataset import read_dataset
 from shunter.profiling.offload_report import (
     offload_curves,
@@ -18,7 +19,7 @@ from shunter.profiling.offload_report import (
     offload_tables,
     write_offload_page,
 )
-from shunter.profiling.report_page import report_folder, write_json
+from shunter.profiling.report_page import report_folder
 
 __all__ = ["profile_offload"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from shunter.envs.scenario_library import find_scenario, scenario_names, write_c
 from shunter.envs.workload_spec import Workload
 from shunter.envs.world import World, load_performance, make_world
 from shunter.eval.capacity import GROWTH, SEEDS, Capacity, capacity, utilisation
+from shunter.files import finite, write_json
 from shunter.profiling.report_page import ReportTable
 
 __all__ = ["scenarios_check", "scenarios_list", "scenarios_show"]
@@ -61,7 +61,8 @@ def scenarios_list(json_path: Json = None) -> None:
         for s in listed
     )
     console.print(ReportTable("Scenarios", columns, rows).to_rich())
-    _write_json(json_path, listed)
+    if json_path is not None:
+        write_json(json_path, finite(listed))
 
 
 def scenarios_show(
@@ -87,7 +88,8 @@ def scenarios_show(
     say(console, _guard_line(world))
     shown = {"scenario": loaded.model_dump(mode="json"), "residency": table.to_dict(orient="records")}
     guard = {"guard_s": _finite(world.guard_s), "guard_feasible": world.guard_feasible}
-    _write_json(json_path, {**shown, **guard})
+    if json_path is not None:
+        write_json(json_path, finite({**shown, **guard}))
 
 
 def scenarios_check(
@@ -127,7 +129,8 @@ def scenarios_check(
             say(console, line)
         if write:
             say(console, f"written to {write_capacity(find_scenario(scenario), found.rate_per_s)}")
-    _write_json(json_path, result)
+    if json_path is not None:
+        write_json(json_path, finite(result))
 
 
 def _capacity_lines(world: World, found: Capacity) -> list[str]:
@@ -218,8 +221,3 @@ def _utilisation_table(world: World) -> ReportTable:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _write_json(path: Path | None, content: Any) -> None:
-    if path is not None:
-        path.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from shunter.cli.options import PERFORMANCE, RAY, performance_of, progress, say,
 from shunter.cli.train import told, worlds_of
 from shunter.envs.world import make_world
 from shunter.errors import InputError, UnknownNameError
+from shunter.files import finite, write_json
 from shunter.jobs import Runner, open_runner
 from shunter.train.search import OnTrial, Tuned
 from shunter.train.settings import TrainConfig, TrainSettings, load_config, write_config
@@ -118,7 +118,7 @@ def tune(
         say(console, result.policy)
     if json_path is not None:
         rows = {name: _plain(result) for name, result in results.items()}
-        json_path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        write_json(json_path, finite(rows))
 
 
 def _reporter(bar: Callable[[str, int, int], None], total: int) -> OnTrial:

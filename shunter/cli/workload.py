@@ -16,6 +16,7 @@ from shunter.envs.fit_workload import SCALES_S, Fit, dispersion, fit_arrivals
 from shunter.envs.trace_formats import FORMATS
 from shunter.envs.traces import Trace, read_trace, write_trace
 from shunter.errors import InputError
+from shunter.files import write_text
 from shunter.profiling.report_page import ReportTable
 
 __all__ = ["workload_convert", "workload_fit", "workload_show"]
@@ -115,7 +116,7 @@ def workload_fit(
     if out is None:
         say(console, text)
     else:
-        out.write_text(text, encoding="utf-8")
+        write_text(out, text)
         say(console, f"{out}: the workload section for a scenario")
 
 

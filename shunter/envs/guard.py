@@ -113,7 +113,7 @@ def fits_somehow(t: Tables, d: int, m: int) -> bool:
 
 @internal
 def first_waiting(s: State, d: int, m: int, since_ns: int) -> int:
-    """Which request of the episode is the first that waits since then, of a model's that device d could run."""
+    """The first request of the episode that waits since then, of a model's that device d could run."""
     i = s.model[m].head
     while not (claimable(s, i, d) and s.slot[i].progress_ns == since_ns):
         i = s.slot[i].next

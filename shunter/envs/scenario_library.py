@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from importlib.resources import files
 from pathlib import Path
 
 from shunter.errors import InputError, UnknownNameError
+from shunter.files import write_text
 
 __all__ = ["find_scenario", "in_library", "scenario_names", "write_capacity"]
 
@@ -63,10 +63,4 @@ def write_capacity(path: Path, rate_per_s: float) -> Path:
     changed, count = re.subn(r"^( +)load:.*$", line, bare, count=1, flags=re.M)
     if count == 0:
         raise InputError(str(path), "have workload.load on a line of its own to write a capacity", "none")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(changed, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_text(path, changed)

@@ -83,7 +83,8 @@ class CsvFormat:
             out[self.columns["arrival_s"]] = times.dt.strftime("%Y-%m-%d %H:%M:%S.%f")
         for name, value in self.constants.items():
             out[name] = value(frame) if callable(value) else value
-        out.to_csv(path, index=False)
+        with _open_text(path, "wt") as text:
+            out.to_csv(text, index=False)
 
 
 @dataclass(frozen=True)
@@ -211,5 +212,5 @@ def _renamed(raw: pd.DataFrame, columns: Mapping[str, str], path: Path) -> pd.Da
 
 
 def _open_text(path: Path, mode: str) -> Any:
-    opener = gzip.open if path.suffix == ".gz" else open
+    opener = gzip.open if ".gz" in path.suffixes else open  # also while a file is written under another name
     return opener(path, mode, encoding="utf-8")

@@ -13,6 +13,7 @@ import pandas as pd
 
 from shunter.envs.trace_formats import FORMATS, detect_format
 from shunter.errors import InputError, UnknownNameError
+from shunter.files import replaced
 
 __all__ = ["TRACE_COLUMNS", "Trace", "read_trace", "write_trace"]
 
@@ -140,13 +141,8 @@ def write_trace(frame: pd.DataFrame, path: str | os.PathLike[str], *, format: st
         raise InputError("--format", f"be given for a file named like this: {', '.join(FORMATS)}", path.name)
     if name not in FORMATS:
         raise UnknownNameError("--format", name, FORMATS)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as temporary:
         FORMATS[name].write(frame, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_whole(values: pd.Series[Any]) -> pd.Series[bool]:

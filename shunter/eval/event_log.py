@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from shunter.envs.features import FEATURES_VERSION
 from shunter.envs.state import EVICT, LOAD, RUN, WAIT, State
 from shunter.envs.world import World
 from shunter.eval.failures import Failure
+from shunter.files import replaced
 from shunter.profiling.versioned_parquet import FileKind, read_versioned_parquet, stamped
 
 __all__ = ["EVENT_COLUMNS", "EVENT_LOG_VERSION", "EventLog", "read_event_log", "write_event_logs"]
@@ -183,10 +183,8 @@ class EventLog:
 
 def write_event_logs(logs: list[EventLog], path: str | os.PathLike[str]) -> None:
     """Writes the rows of several runs into one Parquet file, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    pq.write_table(pa.concat_tables([log.table() for log in logs]), part, compression="zstd")
-    part.replace(path)
+    with replaced(path) as temporary:
+        pq.write_table(pa.concat_tables([log.table() for log in logs]), temporary, compression="zstd")
 
 
 def read_event_log(path: str | os.PathLike[str]) -> pd.DataFrame:

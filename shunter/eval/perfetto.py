@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from shunter.eval.timeline import Timeline, each, queue_lengths
-from shunter.profiling.report_page import write_json
+from shunter.files import write_json
 
 __all__ = ["perfetto_trace", "write_perfetto"]
 

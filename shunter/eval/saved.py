@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +17,8 @@ from shunter.eval.perfetto import perfetto_trace
 from shunter.eval.report import write_report
 from shunter.eval.timeline import read_timeline
 from shunter.eval.tracking import Tracker
+from shunter.files import finite, replaced, write_json
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.report_page import write_json
 
 __all__ = ["FILES", "log_evaluation", "save_evaluation"]
 
@@ -104,22 +103,12 @@ def log_evaluation(tracker: Tracker, files: Mapping[str, Path]) -> None:
         tracker.artifact(path)
 
 
-def finite(value: Any) -> Any:
-    """Plain data with None in place of numbers that JSON does not know."""
-    if isinstance(value, Mapping):
-        return {key: finite(of) for key, of in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(of) for of in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _write_requests(evaluation: Evaluation, path: Path) -> None:
     """A row per request and run: policy, seed, world and the columns of ``Run.requests``."""
     runs = [r for runs in (*evaluation.simulated.values(), *evaluation.real.values()) for r in runs]
     frames = [run.requests.assign(policy=run.policy, seed=run.seed, world=run.world) for run in runs]
-    part = path.with_name(path.name + ".part")
-    pd.concat(frames, ignore_index=True).to_parquet(part, index=False)
-    part.replace(path)
+    with replaced(path) as temporary:
+        pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
 
 
 def _write_traces(evaluation: Evaluation, folder: Path) -> None:
@@ -128,4 +117,5 @@ def _write_traces(evaluation: Evaluation, folder: Path) -> None:
     for run in (runs[0] for runs in (evaluation.real or evaluation.simulated).values() if runs):
         name = re.sub(r"[^\w.=-]", "_", f"{run.policy}-{run.seed}-{run.world}")
         trace = json.dumps(perfetto_trace(read_timeline(run.log.frame())), allow_nan=False)
-        (folder / f"{name}.json.gz").write_bytes(gzip.compress(trace.encode(), compresslevel=5, mtime=0))
+        with replaced(folder / f"{name}.json.gz") as temporary:
+            temporary.write_bytes(gzip.compress(trace.encode(), compresslevel=5, mtime=0))

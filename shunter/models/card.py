@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from shunter import __version__
+from shunter.files import write_json, write_text
 from shunter.models.assessment import Validation
 from shunter.models.card_errors import largest_errors_table
 from shunter.models.card_parameters import parameter_table
@@ -17,7 +18,7 @@ from shunter.models.card_plots import card_figures, cut_costs, sensitivity
 from shunter.models.performance import PerformanceModel
 from shunter.models.scores import Score
 from shunter.models.splits import SPLITS
-from shunter.profiling.report_page import ReportTable, write_json, write_page
+from shunter.profiling.report_page import ReportTable, write_page
 
 __all__ = ["card_paths", "card_tables", "write_card"]
 
@@ -267,7 +268,7 @@ def _write_markdown(
         parts.append("\n".join("| " + " | ".join(map(_escaped, row)) + " |" for row in [*head, *table.rows]))
         parts += [table.note] if table.note else []
     parts += ["## Limits and notes", "\n".join(f"- {text}" for text in limits)]
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(path, "\n\n".join(parts) + "\n")
 
 
 def _escaped(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.files import write_text
 from shunter.models.features import FACT_COLUMNS
 from shunter.models.regressors import GroupFit
 from shunter.models.scales import Scale
@@ -108,15 +109,7 @@ def write_state(state: FittedState, path: str | os.PathLike[str]) -> Path:
     Returns:
         The file.
     """
-    path = _file_of(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_text(_file_of(path), state.model_dump_json(indent=1) + "\n")
 
 
 def read_state(path: str | os.PathLike[str]) -> FittedState:

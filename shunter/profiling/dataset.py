@@ -17,7 +17,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shunter.errors import InputError, ShunterError
+from shunter.errors import InputError
+from shunter.files import replaced
 from shunter.profiling.dataset_csv import read_csv, write_csv
 from shunter.profiling.outliers import flag_outliers
 from shunter.profiling.schema import (
@@ -30,7 +31,7 @@ from shunter.profiling.schema import (
 )
 from shunter.profiling.versioned_parquet import FileKind, read_versioned_parquet, stamped
 
-__all__ = ["append_rows", "read_dataset", "remove_leftovers", "unwritable", "write_dataset"]
+__all__ = ["append_rows", "read_dataset", "remove_leftovers", "write_dataset"]
 
 _KIND = FileKind(
     "profile dataset",
@@ -69,34 +70,16 @@ def write_dataset(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     checked = validate(frame, path)
     checked = checked.assign(is_outlier=flag_outliers(checked))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if path.suffix == ".csv":
-                write_csv(checked, temporary)
-            else:
-                _write_parquet(checked, temporary)
-            _sync(temporary)
-            os.replace(temporary, path)
-            _sync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise unwritable(path, error) from error
+    with replaced(path) as temporary:
+        if path.suffix == ".csv":
+            write_csv(checked, temporary)
+        else:
+            _write_parquet(checked, temporary)
 
 
 def _write_parquet(checked: pd.DataFrame, path: Path) -> None:
     table = pa.Table.from_pandas(checked, preserve_index=False)
     pq.write_table(stamped(table, _KIND), path)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def append_rows(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -125,15 +108,3 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             with contextlib.suppress(FileNotFoundError):  # somebody else removed it
                 leftover.unlink()
-
-
-def unwritable(path: str | os.PathLike[str], error: OSError, then: str = "") -> ShunterError:
-    """The one-line error for a full disk, a missing permission and the like.
-
-    Args:
-        path: What could not be written.
-        error: What the system said.
-        then: What the user can do about it.
-    """
-    why = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
-    return ShunterError(f"{path}: cannot be written: {why}" + (f"; {then}" if then else ""))

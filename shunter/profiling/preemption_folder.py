@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from shunter.errors import BrokenFileError, InputError
+from shunter.files import write_json
 from shunter.profiling.dataset import remove_leftovers
 from shunter.profiling.plan import model_facts
 from shunter.profiling.preemption_plan import PreemptionPlan
 from shunter.profiling.preemption_rows import PreemptionFile
-from shunter.profiling.report_page import report_folder, write_json
+from shunter.profiling.report_page import report_folder
 
 __all__ = ["Measurement", "Prediction", "open_measurement"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from shunter.files import write_json
 from shunter.profiling.fingerprint import hardware
 from shunter.profiling.preemption_answers import answers, findings
 from shunter.profiling.preemption_figures import overhead_bars, weights_figure
@@ -15,7 +16,7 @@ from shunter.profiling.preemption_paper import paper_cells
 from shunter.profiling.preemption_plan import PreemptionPlan
 from shunter.profiling.preemption_summary import line_over_models, summarise
 from shunter.profiling.preemption_tables import preemption_tables
-from shunter.profiling.report_page import ReportTable, write_json, write_page
+from shunter.profiling.report_page import ReportTable, write_page
 
 __all__ = ["PreemptionReport", "preemption_results", "write_preemption_report"]
 

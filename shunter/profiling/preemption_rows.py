@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shunter.files import replaced
 from shunter.profiling.preemption_cycle import Cycle
 from shunter.profiling.versioned_parquet import FileKind, read_versioned_parquet, stamped
 
@@ -110,13 +111,9 @@ class PreemptionFile:
         """Adds a row; readers see the old file or the new one, never a part."""
         fresh = _frame([row])
         self.rows = pd.concat([self.rows, fresh], ignore_index=True) if len(self.rows) else fresh
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        try:
-            table = pa.Table.from_pandas(self.rows, preserve_index=False)
+        table = pa.Table.from_pandas(self.rows, preserve_index=False)
+        with replaced(self._path) as temporary:
             pq.write_table(stamped(table, _KIND), temporary)
-            os.replace(temporary, self._path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _frame(rows: list[PreemptionRow]) -> pd.DataFrame:

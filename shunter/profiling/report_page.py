@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import plotly.colors as pc
 import plotly.graph_objects as go
@@ -16,8 +14,9 @@ import plotly.io as pio
 from rich.table import Table
 
 from shunter.errors import InputError
+from shunter.files import write_text
 
-__all__ = ["COLOURS", "PALETTE", "ReportTable", "Section", "report_folder", "write_json", "write_markdown"]
+__all__ = ["COLOURS", "PALETTE", "ReportTable", "Section", "report_folder", "write_markdown"]
 __all__ += ["write_page", "write_sections"]
 
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#ff9da6", "#9d755d")
@@ -142,7 +141,7 @@ def write_page(
     parts = [f"<h1>{html.escape(title)}</h1>", *(f"<p>{html.escape(text)}</p>" for text in paragraphs)]
     parts += _drawn(figures)
     parts += [table.to_html() for table in tables]
-    return _replace(Path(path), _page(title, parts))
+    return write_text(path, _page(title, parts))
 
 
 def write_sections(
@@ -159,7 +158,7 @@ def write_sections(
         parts += _drawn(section.figures, begun=begun)
         parts += [table.to_html("h3") for table in section.tables]
         begun = begun or bool(section.figures)
-    return _replace(Path(path), _page(title, parts))
+    return write_text(path, _page(title, parts))
 
 
 def write_markdown(
@@ -172,7 +171,7 @@ def write_markdown(
             parts += [f"## {section.title}", *section.notes]
         for table in section.tables:
             parts += [*([f"### {table.title}"] if table.title else []), table.to_markdown()]
-    return _replace(Path(path), "\n\n".join(parts) + "\n")
+    return write_text(path, "\n\n".join(parts) + "\n")
 
 
 def _drawn(figures: Sequence[go.Figure], *, begun: bool = False) -> list[str]:
@@ -194,22 +193,3 @@ def _page(title: str, parts: Sequence[str]) -> str:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style><body>{''.join(parts)}</body></html>"
     )
-
-
-def write_json(path: str | os.PathLike[str], value: Any) -> Path:
-    """Writes JSON, whole or not at all.
-
-    Raises:
-        ValueError: A number is not finite: a reader of JSON could not read it.
-    """
-    return _replace(Path(path), json.dumps(value, indent=1, allow_nan=False) + "\n")
-
-
-def _replace(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

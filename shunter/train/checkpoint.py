@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from shunter.errors import BrokenFileError
+from shunter.files import replaced
 from shunter.train.search_checkpoint import check_settings
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
@@ -43,11 +44,10 @@ class Checkpoint:
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Writes a checkpoint, whole or not at all."""
-    part = path.with_name(path.name + ".part")
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
     content["best"] = {key: torch.from_numpy(value) for key, value in checkpoint.best.items()}
-    torch.save(content, part)
-    part.replace(path)
+    with replaced(path) as temporary:
+        torch.save(content, temporary)
 
 
 def read_checkpoint(path: Path, settings: dict[str, Any]) -> Checkpoint:

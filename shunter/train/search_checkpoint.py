@@ -13,6 +13,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from shunter.errors import BrokenFileError, InputError
+from shunter.files import replaced
 
 __all__ = ["SearchCheckpoint", "check_settings", "read_search", "write_search"]
 
@@ -34,9 +35,9 @@ class SearchCheckpoint:
 
 def write_search(checkpoint: SearchCheckpoint, path: Path) -> None:
     """Writes a checkpoint, whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    safetensors.numpy.save_file(checkpoint.arrays, part, metadata={"state": json.dumps(checkpoint.state)})
-    part.replace(path)
+    state = json.dumps(checkpoint.state)
+    with replaced(path) as temporary:
+        safetensors.numpy.save_file(checkpoint.arrays, temporary, metadata={"state": state})
 
 
 def read_search(path: Path, settings: dict[str, Any]) -> SearchCheckpoint:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from shunter.agents.learned import LearnedPolicy
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
+from shunter.files import replaced
 from shunter.jobs import Job, Report
 from shunter.train.algorithms import train_policy
 from shunter.train.result import Curve, OnProgress, TrainResult
@@ -102,9 +103,8 @@ class SeedTraining(Job):
     def heard(self, message: _Progress) -> None:
         """Keeps a checkpoint and tells of progress."""
         if message.checkpoint is not None:
-            part = self.checkpoint.with_name(self.checkpoint.name + ".part")
-            part.write_bytes(message.checkpoint)
-            part.replace(self.checkpoint)
+            with replaced(self.checkpoint) as temporary:
+                temporary.write_bytes(message.checkpoint)
         self.on_progress(message.share, message.point)
 
     def done(self, value: TrainResult) -> None:

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, field_validator, with_co
 from shunter.envs.fields import Positive, Strict, checked, read_mapping
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.errors import InputError, UnknownNameError
+from shunter.files import write_text
 
 __all__ = [
     "ALGORITHMS",
@@ -298,8 +299,7 @@ def write_config(config: TrainConfig, path: Path) -> None:
         data[field] = [anywhere(text) for text in data[field]]
     if config.performance is not None:
         data["performance"] = anywhere(config.performance)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    write_text(path, yaml.safe_dump(data, sort_keys=False))
 
 
 def load_config(path: Path) -> TrainConfig:

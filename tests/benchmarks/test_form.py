@@ -30,7 +30,7 @@ def test_the_file_says_what_was_run_on_what_and_a_missed_bar_stays_in(tmp_path: 
 
     record = json.loads(path.read_text())
     assert code == 1
-    assert record["command"] == f"python -m benchmarks.example --quick --json {path}"
+    assert record["command"] == f"python -m benchmarks.example --quick --json {path.name}"
     assert record["quick"] is True
     assert record["machine"]["logical_cores"] >= 1
     assert [row["ok"] for row in record["rows"]] == [False, None]

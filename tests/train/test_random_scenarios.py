@@ -13,13 +13,14 @@ from shunter.train.random_scenarios import (
     OVERCOMMIT,
     QUANTA_S,
     RARE_REQUESTS,
+    REQUESTS,
     Family,
     family_of,
     random_scenario,
     random_worlds,
 )
 
-DRAWN = {seed: random_scenario(seed) for seed in range(75)}
+DRAWN = {seed: random_scenario(seed) for seed in range(76)}
 ORDINARY = [scenario for seed, scenario in DRAWN.items() if family_of(seed) is None]
 
 

@@ -1,0 +1,90 @@
+"""Files that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from shunter.errors import ShunterError
+
+__all__ = ["finite", "replaced", "unwritable", "write_json", "write_text"]
+
+
+@contextmanager
+def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a file beside a path to write to, which then takes its place.
+
+    Readers see the old file or the new one, which is on the disk when this ends; if writing fails, nothing
+    has changed. Folders are created.
+
+    Raises:
+        ShunterError: The disk is full, or the place cannot be written to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Writes text as UTF-8; returns the path.
+
+    Raises:
+        ShunterError: As ``replaced``.
+    """
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+    """Writes JSON; returns the path.
+
+    Raises:
+        ShunterError: As ``replaced``.
+        ValueError: A number is not finite: a reader of JSON could not read it.
+    """
+    return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Plain data with None in place of numbers that JSON does not know."""
+    if isinstance(value, Mapping):
+        return {key: finite(of) for key, of in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(of) for of in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def unwritable(path: str | os.PathLike[str], error: OSError, then: str = "") -> ShunterError:
+    """The one-line error for a full disk, a missing permission and the like.
+
+    Args:
+        path: What could not be written.
+        error: What the system said.
+        then: What the user can do about it.
+    """
+    why = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+    return ShunterError(f"{path}: cannot be written: {why}" + (f"; {then}" if then else ""))
