@@ -29,7 +29,16 @@ if TYPE_CHECKING:
     from shunter.train.result import Curve, TrainResult
     from shunter.train.seeds import Ground, SeedTraining
 
-__all__ = ["Run", "Trained", "are_complete", "checkpoint_of", "register_and_log", "say_added", "title"]
+__all__ = [
+    "Run",
+    "Trained",
+    "are_complete",
+    "checkpoint_of",
+    "log_policy",
+    "register_trained",
+    "say_added",
+    "title",
+]
 __all__ += ["train_and_save"]
 
 PARTS = 100
@@ -87,6 +96,7 @@ def train_and_save(
     folder: Path | None = None,
     resume: bool = False,
     runner: Runner | None = None,
+    register: bool = True,
 ) -> list[Trained]:
     """Trains, writes policy files and, beside each, what it does in its first world; logs to MLflow.
 
@@ -99,6 +109,7 @@ def train_and_save(
         folder: See ``tracking``.
         resume: Whether a policy file without a checkpoint is a training that is finished.
         runner: Where trainings run; by default here.
+        register: Whether they go into MLflow's registry; they are logged either way.
 
     Returns:
         All that were not cut off before they had anything to keep.
@@ -116,7 +127,9 @@ def train_and_save(
         if left:
             say(console, _beginning(left))
         board = _Board(stack.enter_context(progress(console)), len(runs))
-        under_way = [_Training(run, _run_opener(stack, run, folder or Path()), board) for run in left]
+        under_way = [
+            _Training(run, _run_opener(stack, run, folder or Path()), board, register) for run in left
+        ]
         grounds, places = _grounds(left)
         with suppress(KeyboardInterrupt):  # what was trained so far is kept
             jobs = [one.job(place) for one, place in zip(under_way, places, strict=True)]
@@ -205,8 +218,8 @@ class _Board:
 class _Training:
     """One training: what is told of it on its way, and kept of it."""
 
-    def __init__(self, run: Run, open_run: Callable[[], Tracker], board: _Board) -> None:
-        self.run, self.board = run, board
+    def __init__(self, run: Run, open_run: Callable[[], Tracker], board: _Board, register: bool) -> None:
+        self.run, self.board, self.register = run, board, register
         self._open_run = open_run
         self.result: TrainResult | None = None
         self._logged = -1
@@ -246,7 +259,7 @@ class _Training:
             raise KeyboardInterrupt
 
     def keep(self, console: Console) -> Trained:
-        """Logs and registers the policy; only then is the checkpoint not needed any more."""
+        """Logs the policy, registers it if wanted; only then is the checkpoint not needed any more."""
         if self.result is None:
             raise RuntimeError("nothing was trained")
         result, out = self.result, self.run.out
@@ -257,7 +270,9 @@ class _Training:
             f"{out}: {result.curve[-1].steps} decisions in {result.curve[-1].elapsed_s:.0f} s; "
             f"in validation {ratio:.3f} of what {shown(result.baseline)} costs, the best heuristic there",
         )
-        register_and_log(console, out, result.policy, self.run.worlds, self.tracker)
+        log_policy(out, result.policy, self.run.worlds, self.tracker)
+        if self.register:
+            register_trained(console, out, self.run.worlds, self.tracker)
         if not result.interrupted:
             checkpoint_of(out).unlink(missing_ok=True)
         return Trained(result.policy, ratio, self.tracker.run_id, result.interrupted)
@@ -270,11 +285,8 @@ def say_added(console: Console, policy: LearnedPolicy) -> None:
         say(console, line)
 
 
-def register_and_log(
-    console: Console, out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracker: Tracker
-) -> None:
-    """Logs a policy, its figures and what it does in its first world, and registers it."""
-    from shunter.train.registry import default_name, register_policy
+def log_policy(out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracker: Tracker) -> None:
+    """Logs a policy, its figures and what it does in its first world."""
     from shunter.train.seeds import CARD_SEEDS
 
     events = out.with_suffix(".events.parquet")
@@ -288,6 +300,12 @@ def register_and_log(
     verdict = verdict_of(policy)
     if verdict is not None:
         tracker.metrics({"verdict": verdict.model_dump()})
+
+
+def register_trained(console: Console, out: Path, worlds: Sequence[World], tracker: Tracker) -> None:
+    """Registers a policy, and says whether it is the champion now."""
+    from shunter.train.registry import default_name, register_policy
+
     name = default_name(title(worlds))
     registered = register_policy(out, name=name, worlds=worlds, tracker=tracker)
     role = "champion" if registered.champion else "no champion"

@@ -16,7 +16,8 @@ from shunter.cli.train_run import (
     Run,
     Trained,
     are_complete,
-    register_and_log,
+    log_policy,
+    register_trained,
     say_added,
     title,
     train_and_save,
@@ -38,7 +39,7 @@ def train_specialists(
     resume: bool,
     runner: Runner,
 ) -> bool:
-    """Trains a policy for each scenario, then one for all; logs all of them to MLflow.
+    """Trains a policy for each scenario, then one for all; logs all of them to MLflow and registers that one.
 
     Args:
         console: To talk to.
@@ -55,7 +56,7 @@ def train_specialists(
     from shunter.train.seeds import CARD_SEEDS
     from shunter.train.verdict import judge
 
-    trained = train_and_save(console, runs, start=start, resume=resume, runner=runner)
+    trained = train_and_save(console, runs, start=start, resume=resume, runner=runner, register=False)
     if not are_complete(trained, runs):
         return False
     worlds = [world for run in runs for world in run.worlds]
@@ -68,7 +69,8 @@ def train_specialists(
         policy.metadata |= record
         policy.save(out)
         say_added(console, policy)
-        register_and_log(console, out, policy, worlds, tracker)
+        log_policy(out, policy, worlds, tracker)
+        register_trained(console, out, worlds, tracker)
     return True
 
 
@@ -84,7 +86,7 @@ def _taught(
     distillation: DistillSettings,
     tracker: Tracker,
 ) -> LearnedPolicy:
-    """The one network, with the time that all took."""
+    """The one network, with the seconds of cores that all took."""
     from shunter.train.distill import Lesson, Progress, distill
 
     begun_s = time.monotonic()
@@ -99,5 +101,5 @@ def _taught(
 
         policy = distill(lessons, distillation, follow)
     before_s = sum(float(teacher.metadata["elapsed_s"]) for teacher in teachers)
-    policy.metadata["elapsed_s"] = f"{before_s + time.monotonic() - begun_s:.1f}"
+    policy.metadata["elapsed_s"] = f"{before_s + distillation.threads * (time.monotonic() - begun_s):.1f}"
     return policy
