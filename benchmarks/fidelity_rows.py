@@ -37,7 +37,7 @@ BARS = {
 }
 """Of the median error over policy × load cells; twice the noise, where that is more."""
 
-GAINS = {"fifo-swap": 0.30, "lru-keepalive": 0.15}
+GAINS = {"fifo-swap": 0.30, "lru-keepalive": 0.15, "cost-greedy": 0.08}
 """How much lower the learned policy's mean response must be, on the committed scenario."""
 
 Evaluations = Mapping[float, Evaluation]
@@ -136,6 +136,8 @@ def gain_rows(engine: str, found: Evaluations, learned: str = "learned") -> list
     own = max(found)
     for load, evaluation in sorted(found.items(), reverse=True):
         for baseline, bar in GAINS.items():
+            if baseline == learned:
+                continue
             real = paired_change(evaluation.real[learned], evaluation.real[baseline])
             ours = paired_change(evaluation.simulated[learned], evaluation.simulated[baseline])
             ends = None if math.isnan(ours["low"]) else f" ({-ours['high']:.1%} to {-ours['low']:.1%})"

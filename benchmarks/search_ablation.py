@@ -33,7 +33,7 @@ __all__ = ["VARIANTS", "Variant", "run"]
 
 CELLS = (Cell("two-gpu-unequal", 0.7), Cell("laptop", 0.7), Cell("paper-a6000", 0.7), Cell("drift", 0.9))
 SEEDS = SEED_RANGES["explanation"][:20]
-GENERATIONS, TRAININGS = 120, 3
+GENERATIONS, TRAININGS = 60, 2
 QUICK_CELLS, QUICK_SEEDS, QUICK_GENERATIONS = 2, 8, 15
 
 UNTRAINED = Prior()
