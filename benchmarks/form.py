@@ -18,7 +18,7 @@ from rich.table import Table
 from shunter.files import finite, write_json
 from shunter.profiling.fingerprint import hardware
 
-__all__ = ["Row", "at_least", "at_most", "main", "reported"]
+__all__ = ["Row", "at_least", "at_most", "main", "reported", "without_place"]
 
 _ROOT = Path(__file__).parents[1]
 
@@ -95,7 +95,7 @@ def main(
         arguments = sys.argv[1:] if argv is None else argv
         record = {
             "benchmark": name,
-            "command": shlex.join(["python", "-m", f"benchmarks.{name}", *map(_without_place, arguments)]),
+            "command": shlex.join(["python", "-m", f"benchmarks.{name}", *map(without_place, arguments)]),
             "commit": _commit(),
             "machine": hardware(),
             "started_at": started.isoformat(timespec="seconds"),
@@ -107,9 +107,10 @@ def main(
     return 0 if all(row.ok is not False for row in rows) else 1
 
 
-def _without_place(argument: str) -> str:
+def without_place(argument: str) -> str:
     """An argument as results name it: of a path that holds on one machine alone, the name is left."""
-    return Path(argument).name if Path(argument).is_absolute() else argument
+    option, equals, value = argument.rpartition("=")
+    return f"{option}{equals}{Path(value).name}" if Path(value).is_absolute() else argument
 
 
 def _commit() -> str:

@@ -18,11 +18,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from benchmarks.form import without_place
 from benchmarks.policy_cells import LOADS, cell_world, cells
 from shunter.agents.registry import HEURISTICS
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
 from shunter.errors import BrokenFileError
+from shunter.files import write_json
 from shunter.train.tune_heuristic import Tuned, tune
 
 __all__ = ["TUNED", "Baselines", "read_tuned"]
@@ -128,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     arguments = sys.argv[1:] if argv is None else argv
     record = {
-        "command": shlex.join(["python", "-m", "benchmarks.policy_tuning", *arguments]),
+        "command": shlex.join(["python", "-m", "benchmarks.policy_tuning", *map(without_place, arguments)]),
         "scenarios": list(dict.fromkeys(cell.scenario for cell in where)),
         "loads": list(LOADS),
         "seeds": list(seeds),
@@ -136,8 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "score": "geometric mean over cells and seeds of the mean response, s",
         "heuristics": found,
     }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(options.json, record)
     return 0
 
 

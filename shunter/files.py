@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from shunter.errors import ShunterError
 
-__all__ = ["finite", "replaced", "unwritable", "write_json", "write_text"]
+__all__ = ["finite", "remove_leftovers", "replaced", "unwritable", "write_bytes", "write_json", "write_text"]
 
 
 @contextmanager
@@ -20,24 +23,50 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a file beside a path to write to, which then takes its place.
 
     Readers see the old file or the new one, which is on the disk when this ends; if writing fails, nothing
-    has changed. Folders are created.
+    has changed. Folders are created, links followed, and what killed processes left half-written is removed.
+    What is no file, like a pipe, is written to as it is.
 
     Raises:
         ShunterError: The disk is full, or the place cannot be written to.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file() and not path.is_dir():
+            yield path
+            return
+        whole = path.resolve()
+        temporary = whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(whole)
         try:
             yield temporary
             _sync(temporary)
-            os.replace(temporary, path)
-            _sync(path.parent)
+            os.replace(temporary, whole)
+            _sync(whole.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes half-written files that killed processes left beside a file."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        pid = leftover.name.split(".")[-2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            with suppress(FileNotFoundError):  # somebody else removed it
+                leftover.unlink()
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Writes bytes; returns the path.
+
+    Raises:
+        ShunterError: As ``replaced``.
+    """
+    with replaced(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -46,9 +75,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     Raises:
         ShunterError: As ``replaced``.
     """
-    with replaced(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return Path(path)
+    return write_bytes(path, text.encode())
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:

@@ -92,7 +92,8 @@ class Watched:
         is_free = ~np.isin(here["model"], list(busy)) | (here["home"] == device) | (waited_ns > 2 * guard_ns)
         fits = world.tables.level_ok[device].any(axis=-1)[here["model"]]
         left = here[(waited_ns > guard_ns) & is_free & fits]
-        return int(left["model"][left["progress_ns"].argmin()]) if len(left) else -1
+        first = np.lexsort((left["id"], left["progress_ns"]))
+        return int(left["model"][first[0]]) if len(left) else -1
 
 
 def claimable(state: State, device: int) -> Records:

@@ -54,6 +54,25 @@ def test_the_new_file_is_on_the_disk_before_it_takes_the_place(
     assert calls == ["sync", "replace", "sync"]
 
 
+def test_links_are_followed_and_pipes_written_to(tmp_path: Path) -> None:
+    target = write_text(tmp_path / "target", "old")
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    write_text("/dev/null", "nothing")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    dead, alive = tmp_path / ".a[b].4194305.tmp", tmp_path / f".a[b].{os.getppid()}.tmp"
+    for left in (dead, alive):
+        left.write_text("half")
+    write_text(tmp_path / "a[b]", "whole")
+    assert sorted(tmp_path.iterdir()) == [alive, tmp_path / "a[b]"]
+
+
 def test_numbers_that_json_does_not_know_are_null() -> None:
     assert finite({"a": [1.0, float("inf")], "b": (float("nan"), "x")}) == {
         "a": [1.0, None],
@@ -67,7 +86,7 @@ def test_no_other_code_puts_files_in_place_by_itself() -> None:
         "files.py",
         "profiling/synthetic.py",
         "profiling/synthetic_safetensors.py",
-        "train/seeds.py",
+        "train/seeds.py",  # in the folder of a worker
     }
     writing = {"write_text", "write_bytes", "rename", "replace"}
     found = set()

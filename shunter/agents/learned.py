@@ -26,7 +26,7 @@ from shunter.agents.weights import Arrays, layer_shapes, to_vector, width_of
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION
 from shunter.envs.fields import checked
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.files import replaced
+from shunter.files import write_bytes
 
 __all__ = ["POLICY_FORMAT", "Arrays", "LearnedPolicy", "softsign"]
 
@@ -164,8 +164,7 @@ class LearnedPolicy(ScoringPolicy):
             **{key: json.dumps(names) for key, names in NAMES.items()},
             "name": self.name,
         }
-        with replaced(path) as temporary:
-            safetensors.numpy.save_file(self.weights, temporary, metadata=header)
+        write_bytes(path, safetensors.numpy.save(self.weights, metadata=header))
 
     @classmethod
     def load(cls, path: str | Path) -> LearnedPolicy:
@@ -192,7 +191,7 @@ class LearnedPolicy(ScoringPolicy):
                 raise VersionError(path, what, header.get(what), want)
         for key, names in NAMES.items():
             said = header.get(key, "" if key == "features" else json.dumps(names))
-            if said != json.dumps(names):
+            if said not in (json.dumps(names), ",".join(names)):  # as PPO wrote them once
                 why = f"its metadata {key} must be those of this version, in their order"
                 raise BrokenFileError(path, why)
         _check_shapes(path, weights)

@@ -21,7 +21,7 @@ from shunter.agents.prior import OTHERS_BUSY, PENDING, PRIOR_INPUT, SHORTLIST, P
 from shunter.agents.weights import Arrays
 from shunter.envs.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION, feature
 from shunter.errors import ShunterError
-from shunter.files import replaced
+from shunter.files import write_bytes
 
 __all__ = ["export_onnx"]
 
@@ -46,8 +46,7 @@ def export_onnx(policy: LearnedPolicy, path: str | Path) -> None:
     _scores(graph, policy)
     model = graph.model(policy)
     onnx.checker.check_model(model, full_check=True)
-    with replaced(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+    write_bytes(path, model.SerializeToString())
 
 
 def _scores(g: _Graph, policy: LearnedPolicy) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,5 +213,6 @@ def _renamed(raw: pd.DataFrame, columns: Mapping[str, str], path: Path) -> pd.Da
 
 
 def _open_text(path: Path, mode: str) -> Any:
-    opener = gzip.open if ".gz" in path.suffixes else open  # also while a file is written under another name
+    name = re.sub(r"\.\d+\.tmp$", "", path.name)  # as ``shunter.files.replaced`` calls it until it is whole
+    opener = gzip.open if name.endswith(".gz") else open
     return opener(path, mode, encoding="utf-8")

@@ -17,7 +17,7 @@ from shunter.eval.perfetto import perfetto_trace
 from shunter.eval.report import write_report
 from shunter.eval.timeline import read_timeline
 from shunter.eval.tracking import Tracker
-from shunter.files import finite, replaced, write_json
+from shunter.files import finite, replaced, write_bytes, write_json
 from shunter.models.performance import PerformanceModel
 
 __all__ = ["FILES", "log_evaluation", "save_evaluation"]
@@ -117,5 +117,4 @@ def _write_traces(evaluation: Evaluation, folder: Path) -> None:
     for run in (runs[0] for runs in (evaluation.real or evaluation.simulated).values() if runs):
         name = re.sub(r"[^\w.=-]", "_", f"{run.policy}-{run.seed}-{run.world}")
         trace = json.dumps(perfetto_trace(read_timeline(run.log.frame())), allow_nan=False)
-        with replaced(folder / f"{name}.json.gz") as temporary:
-            temporary.write_bytes(gzip.compress(trace.encode(), compresslevel=5, mtime=0))
+        write_bytes(folder / f"{name}.json.gz", gzip.compress(trace.encode(), compresslevel=5, mtime=0))

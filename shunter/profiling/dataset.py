@@ -6,14 +6,12 @@ fit the rows beside them. Files of older schema versions are read as ``schema.up
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -31,7 +29,7 @@ from shunter.profiling.schema import (
 )
 from shunter.profiling.versioned_parquet import FileKind, read_versioned_parquet, stamped
 
-__all__ = ["append_rows", "read_dataset", "remove_leftovers", "write_dataset"]
+__all__ = ["append_rows", "read_dataset", "write_dataset"]
 
 _KIND = FileKind(
     "profile dataset",
@@ -98,13 +96,3 @@ def append_rows(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]])
     both = pd.concat([known, fresh], ignore_index=True) if len(known) else fresh.reset_index(drop=True)
     write_dataset(both, path)
     return both.assign(is_outlier=flag_outliers(both))
-
-
-def remove_leftovers(path: str | os.PathLike[str]) -> None:
-    """Removes half-written files that killed processes left beside a dataset."""
-    path = Path(path)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        pid = leftover.name.split(".")[-2]
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            with contextlib.suppress(FileNotFoundError):  # somebody else removed it
-                leftover.unlink()

@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from shunter.errors import BrokenFileError, InputError, ShunterError, VersionError
-from shunter.files import unwritable
-from shunter.profiling.dataset import append_rows, remove_leftovers
+from shunter.files import remove_leftovers, unwritable
+from shunter.profiling.dataset import append_rows
 from shunter.profiling.schema import COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION, filled_since
 
 __all__ = ["Journal", "journal_path"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from shunter.errors import BrokenFileError
-from shunter.files import replaced
+from shunter.files import write_bytes
 from shunter.train.search_checkpoint import check_settings
 
 __all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
@@ -46,8 +47,9 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Writes a checkpoint, whole or not at all."""
     content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
     content["best"] = {key: torch.from_numpy(value) for key, value in checkpoint.best.items()}
-    with replaced(path) as temporary:
-        torch.save(content, temporary)
+    held = io.BytesIO()
+    torch.save(content, held)
+    write_bytes(path, held.getvalue())
 
 
 def read_checkpoint(path: Path, settings: dict[str, Any]) -> Checkpoint:

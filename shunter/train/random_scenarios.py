@@ -2,7 +2,7 @@
 
 They are put together from the GPUs, models and lengths of the library's training scenarios, so what is held
 out there is held out here too. Every other one is of the ordinary kind; the others take turns among families
-of demand so skewed that a policy trained without them starves whom it should serve and copies nothing.
+without which a policy starves whom it should serve, copies nothing, or is lost where requests are few.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from shunter.errors import BrokenFileError, InputError
-from shunter.files import replaced
+from shunter.files import write_bytes
 
 __all__ = ["SearchCheckpoint", "check_settings", "read_search", "write_search"]
 
@@ -36,8 +36,7 @@ class SearchCheckpoint:
 def write_search(checkpoint: SearchCheckpoint, path: Path) -> None:
     """Writes a checkpoint, whole or not at all."""
     state = json.dumps(checkpoint.state)
-    with replaced(path) as temporary:
-        safetensors.numpy.save_file(checkpoint.arrays, temporary, metadata={"state": state})
+    write_bytes(path, safetensors.numpy.save(checkpoint.arrays, metadata={"state": state}))
 
 
 def read_search(path: Path, settings: dict[str, Any]) -> SearchCheckpoint:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from shunter.agents.learned import LearnedPolicy
 from shunter.envs.seed_ranges import SEED_RANGES
 from shunter.envs.world import World
-from shunter.files import replaced
+from shunter.files import write_bytes
 from shunter.jobs import Job, Report
 from shunter.train.algorithms import train_policy
 from shunter.train.result import Curve, OnProgress, TrainResult
@@ -103,8 +103,7 @@ class SeedTraining(Job):
     def heard(self, message: _Progress) -> None:
         """Keeps a checkpoint and tells of progress."""
         if message.checkpoint is not None:
-            with replaced(self.checkpoint) as temporary:
-                temporary.write_bytes(message.checkpoint)
+            write_bytes(self.checkpoint, message.checkpoint)
         self.on_progress(message.share, message.point)
 
     def done(self, value: TrainResult) -> None:

@@ -48,8 +48,8 @@ class EvolutionSettings:
         generations: How many there are, whatever their time; 0: by ``minutes``.
         seed: Of perturbations and training workloads.
         pairs: Mirrored perturbations of a generation.
-        episodes: Request sequences that each of them plays in each world; of sequences of fewer than 400
-            requests so many more.
+        episodes: Request sequences that each of them plays in each world; of short ones more, so that they
+            hold about 400 requests.
         worlds: That a generation plays in at most, drawn anew each time.
         sigma: Standard deviation of perturbations.
         learning_rate: Of Adam, at first; it falls linearly to a fifth.
@@ -197,7 +197,7 @@ class DistillSettings:
         width: Of the student's layers.
         rounds: Of showing and learning; from the second on, the student makes half of the decisions.
         decisions: That each world shows in a round.
-        episodes: Request sequences that these are spread over.
+        episodes: Request sequences that these are spread over; of short ones more, as in a search.
         passes: Over all that was shown so far, in each round.
         batch_size: Decisions per gradient step.
         learning_rate: Of Adam, at first; it falls to a hundredth along a cosine.

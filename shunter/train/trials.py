@@ -65,7 +65,7 @@ def score_of(world: World) -> Score:
 
 
 def episodes_of(world: World, episodes: int) -> int:
-    """How many request sequences to play where so many of ordinary length are asked for."""
+    """How many request sequences to play where so many of ``ENOUGH`` requests are asked for."""
     return episodes * max(1, ENOUGH // world.scenario.workload.requests)
 
 

@@ -170,6 +170,8 @@ def test_specialists_and_what_they_teach(folder: Path, capsys: pytest.CaptureFix
         "fake.safetensors",
         "other.safetensors",
     }
+    registered = mlflow.MlflowClient().search_registered_models()
+    assert not {"shunter-fake", "shunter-other"} & {model.name for model in registered}
     policy = LearnedPolicy.load("g.safetensors")
     training = training_of(policy)
     assert training is not None

@@ -110,6 +110,19 @@ def test_without_it_the_rare_model_waits_longer() -> None:
     assert waits_s(free, "m1").max() > 30
 
 
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_of_two_who_waited_equally_long_the_first_to_arrive_is_served_first(order: tuple[int, int]) -> None:
+    model = np.array([0] * 120 + [*order])
+    arrival_ns = np.array([round(0.25e9 * k) for k in range(120)] + [round(1e9)] * 2)
+    at = np.argsort(arrival_ns, kind="stable")
+    requests = Requests(arrival_ns[at], model[at], np.full(122, 64), np.full(122, 60))
+    policy = Watched(make_policy("sjf"))
+    run = run_on(one_at_a_time(3, 4.0), requests, policy)
+    first, second = (float(waits_s(run, f"m{m}").iloc[0]) for m in order)
+    assert 4.0 < first < second
+    assert policy.begun >= 2
+
+
 def test_two_overdue_models_do_not_evict_each_other_before_they_served() -> None:
     """Whatever has arrived when a model's turn comes is served before anything else is loaded."""
     steady = [(0.25 * k, 0, 60) for k in range(240)]
