@@ -11,8 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from shunter.errors import BrokenFileError, InputError
-from shunter.files import write_json
-from shunter.profiling.dataset import remove_leftovers
+from shunter.files import remove_leftovers, write_json
 from shunter.profiling.plan import model_facts
 from shunter.profiling.preemption_plan import PreemptionPlan
 from shunter.profiling.preemption_rows import PreemptionFile
