@@ -58,7 +58,8 @@ class Prior(NamedTuple):
 def greedy_prior(candidates: NDArray[Any], prior: Prior) -> Scores:
     """Untrained scores: log rates of serving, low constants for waiting and prefetching, log losses.
 
-    Of prefetches, what is asked for most per second of loading comes first.
+    Of prefetches, what is asked for most per second of loading comes first. Waiting comes before what serves
+    less than a twentieth of a request in a time scale, as second copies may.
 
     Args:
         candidates: (..., F).

@@ -10,6 +10,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from shunter.agents.cost_greedy import CostGreedy
 from shunter.agents.learned import LearnedPolicy
 from shunter.agents.prior import PRIOR, Prior, greedy_prior, shortlist
 from shunter.agents.weights import to_vector, untrained_weights, width_of
@@ -152,10 +153,12 @@ def test_training_from_a_searched_policy_changes_its_linear_part(fake_world: Wor
     assert np.isfinite(to_vector(trained)).all()
 
 
-def test_untrained_and_blind_to_other_devices_it_is_tuned_cost_greedy(fake_world: World) -> None:
-    blind = Prior(PRIOR.load_weight, PRIOR.reload_weight, PRIOR.copy_share, elsewhere=0.0)
+def test_untrained_and_blind_to_other_devices_it_is_cost_greedy(fake_world: World) -> None:
+    """Where copies count as much as in a training; of those that count less it would rather wait."""
+    greedy = CostGreedy(PRIOR.load_weight, PRIOR.reload_weight, Prior().copy_share)
+    blind = Prior(PRIOR.load_weight, PRIOR.reload_weight, Prior().copy_share, elsewhere=0.0)
     untrained = LearnedPolicy("untrained", untrained_weights(blind), {})
-    a, b = simulate(fake_world, untrained, 0), simulate(fake_world, PRIOR, 0)
+    a, b = simulate(fake_world, untrained, 0), simulate(fake_world, greedy, 0)
     np.testing.assert_array_equal(a.requests.finish_s, b.requests.finish_s)
 
 
