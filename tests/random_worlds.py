@@ -11,10 +11,14 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from shunter.agents.base import Policy
 from shunter.envs.scenario import Scenario
 from shunter.envs.scenario_objective import with_objective
+from shunter.envs.state import Requests
 from shunter.envs.tables import make_tables
 from shunter.envs.world import World
+from shunter.eval.plants import SimulatedPlant
+from shunter.eval.runs import Run, run_policy
 from tests.fake_executor import TableDurations
 
 ARRIVALS: list[dict[str, Any]] = [
@@ -182,3 +186,15 @@ def filled_host(world: World) -> OrderedDict[str, float]:
         if total <= float(world.tables.host_bytes[0]):
             host[model.name] = float(size)
     return host
+
+
+def run_on(world: World, requests: Requests, policy: Policy) -> Run:
+    """What a policy does with these requests in simulation."""
+    return run_policy(
+        world,
+        requests,
+        policy,
+        seed=0,
+        make_plant=lambda on_end: SimulatedPlant(world, requests, on_end),
+        world_name="simulated",
+    )

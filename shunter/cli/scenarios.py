@@ -87,7 +87,7 @@ def scenarios_show(
     console.print(_residency_table(table).to_rich())
     say(console, _guard_line(world))
     shown = {"scenario": loaded.model_dump(mode="json"), "residency": table.to_dict(orient="records")}
-    guard = {"guard_s": _finite(world.guard_s), "guard_feasible": world.guard_feasible}
+    guard = {"guard_s": world.guard_s, "guard_feasible": world.guard_feasible}
     if json_path is not None:
         write_json(json_path, finite({**shown, **guard}))
 
@@ -116,7 +116,7 @@ def scenarios_check(
     world = make_world(scenario, performance_of(scenario, performance))
     workload = world.scenario.workload
     result: dict[str, Any] = {"scenario": world.scenario.name, "rate_per_s": world.rate_per_s}
-    result["utilisation"] = [[_finite(u) for u in row] for row in utilisation(world, world.rate_per_s)]
+    result["utilisation"] = utilisation(world, world.rate_per_s).tolist()
     console.print(_utilisation_table(world).to_rich())
     if workload.closed_loop is not None:
         say(console, "closed loop: its users slow themselves down, so that it has no capacity")
@@ -217,7 +217,3 @@ def _utilisation_table(world: World) -> ReportTable:
     columns = ("device", *(f"level {k + 1}" for k in range(shares.shape[1])))
     note = "At the scenario's rate, spread evenly, one request at a time: batching lowers it, swaps raise it."
     return ReportTable("Estimated utilisation, by the level of all models", columns, rows, note)
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -16,6 +16,7 @@ from shunter.eval.fidelity_operations import OperationFidelity, operation_fideli
 from shunter.eval.metrics import request_times
 from shunter.eval.ranking import Ranking, rank
 from shunter.eval.runs import Run
+from shunter.files import finite
 
 __all__ = [
     "QUANTITIES",
@@ -135,7 +136,7 @@ class Fidelity:
                 row.update(real=pair.real._asdict(), simulated=pair.simulated._asdict())
                 row.update(significant=pair.significant, agrees=pair.agrees)
             ranking.update(significant=self.ranking.significant, agreeing=self.ranking.agreeing)
-        cleaned: dict[str, Any] = _without_nan(plain)
+        cleaned: dict[str, Any] = finite(plain)
         return cleaned
 
     def summary(self) -> dict[str, float]:
@@ -295,11 +296,3 @@ def _notes(real: Runs, loads: Sequence[PolicyLoad], pairs: int, left_out: int) -
         yield f"saturated, where a queue amplifies every error: {', '.join(saturated)}"
     if left_out:
         yield f"operations of {left_out} runs were left out: their logs hold failures"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.sim_worlds import synthetic_world
-from shunter.agents.base import Policy
 from shunter.agents.registry import make_policy
 from shunter.envs.durations import fill_times
 from shunter.envs.dynamics import apply
@@ -24,11 +23,10 @@ from shunter.envs.scheduling import SchedulingEnv
 from shunter.envs.state import Requests, in_use
 from shunter.envs.world import World, make_world
 from shunter.errors import InputError
-from shunter.eval.plants import SimulatedPlant
-from shunter.eval.runs import Run, run_policy, simulate
+from shunter.eval.runs import Run, simulate
 from tests.fake_executor import execute
 from tests.guarded import Watched
-from tests.random_worlds import ByName, worlds
+from tests.random_worlds import ByName, run_on, worlds
 
 POLICIES = ("cost-greedy", "sjf", "lru-keepalive", "random")
 A_WHILE_S = 0.2
@@ -56,17 +54,6 @@ def arriving(*rows: tuple[float, int, int]) -> Requests:
     """Requests by arrival in seconds, model and decode tokens."""
     at_s, model, tokens = (np.array(column) for column in zip(*sorted(rows), strict=True))
     return Requests(np.round(at_s * 1e9).astype(np.int64), model, np.full(len(model), 64), tokens)
-
-
-def run_on(world: World, requests: Requests, policy: Policy) -> Run:
-    return run_policy(
-        world,
-        requests,
-        policy,
-        seed=0,
-        make_plant=lambda on_end: SimulatedPlant(world, requests, on_end),
-        world_name="simulated",
-    )
 
 
 def waits_s(run: Run, model: str) -> pd.Series:

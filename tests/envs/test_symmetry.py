@@ -10,26 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shunter.envs.scenario import Model
-from shunter.envs.state import Requests
 from shunter.envs.tables import Tables
 from shunter.envs.world import World
-from shunter.eval.plants import SimulatedPlant
-from shunter.eval.runs import Run, run_policy
-from tests.random_worlds import ByName, worlds
+from shunter.eval.runs import Run
+from tests.random_worlds import ByName, run_on, worlds
 
 _BY_MODEL = ("weight_bytes",)
 _BY_DEVICE_AND_MODEL = ("level", "prefill_s", "step_s", "kv_save_s", "kv_restore_s", "offload_sensitivity")
-
-
-def run_on(world: World, requests: Requests, policy: ByName) -> Run:
-    return run_policy(
-        world,
-        requests,
-        policy,
-        seed=0,
-        make_plant=lambda on_end: SimulatedPlant(world, requests, on_end),
-        world_name="simulated",
-    )
 
 
 def with_models(world: World, order: list[int]) -> World:
