@@ -19,17 +19,17 @@ import psutil
 from benchmarks.form import Row, at_most, main, reported
 from shunter.agents.registry import make_policy
 from shunter.catalog.models import get_model, scaled_model
-from shunter.envs.scenario import Scenario
-from shunter.envs.world import World, make_world
-from shunter.eval.chaos import Chaos
-from shunter.eval.memory import tree_pss_bytes
-from shunter.eval.real import bind_footprints, open_engines, run_real
-from shunter.eval.runs import Run
+from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.world.world import World, make_world
+from shunter.eval.execution.chaos import Chaos
+from shunter.eval.execution.memory import tree_pss_bytes
+from shunter.eval.execution.real import bind_footprints, open_engines, run_real
+from shunter.eval.execution.runs import Run
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.plan import SweepSettings
-from shunter.profiling.sweep import profile_models
-from shunter.profiling.synthetic import write_checkpoint
+from shunter.profiling.checkpoints.synthetic import write_checkpoint
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.sweep.plan import SweepSettings
+from shunter.profiling.sweep.sweep import profile_models
 
 __all__ = ["answers", "chaos_rows", "run"]
 

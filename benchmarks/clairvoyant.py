@@ -14,11 +14,11 @@ from benchmarks.form import Row, main, reported
 from benchmarks.instances import INSTANCES, Instance
 from shunter.agents.base import Policy
 from shunter.agents.registry import HEURISTICS, STATE_POLICIES, make_policy
-from shunter.envs.state import Requests
-from shunter.envs.world import World
-from shunter.eval.clairvoyant import Clairvoyant, solve
-from shunter.eval.plants import SimulatedPlant
-from shunter.eval.runs import run_policy
+from shunter.envs.state.state import Requests
+from shunter.envs.world.world import World
+from shunter.eval.bounds.clairvoyant import Clairvoyant, solve
+from shunter.eval.execution.plants import SimulatedPlant
+from shunter.eval.execution.runs import run_policy
 
 __all__ = ["response_s", "run"]
 

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from benchmarks.form import Row, at_least, at_most, main, reported
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.base import Scores
-from shunter.agents.compiled_policy import TIE
-from shunter.agents.inputs import KINDS
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import PENDING, SHORTLIST, Prior
-from shunter.agents.weights import from_vector, to_vector, untrained_weights
-from shunter.envs.features import CONTEXT_TABLE, FEATURE_TABLE, Feature, feature
-from shunter.envs.world import World, make_world
-from shunter.train.trials import Trials
+from shunter.agents.learned.compiled import TIE
+from shunter.agents.learned.inputs import KINDS
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import PENDING, SHORTLIST, Prior
+from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights
+from shunter.envs.observation.features import CONTEXT_TABLE, FEATURE_TABLE, Feature, feature
+from shunter.envs.world.world import World, make_world
+from shunter.train.search.trials import Trials
 
 BARS = {0: 150e3, 16: 60e3, 64: None}
 """Decisions per second and core, by the network's width."""

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from benchmarks.form import Row, at_most, main, reported
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.base import Policy
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import Prior
-from shunter.agents.weights import untrained_weights
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.world import World, make_world
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.weights import untrained_weights
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.world.world import World, make_world
 from shunter.train.settings import DistillSettings
 
 BAR_MS = 1.0

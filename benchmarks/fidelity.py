@@ -20,7 +20,7 @@ from benchmarks.fidelity_rows import drift_rows, error_rows, gain_rows, order_ro
 from benchmarks.fidelity_runs import RealRuns
 from benchmarks.form import Row, main, reported
 from shunter.errors import UnknownNameError
-from shunter.eval.fidelity_tables import fidelity_markdown
+from shunter.eval.fidelity.tables import fidelity_markdown
 
 __all__ = ["run"]
 

@@ -15,23 +15,23 @@ import pandas as pd
 
 from benchmarks.fidelity_runs import Job, RealRuns
 from shunter.agents.base import Policy
-from shunter.agents.learned import LearnedPolicy
+from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.registry import HEURISTICS, make_policy
 from shunter.catalog.models import get_model, scaled_model
-from shunter.envs.scenario import load_scenario
-from shunter.envs.scenario_library import write_capacity
-from shunter.envs.world import World, make_world, with_footprints
-from shunter.eval.capacity import SEEDS as CAPACITY_SEEDS
-from shunter.eval.capacity import capacity
+from shunter.envs.scenario.library import write_capacity
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.world.world import World, make_world, with_footprints
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.real import bind_footprints, open_engines
-from shunter.eval.replay import replay_predicted
-from shunter.eval.runs import simulate
+from shunter.eval.execution.real import bind_footprints, open_engines
+from shunter.eval.execution.runs import simulate
+from shunter.eval.fidelity.replay import replay_predicted
+from shunter.eval.metrics.capacity import SEEDS as CAPACITY_SEEDS
+from shunter.eval.metrics.capacity import capacity
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.plan import SweepSettings
-from shunter.profiling.sweep import profile_models
-from shunter.profiling.synthetic import bytes_per_weight, write_checkpoint
+from shunter.profiling.checkpoints.synthetic import bytes_per_weight, write_checkpoint
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.sweep.plan import SweepSettings
+from shunter.profiling.sweep.sweep import profile_models
 from shunter.train.algorithms import train_policy
 from shunter.train.settings import EvolutionSettings
 

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.form import Row, at_least, at_most, reported
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.fidelity_operations import operation_fidelity
-from shunter.eval.metrics import paired_change
-from shunter.eval.runs import Run
+from shunter.eval.execution.runs import Run
+from shunter.eval.fidelity.operations import operation_fidelity
+from shunter.eval.metrics.metrics import paired_change
 
 __all__ = [
     "BARS",

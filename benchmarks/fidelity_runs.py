@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shunter.agents.base import Policy
-from shunter.envs.world import World
+from shunter.engines.base import EngineError
+from shunter.envs.world.world import World
 from shunter.errors import InputError
-from shunter.eval.event_log import EventLog, read_event_log, write_event_logs
-from shunter.eval.real import open_engines, run_real
-from shunter.eval.recorded import recorded_run
-from shunter.eval.runs import Run, as_repeat
-from shunter.eval.station import Station
-from shunter.profiling.engines.base import EngineError
+from shunter.eval.execution.event_log import EventLog, read_event_log, write_event_logs
+from shunter.eval.execution.real import open_engines, run_real
+from shunter.eval.execution.recorded import recorded_run
+from shunter.eval.execution.runs import Run, as_repeat
+from shunter.eval.execution.station import Station
 
 __all__ = ["Job", "RealRuns"]
 

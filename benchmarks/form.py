@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shunter.files import finite, write_json
-from shunter.profiling.fingerprint import hardware
+from shunter.profiling.dataset.fingerprint import hardware
 
 __all__ = ["Row", "at_least", "at_most", "main", "reported", "without_place"]
 

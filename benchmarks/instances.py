@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from benchmarks.sim_worlds import synthetic_world
-from shunter.envs.state import Requests
-from shunter.envs.world import World
+from shunter.envs.state.state import Requests
+from shunter.envs.world.world import World
 
 __all__ = ["INSTANCES", "Instance", "small_world"]
 

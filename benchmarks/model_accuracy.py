@@ -23,14 +23,14 @@ from benchmarks.model_rivals import RIVALS
 from benchmarks.model_splits import AccuracySplit, read_split
 from benchmarks.model_sweeps import COVERAGE_ROWS, coverage_row, split_rows, sweep_rows
 from benchmarks.profiling import own_sweeps
-from shunter.models.assessment import assess, target_rows
-from shunter.models.baselines import Predictor
-from shunter.models.card_errors import largest_errors
+from shunter.models.card.errors import largest_errors
 from shunter.models.performance import PerformanceModel
-from shunter.models.published import published_frame
-from shunter.models.scores import Score, score
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.reference import PAPER, read_reference
+from shunter.models.published.rows import published_frame
+from shunter.models.validation.assessment import assess, target_rows
+from shunter.models.validation.baselines import Predictor
+from shunter.models.validation.scores import Score, score
+from shunter.profiling.dataset.reference import PAPER, read_reference
+from shunter.profiling.dataset.table import read_dataset
 
 __all__ = ["held_out_cells", "preemption_cells", "run"]
 

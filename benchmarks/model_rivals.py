@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from shunter.models.baselines import Predictor
 from shunter.models.cells import sheet_names
 from shunter.models.performance import PerformanceModel
 from shunter.models.physics import rated_cells
+from shunter.models.validation.baselines import Predictor
 
 __all__ = ["RIVALS", "Roofline", "SheetRegressor"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shunter.models.published import published_frame
-from shunter.profiling.reference import read_reference
+from shunter.models.published.rows import published_frame
+from shunter.profiling.dataset.reference import read_reference
 
 __all__ = ["FOLDER", "AccuracySplit", "make_accuracy_splits", "read_split"]
 

@@ -9,10 +9,10 @@ import pandas as pd
 
 from benchmarks.form import Row, at_least, reported
 from benchmarks.profiling import error_rows
-from shunter.models.assessment import Validation, assess
 from shunter.models.performance import PerformanceModel
-from shunter.models.scores import Score
-from shunter.models.splits import SPLITS
+from shunter.models.validation.assessment import Validation, assess
+from shunter.models.validation.scores import Score
+from shunter.models.validation.splits import SPLITS
 
 __all__ = ["COVERAGE_ROWS", "coverage_row", "split_rows", "sweep_rows"]
 

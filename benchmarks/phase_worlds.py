@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from shunter.agents.base import Policy, is_, value
 from shunter.agents.registry import make_policy
-from shunter.envs.scenario import load_scenario
-from shunter.envs.world import World, make_world
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.world.world import World, make_world
 
 __all__ = ["WAYS", "KeepStarted", "Rule", "Setting", "one_level", "phase_world", "rules"]
 

@@ -40,10 +40,10 @@ from benchmarks.policy_rows import (
 from benchmarks.policy_runs import Contender, Job, file_digest, run_all
 from benchmarks.policy_tuning import Baselines, read_tuned
 from benchmarks.policy_wait_rows import guard_rows, longest_rows, starved_rows, wait_rows
-from shunter.agents.learned import LearnedPolicy
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.weights import untrained_weights
 from shunter.agents.registry import make_policy
-from shunter.agents.weights import untrained_weights
-from shunter.envs.seed_ranges import SEED_RANGES
+from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.errors import InputError, ShunterError
 
 __all__ = ["GENERALIST", "run"]

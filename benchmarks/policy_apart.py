@@ -20,12 +20,12 @@ from benchmarks.policy_cells import Cell
 from benchmarks.policy_results import Results
 from benchmarks.policy_rows import times_row
 from benchmarks.policy_runs import Contender, Job, run_all, source_digest
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.policy_file import training_of
+from shunter.agents.learned.file import training_of
+from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.registry import make_policy
-from shunter.envs.seed_ranges import SEED_RANGES
-from shunter.envs.world import World
-from shunter.eval.clairvoyant import Clairvoyant, solve
+from shunter.envs.workload.seed_ranges import SEED_RANGES
+from shunter.envs.world.world import World
+from shunter.eval.bounds.clairvoyant import Clairvoyant, solve
 from shunter.train.selection import mean_responses, paired_mean_change
 
 __all__ = ["clairvoyant_rows", "look_ahead_rows", "small_rows", "specialist_training_rows"]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from shunter.envs.scenario import load_scenario
-from shunter.envs.scenario_library import scenario_names
-from shunter.envs.workload import popularity
-from shunter.envs.world import World, make_world
+from shunter.envs.scenario.library import scenario_names
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.workload.draw import popularity
+from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
 
 __all__ = ["DRAIN", "LOADS", "Cell", "cell_world", "cells", "kinds"]

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.form import Row, at_least, at_most, reported
 from benchmarks.policy_cells import Cell, kinds
 from benchmarks.policy_results import MARGIN, CellVerdict, Comparison, Results
-from shunter.envs.scenario import load_scenario
+from shunter.envs.scenario.scenario import load_scenario
 
 __all__ = ["bar_rows", "baseline_rows", "cell_rows", "kind_rows", "lower_row", "slo_rows"]
 __all__ += ["specialist_rows", "times_row"]

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from benchmarks.policy_cells import DRAIN, Cell, cell_world
 from benchmarks.policy_waits import allowed_waits_s
 from shunter.agents.registry import make_policy
-from shunter.envs.scenario import load_scenario
-from shunter.envs.scenario_objective import Slo
-from shunter.envs.world import World
-from shunter.eval.batched import Batched, evaluate_batched
+from shunter.envs.scenario.objective import Slo
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.world.world import World
+from shunter.eval.execution.batched import Batched, evaluate_batched
 from shunter.files import write_text
-from shunter.train.tune_heuristic import task_digest
+from shunter.train.tune.heuristic import task_digest
 
 __all__ = ["Contender", "Figures", "Job", "Waits", "evaluate", "figures_of", "file_digest", "job_key"]
 __all__ += ["longest_waits", "run_all", "source_digest"]

@@ -21,11 +21,11 @@ from typing import Any
 from benchmarks.form import without_place
 from benchmarks.policy_cells import LOADS, cell_world, cells
 from shunter.agents.registry import HEURISTICS
-from shunter.envs.seed_ranges import SEED_RANGES
-from shunter.envs.world import World
+from shunter.envs.workload.seed_ranges import SEED_RANGES
+from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError
 from shunter.files import write_json
-from shunter.train.tune_heuristic import Tuned, tune
+from shunter.train.tune.heuristic import Tuned, tune
 
 __all__ = ["TUNED", "Baselines", "read_tuned"]
 

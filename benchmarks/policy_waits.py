@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 
 __all__ = ["ALLOWANCE", "allowed_waits_s", "beyond_guard_s"]
 

@@ -25,10 +25,10 @@ from benchmarks.policy_cells import DRAIN, cut_off
 from benchmarks.policy_runs import Figures, figures_of
 from benchmarks.policy_tuning import read_tuned
 from shunter.agents.registry import make_policy
-from shunter.envs.seed_ranges import SEED_RANGES
-from shunter.envs.world import World
-from shunter.eval.batched import evaluate_batched
-from shunter.eval.capacity import capacity
+from shunter.envs.workload.seed_ranges import SEED_RANGES
+from shunter.envs.world.world import World
+from shunter.eval.execution.batched import evaluate_batched
+from shunter.eval.metrics.capacity import capacity
 
 __all__ = ["Outcome", "Verdict", "judge", "run"]
 

@@ -20,16 +20,16 @@ from scipy import stats
 
 from benchmarks.form import Row, at_most, main, reported
 from shunter.catalog.models import get_model, scaled_model
+from shunter.engines.base import Engine
+from shunter.engines.caller.client import start_engine
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.conditions import Sensors
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.engines.base import Engine
-from shunter.profiling.measure import GroupRun, sweep_facts
-from shunter.profiling.metered import MeteredEngine
-from shunter.profiling.plan import SweepPlan, SweepSettings
-from shunter.profiling.sweep import SweepProgress, plan_models, run_sweep
-from shunter.profiling.synthetic import bytes_per_weight, write_checkpoint
-from shunter.profiling.worker import start_engine
+from shunter.profiling.checkpoints.synthetic import bytes_per_weight, write_checkpoint
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.meters.conditions import Sensors
+from shunter.profiling.meters.metered import MeteredEngine
+from shunter.profiling.sweep.measure import GroupRun, sweep_facts
+from shunter.profiling.sweep.plan import SweepPlan, SweepSettings
+from shunter.profiling.sweep.sweep import SweepProgress, plan_models, run_sweep
 
 __all__ = ["curve_difference", "error_rows", "interleaved", "overhead_row", "own_sweeps", "run"]
 

@@ -21,12 +21,12 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
 from benchmarks.form import Row, at_most, main, reported
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.envs.scenario import load_scenario
-from shunter.envs.scheduling import Observation, SchedulingEnv
-from shunter.envs.workload_spec import Workload
-from shunter.envs.world import World, make_world
-from shunter.train.vec_env import SchedulingVecEnv
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.envs.gym.scheduling import Observation, SchedulingEnv
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.scenario.workload import Workload
+from shunter.envs.world.world import World, make_world
+from shunter.train.ppo.vec_env import SchedulingVecEnv
 
 Choose = Callable[[SchedulingEnv, Observation], int]
 Seconds = NDArray[np.float64]

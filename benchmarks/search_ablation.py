@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from benchmarks.form import Row, main, reported
 from benchmarks.paired import paired
 from benchmarks.policy_cells import Cell, cell_world
-from shunter.agents.inputs import INPUTS, KINDS
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import PRIOR, Prior
-from shunter.agents.weights import untrained_weights
-from shunter.envs.seed_ranges import SEED_RANGES
-from shunter.envs.world import World
-from shunter.eval.batched import evaluate_batched
-from shunter.train.evolution import Search, train_evolution
+from shunter.agents.learned.inputs import INPUTS, KINDS
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import PRIOR, Prior
+from shunter.agents.learned.weights import untrained_weights
+from shunter.envs.workload.seed_ranges import SEED_RANGES
+from shunter.envs.world.world import World
+from shunter.eval.execution.batched import evaluate_batched
+from shunter.train.search.evolution import Search, train_evolution
 from shunter.train.settings import EvolutionSettings
 
 __all__ = ["VARIANTS", "Variant", "run"]

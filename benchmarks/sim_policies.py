@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.envs.compiled import jit
-from shunter.envs.features import feature
-from shunter.envs.randomness import uniform
+from shunter.envs.observation.features import feature
+from shunter.envs.sim.compiled import jit
+from shunter.envs.sim.randomness import uniform
 
 Features = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -25,7 +25,7 @@ UNUSED, PREEMPT = feature("unused_time"), feature("preempt_time")
 def cost_greedy(
     candidates: NDArray[np.float32], mask: NDArray[np.bool_], step: int, out: NDArray[np.int64]
 ) -> None:
-    """What ``shunter.agents.cost_greedy`` does."""
+    """What ``shunter.agents.heuristics.cost_greedy`` does."""
     for e in range(mask.shape[0]):
         best, top = 0, -np.inf
         for a in range(mask.shape[1]):

@@ -20,17 +20,17 @@ import numpy as np
 from benchmarks.form import Row, at_least, at_most, main, reported
 from benchmarks.sim_policies import Choose, cost_greedy, first_legal, random_legal
 from benchmarks.sim_worlds import synthetic_world
-from shunter.envs.batch import Batch
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.supply import environment_key
-from shunter.envs.world import World
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.sim.batch import Batch
+from shunter.envs.sim.supply import environment_key
+from shunter.envs.world.world import World
 
 FIRST_STEP = """
 import time
 from benchmarks.sim_worlds import synthetic_world
 world = synthetic_world(rate_per_s=0.4)
 begun_s = time.perf_counter()
-from shunter.envs.scheduling import SchedulingEnv
+from shunter.envs.gym.scheduling import SchedulingEnv
 env = SchedulingEnv(world=world)
 seen, _ = env.reset(seed=0)
 env.step(int(seen["action_mask"].argmax()))

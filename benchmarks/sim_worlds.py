@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from shunter.envs.lengths import length_pairs, remaining_tokens
-from shunter.envs.scenario import Scenario
-from shunter.envs.tables import make_tables
-from shunter.envs.world import World
+from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.state.tables import make_tables
+from shunter.envs.workload.lengths import length_pairs, remaining_tokens
+from shunter.envs.world.world import World
 
 DEVICE_BYTES, DEVICE_BYTES_PER_S, HOST_BYTES_PER_S, BUS_BYTES_PER_S = 32e9, 430e9, 60e9, 5e9
 WEIGHT_BYTES = np.array([4.7e9, 19e9, 29.5e9, 6.2e9, 16.4e9, 28e9])

@@ -21,9 +21,9 @@ from typing import Any
 from benchmarks.form import Row, main, reported
 from benchmarks.sim_speed import Runner
 from benchmarks.sim_worlds import synthetic_world
-from shunter.envs.traces import read_trace, write_trace
-from shunter.envs.workload_spec import Replay, Workload
-from shunter.envs.world import World
+from shunter.envs.scenario.workload import Replay, Workload
+from shunter.envs.workload.traces import read_trace, write_trace
+from shunter.envs.world.world import World
 
 VARIABLE = "VIDUR_PYTHON"
 TRACE = "azure2023_conv.csv.gz"

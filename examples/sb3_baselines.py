@@ -14,11 +14,11 @@ from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
 from shunter.agents.registry import make_policy
-from shunter.envs.world import make_world
-from shunter.eval.metrics import summarize
-from shunter.eval.runs import simulate
+from shunter.envs.world.world import make_world
+from shunter.eval.execution.runs import simulate
+from shunter.eval.metrics.metrics import summarize
+from shunter.train.ppo.vec_env import SchedulingVecEnv
 from shunter.train.validation import cut_off_late
-from shunter.train.vec_env import SchedulingVecEnv
 
 ALGORITHMS = {
     "PPO": (PPO, {"n_steps": 32, "batch_size": 512}),

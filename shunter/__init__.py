@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shunter.agents.registry import make_policy
-    from shunter.envs.world import make_world
+    from shunter.envs.world.world import make_world
     from shunter.eval.evaluation import evaluate
-    from shunter.eval.real import open_engines
+    from shunter.eval.execution.real import open_engines
     from shunter.models.performance import PerformanceModel
-    from shunter.profiling.dataset import read_dataset
-    from shunter.profiling.sweep import profile_models
+    from shunter.profiling.dataset.table import read_dataset
+    from shunter.profiling.sweep.sweep import profile_models
     from shunter.train.algorithms import train_policy
     from shunter.train.settings import EvolutionSettings, PpoSettings
 
@@ -43,10 +43,10 @@ _HOME = {
     "PpoSettings": "shunter.train.settings",
     "evaluate": "shunter.eval.evaluation",
     "make_policy": "shunter.agents.registry",
-    "make_world": "shunter.envs.world",
-    "open_engines": "shunter.eval.real",
-    "profile_models": "shunter.profiling.sweep",
-    "read_dataset": "shunter.profiling.dataset",
+    "make_world": "shunter.envs.world.world",
+    "open_engines": "shunter.eval.execution.real",
+    "profile_models": "shunter.profiling.sweep.sweep",
+    "read_dataset": "shunter.profiling.dataset.table",
     "train_policy": "shunter.train.algorithms",
 }
 

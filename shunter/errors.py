@@ -10,7 +10,7 @@
         ├── PluginError         a third party's package does not keep its promise; names the package
         └── PolicyError         a policy cannot decide; names the policy and what it raised
 
-Failures of an engine are ``shunter.profiling.engines.base.EngineError``: that module also runs inside
+Failures of an engine are ``shunter.engines.base.EngineError``: that module also runs inside
 worker interpreters that lack shunter, so it cannot import this one.
 """
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shunter.envs.world import World, make_world
+from shunter.envs.world.world import World, make_world
 from shunter.eval.evaluation import Evaluation
 from shunter.models.performance import PerformanceModel
 from tests import worlds

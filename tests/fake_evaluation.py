@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shunter.agents.registry import make_policy
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.replay import replay_predicted
-from shunter.eval.runs import simulate
+from shunter.eval.execution.runs import simulate
+from shunter.eval.fidelity.replay import replay_predicted
 from tests.fake_executor import TableDurations, execute
 
 POLICIES = ("fifo-swap", "cost-greedy", "lru-keepalive")

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from shunter.agents.base import Policy
-from shunter.envs.durations import interpolate, step_s
-from shunter.envs.world import World
-from shunter.eval.clocks import VirtualClock
-from shunter.eval.plants import EnginePlant
-from shunter.eval.runs import Run, run_policy
-from shunter.eval.station import Station
-from shunter.profiling.engines.fake import FakeEngine, LinearDurations
-from shunter.profiling.engines.fake import VirtualClock as VirtualEngineClock
+from shunter.engines.fake.engine import FakeEngine, LinearDurations
+from shunter.engines.fake.engine import VirtualClock as VirtualEngineClock
+from shunter.envs.rules.durations import interpolate, step_s
+from shunter.envs.world.world import World
+from shunter.eval.execution.clocks import VirtualClock
+from shunter.eval.execution.plants import EnginePlant
+from shunter.eval.execution.runs import Run, run_policy
+from shunter.eval.execution.station import Station
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 
 from shunter.agents.base import Policy
-from shunter.envs.state import KV_LIVE, KV_SAVED, State, in_use
-from shunter.envs.world import World
-from shunter.eval.clocks import VirtualClock
-from shunter.eval.failures import Failure, Fault
-from shunter.eval.plants import EnginePlant
-from shunter.eval.runs import Run, run_policy
-from shunter.eval.station import Station
-from shunter.profiling.engines.base import (
+from shunter.engines.base import (
     DeviceMemoryError,
     EngineError,
     WorkerDiedError,
     WorkerTimeoutError,
 )
-from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.engines.fake import VirtualClock as EngineClock
+from shunter.engines.fake.engine import FakeEngine
+from shunter.engines.fake.engine import VirtualClock as EngineClock
+from shunter.envs.state.state import KV_LIVE, KV_SAVED, State, in_use
+from shunter.envs.world.world import World
+from shunter.eval.execution.clocks import VirtualClock
+from shunter.eval.execution.failures import Failure, Fault
+from shunter.eval.execution.plants import EnginePlant
+from shunter.eval.execution.runs import Run, run_policy
+from shunter.eval.execution.station import Station
 from tests.fake_executor import TableDurations
 
 HANG_S = 3.0

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.agents.base import Policy
-from shunter.envs.candidates import is_legal
-from shunter.envs.guard import forced_model
-from shunter.envs.records import FAR_NS
-from shunter.envs.state import LOAD, RUN, Records, State, in_use
-from shunter.envs.world import World
+from shunter.envs.rules.candidates import is_legal
+from shunter.envs.rules.guard import forced_model
+from shunter.envs.state.records import FAR_NS
+from shunter.envs.state.state import LOAD, RUN, Records, State, in_use
+from shunter.envs.world.world import World
 
 
 @dataclass

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from shunter.agents.inputs import INPUTS, KINDS
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import Prior
-from shunter.agents.weights import Arrays, layer_shapes
+from shunter.agents.learned.inputs import INPUTS, KINDS
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.weights import Arrays, layer_shapes
 
 
 def random_policy(

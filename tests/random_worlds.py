@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from shunter.agents.base import Policy
-from shunter.envs.scenario import Scenario
-from shunter.envs.scenario_objective import with_objective
-from shunter.envs.state import Requests
-from shunter.envs.tables import make_tables
-from shunter.envs.world import World
-from shunter.eval.plants import SimulatedPlant
-from shunter.eval.runs import Run, run_policy
+from shunter.envs.scenario.objective import with_objective
+from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.state.state import Requests
+from shunter.envs.state.tables import make_tables
+from shunter.envs.world.world import World
+from shunter.eval.execution.plants import SimulatedPlant
+from shunter.eval.execution.runs import Run, run_policy
 from tests.fake_executor import TableDurations
 
 ARRIVALS: list[dict[str, Any]] = [

@@ -84,8 +84,8 @@ def test_no_other_code_puts_files_in_place_by_itself() -> None:
     """But checkpoints, which may be folders of gigabytes, and what lies in a folder that is thrown away."""
     own = {
         "files.py",
-        "profiling/synthetic.py",
-        "profiling/synthetic_safetensors.py",
+        "profiling/checkpoints/synthetic.py",
+        "profiling/checkpoints/safetensors.py",
         "train/seeds.py",  # in the folder of a worker
     }
     writing = {"write_text", "write_bytes", "rename", "replace"}

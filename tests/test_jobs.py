@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.fifo_collated import FifoCollated
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.heuristics.fifo_collated import FifoCollated
 from shunter.agents.registry import make_policy
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from shunter.errors import InputError, ShunterError
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.jobs import Job, JobError, Report, Runner, WorkersLostError, open_runner
 from shunter.train.settings import EvolutionSettings
-from shunter.train.tune_heuristic import tune_all
+from shunter.train.tune.heuristic import tune_all
 from tests.ray_nodes import Nodes, ray_nodes
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an extra")
@@ -215,7 +215,7 @@ def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
     nodes: Nodes, victim: Any, fake_world: World, tmp_path: Path
 ) -> None:
     from shunter.train.result import Curve, TrainResult
-    from shunter.train.search_checkpoint import read_search
+    from shunter.train.search.checkpoint import read_search
     from shunter.train.seeds import Ground, SeedsShared, SeedTraining, train_seed
 
     ground = Ground([fake_world], [])

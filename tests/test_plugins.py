@@ -13,16 +13,16 @@ import pytest
 from shunter.agents.base import Policy
 from shunter.agents.registry import HEURISTICS, make_policy
 from shunter.cli.main import main
-from shunter.envs.world import World
+from shunter.engines.base import CheckpointError, Engine, EngineError, EngineUnavailableError
+from shunter.engines.caller.entries import engine_entry, start_engine
+from shunter.engines.fake.engine import LinearDurations
+from shunter.envs.world.world import World
 from shunter.errors import InputError, PluginError, UnknownNameError
-from shunter.eval.runs import simulate
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.engine_entries import engine_entry, start_engine
-from shunter.profiling.engines.base import CheckpointError, Engine, EngineError, EngineUnavailableError
-from shunter.profiling.engines.fake import LinearDurations
-from shunter.profiling.synthetic import write_checkpoint
+from shunter.eval.execution.runs import simulate
+from shunter.profiling.checkpoints.synthetic import write_checkpoint
+from shunter.profiling.dataset.table import read_dataset
+from tests.engines.contract import SPEC, EngineContract
 from tests.packages import install_example, install_module
-from tests.profiling.engines.contract import SPEC, EngineContract
 
 Install = Callable[[str, str, dict[str, dict[str, str]]], None]
 
@@ -229,7 +229,7 @@ def test_a_broken_engine_is_named_with_its_package(
     install: Install, source: str, why: str, kind: type[EngineError]
 ) -> None:
     entry = (
-        "from shunter.profiling.engines.registry import EngineEntry\n"
+        "from shunter.engines.registry import EngineEntry\n"
         "E = EngineEntry('broken_engine_worker', None, ('broken-engine',), 'cpu', ('gguf',), 'broken')\n"
     )
     install("broken-engine", entry, {"shunter.engines": {"wreck": "broken_engine:E"}})

@@ -14,7 +14,7 @@ def test_all_is_what_can_be_had() -> None:
 
 def test_importing_shunter_and_its_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys, shunter, shunter.profiling.engines.base\n"
+        "import sys, shunter, shunter.engines.base\n"
         "from shunter.cli.main import main\n"
         "sys.argv = ['shunter', '--help']\n"
         "try: main(['--help'])\n"
@@ -32,7 +32,7 @@ def test_the_base_install_does_not_need_torch() -> None:
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'torch': raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, NoTorch())\n"
-        "import shunter.envs.scheduling, shunter.eval.evaluation, shunter.cli.eval_, shunter.cli.demo\n"
+        "import shunter.envs.gym.scheduling, shunter.eval.evaluation, shunter.cli.eval_, shunter.cli.demo\n"
         "import shunter.cli.train, shunter.cli.profile, shunter.cli.fit, shunter.cli.predict\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

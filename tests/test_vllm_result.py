@@ -19,7 +19,7 @@ assert SPEC.loader is not None
 vllm_result = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(vllm_result)
 
-ENGINES = "shunter/profiling/engines"
+ENGINES = "shunter/engines"
 SUITE = '<testsuites><testsuite tests="{}" failures="{}" errors="{}" skipped="{}" time="61.53"/></testsuites>'
 
 
@@ -27,10 +27,10 @@ SUITE = '<testsuites><testsuite tests="{}" failures="{}" errors="{}" skipped="{}
 def root(tmp_path: Path) -> Path:
     """A copy of the code that counts, and of some that does not."""
     for pattern in (
-        "shunter/profiling/*.py",
-        f"{ENGINES}/*.py",
+        "shunter/profiling/sweep/*.py",
+        f"{ENGINES}/**/*.py",
         "tests/vllm/*.py",
-        "tests/profiling/engines/*.py",
+        "tests/engines/*.py",
     ):
         for path in ROOT.glob(pattern):
             copy = tmp_path / path.relative_to(ROOT)
@@ -58,25 +58,25 @@ def record(root: Path) -> Callable[..., dict[str, object]]:
 def test_what_runs_beside_vllm_counts_and_other_engines_do_not(root: Path) -> None:
     files = set(vllm_result.code_files(root))
     mine = (
-        "vllm",
-        "vllm_engine",
-        "vllm_load",
-        "vllm_model",
-        "vllm_plan",
+        "vllm/start",
+        "vllm/engine",
+        "vllm/load",
+        "vllm/model",
+        "vllm/plan",
         "base",
         "ledger",
-        "serve",
-        "boot",
-        "wire",
+        "worker/serve",
+        "worker/boot",
+        "worker/wire",
+        "caller/client",
     )
     assert {f"{ENGINES}/{name}.py" for name in mine} <= files
-    assert {
-        "shunter/profiling/worker.py",
-        "tests/vllm/inside.py",
-        "tests/profiling/engines/contract.py",
-    } <= files
-    assert not {f"{ENGINES}/{name}.py" for name in ("transformers", "llama_cpp", "fake")} & files
-    assert "shunter/profiling/sweep.py" not in files
+    assert {"tests/vllm/inside.py", "tests/engines/contract.py"} <= files
+    assert (
+        not {f"{ENGINES}/{name}.py" for name in ("transformers/engine", "llama_cpp/engine", "fake/engine")}
+        & files
+    )
+    assert "shunter/profiling/sweep/sweep.py" not in files
 
 
 def test_a_fresh_result_stands_and_says_what_it_is(
@@ -92,12 +92,12 @@ def test_a_fresh_result_stands_and_says_what_it_is(
 @pytest.mark.parametrize(
     ("name", "stands"),
     [
-        (f"{ENGINES}/vllm_plan.py", False),
+        (f"{ENGINES}/vllm/plan.py", False),
         (f"{ENGINES}/ledger.py", False),
-        ("shunter/profiling/worker_process.py", False),
+        (f"{ENGINES}/caller/process.py", False),
         ("tests/vllm/test_vllm.py", False),
-        (f"{ENGINES}/llama_cpp.py", True),
-        ("shunter/profiling/sweep.py", True),
+        (f"{ENGINES}/llama_cpp/engine.py", True),
+        ("shunter/profiling/sweep/sweep.py", True),
     ],
 )
 def test_a_change_of_code_that_counts_makes_it_out_of_date(
@@ -115,7 +115,7 @@ def test_a_change_of_code_that_counts_makes_it_out_of_date(
 
 def test_words_do_not_count(root: Path, record: Callable[..., dict[str, object]]) -> None:
     record()
-    path = root / ENGINES / "vllm_plan.py"
+    path = root / ENGINES / "vllm" / "plan.py"
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree)
     tree.body[0] = ast.Expr(ast.Constant("Other words."))
@@ -125,9 +125,9 @@ def test_words_do_not_count(root: Path, record: Callable[..., dict[str, object]]
 
 def test_a_new_import_counts_from_then_on(root: Path, record: Callable[..., dict[str, object]]) -> None:
     record()
-    with (root / ENGINES / "vllm_plan.py").open("a") as file:
-        file.write("\nfrom .fake_costs import LinearDurations\n")
-    with pytest.raises(vllm_result.OutOfDateError, match=f"{ENGINES}/fake_costs.py, {ENGINES}/vllm_plan.py$"):
+    with (root / ENGINES / "vllm" / "plan.py").open("a") as file:
+        file.write("\nfrom ..fake.costs import LinearDurations\n")
+    with pytest.raises(vllm_result.OutOfDateError, match=f"{ENGINES}/fake/costs.py, {ENGINES}/vllm/plan.py$"):
         vllm_result.check(root)
 
 

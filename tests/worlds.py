@@ -8,12 +8,12 @@ from typing import Any
 
 from shunter.catalog.checkpoints import read_checkpoint
 from shunter.catalog.models import get_model, scaled_model
-from shunter.envs.scenario import Scenario
+from shunter.engines.fake.engine import FakeEngine, LinearDurations
+from shunter.envs.scenario.scenario import Scenario
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.engines.fake import FakeEngine, LinearDurations
-from shunter.profiling.sweep import SweepSettings, plan_models, run_sweep
-from shunter.profiling.synthetic import write_checkpoint
+from shunter.profiling.checkpoints.synthetic import write_checkpoint
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.sweep.sweep import SweepSettings, plan_models, run_sweep
 
 SIZES = {"small": 3e6, "medium": 6e6, "large": 9e6}
 

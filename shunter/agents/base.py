@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.envs.features import feature
-from shunter.envs.state import State
-from shunter.envs.world import World
+from shunter.envs.observation.features import feature
+from shunter.envs.state.state import State
+from shunter.envs.world.world import World
 
 __all__ = ["Policy", "ScoringPolicy", "StatePolicy", "is_", "value"]
 
@@ -19,7 +19,7 @@ Scores = NDArray[np.float64]
 
 @runtime_checkable
 class Policy(Protocol):
-    """Chooses a candidate from an observation (see ``shunter.envs.scheduling.Observation``)."""
+    """Chooses a candidate from an observation (see ``shunter.envs.gym.scheduling.Observation``)."""
 
     @property
     def name(self) -> str:

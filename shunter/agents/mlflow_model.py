@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.agents.learned import LearnedPolicy
-from shunter.envs.features import CONTEXT_FEATURES, FEATURES
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 
 __all__ = ["PolicyModel", "signature"]
 

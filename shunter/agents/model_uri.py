@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from shunter.agents.learned import LearnedPolicy
+from shunter.agents.learned.policy import LearnedPolicy
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.mlflow_store import import_mlflow, store_uri
+from shunter.tracking.store import import_mlflow, store_uri
 
 __all__ = ["find_version", "load_registered"]
 

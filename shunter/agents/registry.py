@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from shunter.agents.base import Policy
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.cost_table import CostTable
-from shunter.agents.count_lru import CountLru
-from shunter.agents.exhaustive import Exhaustive
-from shunter.agents.fifo_collated import FifoCollated
-from shunter.agents.fifo_swap import FifoSwap
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.lookahead import Lookahead
-from shunter.agents.lru_keepalive import LruKeepalive
-from shunter.agents.never_preempt import NeverPreempt
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.heuristics.cost_table import CostTable
+from shunter.agents.heuristics.count_lru import CountLru
+from shunter.agents.heuristics.exhaustive import Exhaustive
+from shunter.agents.heuristics.fifo_collated import FifoCollated
+from shunter.agents.heuristics.fifo_swap import FifoSwap
+from shunter.agents.heuristics.lru_keepalive import LruKeepalive
+from shunter.agents.heuristics.never_preempt import NeverPreempt
+from shunter.agents.heuristics.pressure_greedy import PressureGreedy
+from shunter.agents.heuristics.random_choice import Random
+from shunter.agents.heuristics.size_lru import SizeLru
+from shunter.agents.heuristics.sjf import Sjf, SjfOracle
+from shunter.agents.heuristics.startup_greedy import StartupGreedy
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.lookahead.policy import Lookahead
 from shunter.agents.parameters import Heuristic, Space, read_parameters
-from shunter.agents.pressure_greedy import PressureGreedy
-from shunter.agents.random_choice import Random
-from shunter.agents.size_lru import SizeLru
-from shunter.agents.sjf import Sjf, SjfOracle
-from shunter.agents.startup_greedy import StartupGreedy
 from shunter.errors import PluginError, UnknownNameError
 from shunter.plugins import POLICY_GROUP, find_plugin, load_plugin, package_of, plugin_names
 

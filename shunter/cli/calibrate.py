@@ -14,14 +14,14 @@ from shunter.agents.base import Policy
 from shunter.agents.registry import make_policy
 from shunter.cli.fit_update import span_errors_table, update_table
 from shunter.cli.options import say
-from shunter.envs.scenario import Scenario
+from shunter.envs.scenario.scenario import Scenario
 from shunter.errors import BrokenFileError, InputError, ShunterError
-from shunter.eval.calibration import Calibration, calibrate_on
-from shunter.eval.event_log import read_event_log
-from shunter.eval.tracking import tracking
+from shunter.eval.execution.event_log import read_event_log
+from shunter.eval.fidelity.calibration import Calibration, calibrate_on
 from shunter.files import finite, write_json
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.report_page import ReportTable
+from shunter.report.page import ReportTable
+from shunter.tracking.runs import tracking
 
 __all__ = ["calibrate"]
 

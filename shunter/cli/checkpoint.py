@@ -15,7 +15,7 @@ from rich.table import Table
 
 from shunter.catalog.models import ModelSpec, catalog_models, get_model, scaled_model
 from shunter.errors import InputError
-from shunter.profiling.synthetic import (
+from shunter.profiling.checkpoints.synthetic import (
     CHECKPOINT_FORMATS,
     bytes_per_weight,
     check_kind,

@@ -12,7 +12,9 @@ from shunter.cli.options import say
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.compare import Comparison
 from shunter.eval.compare import compare as set_side_by_side
-from shunter.eval.compare_page import (
+from shunter.eval.read_back import read_evaluation
+from shunter.files import finite, write_json
+from shunter.report.compare import (
     changes_table,
     comparison_words,
     marks_table,
@@ -20,8 +22,6 @@ from shunter.eval.compare_page import (
     run_words,
     write_comparison,
 )
-from shunter.eval.read_back import read_evaluation
-from shunter.files import finite, write_json
 
 __all__ = ["compare"]
 

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from shunter.cli.options import say
 from shunter.errors import InputError, UnknownNameError
-from shunter.profiling.compare import diff_datasets, merge_datasets
-from shunter.profiling.dataset import read_dataset, write_dataset
-from shunter.profiling.journal import journal_path
-from shunter.profiling.reference import PAPER, read_reference
-from shunter.profiling.schema import SCHEMA_VERSION
+from shunter.profiling.dataset.compare import diff_datasets, merge_datasets
+from shunter.profiling.dataset.journal import journal_path
+from shunter.profiling.dataset.reference import PAPER, read_reference
+from shunter.profiling.dataset.schema import SCHEMA_VERSION
+from shunter.profiling.dataset.table import read_dataset, write_dataset
 
 __all__ = ["dataset_convert", "dataset_diff", "dataset_merge", "dataset_show", "dataset_validate"]
 

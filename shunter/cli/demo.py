@@ -13,28 +13,28 @@ import yaml
 from rich.console import Console
 
 from shunter.agents.base import Policy
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import PRIOR
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import PRIOR
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.catalog.models import get_model, scaled_model
 from shunter.cli.eval_ import show
 from shunter.cli.fit import errors_table
 from shunter.cli.options import progress, say
 from shunter.cli.train_run import Run, say_added, train_and_save
-from shunter.envs.scenario import load_scenario
-from shunter.envs.world import make_world
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.world.world import make_world
 from shunter.errors import UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
+from shunter.eval.execution.real import open_engines
 from shunter.eval.provenance import capabilities_of, provenance
-from shunter.eval.real import open_engines
 from shunter.eval.saved import log_evaluation, save_evaluation
-from shunter.eval.tracking import tracking
 from shunter.files import finite, write_json, write_text
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.plan import SweepSettings
-from shunter.profiling.sweep import SweepProgress, profile_models
-from shunter.profiling.synthetic import bytes_per_weight, write_checkpoint
+from shunter.profiling.checkpoints.synthetic import bytes_per_weight, write_checkpoint
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.sweep.plan import SweepSettings
+from shunter.profiling.sweep.sweep import SweepProgress, profile_models
+from shunter.tracking.runs import tracking
 from shunter.train.settings import EvolutionSettings
 from shunter.train.verdict import TUNED, untrained_policy, verdict_of
 

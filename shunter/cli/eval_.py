@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shunter.agents.policy_file import distance_from_training
+from shunter.agents.learned.file import distance_from_training
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.cli.options import (
     PERFORMANCE,
@@ -25,24 +25,24 @@ from shunter.cli.options import (
     seed_list,
 )
 from shunter.cli.real_options import check_duration, real_options, with_duration
-from shunter.envs.scenario import load_scenario
-from shunter.envs.world import load_performance, make_world
+from shunter.engines.caller.entries import engine_entry
+from shunter.engines.registry import ENGINES
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.world.world import load_performance, make_world
 from shunter.errors import InputError
 from shunter.eval.compare import compare
-from shunter.eval.compare_page import load_words, write_comparison
 from shunter.eval.evaluation import Evaluation, evaluate
-from shunter.eval.failure_log import execution_lines
-from shunter.eval.fidelity_tables import fidelity_tables, fidelity_verdict
+from shunter.eval.execution.failure_log import execution_lines
+from shunter.eval.execution.real import bind_footprints, check_binding, open_engines
+from shunter.eval.fidelity.tables import fidelity_tables, fidelity_verdict
 from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.read_back import read_evaluation
-from shunter.eval.real import bind_footprints, check_binding, open_engines
-from shunter.eval.report_words import change_text, format_metric, verdict
 from shunter.eval.saved import log_evaluation, save_evaluation
-from shunter.eval.tracking import tracking
 from shunter.files import finite, write_json
 from shunter.jobs import open_runner
-from shunter.profiling.engine_entries import engine_entry
-from shunter.profiling.engines.registry import ENGINES
+from shunter.report.compare import load_words, write_comparison
+from shunter.report.words import change_text, format_metric, verdict
+from shunter.tracking.runs import tracking
 
 __all__ = ["eval_", "results_table", "show"]
 

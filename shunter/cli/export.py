@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from shunter.cli.options import PERFORMANCE, performance_of, say
-from shunter.envs.scenario import load_scenario
-from shunter.envs.world import load_performance
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.world.world import load_performance
 from shunter.errors import InputError
 from shunter.files import write_text
 
@@ -51,8 +51,8 @@ def export_llama_swap(
 
     llama-swap --config llama-swap.yaml --listen :8080
     """
-    from shunter.eval.llama_swap import llama_swap_yaml
-    from shunter.eval.placement import checkpoint_path, homes_of
+    from shunter.export.llama_swap import llama_swap_yaml
+    from shunter.export.placement import checkpoint_path, homes_of
 
     _check_free(out, "--out", overwrite)
     loaded = load_scenario(scenario)
@@ -96,8 +96,8 @@ def export_vllm(
 
     bash vllm-sleep.sh start && bash vllm-sleep.sh wake small
     """
-    from shunter.eval.placement import homes_of
-    from shunter.eval.sleep_plan import sleep_plan
+    from shunter.export.placement import homes_of
+    from shunter.export.sleep_plan import sleep_plan
 
     script = out.with_suffix(".sh")
     if script == out:

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from shunter.cli.options import progress, say
 from shunter.errors import InputError
-from shunter.eval.tracking import tracking
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.compare import merge_datasets
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.journal import journal_path
+from shunter.profiling.dataset.compare import merge_datasets
+from shunter.profiling.dataset.journal import journal_path
+from shunter.profiling.dataset.table import read_dataset
+from shunter.tracking.runs import tracking
 
 __all__ = ["errors_table", "fit"]
 
@@ -118,9 +118,9 @@ def _update(
 
 
 def _write_card(console: Console, model: PerformanceModel, frame: pd.DataFrame, saved: Path) -> None:
-    from shunter.models.assessment import assess
-    from shunter.models.baselines import PREDICTORS
-    from shunter.models.card import write_card
+    from shunter.models.card.card import write_card
+    from shunter.models.validation.assessment import assess
+    from shunter.models.validation.baselines import PREDICTORS
 
     with progress(console) as report:
         validation = assess(frame, PREDICTORS, report=report)

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from shunter.cli.options import say
-from shunter.envs.scenario import load_scenario
-from shunter.eval.event_log import read_event_log
-from shunter.eval.recalibration import Recalibration, recalibrate
-from shunter.eval.tracking import tracking
+from shunter.engines.caller.entries import engine_entry
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.eval.execution.event_log import read_event_log
+from shunter.eval.fidelity.recalibration import Recalibration, recalibrate
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.engine_entries import engine_entry
+from shunter.tracking.runs import tracking
 
 __all__ = ["span_errors_table", "update", "update_table"]
 

@@ -12,8 +12,8 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from shunter import __version__
+from shunter.engines.base import EngineError
 from shunter.errors import ShunterError, UnknownNameError
-from shunter.profiling.engines.base import EngineError
 
 __all__ = ["app", "main"]
 

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 
 from shunter.cli.options import say
-from shunter.models.compare import error_table, in_sample, parameter_table, prediction_table
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.dataset import read_dataset
+from shunter.models.validation.compare import error_table, in_sample, parameter_table, prediction_table
+from shunter.profiling.dataset.table import read_dataset
 
 __all__ = ["models_compare"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from shunter.envs.scenario_library import in_library
+from shunter.envs.scenario.library import in_library
 from shunter.errors import InputError
 from shunter.jobs import Runner
 

@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shunter.agents.average import averaged
-from shunter.agents.learned import LearnedPolicy
+from shunter.agents.learned.average import averaged
+from shunter.agents.learned.file import FACTS, Training, training_of
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.score_card import ScoreCard, score_card_of
 from shunter.agents.model_uri import load_registered
-from shunter.agents.policy_file import FACTS, Training, training_of
-from shunter.agents.score_card import ScoreCard, score_card_of
 from shunter.cli.options import PERFORMANCE, performance_of, say
 from shunter.errors import InputError
 from shunter.files import write_json
@@ -98,7 +98,7 @@ def policy_export(
 
     shunter policy export policy.safetensors --onnx policy.onnx
     """
-    from shunter.agents.onnx_export import export_onnx
+    from shunter.agents.learned.onnx import export_onnx
 
     _check_new("--onnx", onnx, overwrite)
     export_onnx(_learned(file), onnx)
@@ -130,9 +130,9 @@ def policy_explain(
 
     shunter policy explain policy.safetensors --scenario two-gpu-unequal --load 0.7 --out page.html
     """
-    from shunter.envs.world import make_world
-    from shunter.eval.explain import SEEDS, explain
-    from shunter.eval.explain_page import explanation_lines, write_explanation
+    from shunter.envs.world.world import make_world
+    from shunter.eval.explain.explain import SEEDS, explain
+    from shunter.report.explain import explanation_lines, write_explanation
 
     console = Console()
     for option, path in (("--out", out), ("--json", as_json)):
@@ -175,9 +175,9 @@ def policy_register(
 
     shunter policy register policy.safetensors --scenario s.yaml --performance perf
     """
-    from shunter.envs.world import make_world
-    from shunter.eval.tracking import tracking
-    from shunter.train.registry import default_name, register_policy
+    from shunter.envs.world.world import make_world
+    from shunter.tracking.policies import default_name, register_policy
+    from shunter.tracking.runs import tracking
 
     LearnedPolicy.load(file)
     worlds = [make_world(path, performance_of(path, performance)) for path in scenario]

@@ -15,15 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from shunter.cli.options import say, seconds, share
+from shunter.engines.base import EngineError
+from shunter.engines.caller.entries import start_engine
 from shunter.errors import InputError
-from shunter.profiling.budget import expected_selection
-from shunter.profiling.cluster import run_cluster_sweep
-from shunter.profiling.engine_entries import start_engine
-from shunter.profiling.engines.base import EngineError
-from shunter.profiling.pace import Pace
-from shunter.profiling.plan import Group, SweepPlan, SweepSettings
-from shunter.profiling.repeats import Precision
-from shunter.profiling.sweep import SweepProgress, check_output, plan_models, run_sweep
+from shunter.profiling.cluster.sweep import run_cluster_sweep
+from shunter.profiling.sweep.budget import expected_selection
+from shunter.profiling.sweep.pace import Pace
+from shunter.profiling.sweep.plan import Group, SweepPlan, SweepSettings
+from shunter.profiling.sweep.repeats import Precision
+from shunter.profiling.sweep.sweep import SweepProgress, check_output, plan_models, run_sweep
 
 __all__ = ["profile"]
 

@@ -12,14 +12,14 @@ from rich.console import Console
 
 from shunter.cli.options import progress, say
 from shunter.files import write_json
-from shunter.profiling.dataset import read_dataset
+from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.offload_report import (
     offload_curves,
     offload_findings,
     offload_tables,
     write_offload_page,
 )
-from shunter.profiling.report_page import report_folder
+from shunter.report.page import report_folder
 
 __all__ = ["profile_offload"]
 

@@ -11,21 +11,21 @@ from rich.console import Console
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.cli.options import progress, say
+from shunter.engines.base import EngineError
+from shunter.engines.caller.entries import engine_entry, start_engine
 from shunter.errors import InputError
-from shunter.models.features import FACT_COLUMNS
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.engine_entries import engine_entry, start_engine
-from shunter.profiling.engines.base import EngineError
-from shunter.profiling.plan import model_facts
-from shunter.profiling.preemption import measure_preemption
-from shunter.profiling.preemption_folder import Measurement, Prediction, open_measurement
-from shunter.profiling.preemption_plan import (
+from shunter.models.physics.features import FACT_COLUMNS
+from shunter.profiling.preemption.folder import Measurement, Prediction, open_measurement
+from shunter.profiling.preemption.plan import (
     PreemptionPlan,
     PreemptionSettings,
     cut_points,
     make_preemption_plan,
 )
-from shunter.profiling.preemption_report import write_preemption_report
+from shunter.profiling.preemption.protocol import measure_preemption
+from shunter.profiling.preemption.report import write_preemption_report
+from shunter.profiling.sweep.plan import model_facts
 
 __all__ = ["profile_preemption"]
 

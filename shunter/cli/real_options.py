@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from shunter.cli.options import seconds
-from shunter.envs.scenario import Scenario
-from shunter.envs.world import World
+from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.world.world import World
 from shunter.errors import InputError
-from shunter.eval.chaos import parse_chaos
-from shunter.eval.station import Deadline
+from shunter.eval.execution.chaos import parse_chaos
+from shunter.eval.execution.station import Deadline
 
 __all__ = ["check_duration", "real_options", "with_duration"]
 

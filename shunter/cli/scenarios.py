@@ -12,14 +12,14 @@ from rich.console import Console
 
 from shunter.agents.registry import HEURISTICS, make_policy
 from shunter.cli.options import PERFORMANCE, performance_of, progress, say, seed_list
-from shunter.envs.residency import residency
-from shunter.envs.scenario import Scenario, load_scenario
-from shunter.envs.scenario_library import find_scenario, scenario_names, write_capacity
-from shunter.envs.workload_spec import Workload
-from shunter.envs.world import World, load_performance, make_world
-from shunter.eval.capacity import GROWTH, SEEDS, Capacity, capacity, utilisation
+from shunter.envs.scenario.library import find_scenario, scenario_names, write_capacity
+from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.envs.scenario.workload import Workload
+from shunter.envs.world.residency import residency
+from shunter.envs.world.world import World, load_performance, make_world
+from shunter.eval.metrics.capacity import GROWTH, SEEDS, Capacity, capacity, utilisation
 from shunter.files import finite, write_json
-from shunter.profiling.report_page import ReportTable
+from shunter.report.page import ReportTable
 
 __all__ = ["scenarios_check", "scenarios_list", "scenarios_show"]
 

@@ -10,10 +10,10 @@ from rich.console import Console
 
 from shunter.cli.options import say
 from shunter.errors import InputError
-from shunter.eval.event_log import read_event_log
-from shunter.eval.perfetto import write_perfetto
+from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.timeline import pick_run, read_timeline
-from shunter.eval.timeline_page import write_timeline
+from shunter.export.perfetto import write_perfetto
+from shunter.report.timeline import write_timeline
 
 __all__ = ["timeline"]
 

@@ -11,12 +11,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from shunter.agents.learned import LearnedPolicy
+from shunter.agents.learned.policy import LearnedPolicy
 from shunter.cli.options import PERFORMANCE, RAY, performance_of, say, say_lost, share
 from shunter.cli.train_run import Run, are_complete, checkpoint_of, say_added, train_and_save
 from shunter.cli.train_specialists import train_specialists
-from shunter.envs.scenario import load_scenario
-from shunter.envs.world import World, make_world
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.jobs import Runner, open_runner
 from shunter.train.random_scenarios import random_worlds

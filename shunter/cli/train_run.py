@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 from rich.console import Console
 
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.policy_file import training_of
-from shunter.agents.score_card import score_card_of
+from shunter.agents.learned.file import training_of
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.score_card import score_card_of
 from shunter.cli.options import progress, say
-from shunter.envs.world import World, with_absolute_paths
+from shunter.envs.world.world import World, with_absolute_paths
 from shunter.errors import InputError
-from shunter.eval.event_log import write_event_logs
-from shunter.eval.runs import simulate
-from shunter.eval.tracking import Tracker, tracking
+from shunter.eval.execution.event_log import write_event_logs
+from shunter.eval.execution.runs import simulate
 from shunter.jobs import Runner
+from shunter.tracking.runs import Tracker, tracking
 from shunter.train.settings import TrainSettings, algorithm_of, length_of, plain
 from shunter.train.verdict import shown, verdict_of
 
@@ -304,7 +304,7 @@ def log_policy(out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracke
 
 def register_trained(console: Console, out: Path, worlds: Sequence[World], tracker: Tracker) -> None:
     """Registers a policy, and says whether it is the champion now."""
-    from shunter.train.registry import default_name, register_policy
+    from shunter.tracking.policies import default_name, register_policy
 
     name = default_name(title(worlds))
     registered = register_policy(out, name=name, worlds=worlds, tracker=tracker)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.policy_file import training_of, training_record
+from shunter.agents.learned.file import training_of, training_record
+from shunter.agents.learned.policy import LearnedPolicy
 from shunter.cli.options import progress
 from shunter.cli.train_run import (
     Run,
@@ -22,8 +22,8 @@ from shunter.cli.train_run import (
     title,
     train_and_save,
 )
-from shunter.eval.tracking import Tracker, tracking
 from shunter.jobs import Runner
+from shunter.tracking.runs import Tracker, tracking
 from shunter.train.settings import DistillSettings, plain
 
 __all__ = ["train_specialists"]
@@ -44,7 +44,7 @@ def train_specialists(
     Args:
         console: To talk to.
         runs: The training of each scenario.
-        distillation: See ``shunter.train.distill``.
+        distillation: See ``shunter.train.distill.distill``.
         out: Policy file of the one network.
         start: What all trainings start from.
         resume: Whether finished trainings are kept and others gone on with.
@@ -87,7 +87,7 @@ def _taught(
     tracker: Tracker,
 ) -> LearnedPolicy:
     """The one network, with the seconds of cores that all took."""
-    from shunter.train.distill import Lesson, Progress, distill
+    from shunter.train.distill.distill import Lesson, Progress, distill
 
     begun_s = time.monotonic()
     pairs = zip(teachers, runs, strict=True)

@@ -16,14 +16,14 @@ from shunter.agents.parameters import Heuristic
 from shunter.agents.registry import HEURISTICS
 from shunter.cli.options import PERFORMANCE, RAY, performance_of, progress, say, say_lost, seed_list
 from shunter.cli.train import told, worlds_of
-from shunter.envs.world import make_world
+from shunter.envs.world.world import make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.files import finite, write_json
 from shunter.jobs import Runner, open_runner
-from shunter.train.search import OnTrial, Tuned
 from shunter.train.settings import TrainConfig, TrainSettings, load_config, write_config
-from shunter.train.tune_heuristic import tune_all
-from shunter.train.tune_training import tune_training
+from shunter.train.tune.heuristic import tune_all
+from shunter.train.tune.search import OnTrial, Tuned
+from shunter.train.tune.training import tune_training
 
 __all__ = ["tune"]
 

@@ -12,12 +12,12 @@ import yaml
 from rich.console import Console
 
 from shunter.cli.options import say
-from shunter.envs.fit_workload import SCALES_S, Fit, dispersion, fit_arrivals
-from shunter.envs.trace_formats import FORMATS
-from shunter.envs.traces import Trace, read_trace, write_trace
+from shunter.envs.workload.fit import SCALES_S, Fit, dispersion, fit_arrivals
+from shunter.envs.workload.trace_formats import FORMATS
+from shunter.envs.workload.traces import Trace, read_trace, write_trace
 from shunter.errors import InputError
 from shunter.files import write_text
-from shunter.profiling.report_page import ReportTable
+from shunter.report.page import ReportTable
 
 __all__ = ["workload_convert", "workload_fit", "workload_show"]
 

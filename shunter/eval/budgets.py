@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shunter.envs.tabulation import existing_levels
-from shunter.envs.world import World
-from shunter.eval.runs import Run
+from shunter.envs.world.tabulation import existing_levels
+from shunter.envs.world.world import World
+from shunter.eval.execution.runs import Run
 
 __all__ = ["TOLERANCE", "Budget", "budget_problems", "budgets"]
 

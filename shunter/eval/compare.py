@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from shunter.eval.metrics import paired_change
+from shunter.eval.metrics.metrics import paired_change
 from shunter.eval.read_back import Recorded, RecordedRun
-from shunter.eval.report_words import WORLDS
+from shunter.report.words import WORLDS
 
 __all__ = ["Change", "Comparison", "Mark", "compare"]
 

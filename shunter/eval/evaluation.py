@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 
 from shunter.agents.base import Policy
-from shunter.envs.world import World, with_absolute_paths
+from shunter.envs.world.world import World, with_absolute_paths
 from shunter.errors import InputError
 from shunter.eval.budgets import budgets
-from shunter.eval.event_log import EventLog
-from shunter.eval.failure_log import failure_rows
-from shunter.eval.fidelity import Fidelity, fidelity, same_seeds
-from shunter.eval.metrics import DEFINITIONS, metric_names, overhead_share, paired_change, summarize
-from shunter.eval.policy_statistics import policy_statistics
-from shunter.eval.real import bind_footprints, run_real
-from shunter.eval.replay import Replayed, replay_predicted
-from shunter.eval.runs import BrokenRun, InterruptedRun, Run, as_repeat, simulate
-from shunter.eval.starvation import waits
-from shunter.eval.station import Station
+from shunter.eval.execution.event_log import EventLog
+from shunter.eval.execution.failure_log import failure_rows
+from shunter.eval.execution.real import bind_footprints, run_real
+from shunter.eval.execution.runs import BrokenRun, InterruptedRun, Run, as_repeat, simulate
+from shunter.eval.execution.station import Station
+from shunter.eval.fidelity.gap import Fidelity, fidelity, same_seeds
+from shunter.eval.fidelity.replay import Replayed, replay_predicted
+from shunter.eval.metrics.metrics import DEFINITIONS, metric_names, overhead_share, paired_change, summarize
+from shunter.eval.metrics.policies import policy_statistics
+from shunter.eval.metrics.starvation import waits
 from shunter.jobs import Job, Report, Runner
 
 __all__ = ["Evaluation", "evaluate"]

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from shunter.envs.world import World
-from shunter.eval.station import Station
+from shunter.engines.base import Capabilities
+from shunter.envs.world.world import World
+from shunter.eval.execution.station import Station
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.engines.base import Capabilities
-from shunter.profiling.fingerprint import digest, hardware, hardware_id, software
+from shunter.profiling.dataset.fingerprint import digest, hardware, hardware_id, software
 
 __all__ = ["capabilities_of", "commit", "provenance"]
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.eval.saved import FILES, RESULTS_VERSION
-from shunter.mlflow_store import import_mlflow, store_uri
+from shunter.tracking.store import import_mlflow, store_uri
 
 __all__ = ["Recorded", "RecordedRun", "read_evaluation"]
 

@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.event_log import write_event_logs
-from shunter.eval.perfetto import perfetto_trace
-from shunter.eval.report import write_report
+from shunter.eval.execution.event_log import write_event_logs
 from shunter.eval.timeline import read_timeline
-from shunter.eval.tracking import Tracker
+from shunter.export.perfetto import perfetto_trace
 from shunter.files import finite, replaced, write_bytes, write_json
 from shunter.models.performance import PerformanceModel
+from shunter.report.evaluation.report import write_report
+from shunter.tracking.runs import Tracker
 
 __all__ = ["FILES", "log_evaluation", "save_evaluation"]
 

@@ -70,7 +70,7 @@ def read_timeline(rows: pd.DataFrame) -> Timeline:
     """Reads the rows of one run.
 
     Args:
-        rows: At least one decision, in order (see ``shunter.eval.event_log.EVENT_COLUMNS``).
+        rows: At least one decision, in order (see ``shunter.eval.execution.event_log.EVENT_COLUMNS``).
     """
     operations = rows.dropna(subset=["start_s", "end_s"]).sort_values("start_s", kind="stable")
     requests = _requests(rows, operations)

@@ -1,4 +1,8 @@
-"""Performance models: physics-first regressors of time and memory, their errors and intervals."""
+"""Performance models: physics-first regressors of time and memory, their errors and intervals.
+
+``performance.PerformanceModel`` predicts; ``fit`` makes one from a dataset, on the terms of ``physics``;
+``validation`` says how wrong it is, ``card`` shows that; ``published`` is the one that needs no profile.
+"""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ import pandas as pd
 from shunter.catalog.devices import parse_device
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.datasheets import HOST, gpu_name
-from shunter.models.features import CELL_COLUMNS, FACT_COLUMNS, with_heads
 from shunter.models.physics import EXTRA_COLUMNS
-from shunter.models.published import facts_of
+from shunter.models.physics.features import CELL_COLUMNS, FACT_COLUMNS, with_heads
+from shunter.models.published.rows import facts_of
 from shunter.models.state import FittedState
 
 __all__ = ["complete", "hardware_name", "model_facts", "sheet_names"]

@@ -14,11 +14,11 @@ import pandas as pd
 
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.cells import complete, hardware_name, model_facts, sheet_names
-from shunter.models.features import TARGETS, Target, feature_frame
-from shunter.models.fitting import fit_state
-from shunter.models.regressors import GroupFit
+from shunter.models.fit.fitting import fit_state
+from shunter.models.fit.regressors import GroupFit
+from shunter.models.fit.shared import SharedFit
+from shunter.models.physics.features import TARGETS, Target, feature_frame
 from shunter.models.scales import Scale, scale_factors
-from shunter.models.shared import SharedFit
 from shunter.models.state import FittedState, Resident, TargetErrors, read_state, write_state
 
 __all__ = ["PerformanceModel", "PreemptionCost"]
@@ -98,7 +98,7 @@ class PerformanceModel:
         """Fits all targets.
 
         Args:
-            frame: A profile dataset (``shunter.profiling.schema``).
+            frame: A profile dataset (``shunter.profiling.dataset.schema``).
 
         Returns:
             self.

@@ -12,8 +12,8 @@ import pandas as pd
 
 from shunter.errors import InputError
 from shunter.models.datasheets import HOST, datasheet
-from shunter.models.features import placed_cells
-from shunter.profiling.schema import COLUMNS
+from shunter.models.physics.features import placed_cells
+from shunter.profiling.dataset.schema import COLUMNS
 
 __all__ = ["check_plausible"]
 

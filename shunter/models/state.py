@@ -11,11 +11,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.files import write_text
-from shunter.models.features import FACT_COLUMNS
-from shunter.models.regressors import GroupFit
+from shunter.models.fit.regressors import GroupFit
+from shunter.models.fit.shared import SharedFit
+from shunter.models.physics.features import FACT_COLUMNS
 from shunter.models.scales import Scale
-from shunter.models.shared import SharedFit
-from shunter.models.validation import Errors
+from shunter.models.validation.held_out import Errors
 
 __all__ = ["FORMAT_VERSION", "FittedState", "Resident", "TargetErrors", "read_state", "write_state"]
 

@@ -1,5 +1,6 @@
-"""Measurements of real engines: engines behind one boundary, sweeps, and the dataset they write.
+"""Measurements of real engines: sweeps over checkpoints, the dataset they write, and the paper's protocol.
 
-This file stays empty of imports: worker interpreters load ``profiling.engines`` without shunter's
-dependencies.
+``sweep`` plans and runs, ``cluster`` shares a sweep among machines, ``dataset`` holds the rows, ``meters``
+the conditions that they were measured under, ``checkpoints`` makes models with random weights, and
+``preemption`` repeats the seed paper's measurement. ``health`` says what works on this machine.
 """

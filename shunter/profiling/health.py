@@ -16,11 +16,11 @@ import psutil
 
 from shunter import __version__
 from shunter.catalog.devices import parse_device
+from shunter.engines.base import EngineError, WorkerTimeoutError
+from shunter.engines.caller.client import WorkerEngine
+from shunter.engines.registry import ENGINES
 from shunter.errors import ShunterError
-from shunter.profiling.engines.base import EngineError, WorkerTimeoutError
-from shunter.profiling.engines.registry import ENGINES
-from shunter.profiling.fingerprint import hardware
-from shunter.profiling.worker import WorkerEngine
+from shunter.profiling.dataset.fingerprint import hardware
 
 __all__ = ["EngineCheck", "Machine", "check_engine", "check_engines", "look_at_machine", "next_steps"]
 

@@ -12,7 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from shunter.errors import InputError
-from shunter.profiling.report_page import COLOURS, ReportTable, write_page
+from shunter.report.page import COLOURS, ReportTable, write_page
 
 __all__ = ["offload_curves", "offload_findings", "offload_tables", "write_offload_page"]
 
@@ -24,7 +24,7 @@ def offload_curves(rows: pd.DataFrame, *, batch: int = 1) -> pd.DataFrame:
     """Summarises the decode rows of datasets as curves over the offload ratio.
 
     Args:
-        rows: Profile dataset (``shunter.profiling.schema``); several may be concatenated.
+        rows: Profile dataset (``shunter.profiling.dataset.schema``); several may be concatenated.
         batch: Only rows with that many requests decoded together.
 
     Returns:

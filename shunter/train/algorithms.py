@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from shunter.agents.learned import LearnedPolicy
-from shunter.envs.world import World
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.envs.world.world import World
 from shunter.errors import InputError, ShunterError
 from shunter.train.result import OnProgress, TrainResult
 from shunter.train.settings import EvolutionSettings, PpoSettings, TrainSettings, algorithm_of, plain
@@ -42,7 +42,7 @@ def train_policy(
     settings = settings or EvolutionSettings()
     every = [worlds] if isinstance(worlds, World) else list(worlds)
     if isinstance(settings, EvolutionSettings):
-        from shunter.train.evolution import train_evolution
+        from shunter.train.search.evolution import train_evolution
 
         return train_evolution(
             every,
@@ -53,7 +53,7 @@ def train_policy(
             on_progress=on_progress,
         )
     check_installed(settings)
-    from shunter.train.ppo import train_ppo
+    from shunter.train.ppo.ppo import train_ppo
 
     return train_ppo(
         every, settings, validation=validation, start=start, checkpoint=checkpoint, on_progress=on_progress
@@ -68,7 +68,7 @@ def check_installed(settings: TrainSettings) -> None:
     """
     if isinstance(settings, PpoSettings):
         try:
-            import shunter.train.ppo  # noqa: F401 - to see whether it can be
+            import shunter.train.ppo.ppo  # noqa: F401 - to see whether it can be
         except ImportError as error:
             raise ShunterError(
                 f"maskable-ppo needs the extra: pip install 'shunter[train]' ({error})"
@@ -87,11 +87,11 @@ def check_checkpoint(path: Path, settings: TrainSettings) -> None:
         rule = f"be that of the checkpoint {path}, {written_by}, to go on from it"
         raise InputError("--algorithm", rule, algorithm)
     if isinstance(settings, EvolutionSettings):
-        from shunter.train.search_checkpoint import read_search
+        from shunter.train.search.checkpoint import read_search
 
         read_search(path, plain(settings))
     else:
-        from shunter.train.checkpoint import read_checkpoint
+        from shunter.train.ppo.checkpoint import read_checkpoint
 
         read_checkpoint(path, plain(settings))
 

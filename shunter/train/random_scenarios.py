@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from shunter.agents.prior import PRIOR
+from shunter.agents.learned.prior import PRIOR
 from shunter.catalog.gpus import get_gpu
-from shunter.envs.scenario import Scenario, load_scenario
-from shunter.envs.scenario_library import scenario_names
-from shunter.envs.seed_ranges import SEED_RANGES
-from shunter.envs.workload import popularity
-from shunter.envs.world import World, make_world
-from shunter.eval.capacity import capacity
-from shunter.models.published import catalog_facts
+from shunter.envs.scenario.library import scenario_names
+from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.envs.workload.draw import popularity
+from shunter.envs.workload.seed_ranges import SEED_RANGES
+from shunter.envs.world.world import World, make_world
+from shunter.eval.metrics.capacity import capacity
+from shunter.models.published.rows import catalog_facts
 
 __all__ = ["FAMILIES", "Family", "Parts", "family_of", "random_scenario", "random_worlds", "training_parts"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shunter.agents.learned import LearnedPolicy
+from shunter.agents.learned.policy import LearnedPolicy
 
 __all__ = ["Curve", "OnProgress", "TrainResult"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from shunter.agents.learned import LearnedPolicy
-from shunter.envs.seed_ranges import SEED_RANGES
-from shunter.envs.world import World
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.envs.workload.seed_ranges import SEED_RANGES
+from shunter.envs.world.world import World
 from shunter.files import write_bytes
 from shunter.jobs import Job, Report
 from shunter.train.algorithms import train_policy

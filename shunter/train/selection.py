@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from shunter.agents.base import Policy
-from shunter.agents.policy_file import load_of
-from shunter.agents.prior import PRIOR
+from shunter.agents.learned.file import load_of
+from shunter.agents.learned.prior import PRIOR
+from shunter.agents.learned.score_card import Cell, ScoreCard
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.agents.score_card import Cell, ScoreCard
-from shunter.envs.world import World
-from shunter.eval.batched import evaluate_batched
-from shunter.train.trials import CUT_OFF, FEW_MISSES, score_of
+from shunter.envs.world.world import World
+from shunter.eval.execution.batched import evaluate_batched
+from shunter.train.search.trials import CUT_OFF, FEW_MISSES, score_of
 
 __all__ = [
     "Change",
@@ -111,7 +111,7 @@ def _log_means(times: Array) -> Array:
 
 
 def costs(world: World, policy: Policy, seeds: Sequence[int]) -> Array:
-    """(seeds,) what the scenario's objective costs per request, as ``shunter.train.trials`` has it.
+    """(seeds,) what the scenario's objective costs per request, as ``shunter.train.search.trials`` has it.
 
     An episode that was cut off costs ``CUT_OFF`` times what it had accrued.
     """

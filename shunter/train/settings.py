@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, with_config
 
-from shunter.envs.fields import Positive, Strict, checked, read_mapping
-from shunter.envs.seed_ranges import SEED_RANGES
+from shunter.envs.scenario.fields import Positive, Strict, checked, read_mapping
+from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.errors import InputError, UnknownNameError
 from shunter.files import write_text
 
@@ -40,7 +40,7 @@ VALIDATION_SEEDS = SEED_RANGES["validation"]
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class EvolutionSettings:
-    """Of direct search; see ``shunter.train.evolution``.
+    """Of direct search; see ``shunter.train.search.evolution``.
 
     Attributes:
         minutes: About how long to search, validations included: the first generations are timed, and it is
@@ -89,7 +89,7 @@ class EvolutionSettings:
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class PpoSettings:
-    """Of MaskablePPO; see ``shunter.train.ppo``.
+    """Of MaskablePPO; see ``shunter.train.ppo.ppo``.
 
     Attributes:
         steps: Decisions to train for.
@@ -107,7 +107,7 @@ class PpoSettings:
         averaging: What is validated and kept is a running average of the weights; how much of it an update
             leaves, below 1.
         warm_start: Whether the prior that the network is added to is chosen for these worlds; see
-            ``shunter.agents.learned.Prior``. A policy to start from brings its own.
+            ``shunter.agents.learned.policy.Prior``. A policy to start from brings its own.
         noise: Whether durations differ from the predicted ones, as much as the prediction intervals say.
         validate_every: Updates between validations; a checkpoint is written at each.
         threads: Of torch.
@@ -191,7 +191,7 @@ def _check_training(settings: TrainSettings, or_zero: set[str]) -> None:
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class DistillSettings:
-    """How one network learns what others decide; see ``shunter.train.distill``.
+    """How one network learns what others decide; see ``shunter.train.distill.distill``.
 
     Attributes:
         width: Of the student's layers.

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from shunter.agents.base import Policy
-from shunter.agents.learned import LearnedPolicy
-from shunter.envs.world import World
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.envs.world.world import World
+from shunter.train.search.trials import Trials, score_of
 from shunter.train.selection import heuristics, log_costs
-from shunter.train.trials import Trials, score_of
 
 __all__ = ["Validation", "cut_off_late"]
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import PRIOR, Prior
-from shunter.agents.weights import untrained_weights
-from shunter.envs.fields import Strict
-from shunter.envs.world import World
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import PRIOR, Prior
+from shunter.agents.learned.weights import untrained_weights
+from shunter.envs.scenario.fields import Strict
+from shunter.envs.world.world import World
 from shunter.train.selection import Played, best_of, heuristics, paired_mean_change, played, score_card
 
 __all__ = ["TUNED", "Standing", "Verdict", "judge", "shown", "untrained_policy", "verdict_of"]

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shunter.agents.average import averaged
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import Prior
-from shunter.envs.features import CONTEXT_FEATURES, FEATURES
+from shunter.agents.learned.average import averaged
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import Prior
+from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.errors import InputError
 from tests.networks import random_policy
 

@@ -8,10 +8,10 @@ import pytest
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.base import Policy
 from shunter.agents.registry import HEURISTICS, POLICIES, make_policy
-from shunter.envs.features import CONTEXT_FEATURES, FEATURES
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.world import World
-from shunter.eval.batched import evaluate_batched
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
+from shunter.envs.world.world import World
+from shunter.eval.execution.batched import evaluate_batched
 
 RUN = {"is_run": 1, "resident_here": 1, "gpu_share": 1, "requests": 1, "batch": 1, "first_time": 1}
 LOAD = {

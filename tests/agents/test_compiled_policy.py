@@ -11,13 +11,13 @@ import pytest
 
 from benchmarks.compiled_policy import drawn_observations, first_of_best
 from benchmarks.sim_worlds import synthetic_world
-from shunter.agents.inputs import INPUTS, KINDS, input_names
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import SHORTLIST, Prior
-from shunter.agents.weights import from_vector, layer_shapes, to_vector
-from shunter.envs.world import World
-from shunter.eval.batched import SLOTS, evaluate_batched
-from shunter.eval.runs import simulate
+from shunter.agents.learned.inputs import INPUTS, KINDS, input_names
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import SHORTLIST, Prior
+from shunter.agents.learned.weights import from_vector, layer_shapes, to_vector
+from shunter.envs.world.world import World
+from shunter.eval.execution.batched import SLOTS, evaluate_batched
+from shunter.eval.execution.runs import simulate
 from tests.networks import random_policy
 
 WIDTHS = (0, 8, 16)

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shunter.agents.compiled_rules import rule_choice, rule_vector
-from shunter.agents.cost_greedy import CostGreedy
+from shunter.agents.heuristics.compiled import rule_choice, rule_vector
+from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.parameters import Choice, Heuristic
 from shunter.agents.registry import HEURISTICS, make_policy
-from shunter.envs.world import World, make_world
-from shunter.eval.batched import evaluate_batched
+from shunter.envs.world.world import World, make_world
+from shunter.eval.execution.batched import evaluate_batched
 
 SEEDS = (1, 2, 3)
 

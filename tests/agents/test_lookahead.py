@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from shunter.agents.base import Policy, StatePolicy
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.lookahead import Lookahead, LookaheadSettings, Search, Tried
-from shunter.agents.lookahead_batch import Teacher
-from shunter.agents.lookahead_futures import draw_future, estimate_rates, redraw_hidden
-from shunter.agents.rollout import greedy_choice
-from shunter.agents.rollout_state import compact, make_scratch
-from shunter.envs.batch import Batch
-from shunter.envs.state import RUN, State, in_use
-from shunter.envs.world import World
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.lookahead.batch import Teacher
+from shunter.agents.lookahead.futures import draw_future, estimate_rates, redraw_hidden
+from shunter.agents.lookahead.policy import Lookahead, LookaheadSettings, Search, Tried
+from shunter.agents.lookahead.rollout import greedy_choice
+from shunter.agents.lookahead.rollout_state import compact, make_scratch
+from shunter.envs.sim.batch import Batch
+from shunter.envs.state.state import RUN, State, in_use
+from shunter.envs.world.world import World
 from shunter.errors import InputError
-from shunter.eval.metrics import summarize
-from shunter.eval.runs import simulate
+from shunter.eval.execution.runs import simulate
+from shunter.eval.metrics.metrics import summarize
 
 QUICK = {"samples": 8, "horizon": 1.0, "candidates": 4, "confidence": 0.0}
 

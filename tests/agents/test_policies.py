@@ -10,15 +10,15 @@ import pytest
 import safetensors.numpy
 
 from shunter.agents.base import Policy
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.learned import POLICY_FORMAT, LearnedPolicy
-from shunter.agents.prior import Prior, greedy_prior
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.learned.policy import POLICY_FORMAT, LearnedPolicy
+from shunter.agents.learned.prior import Prior, greedy_prior
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.envs.features import FEATURES, FEATURES_VERSION
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.world import World
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.observation.features import FEATURES, FEATURES_VERSION
+from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError, UnknownNameError, VersionError
-from shunter.eval.runs import simulate
+from shunter.eval.execution.runs import simulate
 from tests.networks import random_policy
 
 

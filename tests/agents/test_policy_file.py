@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.fifo_swap import FifoSwap
-from shunter.agents.inputs import KINDS
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.policy_file import (
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.heuristics.fifo_swap import FifoSwap
+from shunter.agents.learned.file import (
     distance_from_training,
     load_of,
     training_of,
     training_record,
     world_facts,
 )
-from shunter.agents.score_card import score_card_of
-from shunter.envs.features import feature
-from shunter.envs.workload import popularity
-from shunter.envs.workload_spec import Workload
-from shunter.envs.world import World, make_world
+from shunter.agents.learned.inputs import KINDS
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.score_card import score_card_of
+from shunter.envs.observation.features import feature
+from shunter.envs.scenario.workload import Workload
+from shunter.envs.workload.draw import popularity
+from shunter.envs.world.world import World, make_world
 from shunter.errors import BrokenFileError, InputError
 from shunter.models.performance import PerformanceModel
 from shunter.train.selection import make_score_card, mean_responses
@@ -236,7 +236,7 @@ def test_acting_needs_neither_torch_nor_mlflow(fake_world: World, tmp_path: Path
 def test_onnx_scores_are_the_policys(fake_world: World, tmp_path: Path, width: int) -> None:
     pytest.importorskip("onnx", reason="needs the extra onnx")
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-    from shunter.agents.onnx_export import export_onnx
+    from shunter.agents.learned.onnx import export_onnx
 
     policy = random_policy(seed=3, width=width)
     export_onnx(policy, tmp_path / "p.onnx")

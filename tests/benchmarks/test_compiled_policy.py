@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.compiled_policy import drawn_observations, equality_row, first_of_best, speed_row
-from shunter.envs.features import CONTEXT_TABLE, FEATURE_TABLE, feature_bounds
+from shunter.envs.observation.features import CONTEXT_TABLE, FEATURE_TABLE, feature_bounds
 
 
 def test_observations_are_within_bounds_and_always_leave_a_choice() -> None:

@@ -14,13 +14,13 @@ from benchmarks.fidelity_place import GRID, LOADS, PLACES, Place, Site
 from benchmarks.fidelity_rows import BARS, cells, drift_rows, error_rows, gain_rows, order_rows, other_rows
 from benchmarks.fidelity_runs import Job, RealRuns
 from shunter.agents.registry import make_policy
-from shunter.envs.scenario import load_scenario
-from shunter.envs.world import World
+from shunter.engines.base import EngineError
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.world.world import World
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.replay import replay_predicted
-from shunter.eval.runs import Run, as_repeat, simulate
+from shunter.eval.execution.runs import Run, as_repeat, simulate
+from shunter.eval.fidelity.replay import replay_predicted
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.engines.base import EngineError
 from tests.eval.test_replay import Slower
 from tests.fake_executor import execute
 

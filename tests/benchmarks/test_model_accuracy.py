@@ -6,7 +6,7 @@ import pytest
 from benchmarks.model_accuracy import held_out_cells, preemption_cells
 from benchmarks.model_rivals import RIVALS
 from benchmarks.model_splits import FOLDER, AccuracySplit, make_accuracy_splits, read_split
-from shunter.models.published import published_frame
+from shunter.models.published.rows import published_frame
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 

@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks.model_sweeps import sweep_rows
-from shunter.profiling.dataset import read_dataset
+from shunter.profiling.dataset.table import read_dataset
 from tests.worlds import fit_fake
 
 

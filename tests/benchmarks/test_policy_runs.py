@@ -10,14 +10,14 @@ from benchmarks.policies import trained, trained_apart, untrained, without_guard
 from benchmarks.policy_cells import LOADS, Cell, cell_world, cells, kinds
 from benchmarks.policy_runs import Contender, Job, evaluate, job_key, run_all
 from benchmarks.policy_tuning import Baselines, read_tuned
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import greedy_prior
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import greedy_prior
 from shunter.agents.registry import make_policy
-from shunter.envs.features import CONTEXT_FEATURES, FEATURES
-from shunter.envs.scenario_library import scenario_names
+from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
+from shunter.envs.scenario.library import scenario_names
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
-from shunter.eval.batched import evaluate_batched
-from shunter.eval.starvation import waits
+from shunter.eval.execution.batched import evaluate_batched
+from shunter.eval.metrics.starvation import waits
 from tests.networks import random_policy
 
 JOB = Job(Cell("trivial-two-models", 0.7), Contender("greedy", "cost-greedy", "cost-greedy"), (1, 2))

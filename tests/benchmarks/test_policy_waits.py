@@ -14,7 +14,7 @@ from benchmarks.policy_runs import Contender, Figures, Waits, longest_waits
 from benchmarks.policy_wait_rows import guard_rows, longest_rows, starved_rows, wait_rows
 from benchmarks.policy_waits import allowed_waits_s, beyond_guard_s
 from benchmarks.sim_worlds import synthetic_world
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from tests.benchmarks.test_policy_results import CELLS, KINDS, figures
 
 OFF = "mine, guard off"

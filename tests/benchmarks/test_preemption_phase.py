@@ -10,9 +10,9 @@ from benchmarks.phase_worlds import WAYS, KeepStarted, Rule, Setting, one_level,
 from benchmarks.policy_runs import Figures, Waits
 from benchmarks.policy_tuning import read_tuned
 from benchmarks.preemption_phase import Outcome, judge
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.envs.features import FEATURES, feature
-from shunter.envs.world import World
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.envs.observation.features import FEATURES, feature
+from shunter.envs.world.world import World
 
 SEEDS = 12
 NOISE = np.random.default_rng(0).normal(1.0, 0.02, (len(WAYS), SEEDS))

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from benchmarks.profiling import curve_difference, error_rows, interleaved, overhead_row
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.plan import SweepSettings
-from shunter.profiling.sweep import plan_models
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.sweep.plan import SweepSettings
+from shunter.profiling.sweep.sweep import plan_models
 from tests.worlds import fake_engine, fit_fake
 
 

@@ -6,9 +6,9 @@ import pytest
 pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
 from benchmarks.sb3_trivial import REQUESTS, against, optimum_s, random_legal, responses_s, trivial_world
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.world import World
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.world.world import World
 
 SEEDS = range(5)
 

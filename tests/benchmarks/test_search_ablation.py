@@ -15,10 +15,10 @@ from benchmarks.search_ablation import (
     rows_of,
     search,
 )
-from shunter.agents.inputs import INPUTS, KINDS
-from shunter.agents.prior import PRIOR
-from shunter.envs.world import World
-from shunter.eval.batched import evaluate_batched
+from shunter.agents.learned.inputs import INPUTS, KINDS
+from shunter.agents.learned.prior import PRIOR
+from shunter.envs.world.world import World
+from shunter.eval.execution.batched import evaluate_batched
 from shunter.train.settings import EvolutionSettings
 
 SETTINGS = EvolutionSettings(generations=3, pairs=2, episodes=1, validation_seeds=2, threads=1)

@@ -5,7 +5,7 @@ import numpy as np
 from benchmarks.sim_policies import cost_greedy, first_legal, random_legal
 from benchmarks.sim_speed import Runner
 from benchmarks.sim_worlds import synthetic_world
-from shunter.agents.cost_greedy import CostGreedy
+from shunter.agents.heuristics.cost_greedy import CostGreedy
 
 
 def test_compiled_cost_greedy_is_the_policy_of_that_name() -> None:

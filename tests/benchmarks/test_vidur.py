@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.vidur import BATCH, RATE_PER_S, our_world, vidur_rows, write_requests
 from benchmarks.vidur_inside import tables, vidur_trace
-from shunter.envs.traces import read_trace
+from shunter.envs.workload.traces import read_trace
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from shunter.catalog.checkpoints import read_checkpoint
 from shunter.catalog.models import ModelSpec
 from shunter.errors import BrokenFileError, InputError
-from shunter.profiling.synthetic import write_checkpoint
+from shunter.profiling.checkpoints.synthetic import write_checkpoint
 
 SHAPE = ModelSpec("shape", 3, 64, 4, 2, 16, 96, 300)
 FAMILIES = {

@@ -8,10 +8,10 @@ import pytest
 
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.replay import replay_predicted
-from shunter.eval.runs import simulate
+from shunter.eval.execution.runs import simulate
+from shunter.eval.fidelity.replay import replay_predicted
 from shunter.eval.saved import save_evaluation
 from shunter.models.performance import PerformanceModel
 from tests.eval.test_recalibration import OtherMachine

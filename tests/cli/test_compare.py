@@ -8,7 +8,7 @@ import pytest
 
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.saved import log_evaluation, save_evaluation
-from shunter.eval.tracking import tracking
+from shunter.tracking.runs import tracking
 from tests.cli.test_main import fails, works
 
 

@@ -1,11 +1,11 @@
 import pytest
 
 from shunter.cli.main import main
-from shunter.profiling.dataset import read_dataset, write_dataset
-from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.journal import Journal
-from shunter.profiling.schema import SCHEMA_VERSION, frame_of
-from shunter.profiling.sweep import run_sweep
+from shunter.engines.fake.engine import FakeEngine
+from shunter.profiling.dataset.journal import Journal
+from shunter.profiling.dataset.schema import SCHEMA_VERSION, frame_of
+from shunter.profiling.dataset.table import read_dataset, write_dataset
+from shunter.profiling.sweep.sweep import run_sweep
 from tests.profiling.test_dataset import row
 from tests.profiling.test_sweep import ROWS_PER_GROUP, plan
 

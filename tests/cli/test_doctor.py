@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from shunter.cli.main import main
+from shunter.engines.registry import ENGINES
 from shunter.profiling import health
-from shunter.profiling.engines.registry import ENGINES
 from shunter.profiling.health import (
     EngineCheck,
     Machine,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shunter.eval.event_log import read_event_log
+from shunter.eval.execution.event_log import read_event_log
 from tests.cli.test_main import bare_python, fails, folder, works, write_scenario
 
 __all__ = ["bare_python", "folder"]

@@ -7,7 +7,7 @@ import yaml
 
 from shunter.cli.main import main
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.dataset import read_dataset
+from shunter.profiling.dataset.table import read_dataset
 from tests import worlds
 
 

@@ -10,11 +10,12 @@ from shunter.catalog.devices import parse_device
 from shunter.catalog.models import ModelSpec
 from shunter.cli.fit import fit
 from shunter.cli.predict import predict
+from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
-from shunter.models import PerformanceModel, baselines
-from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.plan import SweepSettings, make_plan
-from shunter.profiling.sweep import run_sweep
+from shunter.models import PerformanceModel
+from shunter.models.validation.held_out import baselines
+from shunter.profiling.sweep.plan import SweepSettings, make_plan
+from shunter.profiling.sweep.sweep import run_sweep
 
 
 def checkpoint(name, hidden_size):

@@ -8,8 +8,8 @@ import yaml
 
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
-from shunter.envs.world import World
-from shunter.eval.event_log import write_event_logs
+from shunter.envs.world.world import World
+from shunter.eval.execution.event_log import write_event_logs
 from shunter.models.performance import PerformanceModel
 from tests.eval.test_recalibration import OtherMachine
 from tests.eval.test_worlds_agree import execute

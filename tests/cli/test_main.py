@@ -13,10 +13,10 @@ import safetensors.numpy
 import yaml
 
 from shunter import __version__
-from shunter.agents.learned import POLICY_FORMAT
+from shunter.agents.learned.policy import POLICY_FORMAT
 from shunter.cli.main import COMMANDS, main
-from shunter.envs.features import FEATURES_VERSION
-from shunter.eval.event_log import read_event_log
+from shunter.envs.observation.features import FEATURES_VERSION
+from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.saved import FILES
 from shunter.models.performance import PerformanceModel
 from tests.networks import random_policy

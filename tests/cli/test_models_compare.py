@@ -6,7 +6,7 @@ import pytest
 
 from shunter.cli.main import main
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.dataset import read_dataset, write_dataset
+from shunter.profiling.dataset.table import read_dataset, write_dataset
 from tests.cli.test_fit import data
 
 __all__ = ["data"]

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from shunter.agents.inputs import KINDS, input_names
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.policy_file import training_record
-from shunter.agents.prior import Prior
-from shunter.agents.weights import untrained_weights
+from shunter.agents.learned.file import training_record
+from shunter.agents.learned.inputs import KINDS, input_names
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.weights import untrained_weights
 from shunter.cli.main import main
-from shunter.envs.features import FEATURES_VERSION
-from shunter.envs.seed_ranges import SEED_RANGES
-from shunter.envs.world import World
+from shunter.envs.observation.features import FEATURES_VERSION
+from shunter.envs.workload.seed_ranges import SEED_RANGES
+from shunter.envs.world.world import World
 from shunter.train.verdict import judge
 from tests.networks import random_policy
 

@@ -4,11 +4,11 @@ from typer.testing import CliRunner
 
 from shunter.catalog.models import ModelSpec
 from shunter.cli import profile as command
+from shunter.engines.base import WorkerDiedError
+from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.engines.base import WorkerDiedError
-from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.synthetic import write_checkpoint
+from shunter.profiling.checkpoints.synthetic import write_checkpoint
+from shunter.profiling.dataset.table import read_dataset
 
 GRID = ["--engine", "fake", "--device", "cpu:1-threads", "--prompt", "8", "--decode", "4", "--batch", "1,2"]
 GRID += ["--cuts", "8", "--repeats", "2"]

@@ -14,10 +14,10 @@ import pytest
 
 from shunter.cli import profile_preemption as command
 from shunter.cli.main import main
+from shunter.engines.base import WorkerDiedError
+from shunter.engines.fake.engine import FakeEngine
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.engines.base import WorkerDiedError
-from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.preemption_rows import read_rows
+from shunter.profiling.preemption.rows import read_rows
 from tests.worlds import durations_for, fit_fake
 
 JOB = ["--engine", "fake", "--device", "cpu:1-threads", "--job-tokens", "30", "--other-tokens", "5"]

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from shunter.cli.main import main
-from shunter.envs.scenario import load_scenario
-from shunter.envs.scenario_library import find_scenario, scenario_names
+from shunter.envs.scenario.library import find_scenario, scenario_names
+from shunter.envs.scenario.scenario import load_scenario
 
 
 @pytest.fixture(autouse=True)

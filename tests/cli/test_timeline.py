@@ -6,9 +6,9 @@ import pytest
 
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
-from shunter.envs.world import World
-from shunter.eval.event_log import write_event_logs
-from shunter.eval.runs import simulate
+from shunter.envs.world.world import World
+from shunter.eval.execution.event_log import write_event_logs
+from shunter.eval.execution.runs import simulate
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import yaml
 
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.policy_file import training_of
-from shunter.agents.score_card import score_card_of
+from shunter.agents.learned.file import training_of
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.score_card import score_card_of
 from shunter.cli.main import main
 from shunter.models.performance import PerformanceModel
-from shunter.train.evolution import threads_of
-from shunter.train.search_checkpoint import SearchCheckpoint, read_search, write_search
+from shunter.train.search.checkpoint import SearchCheckpoint, read_search, write_search
+from shunter.train.search.evolution import threads_of
 from shunter.train.settings import EvolutionSettings, plain
 from shunter.train.verdict import verdict_of
 from tests.cli.test_main import fails, write_scenario

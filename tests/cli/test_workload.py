@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from shunter.cli.main import main
-from shunter.envs.lengths import length_pairs
-from shunter.envs.scenario_limits import Limits
-from shunter.envs.traces import read_trace, write_trace
-from shunter.envs.workload_spec import Workload
+from shunter.envs.scenario.limits import Limits
+from shunter.envs.scenario.workload import Workload
+from shunter.envs.workload.lengths import length_pairs
+from shunter.envs.workload.traces import read_trace, write_trace
 
 
 @pytest.fixture

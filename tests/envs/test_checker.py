@@ -7,10 +7,10 @@ import gymnasium
 import numpy as np
 import pytest
 
-from shunter.envs.checker import BrokenEnvError, check_scheduling_env
-from shunter.envs.features import FEATURES
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.world import World
+from shunter.envs.gym.checker import BrokenEnvError, check_scheduling_env
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.observation.features import FEATURES
+from shunter.envs.world.world import World
 
 AGE = FEATURES.index("oldest_age")
 

@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from shunter.agents.base import ScoringPolicy, is_, value
-from shunter.envs.lengths import length_pairs, remaining_tokens
-from shunter.envs.scenario import Scenario
-from shunter.envs.tables import make_tables
-from shunter.envs.traces import write_trace
-from shunter.envs.vector import SchedulingVectorEnv
-from shunter.envs.world import World
+from shunter.envs.gym.vector import SchedulingVectorEnv
+from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.state.tables import make_tables
+from shunter.envs.workload.lengths import length_pairs, remaining_tokens
+from shunter.envs.workload.traces import write_trace
+from shunter.envs.world.world import World
 
 STEP_S = 0.01
 REQUESTS = 1000

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numba
 
-from shunter.envs.compiled import cache_stamp
+from shunter.envs.sim.compiled import cache_stamp
 
 
 def test_a_change_of_any_source_is_another_version(tmp_path: Path) -> None:
@@ -20,5 +20,5 @@ def test_a_change_of_any_source_is_another_version(tmp_path: Path) -> None:
 
 def test_compiled_code_lies_in_the_folder_of_its_version() -> None:
     here = Path(__file__).parents[2] / "shunter"
-    files = [file for area in ("envs", "agents") for file in (here / area).glob("*.py")]
+    files = [file for area in ("envs", "agents") for file in (here / area).rglob("*.py")]
     assert Path(numba.config.CACHE_DIR).name == cache_stamp(files)

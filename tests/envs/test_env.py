@@ -9,12 +9,12 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import shunter.envs  # noqa: F401 - registers the environment
-from shunter.envs.candidates import is_legal
-from shunter.envs.features import CONTEXT_TABLE, FEATURE_TABLE, FEATURES, feature_lines
-from shunter.envs.observation import observe
-from shunter.envs.scheduling import SchedulingEnv, empty_observation
-from shunter.envs.state import LOAD, counted, in_use
-from shunter.envs.world import World, make_world
+from shunter.envs.gym.scheduling import SchedulingEnv, empty_observation
+from shunter.envs.observation.features import CONTEXT_TABLE, FEATURE_TABLE, FEATURES, feature_lines
+from shunter.envs.observation.observe import observe
+from shunter.envs.rules.candidates import is_legal
+from shunter.envs.state.state import LOAD, counted, in_use
+from shunter.envs.world.world import World, make_world
 from shunter.models.performance import PerformanceModel
 from tests import worlds
 

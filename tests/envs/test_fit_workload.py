@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shunter.envs.arrivals import arrival_times
-from shunter.envs.fit_workload import dispersion, fit_arrivals, likeness
-from shunter.envs.workload_spec import Arrivals, Bursts
+from shunter.envs.scenario.workload import Arrivals, Bursts
+from shunter.envs.workload.arrivals import arrival_times
+from shunter.envs.workload.fit import dispersion, fit_arrivals, likeness
 from shunter.errors import InputError
 
 

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.registry import make_policy
-from shunter.envs.durations import fill_times
-from shunter.envs.dynamics import apply
-from shunter.envs.faults import fail
-from shunter.envs.features import feature
-from shunter.envs.records import FAR_NS
-from shunter.envs.scenario import Scenario, load_scenario
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.state import Requests, in_use
-from shunter.envs.world import World, make_world
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.observation.features import feature
+from shunter.envs.rules.durations import fill_times
+from shunter.envs.rules.dynamics import apply
+from shunter.envs.rules.faults import fail
+from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.envs.state.records import FAR_NS
+from shunter.envs.state.state import Requests, in_use
+from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
-from shunter.eval.runs import Run, simulate
+from shunter.eval.execution.runs import Run, simulate
 from tests.fake_executor import execute
 from tests.guarded import Watched
 from tests.random_worlds import ByName, run_on, worlds

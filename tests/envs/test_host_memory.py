@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shunter.envs.features import FEATURES
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.world import World, make_world
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.observation.features import FEATURES
+from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from tests.worlds import fake_scenario

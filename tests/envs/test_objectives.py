@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from shunter.agents.registry import make_policy
-from shunter.envs.objectives import alone_s
-from shunter.envs.scenario_objective import Objective, with_objective
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.workload_spec import Workload
-from shunter.envs.world import World
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.rules.objectives import alone_s
+from shunter.envs.scenario.objective import Objective, with_objective
+from shunter.envs.scenario.workload import Workload
+from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
-from shunter.eval.metrics import metric_names, request_times, slowdowns, summarize
-from shunter.eval.runs import Run, simulate
+from shunter.eval.execution.runs import Run, simulate
+from shunter.eval.metrics.metrics import metric_names, request_times, slowdowns, summarize
 from tests.worlds import fake_scenario
 
 POLICY = "cost-greedy"

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import re
 
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.envs.rendering import describe
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.world import World
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.envs.gym.rendering import describe
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.world.world import World
 
 
 def played(world: World, steps: int) -> tuple[SchedulingEnv, tuple[int, int]]:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from shunter.envs.scenario import Device, Model, Scenario, load_scenario
-from shunter.envs.world import make_world
+from shunter.envs.scenario.scenario import Device, Model, Scenario, load_scenario
+from shunter.envs.world.world import make_world
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
 from shunter.models.performance import PerformanceModel
 from tests.worlds import fake_scenario

@@ -6,14 +6,14 @@ import gymnasium
 import pytest
 
 import shunter.envs  # noqa: F401 - registers the environment
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.envs.residency import residency
-from shunter.envs.scenario import Scenario, load_scenario
-from shunter.envs.scenario_library import find_scenario, scenario_names, write_capacity
-from shunter.envs.world import make_world
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.envs.scenario.library import find_scenario, scenario_names, write_capacity
+from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.envs.world.residency import residency
+from shunter.envs.world.world import make_world
 from shunter.errors import InputError, UnknownNameError
-from shunter.eval.runs import simulate
-from shunter.models.published_performance import published_performance
+from shunter.eval.execution.runs import simulate
+from shunter.models.published.performance import published_performance
 
 NAMES = scenario_names()
 

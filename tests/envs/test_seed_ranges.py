@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from shunter.envs.seed_ranges import SEED_RANGES
+from shunter.envs.workload.seed_ranges import SEED_RANGES
 
 
 def test_no_two_purposes_share_a_seed() -> None:

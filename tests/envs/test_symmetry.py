@@ -9,10 +9,10 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shunter.envs.scenario import Model
-from shunter.envs.tables import Tables
-from shunter.envs.world import World
-from shunter.eval.runs import Run
+from shunter.envs.scenario.scenario import Model
+from shunter.envs.state.tables import Tables
+from shunter.envs.world.world import World
+from shunter.eval.execution.runs import Run
 from tests.random_worlds import ByName, run_on, worlds
 
 _BY_MODEL = ("weight_bytes",)

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shunter.envs import tabulation
-from shunter.envs.durations import interpolate
-from shunter.envs.world import World, make_world
+from shunter.envs.rules.durations import interpolate
+from shunter.envs.world.world import World, make_world, tabulation
 from shunter.models.performance import PerformanceModel
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from shunter.envs.trace_formats import FORMATS
-from shunter.envs.traces import read_trace, write_trace
+from shunter.envs.workload.trace_formats import FORMATS
+from shunter.envs.workload.traces import read_trace, write_trace
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
 
 TRACE = pd.DataFrame(

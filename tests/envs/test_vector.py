@@ -7,11 +7,11 @@ import gymnasium
 import numpy as np
 import pytest
 
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.envs import batch as batches
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.vector import SchedulingVectorEnv
-from shunter.envs.world import World
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.gym.vector import SchedulingVectorEnv
+from shunter.envs.sim import batch as batches
+from shunter.envs.world.world import World
 from shunter.errors import InputError
 
 KEYS = ("candidates", "context", "action_mask")

@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from shunter.envs.arrivals import weibull_shape
-from shunter.envs.lengths import length_pairs, remaining_tokens
-from shunter.envs.scenario import load_scenario
-from shunter.envs.scenario_limits import Limits
-from shunter.envs.state import Requests
-from shunter.envs.traces import write_trace
-from shunter.envs.workload import draw_requests, popularity, replay_rate_per_s, request_chunks
-from shunter.envs.workload_spec import LENGTHS, Workload
+from shunter.envs.scenario.limits import Limits
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.scenario.workload import LENGTHS, Workload
+from shunter.envs.state.state import Requests
+from shunter.envs.workload.arrivals import weibull_shape
+from shunter.envs.workload.draw import draw_requests, popularity, replay_rate_per_s, request_chunks
+from shunter.envs.workload.lengths import length_pairs, remaining_tokens
+from shunter.envs.workload.traces import write_trace
 from shunter.errors import InputError, UnknownNameError
 
 MODELS = ("a", "b", "c", "d")

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.registry import make_policy
-from shunter.envs.world import World
-from shunter.eval.batched import evaluate_batched
-from shunter.eval.runs import simulate
+from shunter.envs.world.world import World
+from shunter.eval.execution.batched import evaluate_batched
+from shunter.eval.execution.runs import simulate
 
 SEEDS = [3, 11, 4, 7, 7]
 

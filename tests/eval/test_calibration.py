@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from shunter.agents.registry import make_policy
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.eval.budgets import budgets
-from shunter.eval.calibration import Calibration, calibrate_on
-from shunter.eval.recorded import real_runs, recorded_run
-from shunter.eval.runs import as_repeat
+from shunter.eval.execution.recorded import real_runs, recorded_run
+from shunter.eval.execution.runs import as_repeat
+from shunter.eval.fidelity.calibration import Calibration, calibrate_on
 from shunter.models.performance import PerformanceModel
 from tests.eval.test_recalibration import OtherMachine
 from tests.fake_executor import execute

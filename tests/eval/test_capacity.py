@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.fifo_swap import FifoSwap
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.heuristics.fifo_swap import FifoSwap
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.envs.world import make_world
+from shunter.envs.world.world import make_world
 from shunter.errors import InputError
-from shunter.eval.capacity import GROWTH, capacity, growth, utilisation
+from shunter.eval.metrics.capacity import GROWTH, capacity, growth, utilisation
 from tests.envs.test_closed_forms import exponential, world_of
 
 

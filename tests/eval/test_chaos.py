@@ -14,14 +14,14 @@ import psutil
 import pytest
 
 from shunter.agents.registry import make_policy
-from shunter.envs.scenario import Scenario
-from shunter.envs.world import World
+from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
-from shunter.eval.chaos import Chaos, parse_chaos
-from shunter.eval.memory import tree_pss_bytes
-from shunter.eval.real import open_engines, run_real
-from shunter.eval.runs import InterruptedRun
-from shunter.eval.station import Deadline
+from shunter.eval.execution.chaos import Chaos, parse_chaos
+from shunter.eval.execution.memory import tree_pss_bytes
+from shunter.eval.execution.real import open_engines, run_real
+from shunter.eval.execution.runs import InterruptedRun
+from shunter.eval.execution.station import Deadline
 from tests.eval.test_faults import check_answers
 
 QUICK = {"requests": 40, "rate_per_s": 60.0, "prompt_scale": 0.01, "decode_scale": 0.02}

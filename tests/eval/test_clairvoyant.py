@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from benchmarks.instances import INSTANCES, small_world
 from shunter.agents.registry import make_policy
-from shunter.envs.state import Requests
-from shunter.envs.world import World
-from shunter.eval.clairvoyant import Plan, lower_bound_s, solve
-from shunter.eval.plants import SimulatedPlant
-from shunter.eval.runs import run_policy
+from shunter.envs.state.state import Requests
+from shunter.envs.world.world import World
+from shunter.eval.bounds.clairvoyant import Plan, lower_bound_s, solve
+from shunter.eval.execution.plants import SimulatedPlant
+from shunter.eval.execution.runs import run_policy
 
 NAMES = ["fifo-swap", "lru-keepalive", "cost-greedy"]
 

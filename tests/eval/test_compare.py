@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from shunter.envs.world import make_world
+from shunter.envs.world.world import make_world
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.eval.compare import compare
-from shunter.eval.compare_page import comparison_words, write_comparison
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.load_curves import load_curves
-from shunter.eval.metrics import paired_change
+from shunter.eval.metrics.load_curves import load_curves
+from shunter.eval.metrics.metrics import paired_change
 from shunter.eval.provenance import provenance
 from shunter.eval.read_back import Recorded, read_evaluation
 from shunter.eval.saved import FILES, save_evaluation
 from shunter.models.performance import PerformanceModel
+from shunter.report.compare import comparison_words, write_comparison
 from tests import worlds
 from tests.browser import BROWSER, look
 from tests.fake_evaluation import evaluate_fake

@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from shunter.agents.registry import make_policy
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.eval.event_log import EVENT_COLUMNS, read_event_log, write_event_logs
-from shunter.eval.runs import Run, simulate
+from shunter.eval.execution.event_log import EVENT_COLUMNS, read_event_log, write_event_logs
+from shunter.eval.execution.runs import Run, simulate
 
 
 @pytest.fixture(scope="module")

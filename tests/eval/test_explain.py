@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from shunter.agents.inputs import KINDS, candidate_inputs, input_names, kind_of
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import Prior
-from shunter.agents.weights import untrained_weights
-from shunter.envs.features import CONTEXT_FEATURES, FEATURES
-from shunter.envs.world import World
+from shunter.agents.learned.inputs import KINDS, candidate_inputs, input_names, kind_of
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.weights import untrained_weights
+from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
+from shunter.envs.world.world import World
 from shunter.errors import InputError
-from shunter.eval.explain import SEEDS, Explanation, explain, without
-from shunter.eval.explain_example import after
-from shunter.eval.explain_page import explanation_lines, write_explanation
-from shunter.eval.explain_replay import Followed, differences, played
-from shunter.eval.explain_words import PHRASES, difference_words, group_of, input_words
-from shunter.eval.runs import Run, simulate
+from shunter.eval.execution.runs import Run, simulate
+from shunter.eval.explain.example import after
+from shunter.eval.explain.explain import SEEDS, Explanation, explain, without
+from shunter.eval.explain.replay import Followed, differences, played
+from shunter.eval.explain.words import PHRASES, difference_words, group_of, input_words
+from shunter.report.explain import explanation_lines, write_explanation
 
 UNTRAINED = LearnedPolicy("untrained", untrained_weights(Prior()), {})
 NAMES = input_names()

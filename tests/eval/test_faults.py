@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.envs.world import World
-from shunter.eval.metrics import summarize
-from shunter.eval.replay import replay_exactly, replay_predicted
-from shunter.eval.runs import Run, simulate
-from shunter.eval.spans import run_spans
+from shunter.envs.world.world import World
+from shunter.eval.execution.runs import Run, simulate
+from shunter.eval.fidelity.replay import replay_exactly, replay_predicted
+from shunter.eval.fidelity.spans import run_spans
+from shunter.eval.metrics.metrics import summarize
 from shunter.eval.timeline import read_timeline
 from tests.fake_executor import execute
 from tests.faulty_engines import START_S, Fate, execute_faulty

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from shunter.agents.registry import make_policy
-from shunter.envs.world import World, with_footprints
+from shunter.envs.world.world import World, with_footprints
 from shunter.errors import InputError
 from shunter.eval import evaluation as module
 from shunter.eval.evaluation import Evaluation, evaluate
-from shunter.eval.fidelity import fidelity, growth
-from shunter.eval.fidelity_tables import fidelity_markdown, fidelity_tables, fidelity_verdict
-from shunter.eval.policy_statistics import policy_statistics
-from shunter.eval.ranking import rank
-from shunter.eval.runs import Run, as_repeat, simulate
+from shunter.eval.execution.runs import Run, as_repeat, simulate
+from shunter.eval.fidelity.gap import fidelity, growth
+from shunter.eval.fidelity.tables import fidelity_markdown, fidelity_tables, fidelity_verdict
+from shunter.eval.metrics.policies import policy_statistics
+from shunter.eval.metrics.ranking import rank
 from tests.eval.test_replay import Slower
 from tests.fake_executor import execute
 

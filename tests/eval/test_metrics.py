@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from shunter.agents.registry import make_policy
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from shunter.eval.evaluation import evaluate
-from shunter.eval.metrics import METRICS, paired_change, paired_units, request_times, summarize
-from shunter.eval.report_words import verdict
-from shunter.eval.runs import Run, simulate
+from shunter.eval.execution.runs import Run, simulate
+from shunter.eval.metrics.metrics import METRICS, paired_change, paired_units, request_times, summarize
+from shunter.report.words import verdict
 
 
 def with_times(run: Run, arrival: list[float], first: list[float], finish: list[float]) -> Run:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 
 from shunter import __version__
+from shunter.engines.base import Capabilities
 from shunter.eval.provenance import commit, provenance
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.engines.base import Capabilities
 
 
 def test_it_says_with_what_figures_were_made(fake_performance: PerformanceModel) -> None:

@@ -13,8 +13,8 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shunter.envs.world import World
-from shunter.eval.runs import Run, simulate
+from shunter.envs.world.world import World
+from shunter.eval.execution.runs import Run, simulate
 from tests.fake_executor import execute
 from tests.random_worlds import BookedDurations, ByName, filled_host, worlds
 

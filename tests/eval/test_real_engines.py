@@ -11,12 +11,12 @@ import pytest
 
 from shunter.agents.registry import make_policy
 from shunter.catalog.models import get_model, scaled_model
-from shunter.envs.scenario import Scenario
-from shunter.envs.world import World, make_world
-from shunter.eval.real import bind_footprints, open_engines, run_real
+from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.world.world import World, make_world
+from shunter.eval.execution.real import bind_footprints, open_engines, run_real
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.synthetic import write_checkpoint
+from shunter.profiling.checkpoints.synthetic import write_checkpoint
+from shunter.profiling.dataset.table import read_dataset
 from tests import worlds
 from tests.eval.test_faults import check_answers
 

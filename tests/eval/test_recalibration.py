@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from shunter.agents.registry import make_policy
-from shunter.envs.world import World, make_world
+from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
-from shunter.eval.recalibration import Recalibration, recalibrate
-from shunter.eval.scale_fit import Observation, fit_scales
-from shunter.eval.spans import run_spans
+from shunter.eval.fidelity.recalibration import Recalibration, recalibrate
+from shunter.eval.fidelity.scale_fit import Observation, fit_scales
+from shunter.eval.fidelity.spans import run_spans
 from shunter.models.performance import PerformanceModel
 from shunter.models.state import write_state
 from tests.eval.test_worlds_agree import TableDurations, execute

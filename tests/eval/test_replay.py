@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from shunter.errors import InputError
-from shunter.eval.event_log import read_event_log, write_event_logs
-from shunter.eval.replay import replay_exactly, replay_predicted
-from shunter.eval.runs import simulate
+from shunter.eval.execution.event_log import read_event_log, write_event_logs
+from shunter.eval.execution.runs import simulate
+from shunter.eval.fidelity.replay import replay_exactly, replay_predicted
 from tests.fake_executor import TableDurations, execute
 
 EVENTS = ["first_token_s", "finish_s", "preemptions"]

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from shunter.errors import InputError
-from shunter.eval.runs import simulate
-from shunter.eval.spans import run_spans
+from shunter.eval.execution.runs import simulate
+from shunter.eval.fidelity.spans import run_spans
 from tests.eval.test_worlds_agree import execute
 
 TARGETS = {"load_s", "unload_s", "prefill_s", "decode_step_s", "kv_save_s", "kv_restore_s"}

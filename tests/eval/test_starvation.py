@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.registry import make_policy
-from shunter.eval.batched import Batched, evaluate_batched
-from shunter.eval.runs import simulate
-from shunter.eval.starvation import ALL, jain_index, waits
+from shunter.eval.execution.batched import Batched, evaluate_batched
+from shunter.eval.execution.runs import simulate
+from shunter.eval.metrics.starvation import ALL, jain_index, waits
 
 
 def batched(*rows: tuple[str, float, float], end_s: float) -> Batched:

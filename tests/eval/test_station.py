@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from shunter.eval.operations import Eviction, Join, Operation
-from shunter.eval.station import STARTS, Deadline, Station
-from shunter.profiling.engines.base import (
+from shunter.engines.base import (
     CheckpointError,
     EngineError,
     LoadResult,
     MemoryReport,
     RequestError,
 )
-from shunter.profiling.engines.fake import FakeEngine, LinearDurations
+from shunter.engines.fake.engine import FakeEngine, LinearDurations
+from shunter.eval.execution.operations import Eviction, Join, Operation
+from shunter.eval.execution.station import STARTS, Deadline, Station
 from tests.faulty_engines import Fate, FaultyEngine
 
 LOAD = Operation("a", load=("a.gguf", 9), context_tokens=64, max_batch=2)

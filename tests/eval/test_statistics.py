@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from shunter.eval.statistics import (
+from shunter.eval.metrics.statistics import (
     bootstrap,
     iqm,
     kendall_tau,

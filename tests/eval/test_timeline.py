@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 
 from shunter.agents.registry import make_policy
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
-from shunter.eval.runs import Run, simulate
+from shunter.eval.execution.runs import Run, simulate
 from shunter.eval.timeline import Timeline, pick_run, queue_lengths, read_timeline
-from shunter.eval.timeline_page import timeline_figure, write_timeline
+from shunter.report.timeline import timeline_figure, write_timeline
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_long_run_is_drawn_in_part_and_says_so(
     timeline: Timeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "page.html"
-    monkeypatch.setattr("shunter.eval.timeline_page.MAX_OPERATIONS", 10)
+    monkeypatch.setattr("shunter.report.timeline.MAX_OPERATIONS", 10)
     write_timeline(timeline, page)
     assert "at most 10 operations" in page.read_text(encoding="utf-8")
     monkeypatch.undo()

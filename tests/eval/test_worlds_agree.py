@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from shunter.agents.registry import POLICIES, make_policy
-from shunter.envs.world import World
-from shunter.eval.real import bind_footprints
-from shunter.eval.runs import simulate
+from shunter.envs.world.world import World
+from shunter.eval.execution.real import bind_footprints
+from shunter.eval.execution.runs import simulate
 from tests.fake_executor import TableDurations, execute, execute_on, fake_station
 
 

@@ -9,10 +9,10 @@ import pytest
 from shunter.catalog.checkpoints import Checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.catalog.models import ModelSpec
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.plan import SweepSettings, make_plan
-from shunter.profiling.sweep import run_sweep
+from shunter.engines.fake.engine import FakeEngine
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.sweep.plan import SweepSettings, make_plan
+from shunter.profiling.sweep.sweep import run_sweep
 
 DEVICE = "loopback:1-threads"
 

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from shunter.models import PerformanceModel
-from shunter.models.assessment import assess
-from shunter.models.baselines import PREDICTORS
-from shunter.models.card import write_card
+from shunter.models.card.card import write_card
+from shunter.models.validation.assessment import assess
+from shunter.models.validation.baselines import PREDICTORS
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 
-from shunter.models.card_errors import largest_errors, largest_errors_table
+from shunter.models.card.errors import largest_errors, largest_errors_table
 
 
 def held_out(**off):

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shunter.models.features import TARGETS, feature_frame, with_heads
+from shunter.models.physics.features import TARGETS, feature_frame, with_heads
 
 # 4 layers of 100 bytes, an output of 2 * 8 * 2 = 32 bytes and an embedding as large; 2 bytes per parameter.
 FACTS = {

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter.models.intervals import LogErrors, group_half_width, half_width
+from shunter.models.fit.intervals import LogErrors, group_half_width, half_width
 
 
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=200))

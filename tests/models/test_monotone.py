@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shunter.models import PerformanceModel
-from shunter.models.published import published_frame
+from shunter.models.published.rows import published_frame
 from tests.models.conftest import DEVICE
 
 MORE = settings(max_examples=40, deadline=None)

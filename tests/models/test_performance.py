@@ -8,7 +8,7 @@ import pytest
 from shunter.errors import BrokenFileError, InputError, UnknownNameError, VersionError
 from shunter.models import PerformanceModel
 from shunter.models.cells import complete
-from shunter.models.features import FACT_COLUMNS, TARGETS
+from shunter.models.physics.features import FACT_COLUMNS, TARGETS
 
 DEVICE = "loopback:1-threads"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shunter.errors import BrokenFileError, VersionError
 from shunter.models import PerformanceModel
-from shunter.models.published import published_frame
+from shunter.models.published.rows import published_frame
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@ import pytest
 
 from shunter.catalog.gpus import catalog_gpus
 from shunter.models.datasheets import HOST
-from shunter.models.published import facts_of, model_name, published_frame, refused, spec_of
-from shunter.profiling.reference import read_reference
-from shunter.profiling.schema import COLUMNS, validate
+from shunter.models.published.rows import facts_of, model_name, published_frame, refused, spec_of
+from shunter.profiling.dataset.reference import read_reference
+from shunter.profiling.dataset.schema import COLUMNS, validate
 
 
 def test_published_rows_are_a_valid_dataset_with_their_own_ids():

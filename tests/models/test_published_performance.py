@@ -3,8 +3,8 @@ import pytest
 
 from shunter.catalog.gpus import catalog_gpus
 from shunter.errors import UnknownNameError
-from shunter.models.published import catalog_facts
-from shunter.models.published_performance import ENGINE, fit_published, published_performance
+from shunter.models.published.performance import ENGINE, fit_published, published_performance
+from shunter.models.published.rows import catalog_facts
 
 OPERATIONS = ("decode", "prefill", "load", "unload", "kv_save", "kv_restore")
 

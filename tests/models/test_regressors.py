@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shunter.models.regressors import (
+from shunter.models.fit.regressors import (
     GroupFit,
     PhysicsFit,
     fit_physics,

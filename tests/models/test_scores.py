@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shunter.models.scores import score
-from shunter.models.splits import make_splits
+from shunter.models.validation.scores import score
+from shunter.models.validation.splits import make_splits
 
 
 def asked(measured, predicted, low=np.nan, high=np.nan, cells=None):

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shunter.models import PerformanceModel
+from shunter.models.fit.shared import SharedPhysics, fit_shared, term_values
 from shunter.models.physics import PHYSICS, rated_cells
 from shunter.models.physics.decode import weight_read_s
-from shunter.models.published import published_frame
-from shunter.models.shared import SharedPhysics, fit_shared, term_values
+from shunter.models.published.rows import published_frame
 
 GPUS = ("RTX 3090", "RTX 4090", "RTX A6000", "RTX 5000 Ada", "RTX 4080")
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shunter.models.validation import HeldOut, fold_labels, hold_out, log_error_interval
+from shunter.models.validation.held_out import HeldOut, fold_labels, hold_out, log_error_interval
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=80))

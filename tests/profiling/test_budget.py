@@ -3,12 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shunter.profiling.budget import expected_selection
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.design import Design
-from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.plan import SweepSettings
-from shunter.profiling.sweep import run_sweep
+from shunter.engines.fake.engine import FakeEngine
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.sweep.budget import expected_selection
+from shunter.profiling.sweep.design import Design
+from shunter.profiling.sweep.plan import SweepSettings
+from shunter.profiling.sweep.sweep import run_sweep
 from tests.profiling.test_sweep import plan
 
 GRID = SweepSettings(

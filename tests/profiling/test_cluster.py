@@ -6,13 +6,13 @@ import pytest
 
 from shunter.catalog.models import ModelSpec
 from shunter.errors import InputError
-from shunter.profiling.cluster import NodeError, run_cluster_sweep
-from shunter.profiling.cluster_worker import hardware_key
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.journal import journal_path
-from shunter.profiling.plan import SweepSettings
-from shunter.profiling.sweep import plan_models
-from shunter.profiling.synthetic import write_checkpoint
+from shunter.profiling.checkpoints.synthetic import write_checkpoint
+from shunter.profiling.cluster.sweep import NodeError, run_cluster_sweep
+from shunter.profiling.cluster.worker import hardware_key
+from shunter.profiling.dataset.journal import journal_path
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.sweep.plan import SweepSettings
+from shunter.profiling.sweep.sweep import plan_models
 from shunter.ray_cluster import connect, drive, live_nodes
 from tests.ray_nodes import ray_nodes
 

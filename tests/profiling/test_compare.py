@@ -2,8 +2,8 @@ import pandas as pd
 import pytest
 
 from shunter.errors import InputError
-from shunter.profiling.compare import diff_datasets, merge_datasets
-from shunter.profiling.schema import empty_frame, frame_of
+from shunter.profiling.dataset.compare import diff_datasets, merge_datasets
+from shunter.profiling.dataset.schema import empty_frame, frame_of
 from tests.profiling.test_dataset import row
 
 

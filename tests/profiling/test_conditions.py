@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from shunter.catalog.devices import parse_device
+from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import InputError, ShunterError
-from shunter.profiling.conditions import Sensors, pressure
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.energy import Gpu, Rapl, difference, open_gpu
-from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.plan import SweepSettings
-from shunter.profiling.sweep import run_sweep
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.meters.conditions import Sensors, pressure
+from shunter.profiling.meters.energy import Gpu, Rapl, difference, open_gpu
+from shunter.profiling.sweep.plan import SweepSettings
+from shunter.profiling.sweep.sweep import run_sweep
 from tests.profiling.test_sweep import SETTINGS, plan
 
 
@@ -142,7 +142,7 @@ class Swapping:
 
 
 def swapping(monkeypatch, units):
-    monkeypatch.setattr("shunter.profiling.conditions.pressure", Swapping(units))
+    monkeypatch.setattr("shunter.profiling.meters.conditions.pressure", Swapping(units))
 
 
 def test_a_unit_during_which_memory_was_swapped_is_measured_once_more(tmp_path, monkeypatch):
@@ -197,7 +197,7 @@ def test_a_model_that_fits_nowhere_is_bad_input_and_never_loaded(tmp_path, monke
     with pytest.raises(InputError, match=r"--model must fit the memory.*90 MB of the device's 50 MB"):
         run_sweep(budget_plan("cpu:1-threads-50MB", all_layers), engine, tmp_path / "d.parquet")
     free = SimpleNamespace(available=1_000_000)
-    monkeypatch.setattr("shunter.profiling.footprint.psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr("shunter.profiling.sweep.footprint.psutil.virtual_memory", lambda: free)
     with pytest.raises(InputError, match="90 MB of host memory, of which 1 MB are free"):
         run_sweep(budget_plan("cpu:1-threads", all_layers), engine, tmp_path / "d.parquet")
     assert (engine.loads, list(tmp_path.iterdir())) == (0, [])

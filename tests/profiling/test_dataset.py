@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.profiling.dataset import append_rows, read_dataset, write_dataset
-from shunter.profiling.schema import COLUMNS, SCHEMA_VERSION, empty_frame, frame_of, validate
+from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION, empty_frame, frame_of, validate
+from shunter.profiling.dataset.table import append_rows, read_dataset, write_dataset
 
 _EXAMPLES = {"str": "x", "int64": 2, "float64": 2.5, "bool": False}
 

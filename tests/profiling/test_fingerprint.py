@@ -1,6 +1,6 @@
 import json
 
-from shunter.profiling.fingerprint import digest, hardware, hardware_id, versions
+from shunter.profiling.dataset.fingerprint import digest, hardware, hardware_id, versions
 
 
 def test_the_hardware_is_described_and_its_id_is_stable():

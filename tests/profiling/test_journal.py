@@ -4,9 +4,9 @@ import resource
 import pytest
 
 from shunter.errors import BrokenFileError, InputError, ShunterError, VersionError
-from shunter.profiling.dataset import append_rows, read_dataset
-from shunter.profiling.journal import Journal, journal_path
-from shunter.profiling.schema import COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION
+from shunter.profiling.dataset.journal import Journal, journal_path
+from shunter.profiling.dataset.schema import COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION
+from shunter.profiling.dataset.table import append_rows, read_dataset
 
 _EXAMPLES = {"str": "x", "int64": 2, "float64": 2.5, "bool": False}
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-import shunter.profiling.dataset
-import shunter.profiling.sweep
+import shunter.profiling.dataset.table
+import shunter.profiling.sweep.sweep
+from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import InputError, ShunterError
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.journal import Journal, journal_path
-from shunter.profiling.sweep import run_sweep
+from shunter.profiling.dataset.journal import Journal, journal_path
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.sweep.sweep import run_sweep
 from tests.profiling.test_sweep import ROWS_PER_GROUP, plan
 
 KILLS = 50
@@ -59,7 +59,7 @@ def dying(function, *, when, ends):
 def die_while_merging(instant):
     """Arranges for this process to be killed at a named instant of moving rows into the dataset."""
     if instant == "in the middle of the file":
-        shunter.profiling.dataset.pq.write_table = half_a_table
+        shunter.profiling.dataset.table.pq.write_table = half_a_table
     elif instant.endswith("replacing the dataset"):
         os.replace = dying(os.replace, when=instant.split()[0], ends=".tmp")
     elif instant.endswith("removing the journal"):
@@ -69,7 +69,7 @@ def die_while_merging(instant):
 def sweep(dataset, mode, report, instant):
     die_while_merging(instant)
     ReportingJournal.report = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    shunter.profiling.sweep.Journal = ReportingJournal
+    shunter.profiling.sweep.sweep.Journal = ReportingJournal
     run_sweep(plan(), FakeEngine(device="cpu:1-threads"), dataset, mode=mode)
 
 

@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 
 from shunter.errors import InputError
-from shunter.profiling.dataset import read_dataset
+from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.offload_report import (
     offload_curves,
     offload_findings,
     offload_tables,
     write_offload_page,
 )
-from shunter.profiling.plan import SweepSettings
-from shunter.profiling.sweep import plan_models, run_sweep
+from shunter.profiling.sweep.plan import SweepSettings
+from shunter.profiling.sweep.sweep import plan_models, run_sweep
 from tests.worlds import durations_for, fake_engine
 
 

@@ -7,8 +7,8 @@ from shunter.catalog.checkpoints import Checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.catalog.models import ModelSpec
 from shunter.errors import InputError
-from shunter.profiling.pace import Pace
-from shunter.profiling.plan import SweepSettings, Unit, make_plan, parse_level
+from shunter.profiling.sweep.pace import Pace
+from shunter.profiling.sweep.plan import SweepSettings, Unit, make_plan, parse_level
 
 
 def checkpoint(name, layers=4):

@@ -14,24 +14,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
+from shunter.engines.base import Capabilities, Engine, MemoryReport, WorkerDiedError
+from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.profiling.engines.base import Capabilities, Engine, MemoryReport, WorkerDiedError
-from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.preemption import measure_preemption
-from shunter.profiling.preemption_answers import answers, findings
-from shunter.profiling.preemption_folder import Prediction, open_measurement
-from shunter.profiling.preemption_paper import paper_cells, paper_lines
-from shunter.profiling.preemption_plan import (
+from shunter.profiling.checkpoints.synthetic import write_checkpoint
+from shunter.profiling.preemption.answers import answers, findings
+from shunter.profiling.preemption.folder import Prediction, open_measurement
+from shunter.profiling.preemption.paper import paper_cells, paper_lines
+from shunter.profiling.preemption.plan import (
     PreemptionPlan,
     PreemptionSettings,
     cut_points,
     make_preemption_plan,
 )
-from shunter.profiling.preemption_report import preemption_results
-from shunter.profiling.preemption_rows import PARTS, read_rows
-from shunter.profiling.preemption_summary import slope_per_1000_tokens, summarise
-from shunter.profiling.preemption_tables import preemption_tables
-from shunter.profiling.synthetic import write_checkpoint
+from shunter.profiling.preemption.protocol import measure_preemption
+from shunter.profiling.preemption.report import preemption_results
+from shunter.profiling.preemption.rows import PARTS, read_rows
+from shunter.profiling.preemption.summary import slope_per_1000_tokens, summarise
+from shunter.profiling.preemption.tables import preemption_tables
 from tests.worlds import durations_for, fake_engine
 
 SETTINGS = PreemptionSettings(
@@ -438,7 +438,7 @@ def test_a_real_engine(
     """Tokens equal those of an uninterrupted run and memory comes back, on the engine itself."""
     import importlib.util
 
-    from shunter.profiling.worker import start_engine
+    from shunter.engines.caller.client import start_engine
 
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"needs {module}")

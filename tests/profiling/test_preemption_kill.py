@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 from shunter.catalog.checkpoints import read_checkpoint
-from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.preemption import measure_preemption
-from shunter.profiling.preemption_folder import open_measurement
-from shunter.profiling.preemption_plan import PreemptionPlan, PreemptionSettings, make_preemption_plan
-from shunter.profiling.preemption_rows import PreemptionRow, read_rows
+from shunter.engines.fake.engine import FakeEngine
+from shunter.profiling.preemption.folder import open_measurement
+from shunter.profiling.preemption.plan import PreemptionPlan, PreemptionSettings, make_preemption_plan
+from shunter.profiling.preemption.protocol import measure_preemption
+from shunter.profiling.preemption.rows import PreemptionRow, read_rows
 
 KILL_AFTER_ROWS = (1, 4, 10)
 CYCLES = 3 * 10

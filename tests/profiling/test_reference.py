@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from shunter.catalog.gpus import catalog_gpus
-from shunter.profiling.engines.registry import ENGINES
-from shunter.profiling.reference import PAPER, read_reference, workload_quantiles
-from shunter.profiling.schema import COLUMNS, OPERATIONS
+from shunter.engines.registry import ENGINES
+from shunter.profiling.dataset.reference import PAPER, read_reference, workload_quantiles
+from shunter.profiling.dataset.schema import COLUMNS, OPERATIONS
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@ import math
 import numpy as np
 import pytest
 
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.engines.fake import FakeEngine, LinearDurations
-from shunter.profiling.plan import SweepSettings
-from shunter.profiling.repeats import CellTimes, median_interval
-from shunter.profiling.sweep import run_sweep
+from shunter.engines.fake.engine import FakeEngine, LinearDurations
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.sweep.plan import SweepSettings
+from shunter.profiling.sweep.repeats import CellTimes, median_interval
+from shunter.profiling.sweep.sweep import run_sweep
 from tests.profiling.test_sweep import plan
 
 SETTINGS = SweepSettings(

@@ -7,14 +7,14 @@ import pytest
 from shunter.catalog.checkpoints import Checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.catalog.models import ModelSpec
+from shunter.engines.base import WorkerDiedError
+from shunter.engines.caller.client import start_engine
+from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import InputError, UnknownNameError
-from shunter.profiling.dataset import read_dataset
-from shunter.profiling.engines.base import WorkerDiedError
-from shunter.profiling.engines.fake import FakeEngine
-from shunter.profiling.journal import journal_path
-from shunter.profiling.plan import SweepSettings, make_plan
-from shunter.profiling.sweep import plan_models, run_sweep
-from shunter.profiling.worker import start_engine
+from shunter.profiling.dataset.journal import journal_path
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.sweep.plan import SweepSettings, make_plan
+from shunter.profiling.sweep.sweep import plan_models, run_sweep
 
 SETTINGS = SweepSettings(
     gpu_layers=("0", "all"),

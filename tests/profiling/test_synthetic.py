@@ -13,8 +13,12 @@ from safetensors.numpy import load_file
 from shunter.catalog.checkpoints import read_checkpoint
 from shunter.catalog.models import ModelSpec, catalog_models, get_model, scaled_model
 from shunter.errors import InputError, UnknownNameError
-from shunter.profiling.synthetic import CHECKPOINT_FORMATS, checkpoint_weight_bytes, write_checkpoint
-from shunter.profiling.synthetic_tensors import model_tensors, stored_bytes
+from shunter.profiling.checkpoints.synthetic import (
+    CHECKPOINT_FORMATS,
+    checkpoint_weight_bytes,
+    write_checkpoint,
+)
+from shunter.profiling.checkpoints.tensors import model_tensors, stored_bytes
 
 TINY = ModelSpec("tiny", 2, 64, 4, 2, 16, 96, 300, qk_norm=True)
 KINDS = [(format, quantization) for format, some in CHECKPOINT_FORMATS.items() for quantization in some]

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.profiling.versioned_parquet import FileKind, read_versioned_parquet, stamped
+from shunter.profiling.dataset.versioned_parquet import FileKind, read_versioned_parquet, stamped
 
 KIND = FileKind("letter", "the letters' schema", "letters", 3, older=(2,))
 TABLE = pa.table({"a": [1, 2]})

@@ -9,10 +9,10 @@ import pytest
 
 pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError
-from shunter.train.checkpoint import read_checkpoint
-from shunter.train.ppo import train_ppo
+from shunter.train.ppo.checkpoint import read_checkpoint
+from shunter.train.ppo.ppo import train_ppo
 from shunter.train.result import Curve
 from shunter.train.settings import PpoSettings
 

@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import Prior
-from shunter.envs.world import World
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import Prior
+from shunter.envs.world.world import World
 from shunter.errors import InputError
-from shunter.train.distill import Lesson, Progress, distill
+from shunter.train.distill.distill import Lesson, Progress, distill
 from shunter.train.settings import DistillSettings
 from tests.networks import random_policy
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import Prior
-from shunter.agents.weights import from_vector, to_vector, untrained_weights
-from shunter.envs.world import World
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights
+from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError
 from shunter.train.algorithms import train_policy
-from shunter.train.evolution import Adam, bound, free
 from shunter.train.result import Curve
-from shunter.train.search_checkpoint import read_search
+from shunter.train.search.checkpoint import read_search
+from shunter.train.search.evolution import Adam, bound, free
 from shunter.train.settings import EvolutionSettings, plain
 from tests.networks import random_policy
 
@@ -154,6 +154,6 @@ def test_settings_are_checked(changed: dict[str, float], message: str) -> None:
 
 
 def test_a_search_needs_no_torch() -> None:
-    code = "import sys, shunter.train.evolution; sys.exit('torch' in sys.modules)"
+    code = "import sys, shunter.train.search.evolution; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import Prior
-from shunter.agents.weights import untrained_weights
-from shunter.envs.world import World
-from shunter.train.lessons import collect
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.weights import untrained_weights
+from shunter.envs.world.world import World
+from shunter.train.distill.lessons import collect
 from tests.networks import random_policy
 
 UNTRAINED = LearnedPolicy("untrained", untrained_weights(Prior()), {})

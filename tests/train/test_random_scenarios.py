@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from shunter.catalog.gpus import get_gpu
-from shunter.envs.scenario import Scenario, load_scenario
-from shunter.envs.scenario_library import scenario_names
-from shunter.envs.workload import popularity
-from shunter.models.published import catalog_facts
+from shunter.envs.scenario.library import scenario_names
+from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.envs.workload.draw import popularity
+from shunter.models.published.rows import catalog_facts
 from shunter.train.random_scenarios import (
     FAMILIES,
     MOST_REQUESTS,

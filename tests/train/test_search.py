@@ -11,7 +11,7 @@ from optuna.pruners import MedianPruner
 
 from shunter.agents.parameters import Choice, Number
 from shunter.jobs import Job, Report, Runner, Work
-from shunter.train.search import Search, Tuned, search_all
+from shunter.train.tune.search import Search, Tuned, search_all
 
 STEPS = 4
 

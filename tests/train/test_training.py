@@ -10,18 +10,18 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.prior import PRIOR, Prior, greedy_prior, shortlist
-from shunter.agents.weights import to_vector, untrained_weights, width_of
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.world import World
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import PRIOR, Prior, greedy_prior, shortlist
+from shunter.agents.learned.weights import to_vector, untrained_weights, width_of
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.world.world import World
 from shunter.errors import InputError
-from shunter.eval.runs import simulate
-from shunter.train.buffer import DurationBuffer, RecordDurations, generalized_advantages
-from shunter.train.courses import Course
-from shunter.train.network import LOGITS_PER_SCORE, CandidatePolicy, ScoringNetwork, _Repeated, _Softsign
-from shunter.train.ppo import _Training, train_ppo
+from shunter.eval.execution.runs import simulate
+from shunter.train.ppo.buffer import DurationBuffer, RecordDurations, generalized_advantages
+from shunter.train.ppo.courses import Course
+from shunter.train.ppo.network import LOGITS_PER_SCORE, CandidatePolicy, ScoringNetwork, _Repeated, _Softsign
+from shunter.train.ppo.ppo import _Training, train_ppo
 from shunter.train.settings import VALIDATION_SEEDS, PpoSettings
 from shunter.train.validation import Validation
 from tests.agents.test_policies import observations

@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.sim_worlds import synthetic_world
-from shunter.agents.learned import LearnedPolicy
-from shunter.agents.weights import from_vector
-from shunter.envs.scenario import Scenario
-from shunter.envs.world import World
-from shunter.eval.batched import evaluate_batched
-from shunter.train.trials import CUT_OFF, Score, Trials
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.weights import from_vector
+from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.world.world import World
+from shunter.eval.execution.batched import evaluate_batched
+from shunter.train.search.trials import CUT_OFF, Score, Trials
 from tests.networks import random_policy
 
 SEEDS = [3, 11, 4]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from shunter.envs.world import World
+from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.train.algorithms import train_policy
-from shunter.train.search import Tuned
 from shunter.train.settings import ALGORITHMS, EvolutionSettings, PpoSettings, TrainSettings
-from shunter.train.tune_training import TRAINING_SPACES, Shared, train_for_score, tune_training
+from shunter.train.tune.search import Tuned
+from shunter.train.tune.training import TRAINING_SPACES, Shared, train_for_score, tune_training
 
 SEARCH = EvolutionSettings(generations=10, pairs=6, episodes=2, validate_every=2, threads=1)
 PPO = PpoSettings(

@@ -9,10 +9,10 @@ from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3 import DQN
 
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.envs.scheduling import SchedulingEnv
-from shunter.envs.world import World
-from shunter.train.vec_env import SchedulingVecEnv
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.world.world import World
+from shunter.train.ppo.vec_env import SchedulingVecEnv
 
 
 def test_masks_reach_sb3_contrib(fake_world: World) -> None:

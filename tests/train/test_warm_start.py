@@ -5,13 +5,13 @@ import pytest
 
 pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
-from shunter.agents.prior import Prior
-from shunter.envs.seed_ranges import SEED_RANGES
-from shunter.envs.world import World
-from shunter.eval.batched import evaluate_batched
-from shunter.train.ppo import train_ppo
+from shunter.agents.learned.prior import Prior
+from shunter.envs.workload.seed_ranges import SEED_RANGES
+from shunter.envs.world.world import World
+from shunter.eval.execution.batched import evaluate_batched
+from shunter.train.ppo.ppo import train_ppo
+from shunter.train.ppo.warm_start import HIGH, LOW, best_prior
 from shunter.train.settings import PpoSettings
-from shunter.train.warm_start import HIGH, LOW, best_prior
 from tests.networks import random_policy
 
 

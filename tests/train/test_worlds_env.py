@@ -9,20 +9,20 @@ from numpy.typing import NDArray
 pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
 from shunter.agents.base import ScoringPolicy
-from shunter.agents.cost_greedy import CostGreedy
-from shunter.agents.prior import PRIOR, Prior, greedy_prior, shortlist
-from shunter.envs.features import feature
-from shunter.envs.scenario import Scenario
-from shunter.envs.supply import environment_key
-from shunter.envs.world import World, make_world
-from shunter.eval.metrics import summarize
-from shunter.eval.runs import simulate
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.learned.prior import PRIOR, Prior, greedy_prior, shortlist
+from shunter.envs.observation.features import feature
+from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.sim.supply import environment_key
+from shunter.envs.world.world import World, make_world
+from shunter.eval.execution.runs import simulate
+from shunter.eval.metrics.metrics import summarize
 from shunter.models.performance import PerformanceModel
-from shunter.train.courses import Course, make_course
-from shunter.train.twins import play_twin
+from shunter.train.ppo.courses import Course, make_course
+from shunter.train.ppo.twins import play_twin
+from shunter.train.ppo.vec_env import SchedulingVecEnv
+from shunter.train.ppo.worlds_env import WorldsVecEnv
 from shunter.train.validation import cut_off_late
-from shunter.train.vec_env import SchedulingVecEnv
-from shunter.train.worlds_env import WorldsVecEnv
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pytest
 
 from shunter.catalog.devices import parse_device
 from shunter.catalog.models import ModelSpec
-from shunter.profiling.synthetic import write_checkpoint
-from shunter.profiling.worker import WorkerEngine
-from tests.profiling.engines.contract import SPEC
+from shunter.engines.caller.client import WorkerEngine
+from shunter.profiling.checkpoints.synthetic import write_checkpoint
+from tests.engines.contract import SPEC
 
 
 @pytest.fixture(scope="session")

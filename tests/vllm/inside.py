@@ -22,14 +22,14 @@ class Inside:
 
     def __init__(self, boot: str, checkpoint: str) -> None:
         namespace = runpy.run_path(boot, run_name="boot")
-        namespace["register"](os.path.dirname(os.path.realpath(boot)))
+        namespace["register"](os.path.dirname(os.path.dirname(os.path.realpath(boot))))
         device = {"name": "cpu:1-threads", "kind": "cpu", "index": 0, "threads": 1, "memory_bytes": None}
         engines = namespace["PACKAGE"]
-        self.engine = importlib.import_module(engines + ".vllm").create(device)
+        self.engine = importlib.import_module(engines + ".vllm.start").create(device)
         self.base = importlib.import_module(engines + ".base")
-        self.load = importlib.import_module(engines + ".vllm_load")
-        self.model = importlib.import_module(engines + ".vllm_model")
-        self.plan = importlib.import_module(engines + ".vllm_plan")
+        self.load = importlib.import_module(engines + ".vllm.load")
+        self.model = importlib.import_module(engines + ".vllm.model")
+        self.plan = importlib.import_module(engines + ".vllm.plan")
         self.checkpoint = checkpoint
         self.kv = self.plan.KvPlan(context_tokens=128, max_batch=4, block_tokens=32, bytes_per_token=6144)
 

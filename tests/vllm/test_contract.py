@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shunter.profiling.engines.base import Engine, RequestError
-from shunter.profiling.worker import WorkerEngine
-from tests.profiling.engines.contract import (
+from shunter.engines.base import Engine, RequestError
+from shunter.engines.caller.client import WorkerEngine
+from tests.engines.contract import (
     CONTEXT_TOKENS,
     MAX_BATCH,
     SPEC,

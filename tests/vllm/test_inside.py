@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from shunter.profiling import engines
+from shunter import engines
 
 pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
 def found(vllm_python: str, written: Callable[..., Path]) -> dict[str, Any]:
-    boot = Path(engines.__file__).with_name("boot.py")
+    boot = Path(engines.__file__).with_name("worker") / "boot.py"
     script = Path(__file__).with_name("inside.py")
     command = [vllm_python, str(script), str(boot), str(written("F32"))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from shunter.catalog.models import ModelSpec
-from shunter.profiling.engines.base import (
+from shunter.engines.base import (
     CheckpointError,
     DeviceMemoryError,
     EngineUnavailableError,
     UnsupportedLevelError,
 )
-from shunter.profiling.engines.vllm_plan import (
+from shunter.engines.caller.client import start_engine
+from shunter.engines.vllm.plan import (
     KvPlan,
     StoredTensor,
     check_blocks,
@@ -23,8 +24,7 @@ from shunter.profiling.engines.vllm_plan import (
     offloaded_bytes,
     stored_tensors,
 )
-from shunter.profiling.synthetic import write_checkpoint
-from shunter.profiling.worker import start_engine
+from shunter.profiling.checkpoints.synthetic import write_checkpoint
 
 SPEC = ModelSpec("tiny", 3, 128, 2, 1, 64, 256, 512)
 

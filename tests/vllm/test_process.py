@@ -11,9 +11,9 @@ import psutil
 import pytest
 
 from shunter.catalog.devices import parse_device
-from shunter.profiling.engines.base import CheckpointError, DeviceMemoryError, EngineError
-from shunter.profiling.worker import WorkerEngine
-from tests.profiling.engines.contract import SPEC, generate, load, prompt
+from shunter.engines.base import CheckpointError, DeviceMemoryError, EngineError
+from shunter.engines.caller.client import WorkerEngine
+from tests.engines.contract import SPEC, generate, load, prompt
 
 pytestmark = pytest.mark.engine
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shunter.profiling.engines.base import EngineUnavailableError
-from shunter.profiling.engines.vllm_settings import Settings, read_settings
+from shunter.engines.base import EngineUnavailableError
+from shunter.engines.vllm.settings import Settings, read_settings
 
 
 def test_without_variables_nothing_is_special() -> None:

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from shunter.catalog.devices import parse_device
-from shunter.profiling.engines.base import (
+from shunter.engines.base import (
     CheckpointError,
     DeviceMemoryError,
     EngineUnavailableError,
     RequestError,
     UnsupportedLevelError,
 )
-from shunter.profiling.worker import WorkerEngine
-from tests.profiling.engines.contract import SPEC, generate, load, prompt
+from shunter.engines.caller.client import WorkerEngine
+from tests.engines.contract import SPEC, generate, load, prompt
 
 pytestmark = pytest.mark.engine
 

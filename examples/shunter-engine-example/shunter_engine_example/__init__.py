@@ -9,7 +9,7 @@ shunter imports this file; only the worker process, perhaps with another interpr
 the engine's module. The package must be installed in both; shunter only in the first.
 """
 
-from shunter.profiling.engines.registry import EngineEntry
+from shunter.engines.registry import EngineEntry
 
 __all__ = ["METRONOME"]
 

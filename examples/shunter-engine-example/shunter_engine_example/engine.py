@@ -1,8 +1,8 @@
 """The engine, which only a worker process imports.
 
-A real one implements ``shunter.profiling.engines.base.Engine`` around its library. This one changes the
+A real one implements ``shunter.engines.base.Engine`` around its library. This one changes the
 durations of the public fake, so that the example is complete and runs anywhere. In a worker nothing else of
-shunter than ``shunter.profiling.engines`` can be relied on.
+shunter than ``shunter.engines`` can be relied on.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shunter.profiling.engines.base import Capabilities, CheckpointError, Engine, LoadResult
-from shunter.profiling.engines.fake import FakeEngine, LinearDurations, WallClock
+from shunter.engines.base import Capabilities, CheckpointError, Engine, LoadResult
+from shunter.engines.fake.engine import FakeEngine, LinearDurations, WallClock
 
 __all__ = ["Metronome", "create"]
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, datasheet
-from shunter.models.features import PlacedCells, placed_cells
+from shunter.models.physics.features import PlacedCells, placed_cells
 
 __all__ = ["EXTRA_COLUMNS", "Array", "RatedCells", "kinds", "rated_cells"]
 

@@ -1,0 +1,321 @@
+"""The heuristics in compiled code: whole episodes of one in one call, decided as its ``scores`` decides.
+
+A heuristic is a vector: which one, then its parameters in order, a word as its number among the options.
+``shunter.eval.execution.batched`` plays what has one; whatever has none, a third party's say, is asked in
+Python.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shunter.agents.base import Policy
+from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.heuristics.cost_table import CostTable
+from shunter.agents.heuristics.count_lru import CountLru
+from shunter.agents.heuristics.exhaustive import Exhaustive
+from shunter.agents.heuristics.fifo_collated import FifoCollated
+from shunter.agents.heuristics.fifo_swap import FifoSwap
+from shunter.agents.heuristics.lru_keepalive import LruKeepalive
+from shunter.agents.heuristics.never_preempt import NeverPreempt
+from shunter.agents.heuristics.pressure_greedy import PressureGreedy
+from shunter.agents.heuristics.random_choice import Random
+from shunter.agents.heuristics.rules import EVICTIONS, NEVER
+from shunter.agents.heuristics.size_lru import SizeLru
+from shunter.agents.heuristics.sjf import Sjf, SjfOracle
+from shunter.agents.heuristics.startup_greedy import StartupGreedy
+from shunter.agents.learned.compiled import Scratch, is_copy
+from shunter.agents.lookahead.rollout import greedy_score
+from shunter.agents.parameters import Choice, Heuristic
+from shunter.envs.observation.features import feature
+from shunter.envs.observation.observe import observe
+from shunter.envs.sim.compiled import inlined, internal, jit
+from shunter.envs.sim.kernel import environment
+from shunter.envs.sim.simulation import STALLED, advance, begin
+from shunter.envs.state.state import Bools, State
+from shunter.envs.state.tables import Tables
+
+__all__ = ["play_rules", "rule_choice", "rule_vector"]
+
+Floats = NDArray[np.float64]
+Features = NDArray[np.float32]
+
+_RULES: tuple[tuple[type[Heuristic], ...], ...] = (
+    (FifoSwap,),
+    (FifoCollated,),
+    (CostTable,),
+    (CountLru,),
+    (SizeLru,),
+    (LruKeepalive,),
+    (StartupGreedy,),
+    (PressureGreedy,),
+    (Sjf, SjfOracle),
+    (CostGreedy,),
+    (Exhaustive,),
+    (NeverPreempt,),
+    (Random,),
+)
+FIFO, COLLATED, TABLE, COUNT, SIZE, KEEPALIVE, STARTUP, PRESSURE, SHORTEST, GREEDY = range(10)
+STAYING, FINISHING, LUCK = range(10, 13)
+"""Places of the heuristics in ``_RULES``."""
+
+IS_RUN, IS_LOAD, IS_EVICT, IS_WAIT = (feature(f"is_{kind}") for kind in ("run", "load", "evict", "wait"))
+REQUESTS, STARTED, AGE, ARRIVALS = (feature(n) for n in ("requests", "started", "oldest_age", "arrivals"))
+SWAP, JOIN, FIRST, PREEMPT = (feature(f"{name}_time") for name in ("swap", "join", "first", "preempt"))
+UNUSED, FOOTPRINT, SHORTAGE = feature("unused_time"), feature("footprint"), feature("shortage")
+TOP_LEVEL, RESIDENT_HERE, GPU_SHARE = feature("top_level"), feature("resident_here"), feature("gpu_share")
+LAST, STARTUP_ELSEWHERE = feature("turned_to_last"), feature("startup_elsewhere")
+
+U30, U27, U31 = np.uint64(30), np.uint64(27), np.uint64(31)
+FACTOR, SPREAD, SPREAD_MORE = (
+    np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)
+
+
+class Seen(NamedTuple):
+    """What a score takes from all candidates together.
+
+    Attributes:
+        residents: How many could be evicted.
+        goes: Of these the first to go, by its order.
+        newcomer: Score of serving the model that would be loaded first; minus infinity without one.
+        pressure: The highest of residents that are waited for, at least 0.
+        busy: Whether a resident has started requests.
+    """
+
+    residents: int
+    goes: float
+    newcomer: float
+    pressure: float
+    busy: bool
+
+
+def rule_vector(policy: Policy) -> Floats | None:
+    """A heuristic as compiled code takes it; None for what is no heuristic of ours, or derived from one."""
+    for place, kinds in enumerate(_RULES):
+        if isinstance(policy, Heuristic) and type(policy) in kinds:
+            space = policy.space()
+            values = ((getattr(policy, f.name), space[f.name]) for f in fields(policy))
+            numbers = (of.options.index(v) if isinstance(of, Choice) else v for v, of in values)
+            return np.array([place, *numbers], np.float64)
+    return None
+
+
+@inlined
+def is_new(c: Features) -> bool:
+    """``shunter.agents.heuristics.rules.joins`` of a legal candidate."""
+    wanted = c[IS_LOAD] > 0 and c[REQUESTS] > 0 and c[RESIDENT_HERE] == 0 and c[TOP_LEVEL] > 0
+    return bool(wanted and not is_copy(c))
+
+
+@inlined
+def is_served(c: Features) -> bool:
+    """A resident that somebody waits for, or ``is_new``."""
+    return bool((c[IS_RUN] > 0 and c[REQUESTS] > 0) or is_new(c))
+
+
+@inlined
+def fifo_of(c: Features) -> float:
+    """``shunter.agents.heuristics.rules.fifo``."""
+    return float(np.float64(c[AGE]) + 1e-6 * (1.0 if c[IS_RUN] > 0 else 0.0))
+
+
+@inlined
+def idle_of(c: Features) -> float:
+    """``shunter.agents.heuristics.rules.idle_first``."""
+    unwanted = 1.0 if c[REQUESTS] == 0 else 0.0
+    return 1e7 * unwanted + 1e7 * (1.0 if c[STARTED] == 0 else 0.0)
+
+
+@inlined
+def pressure_of(r: Floats, c: Features) -> float:
+    """Of ``pressure-greedy``."""
+    demand = np.float64(c[ARRIVALS]) + np.float64(c[REQUESTS]) / max(r[1], 1e-3)
+    return float(min(demand / (np.float64(c[FOOTPRINT]) + 1e-3), 1e6))
+
+
+@inlined
+def mix(bits: np.uint64) -> np.uint64:
+    """``shunter.agents.heuristics.random_choice.mixed``."""
+    bits = (bits ^ (bits >> U30)) * SPREAD
+    bits = (bits ^ (bits >> U27)) * SPREAD_MORE
+    return bits ^ (bits >> U31)
+
+
+@inlined
+def hash_of(c: Features) -> np.uint64:
+    """``shunter.agents.heuristics.random_choice.hashed``."""
+    bits, found = c.view(np.uint32), np.uint64(0)
+    for f in range(bits.shape[0]):
+        found ^= mix(np.uint64(bits[f]) + np.uint64(f + 1) * FACTOR)
+    return found
+
+
+@inlined
+def luck_of(r: Floats, c: Features, context: Features) -> float:
+    """Of ``random``."""
+    seen = hash_of(c) ^ hash_of(context)
+    return float(np.float64(mix(seen ^ mix(np.uint64(r[1])))) / 2.0**64)
+
+
+@inlined
+def eviction_order(r: Floats, c: Features, context: Features) -> float:
+    """Which resident goes first, the highest."""
+    rule, unused = int(r[0]), np.float64(c[UNUSED])
+    if rule == TABLE:
+        cost = np.float64(c[PREEMPT]) * (1.0 + np.float64(c[ARRIVALS])) ** r[2]
+        if r[3] == 1:
+            cost = cost / (np.float64(c[FOOTPRINT]) + 1e-3)
+        return float(-min(cost, 1e8))
+    if rule in (COUNT, FINISHING):
+        return float(idle_of(c) + unused)
+    if rule == SIZE:
+        return float(idle_of(c) + 4e6 * min(np.float64(c[FOOTPRINT]), 1.0) + unused)
+    if rule in (STARTUP, SHORTEST):
+        return float(idle_of(c) - np.float64(c[PREEMPT]))
+    if rule == PRESSURE:
+        return float(idle_of(c) - pressure_of(r, c) + 1e-3 * min(unused, 1e3))
+    return luck_of(r, c, context) if rule == LUCK else float(unused)
+
+
+@inlined
+def serving(r: Floats, c: Features, context: Features, seen: Seen) -> float:
+    """What serving a candidate counts, at least 0; -1 for one that is not served."""
+    rule, runs = int(r[0]), c[IS_RUN] > 0 and c[REQUESTS] > 0
+    loads = c[IS_LOAD] > 0 and c[REQUESTS] > 0
+    if rule == LUCK:
+        return luck_of(r, c, context) if runs or loads else -1.0
+    if rule == STARTUP:
+        swap = np.float64(c[SWAP])
+        new = loads and c[TOP_LEVEL] > 0 and c[RESIDENT_HERE] == 0
+        new = new and (not is_copy(c) or swap < r[2] * np.float64(c[STARTUP_ELSEWHERE]))
+        gain = r[1] * np.float64(c[AGE]) - (swap + np.float64(c[JOIN]))
+        return float(1e7 + min(max(gain, -1e7), 1e7)) if runs or new else -1.0
+    if rule == SHORTEST:
+        time = r[1] * np.float64(c[SWAP]) + np.float64(c[JOIN]) + np.float64(c[FIRST])
+        return float(2e7 - min(time, 2e7)) if runs or (loads and not is_copy(c)) else -1.0
+    if not is_served(c):
+        return -1.0
+    if rule in (COLLATED, TABLE):
+        overdue = np.float64(c[AGE]) > r[1]
+        return fifo_of(c) + (4e7 if overdue else 2e7 if runs else 0.0)
+    if rule in (COUNT, SIZE):
+        return -1.0 if not runs and seen.residents >= r[1] else fifo_of(c)
+    if rule == PRESSURE:
+        if runs:
+            return fifo_of(c)
+        pressure = pressure_of(r, c)
+        return 2e7 + pressure if c[SHORTAGE] <= 0 or pressure > r[2] * seen.pressure else -1.0
+    last = runs and c[LAST] > 0
+    if rule == STAYING:
+        counted = fifo_of(c)
+        if r[1] == 1:
+            counted = np.float64(c[REQUESTS]) + 1e-7 * min(counted, 1e6)
+        return float(counted + (2e7 if last else 0.0))
+    if rule == FINISHING:
+        started = runs and c[STARTED] > 0
+        return fifo_of(c) + (2e7 if started else 0.0) + (2e7 if started and last else 0.0)
+    return fifo_of(c)
+
+
+@inlined
+def keepalive_score(r: Floats, c: Features, busy: bool) -> float:
+    """Of ``lru-keepalive``."""
+    run, age, fits = c[IS_RUN] > 0, np.float64(c[AGE]), c[SHORTAGE] <= 0
+    if c[IS_WAIT] > 0:
+        return 0.0
+    if c[IS_EVICT] > 0:
+        return float(-1e9 - 1e8 * (1.0 if c[STARTED] > 0 else 0.0) + np.float64(c[UNUSED]))
+    new = c[IS_LOAD] > 0 and c[REQUESTS] > 0 and c[RESIDENT_HERE] == 0 and not is_copy(c)
+    new = new and (r[2] == 1 or c[TOP_LEVEL] > 0) and (fits or not busy or age > r[1])
+    if run or new:
+        serve = 1e3 + age + 1e-3 * (3.0 if run else 1.0 if fits else 0.0)
+        return float(serve + 1e-4 * np.float64(c[GPU_SHARE]))
+    return NEVER
+
+
+@inlined
+def rule_score(r: Floats, c: Features, context: Features, seen: Seen) -> float:
+    """What a heuristic gives a legal candidate."""
+    rule = int(r[0])
+    if rule == GREEDY:
+        return greedy_score(c, r[1], r[2], r[3])
+    if rule == KEEPALIVE:
+        return keepalive_score(r, c, seen.busy)
+    if c[IS_WAIT] > 0:
+        return 0.0
+    if c[IS_EVICT] > 0:
+        order = eviction_order(r, c, context)
+        if rule in (COUNT, SIZE) and seen.residents >= r[1] and order >= seen.goes:
+            return max(EVICTIONS + order, 1.0 + seen.newcomer)
+        return EVICTIONS + order
+    serve = serving(r, c, context, seen)
+    return 1.0 + serve if serve >= 0 else NEVER
+
+
+@inlined
+def look(r: Floats, candidates: Features, context: Features, mask: Bools) -> Seen:
+    """What the scores of this decision take from all candidates."""
+    rule, residents, goes, newcomer, pressure, busy = int(r[0]), 0, -np.inf, -np.inf, 0.0, False
+    if rule in (COUNT, SIZE, PRESSURE, KEEPALIVE):
+        for a in range(mask.shape[0]):
+            if not mask[a]:
+                continue
+            c = candidates[a]
+            if c[IS_EVICT] > 0:
+                residents += 1
+                goes = max(goes, eviction_order(r, c, context))
+            elif c[IS_RUN] > 0:
+                busy = busy or c[STARTED] > 0
+                if c[REQUESTS] > 0:
+                    pressure = max(pressure, pressure_of(r, c))
+            elif is_new(c):
+                newcomer = max(newcomer, fifo_of(c))
+    return Seen(residents, goes, newcomer, pressure, busy)
+
+
+@jit
+def rule_choice(r: Floats, candidates: Features, context: Features, mask: Bools) -> int:
+    """The candidate that a heuristic takes; of equals the first.
+
+    Args:
+        r: Its vector.
+        candidates: (A, F).
+        context: (G,).
+        mask: (A,), at least one of them legal.
+    """
+    seen = look(r, candidates, context, mask)
+    best, top = 0, -np.inf
+    for a in range(mask.shape[0]):
+        if mask[a]:
+            score = rule_score(r, candidates[a], context, seen)
+            if score > top:
+                best, top = a, score
+    return best
+
+
+@internal
+def play_rule(t: Tables, s: State, r: Floats, w: Scratch) -> int:
+    """As ``shunter.agents.learned.compiled.play``, for a heuristic."""
+    clock = s.clock[0]
+    while True:
+        clock.asking = advance(t, s)
+        if clock.asking < 0 or clock.now_ns > t.limits[0].max_time_ns:
+            return int(clock.asking)
+        observe(t, s, clock.asking, w.candidates, w.context, w.mask)
+        begin(t, s, clock.asking, rule_choice(r, w.candidates, w.context, w.mask))
+
+
+@jit
+def play_rules(t: Tables, batch: State, r: Floats, w: Scratch) -> int:
+    """Plays every episode of a batch on with one heuristic; returns how many lack room for a request."""
+    stalled = 0
+    for e in range(batch.clock.shape[0]):
+        s = environment(batch, e)
+        if s.clock[0].asking == STALLED and play_rule(t, s, r, w) == STALLED:
+            stalled += 1
+    return stalled

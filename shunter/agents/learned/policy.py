@@ -1,0 +1,209 @@
+"""A trained policy: safetensors and numpy, no torch.
+
+Its score of a candidate is that of a prior (``shunter.agents.learned.prior``), plus a linear function of the
+candidate's and the context's inputs with weights for each kind of candidate, plus, where it has one, a small
+network of the candidate, the pooled candidates and the context. All candidates share the weights, so it
+takes any number of models, levels and devices. Untrained, all but the prior is 0.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from shunter.agents.base import Scores, ScoringPolicy
+from shunter.agents.learned.compiled import Scratch, choose_batch, make_scratch
+from shunter.agents.learned.inputs import INPUTS, KINDS, candidate_inputs, context_inputs, kind_of
+from shunter.agents.learned.prior import PRIOR_INPUT, Prior, greedy_prior, shortlist
+from shunter.agents.learned.weights import Arrays, layer_shapes, to_vector, width_of
+from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION
+from shunter.envs.scenario.fields import checked
+from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.files import write_bytes
+
+__all__ = ["POLICY_FORMAT", "Arrays", "LearnedPolicy", "softsign"]
+
+T = TypeVar("T")
+
+POLICY_FORMAT = 4
+"""Version of the policy file's layout."""
+
+NAMES = {"features": FEATURES, "context_features": CONTEXT_FEATURES}
+"""What a policy file says it reads; older ones do not name what they read of the whole system."""
+
+
+def softsign(x: NDArray[Any]) -> NDArray[Any]:
+    """What the network's layers end with: x / (1 + |x|)."""
+    return np.asarray(x / (1.0 + np.abs(x)))
+
+
+class LearnedPolicy(ScoringPolicy):
+    """A trained policy; takes the candidate of highest score, of equals the first.
+
+    Args:
+        name: In tables and logs.
+        weights: ``prior``, the numbers of a ``Prior``; ``linear``, (kinds, inputs); and, if it has a network,
+            ``<layer>.weight`` (out, in) and ``<layer>.bias`` (out,) for each of ``layer_shapes``.
+        metadata: What it was trained on, as text by name.
+    """
+
+    def __init__(self, name: str, weights: Arrays, metadata: dict[str, str]) -> None:
+        self.name = name
+        self.weights = weights
+        self.metadata = metadata
+        self._scratch: dict[int, Scratch] = {}
+
+    @property
+    def prior(self) -> Prior:
+        """What it rests on."""
+        return Prior(*self.weights["prior"].tolist())
+
+    def recorded(self, key: str, kind: type[T], whole: str) -> T | None:
+        """What the metadata says under a key; None if nothing.
+
+        Args:
+            key: Of the metadata.
+            kind: What it is checked to be.
+            whole: What errors call it.
+
+        Raises:
+            BrokenFileError: It is no JSON.
+            InputError: It has another form.
+        """
+        text = self.metadata.get(key)
+        if text is None:
+            return None
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise BrokenFileError(self.name, f"its metadata {key} is no JSON: {error}") from None
+        return checked(kind, data, source=f"{self.name}: {key}", whole=whole)
+
+    @property
+    def width(self) -> int:
+        """Of its network; 0 without one."""
+        return width_of(self.weights)
+
+    @cached_property
+    def vector(self) -> NDArray[np.float64]:
+        """Its numbers, for compiled code."""
+        return to_vector(self.weights)
+
+    def scratch(self, actions: int) -> Scratch:
+        """Room for compiled decisions among so many candidates."""
+        return make_scratch(actions, self.width)
+
+    def act_batch(self, observations: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+        """Chooses for a batch of observations, compiled; returns shape (batch,)."""
+        # One type and layout for all, so that nothing is compiled anew for whoever serves it others.
+        mask = np.ascontiguousarray(observations["action_mask"], np.bool_)
+        candidates = np.ascontiguousarray(observations["candidates"], np.float32)
+        context = np.ascontiguousarray(observations["context"], np.float32)
+        count, actions = mask.shape
+        if actions not in self._scratch:
+            self._scratch[actions] = self.scratch(actions)
+        chosen = np.zeros(count, np.int64)
+        choose_batch(self.vector, candidates, context, mask, self._scratch[actions], chosen)
+        return chosen
+
+    def act(self, observation: dict[str, NDArray[Any]]) -> int:
+        """Chooses for one observation."""
+        return int(self.act_batch({name: array[None] for name, array in observation.items()})[0])
+
+    def scores(self, candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_]) -> Scores:
+        """Scores of the candidates on the shortlist; minus infinity for the others."""
+        prior = np.full(mask.shape, -np.inf)
+        prior[mask] = greedy_prior(candidates[mask], self.prior)
+        seen = shortlist(candidates, context, mask, prior)
+        scores = np.full(mask.shape, -np.inf)
+        decision = np.nonzero(seen)[:-1]  # of each row, where there are several
+        own, shared = candidate_inputs(candidates[seen]), context_inputs(context)
+        linear = self.weights["linear"].astype(np.float64)[kind_of(candidates[seen])]
+        beside = shared[decision] if decision else np.tile(shared, (len(own), 1))
+        inputs = np.concatenate([own, beside], axis=1)
+        scores[seen] = prior[seen] + (linear[:, :-1] * inputs).sum(axis=1) + linear[:, -1]
+        if self.width:
+            scores[seen] += self._network(own, prior[seen], shared, seen)
+        return scores
+
+    def _network(self, own: Scores, prior: Scores, shared: Scores, seen: NDArray[np.bool_]) -> Scores:
+        """What the network adds: rows of all decisions, one after the other."""
+        decided = np.asarray(seen.any(axis=-1))  # where nothing is legal there is no decision
+        lengths = np.asarray(seen.sum(axis=-1))[decided]
+        starts = np.cumsum(lengths) - lengths
+        hidden = softsign(self._layer("encode_1", np.column_stack([own, PRIOR_INPUT * prior])))
+        hidden = softsign(self._layer("encode_2", hidden))
+        mean = np.add.reduceat(hidden, starts) / lengths[:, None]
+        top = np.maximum.reduceat(hidden, starts)
+        pooled = np.concatenate([mean, top, shared[decided]], axis=-1)
+        # A layer on [hidden, pooled], its second part computed once for all candidates of a decision.
+        layer = self.weights["score_1.weight"].astype(np.float64)
+        mine, common = layer[:, : self.width], layer[:, self.width :]
+        common_part = pooled @ common.T + self.weights["score_1.bias"]
+        hidden = softsign(hidden @ mine.T + np.repeat(common_part, lengths, axis=0))
+        return np.asarray(self._layer("score_2", hidden)[:, 0])
+
+    def _layer(self, layer: str, x: Scores) -> Scores:
+        weight = self.weights[f"{layer}.weight"].astype(np.float64)
+        return np.asarray(x @ weight.T + self.weights[f"{layer}.bias"])
+
+    def save(self, path: str | Path) -> None:
+        """Writes a safetensors file whose metadata says which observations the policy reads."""
+        header = {
+            **self.metadata,
+            "format": "shunter-policy",
+            "format_version": str(POLICY_FORMAT),
+            "features_version": str(FEATURES_VERSION),
+            **{key: json.dumps(names) for key, names in NAMES.items()},
+            "name": self.name,
+        }
+        write_bytes(path, safetensors.numpy.save(self.weights, metadata=header))
+
+    @classmethod
+    def load(cls, path: str | Path) -> LearnedPolicy:
+        """Reads a policy file.
+
+        Raises:
+            InputError: There is no such file.
+            BrokenFileError: It is truncated, or no policy of ours.
+            VersionError: It was trained for observations of another version, or has another layout.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError("--policy", "be a known name or an existing policy file", str(path))
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                header = dict(file.metadata() or {})
+                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        except (safetensors.SafetensorError, OSError) as error:
+            raise BrokenFileError(path, f"no safetensors file: {error}") from None
+        if header.get("format") != "shunter-policy":
+            raise BrokenFileError(path, "its metadata does not say format: shunter-policy")
+        for what, want in (("features_version", FEATURES_VERSION), ("format_version", POLICY_FORMAT)):
+            if header.get(what) != str(want):
+                raise VersionError(path, what, header.get(what), want)
+        for key, names in NAMES.items():
+            said = header.get(key, "" if key == "features" else json.dumps(names))
+            if said not in (json.dumps(names), ",".join(names)):  # as PPO wrote them once
+                why = f"its metadata {key} must be those of this version, in their order"
+                raise BrokenFileError(path, why)
+        _check_shapes(path, weights)
+        return cls(header.get("name", path.stem), weights, header)
+
+
+def _check_shapes(path: Path, weights: Arrays) -> None:
+    shapes: dict[str, tuple[int, ...]] = {"prior": (len(Prior._fields),), "linear": (len(KINDS), INPUTS)}
+    for layer, (out, fan_in) in layer_shapes(width_of(weights)).items():
+        shapes |= {f"{layer}.weight": (out, fan_in), f"{layer}.bias": (out,)}
+    for key, shape in shapes.items():
+        if key not in weights or weights[key].shape != shape or not np.isfinite(weights[key]).all():
+            raise BrokenFileError(path, f"{key} must be finite numbers of shape {shape}")
+    if (weights["prior"] < 0).any():
+        raise BrokenFileError(path, "prior must not be negative")

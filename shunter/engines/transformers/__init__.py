@@ -1,0 +1,1 @@
+"""Hugging Face transformers on torch: residents, their KV caches, and memory that is really given back."""

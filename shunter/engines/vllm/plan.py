@@ -1,0 +1,162 @@
+"""What a vLLM engine is to hold: its KV blocks and the weights that it leaves on the host."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base import CheckpointError, DeviceMemoryError, UnsupportedLevelError
+
+__all__ = [
+    "KvPlan",
+    "StoredTensor",
+    "check_blocks",
+    "check_offloaded",
+    "check_shapes",
+    "layer_bytes",
+    "offloaded_bytes",
+    "stored_tensors",
+]
+
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class KvPlan:
+    """The KV blocks that hold every request at its longest, so that vLLM never preempts one itself.
+
+    Attributes:
+        context_tokens: Most tokens of any one request.
+        max_batch: Most requests at once.
+        block_tokens: Tokens per block.
+        bytes_per_token: Of keys and values over all layers.
+    """
+
+    context_tokens: int
+    max_batch: int
+    block_tokens: int
+    bytes_per_token: int
+
+    @property
+    def blocks(self) -> int:
+        """Blocks to ask for: requests share none, and vLLM keeps one for itself (its null block).
+
+        vLLM does not start unless one request can reach its own limit, which is a token beyond ours.
+        """
+        needed = self.max_batch * -(-self.context_tokens // self.block_tokens)
+        return max(needed, -(-(self.context_tokens + 1) // self.block_tokens)) + 1
+
+    @property
+    def total_bytes(self) -> int:
+        """Memory that the blocks take."""
+        return self.blocks * self.block_tokens * self.bytes_per_token
+
+
+def check_blocks(plan: KvPlan, blocks: int, block_tokens: int) -> None:
+    """Compares the blocks that vLLM says it has with those that the requests may need.
+
+    Args:
+        plan: What was asked for.
+        blocks: What it has, its null block among them.
+        block_tokens: Tokens per block there.
+
+    Raises:
+        DeviceMemoryError: They do not hold ``max_batch`` requests of ``context_tokens`` tokens.
+    """
+    usable = blocks - 1
+    needed = plan.max_batch * -(-plan.context_tokens // block_tokens)
+    if usable < needed:
+        raise DeviceMemoryError(
+            f"vLLM has {usable} KV blocks of {block_tokens} tokens, and {plan.max_batch} requests of "
+            f"{plan.context_tokens} tokens need {needed}: it would preempt requests by itself"
+        )
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as the header of a safetensors file describes it."""
+
+    name: str
+    shape: tuple[int, ...]
+    stored_bytes: int
+
+
+def stored_tensors(files: list[Path]) -> list[StoredTensor]:
+    """All tensors of a checkpoint, from the headers of its safetensors files.
+
+    Raises:
+        CheckpointError: A header cannot be read.
+    """
+    found = []
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            for name, entry in header.items():
+                if name != "__metadata__":
+                    start, end = entry["data_offsets"]
+                    found.append(StoredTensor(name, tuple(entry["shape"]), end - start))
+        except (
+            OSError,
+            OverflowError,
+            MemoryError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            raise CheckpointError(f"{path} is no safetensors file: {error!r}") from error
+    return found
+
+
+def check_shapes(checkpoint: str, tensors: list[StoredTensor], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Refuses stored tensors of another shape than the model's: vLLM would load a part of a larger one.
+
+    Raises:
+        CheckpointError: One has.
+    """
+    wrong = [t for t in tensors if shapes.get(t.name, t.shape) != t.shape]
+    if wrong:
+        raise CheckpointError(
+            f"{checkpoint}: {len(wrong)} weights are misshapen, first {wrong[0].name}: "
+            f"{wrong[0].shape}, not {shapes[wrong[0].name]}"
+        )
+
+
+def layer_bytes(tensors: list[StoredTensor]) -> list[int]:
+    """Bytes of each transformer layer's weights."""
+    found: dict[int, int] = {}
+    for tensor in tensors:
+        if match := _LAYER.search(tensor.name):
+            found[int(match[1])] = found.get(int(match[1]), 0) + tensor.stored_bytes
+    return [found[index] for index in sorted(found)]
+
+
+def offloaded_bytes(layers: list[int], gpu_layers: int) -> int:
+    """Bytes of weights that stay on the host: vLLM offloads from the first layer on.
+
+    Args:
+        layers: Bytes of each transformer layer.
+        gpu_layers: Layers on the GPU, the output layer counted last.
+
+    Raises:
+        UnsupportedLevelError: It is 0: vLLM offloads transformer layers, never the output layer.
+    """
+    if gpu_layers == 0:
+        raise UnsupportedLevelError("vLLM keeps the output layer on the GPU: gpu_layers must be at least 1")
+    return sum(layers[: len(layers) + 1 - gpu_layers])
+
+
+def check_offloaded(asked_bytes: int, done_bytes: int) -> None:
+    """Compares the weights that vLLM says it left on the host with those that were to stay there.
+
+    Raises:
+        UnsupportedLevelError: They differ: it ignored the request, or offloads by another rule.
+    """
+    if done_bytes != asked_bytes:
+        raise UnsupportedLevelError(
+            f"vLLM left {done_bytes / 1e6:.1f} MB of weights on the host, and these gpu_layers are "
+            f"{asked_bytes / 1e6:.1f} MB"
+        )

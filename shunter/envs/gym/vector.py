@@ -1,0 +1,141 @@
+"""The vectorised Gymnasium face: all environments in one compiled call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from shunter.envs.gym.scheduling import Observation, make_spaces, new_key
+from shunter.envs.sim.batch import Batch
+from shunter.envs.sim.kernel import Outputs
+from shunter.envs.sim.supply import environment_key
+from shunter.envs.world.world import World, make_world
+from shunter.errors import InputError
+
+__all__ = ["SchedulingVectorEnv", "final_observation", "observation"]
+
+Bools = NDArray[np.bool_]
+
+
+class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
+    """Many ``SchedulingEnv`` at once; see there for actions, observations and rewards.
+
+    Environment e of a batch seeded with s has random numbers of its own, a function of s and e alone: they do
+    not depend on the number of environments or of threads. With a list of seeds, environment e is what
+    ``SchedulingEnv`` seeded with the e-th is.
+
+    An episode that ends starts the next in the same step (``AutoresetMode.SAME_STEP``): the observation is
+    the new episode's first, and ``info["final_obs"]`` the old one's last.
+
+    Args:
+        num_envs: How many.
+        scenario: As ``SchedulingEnv``'s; so are performance, world, oracle and noise.
+        performance: Likewise.
+        world: Likewise.
+        oracle: Likewise.
+        noise: Likewise.
+        threads: That share the work.
+        copy: Whether to return copies. Without, arrays are overwritten by the step after the next.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium declares it so
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        scenario: Any = None,
+        performance: Any = None,
+        *,
+        world: World | None = None,
+        oracle: bool = False,
+        noise: bool = False,
+        threads: int = 1,
+        copy: bool = True,
+    ) -> None:
+        for field, value in (("num_envs", num_envs), ("threads", threads)):
+            if value < 1:
+                raise InputError(field, "be at least 1", value)
+        self.world = world if world is not None else make_world(scenario, performance)
+        self.num_envs = num_envs
+        self.copy = copy
+        self.single_observation_space, self.single_action_space = make_spaces(self.world.actions)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.batch = Batch(self.world, num_envs, autoreset=True, oracle=oracle, noise=noise, threads=threads)
+        self._keyed = False
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Starts an episode in every environment.
+
+        Args:
+            seed: Of all, or one for each; None: go on.
+            options: ``{"workload_seed": int}`` names the requests of this episode, the same in all.
+        """
+        whole = seed if isinstance(seed, int | np.integer) else None
+        super().reset(seed=whole)
+        keys: list[int | None] = [None] * self.num_envs
+        if whole is not None or (seed is None and not self._keyed):
+            base = int(whole) if whole is not None else new_key(self.np_random)
+            keys = [environment_key(base, e) for e in range(self.num_envs)]
+        elif seed is not None:
+            keys = [
+                new_key(self.np_random) if one is None else environment_key(one, 0)
+                for one in seed  # type: ignore[union-attr]
+            ]
+        self._keyed = True
+        out = self.batch.reset(keys, (options or {}).get("workload_seed"))
+        return observation(out, self.copy), {}
+
+    def step(
+        self, actions: NDArray[np.int64]
+    ) -> tuple[Observation, NDArray[Any], Bools, Bools, dict[str, Any]]:
+        """Carries out one action in every environment."""
+        out = self.batch.step(np.ascontiguousarray(actions, np.int64))
+        result = out.result
+        info: dict[str, Any] = {"elapsed": result["elapsed"].copy()}
+        terminated, truncated = result["terminated"].copy(), result["truncated"].copy()
+        over = terminated | truncated
+        if over.any():
+            info["final_obs"] = final_observation(out)
+            info["_final_obs"] = over
+            info["final_info"] = {name: result[name].copy() for name in ("served", "response_ns", "now_ns")}
+            info["_final_info"] = over
+        return observation(out, self.copy), result["reward"].copy(), terminated, truncated, info
+
+    def action_masks(self) -> Bools:
+        """Which actions are legal now, shape (num_envs, A)."""
+        mask = self.batch.out.mask
+        return mask.copy() if self.copy else mask
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Ends the threads."""
+        self.batch.close()
+
+
+def observation(out: Outputs, copy: bool) -> Observation:
+    """A batch's observations; without copying the very arrays that the kernel writes."""
+    arrays: Observation = {
+        "candidates": out.candidates,
+        "context": out.context,
+        "action_mask": out.mask.view(np.int8),
+    }
+    return {key: array.copy() for key, array in arrays.items()} if copy else arrays
+
+
+def final_observation(out: Outputs) -> Observation:
+    """The observations that ended episodes, with rows for all environments; copied."""
+    return {
+        "candidates": out.final_candidates.copy(),
+        "context": out.final_context.copy(),
+        "action_mask": out.final_mask.view(np.int8).copy(),
+    }

@@ -1,0 +1,1 @@
+"""What policies see: ``features`` names every number, ``observe`` computes them in compiled code."""

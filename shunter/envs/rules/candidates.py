@@ -1,0 +1,115 @@
+"""What a device may do: room that it has, and which actions are legal.
+
+Actions of a device, in order: model m at level l for every (m, l) - run a quantum where it is resident at l,
+load it otherwise - then evict m for every m, then wait.
+"""
+
+from __future__ import annotations
+
+from shunter.envs.rules.claims import claimable_count
+from shunter.envs.rules.guard import forced_model
+from shunter.envs.sim.compiled import entry, inlined, jit
+from shunter.envs.state.state import Bools, State
+from shunter.envs.state.tables import Tables
+
+__all__ = [
+    "is_legal",
+    "legal_action",
+    "mask_actions",
+    "short_bytes",
+    "used_bytes",
+]
+
+
+@entry
+def used_bytes(t: Tables, s: State, d: int) -> float:
+    """Device memory that the residents of a device take."""
+    total = 0.0
+    for m in range(s.model.shape[0]):
+        resident = s.place[d, m].resident
+        if resident >= 0:
+            total += t.level[d, m, resident].footprint_bytes
+    return total
+
+
+@inlined
+def short_bytes(t: Tables, s: State, d: int, m: int, level: int, used: float) -> float:
+    """Bytes that others must give up before model m fits on device d at this level; 0 if it fits.
+
+    ``used`` are the device's ``used_bytes``.
+    """
+    resident = s.place[d, m].resident
+    own = t.level[d, m, resident].footprint_bytes if resident >= 0 else 0.0
+    need = used - own + t.level[d, m, level].footprint_bytes
+    return float(max(0.0, need - t.device[d].capacity_bytes))
+
+
+@inlined
+def may_serve(t: Tables, s: State, d: int, m: int, level: int) -> bool:
+    """Whether device d may run model m, resident at this level, or load it there, if the guard leaves it."""
+    if s.device[d].pending_model >= 0 or t.level[d, m, level].level_ok == 0:
+        return False
+    return bool(s.place[d, m].resident != level or claimable_count(s, d, m) > 0)
+
+
+@inlined
+def must_serve(t: Tables, s: State, d: int, m: int, level: int) -> bool:
+    """Whether device d may run model m, resident at this level, or load it there, where it must serve m."""
+    resident = s.place[d, m].resident
+    return bool(t.level[d, m, level].level_ok != 0 and (resident < 0 or resident == level))
+
+
+@inlined
+def mask_actions(t: Tables, s: State, d: int, mask: Bools) -> None:
+    """Writes which actions device d may take now into mask (A,); at least one is legal.
+
+    Illegal are levels that do not exist or do not fit, quanta without requests, evictions of what is not
+    resident and, while room must be made for a load, everything but evictions. Where the guard says which
+    model the device serves, all else is illegal, another level of a resident too.
+    """
+    models, levels = t.level.shape[1], t.level.shape[2]
+    forced = forced_model(t, s, d)
+    if forced >= 0:
+        for action in range(mask.shape[0]):
+            mask[action] = False
+        for level in range(levels):
+            mask[forced * levels + level] = must_serve(t, s, d, forced, level)
+        return
+    asked = s.device[d].pending_model < 0
+    for m in range(models):
+        resident, has_work = s.place[d, m].resident, claimable_count(s, d, m) > 0
+        for level in range(levels):
+            serves = asked and t.level[d, m, level].level_ok != 0
+            mask[m * levels + level] = serves and (resident != level or has_work)
+        mask[models * levels + m] = resident >= 0
+    mask[models * levels + models] = asked
+
+
+@entry
+def is_legal(t: Tables, s: State, d: int, action: int) -> bool:
+    """Whether device d may take an action now: what ``mask_actions`` says of all."""
+    models, levels = t.level.shape[1], t.level.shape[2]
+    if action < 0 or action > models * levels + models:
+        return False
+    forced = forced_model(t, s, d)
+    if forced >= 0:
+        return bool(action // levels == forced and must_serve(t, s, d, forced, action % levels))
+    if action < models * levels:
+        return bool(may_serve(t, s, d, action // levels, action % levels))
+    if action < models * levels + models:
+        return bool(s.place[d, action - models * levels].resident >= 0)
+    return bool(s.device[d].pending_model < 0)
+
+
+@jit
+def legal_action(t: Tables, s: State, d: int, action: int) -> int:
+    """Returns the action if legal; otherwise counts it and waits, or takes the first legal one."""
+    if is_legal(t, s, d, action):
+        return action
+    s.counts[0].illegal_actions += 1
+    chosen = t.level.shape[1] * t.level.shape[2] + t.level.shape[1]
+    if not is_legal(t, s, d, chosen):
+        chosen = 0
+        while not is_legal(t, s, d, chosen):
+            chosen += 1
+    return int(chosen)

@@ -1,0 +1,65 @@
+"""The limits section of a scenario file."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from shunter.envs.scenario.fields import Count, Positive, Strict
+
+__all__ = ["Limits"]
+
+_LONGEST_GUARD_S = 1e9
+
+
+def _guard(value: Any) -> Any:
+    """A guard as YAML gives it, where ``off`` is false.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if value is False:
+        return "off"
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value in ("auto", "off") or (is_number and math.isfinite(value) and 0 < value <= _LONGEST_GUARD_S):
+        return value
+    raise ValueError(f"be auto, off, or seconds above 0 and at most {_LONGEST_GUARD_S:g}")
+
+
+Guard = Annotated[float | Literal["auto", "off"], BeforeValidator(_guard)]
+"""Seconds, or a word for them."""
+
+
+class Limits(Strict):
+    """Bounds of the protocol, the same in simulation and reality.
+
+    Attributes:
+        max_batch: Requests that one resident decodes at once.
+        context_tokens: Prompt plus generated tokens of one request; longer ones are cut to it.
+        quantum_steps: Decode steps of one quantum, at most.
+        quantum_s: No step starts later than this after decoding began.
+        guard_s: Once a request has waited so long, its model goes first (``rules.guard``); auto: what
+            the scenario can sustain; off: nothing bounds how long a policy lets requests wait.
+        max_wait_s: A waiting device asks again after this long.
+        decision_s: What one decision costs, charged in simulation; real runs pay what it really takes.
+        host_memory_gb: Host memory for weights: a model that was loaded stays there until room is needed,
+            the least recently used first, and is read from disk again after that; None: all stay.
+        host_bandwidth_gb_s: Peak bandwidth of the host's memory, which layers left there are read with, where
+            devices are GPUs of the catalogue; None: two channels of DDR4-3200.
+        attempts: Engine failures that a request survives, plus one: at that many it is given up.
+        max_time_s: An episode still running then is cut off.
+    """
+
+    max_batch: Annotated[int, Field(ge=1, le=64)] = 4
+    context_tokens: Annotated[int, Field(ge=2)] = 512
+    quantum_steps: Count = 32
+    quantum_s: Positive = 1.0
+    guard_s: Guard = "auto"
+    max_wait_s: Positive = 5.0
+    decision_s: Annotated[float, Field(ge=0)] = 0.001
+    host_memory_gb: Positive | None = None
+    host_bandwidth_gb_s: Positive | None = None
+    attempts: Count = 3
+    max_time_s: Positive = 36_000.0

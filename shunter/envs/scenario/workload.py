@@ -1,0 +1,205 @@
+"""The workload section of a scenario file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from shunter.envs.scenario.fields import Count, Positive, Strict
+
+__all__ = ["LENGTHS", "Arrivals", "Bursts", "ClosedLoop", "Diurnal", "Replay", "Sessions", "Workload"]
+
+LENGTHS = ("azure2023_conv", "azure2023_code", "mooncake_conversation", "mooncake_synthetic")
+"""Named length distributions: the first as pairs of the trace itself, the others from its quantiles."""
+
+
+class Bursts(Strict):
+    """A second, higher arrival rate that comes and goes: a Markov-modulated process of two states.
+
+    Attributes:
+        factor: Rate inside a burst over the mean rate.
+        share: Share of time spent in bursts.
+        mean_s: Mean length of a burst; lengths are exponential.
+    """
+
+    factor: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    share: Annotated[float, Field(gt=0, lt=1)]
+    mean_s: Positive
+
+    @model_validator(mode="after")
+    def _something_between(self) -> Self:
+        if self.factor * self.share > 1:
+            raise ValueError(
+                "factor times share must be at most 1: bursts cannot hold more than all requests"
+            )
+        return self
+
+
+class Diurnal(Strict):
+    """A rate that swings around its mean like a sine.
+
+    Attributes:
+        amplitude: Of the swing over the mean.
+        period_s: Of one swing; the episode begins at a random point of it.
+    """
+
+    amplitude: Annotated[float, Field(gt=0, lt=1)]
+    period_s: Positive = 86_400.0
+
+
+class Arrivals(Strict):
+    """When requests, or sessions, arrive.
+
+    Attributes:
+        gaps: Distribution of the gaps between arrivals: ``poisson`` (exponential), ``gamma`` or ``weibull``.
+        cv: Coefficient of variation of gamma and Weibull gaps; above 1: burstier than Poisson.
+        bursts: Modulates the rate.
+        diurnal: Modulates the rate; give at most one of the two.
+    """
+
+    gaps: Literal["poisson", "gamma", "weibull"] = "poisson"
+    cv: Annotated[float, Field(ge=0.1, le=20)] | None = None
+    bursts: Bursts | None = None
+    diurnal: Diurnal | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.cv is None) != (self.gaps == "poisson"):
+            raise ValueError("give cv for gamma and weibull gaps, and only for these: Poisson's is 1")
+        if self.bursts and self.diurnal:
+            raise ValueError("give at most one of bursts and diurnal")
+        return self
+
+    @property
+    def unsteady(self) -> float:
+        """How much longer queues get than under a steady Poisson process, which has 1.
+
+        The mean square over the squared mean of the rate, times (1 + cv^2) / 2 of the gaps, at least 1.
+        """
+        varies = 1.0
+        if self.bursts is not None:
+            inside, outside = self.bursts.share, 1.0 - self.bursts.share
+            varies = inside * self.bursts.factor**2 + (1.0 - inside * self.bursts.factor) ** 2 / outside
+        if self.diurnal is not None:
+            varies = 1.0 + self.diurnal.amplitude**2 / 2.0
+        return varies * max(1.0, (1.0 + (self.cv or 1.0) ** 2) / 2.0)
+
+
+class Sessions(Strict):
+    """Requests that come in sessions, as agents send them, alternating between a few models.
+
+    Attributes:
+        turns: Requests of a session.
+        models: Different models that it alternates between, drawn by popularity.
+        gap_s: Mean gap between a session's requests, exponential; it does not wait for answers.
+    """
+
+    turns: Annotated[int, Field(ge=2, le=1000)]
+    models: Count = 2
+    gap_s: Positive
+
+
+class ClosedLoop(Strict):
+    """Users who send their next request after the answer to their last, instead of arrivals at a rate.
+
+    Attributes:
+        users: How many.
+        think_s: Mean pause from an answer to the next request, exponential. The first requests are sent at
+            evenly spaced quantiles of it.
+    """
+
+    users: Annotated[int, Field(ge=1, le=10_000)]
+    think_s: Positive
+
+
+class Replay(Strict):
+    """A recorded trace instead of synthetic requests: a random stretch of it, begun anew at its end.
+
+    Attributes:
+        file: Of any format that ``shunter workload show`` reads; relative to the scenario file.
+        format: Its format; by default as its header shows.
+        mend: Leave out what is broken in it instead of refusing.
+        models: Which model a request asks for: by the trace's ``column``; drawn by popularity for each
+            request (``zipf``) or for each session of the trace (``session``).
+        names: Models by the names that the trace's column has, where those differ.
+    """
+
+    file: Path
+    format: str | None = None
+    mend: bool = False
+    models: Literal["column", "zipf", "session"] = "zipf"
+    names: Annotated[dict[str, str], Field(default_factory=dict)]
+
+
+class Workload(Strict):
+    """Requests of one episode.
+
+    Attributes:
+        requests: Requests per episode.
+        rate_per_s: Mean arrivals per second over all models; give this or load.
+        load: Arrival rate as a share of ``capacity_rate_per_s``. Where that is not given, as a share of what
+            the devices could serve one request at a time, every model loaded at its highest level: swaps push
+            the real utilisation above it, batching below. Above 1, requests pile up. A replay keeps its own
+            rate if neither load nor rate is given.
+        capacity_rate_per_s: Largest mean rate at which the best heuristic still drains, as measured by
+            ``shunter scenarios check``, which writes it here with ``--write``. It holds for these devices,
+            models, lengths and limits, and this performance model: measure it again when they change.
+        arrivals: When they arrive.
+        popularity_zipf: Exponent s: the k-th model, in the order listed, is asked for in proportion to k^-s.
+        popularity_drift_s: After every so many seconds, a model drawn at random becomes the most popular one.
+        lengths: Named distribution of (prompt, decode) pairs, or a trace file whose pairs are drawn.
+        prompt_scale: Factor on prompt lengths.
+        decode_scale: Factor on decode lengths.
+        sessions: Group requests into sessions.
+        replay: Take arrivals and lengths from a trace.
+        closed_loop: Users who wait for answers, instead of a rate.
+    """
+
+    requests: Annotated[int, Field(ge=1, le=10_000_000)] = 200
+    rate_per_s: Positive | None = None
+    load: Positive | None = None
+    capacity_rate_per_s: Positive | None = None
+    arrivals: Arrivals = Arrivals()
+    popularity_zipf: Annotated[float, Field(ge=0)] = 1.2
+    popularity_drift_s: Positive | None = None
+    lengths: Literal[LENGTHS] | Path = "azure2023_conv"  # type: ignore[valid-type]
+    prompt_scale: Positive = 1.0
+    decode_scale: Positive = 1.0
+    sessions: Sessions | None = None
+    replay: Replay | None = None
+    closed_loop: ClosedLoop | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        rates = (self.rate_per_s is not None) + (self.load is not None)
+        if rates > (self.closed_loop is None) or (rates == 0 and not (self.replay or self.closed_loop)):
+            raise ValueError("give exactly one of rate_per_s, load and closed_loop")
+        if self.replay and (self.sessions or self.arrivals != Arrivals()):
+            raise ValueError("a replay has arrivals of its own: leave out arrivals and sessions")
+        if self.closed_loop and (
+            self.replay or self.sessions or self.popularity_drift_s or self.arrivals != Arrivals()
+        ):
+            raise ValueError(
+                "a closed loop takes no arrivals, sessions, replay or drift: its users set the pace"
+            )
+        return self
+
+    def first_sends_ns(self) -> NDArray[np.int64] | None:
+        """When each user of a closed loop sends the first request, shape (users,); None in an open loop."""
+        if self.closed_loop is None:
+            return None
+        quantiles = (np.arange(self.closed_loop.users) + 0.5) / self.closed_loop.users
+        return np.rint(-1e9 * self.closed_loop.think_s * np.log1p(-quantiles)).astype(np.int64)
+
+    def relative_to(self, folder: Path) -> Workload:
+        """The same workload with its trace files looked for from a folder."""
+        changes: dict[str, object] = {}
+        if isinstance(self.lengths, Path):
+            changes["lengths"] = folder / self.lengths
+        if self.replay:
+            changes["replay"] = self.replay.model_copy(update={"file": folder / self.replay.file})
+        return self.model_copy(update=changes)

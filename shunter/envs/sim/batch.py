@@ -1,0 +1,169 @@
+"""A batch of simulated environments: their states, the rings that feed them, and where steps write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
+from shunter.envs.sim.compiled import bound
+from shunter.envs.sim.kernel import RESULT, Outputs, begin_batch, step_batch
+from shunter.envs.sim.simulation import STALLED
+from shunter.envs.sim.supply import Supply
+from shunter.envs.state.state import State, empty_state, grow_slots
+from shunter.envs.world.world import World
+
+__all__ = ["Batch"]
+
+SLOTS, RING = 32, 512
+"""Sizes to begin with; nothing depends on them but memory and speed."""
+
+CHUNKS = 2
+"""In how many parts a step is cut for each thread: more share work better but cost a call each."""
+
+
+class Batch:
+    """Environments of one world that are stepped together.
+
+    Args:
+        world: The compiled scenario.
+        environments: How many.
+        autoreset: Whether an episode's end starts the next at once.
+        oracle: Whether observations tell true remaining lengths instead of expected ones.
+        noise: Whether durations differ from the predicted ones by luck drawn for each episode and model.
+        threads: That share the work; results are the same for any number.
+
+    Attributes:
+        state: States with a leading axis over environments.
+        out: What the last step or reset wrote; overwritten by the one after the next.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        environments: int,
+        *,
+        autoreset: bool,
+        oracle: bool = False,
+        noise: bool = False,
+        threads: int = 1,
+    ) -> None:
+        self.tables = world.tables.changed(oracle=int(oracle))
+        self.world = world
+        self.autoreset, self.noise, self.threads = autoreset, noise, threads
+        self.environments = environments
+        self.state: State = empty_state(
+            (environments,),
+            world.levels,
+            world.max_batch,
+            slots=SLOTS,
+            ring=RING,
+            outcomes=0,
+            first_sends_ns=world.scenario.workload.first_sends_ns(),
+        )
+        self.state.clock["length"] = world.scenario.workload.requests
+        self._buffers = (self._outputs(), self._outputs())
+        self.out = self._buffers[0]
+        self._supplies: list[Supply | None] = [None] * environments
+        self._no_actions = np.zeros(environments, np.int64)
+        arguments = (self.tables, self.state, self._no_actions, self.out)
+        self._step_batch = bound(step_batch, *arguments, False, autoreset, noise, 0, 0)
+        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+
+    def reset(
+        self, keys: Sequence[int | None], workload_seed: int | None = None, *, episode: int = 0
+    ) -> Outputs:
+        """Starts the next episode in every environment.
+
+        Args:
+            keys: One per environment: a new key of its random numbers, or None: go on with the old one.
+            workload_seed: Of the requests of this episode, in place of what the key gives.
+            episode: Of a new key, to begin with.
+        """
+        clock = self.state.clock[:, 0]
+        for e, key in enumerate(keys):
+            if key is not None:
+                clock["key"][e], clock["episode"][e] = key, episode - 1
+            if key is not None or workload_seed is not None:
+                following = int(clock["episode"][e]) + 1
+                self._supplies[e] = Supply(self.world, int(clock["key"][e]), following, workload_seed)
+                clock["filled"][e] = clock["last"][e]
+        begin_batch(self.tables, self.state, np.ones(self.environments, np.bool_), self.noise)
+        self.go_on()
+        return self.out
+
+    def step(self, actions: NDArray[np.int64]) -> Outputs:
+        """Carries out one action in each environment; every environment must have been reset.
+
+        Args:
+            actions: (E,) int64, contiguous.
+
+        Returns:
+            Arrays that the step after the next overwrites.
+        """
+        self.out = self._buffers[0] if self.out is self._buffers[1] else self._buffers[1]
+        if self._run(actions, again=False):
+            self.go_on()
+        return self.out
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _outputs(self) -> Outputs:
+        e, a, f, g = self.environments, self.world.actions, len(FEATURES), len(CONTEXT_FEATURES)
+        return Outputs(
+            candidates=np.zeros((e, a, f), np.float32),
+            context=np.zeros((e, g), np.float32),
+            mask=np.zeros((e, a), np.bool_),
+            result=np.zeros(e, RESULT),
+            final_candidates=np.zeros((e, a, f), np.float32),
+            final_context=np.zeros((e, g), np.float32),
+            final_mask=np.zeros((e, a), np.bool_),
+        )
+
+    def go_on(self) -> None:
+        """Gives environments that stalled what they lack, until none does."""
+        while True:
+            clock = self.state.clock[:, 0]
+            stalled = np.flatnonzero(clock["asking"] == STALLED)
+            if stalled.size == 0:
+                return
+            for e in stalled[clock["filled"][stalled] <= clock["taken"][stalled]]:
+                supply = self._supplies[e]
+                if supply is not None:
+                    supply.fill(self.state, int(e))
+            if (clock["free"][stalled] < 0).any():
+                self.state = grow_slots(self.state)
+            self._run(self._no_actions, again=True)
+
+    def _run(self, actions: NDArray[np.int64], *, again: bool) -> int:
+        if self._pool is None or again:
+            return self._part(actions, again, 0, self.environments)
+        return self._shared(self._pool, lambda first, end: self._part(actions, again, first, end))
+
+    def _part(self, actions: NDArray[np.int64], again: bool, first: int, end: int) -> int:
+        return self._step_batch(
+            self.tables, self.state, actions, self.out, again, self.autoreset, self.noise, first, end
+        )
+
+    def _shared(self, pool: ThreadPoolExecutor, part: Callable[[int, int], int]) -> int:
+        """Threads take chunks until none is left: a busy one takes fewer."""
+        size = -(-self.environments // (CHUNKS * self.threads))
+        starts = count(0, size)
+
+        def work() -> int:
+            stalled = 0
+            while (first := next(starts)) < self.environments:
+                stalled += part(first, min(first + size, self.environments))
+            return stalled
+
+        others = [pool.submit(work) for _ in range(self.threads - 1)]
+        mine = work()
+        # Whoever has not even begun by now is not waited for: nothing is left.
+        return mine + sum(other.result() for other in others if not other.cancel())

@@ -1,0 +1,272 @@
+"""Many environments at once: one compiled call takes each to its next decision and writes what it sees."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shunter.envs.observation.observe import observe
+from shunter.envs.rules.candidates import legal_action
+from shunter.envs.rules.dynamics import open_episode
+from shunter.envs.rules.objectives import charge_unserved
+from shunter.envs.sim.compiled import inlined, internal, jit
+from shunter.envs.sim.randomness import key_of, normal
+from shunter.envs.sim.simulation import STALLED, advance, begin
+from shunter.envs.state.state import IDLE, Bools, Ints, Records, State
+from shunter.envs.state.tables import MEAN_RESPONSE, Tables
+
+__all__ = ["RESULT", "Outputs", "begin_batch", "step_batch"]
+
+RESULT = np.dtype(
+    [
+        ("reward", np.float64),  # minus what the step accrued of the objective
+        ("elapsed", np.float64),  # duration of the step, in time scales
+        ("request_s", np.float64),  # request-seconds of the step
+        ("terminated", np.bool_),
+        ("truncated", np.bool_),
+        ("device", np.int64),  # that asks now, -1 if the episode is over
+        ("now_ns", np.int64),  # the clock at the end of the step
+        ("served", np.int64),  # requests finished in the episode
+        ("response_ns", np.int64),  # sum of their response times
+        ("from_cost_ns", np.int64),  # the state's costs and clock before the step
+        ("from_cost", np.float64),
+        ("from_ns", np.int64),
+    ],
+    align=True,
+)
+"""What came of an environment's step."""
+
+
+class Outputs(NamedTuple):
+    """Where a step writes. E environments, A actions, F features, G context features.
+
+    Attributes:
+        candidates: (E, A, F) float32.
+        context: (E, G) float32.
+        mask: (E, A) bool.
+        result: (E,) records of ``RESULT``.
+        final_candidates: Like candidates: the observation that ended an episode, where one did.
+        final_context: Likewise.
+        final_mask: Likewise.
+    """
+
+    candidates: NDArray[np.float32]
+    context: NDArray[np.float32]
+    mask: Bools
+    result: Records
+    final_candidates: NDArray[np.float32]
+    final_context: NDArray[np.float32]
+    final_mask: Bools
+
+
+@inlined
+def environment(batch: State, e: int) -> State:
+    """The state of environment e, as a view."""
+    return State(
+        batch.clock[e],
+        batch.ring[e],
+        batch.slot[e],
+        batch.model[e],
+        batch.place[e],
+        batch.work[e],
+        batch.device[e],
+        batch.entry[e],
+        batch.outcome[e],
+        batch.counts[e],
+        batch.user[e],
+        batch.row[e],
+    )
+
+
+@internal
+def clear(s: State) -> None:
+    """Empties a state: nothing resident, nobody in the system, all slots free, the clock at 0."""
+    c = s.clock[0]
+    c.now_ns = 0
+    c.cost_ns = 0
+    c.in_system = 0
+    c.arrived = 0
+    c.served = 0
+    c.response_ns = 0
+    c.stalled = 0
+    c.free = 0
+    slots = s.slot.shape[0]
+    for i in range(slots):
+        s.slot[i].next = i + 1 if i + 1 < slots else -1
+    for m in range(s.model.shape[0]):
+        model = s.model[m]
+        model.head = -1
+        model.tail = -1
+        model.queue_length = 0
+        model.homeless = 0
+        model.homeless_started = 0
+        model.last_arrival_ns = -1
+        model.rate_per_s = 0.0
+        for d in range(s.device.shape[0]):
+            place = s.place[d, m]
+            place.resident = -1
+            place.evicting = -1
+            place.last_used_ns = 0
+            place.held = 0
+            place.changed = 1
+            place.stale = 1
+            place.batch = 0
+    for d in range(s.device.shape[0]):
+        device = s.device[d]
+        device.pending_model = -1
+        device.pending_level = -1
+        device.promoted_model = -1
+        device.promoted_ns = 0
+        device.last_model = -1
+        device.op_kind = IDLE
+        device.op_batch = 0
+
+
+@internal
+def begin_episode(t: Tables, s: State, noise: bool) -> None:
+    """Starts the next episode; requests of the last one that never arrived are skipped.
+
+    Args:
+        t: Tables.
+        s: State; its first decision is yet to be found.
+        noise: Whether durations differ from the predicted ones, by luck drawn for the episode and model.
+    """
+    clear(s)
+    open_episode(t, s)
+    c, counts = s.clock[0], s.counts[0]
+    counts.decisions = 0
+    counts.swaps = 0
+    counts.preemptions = 0
+    counts.illegal_actions = 0
+    counts.loading_ns = 0
+    counts.running_ns = 0
+    counts.recomputed_tokens = 0
+    counts.evictions = 0
+    c.taken = c.last
+    c.last = c.taken + c.length
+    c.episode += 1
+    key = key_of(c.key, c.episode)
+    for m in range(s.model.shape[0]):
+        model = s.model[m]
+        model.load_luck = normal(key, 3 * m) if noise else 0.0
+        model.prefill_luck = normal(key, 3 * m + 1) if noise else 0.0
+        model.step_luck = normal(key, 3 * m + 2) if noise else 0.0
+    c.starting = 1
+    c.asking = STALLED
+
+
+@inlined
+def look(
+    t: Tables,
+    s: State,
+    candidates: NDArray[np.float32],
+    context: NDArray[np.float32],
+    mask: Bools,
+) -> None:
+    """Writes the observation of the asking device, or an empty one with only waiting legal if none asks."""
+    if s.clock[0].asking >= 0:
+        observe(t, s, s.clock[0].asking, candidates, context, mask)
+        return
+    candidates[:] = 0.0
+    context[:] = 0.0
+    mask[:] = False
+    mask[mask.shape[0] - 1] = True
+
+
+@inlined
+def judge(t: Tables, s: State, result: Records, e: int) -> bool:
+    """Writes what came of a step; returns whether the episode is over."""
+    c, r, scale_s = s.clock[0], result[e], t.limits[0].time_scale_s
+    terminated = c.asking < 0
+    truncated = not terminated and c.now_ns > t.limits[0].max_time_ns
+    if truncated:
+        charge_unserved(s)
+    r.request_s = (c.cost_ns - r.from_cost_ns) * 1e-9
+    if c.objective == MEAN_RESPONSE:
+        r.reward = -r.request_s / scale_s
+    else:
+        r.reward = -(c.cost - r.from_cost)
+    r.elapsed = (c.now_ns - r.from_ns) * 1e-9 / scale_s
+    r.terminated = terminated
+    r.truncated = truncated
+    r.device = c.asking
+    r.now_ns = c.now_ns
+    r.served = c.served
+    r.response_ns = c.response_ns
+    return bool(terminated or truncated)
+
+
+@inlined
+def reach(t: Tables, s: State, out: Outputs, e: int, autoreset: bool, noise: bool) -> int:
+    """Takes environment e to its next decision, in the next episode if need be; returns 1 if it stalled."""
+    c = s.clock[0]
+    while True:
+        c.asking = advance(t, s)
+        if c.asking == STALLED:
+            return 1
+        over = c.starting == 0 and judge(t, s, out.result, e)
+        c.starting = 0
+        ends = over and autoreset
+        look(
+            t,
+            s,
+            out.final_candidates[e] if ends else out.candidates[e],
+            out.final_context[e] if ends else out.context[e],
+            out.final_mask[e] if ends else out.mask[e],
+        )
+        if not ends:
+            return 0
+        begin_episode(t, s, noise)
+
+
+@jit
+def step_batch(
+    t: Tables,
+    batch: State,
+    actions: Ints,
+    out: Outputs,
+    again: bool,
+    autoreset: bool,
+    noise: bool,
+    first: int,
+    end: int,
+) -> int:
+    """Carries out an action in each environment from first to end and takes it to its next decision.
+
+    Args:
+        t: Tables.
+        batch: States with a leading axis over environments.
+        actions: (E,) indices of candidates; illegal ones are counted and replaced, see ``legal_action``.
+        out: Overwritten.
+        again: Only environments that stalled go on; actions are not read.
+        autoreset: Whether an episode's end starts the next at once, its last observation put aside.
+        noise: See ``begin_episode``.
+        first: Environments from here
+        end: up to, but without, here.
+
+    Returns:
+        How many stalled: fill their rings, grow their slots, and call again.
+    """
+    stalled = 0
+    for e in range(first, end):
+        s = environment(batch, e)
+        c = s.clock[0]
+        if again and c.asking != STALLED:
+            continue
+        if not again:
+            out.result[e].from_cost_ns = c.cost_ns
+            out.result[e].from_cost = c.cost
+            out.result[e].from_ns = c.now_ns
+            begin(t, s, c.asking, legal_action(t, s, c.asking, actions[e]))
+        stalled += reach(t, s, out, e, autoreset, noise)
+    return stalled
+
+
+@jit
+def begin_batch(t: Tables, batch: State, chosen: Bools, noise: bool) -> None:
+    """Starts the next episode in the chosen (E,) environments; they are then stalled."""
+    for e in range(chosen.shape[0]):
+        if chosen[e]:
+            begin_episode(t, environment(batch, e), noise)

@@ -1,0 +1,149 @@
+"""Everything fixed during an episode: predicted durations, sizes and limits, as arrays for compiled code."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shunter.envs.state.records import FAR_NS
+
+__all__ = ["DEVICE", "LEVEL", "LIMITS", "Tables", "make_tables"]
+__all__ += ["MEAN_RESPONSE", "PRICED", "SLO", "SLOWDOWN"]
+
+Floats = NDArray[np.float64]
+Records = NDArray[np.void]
+
+MEAN_RESPONSE, SLOWDOWN, SLO, PRICED = 0, 1, 2, 3
+"""What rewards are made of (``limits.objective``)."""
+
+LEVEL = np.dtype(
+    [
+        ("level_ok", np.int64),  # whether it exists, the engine honours it and the device can hold it alone
+        ("gpu_share", np.float64),  # share of layers on the device, 1 - offload_ratio
+        ("footprint_bytes", np.float64),  # device memory of a resident: weights, KV budget and buffers
+        ("load_s", np.float64),  # of weights in the host's memory
+        ("cold_load_s", np.float64),  # of weights on disk
+        ("unload_s", np.float64),
+        ("load_halfwidth", np.float64),  # half width of the 90 % interval of load_s, relative
+        ("prefill_halfwidth", np.float64),  # likewise
+        ("step_halfwidth", np.float64),  # likewise
+        ("kv_can_save", np.int64),  # whether KV survives an eviction; otherwise it is dropped and recomputed
+    ],
+    align=True,
+)
+"""A model at one level on one device. Flags are integers here: compiled code reads them much faster."""
+
+DEVICE = np.dtype(
+    [
+        ("capacity_bytes", np.float64),  # its budget
+        ("busy_rate", np.float64),  # what it costs per second while it loads or runs
+        ("idle_rate", np.float64),  # and while it does not
+    ],
+    align=True,
+)
+"""A device."""
+
+LIMITS = np.dtype(
+    [
+        ("quantum_steps", np.int64),
+        ("quantum_ns", np.int64),
+        ("max_wait_ns", np.int64),
+        ("decision_ns", np.int64),
+        ("max_time_ns", np.int64),
+        ("max_batch", np.int64),
+        ("oracle", np.int64),  # whether observations tell true remaining lengths
+        ("objective", np.int64),  # one of the values above
+        ("guard_ns", np.int64),  # longest wait before a request goes first, FAR_NS without such a bound
+        ("ttft_ns", np.int64),  # longest time to the first token, FAR_NS without one
+        ("tpot_ns", np.int64),  # longest time per further token, likewise
+        ("waiting_price", np.float64),  # of one request in the system, per second
+        ("host_bytes", np.float64),  # the host's memory for weights
+        ("time_scale_s", np.float64),  # the scenario's own unit of time
+    ],
+    align=True,
+)
+"""Limits of the protocol."""
+
+_DEFAULTS = {
+    "objective": MEAN_RESPONSE,
+    "guard_ns": FAR_NS,
+    "ttft_ns": FAR_NS,
+    "tpot_ns": FAR_NS,
+    "waiting_price": 0.0,
+    "busy_rate": 0.0,
+    "idle_rate": 0.0,
+}
+"""The objective that nobody named, and no bound on waiting."""
+
+
+class Tables(NamedTuple):
+    """Tables of a scenario. D devices, M models, L levels, B batch sizes.
+
+    Every field of the records can also be read as an attribute: ``tables.load_s`` is (D, M, L).
+
+    Attributes:
+        level: (D, M, L) records of ``LEVEL``.
+        device: (D,) records of ``DEVICE``.
+        limits: (1,) record of ``LIMITS``.
+        prefill_s: (D, M, L, P) over ``prefill_tokens``.
+        prefill_tokens: (P,) grid, ascending.
+        step_s: (D, M, L, B, C) seconds per decode step for 1 to B requests over ``context_tokens``.
+        context_tokens: (C,) grid of the mean context per request, ascending.
+        kv_save_s: (D, M, L, C) over ``context_tokens``.
+        kv_restore_s: (D, M, L, C) likewise.
+        remaining_tokens: (G,) expected further tokens of a request that generated g so far.
+        weight_bytes: (M,) what a model's weights take in the host's memory.
+        offload_sensitivity: (D, M) how much slower a step is at the level with most layers on the host.
+    """
+
+    level: Records
+    device: Records
+    limits: Records
+    prefill_s: Floats
+    prefill_tokens: Floats
+    step_s: Floats
+    context_tokens: Floats
+    kv_save_s: Floats
+    kv_restore_s: Floats
+    remaining_tokens: Floats
+    weight_bytes: Floats
+    offload_sensitivity: Floats
+
+    def __getattr__(self, name: str) -> Any:
+        """A field of the records by its name."""
+        for records in (self.level, self.device, self.limits):
+            if name in (records.dtype.names or ()):
+                return records[name] != 0 if name in ("level_ok", "kv_can_save") else records[name]
+        raise AttributeError(name)
+
+    def changed(self, **fields: Any) -> Tables:
+        """A copy in which some fields of ``level``, ``device`` or ``limits`` are others."""
+        level, device, limits = self.level.copy(), self.device.copy(), self.limits.copy()
+        for name, values in fields.items():
+            records = next(r for r in (level, device, limits) if name in (r.dtype.names or ()))
+            records[name] = values
+        return self._replace(level=level, device=device, limits=limits)
+
+
+def make_tables(**fields: Any) -> Tables:
+    """Packs arrays into tables.
+
+    Args:
+        fields: One for every field of ``LEVEL``, ``DEVICE``, ``LIMITS`` and every other attribute of
+            ``Tables``, of the shapes given there; without those of an objective it is mean response, and
+            without ``guard_ns`` nothing bounds waiting.
+    """
+    parts: dict[str, Any] = {}
+    fields = {**_DEFAULTS, **fields}
+    for part, dtype, like in (
+        ("level", LEVEL, fields["load_s"]),
+        ("device", DEVICE, fields["capacity_bytes"]),
+        ("limits", LIMITS, np.zeros(1)),
+    ):
+        parts[part] = np.zeros(np.shape(like), dtype)
+        for name in dtype.names or ():
+            parts[part][name] = fields.pop(name)
+    parts.update({name: np.ascontiguousarray(values, np.float64) for name, values in fields.items()})
+    return Tables(**parts)

@@ -1,0 +1,131 @@
+"""Where prompt and decode lengths come from: traces as pairs, and published quantiles."""
+
+from __future__ import annotations
+
+import json
+from functools import cache, lru_cache
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from shunter.envs.scenario.limits import Limits
+from shunter.envs.scenario.workload import Workload
+from shunter.envs.workload.traces import Trace, read_trace
+
+__all__ = ["cut_pairs", "length_pairs", "read_replay", "remaining_tokens"]
+
+Pairs = NDArray[np.int64]
+
+_QUANTILE_PAIRS = 20_000
+_TRACES = {"azure2023_conv": "azure2023_conv.csv.gz"}
+_QUANTILES = {
+    "azure2023_code": "azure2023_code",
+    "mooncake_conversation": "mooncake_conversation_trace",
+    "mooncake_synthetic": "mooncake_synthetic_trace",
+}
+
+
+def length_pairs(workload: Workload, limits: Limits) -> Pairs:
+    """All (prompt, decode) pairs of the workload, scaled and cut to the context limit.
+
+    Returns:
+        Shape (rows, 2), tokens: see ``cut_pairs``.
+
+    Raises:
+        InputError: A trace file is missing or broken.
+    """
+    if workload.replay:
+        return cut_pairs(_pairs(read_replay(workload)), workload, limits)
+    return _drawn(workload.lengths, workload.prompt_scale, workload.decode_scale, limits.context_tokens)
+
+
+def read_replay(workload: Workload) -> Trace:
+    """Reads the trace that a workload replays, once per process.
+
+    Raises:
+        InputError: It is missing or broken, or the workload replays none.
+    """
+    replay = workload.replay
+    if replay is None:
+        raise ValueError("the workload replays no trace")
+    return _read(replay.file, replay.format, replay.mend)
+
+
+def cut_pairs(pairs: Pairs, workload: Workload, limits: Limits) -> Pairs:
+    """Scales pairs and cuts them to the context limit.
+
+    Returns:
+        Like pairs; every entry at least 1, every sum at most ``limits.context_tokens``. A pair that is too
+        long keeps at least half of the context for its prompt.
+    """
+    return _cut(pairs, workload.prompt_scale, workload.decode_scale, limits.context_tokens)
+
+
+def remaining_tokens(pairs: Pairs) -> NDArray[np.float64]:
+    """Expected further tokens of a request that has generated g, by the workload's length distribution.
+
+    Returns:
+        Shape (longest decode + 1,): entry g is E[L - g | L > g], the mean residual life.
+    """
+    lengths = np.sort(pairs[:, 1]).astype(np.float64)
+    generated = np.arange(int(lengths[-1]) + 1)
+    first_longer = np.searchsorted(lengths, generated, side="right")
+    tail_sums = np.concatenate([np.cumsum(lengths[::-1])[::-1], [0.0]])[first_longer]
+    tail_counts = lengths.size - first_longer
+    return np.where(tail_counts > 0, tail_sums / np.maximum(1, tail_counts) - generated, 1.0)
+
+
+@lru_cache(64)
+def _drawn(lengths: str | Path, prompt_scale: float, decode_scale: float, context_tokens: int) -> Pairs:
+    """What ``length_pairs`` gives, the same array for everybody who asks."""
+    if isinstance(lengths, Path):
+        pairs = _pairs(_read(lengths, None, False))
+    elif lengths in _TRACES:
+        pairs = _shipped(lengths)
+    else:
+        pairs = _from_quantiles(lengths)
+    cut = _cut(pairs, prompt_scale, decode_scale, context_tokens)
+    cut.setflags(write=False)
+    return cut
+
+
+def _cut(pairs: Pairs, prompt_scale: float, decode_scale: float, context_tokens: int) -> Pairs:
+    scaled = np.maximum(1, np.rint(pairs * np.array([prompt_scale, decode_scale])))
+    scaled[:, 1] = np.minimum(scaled[:, 1], context_tokens // 2)
+    scaled[:, 0] = np.minimum(scaled[:, 0], context_tokens - scaled[:, 1])
+    return np.asarray(scaled, np.int64)
+
+
+@cache
+def _read(path: Path, format: str | None, mend: bool) -> Trace:
+    return read_trace(path, format=format, mend=mend)
+
+
+def _pairs(trace: Trace) -> Pairs:
+    return trace.frame[["prompt_tokens", "decode_tokens"]].to_numpy()
+
+
+@cache
+def _shipped(name: str) -> Pairs:
+    with as_file(files("shunter.data").joinpath(_TRACES[name])) as path:
+        return _pairs(read_trace(path))
+
+
+@cache
+def _from_quantiles(name: str) -> Pairs:
+    """Pairs with a trace's marginal quantiles and rank correlation, joined by a Gaussian copula.
+
+    Source:
+        Kruskal (1958): Spearman's rho of a bivariate normal is 6/π · asin(r/2).
+    """
+    data = json.loads(files("shunter.data").joinpath("workload_quantiles.json").read_text(encoding="utf-8"))
+    trace, levels = data["traces"][_QUANTILES[name]], data["quantile_levels"]
+    r = 2 * np.sin(np.pi / 6 * trace["spearman"])
+    rng = np.random.default_rng(0)  # the pairs are data: the same in every run and for every seed
+    normal = rng.multivariate_normal([0, 0], [[1, r], [r, 1]], _QUANTILE_PAIRS)
+    uniform = norm.cdf(normal)
+    columns = [np.interp(uniform[:, i], levels, trace[q]) for i, q in enumerate(("prompt_q", "output_q"))]
+    return np.asarray(np.rint(np.column_stack(columns)), np.int64)

@@ -1,0 +1,4 @@
+"""The clairvoyant.
+
+What the best schedule costs that knows all arrivals and lengths beforehand, and lower bounds.
+"""

@@ -1,0 +1,295 @@
+"""Searching the decisions of an episode whose arrivals and lengths are known, compiled."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shunter.agents.lookahead.rollout import greedy_score, play_out
+from shunter.agents.lookahead.rollout_state import copy_words
+from shunter.envs.observation.observe import observe
+from shunter.envs.rules.candidates import mask_actions
+from shunter.envs.sim.compiled import internal, jit
+from shunter.envs.sim.simulation import advance, begin
+from shunter.envs.state.state import RUN, Bools, Floats, Ints, State
+from shunter.envs.state.tables import Tables
+from shunter.eval.bounds.bound import remaining_cost_s
+from shunter.eval.bounds.least import BoundMemory, Least
+
+__all__ = ["Stack", "descend", "expand", "state_key"]
+
+Features = NDArray[np.float32]
+MIX = 0x9E3779B97F4A7C15
+MAX_DECISIONS = 100_000
+PROBES = 8
+"""Places of the table of known states that are looked at before a state is given up as unknown."""
+
+
+class Stack(NamedTuple):
+    """Depth-first search on a stack of states. H levels, A actions.
+
+    Attributes:
+        words: (H, W) the states.
+        device: (H,) that asks.
+        bound_s: (H,) least cost of any schedule through the state.
+        order: (H, A) actions, the most promising first
+        listed: (H,) of which there are so many
+        tried: (H,) and so many were tried.
+        keys: (T,) of states that were seen; 0: none.
+        costs_ns: (T,) the least cost at which each was.
+        best: (H,) actions of the best schedule found.
+        numbers: (4,) depth, nodes, length of the best schedule (-1: none), states cut off for depth.
+        values: (2,) cost of the best schedule and least bound of the states cut off, seconds.
+    """
+
+    words: NDArray[np.int64]
+    device: Ints
+    bound_s: Floats
+    order: NDArray[np.int64]
+    listed: Ints
+    tried: Ints
+    keys: NDArray[np.uint64]
+    costs_ns: Ints
+    best: Ints
+    numbers: Ints
+    values: Floats
+
+
+@internal
+def stir(key: np.uint64, value: int) -> np.uint64:
+    """Adds a value to a hash."""
+    z = (key ^ np.uint64(value)) * np.uint64(MIX)
+    return z ^ (z >> np.uint64(29))
+
+
+@jit
+def state_key(s: State, device: int) -> np.uint64:
+    """A hash of everything that the future depends on; what was paid so far is not in it."""
+    c = s.clock[0]
+    key = stir(stir(stir(np.uint64(1), c.now_ns), c.taken), device)
+    for d in range(s.device.shape[0]):
+        now = s.device[d]
+        key = stir(stir(stir(key, now.pending_model), now.pending_level), now.op_kind)
+        if now.op_kind > 0:
+            key = stir(stir(stir(key, now.op_model), now.op_level), now.op_end_ns)
+        for m in range(s.model.shape[0]):
+            key = stir(stir(key, s.place[d, m].resident), s.place[d, m].evicting)
+        if now.op_kind == RUN:
+            for b in range(now.op_batch):
+                entry = s.entry[d, b]
+                key = stir(stir(stir(key, s.slot[entry.slot].id), entry.tokens), entry.finish_ns)
+    for m in range(s.model.shape[0]):
+        key = stir(stir(key, s.model[m].cached), s.model[m].cached_at if s.model[m].cached != 0 else 0)
+        i = s.model[m].head
+        while i >= 0:
+            r = s.slot[i]
+            key = stir(stir(stir(stir(stir(key, r.id), r.generated), r.kv), r.home), r.owner)
+            i = r.next
+    return key
+
+
+@jit
+def expand(
+    t: Tables,
+    parents: NDArray[np.int64],
+    devices: Ints,
+    count: int,
+    least: Least,
+    b: BoundMemory,
+    work: State,
+    work_words: Ints,
+    other: State,
+    other_words: Ints,
+    candidates: Features,
+    context: Features,
+    mask: Bools,
+    legal: Bools,
+    children: NDArray[np.int64],
+    child_device: Ints,
+    child_from: NDArray[np.int64],
+    child_key: NDArray[np.uint64],
+    child_s: NDArray[np.float64],
+    best_s: float,
+) -> int:
+    """Takes every legal action in each of some states; each child is judged by playing it to the end.
+
+    Args:
+        t: Tables of an oracle.
+        parents: (B, W) states
+        devices: (B,) that ask in them
+        count: of which there are so many.
+        least: Of the tables.
+        b: Overwritten.
+        work: Overwritten.
+        work_words: Its memory.
+        other: Overwritten.
+        other_words: Its memory.
+        candidates: (A, F), overwritten.
+        context: (G,), overwritten.
+        mask: (A,), overwritten.
+        legal: (A,), overwritten.
+        children: (B * A, W), overwritten from the front.
+        child_device: (B * A,) that asks next; -1: everyone has been served.
+        child_from: (B * A, 2) parent and action.
+        child_key: (B * A,) hashes.
+        child_s: (B * A, 2) cost of the schedule that cost-greedy ends, and the child's lower bound, seconds.
+        best_s: Children whose bound is not below this are left out.
+
+    Returns:
+        How many children there are.
+    """
+    made = 0
+    for p in range(count):
+        copy_words(parents[p], work_words)
+        mask_actions(t, work, devices[p], legal)
+        for a in range(legal.shape[0]):
+            if not legal[a]:
+                continue
+            copy_words(parents[p], work_words)
+            begin(t, work, devices[p], a)
+            device = advance(t, work)
+            paid_s = work.clock[0].cost_ns * 1e-9
+            child_s[made, 0] = paid_s
+            child_s[made, 1] = paid_s
+            if device >= 0:
+                child_s[made, 1] = paid_s + remaining_cost_s(t, work, least, b)
+                if child_s[made, 1] >= best_s:
+                    continue
+                copy_words(work_words, children[made])
+                copy_words(work_words, other_words)
+                observe(t, other, device, candidates, context, mask)
+                child_s[made, 0] = paid_s + finish_s(t, other, device, candidates, context, mask)
+            child_device[made] = device
+            child_from[made, 0] = p
+            child_from[made, 1] = a
+            child_key[made] = state_key(work, device)
+            made += 1
+    return made
+
+
+@internal
+def finish_s(t: Tables, s: State, device: int, candidates: Features, context: Features, mask: Bools) -> float:
+    """Request-seconds from now on if cost-greedy decides, the present observation having been made."""
+    best, top = 0, -np.inf
+    for a in range(mask.shape[0]):
+        if mask[a] and greedy_score(candidates[a]) > top:
+            best, top = a, greedy_score(candidates[a])
+    return play_out(t, s, device, best, candidates, context, mask, MAX_DECISIONS)
+
+
+@internal
+def rank_actions(
+    t: Tables, s: State, device: int, candidates: Features, context: Features, mask: Bools, order: Ints
+) -> int:
+    """Lists the legal actions, the one that cost-greedy likes best first; returns how many."""
+    observe(t, s, device, candidates, context, mask)
+    count = 0
+    for a in range(mask.shape[0]):
+        if not mask[a]:
+            continue
+        score, at = greedy_score(candidates[a]), count
+        while at > 0 and greedy_score(candidates[order[at - 1]]) < score:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = a
+        count += 1
+    return count
+
+
+@internal
+def seen_before(k: Stack, key: np.uint64, cost_ns: int) -> bool:
+    """Whether the state was reached at no higher cost; remembers it otherwise."""
+    size = np.uint64(k.keys.shape[0])
+    key = key if key != np.uint64(0) else np.uint64(1)
+    for probe in range(PROBES):
+        at = np.int64((key + np.uint64(probe)) % size)
+        if k.keys[at] == key:
+            if k.costs_ns[at] <= cost_ns:
+                return True
+            k.costs_ns[at] = cost_ns
+            return False
+        if k.keys[at] == np.uint64(0):
+            k.keys[at] = key
+            k.costs_ns[at] = cost_ns
+            return False
+    return False
+
+
+@internal
+def remember_best(k: Stack, cost_s: float) -> None:
+    """Keeps the schedule on the stack as the best one."""
+    k.values[0] = cost_s
+    k.numbers[2] = k.numbers[0] + 1
+    for h in range(k.numbers[0] + 1):
+        k.best[h] = k.order[h, k.tried[h] - 1]
+
+
+@jit
+def descend(
+    t: Tables,
+    k: Stack,
+    least: Least,
+    b: BoundMemory,
+    work: State,
+    work_words: Ints,
+    candidates: Features,
+    context: Features,
+    mask: Bools,
+    max_nodes: int,
+    margin_s: float,
+) -> bool:
+    """Depth-first branch and bound from the state at the bottom of the stack.
+
+    Args:
+        t: Tables of an oracle.
+        k: The bottom is filled in (state, device, bound, ``tried`` -1); may be called again to go on.
+        least: Of the tables.
+        b: Overwritten.
+        work: Overwritten.
+        work_words: Its memory.
+        candidates: (A, F), overwritten.
+        context: (G,), overwritten.
+        mask: (A,), overwritten.
+        max_nodes: Stops after so many states.
+        margin_s: States that cannot better the best schedule by more than this are not looked at.
+
+    Returns:
+        Whether nothing is left to look at.
+    """
+    while k.numbers[1] < max_nodes:
+        h = k.numbers[0]
+        if k.tried[h] < 0:
+            copy_words(k.words[h], work_words)
+            k.listed[h] = rank_actions(t, work, k.device[h], candidates, context, mask, k.order[h])
+            k.tried[h] = 0
+        if k.tried[h] == k.listed[h] or k.bound_s[h] >= k.values[0] - margin_s:
+            if h == 0:
+                return True
+            k.numbers[0] = h - 1
+            continue
+        action = k.order[h, k.tried[h]]
+        k.tried[h] += 1
+        k.numbers[1] += 1
+        copy_words(k.words[h], work_words)
+        begin(t, work, k.device[h], action)
+        device = advance(t, work)
+        paid_ns = work.clock[0].cost_ns
+        if device < 0:
+            if paid_ns * 1e-9 < k.values[0]:
+                remember_best(k, paid_ns * 1e-9)
+            continue
+        bound_s = max(k.bound_s[h], paid_ns * 1e-9 + remaining_cost_s(t, work, least, b))
+        if bound_s >= k.values[0] - margin_s or seen_before(k, state_key(work, device), paid_ns):
+            continue
+        if h + 1 == k.words.shape[0]:
+            k.numbers[3] += 1
+            k.values[1] = min(k.values[1], bound_s)
+            continue
+        copy_words(work_words, k.words[h + 1])
+        k.device[h + 1] = device
+        k.bound_s[h + 1] = bound_s
+        k.tried[h + 1] = -1
+        k.numbers[0] = h + 1
+    return False

@@ -1,0 +1,202 @@
+"""The event log: one row per decision and its operation, the same schema for both worlds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shunter.envs.observation.features import FEATURES_VERSION
+from shunter.envs.state.state import EVICT, LOAD, RUN, WAIT, State
+from shunter.envs.world.world import World
+from shunter.eval.execution.failures import Failure
+from shunter.files import replaced
+from shunter.profiling.dataset.versioned_parquet import FileKind, read_versioned_parquet, stamped
+
+__all__ = ["EVENT_COLUMNS", "EVENT_LOG_VERSION", "EventLog", "read_event_log", "write_event_logs"]
+
+EVENT_LOG_VERSION = 4
+_KIND = FileKind("event log", "the event log schema", "event_log_version", EVENT_LOG_VERSION)
+
+KINDS = {WAIT: "wait", RUN: "run", LOAD: "load", EVICT: "evict"}
+
+EVENT_COLUMNS: dict[str, pa.DataType] = {
+    "run_id": pa.string(),  # one policy on one workload seed in one world
+    "policy": pa.string(),
+    "seed": pa.int64(),  # of the workload
+    "world": pa.string(),  # simulated or real
+    "decision_id": pa.int64(),
+    "features_version": pa.int64(),
+    "device": pa.string(),
+    "decided_s": pa.float64(),  # since the start of the episode, like all times here
+    "decision_s": pa.float64(),  # what the policy took to decide, wall clock
+    "in_system": pa.int64(),  # requests at that time
+    "arrived_ids": pa.list_(pa.int64()),  # requests that arrived since the decision before this one
+    "arrived_models": pa.list_(pa.string()),
+    "arrived_s": pa.list_(pa.float64()),
+    "mask": pa.list_(pa.bool_()),
+    "choice": pa.int64(),  # index of the candidate
+    "choice_name": pa.string(),
+    "operation": pa.string(),  # run, load, evict or wait; make-room if room must still be made
+    "model": pa.string(),
+    "gpu_layers": pa.int64(),
+    "evicted": pa.list_(pa.string()),  # models unloaded by this operation
+    "request_ids": pa.list_(pa.int64()),  # batch of a quantum
+    "tokens": pa.list_(pa.int64()),  # that each request gained
+    "first_s": pa.list_(pa.float64()),  # when each of them got its first token in it; missing otherwise
+    "finish_s": pa.list_(pa.float64()),  # when each finished in it
+    "steps": pa.int64(),
+    "start_s": pa.float64(),
+    "end_s": pa.float64(),  # missing for waits and for what was cut off
+    "device_bytes": pa.float64(),  # after the operation: measured, or predicted
+    "fault": pa.string(),  # kind of failure; then its tokens are lost, and end_s is when the engine is back
+    "fault_reason": pa.string(),  # the engine's own words
+    "restart_s": pa.float64(),  # how long starting the engine again took
+    "lost": pa.list_(pa.string()),  # models whose engine was started again
+    "requeued_ids": pa.list_(pa.int64()),  # requests that it was for, back in the queue
+    "failed_ids": pa.list_(pa.int64()),  # and those given up
+}
+
+
+class EventLog:
+    """Collects the rows of one run.
+
+    Args:
+        world: Names models and devices.
+        run: Values of ``run_id``, ``policy``, ``seed`` and ``world``, the same in every row.
+
+    Attributes:
+        rows: One per decision.
+        failures: Of engines, in order.
+    """
+
+    def __init__(self, world: World, run: dict[str, Any]) -> None:
+        self.world = world
+        self.run = run
+        self.rows: list[dict[str, Any]] = []
+        self.failures: list[Failure] = []
+        self._open: dict[int, dict[str, Any]] = {}
+        self._arrived = 0
+
+    def decide(
+        self, state: State, device: int, mask: NDArray[np.bool_], choice: int, decision_s: float
+    ) -> None:
+        """Opens a row; call before the choice is applied."""
+        row: dict[str, Any] = dict.fromkeys(EVENT_COLUMNS)
+        row.update(
+            self.run,
+            decision_id=len(self.rows),
+            features_version=FEATURES_VERSION,
+            device=self.world.scenario.devices[device].name,
+            decided_s=int(state.clock["now_ns"][0]) * 1e-9,
+            decision_s=decision_s,
+            in_system=int(state.clock["in_system"][0]),
+            **self._arrivals(state),
+            mask=mask.tolist(),
+            choice=choice,
+            choice_name=self.world.action_name(choice),
+            operation="make-room",
+            evicted=[],
+            request_ids=[],
+            tokens=[],
+            first_s=[],
+            finish_s=[],
+            steps=0,
+            lost=[],
+            requeued_ids=[],
+            failed_ids=[],
+        )
+        self.rows.append(row)
+        self._open[device] = row
+
+    def _arrivals(self, state: State) -> dict[str, list[Any]]:
+        new = range(self._arrived, int(state.clock["arrived"][0]))
+        self._arrived = new.stop
+        requests = state.ring[np.asarray(new, np.int64) % len(state.ring)]
+        return {
+            "arrived_ids": list(new),
+            "arrived_models": [self.world.scenario.models[m].name for m in requests["model"]],
+            "arrived_s": [_seconds(ns) for ns in requests["arrival_ns"]],
+        }
+
+    def begin(self, state: State, device: int) -> None:
+        """Adds what the device set out to do; call after the choice was applied and led to an operation."""
+        row, operation = self._open[device], state.device[device]
+        model = int(operation["op_model"])
+        row["operation"] = KINDS[int(operation["op_kind"])]
+        if model < 0:
+            return
+        names = [m.name for m in self.world.scenario.models]
+        slots = state.entry["slot"][device, : operation["op_batch"]]
+        row.update(
+            model=names[model],
+            gpu_layers=self.world.gpu_layers[model][operation["op_level"]],
+            evicted=[names[m] for m in np.flatnonzero(state.place["evicting"][device] >= 0)],
+            request_ids=state.slot["id"][slots].tolist(),
+        )
+
+    def end(self, state: State, device: int, device_bytes: float, failure: Failure | None = None) -> None:
+        """Adds what came of it; call when the operation's times and tokens are filled in."""
+        operation = state.device[device]
+        entries = state.entry[device, : operation["op_batch"]]
+        self._open[device].update(
+            tokens=entries["tokens"].tolist(),
+            first_s=[_seconds(ns) for ns in entries["first_ns"]],
+            finish_s=[_seconds(ns) for ns in entries["finish_ns"]],
+            steps=int(operation["op_steps"]),
+            start_s=int(operation["op_start_ns"]) * 1e-9,
+            end_s=int(operation["op_end_ns"]) * 1e-9,
+            device_bytes=device_bytes,
+        )
+        if failure is not None:
+            self.failures.append(failure)
+            self._open[device].update(
+                fault=failure.fault.kind,
+                fault_reason=failure.fault.reason,
+                restart_s=failure.fault.restart_s,
+                lost=list(failure.fault.lost),
+                requeued_ids=list(failure.requeued),
+                failed_ids=list(failure.failed),
+            )
+
+    def mark(self, values: Mapping[str, Any]) -> None:
+        """Sets what is the same in all rows, such as ``run_id``."""
+        self.run = {**self.run, **values}
+        for row in self.rows:
+            row.update(values)
+
+    def frame(self) -> pd.DataFrame:
+        """All rows so far."""
+        frame: pd.DataFrame = self.table().to_pandas()
+        return frame
+
+    def table(self) -> pa.Table:
+        """All rows so far, typed."""
+        return stamped(pa.Table.from_pylist(self.rows, pa.schema(list(EVENT_COLUMNS.items()))), _KIND)
+
+
+def write_event_logs(logs: list[EventLog], path: str | os.PathLike[str]) -> None:
+    """Writes the rows of several runs into one Parquet file, whole or not at all."""
+    with replaced(path) as temporary:
+        pq.write_table(pa.concat_tables([log.table() for log in logs]), temporary, compression="zstd")
+
+
+def read_event_log(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Reads an event log.
+
+    Raises:
+        InputError: There is no such file.
+        BrokenFileError: It is truncated or no event log.
+        VersionError: It was written in another version of the schema.
+    """
+    return read_versioned_parquet(path, _KIND)[0]
+
+
+def _seconds(ns: int) -> float | None:
+    return int(ns) * 1e-9 if ns >= 0 else None

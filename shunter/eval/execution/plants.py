@@ -1,0 +1,266 @@
+"""Plants: what carries operations out - predicted durations, or engines."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from shunter.envs.rules.candidates import used_bytes
+from shunter.envs.rules.durations import fill_times
+from shunter.envs.rules.dynamics import admit, complete, next_idle, wake_waiting
+from shunter.envs.rules.faults import fail
+from shunter.envs.sim.simulation import advance
+from shunter.envs.state.queues import finished, next_arrival_ns, overdue
+from shunter.envs.state.records import FAR_NS
+from shunter.envs.state.state import (
+    EVICT,
+    KV_LIVE,
+    KV_SAVED,
+    KV_SAVING,
+    LOAD,
+    RUN,
+    WAIT,
+    Records,
+    Requests,
+    State,
+    in_use,
+)
+from shunter.envs.world.world import World
+from shunter.eval.execution.clocks import Clock
+from shunter.eval.execution.failures import Failure, Fault
+from shunter.eval.execution.operations import Eviction, Join, Operation, Outcome
+from shunter.eval.execution.station import Station
+
+__all__ = ["EnginePlant", "OnEnd", "Plant", "SimulatedPlant"]
+
+
+class OnEnd(Protocol):
+    """Called when an operation's times are filled in."""
+
+    def __call__(
+        self, state: State, device: int, device_bytes: float, failure: Failure | None = None
+    ) -> None:
+        """Gets the state, the device, its memory in bytes, and how the operation failed if it did."""
+
+
+class Plant(ABC):
+    """Carries operations out and lets time pass; the loop above it is the same for all.
+
+    Attributes:
+        waited_s: Seconds of wall clock spent waiting for engines and arrivals.
+    """
+
+    waited_s: float = 0.0
+
+    def __init__(self, world: World, requests: Requests, on_end: OnEnd) -> None:
+        self.world = world
+        self.requests = requests
+        self.on_end = on_end
+
+    @abstractmethod
+    def start(self, state: State, device: int) -> None:
+        """Begins the operation that was just applied to the device."""
+
+    @abstractmethod
+    def advance(self, state: State) -> int:
+        """Lets time pass until a device asks; returns it, or -1 once every request is served."""
+
+    def close(self, state: State) -> None:  # noqa: B027 - predictions hold nothing
+        """Lets operations under way end, and frees residents and KV."""
+
+
+class SimulatedPlant(Plant):
+    """Durations from the world's tables."""
+
+    def start(self, state: State, device: int) -> None:
+        """Predicts the operation; its outcome is known at once."""
+        fill_times(self.world.tables, state, device)
+        now = state.device[device]
+        device_bytes = float(used_bytes(self.world.tables, state, device))
+        if now["op_kind"] == LOAD:
+            at = (device, int(now["op_model"]), int(now["op_level"]))
+            device_bytes += float(self.world.tables.footprint_bytes[at])
+        self.on_end(state, device, device_bytes)
+
+    def advance(self, state: State) -> int:
+        """Jumps from event to event."""
+        return int(advance(self.world.tables, state))
+
+
+class EnginePlant(Plant):
+    """Engines at stations, one per device, on a clock.
+
+    Args:
+        world: The compiled scenario; its models name checkpoints.
+        requests: The episode's requests.
+        on_end: See ``OnEnd``.
+        stations: One per device.
+        clock: ``WallClock`` for real engines.
+        vocab_sizes: One per model; prompts are random tokens below it.
+        seed: Of the prompts.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        requests: Requests,
+        on_end: OnEnd,
+        stations: Sequence[Station],
+        clock: Clock,
+        vocab_sizes: Sequence[int],
+        seed: int,
+    ) -> None:
+        super().__init__(world, requests, on_end)
+        self.stations = stations
+        self.clock = clock
+        self.tokens = [
+            np.random.Generator(np.random.Philox(key=[seed, i])).integers(0, vocab_sizes[m], n).tolist()
+            for i, (m, n) in enumerate(zip(requests.model, requests.prompt_tokens, strict=True))
+        ]
+        self._names = [m.name for m in world.scenario.models]
+
+    def start(self, state: State, device: int) -> None:
+        """Hands the operation to the device's station; its predicted end is what others see of it."""
+        operation = self._operation(state, device)
+        station, start_ns = self.stations[device], int(state.device["op_start_ns"][device])
+        end_ns = self._predicted_end_ns(state, device)
+        state.device["op_end_ns"][device] = end_ns
+        predicted_s = (end_ns - start_ns) * 1e-9
+        self.clock.start(device, start_ns, lambda: station.run(operation, predicted_s))
+
+    def _predicted_end_ns(self, state: State, device: int) -> int:
+        """As the simulator predicts it; nothing of the prediction stays in the state."""
+        operation, entries = state.device[device].copy(), state.entry[device].copy()
+        fill_times(self.world.tables, state, device)
+        end_ns = int(state.device["op_end_ns"][device])
+        state.device[device], state.entry[device] = operation, entries
+        return end_ns
+
+    def advance(self, state: State) -> int:
+        """Waits for completions, arrivals and the end of waits, in real or virtual time."""
+        done: list[tuple[int, Outcome]] = []
+        while True:
+            for device, outcome in done:
+                self._fill(state, device, outcome)
+            arrived = admit(self.world.tables, state, max(self.clock.now_ns(), int(state.clock["now_ns"][0])))
+            for device, outcome in done:
+                self._end(state, device, outcome)
+            waits = state.device[state.device["op_kind"] == WAIT]
+            expired = waits["op_end_ns"] <= state.clock["now_ns"][0]
+            if done or arrived or expired.any():
+                wake_waiting(state)
+            done = []
+            if overdue(state):
+                continue
+            if finished(state):
+                return -1
+            device = int(next_idle(state))
+            if device >= 0:
+                return device
+            begun_s = time.perf_counter()
+            done = self.clock.wait(self._next_event_ns(state))
+            self.waited_s += time.perf_counter() - begun_s
+
+    def close(self, state: State) -> None:
+        """Leaves the engines empty for the next run."""
+        while (state.device["op_kind"] >= RUN).any():
+            for device, outcome in self.clock.wait(FAR_NS):
+                self._fill(state, device, outcome)
+                self._end(state, device, outcome)
+        for device, station in enumerate(self.stations):
+            residents = [self._names[m] for m in np.flatnonzero(state.place["resident"][device] >= 0)]
+            saved = [(self._names[r["model"]], str(r["id"])) for r in self._held(state, device, KV_SAVED)]
+            station.clear(residents, saved)
+
+    def _end(self, state: State, device: int, outcome: Outcome) -> None:
+        """Commits an operation whose times are filled in, or what its failure makes of it."""
+        device_bytes = float(outcome.memory.device_bytes)
+        if outcome.fault is None:
+            self.on_end(state, device, device_bytes)
+            complete(state, device)
+        else:
+            self.on_end(state, device, device_bytes, self._fail(state, device, outcome.fault))
+
+    def _fail(self, state: State, device: int, fault: Fault) -> Failure:
+        operation, attempts = state.device[device].copy(), self.world.scenario.limits.attempts
+        lost = np.array([name in fault.lost for name in self._names])
+        before = state.outcome["attempts"].copy()
+        fail(self.world.tables, state, device, lost, attempts)
+        struck = np.flatnonzero(state.outcome["attempts"] > before)
+        worn = state.outcome["attempts"][struck] >= attempts
+        return Failure(
+            time_s=int(state.clock["now_ns"][0]) * 1e-9,
+            device=self.world.scenario.devices[device].name,
+            operation={RUN: "run", LOAD: "load", EVICT: "evict"}[int(operation["op_kind"])],
+            model=self._names[operation["op_model"]],
+            fault=fault,
+            requeued=tuple(struck[~worn].tolist()),
+            failed=tuple(struck[worn].tolist()),
+        )
+
+    def _next_event_ns(self, state: State) -> int:
+        waits = state.device["op_end_ns"][state.device["op_kind"] == WAIT]
+        return min(int(waits.min()) if waits.size else FAR_NS, int(next_arrival_ns(state)))
+
+    def _operation(self, state: State, device: int) -> Operation:
+        now = state.device[device]
+        kind, model = int(now["op_kind"]), int(now["op_model"])
+        limits = self.world.scenario.limits
+        load = None
+        if kind == LOAD:
+            checkpoint = self.world.scenario.models[model].checkpoint
+            load = (str(checkpoint), self.world.gpu_layers[model][now["op_level"]])
+        return Operation(
+            model=self._names[model],
+            evictions=self._evictions(state, device) if kind in (LOAD, EVICT) else (),
+            load=load,
+            joins=self._joins(state, device) if kind == RUN else (),
+            max_steps=limits.quantum_steps,
+            max_s=limits.quantum_s,
+            context_tokens=limits.context_tokens,
+            max_batch=limits.max_batch,
+        )
+
+    def _evictions(self, state: State, device: int) -> tuple[Eviction, ...]:
+        evictions = []
+        for m in np.flatnonzero(state.place["evicting"][device] >= 0):
+            saving = self._held(state, device, KV_SAVING)
+            saving = np.sort(saving[saving["model"] == m], order="id")
+            evictions.append(Eviction(self._names[m], tuple(str(i) for i in saving["id"])))
+        return tuple(evictions)
+
+    def _held(self, state: State, device: int, kv: int) -> Records:
+        """Requests in the system whose KV is on, or was saved from, a device, and is in this condition."""
+        here = state.slot[in_use(state)]
+        return np.asarray(here[(here["home"] == device) & (here["kv"] == kv)])
+
+    def _joins(self, state: State, device: int) -> tuple[Join, ...]:
+        joins = []
+        for r in state.slot[state.entry["slot"][device, : state.device["op_batch"][device]]]:
+            how = {KV_LIVE: "live", KV_SAVED: "restore"}.get(int(r["kv"]), "prefill")
+            limit = int(r["decode_tokens"] - r["generated"])
+            joins.append(Join(str(r["id"]), how, self.tokens[r["id"]] if how == "prefill" else [], limit))
+        return tuple(joins)
+
+    def _fill(self, state: State, device: int, outcome: Outcome) -> None:
+        """Writes what the engine did where the simulator would have written its prediction."""
+        now = state.device[device]
+        now["op_start_ns"] = self.clock.to_ns(outcome.start_s)
+        now["op_end_ns"] = self.clock.to_ns(outcome.end_s)
+        now["op_steps"] = outcome.steps
+        if outcome.fault is not None:
+            return
+        for entry in state.entry[device, : now["op_batch"]]:
+            r = state.slot[entry["slot"]]
+            i = int(r["id"])
+            name = str(i)
+            self.tokens[i] = self.tokens[i] + outcome.tokens[name]
+            entry["tokens"] = len(outcome.tokens[name])
+            if name in outcome.first_s and r["first_token_ns"] < 0:
+                entry["first_ns"] = self.clock.to_ns(outcome.first_s[name])
+            if name in outcome.finish_s:
+                entry["finish_ns"] = self.clock.to_ns(outcome.finish_s[name])

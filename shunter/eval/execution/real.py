@@ -1,0 +1,230 @@
+"""The real world: engines in worker processes, on the wall clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+
+from shunter.agents.base import Policy
+from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
+from shunter.engines.base import DeviceMemoryError, Engine, UnsupportedLevelError
+from shunter.engines.caller.entries import engine_entry, start_engine
+from shunter.envs.world.world import World, with_footprints
+from shunter.errors import InputError
+from shunter.eval.execution.chaos import Chaos
+from shunter.eval.execution.clocks import WallClock
+from shunter.eval.execution.plants import EnginePlant
+from shunter.eval.execution.runs import Run, run_policy
+from shunter.eval.execution.station import Deadline, Station
+
+__all__ = ["bind_footprints", "check_binding", "open_engines", "run_real"]
+
+WARM_UP_TOKENS = 8
+
+MODEL_EACH = ("vllm",)
+"""Engines of which every model gets a worker of its own: they give memory back only with their process."""
+
+
+def check_binding(world: World) -> list[Checkpoint]:
+    """Checks that a scenario can be run for real, before anything starts.
+
+    Returns:
+        The checkpoint of each model.
+
+    Raises:
+        InputError: A device names no real one; a model names no checkpoint, one that cannot be read, or one
+            in a format that the engine does not load.
+    """
+    for device in world.scenario.devices:
+        if device.device is None:
+            raise InputError(
+                f"devices.{device.name}.device", "be given to run on real engines", device.device
+            )
+    checkpoints = []
+    for model in world.scenario.models:
+        field = f"models.{model.name}.checkpoint"
+        if model.checkpoint is None:
+            raise InputError(field, "be given to run on real engines", model.checkpoint)
+        checkpoint = read_checkpoint(model.checkpoint, field=field)
+        engine = world.scenario.engine_of(model)
+        formats = engine_entry(engine).checkpoint_formats
+        if checkpoint.format not in formats:
+            rule = f"be {' or '.join(formats)} for the engine {engine}"
+            raise InputError(field, rule, checkpoint.format)
+        checkpoints.append(checkpoint)
+    return checkpoints
+
+
+@contextmanager
+def open_engines(
+    world: World,
+    *,
+    python: str | Mapping[str, str] | None = None,
+    deadline: Deadline | None = None,
+    chaos: Chaos | None = None,
+) -> Iterator[list[Station]]:
+    """Starts the workers of every device, one per engine, checks what they can do, and warms them up.
+
+    Args:
+        world: Its scenario names engines, devices and checkpoints.
+        python: Interpreter of the workers, for all engines or by engine; None: this one.
+        deadline: When a call is taken for hung; None: ``Deadline()``.
+        chaos: What happens to engines on purpose, once all are warm.
+
+    Raises:
+        InputError: See ``check_binding``; or a device holds no model beside what its engine takes.
+        EngineError: A worker cannot run the engine, or not at the scenario's levels.
+    """
+    checkpoints = check_binding(world)
+    stations = [_station(world, checkpoints, d, python, deadline or Deadline()) for d in range(world.devices)]
+    with ExitStack() as stack:
+        for station, device in zip(stations, world.scenario.devices, strict=True):
+            stack.callback(station.close)
+            try:
+                station.open()
+            except DeviceMemoryError as error:
+                rule = f"hold at least one model at one level ({error})"
+                raise InputError(f"devices.{device.name}", rule, device.device) from None
+        for station in stations:
+            station.chaos = chaos
+        yield stations
+
+
+def _station(
+    world: World,
+    checkpoints: Sequence[Checkpoint],
+    index: int,
+    python: str | Mapping[str, str] | None,
+    deadline: Deadline,
+) -> Station:
+    scenario, device = world.scenario, world.scenario.devices[index]
+    engines = [scenario.engine_of(model) for model in scenario.models]
+    names = [
+        f"{engine} for {model.name}" if engine in MODEL_EACH else engine
+        for engine, model in zip(engines, scenario.models, strict=True)
+    ]
+    engine_of = dict(zip(names, engines, strict=True))
+
+    def start(worker: str) -> Engine:
+        engine = engine_of[worker]
+        interpreter = python if python is None or isinstance(python, str) else python.get(engine)
+        started = start_engine(engine, device.spec.name, python=interpreter)
+        models = [m for m, name in enumerate(names) if name == worker]
+        try:
+            _check_levels(world, checkpoints, started, models)
+            # Beside residents of another engine there may be no room for it.
+            if station.is_empty:
+                _warm_up(world, checkpoints, started, index, models)
+        except BaseException:
+            started.close()
+            raise
+        return started
+
+    station = Station(
+        index,
+        device.name,
+        worker_of={model.name: name for model, name in zip(scenario.models, names, strict=True)},
+        start=start,
+        budget_bytes=device.memory_bytes,
+        deadline=deadline,
+    )
+    return station
+
+
+def _check_levels(
+    world: World, checkpoints: Sequence[Checkpoint], engine: Engine, models: Sequence[int]
+) -> None:
+    can = engine.capabilities()
+    for m in models:
+        total, levels = checkpoints[m].spec.total_layers, world.gpu_layers[m]
+        if not can.partial_offload and any(level != total for level in levels):
+            raise UnsupportedLevelError(
+                f"models.{world.scenario.models[m].name}.levels: {can.engine} on {can.device} holds all "
+                f"{total} layers on the device or none; asked for {list(levels)}"
+            )
+
+
+def _warm_up(
+    world: World, checkpoints: Sequence[Checkpoint], engine: Engine, device: int, models: Sequence[int]
+) -> None:
+    """Pays for what only a process's first load and step cost, as the profile's warm-up does."""
+    fits, limits = world.tables.level_ok[device], world.scenario.limits
+    models = [m for m in models if fits[m].any()]
+    if not models:
+        return
+    smallest = min(models, key=lambda m: checkpoints[m].weight_bytes)
+    engine.load(
+        "warm-up",
+        str(checkpoints[smallest].path),
+        world.gpu_layers[smallest][int(fits[smallest].argmax())],
+        context_tokens=limits.context_tokens,
+        max_batch=limits.max_batch,
+    )
+    engine.prefill("warm-up", "0", list(range(WARM_UP_TOKENS)))
+    engine.decode("warm-up", {"0": WARM_UP_TOKENS}, max_steps=WARM_UP_TOKENS)
+    engine.unload("warm-up")
+
+
+def bind_footprints(world: World, engines: Sequence[Station]) -> World:
+    """A world that counts memory as its engines do: a load that it allows, they do not refuse.
+
+    Raises:
+        InputError: A device then holds no model, or a model fits no device.
+    """
+    footprint_bytes = np.zeros_like(world.tables.footprint_bytes)
+    limits = world.scenario.limits
+    for d, station in enumerate(engines):
+        for m, model in enumerate(world.scenario.models):
+            for level, gpu_layers in enumerate(world.gpu_layers[m]):
+                footprint_bytes[d, m, level] = station.engine(model.name).footprint_bytes(
+                    model.name,
+                    str(model.checkpoint),
+                    gpu_layers,
+                    context_tokens=limits.context_tokens,
+                    max_batch=limits.max_batch,
+                )
+    return with_footprints(world, footprint_bytes)
+
+
+def run_real(
+    world: World,
+    policy: Policy,
+    seed: int,
+    engines: Sequence[Station],
+    *,
+    on_progress: Callable[[int], None] | None = None,
+) -> Run:
+    """Runs a policy on real engines, in real time, on the requests that ``simulate`` would draw.
+
+    Args:
+        world: The compiled scenario.
+        policy: Decides.
+        seed: Of the workload.
+        engines: From ``open_engines``; nothing is resident before and after. An error ends them.
+        on_progress: Called with the number of finished requests.
+
+    Raises:
+        InterruptedRun: Ctrl-C.
+        BrokenRun: An engine failed and cannot be started again.
+    """
+    requests = world.draw(seed)
+    vocab_sizes = [checkpoint.spec.vocab_size for checkpoint in check_binding(world)]
+    clock = WallClock(world.devices)
+    try:
+        return run_policy(
+            world,
+            requests,
+            policy,
+            seed=seed,
+            make_plant=lambda on_end: EnginePlant(world, requests, on_end, engines, clock, vocab_sizes, seed),
+            world_name="real",
+            on_progress=on_progress,
+        )
+    except BaseException:
+        for station in engines:
+            station.abandon()
+        raise
+    finally:
+        clock.close()

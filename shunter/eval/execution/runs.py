@@ -1,0 +1,240 @@
+"""One policy on one sequence of requests, in either world, by one loop."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from shunter.agents.base import Policy, StatePolicy
+from shunter.engines.base import EngineError
+from shunter.envs.gym.scheduling import empty_observation
+from shunter.envs.observation.observe import observe
+from shunter.envs.rules.candidates import legal_action
+from shunter.envs.rules.dynamics import apply, open_episode
+from shunter.envs.rules.objectives import accrued, charge_unserved
+from shunter.envs.state.state import WAIT, Requests, State, all_outcomes, counted, episode_state
+from shunter.envs.world.world import World
+from shunter.errors import PolicyError, ShunterError
+from shunter.eval.execution.event_log import EventLog
+from shunter.eval.execution.failures import Failure
+from shunter.eval.execution.plants import OnEnd, Plant, SimulatedPlant
+
+__all__ = ["BrokenRun", "InterruptedRun", "Run", "as_repeat", "request_frame", "run_policy", "simulate"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one episode.
+
+    Attributes:
+        policy: Its name.
+        seed: Of the workload.
+        world: ``simulated`` or ``real``.
+        requests: One row per request: request_id, model, arrival_s, prompt_tokens, decode_tokens,
+            first_token_s, finish_s (missing if unfinished), preemptions.
+        counts: ``shunter.envs.state.state.COUNTS`` by name.
+        makespan_s: Time at the end of the episode.
+        decision_s: Mean wall-clock time of a decision, observation included.
+        log: Its events.
+        cost: What the scenario's objective accrued, in its own unit; request-seconds for mean response.
+        overhead_s: Wall-clock time of all that was no waiting for engines: deciding and keeping the books.
+    """
+
+    policy: str
+    seed: int
+    world: str
+    requests: pd.DataFrame
+    counts: dict[str, int]
+    makespan_s: float
+    decision_s: float
+    log: EventLog
+    cost: float = float("nan")
+    overhead_s: float = float("nan")
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Of engines, in order."""
+        return self.log.failures
+
+
+class InterruptedRun(KeyboardInterrupt):
+    """Ctrl-C in a run; ``run`` is what there was of it."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+
+class BrokenRun(EngineError):
+    """An engine failed in a run and cannot be started again; ``run`` is what there was of it."""
+
+    def __init__(self, error: EngineError, run: Run) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+        self.run = run
+
+
+def run_policy(
+    world: World,
+    requests: Requests,
+    policy: Policy,
+    *,
+    seed: int,
+    make_plant: Callable[[OnEnd], Plant],
+    world_name: str,
+    on_progress: Callable[[int], None] | None = None,
+) -> Run:
+    """Runs a policy until every request is served or ``limits.max_time_s`` is over.
+
+    Args:
+        world: The compiled scenario.
+        requests: The episode's requests.
+        policy: Decides.
+        seed: Of the workload; recorded.
+        make_plant: Makes what carries operations out, given what to call when one has ended.
+        world_name: ``simulated`` or ``real``; recorded.
+        on_progress: Called with the number of finished requests after every decision.
+
+    Raises:
+        InterruptedRun: Ctrl-C.
+        BrokenRun: An engine failed and cannot be started again.
+    """
+    episode = _Episode(world, requests, policy, seed, make_plant, world_name)
+    try:
+        episode.run(on_progress or (lambda served: None))
+    except KeyboardInterrupt:
+        raise InterruptedRun(episode.result()) from None
+    except EngineError as error:
+        raise BrokenRun(error, episode.result()) from error
+    result = episode.result()
+    episode.plant.close(episode.state)
+    return result
+
+
+class _Episode:
+    """One episode under way."""
+
+    def __init__(
+        self,
+        world: World,
+        requests: Requests,
+        policy: Policy,
+        seed: int,
+        make_plant: Callable[[OnEnd], Plant],
+        world_name: str,
+    ) -> None:
+        self.world, self.requests, self.policy = world, requests, policy
+        first_sends_ns = world.scenario.workload.first_sends_ns()
+        self.state = episode_state(requests, world.levels, world.max_batch, first_sends_ns)
+        self.tables = world.tables.changed(oracle=int(policy.oracle))
+        open_episode(self.tables, self.state)
+        run_id = f"{policy.name}/{seed}/{world_name}"
+        run = {"run_id": run_id, "policy": policy.name, "seed": seed, "world": world_name}
+        self.log = EventLog(world, run)
+        self.plant = make_plant(self.log.end)
+        self.observation = empty_observation(world.actions)
+        self.mask = self.observation["action_mask"].view(np.bool_)
+        self.deciding_s = self.overhead_s = 0.0
+
+    def run(self, on_progress: Callable[[int], None]) -> None:
+        """Until every request has left or time is over."""
+        clock, begun_s = self.state.clock[0], time.perf_counter()
+        device = self.plant.advance(self.state)
+        while device >= 0 and clock["now_ns"] <= self.world.max_time_ns:
+            self._decide(device)
+            self.overhead_s = time.perf_counter() - begun_s - self.plant.waited_s
+            on_progress(int(clock["served"]))
+            device = self.plant.advance(self.state)
+
+    def _decide(self, device: int) -> None:
+        tables, state, observation = self.tables, self.state, self.observation
+        begun_s = time.perf_counter()
+        observe(tables, state, device, observation["candidates"], observation["context"], self.mask)
+        choice = int(legal_action(tables, state, device, self._wanted(device)))
+        took_s = time.perf_counter() - begun_s
+        self.deciding_s += took_s
+        self.log.decide(state, device, self.mask, choice, took_s)
+        if apply(tables, state, device, choice):
+            self.log.begin(state, device)
+            if state.device["op_kind"][device] != WAIT:
+                self.plant.start(state, device)
+
+    def _wanted(self, device: int) -> int:
+        try:
+            if isinstance(self.policy, StatePolicy):
+                wanted = self.policy.act_on(self.world, self.state, device, self.observation)
+            else:
+                wanted = self.policy.act(self.observation)
+            return operator.index(wanted)
+        except ShunterError:
+            raise
+        except Exception as error:  # a third party's policy may raise anything
+            raise PolicyError(self.policy.name, len(self.log.rows), error) from error
+
+    def result(self) -> Run:
+        """What there is of it by now; who is still in the system has missed the SLO."""
+        frame, counts = request_frame(self.world, self.requests, self.state), counted(self.state.counts)
+        charge_unserved(self.state)
+        run = self.log.run
+        return Run(
+            policy=run["policy"],
+            seed=run["seed"],
+            world=run["world"],
+            requests=frame,
+            counts=counts,
+            makespan_s=int(self.state.clock["now_ns"][0]) * 1e-9,
+            decision_s=self.deciding_s / max(1, len(self.log.rows)),
+            log=self.log,
+            cost=accrued(self.state),
+            overhead_s=self.overhead_s,
+        )
+
+
+def simulate(world: World, policy: Policy, seed: int) -> Run:
+    """Runs a policy on predicted durations."""
+    requests = world.draw(seed)
+    return run_policy(
+        world,
+        requests,
+        policy,
+        seed=seed,
+        make_plant=lambda on_end: SimulatedPlant(world, requests, on_end),
+        world_name="simulated",
+    )
+
+
+def as_repeat(run: Run, repeat: int) -> Run:
+    """Marks a run as one of several of the same policy, seed and world, so that logs tell them apart."""
+    if repeat:
+        run.log.mark({"run_id": f"{run.log.run['run_id']}/{repeat}"})
+    return run
+
+
+def request_frame(world: World, requests: Requests, state: State) -> pd.DataFrame:
+    """One row per request of an episode, as ``Run.requests`` holds them."""
+
+    def seconds(ns: np.ndarray) -> np.ndarray:
+        return np.where(ns >= 0, ns * 1e-9, np.nan)
+
+    names = np.array([m.name for m in world.scenario.models])
+    outcomes = all_outcomes(state)[: len(requests.model)]
+    arrived = np.arange(len(requests.model)) < state.clock["arrived"][0]
+    # In a closed loop nobody knows when the requests would have been sent that never were.
+    unsent_ns = requests.arrival_ns if len(state.user) == 0 else np.int64(-1)
+    return pd.DataFrame(
+        {
+            "request_id": np.arange(len(requests.model)),
+            "model": names[requests.model],
+            "arrival_s": seconds(np.where(arrived, state.ring["arrival_ns"], unsent_ns)),
+            "prompt_tokens": requests.prompt_tokens,
+            "decode_tokens": requests.decode_tokens,
+            "first_token_s": seconds(outcomes["first_token_ns"]),
+            "finish_s": seconds(outcomes["finish_ns"]),
+            "preemptions": outcomes["preemptions"],
+        }
+    )

@@ -1,0 +1,193 @@
+"""Simulation beside reality as tables, for a terminal, a page, or Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from shunter.eval.metrics.starvation import ALL
+from shunter.report.page import ReportTable
+
+__all__ = ["fidelity_markdown", "fidelity_tables", "fidelity_verdict", "statistics_table"]
+
+Plain = dict[str, Any]
+
+
+def fidelity_tables(result: Plain, statistics: Sequence[str] | None = None) -> list[ReportTable]:
+    """All tables of the comparison; none without real runs, or where it was refused.
+
+    Args:
+        result: From ``Evaluation.to_dict``.
+        statistics: Of requests to show, such as ``mean``; None: all.
+    """
+    found = result.get("fidelity")
+    if found is None or found["refused"]:
+        return []
+    tables = [_operations(found), _requests(found, result["policies"], statistics), _phases(found)]
+    if found["ranking"] is not None:
+        tables.append(_pairs(found["ranking"]))
+    return tables
+
+
+def statistics_table(result: Plain) -> ReportTable:
+    """Each policy against the first over request sequences, and the worst wait of each model."""
+    rows = []
+    for name, policy in result["policies"].items():
+        for kind in ("simulated", "real"):
+            if kind in policy:
+                found, waits = policy[kind]["statistics"], policy[kind]["waits"]
+                worst = ", ".join(f"{m} {_seconds(w['max_s'])}" for m, w in waits.items() if m != ALL)
+                quicker = _share(found["profile"]["1.0"])
+                figures = (_ratio(found["iqm"]), _share(found["probability_of_improvement"]), quicker)
+                rows.append((f"{name}, {kind}", *figures, f"{policy[kind]['jain_index']:.3f}", worst))
+    against = result["changes_against"]
+    columns = ("policy", "IQM", "improvement", "not slower in", "Jain's index", "worst wait by model")
+    note = f"IQM, probability of improvement, and the share of request sequences: against {against}."
+    return ReportTable("Policies over request sequences", columns, tuple(rows), note)
+
+
+def fidelity_verdict(result: Plain) -> list[str]:
+    """The comparison in words; each line names its numbers."""
+    found = result.get("fidelity")
+    if found is None:
+        return []
+    if found["refused"]:
+        return [f"Simulation and reality are not compared: {reason}." for reason in found["refused"]]
+    lines = [line for line in (_nearness(found), _order(found["ranking"])) if line]
+    return [*lines, *(f"Note: {note}." for note in found["notes"])]
+
+
+def fidelity_markdown(result: Plain, title: str) -> str:
+    """A page of Markdown: findings, tables, definitions."""
+    tables = [*fidelity_tables(result), statistics_table(result)]
+    parts = [f"# {title}", *fidelity_verdict(result), *map(_markdown, tables)]
+    words = "\n".join(f"- **{word}**: {meaning}" for word, meaning in result["definitions"].items())
+    return "\n\n".join([*parts, "## What the words mean", words]) + "\n"
+
+
+def _markdown(table: ReportTable) -> str:
+    lines = [
+        "| " + " | ".join(table.columns) + " |",
+        "|" + "---|" + "---:|" * (len(table.columns) - 1),
+        *("| " + " | ".join(row) + " |" for row in table.rows),
+    ]
+    note = f"\n\n{table.note}" if table.note else ""
+    return f"## {table.title}\n\n" + "\n".join(lines) + note
+
+
+def _nearness(found: Plain) -> str:
+    rows = [r for r in found["requests"] if (r["quantity"], r["statistic"]) == ("response", "mean")]
+    errors = sorted((abs(r["error"]), r["policy"]) for r in rows if r["error"] is not None)
+    if not errors:
+        return ""
+    middle, worst = median([error for error, _ in errors]), errors[-1]
+    noise = [r["noise"] for r in rows if r["noise"] is not None]
+    beside = f"; two real runs on the same requests differ by {median(noise):.1%}" if noise else ""
+    return (
+        f"Mean response: simulation is {middle:.1%} off at the median policy, {worst[0]:.1%} at worst "
+        f"({worst[1]}){beside}."
+    )
+
+
+def _order(ranking: Plain | None) -> str:
+    if ranking is None:
+        return ""
+    tau = ranking["tau"]
+    text = "undefined" if tau["value"] is None else f"{tau['value']:.2f}"
+    interval = "" if tau["low"] is None else f" [{tau['low']:.2f}, {tau['high']:.2f}]"
+    return (
+        f"Order of policies: Kendall's tau {text}{interval}; of {len(ranking['pairs'])} pairs, "
+        f"{ranking['significant']} differ significantly in reality, and simulation has the same sign in "
+        f"{ranking['agreeing']} of these (intervals over {ranking['unit']}, each pair by itself)."
+    )
+
+
+def _operations(found: Plain) -> ReportTable:
+    rows = [
+        (
+            row["operation"] if row["devices"] == "any" else f"{row['operation']}, {row['devices']}",
+            str(row["spans"]),
+            f"{row['measured_s']:.3g} s",
+            f"{row['predicted_s']:.3g} s",
+            _signed(row["error"]),
+            _share(row["mean_error"]),
+            _share(row["median_error"]),
+        )
+        for row in found["operations"]
+    ]
+    note = (
+        "Spans of the event log by what they mostly hold; mean and median are of abs(error). Co-running: "
+        "another device of the node was at work for most of the span."
+    )
+    columns = ("operation", "spans", "measured", "predicted", "error of the sum", "mean", "median")
+    return ReportTable("Operations: predicted against measured", columns, tuple(rows), note)
+
+
+def _requests(found: Plain, policies: Plain, statistics: Sequence[str] | None) -> ReportTable:
+    rows = []
+    for row in found["requests"]:
+        if statistics is not None and row["statistic"] not in statistics:
+            continue
+        times = (_seconds(row["simulated_s"]), _seconds(row["real_s"]))
+        what = f"{row['quantity']} {row['statistic']}"
+        rows.append((row["policy"], what, *times, _signed(row["error"]), _share(row["noise"])))
+    splits = {name: p["error_split"] for name, p in policies.items() if "error_split" in p}
+    parts = "; ".join(
+        f"{name} {_signed(s['durations'])} and {_signed(s['decisions'])}" for name, s in splits.items()
+    )
+    note = (
+        "noise: reality against itself. Error of the mean response, what predicted durations make of it and "
+        f"what deciding differently adds: {parts}"
+    )
+    columns = ("policy", "statistic", "simulated", "real", "error", "noise")
+    return ReportTable("Requests: simulated against real", columns, tuple(rows), note)
+
+
+def _phases(found: Plain) -> ReportTable:
+    loads = {load["policy"]: load for load in found["loads"]}
+    rows = []
+    for row in found["phases"]:
+        load = loads[row["policy"]]
+        kept_up = "saturated" if load["saturated"] else "kept up"
+        growth = f"{_signed(load['simulated'])} and {_signed(load['real'])}"
+        times = (_seconds(row["simulated_s"]), _seconds(row["real_s"]), _signed(row["error"]))
+        rows.append((row["policy"], row["phase"], *times, growth, kept_up))
+    columns = ("policy", "phase", "simulated", "real", "error", "growth, simulated and real", "in reality")
+    return ReportTable("Warm-up and saturation apart: mean response", columns, tuple(rows))
+
+
+def _pairs(ranking: Plain) -> ReportTable:
+    rows = []
+    for pair in ranking["pairs"]:
+        sign = "same" if pair["agrees"] else "OTHER"
+        judged = sign if pair["significant"] else f"({sign})"
+        changes = (_change(pair["real"]), _change(pair["simulated"]))
+        rows.append((pair["policy"], pair["against"], *changes, judged))
+    note = "In brackets: the pair does not differ significantly in reality."
+    columns = ("policy", "against", "real change", "simulated change", "sign")
+    return ReportTable("Pairs of policies: mean response", columns, tuple(rows), note)
+
+
+def _change(interval: Plain) -> str:
+    ends = "" if interval["low"] is None else f" [{interval['low']:+.1%}, {interval['high']:+.1%}]"
+    return f"{_signed(interval['value'])}{ends}"
+
+
+def _ratio(interval: Plain) -> str:
+    ends = "" if interval["low"] is None else f" [{interval['low']:.3f}, {interval['high']:.3f}]"
+    return "-" if interval["value"] is None else f"{interval['value']:.3f}{ends}"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.1%}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value * 1e3:.1f} ms" if value < 0.1 else f"{value:.3f} s"

@@ -1,0 +1,1 @@
+"""Figures of runs and their uncertainty: ``metrics`` defines them, ``statistics`` has the intervals."""

@@ -1,0 +1,103 @@
+"""Whether simulation ranks policies as reality does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from shunter.eval.execution.runs import Run
+from shunter.eval.metrics.metrics import paired_units, relative_change
+from shunter.eval.metrics.statistics import Array, Interval, bootstrap, kendall_tau
+
+__all__ = ["Pair", "Ranking", "rank"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two policies on the same requests.
+
+    Attributes:
+        policy: One.
+        against: The other.
+        real: Change of the mean response in reality, with its paired interval.
+        simulated: The same in simulation.
+    """
+
+    policy: str
+    against: str
+    real: Interval
+    simulated: Interval
+
+    @property
+    def significant(self) -> bool:
+        """Whether they differ in reality: the interval is clear of zero."""
+        return self.real.low > 0 or self.real.high < 0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether simulation has the sign that reality has."""
+        return self.real.value * self.simulated.value > 0
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Orders of policies by mean response.
+
+    Attributes:
+        real: Names, best first.
+        simulated: Likewise.
+        tau: Kendall's tau-b between the two, with an interval over units.
+        pairs: All pairs of policies.
+        unit: What was resampled.
+    """
+
+    real: tuple[str, ...]
+    simulated: tuple[str, ...]
+    tau: Interval
+    pairs: tuple[Pair, ...]
+    unit: str
+
+    @property
+    def significant(self) -> int:
+        """Pairs that differ in reality."""
+        return sum(pair.significant for pair in self.pairs)
+
+    @property
+    def agreeing(self) -> int:
+        """Of those, pairs with the same sign in simulation."""
+        return sum(pair.significant and pair.agrees for pair in self.pairs)
+
+
+def rank(simulated: Mapping[str, Sequence[Run]], real: Mapping[str, Sequence[Run]]) -> Ranking | None:
+    """Ranks policies in both worlds; None with fewer than two, or where nothing was finished.
+
+    Args:
+        simulated: Runs by policy.
+        real: Runs by policy, of the same seeds; repeats of a seed are averaged.
+    """
+    names = list(real)
+    if len(names) < 2:
+        return None
+    units, unit = paired_units([*(real[n] for n in names), *(simulated[n] for n in names)])
+    if not len(units):
+        return None
+    of = {name: (units[:, i], units[:, len(names) + i]) for i, name in enumerate(names)}
+    pairs = tuple(_pair(one, other, of[one], of[other]) for one, other in combinations(names, 2))
+    count = len(names)
+    tau = bootstrap(units, lambda drawn: kendall_tau(*np.split(drawn.mean(axis=1), [count], axis=-1)))
+    return Ranking(_order(of, 0), _order(of, 1), tau, pairs, unit)
+
+
+def _order(of: Mapping[str, tuple[Array, Array]], world: int) -> tuple[str, ...]:
+    return tuple(sorted(of, key=lambda name: of[name][world].mean()))
+
+
+def _pair(one: str, other: str, ones: tuple[Array, Array], others: tuple[Array, Array]) -> Pair:
+    changes = [
+        bootstrap(np.column_stack([mine, theirs]), relative_change)
+        for mine, theirs in zip(ones, others, strict=True)
+    ]
+    return Pair(one, other, changes[0], changes[1])

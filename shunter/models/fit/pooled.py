@@ -1,0 +1,189 @@
+"""Fits one engine's devices with data sheets as one, and finds how wrong that is on what was held out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from shunter.models.fit.intervals import UNKNOWN, LogErrors, group_half_width, half_width
+from shunter.models.fit.regressors import mean_over_median
+from shunter.models.fit.shared import (
+    SharedFit,
+    SharedPhysics,
+    doublings_of,
+    fit_shared,
+    ranges_of,
+    term_values,
+)
+from shunter.models.physics import kinds, rated_cells
+from shunter.models.physics.features import Target, shape_names
+from shunter.models.validation.held_out import HeldOut, fold_labels
+
+__all__ = ["Pooled", "fit_engine"]
+
+Array = npt.NDArray[np.float64]
+
+_LEAST_ROWS = 20
+_LEAST_WHOLES = 2
+_NORMAL = 1.645
+"""Half widths of a 90 % interval over its standard deviation."""
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A fit, and predictions of fits without the rows predicted: random cells, and whole models (shapes).
+
+    Attributes:
+        fit: To all rows.
+        by_cell: None with fewer than two cells.
+        by_model: None with fewer than two shapes of models.
+    """
+
+    fit: SharedFit
+    by_cell: HeldOut | None
+    by_model: HeldOut | None
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Held-out predictions, their log errors over what widens intervals, and what was held out together."""
+
+    held_out: HeldOut
+    scores: Array
+    labels: npt.NDArray[np.generic]
+
+    def half_width(self, here: npt.NDArray[np.bool_]) -> float:
+        """Of the rows that ``here`` marks."""
+        return half_width(self.scores[here])
+
+
+@dataclass(frozen=True)
+class _Rows:
+    target: Target
+    frame: pd.DataFrame
+    values: Array
+    measured: Array
+
+    def fit(self, here: npt.NDArray[np.bool_], *, corrected: bool) -> SharedPhysics:
+        """Fits marked rows but for outliers: squared errors take a stall for physics.
+
+        Held-out outliers are scored all the same: they are real, and intervals must know of them.
+        """
+        kept = here & ~self.frame["is_outlier"].to_numpy(dtype=bool)
+        kept = kept if kept.any() else here
+        rows = self.values[kept], self.measured[kept], self.frame[kept]
+        return fit_shared(self.target.name, *rows, corrected=corrected)
+
+    def hold_out(self, labels: npt.NDArray[np.generic], *, corrected: bool) -> _Scored | None:
+        """Predicts each label's rows by a fit to all others; None with fewer than two labels."""
+        distinct = np.unique(labels)
+        if len(distinct) < 2:
+            return None
+        predicted, outside = np.zeros(len(self.frame)), np.zeros(len(self.frame))
+        name = self.target.name
+        for label in distinct:
+            out = labels == label
+            fit = self.fit(~out, corrected=corrected)
+            predicted[out] = fit.predict(self.values[out], self.frame[out])
+            outside[out] = doublings_of(name, ranges_of(name, self.values[~out]), self.values[out])
+        cells, models = (self.frame[name].to_numpy(dtype=object) for name in ("cell_id", "model"))
+        smallest = self.target.smallest(self.frame)
+        held_out = HeldOut(self.measured, predicted, smallest, cells, models, 1 + outside)
+        return _Scored(held_out, np.log(self.measured / predicted) / (1 + outside), labels)
+
+
+def fit_engine(target: Target, engine: str, rows: pd.DataFrame, *, correction: bool) -> Pooled:
+    """Fits a target on one engine.
+
+    Args:
+        target: One of ``TARGETS``.
+        engine: Its name.
+        rows: Its rows, with ``datasheet``; measured values are positive.
+        correction: Whether to learn corrections where held-out cells show that they help.
+    """
+    rated = rated_cells(rows)
+    values = term_values(target.name, rated)
+    data = _Rows(target, rows, values, target.measured(rows))
+    cells, corrected = _by_cell(data, correction)
+    models = data.hold_out(_folds(shape_names(rows)), corrected=False)
+    devices = data.hold_out(_folds(rows["datasheet"].to_numpy(dtype=str)), corrected=False)
+    fit = SharedFit(
+        target=target.name,
+        engine=engine,
+        physics=data.fit(np.ones(len(rows), dtype=bool), corrected=corrected),
+        ranges=ranges_of(target.name, values),
+        errors=_errors_by_kind(kinds(rated), _calibrating(rows), cells, models, devices),
+        devices=tuple(sorted(map(str, rows["datasheet"].unique()))),
+        models=tuple(sorted(map(str, rows["model"].unique()))),
+        rows=len(rows),
+        cells=rows["cell_id"].nunique(),
+        mean_over_median=mean_over_median(data.measured, rows["cell_id"].to_numpy(dtype=object)),
+    )
+    return Pooled(fit, cells.held_out if cells else None, models.held_out if models else None)
+
+
+def _errors_by_kind(
+    kind: npt.NDArray[np.object_],
+    known: npt.NDArray[np.bool_],
+    cells: _Scored | None,
+    models: _Scored | None,
+    devices: _Scored | None,
+) -> dict[str, LogErrors]:
+    """Half widths by kind of cell; one with few known rows, models or devices has those of all kinds.
+
+    A kind that was hardly measured is left out: see ``SharedFit.predict``.
+    """
+    found = {}
+    least = _few_models_half_width(models, known)
+    for name in ("", *sorted(set(kind))):
+        if name == "" or (kind == name).sum() >= _LEAST_ROWS:
+            here = known & (kind == name)
+            here = here if here.sum() >= _LEAST_ROWS else known
+            found[str(name)] = LogErrors(
+                cell=UNKNOWN if cells is None else cells.half_width(here),
+                model=_of_wholes(models, here, known, least),
+                device=_of_wholes(devices, here, known),
+            )
+    return found
+
+
+def _calibrating(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """Rows whose lengths are known; all, if none's are. An unknown context is no error of a prediction."""
+    known = (rows["operation"].ne("decode") | rows["steps"].gt(0)).to_numpy(dtype=bool)
+    return known if known.any() else np.ones(len(rows), dtype=bool)
+
+
+def _few_models_half_width(models: _Scored | None, known: npt.NDArray[np.bool_]) -> float:
+    """What the hierarchical model says of two shapes, each predicted from one other: no quantile."""
+    if models is None or len(np.unique(models.labels)) > _LEAST_WHOLES:
+        return 0.0
+    return group_half_width(models.scores[known], models.labels[known], UNKNOWN / _NORMAL)
+
+
+def _of_wholes(
+    scored: _Scored | None, here: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_], least: float = 0.0
+) -> float | None:
+    if scored is None:
+        return None
+    enough = len(np.unique(scored.labels[here])) >= _LEAST_WHOLES
+    return max(least, scored.half_width(here if enough else known))
+
+
+def _by_cell(data: _Rows, correction: bool) -> tuple[_Scored | None, bool]:
+    """Held-out cells with and without corrections: the better, and whether it has them."""
+    folds = fold_labels(data.frame["cell_id"].to_numpy(dtype=object))
+    plain = data.hold_out(folds, corrected=False)
+    corrected = data.hold_out(folds, corrected=True) if correction else None
+    if plain is None or corrected is None:
+        return plain, False
+    if corrected.held_out.errors().mape < plain.held_out.errors().mape:
+        return corrected, True
+    return plain, False
+
+
+def _folds(names: npt.NDArray[np.str_], most: int = 20) -> npt.NDArray[np.int64]:
+    """Each name a fold, or several in one where there are many; names stay whole."""
+    return fold_labels(names.astype(object), most)

@@ -1,0 +1,337 @@
+"""Non-negative linear models of physical features with a learned correction, fitted to relative errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from shunter.models.fit.intervals import UNKNOWN
+from shunter.models.physics.features import DIFFERENCES, TARGETS, feature_names
+
+__all__ = [
+    "GroupFit",
+    "PhysicsFit",
+    "TargetFit",
+    "doublings_outside",
+    "fit_physics",
+    "mean_over_median",
+    "select_features",
+    "shrunk_means",
+    "upper_quantile",
+]
+
+Array = npt.NDArray[np.float64]
+
+_SMALL_SHARE = 0.05
+_FEWEST_REPEATS = 3
+_OTHER_SIDE = {"device": "host", "host": "device"}
+
+
+class PhysicsFit(BaseModel):
+    """Physics first: a non-negative sum of features; on top, a learned factor for each known model and level.
+
+    Attributes:
+        coefficients: By feature, in the target's unit per unit of the feature; never negative.
+        corrections: By model, (gpu_layers, logarithm of the factor) at each level seen, ascending; between
+            levels it is interpolated. A model that was not seen has none.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    coefficients: dict[str, float]
+    corrections: dict[str, tuple[tuple[int, float], ...]]
+
+    def physical(self, features: pd.DataFrame) -> Array:
+        """The sum without corrections; shape (n_cells,)."""
+        total = np.zeros(len(features))
+        for name, coefficient in self.coefficients.items():
+            total += coefficient * features[name].to_numpy()
+        return total
+
+    def predict(self, features: pd.DataFrame, cells: pd.DataFrame) -> Array:
+        """Predicted values.
+
+        Args:
+            features: Shape (n_cells, n_features).
+            cells: The same cells' ``model`` and ``gpu_layers``.
+
+        Returns:
+            Shape (n_cells,).
+        """
+        log_factor = np.zeros(len(cells))
+        models, levels = cells["model"].to_numpy(dtype=object), cells["gpu_layers"].to_numpy(dtype=np.float64)
+        for model in set(models) & set(self.corrections):
+            known_levels, known = zip(*self.corrections[model], strict=True)
+            here = models == model
+            log_factor[here] = np.interp(levels[here], known_levels, known)
+        return self.physical(features) * np.exp(log_factor)
+
+
+class TargetFit(BaseModel):
+    """One target on one engine, and what of it was seen.
+
+    Attributes:
+        target: Name in ``TARGETS``.
+        engine: Engine of the data.
+        ranges: Smallest and largest value seen, by feature or term, used or not.
+        models: Models in the data.
+        rows: Rows in the data.
+        cells: Distinct cells in the data.
+        mean_over_median: How much longer repeats of a cell take on average than their median, which is what
+            is fitted: what many of them take in all is their mean's business.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    target: str
+    engine: str
+    ranges: dict[str, tuple[float, float]]
+    models: tuple[str, ...]
+    rows: int
+    cells: int
+    mean_over_median: Annotated[float, Field(gt=0)] = 1.0
+
+
+class GroupFit(TargetFit):
+    """One target on one engine and device; ranges are of features.
+
+    Attributes:
+        device: Device of the data.
+        page_cache: ``warm`` or ``cold``; empty where it makes no difference.
+        physics: What predicts.
+        seen_log_errors: 5 % and 95 % quantile of log(measured / predicted) on held-out cells.
+        unseen_log_errors: The same on held-out models; None with fewer than two models.
+    """
+
+    device: str
+    page_cache: str
+    physics: PhysicsFit
+    seen_log_errors: tuple[float, float]
+    unseen_log_errors: tuple[float, float] | None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        """A file from elsewhere may name anything."""
+        named = set(self.physics.coefficients) | set(self.ranges)
+        unknown = named - feature_names(self.target)
+        if unknown or self.target not in TARGETS:
+            raise ValueError(f"{self.target} has no feature {', '.join(sorted(unknown))}")
+        if min([0.0, *self.physics.coefficients.values()]) < 0:
+            raise ValueError("a coefficient is negative")
+        if any(not table for table in self.physics.corrections.values()):
+            raise ValueError("a correction has no level")
+        return self
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What it is for."""
+        return (self.target, self.engine, self.device, self.page_cache)
+
+    def doublings_outside(self, features: pd.DataFrame) -> Array:
+        """How many times the farthest feature must be halved or doubled to be in the range seen; 0 inside.
+
+        A feature that was always 0 and is not here counts as one doubling.
+        """
+        return doublings_outside(self.ranges, {name: features[name].to_numpy() for name in self.ranges})
+
+    def interval_ends(self, features: pd.DataFrame, models: npt.NDArray[np.object_]) -> tuple[Array, Array]:
+        """Ends of the 90 % interval as log ratios, out of range too; shapes (n_cells,).
+
+        Errors add up in the logarithm as one goes further from what was seen: one more width a doubling. What
+        a feature costs that was always 0 is unknown, so it adds a factor of 2 either way.
+        """
+        wider = 1 + self.doublings_outside(features)
+        unknown = np.zeros(len(features))
+        for name in (name for name, (_, high) in self.ranges.items() if high == 0):
+            unknown = np.maximum(unknown, UNKNOWN * (features[name].to_numpy() > 0))
+        low, high = self.log_errors(models)
+        return low * wider - unknown, high * wider + unknown
+
+    def log_errors(self, models: npt.NDArray[np.object_]) -> tuple[Array, Array]:
+        """Ends of the 90 % interval as log ratios; shapes (n_cells,).
+
+        For models not in the data they are those of held-out models, never narrower, or a factor of 2 either
+        way where none could be held out.
+        """
+        seen, held_out = self.seen_log_errors, self.unseen_log_errors or (-UNKNOWN, UNKNOWN)
+        unseen = (min(seen[0], held_out[0]), max(seen[1], held_out[1]))
+        is_seen = np.isin(models, np.array(self.models, dtype=object))
+        return np.where(is_seen, seen[0], unseen[0]), np.where(is_seen, seen[1], unseen[1])
+
+
+def doublings_outside(ranges: Mapping[str, tuple[float, float]], values: Mapping[str, Array]) -> Array:
+    """How many times the farthest value must be halved or doubled to be in its range; shape (n_cells,).
+
+    One that was always 0 and is not here counts as one doubling; so does one that is 0 and never was.
+    """
+    worst = np.zeros(len(next(iter(values.values()))) if values else 0)
+    for name, (low, high) in ranges.items():
+        value = values[name]
+        above, below = value > high * (1 + 1e-9), value < low * (1 - 1e-9)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            over = np.log2(value / high) if high > 0 else np.ones_like(value)
+            under = np.where(value > 0, np.log2(low / value), 1.0)
+        worst = np.maximum(worst, np.where(above, over, 0.0))
+        worst = np.maximum(worst, np.where(below, under, 0.0))
+    return worst
+
+
+def select_features(features: pd.DataFrame, n_cells: int) -> tuple[list[str], list[str]]:
+    """Picks the features that the data can tell apart, most physical first.
+
+    A feature that is always 0 is no loss, nor one that equals another. Nor is one side (device or host) that
+    never does a twentieth of what the other does: its coefficient would be fitted to noise. A combination of
+    features before it cannot be told from them, unless it is the difference of two that are used whatever the
+    data (``DIFFERENCES``). Beyond that, at most ``1 + n_cells // 2`` are used.
+
+    Args:
+        features: Shape (n_rows, n_features), most physical first.
+        n_cells: Distinct cells among the rows.
+
+    Returns:
+        Names to use, and names left out though they matter.
+    """
+    largest = {str(name): float(features[name].max()) for name in features}
+    most = min(n_cells, 1 + n_cells // 2)
+    used: list[str] = []
+    left_out: list[str] = []
+    basis = np.empty((len(features), 0))
+    for name in largest:
+        column = features[name].to_numpy(dtype=np.float64)
+        if largest[name] <= _SMALL_SHARE * largest.get(_other_side(name), 0.0):
+            continue
+        if any(np.array_equal(column, features[other]) for other in used):
+            continue
+        unit = column / float(np.linalg.norm(column))
+        rest = unit - basis @ (basis.T @ unit)
+        rest = rest - basis @ (basis.T @ rest)
+        is_new = np.linalg.norm(rest) > 1e-6
+        if len(used) < most and (is_new or DIFFERENCES.get(name, {name}) <= set(used)):
+            basis = np.column_stack([basis, rest / np.linalg.norm(rest)]) if is_new else basis
+            used.append(name)
+        else:
+            left_out.append(name)
+    return used, left_out
+
+
+def _other_side(name: str) -> str:
+    stem, _, side = name.rpartition("_")
+    return f"{stem}_{_OTHER_SIDE.get(side, '')}"
+
+
+def fit_physics(
+    features: pd.DataFrame, measured: Array, smallest: Array, frame: pd.DataFrame, *, corrected: bool = True
+) -> PhysicsFit:
+    """Fits the medians of cells: first the coefficients, then the corrections to what they leave.
+
+    Medians, so that often and seldom measured cells count alike and a stall in one repeat counts for little.
+
+    Args:
+        features: Shape (n_rows, n_features), most physical first; equal in all rows of a cell.
+        measured: Shape (n_rows,).
+        smallest: Below it, errors count relative to it; above 0; shape (n_rows,).
+        frame: The rows' ``cell_id``, ``model`` and ``gpu_layers``.
+        corrected: Whether to learn corrections.
+    """
+    _, first, inverse = np.unique(
+        frame["cell_id"].to_numpy(dtype=str), return_index=True, return_inverse=True
+    )
+    median = pd.Series(measured).groupby(inverse).median().to_numpy(dtype=np.float64)
+    features, frame, smallest = features.iloc[first], frame.iloc[first], smallest[first]
+    scale = np.asarray(np.maximum(median, smallest), dtype=np.float64)
+    fit = PhysicsFit(coefficients=_coefficients(features, median, scale), corrections={})
+    if not corrected:
+        return fit
+    left = np.log(scale / np.maximum(fit.physical(features), smallest))
+    return fit.model_copy(update={"corrections": _corrections(left, frame)})
+
+
+def mean_over_median(measured: Array, cell_ids: npt.NDArray[np.object_]) -> float:
+    """The mean of measured / its cell's median, over the rows of cells with at least three; 1 without any.
+
+    A row counts as at most twice its cell's median and at least half: one long stall is no habit.
+
+    Args:
+        measured: Positive, outliers too; shape (n_rows,).
+        cell_ids: Shape (n_rows,).
+    """
+    rows = pd.Series(measured).groupby(cell_ids)
+    ratio = (measured / rows.transform("median"))[rows.transform("size") >= _FEWEST_REPEATS]
+    return float(ratio.clip(0.5, 2.0).mean()) if len(ratio) else 1.0
+
+
+def _coefficients(features: pd.DataFrame, measured: npt.ArrayLike, scale: Array) -> dict[str, float]:
+    """Minimises the sum of ((features @ c - measured) / scale)² over c >= 0: relative errors count.
+
+    Features that come out as 0 make room for those that they kept out.
+    """
+    used, left_out = select_features(features, len(features))
+    found = _solution(features, used, measured, scale)
+    if not left_out:
+        return found
+    used, _ = select_features(features[[*found, *left_out]], len(features))
+    return _solution(features, used, measured, scale)
+
+
+def _solution(
+    features: pd.DataFrame, used: list[str], measured: npt.ArrayLike, scale: Array
+) -> dict[str, float]:
+    # Only fitting needs scikit-learn, and importing it takes longer than all else: predictions go without.
+    from sklearn.linear_model import LinearRegression
+
+    if not used:
+        return {}
+    relative = features[used].to_numpy(dtype=np.float64) / scale[:, None]
+    # Columns differ by ten orders of magnitude; scaling them changes the precision, not the solution.
+    size = np.sqrt((relative**2).mean(axis=0))
+    solver = LinearRegression(fit_intercept=False, positive=True).fit(
+        relative / size, np.asarray(measured) / scale
+    )
+    return {name: float(c) for name, c in zip(used, solver.coef_ / size, strict=True) if c > 0}
+
+
+def _corrections(left: Array, frame: pd.DataFrame) -> dict[str, tuple[tuple[int, float], ...]]:
+    """What is left, by model, and what that leaves, by model and level."""
+    models = frame["model"].to_numpy(dtype=str)
+    levels = frame["gpu_layers"].to_numpy(dtype=np.int64)
+    by_model = shrunk_means(left, models)
+    by_level = shrunk_means(left - by_model, np.char.add(models, levels.astype(str)))
+    total = by_model + by_level
+    found = {(str(m), int(level)): float(c) for m, level, c in zip(models, levels, total, strict=True)}
+    return {
+        model: tuple((level, found[m, level]) for m, level in sorted(found) if m == model)
+        for model in sorted(set(models.tolist()))
+    }
+
+
+def shrunk_means(values: Array, groups: npt.NDArray[np.str_]) -> Array:
+    """Each value's group mean, drawn towards 0 by as much of it as may be noise; shape (n_values,).
+
+    Source: empirical Bayes with a normal prior around 0, variances by moments; Efron and Morris, Data
+    Analysis Using Stein's Estimator and its Generalizations, 1975.
+    """
+    _, inverse, count = np.unique(groups, return_inverse=True, return_counts=True)
+    mean = np.bincount(inverse, values) / count
+    freedom = len(values) - len(count)
+    if freedom == 0:
+        return np.zeros_like(values)
+    noise = ((values - mean[inverse]) ** 2).sum() / freedom / count
+    spread = max(0.0, float((mean**2 - noise).mean()))
+    shrunk = mean * spread / np.maximum(spread + noise, np.finfo(float).tiny)
+    return np.asarray(shrunk[inverse], dtype=np.float64)
+
+
+def upper_quantile(values: Array, share: float) -> float:
+    """Smallest value that a new one exceeds with at most 1 - share, so the largest if there are few.
+
+    Source: split conformal prediction, rank ceil((n + 1) share); Vovk et al., Algorithmic Learning in a
+    Random World, 2005.
+    """
+    rank = min(len(values), math.ceil((len(values) + 1) * share))
+    return float(np.sort(values)[rank - 1])

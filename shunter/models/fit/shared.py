@@ -1,0 +1,315 @@
+"""One calibration for all devices that have data sheets: factors of closed-form terms, found in log space.
+
+The prediction of a cell is the sum over stages of the p-norm of ``factor x term``; the factors of terms that
+depend on the device are multiplied by one deviation a device, drawn towards 1; a learned correction, one a
+device and one a device and model, is what that leaves, drawn towards 1 again. Every term grows with what
+it is about and no factor is negative, so more bytes on slower memory are never faster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, model_validator
+from scipy.optimize import least_squares
+
+from shunter.models.fit.intervals import UNKNOWN, LogErrors
+from shunter.models.fit.regressors import TargetFit, doublings_outside, shrunk_means
+from shunter.models.physics import PHYSICS, RatedCells, TargetPhysics, kinds, rated_cells
+
+__all__ = ["SharedFit", "SharedPhysics", "doublings_of", "fit_shared", "ranges_of", "term_values"]
+
+Array = npt.NDArray[np.float64]
+
+SHARPNESS = 4.0
+"""p of the norm that joins terms of a stage: where two are equal, the stage takes 19 % more than one."""
+
+_NOISE = 0.05
+"""Relative error of a measurement that the priors are weighed against; larger ones count linearly."""
+
+
+class SharedPhysics(BaseModel):
+    """Calibrated factors of one target's terms.
+
+    Attributes:
+        target: Name in ``PHYSICS``.
+        factors: By term; positive.
+        deviations: By device, the logarithm of how much slower it is than its data sheet says.
+        versions: By engine version, the same of the engine's own work.
+        corrections: By device, then by model, the logarithm of the learned factor; "" is for any model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    target: str
+    factors: dict[str, float]
+    deviations: dict[str, float]
+    versions: dict[str, float]
+    corrections: dict[str, dict[str, float]]
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        """A file from elsewhere may name anything."""
+        if self.target not in PHYSICS:
+            raise ValueError(f"there is no target {self.target}")
+        if set(self.factors) != {term.name for term in PHYSICS[self.target].terms}:
+            raise ValueError("its factors are not those of its target's terms")
+        if min(self.factors.values()) <= 0:
+            raise ValueError("a factor is not positive")
+        return self
+
+    def physical(self, values: Array, frame: pd.DataFrame) -> Array:
+        """Without corrections; shape (n_cells,).
+
+        Args:
+            values: As from ``term_values``.
+            frame: The same cells' ``datasheet`` and, where known, ``engine_version``.
+        """
+        physics = PHYSICS[self.target]
+        factors = np.array([self.factors[term.name] for term in physics.terms])
+        moved = _moves(
+            physics,
+            _looked_up(self.deviations, frame["datasheet"].to_numpy(dtype=object)),
+            _looked_up(self.versions, _versions(frame)),
+        )
+        return _total(physics, values, np.log(factors) + moved)[0]
+
+    def predict(self, values: Array, frame: pd.DataFrame) -> Array:
+        """Predicted values; shape (n_cells,).
+
+        Args:
+            values: As from ``term_values``.
+            frame: The same cells' ``datasheet`` and ``model``.
+        """
+        devices, models = frame["datasheet"].to_numpy(dtype=object), frame["model"].to_numpy(dtype=object)
+        log_factor = np.zeros(len(frame))
+        for device in set(devices) & set(self.corrections):
+            here = devices == device
+            known = self.corrections[device]
+            log_factor[here] = _looked_up(known, models[here], known.get("", 0.0))
+        return self.physical(values, frame) * np.exp(log_factor)
+
+
+class SharedFit(TargetFit):
+    """One target on one engine, for all devices with data sheets; ranges are of terms.
+
+    Attributes:
+        physics: What predicts.
+        errors: Of what was held out, cells, models and devices, by kind of cell; "" is for any kind.
+        devices: Devices in the data.
+    """
+
+    physics: SharedPhysics
+    errors: dict[str, LogErrors]
+    devices: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """A file from elsewhere may lack what predictions look up."""
+        if self.target != self.physics.target or "" not in self.errors:
+            raise ValueError("its errors or its physics are not its target's")
+        if not set(self.ranges) <= set(self.physics.factors):
+            raise ValueError("its ranges are not those of its target's terms")
+        return self
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it is for."""
+        return (self.target, self.engine)
+
+    def predict(self, frame: pd.DataFrame) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+        """Predicted values, the half widths of their 90 % intervals as log ratios, and what is out of range.
+
+        Args:
+            frame: Cells of devices with data sheets, complete.
+
+        Returns:
+            Shapes (n_cells,).
+        """
+        rated = rated_cells(frame)
+        values = term_values(self.target, rated)
+        predicted = self.physics.predict(values, frame)
+        outside = doublings_of(self.target, self.ranges, values)
+        new_model = ~frame["model"].isin(self.models).to_numpy()
+        new_device = ~frame["datasheet"].isin(self.devices).to_numpy()
+        half, kind = self.errors[""].half_width(new_model, new_device), kinds(rated)
+        for name in set(kind):
+            here = kind == name
+            if name in self.errors:
+                half[here] = self.errors[name].half_width(new_model[here], new_device[here])
+            elif len(self.errors) > 1:  # hardly measured: the errors of all are those of other kinds
+                half[here] = np.hypot(half[here], UNKNOWN)
+        return predicted, half * (1 + outside), outside > 0
+
+
+def term_values(target: str, cells: RatedCells) -> Array:
+    """All terms of a target at peak rates; shape (n_cells, n_terms)."""
+    return np.column_stack([term.of(cells) for term in PHYSICS[target].terms])
+
+
+def doublings_of(target: str, ranges: dict[str, tuple[float, float]], values: Array) -> Array:
+    """How far cells are from the ranges of terms, in doublings; shape (n_cells,)."""
+    names = [term.name for term in PHYSICS[target].terms]
+    return doublings_outside(ranges, dict(zip(names, values.T, strict=True)))
+
+
+def ranges_of(target: str, values: Array) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of each term."""
+    names = [term.name for term in PHYSICS[target].terms]
+    return {n: (float(v.min()), float(v.max())) for n, v in zip(names, values.T, strict=True)}
+
+
+def fit_shared(
+    target: str, values: Array, measured: Array, frame: pd.DataFrame, *, corrected: bool = True
+) -> SharedPhysics:
+    """Finds the most probable factors, then what they leave by device and model.
+
+    Args:
+        target: Name in ``PHYSICS``.
+        values: As from ``term_values``, a row a measurement; shape (n_rows, n_terms).
+        measured: Positive; shape (n_rows,).
+        frame: The rows' ``datasheet``, ``model`` and ``engine_version``.
+        corrected: Whether to learn corrections.
+    """
+    physics = PHYSICS[target]
+    devices, device = np.unique(frame["datasheet"].to_numpy(dtype=str), return_inverse=True)
+    versions, version = np.unique(_versions(frame).astype(str), return_inverse=True)
+    problem = _Problem(physics, values, np.log(measured), device, version)
+    log_factors, by_device, by_version = problem.solve()
+    fit = SharedPhysics(
+        target=target,
+        factors={t.name: float(f) for t, f in zip(physics.terms, np.exp(log_factors), strict=True)},
+        deviations={str(d): float(u) for d, u in zip(devices, by_device, strict=True)},
+        versions={str(v): float(u) for v, u in zip(versions, by_version, strict=True)},
+        corrections={},
+    )
+    if not corrected:
+        return fit
+    left = np.log(measured / fit.physical(values, frame))
+    return fit.model_copy(update={"corrections": _corrections(left, frame)})
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Maximum a posteriori in log space: measurements with errors of ``_NOISE``, priors as in the terms."""
+
+    physics: TargetPhysics
+    values: Array
+    log_measured: Array
+    device: npt.NDArray[np.intp]
+    version: npt.NDArray[np.intp]
+
+    def solve(self) -> tuple[Array, Array, Array]:
+        """Logarithms of factors, of device deviations and of version deviations."""
+        physics = self.physics
+        sizes = (len(physics.terms), int(self.device.max()) + 1, int(self.version.max()) + 1)
+        start = np.concatenate([np.log([t.factor for t in physics.terms]), np.zeros(sizes[1] + sizes[2])])
+        spread = np.concatenate(
+            [
+                [t.spread for t in physics.terms],
+                np.full(sizes[1], physics.device_spread),
+                np.full(sizes[2], physics.version_spread),
+            ]
+        )
+        ends = np.cumsum(sizes)[:2]
+        found = least_squares(
+            lambda x: self._residuals(np.split(x, ends), (x - start) / spread),
+            start,
+            jac=lambda x: self._jacobian(np.split(x, ends), spread),
+            x_scale=spread,
+            max_nfev=100,
+        )
+        log_factors, by_device, by_version = np.split(found.x, ends)
+        return log_factors, by_device, by_version
+
+    def _predicted(self, parts: list[Array]) -> tuple[Array, Array]:
+        factors, device, version = parts
+        moved = _moves(self.physics, device[self.device], version[self.version])
+        return _total(self.physics, self.values, factors + moved)
+
+    def _residuals(self, parts: list[Array], prior: Array) -> Array:
+        error = np.log(self._predicted(parts)[0]) - self.log_measured
+        return np.concatenate([_robust(error / _NOISE)[0], prior])
+
+    def _jacobian(self, parts: list[Array], spread: Array) -> Array:
+        total, slopes = self._predicted(parts)
+        slopes = slopes / total[:, None]
+        by_device, by_version = _flags(self.physics)
+        device, version = np.zeros((len(total), len(parts[1]))), np.zeros((len(total), len(parts[2])))
+        rows = np.arange(len(total))
+        device[rows, self.device] = slopes[:, by_device].sum(axis=1)
+        version[rows, self.version] = slopes[:, by_version].sum(axis=1)
+        steepness = _robust((np.log(total) - self.log_measured) / _NOISE)[1]
+        whole = np.hstack([slopes, device, version]) * (steepness / _NOISE)[:, None]
+        return np.vstack([whole, np.diag(1 / spread)])
+
+
+def _robust(z: Array) -> tuple[Array, Array]:
+    """Residuals whose squares grow linearly beyond one, with their slopes.
+
+    Source: the pseudo-Huber loss 2 (sqrt(1 + z^2) - 1); Charbonnier et al., 1997.
+    """
+    root = np.sqrt(1 + z**2)
+    value = np.sign(z) * np.sqrt(2 * (root - 1))
+    slope = np.where(np.abs(z) < 1e-4, 1.0, z / root / np.where(value == 0, 1.0, value))
+    return value, slope
+
+
+def _total(physics: TargetPhysics, values: Array, log_factors: Array) -> tuple[Array, Array]:
+    """The prediction, and its derivative by the logarithm of each factor; (n_cells,), (n_cells, n_terms)."""
+    scaled = values * np.exp(log_factors)
+    total = np.full(len(values), np.finfo(float).tiny)
+    slopes = scaled.copy()
+    at = 0
+    for stage in physics.stages:
+        columns = slice(at, at + len(stage))
+        at += len(stage)
+        if len(stage) == 1:
+            total += scaled[:, columns.start]
+            continue
+        longest = np.maximum(scaled[:, columns].max(axis=1, keepdims=True), np.finfo(float).tiny)
+        share = (scaled[:, columns] / longest) ** SHARPNESS
+        weight = share.sum(axis=1, keepdims=True)
+        joined = longest * weight ** (1 / SHARPNESS)
+        total += joined[:, 0]
+        slopes[:, columns] = joined * share / np.maximum(weight, np.finfo(float).tiny)
+    return total, slopes
+
+
+def _flags(physics: TargetPhysics) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    terms = physics.terms
+    return np.array([t.by_device for t in terms]), np.array([t.by_version for t in terms])
+
+
+def _moves(physics: TargetPhysics, log_device: Array, log_version: Array) -> Array:
+    """What deviations add to the logarithms of factors; shape (n_cells, n_terms)."""
+    by_device, by_version = _flags(physics)
+    return np.outer(log_device, by_device) + np.outer(log_version, by_version)
+
+
+def _versions(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
+    if "engine_version" not in frame:
+        return np.full(len(frame), "", dtype=object)
+    return frame["engine_version"].to_numpy(dtype=object)
+
+
+def _corrections(left: Array, frame: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """What is left by device, and what that leaves by device and model."""
+    devices, models = frame["datasheet"].to_numpy(dtype=str), frame["model"].to_numpy(dtype=str)
+    by_device = shrunk_means(left, devices)
+    both = np.char.add(np.char.add(devices, "\n"), models)
+    total = by_device + shrunk_means(left - by_device, both)
+    found: dict[str, dict[str, float]] = {}
+    for device, model, first, last in zip(devices, models, by_device, total, strict=True):
+        found.setdefault(str(device), {"": float(first)})[str(model)] = float(last)
+    return {device: found[device] for device in sorted(found)}
+
+
+def _looked_up(table: dict[str, float], names: npt.NDArray[np.object_], default: float = 0.0) -> Array:
+    """Each name's value; by distinct names, since tables of cells repeat few of them often."""
+    codes, distinct = pd.factorize(names)
+    return np.array([table.get(str(name), default) for name in distinct], dtype=np.float64)[codes]

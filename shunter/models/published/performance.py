@@ -1,0 +1,130 @@
+"""The performance model that needs no profile: fitted to the published measurements, and shipped.
+
+llama.cpp's published rows are decodes and prefills, each of one sequence. What they lack comes from physics
+with its priors (``shunter.models.physics``): unloads, KV copies and memory from the priors alone, loads from
+the priors after the one published reload whose device has a data sheet (transformers on an RTX 5000 Ada).
+All cells of these are ``out_of_range``, with intervals as wide as the priors leave them.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import as_file, files
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from shunter.catalog.gpus import catalog_gpus
+from shunter.catalog.models import catalog_models
+from shunter.models.cells import complete
+from shunter.models.fit.intervals import COVERAGE, LogErrors
+from shunter.models.fit.shared import SharedFit, SharedPhysics, term_values
+from shunter.models.performance import PerformanceModel
+from shunter.models.physics import PHYSICS, rated_cells
+from shunter.models.published.rows import catalog_facts, published_frame
+from shunter.models.state import FittedState
+
+__all__ = ["ENGINE", "FILE", "PUBLISHED", "fit_published", "published_performance"]
+
+PUBLISHED = "published"
+"""What users call it where a performance model is asked for."""
+ENGINE = "llama-cpp"
+FILE = "published_performance.json"
+_UNPUBLISHED = {
+    "load_s": "load",
+    "unload_s": "unload",
+    "kv_save_s": "kv_save",
+    "kv_restore_s": "kv_restore",
+    "device_bytes": "load",
+    "host_bytes": "load",
+}
+_DRAWS = 400
+
+
+@cache
+def published_performance() -> PerformanceModel:
+    """The shipped model.
+
+    Raises:
+        VersionError: The installation mixes versions of shunter.
+    """
+    with as_file(files("shunter.data").joinpath(FILE)) as path:
+        return PerformanceModel.load(path)
+
+
+def fit_published() -> PerformanceModel:
+    """Fits it anew; takes some ten seconds."""
+    model = PerformanceModel().fit(published_frame())
+    state = model.state_
+    reload = next(fit for fit in state.shared if fit.target == "load_s")
+    added = [_from_priors(state, target, reload) for target in _UNPUBLISHED]
+    notes = [note for note in state.notes if note.partition(":")[0] not in _UNPUBLISHED]
+    for target in _UNPUBLISHED:
+        source = "priors after one reload by transformers" if target == "load_s" else "priors alone"
+        notes.append(f"{target} on {ENGINE}: not measured; physics with {source}, marked out of range")
+    update = {"shared": (*state.shared, *added), "notes": tuple(notes)}
+    return PerformanceModel()._set(state.model_copy(update=update))
+
+
+def _from_priors(state: FittedState, target: str, reload: SharedFit) -> SharedFit:
+    """A fit without data; it names all GPUs, as llama.cpp does these things on any of them."""
+    terms = PHYSICS[target].terms
+    measured = reload.physics.factors if target == "load_s" else {}
+    physics = SharedPhysics(
+        target=target,
+        factors={term.name: measured.get(term.name, term.factor) for term in terms},
+        deviations={},
+        versions={},
+        corrections={},
+    )
+    return SharedFit(
+        target=target,
+        engine=ENGINE,
+        physics=physics,
+        # Nothing was seen: that counts as one doubling out of range, which doubles the width.
+        ranges={term.name: (0.0, 0.0) for term in terms},
+        errors={"": _half(_prior_half_width(state, target) / 2)},
+        devices=tuple(catalog_gpus()),
+        models=(),
+        rows=0,
+        cells=0,
+    )
+
+
+def _half(width: float) -> LogErrors:
+    return LogErrors(cell=width, model=width, device=width)
+
+
+def _prior_half_width(state: FittedState, target: str) -> float:
+    """Half width that 90 % of what the priors hold possible stays within, as a log ratio."""
+    physics, rng = PHYSICS[target], np.random.default_rng(0)
+    cells = complete(_typical_cells(_UNPUBLISHED[target]), state)
+    values = term_values(target, rated_cells(cells))
+    terms = physics.terms
+    centre = np.log([term.factor for term in terms])
+    drawn = rng.normal(0.0, [term.spread for term in terms], (_DRAWS, len(terms)))
+    drawn += rng.normal(0.0, physics.device_spread, (_DRAWS, 1)) * [term.by_device for term in terms]
+    drawn += rng.normal(0.0, physics.version_spread, (_DRAWS, 1)) * [term.by_version for term in terms]
+    # Stages add up: joining the terms of one by their sum too is near enough for a width.
+    ratios = np.log(values @ np.exp(centre + drawn).T / (values @ np.exp(centre))[:, None])
+    return float(np.quantile(np.abs(ratios), COVERAGE))
+
+
+def _typical_cells(operation: str) -> pd.DataFrame:
+    rows = []
+    for gpu, model, share in product(catalog_gpus(), catalog_models(), (0.5, 1.0)):
+        facts = catalog_facts(model, "Q4_K_M")
+        rows.append(
+            {
+                **facts,
+                "engine": ENGINE,
+                "device": gpu,
+                "operation": operation,
+                "gpu_layers": round(share * facts["total_layers"]),
+                "tokens": 1024,
+                "max_batch": 4,
+                "max_context_tokens": 4096,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,244 @@
+"""Published measurements as a profile dataset: what a performance model can be fitted to and judged on.
+
+A row is taken over if it is a prefill, decode, load or KV copy with a time, its model's shape is known and
+its device is named by a data sheet (or is a plain CPU whose memory bandwidth is known). The rest is left out,
+and ``refused`` says why, row by row.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shunter.catalog.models import ModelSpec, catalog_models
+from shunter.errors import UnknownNameError
+from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, gpu_name, host_bandwidth_bytes_per_s
+from shunter.profiling.dataset.reference import read_reference
+from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION
+
+__all__ = ["catalog_facts", "facts_of", "model_name", "published_frame", "refused", "spec_of"]
+
+BITS_PER_WEIGHT = {
+    "F32": 32.0,
+    "F16": 16.0,
+    "BF16": 16.0,
+    "FP8": 8.0,
+    "Q8_0": 8.5,
+    "Q6_K": 6.5625,
+    "Q5_0": 5.5,
+    "Q5_K_M": 5.7,
+    "Q4_0": 4.5,
+    "Q4_K_M": 4.85,
+}
+"""Source: llama.cpp's block layouts (ggml-common.h); the _M mixes: the mean over a Llama's tensors."""
+
+_DEFAULT_CONTEXT_TOKENS = 256.0
+
+
+def _llama(name: str, layers: int, hidden: int, heads: int, ffn: int, vocab: int, **more: Any) -> ModelSpec:
+    facts = {"kv_heads": heads, "head_dim": hidden // heads, **more}
+    return ModelSpec(name, layers, hidden, heads, intermediate_size=ffn, vocab_size=vocab, **facts)
+
+
+_MORE_SPECS = {
+    s.name: s
+    for s in (
+        _llama("LLaMA-33B", 60, 6656, 52, 17920, 32000),
+        _llama("Phi-4-14B", 40, 5120, 40, 17920, 100352, kv_heads=10),
+        _llama("Phi-3.5-mini", 32, 3072, 32, 8192, 32064),
+        _llama("Codestral-22B", 56, 6144, 48, 16384, 32768, kv_heads=8),
+        _llama("Mistral-Small-24B", 40, 5120, 32, 32768, 131072, kv_heads=8, head_dim=128),
+        _llama("Gemma-2-2B", 26, 2304, 8, 9216, 256000, kv_heads=4, head_dim=256, tied_embeddings=True),
+        _llama("Gemma-2-27B", 46, 4608, 32, 36864, 256000, kv_heads=16, head_dim=128, tied_embeddings=True),
+        _llama("Gemma-3-12B", 48, 3840, 16, 15360, 262208, kv_heads=8, head_dim=256, tied_embeddings=True),
+        _llama("Gemma-3-27B", 62, 5376, 32, 21504, 262208, kv_heads=16, head_dim=128, tied_embeddings=True),
+    )
+}
+"""Source: each model's published config.json."""
+
+_SAME_SHAPE = (
+    (r"llama-?1? 7b", "Llama-2-7B"),
+    (r"llama-?1? 13b", "Llama-2-13B"),
+    (r"llama-?1? 33b|wizard-vicuna-30b", "LLaMA-33B"),
+    (r"llama-3\.1-8b|meta-llama-3-8b", "Llama-3-8B"),
+    (r"llama-3\.1-70b", "Llama-3-70B"),
+    (r"phi-4", "Phi-4-14B"),
+    (r"phi-3\.5-mini", "Phi-3.5-mini"),
+    (r"mistral-7b", "Mistral-7B-v0.3"),
+    (r"(?:deepseek-r1-distill-qwen|qwen2\.5-coder)-(\d+)b", r"Qwen2.5-\1B"),
+)
+"""Names of one shape: fine-tuned models and releases that share all widths are one model to a clock."""
+
+
+def model_name(text: str) -> str:
+    """The one name of a model's shape: ``LLaMA 7B``, ``LLaMA-1 7b`` and ``Llama-2-7B`` are Llama-2-7B."""
+    low = text.lower()
+    for pattern, name in _SAME_SHAPE:
+        found = re.match(pattern, low)
+        if found:
+            return found.expand(name)
+    known = {**catalog_models(), **_MORE_SPECS}
+    return next((name for name in known if low == name.lower()), text)
+
+
+def spec_of(text: str) -> ModelSpec | None:
+    """Shape of a published model; None if it is not known, or no dense transformer."""
+    return {**catalog_models(), **_MORE_SPECS}.get(model_name(text))
+
+
+def refused(row: Any) -> str:
+    """Why a published row cannot be used; empty if it can.
+
+    Args:
+        row: A row of ``read_reference``.
+    """
+    if row["operation"] not in ("prefill", "decode", "load", "kv_save", "kv_restore"):
+        return f"{row['metric']} is no operation of the dataset"
+    if not np.isfinite(row["duration_s"]):
+        return "its time is no number"
+    if row["device"] is None:
+        return "its device is not named"
+    if row["device"] == "cpu" and host_bandwidth_bytes_per_s(row["cpu"]) is None:
+        return "its CPU's memory is not named"
+    if row["device"] != "cpu" and gpu_name(row["device"]) is None:
+        return f"there is no data sheet of {row['device']}"
+    if row["engine"] is None:
+        return f"no engine of shunter's made it, but {row['software']}"
+    if "Vulkan" in str(row["software"]):
+        return "its engine ran on Vulkan, the others on CUDA"
+    if spec_of(row["model"]) is None:
+        return f"the shape of {row['model']} is not known, or not a dense transformer's"
+    if row["quantization"] not in BITS_PER_WEIGHT:
+        return f"its weights are {row['source_quantization']}"
+    if row["operation"] in ("prefill", "decode") and not np.isfinite(row["gpu_layers"]):
+        return "how many layers were on the GPU is not stated"
+    return ""
+
+
+def published_frame(reference: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Published rows in the dataset's columns, with the optional ones that fit and predict understand.
+
+    Args:
+        reference: As from ``read_reference``, or rows of your own in its columns; None: all of them.
+
+    Returns:
+        The usable rows: ``row_id`` is the source's; lengths that a source does not state are those of a short
+        answer, 256 tokens, and ``steps`` is 0 then. Memory was not measured: its columns are 0.
+    """
+    reference = read_reference() if reference is None else reference
+    usable = reference[[refused(row) == "" for _, row in reference.iterrows()]]
+    rows = [_row(row) for _, row in usable.iterrows()]
+    frame = pd.DataFrame(rows, columns=[*(c.name for c in COLUMNS), *_EXTRA])
+    return frame.astype({c.name: c.dtype for c in COLUMNS})
+
+
+_EXTRA = ("gpu_count", "kv_on_host", "host_bandwidth_bytes_per_s")
+_ZERO = ("device_bytes", "host_bytes", "device_bytes_before", "host_bytes_before", "load_average", "repeat")
+_TEXT = ("session_id", "measured_at", "hardware", "versions", "checkpoint_format")
+
+
+def _known_spec(text: str) -> ModelSpec:
+    spec = spec_of(text)
+    if spec is None:
+        raise UnknownNameError("model", text, {**catalog_models(), **_MORE_SPECS})
+    return spec
+
+
+def _row(row: Any) -> dict[str, Any]:
+    spec = replace(_known_spec(row["model"]), name=model_name(row["model"]))
+    facts = _facts(spec, row["quantization"])
+    context = row["context_tokens"] if np.isfinite(row["context_tokens"]) else _DEFAULT_CONTEXT_TOKENS
+    tokens = row["tokens"] if np.isfinite(row["tokens"]) else 0
+    prompt = row["prompt_tokens"] if np.isfinite(row["prompt_tokens"]) else tokens
+    decode = row["decode_tokens"] if np.isfinite(row["decode_tokens"]) else 0
+    device = HOST if row["device"] == "cpu" else gpu_name(row["device"])
+    layers = row["gpu_layers"] if np.isfinite(row["gpu_layers"]) else spec.total_layers
+    bandwidth = host_bandwidth_bytes_per_s(row["cpu"])
+    return {
+        **dict.fromkeys(_ZERO, 0),
+        **dict.fromkeys(_TEXT, ""),
+        **facts,
+        "schema_version": SCHEMA_VERSION,
+        "row_id": row["row_id"],
+        "cell_id": row["row_id"],
+        "engine": row["engine"],
+        "engine_version": row["software"],
+        "device": device,
+        "device_kind": "cpu" if device == HOST else "cuda",
+        "hardware_id": "published",
+        "operation": row["operation"],
+        "gpu_layers": min(layers, spec.total_layers),
+        "offload_ratio": max(0.0, 1 - layers / spec.total_layers),
+        "page_cache": row["page_cache"] or "warm",
+        "batch": row["batch"] if np.isfinite(row["batch"]) else 1,
+        "prompt_tokens": prompt,
+        "decode_tokens": decode,
+        "tokens": tokens,
+        "context_tokens": context,
+        "max_batch": 1,
+        "max_context_tokens": max(1, prompt + decode),
+        "duration_s": row["duration_s"],
+        # No steps: the context that the time belongs to is not known, so that intervals do not learn from it.
+        "steps": decode if row["operation"] == "decode" and np.isfinite(row["prompt_tokens"]) else 0,
+        "includes_process_start": bool(row["includes_process_start"]),
+        "is_outlier": False,
+        "gpu_count": max(1.0, row["gpu_count"]) if np.isfinite(row["gpu_count"]) else 1.0,
+        "kv_on_host": _kv_on_host(row),
+        "host_bandwidth_bytes_per_s": bandwidth or HOST_BANDWIDTH_BYTES_PER_S,
+    }
+
+
+def catalog_facts(model: str, quantization: str, *, field: str = "model") -> dict[str, Any]:
+    """The dataset's model columns of a model of the catalogue; its name there gets the quantisation added.
+
+    Args:
+        model: As in the catalogue, or a name of the same shape.
+        quantization: One of ``BITS_PER_WEIGHT``; FP16 is F16.
+        field: Named in errors.
+
+    Raises:
+        UnknownNameError: Either is unknown.
+    """
+    spec = spec_of(model)
+    if spec is None:
+        raise UnknownNameError(f"{field}.catalog", model, {**catalog_models(), **_MORE_SPECS})
+    quantization = "F16" if quantization == "FP16" else quantization
+    if quantization not in BITS_PER_WEIGHT:
+        raise UnknownNameError(f"{field}.quantization", quantization, BITS_PER_WEIGHT)
+    return _facts(replace(spec, name=model_name(model)), quantization)
+
+
+def facts_of(name: str) -> dict[str, Any] | None:
+    """The dataset's model columns by name and quantisation (``Llama-3-8B Q4_K_M``); None if unknown."""
+    shape, _, quantization = name.rpartition(" ")
+    if spec_of(shape) is None or quantization not in BITS_PER_WEIGHT:
+        return None
+    return catalog_facts(shape, quantization)
+
+
+def _facts(spec: ModelSpec, quantization: str) -> dict[str, Any]:
+    # Sources round sizes differently, or read GB as GiB; one shape in one format has one size.
+    weight_bytes = spec.params * BITS_PER_WEIGHT[quantization] / 8
+    return {
+        "model": f"{spec.name} {quantization}",
+        "quantization": quantization,
+        "params": spec.params,
+        "weight_bytes": int(weight_bytes),
+        "layer_weight_bytes": int(spec.params_per_layer * weight_bytes / spec.params),
+        "layers": spec.layers,
+        "total_layers": spec.total_layers,
+        "hidden_size": spec.hidden_size,
+        "attn_heads": spec.attn_heads,
+        "kv_bytes_per_token": spec.kv_bytes_per_token(),
+        "vocab_size": spec.vocab_size,
+    }
+
+
+def _kv_on_host(row: Any) -> float:
+    """1 where the KV cache stays in host memory though layers are on the GPU, as early CUDA code did."""
+    text = str(row["notes"])
+    return float("KV cache stayed on CPU" in text or "KV cache on CPU" in text)

@@ -1,0 +1,152 @@
+"""How wrong the regressors are on what they have not seen: held-out cells and held-out models, apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from shunter.models.fit.regressors import doublings_outside, fit_physics, upper_quantile
+
+__all__ = ["Errors", "HeldOut", "fold_labels", "hold_out", "log_error_interval"]
+
+Array = npt.NDArray[np.float64]
+FOLDS = 10
+
+
+class Errors(BaseModel):
+    """Errors of predictions for what was held out.
+
+    Attributes:
+        mape: Mean absolute error relative to the measured value (0.1 is 10 %).
+        median_ape: Its median.
+        rows: Rows predicted.
+        cells: Distinct cells among them.
+        models: Distinct models among them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mape: float
+    median_ape: float
+    rows: int
+    cells: int
+    models: int
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Measured values and the predictions of models fitted without them; arrays of shape (n_rows,).
+
+    Attributes:
+        measured: As in the dataset.
+        predicted: By the model of the fold that lacks the row.
+        smallest: Below it, errors count relative to it.
+        cells: Cell ids.
+        models: Model names.
+        wider: What an interval is widened by for being out of range of that fold's data; 1 within.
+    """
+
+    measured: Array
+    predicted: Array
+    smallest: Array
+    cells: npt.NDArray[np.object_]
+    models: npt.NDArray[np.object_]
+    wider: Array
+
+    def errors(self) -> Errors:
+        """Sums up."""
+        ape = np.abs(self.predicted - self.measured) / np.maximum(self.measured, self.smallest)
+        cells, models = len(set(self.cells)), len(set(self.models))
+        return Errors(
+            mape=float(ape.mean()),
+            median_ape=float(np.median(ape)),
+            rows=len(ape),
+            cells=cells,
+            models=models,
+        )
+
+    def log_errors(self) -> Array:
+        """Log ratios measured / predicted, as they would be within range; shape (n_rows,)."""
+        ratio = np.maximum(self.measured, self.smallest) / np.maximum(self.predicted, self.smallest)
+        return np.asarray(np.log(ratio) / self.wider, dtype=np.float64)
+
+    def noise(self) -> float:
+        """How much repeats of a cell differ: the mean of abs(measured / its cell's median - 1).
+
+        No prediction of a cell can have a smaller error on its rows for long.
+        """
+        median = pd.Series(self.measured).groupby(self.cells).transform("median").to_numpy()
+        return float((np.abs(self.measured - median) / np.maximum(median, self.smallest)).mean())
+
+    def __add__(self, other: HeldOut) -> HeldOut:
+        return HeldOut(
+            np.concatenate([self.measured, other.measured]),
+            np.concatenate([self.predicted, other.predicted]),
+            np.concatenate([self.smallest, other.smallest]),
+            np.concatenate([self.cells, other.cells]),
+            np.concatenate([self.models, other.models]),
+            np.concatenate([self.wider, other.wider]),
+        )
+
+
+def fold_labels(cells: npt.NDArray[np.object_], folds: int = FOLDS) -> npt.NDArray[np.int64]:
+    """Deals cells to folds at random, always the same way; repeats of a cell share its fold.
+
+    Args:
+        cells: Cell id of each row; shape (n_rows,).
+        folds: Most folds.
+
+    Returns:
+        Fold of each row; shape (n_rows,).
+    """
+    names, inverse = np.unique(cells.astype(str), return_inverse=True)
+    dealt = np.random.default_rng(0).permutation(len(names)) % min(folds, len(names))
+    return np.asarray(dealt[inverse], dtype=np.int64)
+
+
+def hold_out(
+    features: pd.DataFrame,
+    measured: Array,
+    smallest: Array,
+    frame: pd.DataFrame,
+    labels: npt.NDArray[np.generic],
+    *,
+    corrected: bool = True,
+) -> HeldOut | None:
+    """Predicts each label's rows by a model fitted to all others.
+
+    Args:
+        features: Shape (n_rows, n_features).
+        measured: Shape (n_rows,).
+        smallest: Below it, errors count relative to it; above 0; shape (n_rows,).
+        frame: The dataset's rows.
+        labels: What is held out together; shape (n_rows,).
+        corrected: Whether the fits learn corrections.
+
+    Returns:
+        None if there are fewer than two labels.
+    """
+    distinct = np.unique(labels)
+    if len(distinct) < 2:
+        return None
+    cells = frame["cell_id"].to_numpy(dtype=object)
+    predicted, wider = np.zeros(len(features)), np.ones(len(features))
+    for label in distinct:
+        out = labels == label
+        fit = fit_physics(features[~out], measured[~out], smallest[~out], frame[~out], corrected=corrected)
+        predicted[out] = fit.predict(features[out], frame[out])
+        wider[out] += doublings_outside(
+            {str(n): (float(v.min()), float(v.max())) for n, v in features[~out].items()},
+            {str(n): v.to_numpy() for n, v in features[out].items()},
+        )
+    return HeldOut(measured, predicted, smallest, cells, frame["model"].to_numpy(dtype=object), wider)
+
+
+def log_error_interval(held_out: HeldOut) -> tuple[float, float]:
+    """Log ratios measured / predicted between which 90 % of new cells should be; they enclose 0."""
+    errors = held_out.log_errors()
+    return min(0.0, -upper_quantile(-errors, 0.95)), max(0.0, upper_quantile(errors, 0.95))

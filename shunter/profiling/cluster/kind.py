@@ -1,0 +1,149 @@
+"""One type of hardware in a sweep over a cluster: what is left to measure on it, and what is known."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shunter.engines.base import Capabilities
+from shunter.profiling.sweep.pace import Pace
+from shunter.profiling.sweep.plan import Group, SweepPlan, Unit, check_levels
+from shunter.profiling.sweep.repeats import CellTimes
+
+__all__ = ["HardwareKind", "Work"]
+
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one device measures with one resident.
+
+    Attributes:
+        group: Where the units are from.
+        units: Those that are left.
+        tries: Devices that were lost over it.
+    """
+
+    group: Group
+    units: tuple[Unit, ...]
+    tries: int = 0
+
+
+class HardwareKind:
+    """The queue of all devices of one type.
+
+    Args:
+        plan: What is measured.
+        session_id: In the rows of this type.
+        can: What the engine can do on it.
+        known: Rows that need not be measured again, by what their id says of unit and operation.
+
+    Attributes:
+        todo: In the plan's order; what a lost device gives back comes first.
+        given_up: Work over which several devices were lost.
+        under_way: How much is on devices now.
+        devices: Devices of this type that serve.
+        units: All units that are known to be needed.
+        units_skipped: Units that were known before, or do not fit.
+        pace: Of one device.
+
+    Raises:
+        InputError: The engine cannot honour a level of the plan.
+    """
+
+    def __init__(
+        self, plan: SweepPlan, session_id: str, can: Capabilities, known: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        self.session_id, self.can = session_id, can
+        self.todo: deque[Work] = deque()
+        self.given_up: list[Work] = []
+        self.under_way = self.devices = self.units = self.units_skipped = 0
+        self.pace = Pace(replace(plan, groups=()))
+        self._plan, self._settings = plan, plan.settings
+        self._passes = plan.settings.repeats
+        self._cell_of = {key: str(row["cell_id"]) for key, row in known.items()}
+        self._times = CellTimes()
+        for row in known.values():
+            self._times.add(row)
+        check_levels(plan, can)
+        self._add(plan.groups)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left and nothing under way."""
+        return not self.todo and not self.under_way
+
+    def has_work(self) -> bool:
+        """Whether there is or may be work; begins another pass where medians are still uncertain."""
+        while self.is_finished and self._settings.precision is not None:
+            if self._passes >= self._settings.max_repeats:
+                break
+            self._add(self._wide_groups(self._passes))
+            self._passes += 1
+        return not self.is_finished
+
+    def give_back(self, work: Work, units: Iterable[Unit]) -> None:
+        """A device was lost before these units of its work were measured."""
+        again = replace(work, units=tuple(units), tries=work.tries + 1)
+        if again.tries < _TRIES:
+            self.todo.appendleft(again)
+        else:
+            self.given_up.append(again)
+
+    def refuse(self, work: Work, units: Sequence[Unit]) -> None:
+        """A model does not fit at this level: what is left of it is not measured."""
+        place = (work.group.checkpoint.name, work.group.gpu_layers)
+        others = [w for w in self.todo if (w.group.checkpoint.name, w.group.gpu_layers) == place]
+        for left in [replace(work, units=tuple(units)), *others]:
+            self.units -= len(left.units)
+            for unit in left.units:
+                self.pace.skipped(left.group, unit)
+        for left in others:
+            self.pace.opened(left.group)
+            self.todo.remove(left)
+
+    def keep(self, row: Mapping[str, Any]) -> bool:
+        """Takes note of a row; False if it is known already and must not be written twice."""
+        key = row["row_id"].partition("/")[2]
+        if key in self._cell_of:
+            return False
+        self._cell_of[key] = row["cell_id"]
+        self._times.add(row)
+        return True
+
+    def _add(self, groups: Sequence[Group]) -> None:
+        self.pace.added(groups)
+        for group in groups:
+            todo = tuple(unit for unit in group.units if not self._is_measured(group, unit))
+            self.units += len(group.units)
+            self.units_skipped += len(group.units) - len(todo)
+            for unit in set(group.units) - set(todo):
+                self.pace.skipped(group, unit)
+            if todo:
+                self.todo.append(Work(group, todo))
+            else:
+                self.pace.opened(group)
+
+    def _is_measured(self, group: Group, unit: Unit) -> bool:
+        keys = self._plan.row_keys(group, unit, kv_save=self.can.kv_save)
+        return all(key in self._cell_of for key in keys)
+
+    def _wide_groups(self, repeat: int) -> list[Group]:
+        rng = random.Random(f"{self._settings.seed}/{repeat}")
+        first = [group for group in self._plan.groups if group.units[0].repeat == 0]
+        groups = []
+        for group in rng.sample(first, len(first)):
+            wide = [replace(unit, repeat=repeat) for unit in group.units if self._is_wide(group, unit)]
+            mixed = sorted(rng.sample(wide, len(wide)), key=lambda u: u.max_batch < self._plan.max_batch)
+            groups.append(replace(group, units=tuple(mixed)))
+        return [group for group in groups if group.units]
+
+    def _is_wide(self, group: Group, unit: Unit) -> bool:
+        keys = self._plan.row_keys(group, replace(unit, repeat=0), kv_save=self.can.kv_save)
+        cells = {self._cell_of[key] for key in keys if key in self._cell_of}
+        wanted = self._settings.precision
+        return wanted is not None and any(self._times.width(cell) > wanted for cell in cells)

@@ -1,0 +1,1 @@
+"""What else is measured beside durations: other programs' use of the machine, clocks, and energy."""

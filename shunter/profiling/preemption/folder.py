@@ -1,0 +1,136 @@
+"""The folder of a preemption measurement: what was asked and predicted beforehand, and the rows so far."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from shunter.errors import BrokenFileError, InputError
+from shunter.files import remove_leftovers, write_json
+from shunter.profiling.preemption.plan import PreemptionPlan
+from shunter.profiling.preemption.rows import PreemptionFile
+from shunter.profiling.sweep.plan import model_facts
+from shunter.report.page import report_folder
+
+__all__ = ["Measurement", "Prediction", "open_measurement"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the preempted model's own part of a cycle was predicted to take, before it was measured.
+
+    Attributes:
+        model: A's model.
+        cut_tokens: Tokens that A had generated when it was cut.
+        own_s: Of A's own parts together.
+        low_s: Lower end of the 90 % interval.
+        high_s: Upper end.
+        out_of_range: Whether the model was asked beyond its data.
+    """
+
+    model: str
+    cut_tokens: int
+    own_s: float
+    low_s: float
+    high_s: float
+    out_of_range: bool
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An open folder.
+
+    Attributes:
+        plan: What is measured.
+        engine: Name in the engine registry.
+        device: As the user wrote it.
+        file: The rows so far.
+        predictions: As they were before the first row.
+    """
+
+    plan: PreemptionPlan
+    engine: str
+    device: str
+    file: PreemptionFile
+    predictions: tuple[Prediction, ...]
+
+
+def open_measurement(
+    folder: Path,
+    plan: PreemptionPlan,
+    *,
+    engine: str,
+    device: str,
+    predict: Callable[[], Sequence[Prediction]],
+    resume: bool,
+) -> Measurement:
+    """Begins a measurement, or goes on with one.
+
+    Args:
+        folder: ``plan.json`` and ``predictions.json`` are written there before anything is measured.
+        plan: What is asked for.
+        engine: Name in the engine registry.
+        device: As the user wrote it.
+        predict: Called at the beginning only: predictions are those of before the first row.
+        resume: Whether earlier rows are kept; without any, a measurement begins.
+
+    Raises:
+        InputError: There are rows already, or those there are of something else than what is asked for.
+        BrokenFileError: The folder's files are damaged.
+    """
+    rows, asked = folder / "preemption.parquet", _asked(plan, engine, device)
+    if rows.exists():
+        if not resume:
+            rule = "be a folder without an earlier measurement, or be finished with --resume"
+            raise InputError("--out", rule, str(folder))
+        _check_same(folder / "plan.json", asked)
+        predictions = _read_predictions(folder / "predictions.json")
+    else:
+        predictions = tuple(predict())
+        report_folder(folder)
+        write_json(folder / "predictions.json", [asdict(p) for p in predictions])
+        write_json(folder / "plan.json", asked)
+    remove_leftovers(rows)
+    return Measurement(plan, engine, device, PreemptionFile(rows), predictions)
+
+
+def _asked(plan: PreemptionPlan, engine: str, device: str) -> dict[str, Any]:
+    asked = {
+        "engine": engine,
+        "device": device,
+        "models": [model_facts(model) for model in plan.models],
+        "other": model_facts(plan.other),
+        **asdict(plan.settings),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(asked))
+    return plain
+
+
+def _check_same(path: Path, asked: dict[str, Any]) -> None:
+    try:
+        earlier = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BrokenFileError(path, "it does not say what the rows beside it are of") from error
+    for name, value in asked.items():
+        if earlier.get(name) != value:
+            rule = f"go on with what was begun: {name} was {_short(earlier.get(name))}"
+            raise InputError("--resume", rule, _short(value))
+
+
+def _short(value: Any) -> str:
+    """Models by name: their facts are too long for a line."""
+    if isinstance(value, dict):
+        return f"{value.get('model')} ({value.get('weight_bytes')} bytes)"
+    return ", ".join(map(_short, value)) if isinstance(value, list) else str(value)
+
+
+def _read_predictions(path: Path) -> tuple[Prediction, ...]:
+    try:
+        return TypeAdapter(tuple[Prediction, ...]).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BrokenFileError(path, "it holds no predictions") from error

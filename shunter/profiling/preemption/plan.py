@@ -1,0 +1,147 @@
+"""What a preemption measurement will run, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from shunter.catalog.checkpoints import Checkpoint
+from shunter.errors import InputError
+from shunter.profiling.sweep.plan import parse_level
+
+__all__ = ["PreemptionPlan", "PreemptionSettings", "cut_points", "make_preemption_plan"]
+
+
+@dataclass(frozen=True)
+class PreemptionSettings:
+    """What is measured.
+
+    Attributes:
+        job_tokens: Tokens that job A generates.
+        other_tokens: Tokens that job B generates.
+        prompt_tokens: Prompt of both.
+        cuts: Tokens that A has generated when it is cut, each at least two before its end.
+        repeats: Cycles per model and cut.
+        gpu_layers: Level of both models, as in ``parse_level``.
+        page_cache: State of the files before each load: ``warm`` or ``cold``.
+        context_tokens: Every load's limit per request; None: what the jobs need.
+        seed: Of order and tokens.
+    """
+
+    job_tokens: int = 200
+    other_tokens: int = 50
+    prompt_tokens: int = 16
+    cuts: tuple[int, ...] = ()
+    repeats: int = 3
+    gpu_layers: str = "all"
+    page_cache: str = "warm"
+    context_tokens: int | None = None
+    seed: int = 0
+
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longer job, prompt and generated."""
+        return self.prompt_tokens + max(self.job_tokens, self.other_tokens) + 1
+
+
+@dataclass(frozen=True)
+class PreemptionPlan:
+    """What will be measured: models A, model B, and settings."""
+
+    models: tuple[Checkpoint, ...]
+    other: Checkpoint
+    settings: PreemptionSettings
+
+    @property
+    def context_tokens(self) -> int:
+        """Every load's limit per request."""
+        return self.settings.context_tokens or self.settings.longest_tokens
+
+    def level(self, checkpoint: Checkpoint) -> int:
+        """Layers of a model on the device."""
+        return parse_level(self.settings.gpu_layers, checkpoint.spec.total_layers)
+
+    def order(self) -> list[tuple[int, Checkpoint, int | None]]:
+        """(repeat, model, cut) of each run; a cut of None is an uninterrupted one.
+
+        Each repeat is one pass over everything in random order, so that a slow stretch of the machine does
+        not fall on all repeats of one cut.
+        """
+        rng = np.random.default_rng(self.settings.seed)
+        cells = [(model, cut) for model in self.models for cut in (None, *self.settings.cuts)]
+        return [
+            (repeat, *cells[index])
+            for repeat in range(self.settings.repeats)
+            for index in rng.permutation(len(cells))
+        ]
+
+    def todo(
+        self, measured: Collection[tuple[int, str, int]] = ()
+    ) -> list[tuple[int, Checkpoint, int | None]]:
+        """What is left of ``order``, each model's first uninterrupted run before its cycles.
+
+        Args:
+            measured: (repeat, model name, cut) of the cycles that are there already. Uninterrupted runs are
+                left out where all cycles of their model and repeat are.
+        """
+        left = [
+            (repeat, model, cut)
+            for repeat, model, cut in self.order()
+            if not {(repeat, model.name, c) for c in ([cut] if cut else self.settings.cuts)} <= set(measured)
+        ]
+        first: dict[str, tuple[int, Checkpoint, int | None]] = {}
+        for run in left:
+            if run[2] is None:
+                first.setdefault(run[1].name, run)
+        return [*first.values(), *(run for run in left if run not in first.values())]
+
+
+def cut_points(count: int, job_tokens: int) -> tuple[int, ...]:
+    """Evenly spaced cuts over the share of the job that the paper covers: 100 to 5000 of 7000 tokens.
+
+    Raises:
+        InputError: The job is too short for so many.
+    """
+    cuts = np.unique(np.linspace(max(2, job_tokens / 70), job_tokens * 5 / 7, count).round().astype(int))
+    if count < 1 or len(cuts) < count or cuts[-1] > job_tokens - 2:
+        raise InputError("--cuts", f"fit into a job of {job_tokens} tokens", count)
+    return tuple(int(cut) for cut in cuts)
+
+
+def make_preemption_plan(
+    models: Sequence[Checkpoint], other: Checkpoint | None, settings: PreemptionSettings
+) -> PreemptionPlan:
+    """Checks what was asked for.
+
+    Args:
+        models: A's models.
+        other: B's model; None: the smallest of A's.
+        settings: What is measured.
+
+    Raises:
+        InputError: No or twice the same model, a cut outside the job, or a level that a model does not have.
+    """
+    names = [model.name for model in models]
+    if not names or len(set(names)) < len(names):
+        raise InputError("--model", "be given once or more, each with another name", names)
+    s = settings
+    if not s.cuts or min(s.cuts) < 2 or max(s.cuts) > s.job_tokens - 2:
+        rule = f"be from 2 to {s.job_tokens - 2}, two tokens before the end of the job"
+        raise InputError("--cuts", rule, list(s.cuts))
+    for field, value, least in (
+        ("--other-tokens", s.other_tokens, 2),
+        ("--prompt", s.prompt_tokens, 1),
+        ("--repeats", s.repeats, 1),
+        ("--context", s.longest_tokens if s.context_tokens is None else s.context_tokens, s.longest_tokens),
+    ):
+        if value < least:
+            raise InputError(field, f"be at least {least}", value)
+    if s.page_cache not in ("warm", "cold"):
+        raise InputError("--page-cache", "be warm or cold", s.page_cache)
+    smallest = min(models, key=lambda model: model.weight_bytes)
+    plan = PreemptionPlan(tuple(models), other or smallest, settings)
+    for model in (*plan.models, plan.other):
+        plan.level(model)
+    return plan

@@ -1,0 +1,86 @@
+"""Shows a preemption measurement: answers in words, tables beside the paper's, and stacked bars."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from shunter.files import write_json
+from shunter.profiling.dataset.fingerprint import hardware
+from shunter.profiling.preemption.answers import answers, findings
+from shunter.profiling.preemption.figures import overhead_bars, weights_figure
+from shunter.profiling.preemption.paper import paper_cells
+from shunter.profiling.preemption.plan import PreemptionPlan
+from shunter.profiling.preemption.summary import line_over_models, summarise
+from shunter.profiling.preemption.tables import preemption_tables
+from shunter.report.page import ReportTable, write_page
+
+__all__ = ["PreemptionReport", "preemption_results", "write_preemption_report"]
+
+
+@dataclass(frozen=True)
+class PreemptionReport:
+    """What a terminal shows of it: tables, then lines."""
+
+    tables: tuple[ReportTable, ...]
+    lines: tuple[str, ...]
+
+
+def preemption_results(rows: pd.DataFrame) -> dict[str, Any]:
+    """Everything that tables and pages show, as plain data.
+
+    Args:
+        rows: As from ``read_rows``.
+    """
+    models = summarise(rows)
+    return {"models": models, "line_over_models": line_over_models(models), "paper": paper_cells()}
+
+
+def write_preemption_report(rows: pd.DataFrame, plan: PreemptionPlan, folder: Path) -> PreemptionReport:
+    """Writes ``results.json`` and ``preemption.html``: answers, stacked bars over the cuts, and all tables.
+
+    Args:
+        rows: As from ``read_rows``.
+        plan: What was asked for.
+        folder: It exists.
+    """
+    rows = rows.sort_values("weight_bytes", kind="stable")
+    results, setting = preemption_results(rows), _setting(rows, plan)
+    tables, lines = preemption_tables(results), [*answers(results), *findings(results), setting]
+    write_json(
+        folder / "results.json",
+        {
+            "setting": setting,
+            "settings": asdict(plan.settings),
+            "hardware": hardware(),
+            "load_average": _spread(rows["load_average"]),
+            "answers": answers(results),
+            **results,
+        },
+    )
+    write_page(
+        folder / "preemption.html",
+        title="What preempting a model costs",
+        paragraphs=[setting, *answers(results), *findings(results)],
+        figures=[overhead_bars(rows), weights_figure(results)],
+        tables=tables,
+    )
+    return PreemptionReport(tuple(tables), tuple(lines))
+
+
+def _setting(rows: pd.DataFrame, plan: PreemptionPlan) -> str:
+    first, s, load = rows.iloc[0], plan.settings, _spread(rows["load_average"])
+    return (
+        f"{first['engine']} {first['engine_version']} on {first['device']}, {s.page_cache} page cache, "
+        f"{len(rows)} cycles: job A of {s.job_tokens} tokens cut at {len(s.cuts)} points from {min(s.cuts)} "
+        f"to {max(s.cuts)}, job B of {s.other_tokens} tokens on {plan.other.name}, prompts of "
+        f"{s.prompt_tokens}. System load over one minute: {load['min']:.1f} to {load['max']:.1f} on "
+        f"{hardware()['logical_cores']} cores."
+    )
+
+
+def _spread(values: pd.Series[Any]) -> dict[str, float]:
+    return {"min": float(values.min()), "median": float(values.median()), "max": float(values.max())}

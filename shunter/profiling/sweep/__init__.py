@@ -1,0 +1,4 @@
+"""Sweeps.
+
+``plan`` says what to measure in which order, ``run`` measures it, ``budget`` does so within a time.
+"""

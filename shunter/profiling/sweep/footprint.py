@@ -1,0 +1,43 @@
+"""Whether a load is predicted to fit the device and the host, before it is tried."""
+
+from __future__ import annotations
+
+import psutil
+
+from shunter.engines.base import Engine
+from shunter.profiling.sweep.plan import Group, SweepPlan
+
+__all__ = ["shortage"]
+
+
+def shortage(plan: SweepPlan, group: Group, engine: Engine) -> str | None:
+    """Says in one line why a group's load is predicted not to fit; None if it is.
+
+    The device holds what the engine says that it would count there. The host holds the other layers, and the
+    device's share too where the device is a process of the host.
+
+    Args:
+        plan: Names the device's budget and the load's limits.
+        group: The model and its layers on the device.
+        engine: Asked for the footprint; holds no model now.
+    """
+    checkpoint, level = group.checkpoint, group.gpu_layers
+    on_device = engine.footprint_bytes(
+        checkpoint.name,
+        str(checkpoint.path),
+        level,
+        context_tokens=plan.max_context_tokens,
+        max_batch=plan.max_batch,
+    )
+    on_host = round(checkpoint.weight_bytes * (1 - level / checkpoint.spec.total_layers))
+    on_host += 0 if plan.device.kind == "cuda" else on_device
+    what = f"{checkpoint.name} at {level} layers is predicted to need"
+    override = "--allow-overcommit tries it all the same"
+    budget, free = plan.device.memory_bytes, psutil.virtual_memory().available
+    if budget is not None and on_device > budget:
+        place = f"{on_device / 1e6:.0f} MB of the device's {budget / 1e6:.0f} MB"
+        return f"{what} {place}; {override}"
+    if on_host > free:
+        place = f"{on_host / 1e6:.0f} MB of host memory, of which {free / 1e6:.0f} MB are free"
+        return f"{what} {place}; {override}"
+    return None

@@ -1,0 +1,282 @@
+"""What a sweep will measure, in which order, and about how long it takes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shunter.catalog.checkpoints import Checkpoint
+from shunter.catalog.devices import DeviceSpec
+from shunter.engines.base import Capabilities
+from shunter.errors import InputError
+from shunter.profiling.dataset.fingerprint import digest
+
+__all__ = [
+    "CUT_STEPS",
+    "WARM_UP_TOKENS",
+    "Group",
+    "SweepPlan",
+    "SweepSettings",
+    "Unit",
+    "check_levels",
+    "make_plan",
+    "model_facts",
+    "parse_level",
+]
+
+WARM_UP_TOKENS = 8
+CUT_STEPS = 2  # decode steps before a cut: enough that the request is in the middle of decoding
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """The grid of a sweep.
+
+    Attributes:
+        gpu_layers: Levels as written: ``"all"``, ``"50%"`` or a count.
+        prompt_tokens: Prompt lengths. Kernels like multiples of 4 or 16 (llama.cpp on a CPU is up to 20 %
+            faster there), and real prompts are of any length: so none of the default ones is.
+        decode_tokens: Steps to decode.
+        batch: Requests decoded together.
+        cut_tokens: Tokens in the KV cache when a request is preempted; empty: loads without a request.
+        page_cache: State of the checkpoint's file before a load: ``"warm"``, ``"cold"``.
+        repeats: How often each is measured; each repeat is one pass over all models and levels.
+        context_tokens: The load's limit per request; None: what the grid needs.
+        seed: Of order and token ids.
+        precision: Further passes measure what is still wider: the 95 % interval of the median, relative to
+            the median; None: no further passes.
+        max_repeats: Most passes over a unit, with the further ones.
+        budget_s: The sweep picks from the grid what tells most in this time; None: all of the grid.
+        allow_overcommit: Load models that are predicted not to fit, and keep what was measured while the
+            system swapped.
+    """
+
+    gpu_layers: tuple[str, ...] = ("all",)
+    prompt_tokens: tuple[int, ...] = (15, 61, 250)
+    decode_tokens: tuple[int, ...] = (32,)
+    batch: tuple[int, ...] = (1, 2, 4)
+    cut_tokens: tuple[int, ...] = (32, 128)
+    page_cache: tuple[str, ...] = ("warm",)
+    repeats: int = 3
+    context_tokens: int | None = None
+    seed: int = 0
+    precision: float | None = None
+    max_repeats: int = 6
+    budget_s: float | None = None
+    allow_overcommit: bool = False
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work that is measured as a whole.
+
+    A ``run`` prefills ``batch`` requests and decodes them together. A ``swap`` unloads the model and loads it
+    again for ``max_batch`` requests, around the KV save and restore of one request if ``cut_tokens`` is not
+    0.
+    """
+
+    kind: str
+    repeat: int
+    prompt_tokens: int = 0
+    decode_tokens: int = 0
+    batch: int = 1
+    cut_tokens: int = 0
+    page_cache: str = "warm"
+    max_batch: int = 1
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units of one repeat that one resident serves.
+
+    Attributes:
+        checkpoint: The model.
+        gpu_layers: Layers on the device.
+        units: In the order of measurement.
+    """
+
+    checkpoint: Checkpoint
+    gpu_layers: int
+    units: tuple[Unit, ...]
+
+    @property
+    def loads(self) -> int:
+        """Loads, with the one that opens the group."""
+        return 1 + sum(unit.kind == "swap" for unit in self.units)
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Everything that a sweep measures on one engine and device, in order.
+
+    Attributes:
+        engine: Name in the engine registry.
+        device: Parsed device.
+        settings: The grid.
+        groups: By repeat and (model, gpu_layers).
+        max_batch: Most requests at once. The last loads of a group are for one request only, so that what
+            a load's limits cost can be told from what its weights cost.
+        max_context_tokens: Every load's limit per request.
+    """
+
+    engine: str
+    device: DeviceSpec
+    settings: SweepSettings
+    groups: tuple[Group, ...]
+    max_batch: int
+    max_context_tokens: int
+    plan_id: str = field(default="", compare=False)
+
+    @property
+    def units(self) -> int:
+        """Units of work in all groups."""
+        return sum(len(group.units) for group in self.groups)
+
+    @property
+    def loads(self) -> int:
+        """Loads in all groups."""
+        return sum(group.loads for group in self.groups)
+
+    def unit_key(self, group: Group, unit: Unit, operation: str, index: int) -> str:
+        """Names one row of a unit; the same in every session that would measure the same."""
+        facts = model_facts(group.checkpoint)
+        where = (self.engine, self.device.name, group.gpu_layers, self.max_context_tokens)
+        unit_id = digest([*where, facts, asdict(unit)])
+        return f"{unit_id}/{operation}{index}"
+
+    def row_keys(self, group: Group, unit: Unit, *, kv_save: bool) -> list[str]:
+        """Names of all rows that a unit gives."""
+        names = [("prefill", i) for i in range(unit.batch)] + [("decode", 0)]
+        if unit.kind == "swap":
+            kept = unit.cut_tokens > 0 and kv_save
+            around = ["prefill", "kv_save", "unload", "load", "kv_restore"] if kept else ["unload", "load"]
+            names = [(operation, 0) for operation in around]
+        return [self.unit_key(group, unit, operation, i) for operation, i in names]
+
+
+def make_plan(
+    checkpoints: Sequence[Checkpoint], *, engine: str, device: DeviceSpec, settings: SweepSettings
+) -> SweepPlan:
+    """Lays a grid out as groups of units, both in random order.
+
+    Each repeat is one pass over all models and levels: a stretch of time in which the machine was slow then
+    falls on a few repeats of many cells, not on all repeats of one model. It also means that an interrupted
+    sweep has measured nearly everything once.
+
+    Raises:
+        InputError: No or twice the same model, a level that a model does not have, an empty grid, or a
+            request that is longer than the context.
+    """
+    _check(checkpoints, settings)
+    longest = max(p + d + 1 for p in settings.prompt_tokens for d in settings.decode_tokens)
+    longest = max(
+        [longest, WARM_UP_TOKENS + CUT_STEPS + 1, *(c + CUT_STEPS + 1 for c in settings.cut_tokens)]
+    )
+    context = settings.context_tokens or longest
+    if context < longest:
+        raise InputError("--context", f"hold the longest request of the sweep, {longest} tokens", context)
+    rng = random.Random(settings.seed)
+    places = [
+        (checkpoint, level)
+        for checkpoint in checkpoints
+        for level in sorted({parse_level(text, checkpoint.spec.total_layers) for text in settings.gpu_layers})
+    ]
+    passes = [_units(settings, repeat) for repeat in range(settings.repeats)]
+    groups = [
+        Group(checkpoint, level, (*rng.sample(served, len(served)), *reloads))
+        for served, reloads in passes
+        for checkpoint, level in rng.sample(places, len(places))
+    ]
+    facts = [model_facts(checkpoint) for checkpoint in checkpoints]
+    plan_id = digest([engine, device.name, facts, asdict(settings)])
+    return SweepPlan(engine, device, settings, tuple(groups), max(settings.batch), context, plan_id)
+
+
+def parse_level(text: str, total_layers: int) -> int:
+    """Reads a gpu_layers level: a count, a percentage of total_layers, or ``all``.
+
+    Raises:
+        InputError: It is none of these, or outside 0 to total_layers.
+    """
+    rule = f"be all, a percentage from 0% to 100%, or a count from 0 to {total_layers}"
+    number = text.strip().removesuffix("%")
+    if number == "all":
+        return total_layers
+    if not number.replace(".", "", 1).isdigit():
+        raise InputError("--gpu-layers", rule, text)
+    count = float(number) * (total_layers / 100 if text.strip().endswith("%") else 1)
+    if count > total_layers or ("." in number and not text.strip().endswith("%")):
+        raise InputError("--gpu-layers", rule, text)
+    return round(count)
+
+
+def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The dataset's columns that describe a model."""
+    spec = checkpoint.spec
+    return {
+        "model": checkpoint.name,
+        "checkpoint_format": checkpoint.format,
+        "quantization": checkpoint.quantization,
+        "params": spec.params,
+        "weight_bytes": checkpoint.weight_bytes,
+        "layer_weight_bytes": checkpoint.layer_weight_bytes,
+        "layers": spec.layers,
+        "total_layers": spec.total_layers,
+        "hidden_size": spec.hidden_size,
+        "attn_heads": spec.attn_heads,
+        "kv_bytes_per_token": float(spec.kv_bytes_per_token()),
+        "vocab_size": spec.vocab_size,
+    }
+
+
+def _units(settings: SweepSettings, repeat: int) -> tuple[list[Unit], list[Unit]]:
+    most = max(settings.batch)
+    runs = [
+        Unit("run", repeat, prompt_tokens=prompt, decode_tokens=decode, batch=batch, max_batch=most)
+        for prompt in settings.prompt_tokens
+        for decode in settings.decode_tokens
+        for batch in settings.batch
+    ]
+    swaps = [
+        Unit("swap", repeat, cut_tokens=cut, page_cache=state, max_batch=most)
+        for cut in settings.cut_tokens or (0,)
+        for state in settings.page_cache
+    ]
+    # Last in a group: llama.cpp restores KV only into a resident with the limit of the one it was saved in.
+    narrow = [
+        Unit("swap", repeat, page_cache=state, max_batch=1) for state in settings.page_cache if most > 1
+    ]
+    return list(dict.fromkeys(runs + swaps)), list(dict.fromkeys(narrow))
+
+
+def _check(checkpoints: Sequence[Checkpoint], settings: SweepSettings) -> None:
+    names = [checkpoint.name for checkpoint in checkpoints]
+    if not names or len(set(names)) < len(names):
+        raise InputError("--model", "be given once or more, each with another name", names)
+    grids = {
+        "--prompt": (settings.prompt_tokens, 1),
+        "--decode": (settings.decode_tokens, 1),
+        "--batch": (settings.batch, 1),
+        "--repeats": ((settings.repeats,), 1),
+        "--cuts": (settings.cut_tokens or (CUT_STEPS + 1,), CUT_STEPS + 1),
+    }
+    for field_name, (values, least) in grids.items():
+        if not values or min(values) < least:
+            raise InputError(field_name, f"be numbers of at least {least}", list(values))
+    states = settings.page_cache
+    if not states or not set(states) <= {"warm", "cold"}:
+        raise InputError("--page-cache", "be warm, cold or both", list(states))
+
+
+def check_levels(plan: SweepPlan, can: Capabilities) -> None:
+    """Checks that an engine can hold models at the planned levels.
+
+    Raises:
+        InputError: It cannot split a model, and a level asks for that.
+    """
+    for group in plan.groups:
+        if not can.partial_offload and group.gpu_layers != group.checkpoint.spec.total_layers:
+            rule = f"be all: {can.engine} on {can.device} cannot split a model"
+            raise InputError("--gpu-layers", rule, group.gpu_layers)

@@ -1,0 +1,166 @@
+"""Sweeps: run a plan on an engine, keep each row at once, and go on where an earlier sweep stopped."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shunter.catalog.checkpoints import read_checkpoint
+from shunter.catalog.devices import parse_device
+from shunter.engines.base import Engine
+from shunter.engines.caller.entries import engine_entry, start_engine
+from shunter.errors import InputError
+from shunter.profiling.dataset.journal import Journal, journal_path
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.meters.conditions import Sensors
+from shunter.profiling.meters.metered import MeteredEngine
+from shunter.profiling.sweep.measure import sweep_facts
+from shunter.profiling.sweep.plan import SweepPlan, SweepSettings, check_levels, make_plan
+from shunter.profiling.sweep.run import ProgressCallback, SweepProgress, SweepResult, SweepRun
+
+__all__ = [
+    "MODES",
+    "ProgressCallback",
+    "SweepProgress",
+    "SweepResult",
+    "check_output",
+    "plan_models",
+    "profile_models",
+    "run_sweep",
+]
+
+MODES = ("new", "resume", "append")
+
+
+def plan_models(
+    models: Sequence[str | os.PathLike[str]], *, engine: str, device: str, settings: SweepSettings
+) -> SweepPlan:
+    """Reads the checkpoints' headers and lays a sweep out; starts nothing.
+
+    Args:
+        models: Paths of GGUF files or Hugging Face folders.
+        engine: Name in the engine registry.
+        device: As users write it.
+        settings: The grid.
+
+    Raises:
+        InputError: A checkpoint, the engine, the device or the grid is wrong.
+    """
+    formats = engine_entry(engine, field="--engine").checkpoint_formats
+    checkpoints = [read_checkpoint(Path(path)) for path in models]
+    for checkpoint in checkpoints:
+        if checkpoint.format not in formats:
+            rule = f"be {' or '.join(formats)} for the engine {engine}"
+            raise InputError(f"--model {checkpoint.path}", rule, checkpoint.format)
+    return make_plan(
+        checkpoints, engine=engine, device=parse_device(device, field="--device"), settings=settings
+    )
+
+
+def profile_models(
+    models: Sequence[str | os.PathLike[str]],
+    *,
+    engine: str,
+    device: str,
+    out: str | os.PathLike[str],
+    settings: SweepSettings | None = None,
+    mode: str = "new",
+    python: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> SweepResult:
+    """Profiles models on a real engine and writes the dataset.
+
+    Args:
+        models: Paths of GGUF files or Hugging Face folders.
+        engine: Name in the engine registry.
+        device: As users write it.
+        out: The Parquet dataset.
+        settings: The grid; None: the default one.
+        mode: ``new``, ``resume`` (measure only what the dataset lacks) or ``append`` (measure all again).
+        python: Interpreter of the worker; None: this one.
+        progress: Called after each unit.
+
+    Raises:
+        InputError: Something asked for is wrong, or the dataset exists in mode ``new``.
+        EngineError: The engine failed; rows measured until then are in the dataset.
+    """
+    begun_s = time.monotonic()
+    check_output(out, mode)
+    plan = plan_models(models, engine=engine, device=device, settings=settings or SweepSettings())
+    with start_engine(engine, device, python=python) as running:
+        return run_sweep(plan, running, out, mode=mode, progress=progress, begun_s=begun_s)
+
+
+def check_output(out: str | os.PathLike[str], mode: str) -> None:
+    """Refuses to write over what exists.
+
+    Raises:
+        InputError: The mode is unknown, or it is ``new`` and there is a dataset or an unfinished sweep.
+    """
+    if mode not in MODES:
+        raise InputError("mode", f"be one of {', '.join(MODES)}", mode)
+    if mode == "new" and (Path(out).exists() or journal_path(out).exists()):
+        rule = "not exist yet, or be finished with --resume, or be added to with --append"
+        raise InputError("--out", rule, str(out))
+
+
+def run_sweep(
+    plan: SweepPlan,
+    engine: Engine,
+    dataset: str | os.PathLike[str],
+    *,
+    mode: str = "new",
+    progress: ProgressCallback | None = None,
+    begun_s: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> SweepResult:
+    """Measures a plan on a started engine.
+
+    Every row is in the journal as soon as it was measured, and in the dataset when this returns or raises,
+    Ctrl-C included.
+
+    Args:
+        plan: From ``plan_models``.
+        engine: Holds no model.
+        dataset: The Parquet dataset, or a .csv file.
+        mode: As in ``profile_models``.
+        progress: Called after each unit.
+        begun_s: When the budget's time began, on ``clock``: with the engine's start, say. None: now.
+        clock: Seconds; what a budget is measured with.
+
+    Raises:
+        InputError: The engine cannot do what is planned, no model fits the memory, the dataset is in the way
+            or being written.
+        EngineError: The engine failed.
+        ShunterError: Memory was short while something was measured, or the disk is full.
+    """
+    begun_s = clock() if begun_s is None else begun_s
+    check_output(dataset, mode)
+    metered = MeteredEngine(engine, Sensors(plan.device))
+    check_levels(plan, metered.capabilities())
+    session_id = f"{plan.plan_id}-{uuid.uuid4().hex[:8]}"
+    facts = sweep_facts(plan, metered, session_id)
+    with Journal(dataset, plan_id=plan.plan_id, session_id=session_id) as journal:
+        try:
+            known = _known_rows(dataset, journal, facts) if mode == "resume" else {}
+            run = SweepRun(plan, metered, facts, journal, known, progress, begun_s=begun_s, clock=clock)
+            return run.run()
+        finally:
+            journal.merge()
+
+
+def _known_rows(
+    dataset: str | os.PathLike[str], journal: Journal, facts: Mapping[str, Any]
+) -> dict[str, Mapping[str, Any]]:
+    """Rows measured on this hardware with this engine, by what their id says of unit and operation."""
+    written: list[Any] = read_dataset(dataset).to_dict("records") if Path(dataset).exists() else []
+    here = ("hardware_id", "engine_version")
+    return {
+        str(row["row_id"]).partition("/")[2]: row
+        for row in [*written, *journal.rows]
+        if all(row[name] == facts[name] for name in here)
+    }

@@ -1,0 +1,207 @@
+"""A comparison of evaluations as tables, as a page and as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from shunter.eval.compare import Change, Comparison
+from shunter.eval.metrics.load_curves import load_curves
+from shunter.report.page import PALETTE, ReportTable, Section, write_markdown, write_sections
+from shunter.report.words import WORLDS, format_metric, verdict
+
+__all__ = ["changes_table", "comparison_words", "load_words", "marks_table", "metric_table", "run_words"]
+__all__ += ["write_comparison"]
+
+
+def comparison_words(comparison: Comparison) -> list[str]:
+    """What came of it, in words made from the figures."""
+    lines = []
+    for number in range(2, len(comparison.runs) + 1):
+        changes = [c for c in comparison.changes if c.run == number]
+        parts = []
+        for world in WORLDS:
+            here = [c for c in changes if c.world == world and not c.refused]
+            if here:
+                parts.append(f"{world}, {_counts(here)}")
+        refused = list(dict.fromkeys(c.refused for c in changes if c.refused))
+        parts += [f"not paired: {reason}" for reason in refused]
+        if not changes:
+            parts.append("it shares no policy with run 1 in the same world")
+        unlike = list(
+            dict.fromkeys(
+                m.what for m in comparison.marks if m.run == number and set(m.touches) & set(WORLDS)
+            )
+        )
+        if unlike:
+            parts.append(f"not alike in {', '.join(unlike)}, which may be what moved the figures")
+        lines.append(f"Run {number}: {'; '.join(parts)}.")
+    return lines
+
+
+def _counts(changes: Sequence[Change]) -> str:
+    """How many policies moved which way."""
+    names: dict[str, list[str]] = {}
+    for c in changes:
+        if c.high < 0:
+            kind = "sooner than in run 1 by more than chance"
+        elif c.low > 0:
+            kind = "later than in run 1 by more than chance"
+        else:
+            kind = "exactly as in run 1" if c.low == c.high == 0 else "not told apart from run 1"
+        names.setdefault(kind, []).append(c.policy)
+    return "; ".join(f"{kind}: {', '.join(policies)}" for kind, policies in names.items())
+
+
+def run_words(comparison: Comparison) -> list[str]:
+    """What is compared, a line a run."""
+    lines = []
+    for number, source, scenario, *rest in runs_table(comparison).rows:
+        names = runs_table(comparison).columns[3:]
+        facts = (f"{name} {text}" for name, text in zip(names, rest, strict=True))
+        lines.append(f"run {number}: {source}: {scenario}, {', '.join(facts)}")
+    return lines
+
+
+def runs_table(comparison: Comparison) -> ReportTable:
+    """What is compared."""
+    rows = []
+    for number, run in enumerate(comparison.runs, 1):
+        made = run.result["provenance"]
+        performance = (made.get("performance") or {}).get("digest") or "-"
+        engine = made.get("engine_version") or f"{run.result['scenario']['engine']} (not run)"
+        rate = run.result.get("rate_per_s")
+        rows.append(
+            (
+                str(number),
+                run.source,
+                run.result["scenario"]["name"],
+                "-" if rate is None else f"{rate:.4g}/s",
+                str(len(run.result["seeds"])),
+                engine,
+                performance,
+                made.get("commit") or "-",
+                made.get("created_utc") or "-",
+            )
+        )
+    columns = ("run", "source", "scenario", "rate", "seeds", "engine", "performance model", "commit", "when")
+    return ReportTable("Runs", columns, tuple(rows), prose=True)
+
+
+def metric_table(comparison: Comparison, metric: str) -> ReportTable | None:
+    """One metric: a row per policy and world, a column per run; None if no run has it."""
+    rows = []
+    for policy in comparison.policies:
+        for world in WORLDS:
+            values = [run.metric(policy, world, metric) for run in comparison.runs]
+            if not all(map(math.isnan, values)):
+                rows.append((policy, world, *(format_metric(metric, value) for value in values)))
+    if not rows:
+        return None
+    columns = ("policy", "world", *(f"run {n}" for n in range(1, len(comparison.runs) + 1)))
+    name = comparison.metrics[metric]
+    return ReportTable(f"{name[:1].upper()}{name[1:]}", columns, tuple(rows))
+
+
+def changes_table(comparison: Comparison) -> ReportTable | None:
+    """Paired differences; None if no run shares a policy with the first."""
+    rows = []
+    for c in comparison.changes:
+        unlike = ", ".join(c.marked) or "-"
+        rows.append((str(c.run), c.policy, c.world, str(c.sequences), change_words(c), unlike))
+    note = (
+        "Change of the mean response against run 1, on the same requests, with its 95 % paired bootstrap "
+        "interval: below zero, this run answers sooner. A figure is marked by all that is unlike besides."
+    )
+    columns = ("run", "policy", "world", "sequences", "change against run 1", "unlike besides")
+    return ReportTable("Paired differences", columns, tuple(rows), note, prose=True) if rows else None
+
+
+def change_words(change: Change) -> str:
+    """The change with its interval, or why there is none."""
+    if change.refused:
+        return f"refused: {change.refused}"
+    if math.isnan(change.low):
+        return f"{change.change:+.1%} (no interval)"
+    return f"{change.change:+.1%} [{change.low:+.1%}, {change.high:+.1%}]"
+
+
+def marks_table(comparison: Comparison) -> ReportTable | None:
+    """What is unlike; None if nothing is."""
+    rows = tuple(
+        (str(m.run), m.what, m.first, m.other, " and ".join(m.touches) or "none") for m in comparison.marks
+    )
+    columns = ("run", "unlike in", "run 1", "this run", "touches figures")
+    return ReportTable("What is not alike", columns, rows, prose=True) if rows else None
+
+
+def load_words(comparison: Comparison) -> list[str]:
+    """What each of several loads came to, in words."""
+    results = [run.result for run in comparison.runs]
+    return [f"At {r['rate_per_s']:.4g} requests/s. {line}" for r in results for line in verdict(r)]
+
+
+def write_comparison(
+    comparison: Comparison, path: Path, *, title: str, lines: Sequence[str] | None = None
+) -> Path:
+    """Writes the page, and the same as Markdown beside it.
+
+    Args:
+        comparison: To show.
+        path: Of the page.
+        title: Of the page.
+        lines: What it says first; None: ``comparison_words``.
+    """
+    lines = comparison_words(comparison) if lines is None else lines
+    sections = list(_sections(comparison))
+    write_markdown(path.with_suffix(".md"), title=title, paragraphs=lines, sections=sections)
+    return write_sections(path, title=title, paragraphs=lines, sections=sections)
+
+
+def _sections(comparison: Comparison) -> Iterator[Section]:
+    first = [runs_table(comparison), marks_table(comparison)]
+    yield Section("What is compared", tables=tuple(t for t in first if t is not None))
+    changes = changes_table(comparison)
+    if changes is not None:
+        figure = _changes_figure(comparison)
+        yield Section("Paired differences", figures=(figure,) if figure else (), tables=(_untitled(changes),))
+    yield load_curves([run.result for run in comparison.runs])
+    tables = (metric_table(comparison, metric) for metric in comparison.metrics)
+    yield Section("Metrics side by side", tables=tuple(t for t in tables if t is not None))
+
+
+def _untitled(table: ReportTable) -> ReportTable:
+    return ReportTable("", table.columns, table.rows, table.note, table.prose)
+
+
+def _changes_figure(comparison: Comparison) -> go.Figure | None:
+    figure = go.Figure()
+    for number in range(2, len(comparison.runs) + 1):
+        shown = [c for c in comparison.changes if c.run == number and not c.refused]
+        if shown:
+            figure.add_bar(
+                orientation="h",
+                name=f"run {number}",
+                y=[f"{c.policy}, {c.world}" for c in shown],
+                x=[c.change for c in shown],
+                marker={"color": PALETTE[number - 2], "opacity": 0.5},
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [0.0 if math.isnan(c.high) else c.high - c.change for c in shown],
+                    "arrayminus": [0.0 if math.isnan(c.low) else c.change - c.low for c in shown],
+                    "color": "#333",
+                    "thickness": 1.5,
+                },
+                customdata=[change_words(c) for c in shown],
+                hovertemplate="%{y}: %{customdata}<extra></extra>",
+            )
+    if not figure.data:
+        return None
+    bars = sum(len(trace.y) for trace in figure.data)
+    figure.update_yaxes(autorange="reversed", automargin=True)
+    figure.update_xaxes(title_text="change of the mean response against run 1", tickformat="+.0%")
+    return figure.update_layout(template="plotly_white", height=200 + 24 * bars, showlegend=True)

@@ -1,0 +1,1 @@
+"""MLflow: where the store is, runs of evaluations, and the registry of trained policies."""

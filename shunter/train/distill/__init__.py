@@ -1,0 +1,1 @@
+"""Several trained policies as one network: ``lessons`` collects what they decide, ``distill`` learns it."""

@@ -1,0 +1,178 @@
+"""What teachers decide, where teachers and a student go: decisions to learn from, collected in compiled code.
+
+Source:
+    Ross et al., A Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning,
+    2011, https://arxiv.org/abs/1011.0686: labelled where the student goes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shunter.agents.learned.compiled import Scratch, choose, make_scratch
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import SHORTLIST
+from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
+from shunter.envs.observation.observe import observe
+from shunter.envs.sim.compiled import jit
+from shunter.envs.sim.kernel import begin_episode, environment
+from shunter.envs.sim.randomness import key_of
+from shunter.envs.sim.simulation import advance, begin
+from shunter.envs.state.state import Bools, State
+from shunter.envs.state.tables import Tables
+from shunter.envs.world.world import World
+from shunter.train.search.trials import Trials, episodes_of, rewind
+
+__all__ = ["Shown", "collect"]
+
+Floats = NDArray[np.float64]
+
+
+class Shown(NamedTuple):
+    """Decisions (n, ...) with the teacher's scores of up to ``SHORTLIST`` candidates.
+
+    Attributes:
+        candidates: (n, SHORTLIST, F) float32.
+        context: (n, G) float32.
+        listed: (n, SHORTLIST) which candidates there are.
+        scores: (n, SHORTLIST) of the teacher; minus infinity where there is none.
+        agrees: (n,) whether the student would decide as the teacher does.
+    """
+
+    candidates: NDArray[np.float32]
+    context: NDArray[np.float32]
+    listed: Bools
+    scores: NDArray[np.float32]
+    agrees: Bools
+
+    def first(self, count: int) -> Shown:
+        """So many of them."""
+        return Shown(*(array[:count] for array in self))  # type: ignore[arg-type]
+
+
+@jit
+def show(
+    t: Tables,
+    s: State,
+    teacher: Floats,
+    student: Floats,
+    mine: Scratch,
+    theirs: Scratch,
+    followed: float,
+    share: float,
+    luck: Floats,
+    shown: Shown,
+    count: int,
+) -> int:
+    """Plays an episode and keeps some of its decisions; returns how many are kept now.
+
+    Args:
+        t: Tables.
+        s: State, at the start of an episode.
+        teacher: Vector of the policy that labels.
+        student: Vector of the policy that acts where the teacher does not.
+        mine: Room for the teacher.
+        theirs: Room for the student.
+        followed: Probability that a decision is the student's.
+        share: Of decisions that are kept.
+        luck: Uniform random numbers, used in turn.
+        shown: Written to.
+        count: Decisions that it holds.
+    """
+    c, at = s.clock[0], 0
+    while count < shown.context.shape[0]:
+        d = advance(t, s)
+        if d < 0 or c.now_ns > t.limits[0].max_time_ns:
+            break
+        observe(t, s, d, mine.candidates, mine.context, mine.mask)
+        wanted = choose(teacher, mine.candidates, mine.context, mine.mask, mine)
+        other = choose(student, mine.candidates, mine.context, mine.mask, theirs)
+        acts, kept = luck[at % luck.shape[0]], luck[(at + 1) % luck.shape[0]]
+        at += 2
+        listed = 0
+        for a in range(mine.mask.shape[0]):
+            listed += 0 if np.isnan(mine.prior[a]) else 1
+        if kept < share and listed > 1:
+            place = 0
+            for a in range(mine.mask.shape[0]):
+                if not np.isnan(mine.prior[a]) and place < shown.listed.shape[1]:
+                    for f in range(mine.candidates.shape[1]):
+                        shown.candidates[count, place, f] = mine.candidates[a, f]
+                    shown.listed[count, place] = True
+                    shown.scores[count, place] = mine.prior[a]
+                    place += 1
+            for g in range(mine.context.shape[0]):
+                shown.context[count, g] = mine.context[g]
+            shown.agrees[count] = wanted == other
+            count += 1
+        begin(t, s, d, other if acts < followed else wanted)
+    return count
+
+
+@jit
+def start_over(t: Tables, batch: State, rings: np.ndarray, e: int, noise: bool) -> None:
+    """Takes episode e of a batch back to its start."""
+    s = environment(batch, e)
+    rewind(s, rings[e])
+    begin_episode(t, s, noise)
+
+
+def collect(
+    world: World,
+    teacher: LearnedPolicy,
+    student: LearnedPolicy | None,
+    decisions: int,
+    *,
+    episodes: int,
+    seed: int,
+) -> Shown:
+    """Decisions of one world, spread over episodes; half of them are the student's, if there is one.
+
+    Args:
+        world: To play in.
+        teacher: Labels them.
+        student: Of the same or another width.
+        decisions: How many to keep at most.
+        episodes: Over how many request sequences, see ``episodes_of``.
+        seed: Of these, and of who acts.
+    """
+    follower = teacher if student is None else student
+    seeds = [int(key_of(seed, e)) for e in range(episodes_of(world, episodes))]
+    trials = Trials(world, seeds, width=teacher.width)
+    lane, rings = trials.lanes[0], trials.rings
+    shown = _room(decisions)
+    luck = np.random.default_rng(seed).random(4096)
+    _, made = trials.costs(teacher.vector[None])
+    share = decisions / max(1, made)
+    theirs, count = make_scratch(world.actions, follower.width), 0
+    for e in range(len(seeds)):
+        start_over(trials.tables, lane.state, rings, e, False)
+        followed = 0.0 if student is None else 0.5
+        count = show(
+            trials.tables,
+            lane.state.of(e),
+            teacher.vector,
+            follower.vector,
+            lane.scratch,
+            theirs,
+            followed,
+            share,
+            luck[e % len(luck) :],
+            shown,
+            count,
+        )
+    return shown.first(count)
+
+
+def _room(decisions: int) -> Shown:
+    shape = decisions, SHORTLIST
+    return Shown(
+        candidates=np.zeros((*shape, len(FEATURES)), np.float32),
+        context=np.zeros((decisions, len(CONTEXT_FEATURES)), np.float32),
+        listed=np.zeros(shape, np.bool_),
+        scores=np.full(shape, -np.inf, np.float32),
+        agrees=np.zeros(decisions, np.bool_),
+    )

@@ -1,0 +1,124 @@
+"""The simulator as a Stable-Baselines3 ``VecEnv``: all environments in one compiled call, nothing copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from shunter.envs.gym.scheduling import Observation, make_spaces
+from shunter.envs.gym.vector import final_observation, observation
+from shunter.envs.sim.batch import Batch
+from shunter.envs.sim.kernel import Outputs
+from shunter.envs.sim.supply import environment_key
+from shunter.envs.world.world import World
+
+__all__ = ["SchedulingVecEnv", "UniformVecEnv"]
+
+
+class UniformVecEnv(VecEnv):
+    """What our ``VecEnv`` faces share: all environments are one object, which answers for each of them."""
+
+    render_mode = None
+
+    def has_attr(self, attr_name: str) -> bool:
+        """Whether environments have an attribute; sb3-contrib asks for ``action_masks``."""
+        return hasattr(self, attr_name)
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """An attribute, the same for all environments."""
+        return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Sets an attribute of all environments; there are none of single ones."""
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """What a method gives for each environment; only ``action_masks`` is there."""
+        values = getattr(self, method_name)(*args, **kwargs)
+        return [values[i] for i in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """No environment is."""
+        return [False] * len(list(self._get_indices(indices)))
+
+
+class SchedulingVecEnv(UniformVecEnv):
+    """Many ``SchedulingEnv`` at once for Stable-Baselines3.
+
+    Observations are the arrays that the simulator writes; the step after the next overwrites them, by when
+    SB3's buffers have copied what they keep.
+
+    Args:
+        world: The compiled scenario.
+        num_envs: How many environments.
+        seed: See ``SchedulingVectorEnv``; ``seed()`` changes it from the next reset on.
+        reward_scale: Rewards are multiplied by it.
+        oracle: See ``SchedulingEnv``.
+        noise: Likewise.
+        threads: That share the work.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        num_envs: int,
+        *,
+        seed: int = 0,
+        reward_scale: float = 1.0,
+        oracle: bool = False,
+        noise: bool = False,
+        threads: int = 1,
+    ) -> None:
+        super().__init__(num_envs, *make_spaces(world.actions))
+        self.batch = Batch(world, num_envs, autoreset=True, oracle=oracle, noise=noise, threads=threads)
+        self.reward_scale = reward_scale
+        self._actions = np.zeros(num_envs, np.int64)
+        self._keyed = False
+        self.seed(seed)
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seeds all environments from the next reset on."""
+        if seed is not None:
+            self._base, self._keyed = seed, False
+        return [seed] * self.num_envs
+
+    def reset(self) -> Observation:
+        """Starts an episode in every environment."""
+        keys: list[int | None] = [None] * self.num_envs
+        if not self._keyed:
+            keys = [environment_key(self._base, e) for e in range(self.num_envs)]
+        self._keyed = True
+        return observation(self.batch.reset(keys), copy=False)
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        """Remembers the actions for ``step_wait``."""
+        self._actions[:] = actions
+
+    def step_wait(self) -> tuple[Observation, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
+        """Carries out the actions; each info has ``elapsed``, the step's duration in time scales."""
+        out = self.batch.step(self._actions)
+        result = out.result
+        done = result["terminated"] | result["truncated"]
+        infos: list[dict[str, Any]] = [{"elapsed": elapsed} for elapsed in result["elapsed"].tolist()]
+        if done.any():
+            self._add_ends(out, done, infos)
+        rewards = (result["reward"] * self.reward_scale).astype(np.float32)
+        return observation(out, copy=False), rewards, done, infos
+
+    def _add_ends(self, out: Outputs, done: NDArray[np.bool_], infos: list[dict[str, Any]]) -> None:
+        last = final_observation(out)
+        for e in np.flatnonzero(done):
+            infos[e]["terminal_observation"] = {key: array[e] for key, array in last.items()}
+            infos[e]["TimeLimit.truncated"] = bool(out.result["truncated"][e])
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which actions are legal now, shape (num_envs, A)."""
+        return self.batch.out.mask
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self.batch.close()

@@ -1,0 +1,4 @@
+"""Direct search of a policy's numbers.
+
+``evolution`` is the search, ``trials`` what it costs to be such a policy.
+"""

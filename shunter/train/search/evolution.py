@@ -1,0 +1,335 @@
+"""Direct search: evolution strategies on common random numbers.
+
+The simulator plays an episode in milliseconds and can give every candidate policy the very same requests. So
+a policy's numbers are searched directly: pairs of mirrored perturbations play whole episodes, and what enters
+the gradient is only the difference within a pair, on the same requests. The luck of arrivals, which is most
+of what single trajectories differ by, cancels.
+
+Source:
+    Salimans et al., Evolution Strategies as a Scalable Alternative to Reinforcement Learning, 2017,
+    https://arxiv.org/abs/1703.03864 (mirrored sampling, Adam on the estimated gradient). Kingma and Ba, Adam,
+    2014, https://arxiv.org/abs/1412.6980.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shunter.agents.learned.compiled import LINEAR
+from shunter.agents.learned.file import training_record
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights, width_of
+from shunter.envs.sim.randomness import key_of
+from shunter.envs.world.world import World
+from shunter.errors import InputError
+from shunter.train.result import Curve, OnProgress, TrainResult
+from shunter.train.search.checkpoint import SearchCheckpoint, read_search, write_search
+from shunter.train.search.trials import Trials, episodes_of, score_of
+from shunter.train.settings import VALIDATION_SEEDS, EvolutionSettings, plain
+from shunter.train.validation import Validation, cut_off_late
+
+__all__ = ["Search", "threads_of", "train_evolution"]
+
+Vector = NDArray[np.float64]
+
+PRIOR_SIZE = len(Prior._fields)
+BETAS = 0.9, 0.99
+LEAST_RATE = 0.2
+"""What is left of the learning rate at the end."""
+
+TIMED = 4
+"""Generations after the first that are timed, to find how many there is time for."""
+
+FEWEST = 20
+"""Generations that a search has, however slow they are."""
+
+
+def free(vector: Vector) -> Vector:
+    """A policy's numbers as they are searched: those of the prior by their logarithms."""
+    searched = vector.copy()
+    searched[..., :PRIOR_SIZE] = np.log(np.maximum(searched[..., :PRIOR_SIZE], 1e-4))
+    return searched
+
+
+def bound(searched: Vector) -> Vector:
+    """A policy's numbers from what is searched."""
+    vector = searched.copy()
+    vector[..., :PRIOR_SIZE] = np.exp(np.minimum(vector[..., :PRIOR_SIZE], 20.0))
+    return vector
+
+
+class Adam(NamedTuple):
+    """State of Adam: running means of the gradient and of its square."""
+
+    first: Vector
+    second: Vector
+
+    def step(self, gradient: Vector, number: int) -> Vector:
+        """Updates both in place and gives the direction to go against; number counts from 1."""
+        for mean, beta, value in zip(self, BETAS, (gradient, gradient**2), strict=True):
+            mean *= beta
+            mean += (1 - beta) * value
+        first, second = (m / (1 - beta**number) for m, beta in zip(self, BETAS, strict=True))
+        return np.asarray(first / (np.sqrt(second) + 1e-8))
+
+
+@dataclass
+class Search:
+    """A search under way, generation by generation; each has random numbers of its own.
+
+    So a checkpoint between generations needs none of them: a resumed run is the uninterrupted one.
+    """
+
+    worlds: Sequence[World]
+    settings: EvolutionSettings
+    validation: Validation
+    start: LearnedPolicy
+    pool: Executor | None
+    curve: list[Curve] = field(default_factory=list)
+    best: LearnedPolicy | None = None
+    generation: int = 0
+    generations: int = 0
+    decisions: int = 0
+    before_s: float = 0.0
+    begun_s: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.width = width_of(self.start.weights)
+        vector = to_vector(self.start.weights)
+        size = len(vector) if self.settings.width else PRIOR_SIZE + LINEAR
+        self.center, self.kept = free(vector[:size]), vector[size:]
+        self.average = self.center.copy()
+        self.adam = Adam(np.zeros_like(self.center), np.zeros_like(self.center))
+        self.generations = self.settings.generations
+        self.lanes = threads_of(self.settings)
+        self._last_s: list[float] = []
+
+    @property
+    def elapsed_s(self) -> float:
+        """Spent on training, before a resumption too."""
+        return self.before_s + time.monotonic() - self.begun_s
+
+    @property
+    def share(self) -> float:
+        """How much is done; nothing until it is known how much there is."""
+        return self.generation / self.generations if self.generations else 0.0
+
+    @property
+    def over(self) -> bool:
+        """Whether all generations are done, or nothing has become better for long."""
+        ratios = [point.ratio for point in self.curve]
+        waited = len(ratios) - 1 - ratios.index(min(ratios))
+        tired = 0 < self.settings.patience <= waited
+        return tired or 0 < self.generations <= self.generation
+
+    def advance(self) -> None:
+        """One generation."""
+        settings, begun_s = self.settings, time.monotonic()
+        rng = np.random.default_rng([settings.seed, self.generation])
+        self.move(rng)
+        self.average = settings.averaging * self.average + (1 - settings.averaging) * self.center
+        if self.generation > 1 and len(self._last_s) < TIMED:  # the first one compiles
+            self._last_s.append(time.monotonic() - begun_s)
+            if len(self._last_s) == TIMED:
+                self._plan()
+
+    def move(self, rng: np.random.Generator) -> None:
+        """Takes the centre a generation on: a step against the estimated gradient."""
+        gradient = self.gradient(rng)
+        self.generation += 1
+        rate = self.settings.learning_rate * max(LEAST_RATE, 1.0 - self.share)
+        self.center = self.center - rate * self.adam.step(gradient, self.generation)
+
+    def gradient(self, rng: np.random.Generator) -> Vector:
+        """Estimated from pairs of mirrored perturbations."""
+        noise = self.perturbations(rng, self.settings.pairs)
+        step = self.settings.sigma * noise
+        cost = self.log_costs(rng, np.concatenate([self.center + step, self.center - step]))
+        gap = cost[: len(noise)] - cost[len(noise) :]
+        return np.asarray((gap[:, None] * noise).mean(axis=0) / (gap.std() + 1e-12))
+
+    def perturbations(self, rng: np.random.Generator, count: int) -> Vector:
+        """(count, size) standard normal."""
+        return rng.standard_normal((count, len(self.center)))
+
+    def log_costs(self, rng: np.random.Generator, searched: Vector) -> Vector:
+        """(policies,) mean over some worlds of the logarithm of what each policy costs there per request."""
+        vectors = self.vectors(searched)
+        settings, count = self.settings, min(self.settings.worlds, len(self.worlds))
+        total = np.zeros(len(vectors))
+        for w in rng.choice(len(self.worlds), count, replace=False).tolist():
+            world, score = self.worlds[w], score_of(self.worlds[w])
+            seeds = rng.integers(2**62, size=episodes_of(world, settings.episodes)).tolist()
+            lanes = self.lanes if self.pool is not None else 1
+            trials = Trials(
+                world,
+                [int(key_of(seed, w)) for seed in seeds],
+                width=self.width,
+                score=score,
+                noise=settings.noise,
+                lanes=lanes,
+            )
+            costs, decisions = trials.costs(vectors, self.pool)
+            self.decisions += decisions
+            total += np.log(costs.mean(axis=1)) / count
+        return total
+
+    def vectors(self, searched: Vector) -> Vector:
+        """(policies, all numbers) of policies from those that are searched, (policies, size)."""
+        kept = np.broadcast_to(self.kept, (len(searched), len(self.kept)))
+        return np.concatenate([bound(searched), kept], axis=1)
+
+    def policy(self, searched: Vector) -> LearnedPolicy:
+        """The policy of some numbers, (size,)."""
+        return LearnedPolicy("evolution", from_vector(self.vectors(searched[None])[0], self.width), {})
+
+    def _plan(self, validation_s: float = 0.0) -> None:
+        """Finds how many generations there is time for, once some have been timed."""
+        if self.settings.generations == 0:
+            each_s = float(np.median(self._last_s)) + validation_s / self.settings.validate_every
+            left_s = 60 * self.settings.minutes - self.elapsed_s
+            self.generations = max(FEWEST, self.generation + round(left_s / each_s))
+
+    def validate(self) -> None:
+        """Scores the average of the latest numbers; ties keep the earlier ones."""
+        begun_s = time.monotonic()
+        policy = self.policy(self.average)
+        ratio = self.validation.ratio(policy)
+        if self.best is None or ratio < min(point.ratio for point in self.curve):
+            self.best = policy
+        self.curve.append(Curve(self.decisions, self.elapsed_s, ratio))
+        if self.generation == self.settings.validate_every and len(self._last_s) == TIMED:
+            self._plan(time.monotonic() - begun_s)  # the first one, before all generations, compiles
+
+    def restore(self, checkpoint: SearchCheckpoint) -> None:
+        """Goes on where a checkpoint was written."""
+        arrays, state = checkpoint.arrays, checkpoint.state
+        self.center, self.average = arrays["center"], arrays["average"]
+        self.width, self.kept = state["width"], arrays["best"][len(self.center) :]
+        self.adam = Adam(arrays["first"], arrays["second"])
+        self.best = LearnedPolicy("evolution", from_vector(arrays["best"], self.width), {})
+        self.curve = [Curve(*point) for point in state["curve"]]
+        self.generation, self.generations = state["generation"], state["generations"]
+        self.decisions, self.before_s = state["decisions"], state["elapsed_s"]
+
+    def checkpoint(self) -> SearchCheckpoint:
+        """What ``restore`` needs."""
+        if self.best is None:
+            raise RuntimeError("nothing was validated yet")
+        arrays = {
+            "center": self.center,
+            "average": self.average,
+            "first": self.adam.first,
+            "second": self.adam.second,
+            "best": to_vector(self.best.weights),
+        }
+        state: dict[str, Any] = {
+            "settings": plain(self.settings),
+            "curve": [(p.steps, p.elapsed_s, p.ratio) for p in self.curve],
+            "width": self.width,
+            "generation": self.generation,
+            "generations": self.generations,
+            "decisions": self.decisions,
+            "elapsed_s": self.elapsed_s,
+        }
+        return SearchCheckpoint(arrays, state)
+
+
+def train_evolution(
+    worlds: Sequence[World],
+    settings: EvolutionSettings,
+    *,
+    validation: Sequence[World] | None = None,
+    start: LearnedPolicy | None = None,
+    checkpoint: Path | None = None,
+    on_progress: OnProgress | None = None,
+    how: type[Search] = Search,
+) -> TrainResult:
+    """Searches a policy's numbers; after Ctrl-C the best so far is returned.
+
+    Args:
+        worlds: To be good in.
+        settings: See there.
+        validation: Worlds that choose the numbers to keep; by default those to be good in.
+        start: A policy to start from instead of the untrained one. Where the settings have no network, that
+            of the start is kept as it is, and what is searched is the prior and the linear part.
+        checkpoint: File to write at every validation, and to go on from if it is there.
+        on_progress: See ``OnProgress``.
+        how: To search; ``benchmarks.search_ablation`` takes parts of it away.
+
+    Raises:
+        InputError: The checkpoint is of a training with other settings, or the start of another width.
+        BrokenFileError: The checkpoint is damaged.
+    """
+    begun_s = time.monotonic()
+    worlds = [cut_off_late(world) for world in worlds]
+    judged = worlds if validation is None else list(validation)
+    begun = _start(start, settings)
+    threads = threads_of(settings)
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+        seeds = VALIDATION_SEEDS[: settings.validation_seeds]
+        search = how(worlds, settings, Validation(judged, seeds), begun, pool, begun_s=begun_s)
+        interrupted = _run(search, checkpoint, on_progress)
+    if search.best is None:
+        raise KeyboardInterrupt
+    before_s = 0.0 if start is None else float(start.metadata.get("elapsed_s", 0.0))
+    search.best.metadata.update(
+        training_record(worlds, steps=search.decisions, seed=settings.seed, settings=plain(settings)),
+        baseline=search.validation.baseline,
+        elapsed_s=f"{before_s + search.elapsed_s:.1f}",
+        generations=str(search.generation),
+        validation_ratio=f"{min(point.ratio for point in search.curve):.4f}",
+    )
+    return TrainResult(search.best, search.curve, search.validation.baseline, interrupted)
+
+
+def threads_of(settings: EvolutionSettings) -> int:
+    """As many as asked for, or a worker's share: Ray sets ``OMP_NUM_THREADS`` to it; or one per processor."""
+    share = os.environ.get("OMP_NUM_THREADS", "")
+    return settings.threads or (int(share) if share.isdigit() else 0) or os.cpu_count() or 1
+
+
+def _start(given: LearnedPolicy | None, settings: EvolutionSettings) -> LearnedPolicy:
+    """What a search begins with; a network begins with random layers and a last one that says nothing."""
+    weights = untrained_weights(Prior(), settings.width)
+    rng = np.random.default_rng(settings.seed)
+    for layer in ("encode_1", "encode_2", "score_1"):
+        if settings.width:
+            shape = weights[f"{layer}.weight"].shape
+            weights[f"{layer}.weight"] = rng.normal(0, shape[1] ** -0.5, shape).astype(np.float32)
+    if given is None:
+        return LearnedPolicy("evolution", weights, {})
+    if settings.width and given.width not in (0, settings.width):
+        raise InputError("--from", f"have a network of width {settings.width} or none", given.width)
+    return LearnedPolicy("evolution", {**weights, **given.weights}, {})
+
+
+def _run(search: Search, checkpoint: Path | None, on_progress: OnProgress | None) -> bool:
+    """Takes a search to its end; returns whether Ctrl-C cut it short."""
+    try:
+        if checkpoint is not None and checkpoint.exists():
+            search.restore(read_search(checkpoint, plain(search.settings)))
+        else:
+            search.validate()
+        while not search.over:
+            search.advance()
+            if search.generation % search.settings.validate_every == 0 or search.over:
+                search.validate()
+                if checkpoint is not None:
+                    write_search(search.checkpoint(), checkpoint)
+            if on_progress is not None:
+                on_progress(search.share, search.curve[-1])
+    except KeyboardInterrupt:
+        return True
+    return False

@@ -1,0 +1,1 @@
+"""Searches of parameters by Optuna: of heuristics, and of trainings."""

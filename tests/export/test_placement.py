@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.world.world import World
+from shunter.export import placement
+from shunter.export.placement import fitting_sets, homes_of
+from shunter.models.performance import PerformanceModel
+from shunter.models.published.performance import published_performance
+from tests import worlds
+
+
+def by_trying_all(sizes: list[int], capacity: int) -> list[tuple[int, ...]]:
+    every = range(len(sizes))
+    fits = [
+        set(chosen)
+        for count in range(1, len(sizes) + 1)
+        for chosen in itertools.combinations(every, count)
+        if sum(sizes[i] for i in chosen) <= capacity
+    ]
+    return sorted(tuple(sorted(s)) for s in fits if not any(s < other for other in fits))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=8), st.integers(20, 60))
+def test_the_sets_are_those_of_trying_all(sizes: list[int], capacity: int) -> None:
+    assert fitting_sets(sizes, capacity) == by_trying_all(sizes, capacity)
+
+
+def test_too_many_sets_are_not_listed() -> None:
+    assert fitting_sets([1.0] * 20, 10) is None
+    assert fitting_sets([1.0] * 20, 20) == [tuple(range(20))]
+    assert len(fitting_sets([1.0] * placement.MOST_SETS, 1) or ()) == placement.MOST_SETS
+
+
+def test_homes_fit_and_cost_what_is_predicted(fake_world: World, fake_performance: PerformanceModel) -> None:
+    homes = homes_of(fake_world.scenario, fake_performance)
+    assert [home.model for home in homes] == ["small", "medium", "large"]
+    assert sum(home.share for home in homes) == 1.0
+    tables = fake_world.tables
+    for m, home in enumerate(homes):
+        level = fake_world.gpu_layers[m].index(home.gpu_layers)
+        assert tables.level_ok[home.device, m, level]
+        assert home.footprint_bytes == tables.footprint_bytes[home.device, m, level]
+        assert np.isclose(home.load.seconds, tables.load_s[home.device, m, level])
+        assert np.isclose(home.unload.seconds, tables.unload_s[home.device, m, level])
+        assert home.load.low < home.load.seconds < home.load.high
+        assert not home.is_cold
+
+
+def test_work_is_spread_over_equal_devices(
+    fake_checkpoints: dict[str, Path], fake_performance: PerformanceModel
+) -> None:
+    devices = [{"name": f"d{i}", "device": "cpu:1-threads-65MB"} for i in range(3)]
+    scenario = worlds.fake_scenario(fake_checkpoints, devices=devices)
+    assert {home.device for home in homes_of(scenario, fake_performance)} == {0, 1, 2}
+
+
+def test_files_are_cold_where_the_hosts_memory_is_short() -> None:
+    laptop = load_scenario("laptop")
+    roomy = laptop.model_copy(update={"limits": laptop.limits.model_copy(update={"host_memory_gb": 100.0})})
+    short, warm = (homes_of(s, published_performance()) for s in (laptop, roomy))
+    assert all(home.is_cold for home in short)
+    assert not any(home.is_cold for home in warm)
+    assert all(a.load.seconds > b.load.seconds for a, b in zip(short, warm, strict=True))
