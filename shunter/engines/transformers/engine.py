@@ -36,7 +36,16 @@ from ..base import (
 from ..given_back import check_given_back
 from ..ledger import Ledger, Saved, checked_level, decode_steps
 from ..page_cache import drop_cached
-from .checkpoint import kv_shape, place, read_config, read_model, weight_files
+from .checkpoint import (
+    kv_shape,
+    loaded_dtype,
+    loaded_weights,
+    place,
+    read_config,
+    read_model,
+    weight_files,
+    weights_on_device,
+)
 from .kv import KvSlots, SavedKv
 from .memory import free_bytes, give_back, memory_errors, resident_bytes
 from .model import TorchModel
@@ -86,12 +95,14 @@ class TransformersEngine(Engine):
     def footprint_bytes(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
     ) -> int:
-        weight_bytes = sum(path.stat().st_size for path in weight_files(checkpoint))
+        weight_files(checkpoint)  # says what is lacking
         config = read_config(checkpoint)
         shape = kv_shape(config)
         level = checked_level(gpu_layers, shape.layers + 1, partial=self.partial_offload, device=self.name)
-        kv_bytes = shape.bytes_per_token(config.dtype or torch.float32) * max_batch * context_tokens
-        return weight_bytes * level // (shape.layers + 1) + kv_bytes * (level > 0)
+        dtype = loaded_dtype(checkpoint, config)
+        weights = loaded_weights(checkpoint, config, dtype)
+        kv_bytes = shape.bytes_per_token(dtype) * max_batch * context_tokens
+        return weights_on_device(weights, level) + kv_bytes * (level > 0)
 
     def load(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
