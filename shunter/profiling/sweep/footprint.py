@@ -26,16 +26,18 @@ def host_weight_bytes(checkpoint: Checkpoint, gpu_layers: int) -> int:
 
 
 def shortage(plan: SweepPlan, group: Group, engine: Engine) -> str | None:
-    """Says in one line why a group's load is predicted not to fit; None if it is.
+    """Says in one line why a group's load is predicted not to fit; None if it is, or if it is tried anyway.
 
     The device holds what the engine says that it would count there. The host holds the other layers, and the
     device's share too where the device is a process of the host.
 
     Args:
-        plan: Names the device's budget and the load's limits.
+        plan: Names the device's budget and the load's limits, and whether loads are tried all the same.
         group: The model and its layers on the device.
         engine: Asked for the footprint; holds no model now.
     """
+    if plan.settings.allow_overcommit:
+        return None
     checkpoint, level = group.checkpoint, group.gpu_layers
     on_device = engine.footprint_bytes(
         checkpoint.name,
@@ -46,7 +48,7 @@ def shortage(plan: SweepPlan, group: Group, engine: Engine) -> str | None:
     )
     on_host = host_weight_bytes(checkpoint, level)
     on_host += 0 if plan.device.kind == "cuda" else on_device
-    what = f"{checkpoint.name} at {level} layers is predicted to need"
+    what = f"{group.label} is predicted to need"
     override = "--allow-overcommit tries it all the same"
     budget, free = plan.device.memory_bytes, psutil.virtual_memory().available
     if budget is not None and on_device > budget:
