@@ -11,7 +11,6 @@ from typing import Any
 from ..base import (
     Capabilities,
     DecodeResult,
-    DeviceMemoryError,
     Engine,
     KvResult,
     LoadResult,
@@ -21,6 +20,7 @@ from ..base import (
 )
 from ..headers import read_tensors
 from ..ledger import Ledger, Saved, checked_level, decode_steps
+from ..memory import check_fits
 from ..weights import weigh
 from .costs import Clock, Durations, LinearDurations, VirtualClock, WallClock
 
@@ -99,11 +99,13 @@ class FakeEngine(Engine):
     ) -> LoadResult:
         self._ledger.check_load(model, context_tokens, max_batch)
         level = self._checked(model, checkpoint, gpu_layers)
-        needed = self.memory().device_bytes + level.durations.device_bytes(model, level.gpu_layers)
-        if self.memory_bytes is not None and needed > self.memory_bytes:
-            raise DeviceMemoryError(
-                f"{self.device} has {self.memory_bytes} bytes; with {model!r} it would need {needed}"
-            )
+        check_fits(
+            model,
+            self.device,
+            needed_bytes=level.durations.device_bytes(model, level.gpu_layers),
+            taken_bytes=self.memory().device_bytes,
+            budget_bytes=self.memory_bytes,
+        )
         spent = self._spend(level.durations.load_s(model, checkpoint, level.gpu_layers))
         self._ledger.add(model, level, context_tokens, max_batch)
         return LoadResult(spent.start_s, spent.end_s, level.total_layers, self.memory())

@@ -24,7 +24,6 @@ from transformers.utils import logging as transformers_logging
 from ..base import (
     Capabilities,
     DecodeResult,
-    DeviceMemoryError,
     Engine,
     EngineUnavailableError,
     KvResult,
@@ -33,8 +32,8 @@ from ..base import (
     PrefillResult,
     Timed,
 )
-from ..given_back import check_given_back
 from ..ledger import Ledger, Saved, checked_level, decode_steps
+from ..memory import check_fits, check_given_back, resident_bytes
 from ..page_cache import drop_cached
 from .checkpoint import (
     kv_shape,
@@ -47,7 +46,7 @@ from .checkpoint import (
     weights_on_device,
 )
 from .kv import KvSlots, SavedKv
-from .memory import free_bytes, give_back, memory_errors, resident_bytes
+from .memory import free_bytes, give_back, memory_errors
 from .model import TorchModel
 
 __all__ = ["TransformersEngine", "create"]
@@ -112,7 +111,17 @@ class TransformersEngine(Engine):
         device_bytes = self.footprint_bytes(
             model, checkpoint, gpu_layers, context_tokens=context_tokens, max_batch=max_batch
         )
-        self._check_budget(model, device_bytes)
+        taken_bytes = sum(resident.model.device_bytes for resident in self._ledger.residents.values())
+        budget_bytes = self.memory_bytes
+        if budget_bytes is None:
+            budget_bytes = taken_bytes + free_bytes(self.device)
+        check_fits(
+            model,
+            self.name,
+            needed_bytes=device_bytes,
+            taken_bytes=taken_bytes,
+            budget_bytes=budget_bytes,
+        )
         config = read_config(checkpoint)
         shape = kv_shape(config)
         level = checked_level(gpu_layers, shape.layers + 1, partial=self.partial_offload, device=self.name)
@@ -123,15 +132,6 @@ class TransformersEngine(Engine):
         self._ledger.add(model, TorchModel(net, slots, device_bytes), context_tokens, max_batch)
         end_s = self._now_s()
         return LoadResult(start_s, end_s, shape.layers + 1, self.memory())
-
-    def _check_budget(self, model: str, device_bytes: int) -> None:
-        held = [resident.model.device_bytes for resident in self._ledger.residents.values()]
-        free = free_bytes(self.device) if self.memory_bytes is None else self.memory_bytes - sum(held)
-        if device_bytes > free:
-            raise DeviceMemoryError(
-                f"{self.name} has {free / 1e6:.0f} MB left; "
-                f"{model!r} needs {device_bytes / 1e6:.0f} MB for weights and KV"
-            )
 
     def unload(self, model: str) -> Timed:  # noqa: D102
         start_s = self._now_s()
