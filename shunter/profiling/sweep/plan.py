@@ -22,6 +22,7 @@ __all__ = [
     "SweepSettings",
     "Unit",
     "check_levels",
+    "check_names",
     "in_order",
     "make_plan",
     "model_facts",
@@ -275,10 +276,19 @@ def _units(settings: SweepSettings, repeat: int) -> tuple[list[Unit], list[Unit]
     return list(dict.fromkeys(runs + swaps)), list(dict.fromkeys(narrow))
 
 
-def _check(checkpoints: Sequence[Checkpoint], settings: SweepSettings) -> None:
+def check_names(checkpoints: Sequence[Checkpoint]) -> None:
+    """Checks that models can be told apart by name.
+
+    Raises:
+        InputError: There is none, or twice the same.
+    """
     names = [checkpoint.name for checkpoint in checkpoints]
     if not names or len(set(names)) < len(names):
         raise InputError("--model", "be given once or more, each with another name", names)
+
+
+def _check(checkpoints: Sequence[Checkpoint], settings: SweepSettings) -> None:
+    check_names(checkpoints)
     grids = {
         "--prompt": (settings.prompt_tokens, 1),
         "--decode": (settings.decode_tokens, 1),
