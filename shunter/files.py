@@ -15,7 +15,7 @@ import psutil
 
 from shunter.errors import ShunterError
 
-__all__ = ["finite", "remove_leftovers", "replaced", "unwritable", "write_bytes", "write_json", "write_text"]
+__all__ = ["finite", "replaced", "unwritable", "write_bytes", "write_json", "write_text"]
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
         whole = path.resolve()
         temporary = whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
         whole.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(whole)
+        _remove_leftovers(whole)
         try:
             yield temporary
             _sync(temporary)
@@ -49,8 +49,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise unwritable(path, error) from error
 
 
-def remove_leftovers(path: Path) -> None:
-    """Removes half-written files that killed processes left beside a file."""
+def _remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         pid = leftover.name.split(".")[-2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):

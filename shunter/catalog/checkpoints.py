@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shunter.catalog.headers import TensorInfo, read_gguf_header, read_safetensors_header
 from shunter.catalog.models import ModelSpec
+from shunter.engines.headers import HeaderError, TensorInfo, read_gguf_header, read_tensors, weight_files
+from shunter.engines.weights import weigh
 from shunter.errors import BrokenFileError, InputError
 
 __all__ = ["ARCHITECTURES", "Checkpoint", "read_checkpoint"]
@@ -19,7 +19,6 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """Families whose sizes are known; each is dense."""
 
 _GENERATES = "be a model that generates text, not one for embeddings or ranking"
-_LAYER = re.compile(r"^(?:blk|model\.layers)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ def read_checkpoint(path: str | Path, *, field: str = "--model") -> Checkpoint:
         if path.suffix in (".safetensors", ".json"):
             raise InputError(field, "name the folder that holds config.json, not a file in it", str(path))
         return _read_gguf(path, field)
+    except HeaderError as err:
+        raise BrokenFileError(err.path, err.why) from err
     except OSError as err:
         raise BrokenFileError(err.filename or path, err.strerror or str(err)) from err
 
@@ -117,7 +118,9 @@ def _read_folder(path: Path, field: str) -> Checkpoint:
     classes = config.get("architectures") or []
     if classes and not any(str(name).endswith("ForCausalLM") for name in classes):
         raise InputError(field, _GENERATES, f"{path}: {', '.join(map(str, classes))}")
-    tensors = _read_safetensors(path, field)
+    if weight_files(path) == [path / "model.safetensors"] and not (path / "model.safetensors").exists():
+        raise InputError(field, "hold model.safetensors or model.safetensors.index.json", str(path))
+    tensors = read_tensors(path)
 
     def number(key: str, default: int | None = None) -> int:
         return _integer(path / "config.json", key, config.get(key) or default)
@@ -138,19 +141,6 @@ def _read_folder(path: Path, field: str) -> Checkpoint:
         qk_norm=first_layer + "q_norm.weight" in tensors,
     )
     return _summarised(path, "safetensors", spec, tensors)
-
-
-def _read_safetensors(path: Path, field: str) -> dict[str, TensorInfo]:
-    index = path / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if not (path / names[0]).exists() and index.exists():
-        shards = _read_json(index).get("weight_map")
-        if not isinstance(shards, dict):
-            raise BrokenFileError(index, "it has no weight_map")
-        names = sorted(set(map(str, shards.values())))
-    elif not (path / names[0]).exists():
-        raise InputError(field, "hold model.safetensors or model.safetensors.index.json", str(path))
-    return {key: info for name in names for key, info in read_safetensors_header(path / name).items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -179,19 +169,16 @@ def _integer(path: Path, key: str, value: object) -> int:
 
 
 def _summarised(path: Path, format: str, spec: ModelSpec, tensors: dict[str, TensorInfo]) -> Checkpoint:
-    weights: Counter[str] = Counter()
+    elements: Counter[str] = Counter()
     for info in tensors.values():
-        weights[info.dtype] += info.elements
-    layer_of = {name: match[1] for name in tensors if (match := _LAYER.match(name))}
-    if len(set(layer_of.values())) != spec.layers:
-        found = len(set(layer_of.values()))
-        raise BrokenFileError(path, f"it says {spec.layers} layers and holds the tensors of {found}")
+        elements[info.dtype] += info.elements
+    weights = weigh(path, tensors, layers=spec.layers)
     return Checkpoint(
         name=spec.name,
         path=path,
         format=format,
         spec=spec,
-        quantization=weights.most_common(1)[0][0] if weights else "none",
-        weight_bytes=sum(info.nbytes for info in tensors.values()),
-        layer_weight_bytes=sum(tensors[name].nbytes for name in layer_of) // spec.layers,
+        quantization=elements.most_common(1)[0][0],
+        weight_bytes=weights.total_bytes,
+        layer_weight_bytes=sum(weights.layer_bytes) // spec.layers,
     )

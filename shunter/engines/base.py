@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 
 __all__ = [
     "ERRORS",
@@ -166,6 +168,11 @@ class DecodeResult(Timed):
 
     step_end_s: list[float]
     tokens: dict[str, list[int]]
+
+    @property
+    def step_p50_s(self) -> float:
+        """Median duration of the steps, in seconds."""
+        return median(end - start for start, end in pairwise([self.start_s, *self.step_end_s]))
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from typer.testing import CliRunner
 
 from shunter.catalog.models import ModelSpec
 from shunter.cli import profile as command
+from shunter.cli.main import main
 from shunter.engines.base import WorkerDiedError
-from shunter.engines.fake.engine import FakeEngine
+from shunter.engines.fake.engine import FakeEngine, LinearDurations
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
 from shunter.profiling.checkpoints.synthetic import write_checkpoint
 from shunter.profiling.dataset.table import read_dataset
@@ -187,3 +188,27 @@ def test_a_worker_process_is_profiled_like_any_engine(checkpoint, tmp_path):
     )
     assert result.exit_code == 0
     assert (read_dataset(out)["duration_s"] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "like", "size", "layers"),
+    [("deep.gguf", "Llama-3-8B", "5.3125MB", 20), ("flat", "Qwen2.5-0.5B", "6MB", 3)],
+)
+def test_the_fake_profiles_what_the_command_made_of_any_depth(tmp_path, name, like, size, layers):
+    """The real commands, with the fake in a worker process."""
+    made, out = str(tmp_path / name), str(tmp_path / "d.parquet")
+    grid = ["--prompt", "8", "--decode", "4", "--batch", "1", "--cuts", "8", "--gpu-layers", "0,all"]
+    grid += ["--repeats", "1", "--max-repeats", "1", "--precision", "none"]
+    for arguments in (
+        ["checkpoint", made, "--like", like, "--size", size],
+        ["profile", "--engine", "fake", "--model", made, "--out", out, *grid],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+    rows = read_dataset(out)
+    assert set(rows["total_layers"]) == {layers + 1}
+    step_s = rows[rows["operation"] == "decode"].set_index("gpu_layers")["duration_s"]
+    costs = LinearDurations(total_layers=layers + 1)
+    for level in (0, layers + 1):
+        assert step_s[level] == pytest.approx(costs.decode_step_s(name, level, 1, 11), rel=0.5)

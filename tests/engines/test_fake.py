@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
-from shunter.engines.base import DeviceMemoryError, UnsupportedLevelError
+from shunter.catalog.models import ModelSpec
+from shunter.engines.base import CheckpointError, DeviceMemoryError, UnsupportedLevelError
 from shunter.engines.fake.engine import FakeEngine, LinearDurations, VirtualClock, WallClock, create
+from shunter.profiling.checkpoints.synthetic import write_checkpoint
 
 
 class OneSecondEach(LinearDurations):
@@ -118,3 +121,22 @@ def test_the_worker_s_fake_keeps_to_its_device() -> None:
     assert engine.capabilities().device == "cpu:1-threads-50MB"
     with pytest.raises(DeviceMemoryError, match="cpu:1-threads-50MB"):
         engine.load("m", "", None, context_tokens=9, max_batch=1)
+
+
+@pytest.mark.parametrize("kind", ["gguf", "safetensors"])
+def test_a_model_has_the_layers_of_its_checkpoint(tmp_path: Path, kind: str) -> None:
+    spec = ModelSpec("deep", 20, 64, 1, 1, 64, 128, 512)
+    path = str(write_checkpoint(spec, tmp_path / f"deep.{kind}", format=kind, quantization="F16").path)
+    engine = FakeEngine()
+    assert engine.load("deep", path, 21, context_tokens=9, max_batch=1).total_layers == 21
+    engine.prefill("deep", "r", [1])
+    step = engine.decode("deep", {"r": 1}, max_steps=1)
+    assert step.duration_s == pytest.approx(LinearDurations(total_layers=21).decode_step_s("deep", 21, 1, 2))
+    with pytest.raises(UnsupportedLevelError, match="0 to 21"):
+        engine.load("again", path, 22, context_tokens=9, max_batch=1)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no model")
+    with pytest.raises(CheckpointError, match="not a GGUF file"):
+        FakeEngine().load("m", str(tmp_path / "text"), None, context_tokens=9, max_batch=1)

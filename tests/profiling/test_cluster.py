@@ -1,6 +1,7 @@
 import importlib.util
 import socket
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -121,6 +122,14 @@ def test_a_checkpoint_that_nodes_lack_is_named_with_the_node(cluster, models, tm
 def test_a_cluster_without_gpus_is_refused_for_a_gpu(cluster, models, tmp_path):
     with pytest.raises(InputError, match="with a GPU for cuda:0"):
         run_cluster_sweep(plan(models, device="cuda:0"), cluster.address, tmp_path / "d.parquet")
+
+
+def test_a_plan_of_which_nothing_fits_is_bad_input_as_on_one_machine(cluster, models, tmp_path):
+    settings = replace(SETTINGS, gpu_layers=("all",), repeats=1)
+    cramped = plan(models[:1], settings, device="cpu:1-threads-1MB")
+    with pytest.raises(InputError, match=r"fit the memory at one level at least.*a at 9 layers on "):
+        run_cluster_sweep(cramped, cluster.address, tmp_path / "d.parquet")
+    assert not (tmp_path / "d.parquet").exists()
 
 
 def test_tasks_take_turns_and_one_that_waits_sees_what_others_did(cluster):

@@ -129,6 +129,7 @@ def test_what_a_killed_writer_left_is_removed_but_not_a_live_ones_file(dataset):
     dead.write_bytes(b"half")
     alive.write_bytes(b"half")
     with journal(dataset) as j:
+        j.append(row("a"))
         j.merge()
     assert (dead.exists(), alive.exists()) == (False, True)
 

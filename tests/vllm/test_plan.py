@@ -14,16 +14,15 @@ from shunter.engines.base import (
     UnsupportedLevelError,
 )
 from shunter.engines.caller.client import start_engine
+from shunter.engines.headers import TensorInfo, read_tensors
 from shunter.engines.vllm.plan import (
     KvPlan,
-    StoredTensor,
     check_blocks,
     check_offloaded,
     check_shapes,
-    layer_bytes,
     offloaded_bytes,
-    stored_tensors,
 )
+from shunter.engines.weights import weigh
 from shunter.profiling.checkpoints.synthetic import write_checkpoint
 
 SPEC = ModelSpec("tiny", 3, 128, 2, 1, 64, 256, 512)
@@ -58,7 +57,7 @@ def test_vllm_may_choose_larger_blocks() -> None:
 
 def test_layers_are_measured_in_the_file(tmp_path: Path) -> None:
     folder = write_checkpoint(SPEC, tmp_path / "c", format="safetensors", quantization="BF16").path
-    layers = layer_bytes(stored_tensors([folder / "model.safetensors"]))
+    layers = list(weigh(folder, read_tensors(folder)).layer_bytes)
     attention = 2 * SPEC.hidden_size * SPEC.head_dim * (SPEC.attn_heads + SPEC.kv_heads)
     weights = attention + 3 * SPEC.hidden_size * SPEC.intermediate_size + 2 * SPEC.hidden_size
     assert layers == [2 * weights] * SPEC.layers
@@ -68,11 +67,11 @@ def test_layers_are_measured_in_the_file(tmp_path: Path) -> None:
 def test_refuses_a_file_without_a_header(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-        stored_tensors([tmp_path / "model.safetensors"])
+        read_tensors(tmp_path)
 
 
 def test_refuses_a_tensor_of_another_shape() -> None:
-    tensors = [StoredTensor("a", (2, 3), 24), StoredTensor("b", (4,), 16)]
+    tensors = {"a": TensorInfo("F32", (2, 3), 24), "b": TensorInfo("F32", (4,), 16)}
     check_shapes("c", tensors, {"a": (2, 3), "elsewhere": (1,)})
     with pytest.raises(CheckpointError, match=r"1 weights are misshapen, first a: \(2, 3\), not \(3, 2\)"):
         check_shapes("c", tensors, {"a": (3, 2)})

@@ -5,12 +5,12 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from ..base import (
     Capabilities,
     DecodeResult,
-    DeviceMemoryError,
     Engine,
     KvResult,
     LoadResult,
@@ -18,7 +18,10 @@ from ..base import (
     PrefillResult,
     Timed,
 )
+from ..headers import read_tensors
 from ..ledger import Ledger, Saved, checked_level, decode_steps
+from ..memory import check_fits
+from ..weights import weigh
 from .costs import Clock, Durations, LinearDurations, VirtualClock, WallClock
 
 __all__ = [
@@ -39,19 +42,21 @@ VOCAB_SIZE = 32_000
 class _Level:
     gpu_layers: int
     total_layers: int
+    durations: Durations
 
 
 class FakeEngine(Engine):
-    """Obeys the contract of the real engines on a clock of its caller's, without reading a checkpoint.
+    """Obeys the contract of the real engines on a clock of its caller's; of a checkpoint it reads the header.
 
     Tokens are a hash of the model's name and all tokens before, so that however a request is preempted and
     resumed it goes on alike.
 
     Args:
-        durations: How long everything takes; ``LinearDurations()`` if None.
+        durations: How long everything takes; ``LinearDurations`` of each model's layers if None.
         clock: Advanced by each call; a ``VirtualClock`` of its own if None.
         device: Name of the device it stands for.
-        total_layers: Layers of every model, or of some by name; the others have ``DEFAULT_LAYERS``.
+        total_layers: Layers of every model, or of some by name. Others have those of their checkpoint, or
+            ``DEFAULT_LAYERS`` where there is no such file.
         memory_bytes: The device's budget; None means no limit.
         partial_offload: Whether it accepts gpu_layers other than all.
         kv_bytes_per_token: Size of the keys and values of one token.
@@ -63,12 +68,13 @@ class FakeEngine(Engine):
         clock: Clock | None = None,
         *,
         device: str = "fake",
-        total_layers: int | dict[str, int] = DEFAULT_LAYERS,
+        total_layers: int | dict[str, int] | None = None,
         memory_bytes: int | None = None,
         partial_offload: bool = True,
         kv_bytes_per_token: int = 10_000,
     ) -> None:
         self.durations: Durations = LinearDurations() if durations is None else durations
+        self._has_own_durations = durations is not None
         self.clock: Clock = VirtualClock() if clock is None else clock
         self.device = device
         self.total_layers = total_layers
@@ -76,6 +82,7 @@ class FakeEngine(Engine):
         self.partial_offload = partial_offload
         self.kv_bytes_per_token = kv_bytes_per_token
         self._ledger: Ledger[_Level, int] = Ledger()
+        self._layers_read: dict[str, int] = {}
 
     def capabilities(self) -> Capabilities:
         """As Engine says; so are the calls below."""
@@ -84,30 +91,34 @@ class FakeEngine(Engine):
     def footprint_bytes(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
     ) -> int:
-        return self.durations.device_bytes(model, self._checked(model, gpu_layers).gpu_layers)
+        level = self._checked(model, checkpoint, gpu_layers)
+        return level.durations.device_bytes(model, level.gpu_layers)
 
     def load(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
     ) -> LoadResult:
         self._ledger.check_load(model, context_tokens, max_batch)
-        level = self._checked(model, gpu_layers)
-        needed = self.memory().device_bytes + self.durations.device_bytes(model, level.gpu_layers)
-        if self.memory_bytes is not None and needed > self.memory_bytes:
-            raise DeviceMemoryError(
-                f"{self.device} has {self.memory_bytes} bytes; with {model!r} it would need {needed}"
-            )
-        spent = self._spend(self.durations.load_s(model, checkpoint, level.gpu_layers))
+        level = self._checked(model, checkpoint, gpu_layers)
+        check_fits(
+            model,
+            self.device,
+            needed_bytes=level.durations.device_bytes(model, level.gpu_layers),
+            taken_bytes=self.memory().device_bytes,
+            budget_bytes=self.memory_bytes,
+        )
+        spent = self._spend(level.durations.load_s(model, checkpoint, level.gpu_layers))
         self._ledger.add(model, level, context_tokens, max_batch)
         return LoadResult(spent.start_s, spent.end_s, level.total_layers, self.memory())
 
     def unload(self, model: str) -> Timed:  # noqa: D102
         level = self._level(model)
         del self._ledger.residents[model]
-        return self._spend(self.durations.unload_s(model, level))
+        return self._spend(level.durations.unload_s(model, level.gpu_layers))
 
     def prefill(self, model: str, request: str, tokens: list[int]) -> PrefillResult:  # noqa: D102
         resident = self._ledger.check_prefill(model, request, tokens)
-        spent = self._spend(self.durations.prefill_s(model, resident.model.gpu_layers, len(tokens)))
+        level = resident.model
+        spent = self._spend(level.durations.prefill_s(model, level.gpu_layers, len(tokens)))
         token = _next_token(model, tokens)
         resident.requests[request] = [*tokens, token]
         return PrefillResult(spent.start_s, spent.end_s, token, len(tokens))
@@ -120,8 +131,9 @@ class FakeEngine(Engine):
         def step(active: list[str]) -> list[int]:
             held = [resident.requests[request] for request in active]
             context_tokens = sum(map(len, held)) / len(held)
-            level = resident.model.gpu_layers
-            self._spend(self.durations.decode_step_s(model, level, len(held), context_tokens))
+            level = resident.model
+            step_s = level.durations.decode_step_s(model, level.gpu_layers, len(held), context_tokens)
+            self._spend(step_s)
             return [_next_token(model, tokens) for tokens in held]
 
         return decode_steps(
@@ -136,7 +148,8 @@ class FakeEngine(Engine):
     def save_kv(self, model: str, request: str) -> KvResult:  # noqa: D102
         tokens = self._ledger.live(model, request)
         kv_bytes = (len(tokens) - 1) * self.kv_bytes_per_token
-        spent = self._spend(self.durations.kv_save_s(model, self._level(model), len(tokens) - 1))
+        level = self._level(model)
+        spent = self._spend(level.durations.kv_save_s(model, level.gpu_layers, len(tokens) - 1))
         self._ledger.drop(model, request)
         self._ledger.saved[model, request] = Saved(tokens, kv_bytes)
         return KvResult(spent.start_s, spent.end_s, kv_bytes, len(tokens) - 1)
@@ -144,7 +157,8 @@ class FakeEngine(Engine):
     def restore_kv(self, model: str, request: str) -> KvResult:  # noqa: D102
         resident, saved = self._ledger.check_restore(model, request)
         kv_tokens = len(saved.tokens) - 1
-        spent = self._spend(self.durations.kv_restore_s(model, resident.model.gpu_layers, kv_tokens))
+        level = resident.model
+        spent = self._spend(level.durations.kv_restore_s(model, level.gpu_layers, kv_tokens))
         self._ledger.drop(model, request)
         resident.requests[request] = saved.tokens
         return KvResult(spent.start_s, spent.end_s, saved.kv, kv_tokens)
@@ -156,25 +170,32 @@ class FakeEngine(Engine):
         """The formulas' device memory; the host holds saved KV and the layers that are not on the device."""
         on_device = on_host = 0
         for model, resident in self._ledger.residents.items():
-            here = self.durations.device_bytes(model, resident.model.gpu_layers)
+            level = resident.model
+            here = level.durations.device_bytes(model, level.gpu_layers)
             on_device += here
-            on_host += self.durations.device_bytes(model, resident.model.total_layers) - here
+            on_host += level.durations.device_bytes(model, level.total_layers) - here
         return MemoryReport(on_device, on_host + sum(saved.kv for saved in self._ledger.saved.values()))
 
     def close(self) -> None:  # noqa: D102
         self._ledger = Ledger()
 
-    def _checked(self, model: str, gpu_layers: int | None) -> _Level:
-        total = (
-            self.total_layers
-            if isinstance(self.total_layers, int)
-            else self.total_layers.get(model, DEFAULT_LAYERS)
-        )
+    def _checked(self, model: str, checkpoint: str, gpu_layers: int | None) -> _Level:
+        total = self.total_layers.get(model) if isinstance(self.total_layers, dict) else self.total_layers
+        total = self._layers_of(checkpoint) if total is None else total
         level = checked_level(gpu_layers, total, partial=self.partial_offload, device=self.device)
-        return _Level(level, total)
+        durations = self.durations if self._has_own_durations else LinearDurations(total_layers=total)
+        return _Level(level, total, durations)
 
-    def _level(self, model: str) -> int:
-        return self._ledger.resident(model).model.gpu_layers
+    def _layers_of(self, checkpoint: str) -> int:
+        path = Path(checkpoint)
+        if not checkpoint or not path.exists():
+            return DEFAULT_LAYERS
+        if checkpoint not in self._layers_read:
+            self._layers_read[checkpoint] = weigh(path, read_tensors(path)).total_layers
+        return self._layers_read[checkpoint]
+
+    def _level(self, model: str) -> _Level:
+        return self._ledger.resident(model).model
 
     def _spend(self, duration_s: float) -> Timed:
         start_s = self.clock.now_s

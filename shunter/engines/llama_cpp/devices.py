@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, Protocol
 
 from ..base import EngineUnavailableError
+from ..memory import resident_bytes, trim_heap
 from .loopback import LoopbackDevice
-from .native import built_in_device, built_in_devices, device_memory, resident_bytes, trim_heap
+from .native import built_in_device, built_in_devices, device_memory
 
 __all__ = ["CpuDevice", "Device", "GpuDevice", "open_device"]
 
@@ -54,7 +54,7 @@ class CpuDevice:
 
     def used_bytes(self) -> int:
         """Resident memory of this process."""
-        return resident_bytes(os.getpid())
+        return resident_bytes()
 
     def settle(self) -> None:
         """Nothing is ever under way."""

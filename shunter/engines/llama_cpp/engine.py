@@ -14,7 +14,6 @@ import numpy.typing as npt
 from ..base import (
     Capabilities,
     DecodeResult,
-    DeviceMemoryError,
     Engine,
     EngineError,
     KvResult,
@@ -24,13 +23,13 @@ from ..base import (
     RequestError,
     Timed,
 )
-from ..given_back import check_given_back
 from ..ledger import Ledger, Saved, checked_level, decode_steps
+from ..memory import check_fits, check_given_back, resident_bytes, trim_heap
 from ..page_cache import drop_cached
 from .devices import open_device
 from .gguf import read_facts
 from .model import MAX_BATCH_TOKENS, LlamaModel
-from .native import check_version, resident_bytes, settle_heap, silence, trim_heap
+from .native import check_version, settle_heap, silence
 from .slots import LlamaSlots
 
 __all__ = ["LlamaCppEngine", "create"]
@@ -92,7 +91,13 @@ class LlamaCppEngine(Engine):
         planned_bytes = self.footprint_bytes(
             model, checkpoint, gpu_layers, context_tokens=context_tokens, max_batch=max_batch
         )
-        self._check_budget(model, planned_bytes)
+        check_fits(
+            model,
+            self._name,
+            needed_bytes=planned_bytes,
+            taken_bytes=sum(self._planned_bytes.values()),
+            budget_bytes=self._budget_bytes,
+        )
         facts = read_facts(checkpoint)
         level = checked_level(gpu_layers, facts.total_layers, partial=self._partial, device=self._name)
         before_bytes = self._device.used_bytes()
@@ -126,14 +131,6 @@ class LlamaCppEngine(Engine):
     def _trim(self) -> None:
         self._device.trim()
         trim_heap()
-
-    def _check_budget(self, model: str, needed_bytes: int) -> None:
-        used_bytes = sum(self._planned_bytes.values())
-        if self._budget_bytes is not None and used_bytes + needed_bytes > self._budget_bytes:
-            raise DeviceMemoryError(
-                f"model {model!r} needs about {needed_bytes / 1e6:.0f} MB on {self._name}: "
-                f"{used_bytes / 1e6:.0f} of {self._budget_bytes / 1e6:.0f} MB are taken"
-            )
 
     def _check_growth(self, before_bytes: int, expected_bytes: int) -> None:
         # A build that silently keeps layers on the host would make every measurement plausible and wrong.
@@ -218,7 +215,7 @@ class LlamaCppEngine(Engine):
         trim_heap()
 
     def memory(self) -> MemoryReport:  # noqa: D102
-        host_bytes = resident_bytes(os.getpid())
+        host_bytes = resident_bytes()
         on_host = self._device.pointer is None
         return MemoryReport(host_bytes if on_host else self._device.used_bytes(), host_bytes)
 

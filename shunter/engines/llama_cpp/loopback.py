@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..affinity import checked_cores
 from ..base import EngineError, EngineUnavailableError
+from ..memory import resident_bytes
 from .native import (
     MMAP_THRESHOLD_BYTES,
     TRIM_THRESHOLD_BYTES,
@@ -23,7 +24,6 @@ from .native import (
     free_backend,
     library_path,
     open_backend,
-    resident_bytes,
     rpc_device,
 )
 

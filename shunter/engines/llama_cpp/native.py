@@ -25,12 +25,10 @@ __all__ = [
     "library_path",
     "native_functions",
     "open_backend",
-    "resident_bytes",
     "rpc_device",
     "settle_heap",
     "silence",
     "touch_mapped",
-    "trim_heap",
 ]
 
 _ERROR_LEVEL, _CONTINUATION_LEVEL = 4, 5
@@ -194,11 +192,6 @@ def settle_heap() -> None:
     libc.mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
 
 
-def trim_heap() -> None:
-    """Gives freed memory of this process back to the system."""
-    ctypes.CDLL(None).malloc_trim(0)
-
-
 def touch_mapped(path: str) -> int:
     """Reads one byte of every page of a file that this process has mapped, and returns the bytes mapped.
 
@@ -214,9 +207,3 @@ def touch_mapped(path: str) -> int:
             pages[:: os.sysconf("SC_PAGE_SIZE")].sum()
             mapped_bytes += end - start
     return mapped_bytes
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process of this machine."""
-    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,25 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ..base import CheckpointError
+from ..headers import read_tensors
+from ..headers import weight_files as listed_files
+from ..weights import Weights, weigh
 from .kv import KvShape
 
-__all__ = ["check_complete", "device_map", "kv_shape", "place", "read_config", "read_model", "weight_files"]
+__all__ = [
+    "check_complete",
+    "device_map",
+    "kv_shape",
+    "loaded_dtype",
+    "loaded_weights",
+    "place",
+    "read_config",
+    "read_model",
+    "weight_files",
+    "weights_on_device",
+]
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def weight_files(folder: str) -> list[Path]:
@@ -21,14 +36,7 @@ def weight_files(folder: str) -> list[Path]:
     Raises:
         CheckpointError: It is no folder with a config.json and such files.
     """
-    index = Path(folder) / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.is_file():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} is no index of weight files: {error!r}") from error
-    files = [Path(folder) / name for name in names]
+    files = listed_files(Path(folder))
     lacking = [path.name for path in (Path(folder) / "config.json", *files) if not path.is_file()]
     if lacking:
         raise CheckpointError(f"{folder} is no folder of a safetensors checkpoint: it lacks {lacking[0]}")
@@ -61,6 +69,44 @@ def kv_shape(config: Any) -> KvShape:
     kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return KvShape(text.num_hidden_layers, kv_heads, head_dim)
+
+
+def loaded_dtype(folder: str, config: Any) -> torch.dtype:
+    """The type of the weights, and of keys and values, once loaded: the configuration's, or else the files'.
+
+    Raises:
+        CheckpointError: A file of weights cannot be read.
+    """
+    if config.dtype is not None:
+        wanted: torch.dtype = config.dtype
+        return wanted
+    stored = (info.dtype for info in read_tensors(Path(folder)).values())
+    return next((_DTYPES[dtype] for dtype in stored if dtype in _DTYPES), torch.float32)
+
+
+def loaded_weights(folder: str, config: Any, dtype: torch.dtype) -> Weights:
+    """Sizes of the model's parts once loaded in a type.
+
+    Raises:
+        CheckpointError: A file of weights cannot be read, or holds other layers than the configuration says.
+    """
+    text = config.get_text_config()
+    return weigh(
+        Path(folder),
+        read_tensors(Path(folder)),
+        layers=text.num_hidden_layers,
+        is_tied=bool(text.tie_word_embeddings),
+        element_bytes=dtype.itemsize,
+    )
+
+
+def weights_on_device(weights: Weights, gpu_layers: int) -> int:
+    """Bytes of the weights that ``place`` leaves on a GPU with this many layers."""
+    if gpu_layers == 0:
+        return 0
+    head_bytes = weights.head_bytes if gpu_layers == weights.total_layers else 0
+    outside_bytes = weights.embedding_bytes + weights.rest_bytes + head_bytes
+    return outside_bytes + sum(weights.layer_bytes[:gpu_layers])
 
 
 def read_model(folder: str, config: Any) -> Any:

@@ -24,7 +24,6 @@ from transformers.utils import logging as transformers_logging
 from ..base import (
     Capabilities,
     DecodeResult,
-    DeviceMemoryError,
     Engine,
     EngineUnavailableError,
     KvResult,
@@ -33,12 +32,21 @@ from ..base import (
     PrefillResult,
     Timed,
 )
-from ..given_back import check_given_back
 from ..ledger import Ledger, Saved, checked_level, decode_steps
+from ..memory import check_fits, check_given_back, resident_bytes
 from ..page_cache import drop_cached
-from .checkpoint import kv_shape, place, read_config, read_model, weight_files
+from .checkpoint import (
+    kv_shape,
+    loaded_dtype,
+    loaded_weights,
+    place,
+    read_config,
+    read_model,
+    weight_files,
+    weights_on_device,
+)
 from .kv import KvSlots, SavedKv
-from .memory import free_bytes, give_back, memory_errors, resident_bytes
+from .memory import free_bytes, give_back, memory_errors
 from .model import TorchModel
 
 __all__ = ["TransformersEngine", "create"]
@@ -86,12 +94,14 @@ class TransformersEngine(Engine):
     def footprint_bytes(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
     ) -> int:
-        weight_bytes = sum(path.stat().st_size for path in weight_files(checkpoint))
+        weight_files(checkpoint)  # says what is lacking
         config = read_config(checkpoint)
         shape = kv_shape(config)
         level = checked_level(gpu_layers, shape.layers + 1, partial=self.partial_offload, device=self.name)
-        kv_bytes = shape.bytes_per_token(config.dtype or torch.float32) * max_batch * context_tokens
-        return weight_bytes * level // (shape.layers + 1) + kv_bytes * (level > 0)
+        dtype = loaded_dtype(checkpoint, config)
+        weights = loaded_weights(checkpoint, config, dtype)
+        kv_bytes = shape.bytes_per_token(dtype) * max_batch * context_tokens
+        return weights_on_device(weights, level) + kv_bytes * (level > 0)
 
     def load(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
@@ -101,7 +111,17 @@ class TransformersEngine(Engine):
         device_bytes = self.footprint_bytes(
             model, checkpoint, gpu_layers, context_tokens=context_tokens, max_batch=max_batch
         )
-        self._check_budget(model, device_bytes)
+        taken_bytes = sum(resident.model.device_bytes for resident in self._ledger.residents.values())
+        budget_bytes = self.memory_bytes
+        if budget_bytes is None:
+            budget_bytes = taken_bytes + free_bytes(self.device)
+        check_fits(
+            model,
+            self.name,
+            needed_bytes=device_bytes,
+            taken_bytes=taken_bytes,
+            budget_bytes=budget_bytes,
+        )
         config = read_config(checkpoint)
         shape = kv_shape(config)
         level = checked_level(gpu_layers, shape.layers + 1, partial=self.partial_offload, device=self.name)
@@ -112,15 +132,6 @@ class TransformersEngine(Engine):
         self._ledger.add(model, TorchModel(net, slots, device_bytes), context_tokens, max_batch)
         end_s = self._now_s()
         return LoadResult(start_s, end_s, shape.layers + 1, self.memory())
-
-    def _check_budget(self, model: str, device_bytes: int) -> None:
-        held = [resident.model.device_bytes for resident in self._ledger.residents.values()]
-        free = free_bytes(self.device) if self.memory_bytes is None else self.memory_bytes - sum(held)
-        if device_bytes > free:
-            raise DeviceMemoryError(
-                f"{self.name} has {free / 1e6:.0f} MB left; "
-                f"{model!r} needs {device_bytes / 1e6:.0f} MB for weights and KV"
-            )
 
     def unload(self, model: str) -> Timed:  # noqa: D102
         start_s = self._now_s()

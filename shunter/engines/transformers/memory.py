@@ -1,24 +1,17 @@
-"""Memory of this process and of a torch device: how much is in use, how much is free, and giving it back."""
+"""Memory of a torch device: how much is free, and giving it back."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
-import os
 from collections.abc import Iterator
 
 import torch
 
 from ..base import DeviceMemoryError
+from ..memory import trim_heap
 
-__all__ = ["free_bytes", "give_back", "memory_errors", "resident_bytes"]
-
-
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM."""
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+__all__ = ["free_bytes", "give_back", "memory_errors"]
 
 
 def free_bytes(device: torch.device) -> int:
@@ -34,9 +27,7 @@ def give_back() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)  # glibc keeps freed blocks otherwise, and a second model finds no room
+    trim_heap()
 
 
 @contextlib.contextmanager

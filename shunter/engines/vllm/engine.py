@@ -19,7 +19,6 @@ import vllm  # type: ignore[import-not-found, unused-ignore]
 from ..base import (
     Capabilities,
     DecodeResult,
-    DeviceMemoryError,
     Engine,
     EngineError,
     KvResult,
@@ -30,9 +29,10 @@ from ..base import (
     Timed,
 )
 from ..ledger import Ledger, decode_steps
+from ..memory import check_fits, resident_bytes
 from ..page_cache import drop_cached
 from ..transformers.checkpoint import weight_files
-from ..transformers.memory import free_bytes, give_back, resident_bytes
+from ..transformers.memory import free_bytes, give_back
 from .load import LoadPlan, build_model, plan_load
 from .model import VllmModel
 from .process import VllmProcess
@@ -96,7 +96,17 @@ class VllmEngine(Engine):
         start_s = self._now_s()
         self._ledger.check_load(model, context_tokens, max_batch)
         plan = self._plan(checkpoint, gpu_layers, context_tokens, max_batch)
-        self._check_fits(model, plan)
+        taken_bytes = sum(resident.model.device_bytes for resident in self._ledger.residents.values())
+        budget_bytes = self.memory_bytes
+        if budget_bytes is None:
+            budget_bytes = taken_bytes + free_bytes(self.device)
+        check_fits(
+            model,
+            self.name,
+            needed_bytes=plan.device_bytes,
+            taken_bytes=taken_bytes,
+            budget_bytes=budget_bytes,
+        )
         loaded = self._wake(plan) if plan in self._asleep else self._build(plan)
         self._ledger.add(model, loaded, context_tokens, max_batch)
         self._plans[model] = plan
@@ -112,15 +122,6 @@ class VllmEngine(Engine):
             device=self.device,
             device_name=self.name,
         )
-
-    def _check_fits(self, model: str, plan: LoadPlan) -> None:
-        held = [resident.model.device_bytes for resident in self._ledger.residents.values()]
-        free = free_bytes(self.device) if self.memory_bytes is None else self.memory_bytes - sum(held)
-        if plan.device_bytes > free:
-            raise DeviceMemoryError(
-                f"{self.name} has {free / 1e6:.0f} MB left; "
-                f"{model!r} needs {plan.device_bytes / 1e6:.0f} MB for weights and KV"
-            )
 
     def _build(self, plan: LoadPlan) -> Model:
         if self.settings.process_per_model:

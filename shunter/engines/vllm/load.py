@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from ..base import EngineError, RequestError
+from ..headers import read_tensors
 from ..ledger import checked_level
-from ..transformers.checkpoint import kv_shape, read_config, weight_files
+from ..transformers.checkpoint import kv_shape, loaded_weights, read_config, weight_files
 from .model import VllmModel, build, engine_arguments
-from .plan import (
-    KvPlan,
-    check_blocks,
-    check_offloaded,
-    check_shapes,
-    layer_bytes,
-    offloaded_bytes,
-    stored_tensors,
-)
+from .plan import KvPlan, check_blocks, check_offloaded, check_shapes, offloaded_bytes
 
 __all__ = ["LoadPlan", "build_model", "plan_load"]
 
@@ -71,7 +65,7 @@ def plan_load(
         UnsupportedLevelError: These gpu_layers cannot be honoured: vLLM for the CPU ignores cpu_offload_gb.
         CheckpointError: The checkpoint cannot be read.
     """
-    files = weight_files(checkpoint)
+    weight_files(checkpoint)  # says what is lacking
     config = read_config(checkpoint)
     shape, text = kv_shape(config), config.get_text_config()
     on_gpu = device.type == "cuda"
@@ -79,8 +73,8 @@ def plan_load(
     dtype = config.dtype or torch.float32
     block_tokens = _GPU_BLOCK_TOKENS if on_gpu else _CPU_BLOCK_TOKENS
     kv = KvPlan(context_tokens, max_batch, block_tokens, shape.bytes_per_token(dtype))
-    away_bytes = offloaded_bytes(layer_bytes(stored_tensors(files)), level)
-    weight_bytes = sum(path.stat().st_size for path in files)
+    weights = loaded_weights(checkpoint, config, dtype)
+    away_bytes = offloaded_bytes(weights.layer_bytes, level)
     extra_bytes = int(text.max_position_embeddings * shape.head_dim * dtype.itemsize)  # rotary table
     if not on_gpu:  # where vLLM keeps a second, packed copy of the output layer
         extra_bytes += int(text.vocab_size * text.hidden_size * dtype.itemsize)
@@ -92,7 +86,7 @@ def plan_load(
         gpu_layers=level,
         total_layers=shape.layers + 1,
         kv=kv,
-        device_bytes=weight_bytes - away_bytes + kv.total_bytes + extra_bytes,
+        device_bytes=weights.total_bytes - away_bytes + kv.total_bytes + extra_bytes,
         offloaded_bytes=away_bytes,
     )
 
@@ -116,7 +110,7 @@ def build_model(
     with torch.device("meta"):
         hollow = AutoModelForCausalLM.from_config(read_config(plan.checkpoint))
     shapes = {name: tuple(tensor.shape) for name, tensor in hollow.state_dict().items()}
-    check_shapes(plan.checkpoint, stored_tensors(weight_files(plan.checkpoint)), shapes)
+    check_shapes(plan.checkpoint, read_tensors(Path(plan.checkpoint)), shapes)
     changes: dict[str, Any] = {"enable_prefix_caching": prefix_caching}
     if device.type == "cuda":
         changes |= _gpu_arguments(plan, device, enable_sleep_mode)

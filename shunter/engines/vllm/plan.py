@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..base import CheckpointError, DeviceMemoryError, UnsupportedLevelError
+from ..headers import TensorInfo
 
-__all__ = [
-    "KvPlan",
-    "StoredTensor",
-    "check_blocks",
-    "check_offloaded",
-    "check_shapes",
-    "layer_bytes",
-    "offloaded_bytes",
-    "stored_tensors",
-]
-
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
+__all__ = ["KvPlan", "check_blocks", "check_offloaded", "check_shapes", "offloaded_bytes"]
 
 
 @dataclass(frozen=True)
@@ -74,67 +62,24 @@ def check_blocks(plan: KvPlan, blocks: int, block_tokens: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor as the header of a safetensors file describes it."""
-
-    name: str
-    shape: tuple[int, ...]
-    stored_bytes: int
-
-
-def stored_tensors(files: list[Path]) -> list[StoredTensor]:
-    """All tensors of a checkpoint, from the headers of its safetensors files.
-
-    Raises:
-        CheckpointError: A header cannot be read.
-    """
-    found = []
-    for path in files:
-        try:
-            with path.open("rb") as file:
-                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            for name, entry in header.items():
-                if name != "__metadata__":
-                    start, end = entry["data_offsets"]
-                    found.append(StoredTensor(name, tuple(entry["shape"]), end - start))
-        except (
-            OSError,
-            OverflowError,
-            MemoryError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-        ) as error:
-            raise CheckpointError(f"{path} is no safetensors file: {error!r}") from error
-    return found
-
-
-def check_shapes(checkpoint: str, tensors: list[StoredTensor], shapes: dict[str, tuple[int, ...]]) -> None:
+def check_shapes(
+    checkpoint: str, tensors: Mapping[str, TensorInfo], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
     """Refuses stored tensors of another shape than the model's: vLLM would load a part of a larger one.
 
     Raises:
         CheckpointError: One has.
     """
-    wrong = [t for t in tensors if shapes.get(t.name, t.shape) != t.shape]
+    wrong = [name for name, info in tensors.items() if shapes.get(name, info.shape) != info.shape]
     if wrong:
+        first = wrong[0]
         raise CheckpointError(
-            f"{checkpoint}: {len(wrong)} weights are misshapen, first {wrong[0].name}: "
-            f"{wrong[0].shape}, not {shapes[wrong[0].name]}"
+            f"{checkpoint}: {len(wrong)} weights are misshapen, first {first}: "
+            f"{tensors[first].shape}, not {shapes[first]}"
         )
 
 
-def layer_bytes(tensors: list[StoredTensor]) -> list[int]:
-    """Bytes of each transformer layer's weights."""
-    found: dict[int, int] = {}
-    for tensor in tensors:
-        if match := _LAYER.search(tensor.name):
-            found[int(match[1])] = found.get(int(match[1]), 0) + tensor.stored_bytes
-    return [found[index] for index in sorted(found)]
-
-
-def offloaded_bytes(layers: list[int], gpu_layers: int) -> int:
+def offloaded_bytes(layers: Sequence[int], gpu_layers: int) -> int:
     """Bytes of weights that stay on the host: vLLM offloads from the first layer on.
 
     Args:

@@ -11,13 +11,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from shunter.catalog.models import ModelSpec
+from shunter.engines.headers import GGML_TYPES
 
 __all__ = ["BYTES_PER_WEIGHT", "SynthTensor", "draw_weights", "model_tensors", "stored_bytes", "stored_type"]
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
-BYTES_PER_WEIGHT = {"F32": 4.0, "F16": 2.0, "BF16": 2.0, "Q8_0": 34 / 32, "Q4_0": 18 / 32}
-"""Source: ggml's block layouts (ggml-common.h): 32 weights share one 16-bit scale in Q8_0 and Q4_0."""
+BYTES_PER_WEIGHT = {dtype: nbytes / block for dtype, block, nbytes in GGML_TYPES.values()}
+"""Of a tensor's weights by its type; in Q8_0 and Q4_0 32 weights share one 16-bit scale."""
 
 _CHUNK = 1 << 20
 

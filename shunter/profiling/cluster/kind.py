@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from shunter.engines.base import Capabilities
+from shunter.profiling.sweep.measured import Measured
 from shunter.profiling.sweep.pace import Pace
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit, check_levels
-from shunter.profiling.sweep.repeats import CellTimes
 
 __all__ = ["HardwareKind", "Work"]
 
@@ -40,7 +39,7 @@ class HardwareKind:
         plan: What is measured.
         session_id: In the rows of this type.
         can: What the engine can do on it.
-        known: Rows that need not be measured again, by what their id says of unit and operation.
+        rows: Rows that need not be measured again.
 
     Attributes:
         todo: In the plan's order; what a lost device gives back comes first.
@@ -56,19 +55,16 @@ class HardwareKind:
     """
 
     def __init__(
-        self, plan: SweepPlan, session_id: str, can: Capabilities, known: Mapping[str, Mapping[str, Any]]
+        self, plan: SweepPlan, session_id: str, can: Capabilities, rows: Iterable[Mapping[str, Any]]
     ) -> None:
         self.session_id, self.can = session_id, can
         self.todo: deque[Work] = deque()
         self.given_up: list[Work] = []
         self.under_way = self.devices = self.units = self.units_skipped = 0
         self.pace = Pace(replace(plan, groups=()))
-        self._plan, self._settings = plan, plan.settings
+        self._settings = plan.settings
         self._passes = plan.settings.repeats
-        self._cell_of = {key: str(row["cell_id"]) for key, row in known.items()}
-        self._times = CellTimes()
-        for row in known.values():
-            self._times.add(row)
+        self._measured = Measured(plan, kv_save=can.kv_save, rows=rows)
         check_levels(plan, can)
         self._add(plan.groups)
 
@@ -82,7 +78,7 @@ class HardwareKind:
         while self.is_finished and self._settings.precision is not None:
             if self._passes >= self._settings.max_repeats:
                 break
-            self._add(self._wide_groups(self._passes))
+            self._add(self._measured.further_pass(self._passes))
             self._passes += 1
         return not self.is_finished
 
@@ -96,8 +92,7 @@ class HardwareKind:
 
     def refuse(self, work: Work, units: Sequence[Unit]) -> None:
         """A model does not fit at this level: what is left of it is not measured."""
-        place = (work.group.checkpoint.name, work.group.gpu_layers)
-        others = [w for w in self.todo if (w.group.checkpoint.name, w.group.gpu_layers) == place]
+        others = [w for w in self.todo if w.group.key == work.group.key]
         for left in [replace(work, units=tuple(units)), *others]:
             self.units -= len(left.units)
             for unit in left.units:
@@ -108,17 +103,12 @@ class HardwareKind:
 
     def keep(self, row: Mapping[str, Any]) -> bool:
         """Takes note of a row; False if it is known already and must not be written twice."""
-        key = row["row_id"].partition("/")[2]
-        if key in self._cell_of:
-            return False
-        self._cell_of[key] = row["cell_id"]
-        self._times.add(row)
-        return True
+        return self._measured.keep(row)
 
     def _add(self, groups: Sequence[Group]) -> None:
         self.pace.added(groups)
         for group in groups:
-            todo = tuple(unit for unit in group.units if not self._is_measured(group, unit))
+            todo = tuple(unit for unit in group.units if not self._measured.has(group, unit))
             self.units += len(group.units)
             self.units_skipped += len(group.units) - len(todo)
             for unit in set(group.units) - set(todo):
@@ -127,23 +117,3 @@ class HardwareKind:
                 self.todo.append(Work(group, todo))
             else:
                 self.pace.opened(group)
-
-    def _is_measured(self, group: Group, unit: Unit) -> bool:
-        keys = self._plan.row_keys(group, unit, kv_save=self.can.kv_save)
-        return all(key in self._cell_of for key in keys)
-
-    def _wide_groups(self, repeat: int) -> list[Group]:
-        rng = random.Random(f"{self._settings.seed}/{repeat}")
-        first = [group for group in self._plan.groups if group.units[0].repeat == 0]
-        groups = []
-        for group in rng.sample(first, len(first)):
-            wide = [replace(unit, repeat=repeat) for unit in group.units if self._is_wide(group, unit)]
-            mixed = sorted(rng.sample(wide, len(wide)), key=lambda u: u.max_batch < self._plan.max_batch)
-            groups.append(replace(group, units=tuple(mixed)))
-        return [group for group in groups if group.units]
-
-    def _is_wide(self, group: Group, unit: Unit) -> bool:
-        keys = self._plan.row_keys(group, replace(unit, repeat=0), kv_save=self.can.kv_save)
-        cells = {self._cell_of[key] for key in keys if key in self._cell_of}
-        wanted = self._settings.precision
-        return wanted is not None and any(self._times.width(cell) > wanted for cell in cells)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import os
 import time
-import uuid
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from shunter.errors import InputError, ShunterError
 from shunter.profiling.cluster.kind import HardwareKind
 from shunter.profiling.cluster.worker import DeviceWorker, Failure, Hello, hardware_key
 from shunter.profiling.dataset.journal import Journal
-from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.sweep.measured import check_not_all_refused, earlier_rows
 from shunter.profiling.sweep.plan import Group, SweepPlan
 from shunter.profiling.sweep.run import ProgressCallback, SweepProgress
 from shunter.profiling.sweep.sweep import check_output
@@ -134,8 +133,8 @@ def run_cluster_sweep(
         progress: Called after each unit.
 
     Raises:
-        InputError: Ray is missing, the cluster cannot be reached or has no such device, the dataset is in the
-            way or being written.
+        InputError: Ray is missing, the cluster cannot be reached or has no such device, no model fits the
+            memory, the dataset is in the way or being written.
         NodeError: A node lacks a checkpoint, the engine, or this version of shunter.
         DevicesLostError: Devices were lost until none of their type was left; the rest is in the dataset.
         EngineError: An engine failed.
@@ -149,7 +148,7 @@ def run_cluster_sweep(
     with connect(address) as ray:
         slots = _slots(ray, plan)
         with Journal(dataset, plan_id=plan.plan_id, session_id=plan.plan_id) as journal:
-            written = _written(dataset, journal) if mode == "resume" else {}
+            written = _by_hardware(earlier_rows(dataset, journal) if mode == "resume" else [])
             try:
                 return _ClusterSweep(ray, plan, python, journal, written, progress).run(slots)
             finally:
@@ -182,7 +181,7 @@ class _ClusterSweep:
         plan: SweepPlan,
         python: str | None,
         journal: Journal,
-        written: dict[tuple[str, str], dict[str, dict[str, Any]]],
+        written: Mapping[tuple[str, str], list[Mapping[str, Any]]],
         progress: ProgressCallback | None,
     ) -> None:
         self._ray, self._plan, self._python, self._journal = ray, plan, python, journal
@@ -203,12 +202,14 @@ class _ClusterSweep:
         finally:
             end_actors(self._ray, self._actors.values())
         self._check_complete()
+        units_skipped = sum(kind.units_skipped for kind in self._kinds.values())
+        check_not_all_refused(self._refused, self._units_measured + units_skipped)
         return ClusterResult(
             dataset=self._journal.dataset,
             session_ids=tuple(kind.session_id for kind in self._kinds.values()),
             rows=self._rows.total(),
             units_measured=self._units_measured,
-            units_skipped=sum(kind.units_skipped for kind in self._kinds.values()),
+            units_skipped=units_skipped,
             refused=tuple(self._refused),
             duration_s=time.monotonic() - self._start_s,
             rows_by_device=dict(self._rows),
@@ -252,9 +253,8 @@ class _ClusterSweep:
             raise NodeError(slot.name, Failure("VersionError", message, 2))
         place = (hello.key, hello.can.engine_version)
         if place not in self._kinds:
-            session_id = f"{self._plan.plan_id}-{uuid.uuid4().hex[:8]}"
-            known = self._written.get(place, {})
-            self._kinds[place] = HardwareKind(self._plan, session_id, hello.can, known)
+            rows = self._written.get(place, [])
+            self._kinds[place] = HardwareKind(self._plan, self._plan.new_session_id(), hello.can, rows)
         return self._kinds[place]
 
     def _measure(self, slot: _Slot, actor: Any, kind: HardwareKind) -> Task:
@@ -275,8 +275,7 @@ class _ClusterSweep:
                 self._report(slot, work.group)
             _checked(slot, (yield actor.leave.remote()))
         except DeviceMemoryError as error:
-            where = f"{work.group.checkpoint.name} at {work.group.gpu_layers} layers"
-            self._refused.append(f"{where} on {error}")
+            self._refused.append(f"{work.group.label} on {error}")
             kind.refuse(work, left)
         except WorkerLostError:
             if left:
@@ -286,7 +285,6 @@ class _ClusterSweep:
             kind.under_way -= 1
 
     def _keep(self, slot: _Slot, kind: HardwareKind, rows: Sequence[dict[str, Any]]) -> None:
-        # A unit that an earlier sweep cut short runs again as a whole; its finished rows are there already.
         for row in rows:
             if kind.keep(row):
                 self._journal.append(row)
@@ -312,8 +310,7 @@ class _ClusterSweep:
             raise DevicesLostError(f"no device could be used: {why}")
         missing = [work for kind in self._kinds.values() for work in (*kind.todo, *kind.given_up)]
         if missing:
-            cells = Counter(f"{w.group.checkpoint.name} at {w.group.gpu_layers} layers" for w in missing)
-            named = ", ".join(sorted(cells))
+            named = ", ".join(sorted({work.group.label for work in missing}))
             units = sum(len(work.units) for work in missing)
             raise DevicesLostError(
                 f"{units} units are not measured, of {named}: no device of their type is left ({why}); "
@@ -332,18 +329,13 @@ def _checked(slot: _Slot, answer: Any) -> Any:
     raise NodeError(slot.name, answer)
 
 
-def _written(
-    dataset: str | os.PathLike[str], journal: Journal
-) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
-    """Rows that are there, by type of hardware and engine version, then by unit and operation."""
-    frame: list[Any] = read_dataset(dataset).to_dict("records") if Path(dataset).exists() else []
+def _by_hardware(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+    """Rows by type of hardware and engine version."""
     types: dict[tuple[str, str], str] = {}
-    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    rows: list[dict[str, Any]] = [*frame, *journal.rows]
+    found: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         where = (row["device_kind"], row["hardware"])
         if where not in types:
             types[where] = hardware_key(row["device_kind"], json.loads(row["hardware"]))
-        place = (types[where], row["engine_version"])
-        found.setdefault(place, {})[row["row_id"].partition("/")[2]] = row
+        found[types[where], row["engine_version"]].append(row)
     return found

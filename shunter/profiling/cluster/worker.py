@@ -100,7 +100,7 @@ class DeviceWorker:
         try:
             row_facts = {**sweep_facts(self._plan, self._engine, session_id), **here}
             engine = MeteredEngine(self._engine, sensors)
-            line = None if self._plan.settings.allow_overcommit else shortage(self._plan, group, engine)
+            line = shortage(self._plan, group, engine)
             if line is not None:
                 return Failure(DeviceMemoryError.__name__, line, 1)
             self._run = GroupRun(engine, self._plan, group, row_facts, self._record)

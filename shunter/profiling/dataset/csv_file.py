@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.profiling.dataset.schema import COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION, Column
+from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION, Column, readable_version
 
 __all__ = ["read_csv", "write_csv"]
 
@@ -44,14 +44,14 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, int]:
     if "schema_version" not in frame:
         raise BrokenFileError(path, "it is no profile dataset: it has no column schema_version")
     versions = set(frame["schema_version"]) or {str(SCHEMA_VERSION)}
-    for version in sorted(versions):
-        if version not in map(str, READABLE_VERSIONS) or len(versions) > 1:
-            raise VersionError(path, "the dataset schema", version, SCHEMA_VERSION)
+    if len(versions) > 1:
+        raise VersionError(path, "the dataset schema", min(versions), SCHEMA_VERSION)
+    version = readable_version(versions.pop(), path)
     for column in COLUMNS:
         if column.name in frame and column.dtype != "str":
             values = [_value(text, column, i, path) for i, text in enumerate(frame[column.name])]
             frame[column.name] = pd.Series(values, index=frame.index, dtype=column.dtype)
-    return frame, int(versions.pop())
+    return frame, version
 
 
 def _lines(path: Path) -> Sequence[list[str]]:

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from shunter.errors import BrokenFileError, InputError, ShunterError, VersionError
-from shunter.files import remove_leftovers, unwritable
-from shunter.profiling.dataset.schema import COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION, filled_since
+from shunter.errors import BrokenFileError, InputError, ShunterError
+from shunter.files import finite, unwritable
+from shunter.profiling.dataset.schema import (
+    COLUMNS,
+    READABLE_VERSIONS,
+    SCHEMA_VERSION,
+    readable_version,
+    upgraded_row,
+)
 from shunter.profiling.dataset.table import append_rows
 
 __all__ = ["Journal", "journal_path"]
@@ -30,11 +35,6 @@ def journal_path(dataset: str | os.PathLike[str]) -> Path:
     """Where the journal of a dataset is."""
     dataset = Path(dataset)
     return dataset.with_name(dataset.name + ".journal.jsonl")
-
-
-def _nulls(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with null for NaN, which JSON does not have."""
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
 
 
 class Journal:
@@ -74,7 +74,6 @@ class Journal:
         except BaseException:
             self._file.close()
             raise
-        remove_leftovers(self.dataset)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Writes one row through to the disk; NaN becomes null.
@@ -82,7 +81,7 @@ class Journal:
         Raises:
             ShunterError: The disk is full or gone; the journal holds what it held before.
         """
-        clean = _nulls(row)
+        clean = finite(row)
         self._write(clean)
         self.rows.append(clean)
 
@@ -140,15 +139,15 @@ class Journal:
         header = records[0].get("header")
         if not isinstance(header, dict):
             raise BrokenFileError(self.path, "line 1 is no journal header")
-        if header.get("schema_version") not in READABLE_VERSIONS:
-            raise VersionError(self.path, "the dataset schema", header.get("schema_version"), SCHEMA_VERSION)
+        readable_version(header.get("schema_version"), self.path)
         return [self._row(number, record) for number, record in enumerate(records[1:], 2)]
 
     def _row(self, number: int, record: dict[str, Any]) -> dict[str, Any]:
         """A row of this schema version, also in a journal that an older shunter began."""
         version = record.get("schema_version")
-        late = filled_since(version) if version in READABLE_VERSIONS else {}
-        row = {**_nulls(late), **record, "schema_version": SCHEMA_VERSION} if late else record
+        row: dict[str, Any] = record
+        if version in READABLE_VERSIONS:
+            row = finite(upgraded_row(record, version))
         if set(row) != _COLUMNS:
             raise BrokenFileError(self.path, f"line {number} is no row of schema version {SCHEMA_VERSION}")
         return row

@@ -19,13 +19,13 @@ missing values in their place (``upgraded``).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from shunter.errors import InputError
+from shunter.errors import InputError, VersionError
 
 __all__ = [
     "COLUMNS",
@@ -34,9 +34,10 @@ __all__ = [
     "SCHEMA_VERSION",
     "Column",
     "empty_frame",
-    "filled_since",
     "frame_of",
+    "readable_version",
     "upgraded",
+    "upgraded_row",
     "validate",
 ]
 
@@ -154,10 +155,16 @@ def empty_frame() -> pd.DataFrame:
     return frame_of([])
 
 
-def filled_since(version: int) -> dict[str, bool | float]:
-    """What the columns that came after a schema version hold in its rows: missing, flags not raised."""
-    late = [column for column in COLUMNS if column.since > version]
-    return {column.name: False if column.dtype == "bool" else float("nan") for column in late}
+def readable_version(said: object, path: str | os.PathLike[str]) -> int:
+    """The schema version that a file says it was written for.
+
+    Raises:
+        VersionError: It is not one of ``READABLE_VERSIONS``.
+    """
+    found = [version for version in READABLE_VERSIONS if str(version) == str(said)]
+    if not found:
+        raise VersionError(path, "the dataset schema", said, SCHEMA_VERSION)
+    return found[0]
 
 
 def upgraded(frame: pd.DataFrame, version: int) -> pd.DataFrame:
@@ -167,8 +174,19 @@ def upgraded(frame: pd.DataFrame, version: int) -> pd.DataFrame:
         frame: As it was read.
         version: One of ``READABLE_VERSIONS``.
     """
-    fill = {name: value for name, value in filled_since(version).items() if name not in frame}
-    return frame.assign(**fill, schema_version=SCHEMA_VERSION) if version < SCHEMA_VERSION else frame
+    return frame.assign(**_lacking(frame, version)) if version < SCHEMA_VERSION else frame
+
+
+def upgraded_row(row: Mapping[str, Any], version: int) -> dict[str, Any]:
+    """A row of an older schema version with the columns of this one; as ``upgraded`` for a frame."""
+    return {**row, **_lacking(row, version)}
+
+
+def _lacking(held: Container[str], version: int) -> dict[str, Any]:
+    """What a version's rows lack: numbers are missing, flags not raised."""
+    late = [column for column in COLUMNS if column.since > version and column.name not in held]
+    fill = {column.name: False if column.dtype == "bool" else float("nan") for column in late}
+    return {**fill, "schema_version": SCHEMA_VERSION}
 
 
 def validate(frame: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -56,10 +56,13 @@ def read_dataset(path: str | os.PathLike[str]) -> pd.DataFrame:
     return checked if version == SCHEMA_VERSION else checked.assign(is_outlier=flag_outliers(checked))
 
 
-def write_dataset(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def write_dataset(frame: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataFrame:
     """Writes a dataset, as CSV if the name ends in ``.csv``; readers see the old file or the new one.
 
     Outliers are flagged anew. The file is on the disk when this returns.
+
+    Returns:
+        The dataset as it was written.
 
     Raises:
         InputError: A row breaks the schema; nothing is written.
@@ -73,6 +76,7 @@ def write_dataset(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
             write_csv(checked, temporary)
         else:
             _write_parquet(checked, temporary)
+    return checked
 
 
 def _write_parquet(checked: pd.DataFrame, path: Path) -> None:
@@ -94,5 +98,4 @@ def append_rows(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]])
     fresh = frame_of(rows)
     fresh = fresh[~fresh["row_id"].isin(known["row_id"])]
     both = pd.concat([known, fresh], ignore_index=True) if len(known) else fresh.reset_index(drop=True)
-    write_dataset(both, path)
-    return both.assign(is_outlier=flag_outliers(both))
+    return write_dataset(both, path)

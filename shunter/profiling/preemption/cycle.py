@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from shunter.catalog.checkpoints import Checkpoint
 from shunter.engines.base import DecodeResult, Engine, LoadResult, Timed
@@ -153,7 +150,7 @@ class JobRunner:
             kv_bytes=saved.kv_bytes if saved else 0,
             **self._seconds([*before, rest], b, saved, unload_a, load_a, restored),
             resume_step_s=rest.step_end_s[0] - rest.start_s,
-            step_p50_s=statistics.median(np.diff([rest.start_s, *rest.step_end_s]).tolist()),
+            step_p50_s=rest.step_p50_s,
             device_bytes_idle=idle,
             device_bytes_loaded=loaded,
             device_bytes_after_unload_a=after_a,

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from shunter.errors import BrokenFileError, InputError
-from shunter.files import remove_leftovers, write_json
+from shunter.files import write_json
 from shunter.profiling.preemption.plan import PreemptionPlan
 from shunter.profiling.preemption.rows import PreemptionFile
 from shunter.profiling.sweep.plan import model_facts
@@ -95,7 +95,6 @@ def open_measurement(
         report_folder(folder)
         write_json(folder / "predictions.json", [asdict(p) for p in predictions])
         write_json(folder / "plan.json", asked)
-    remove_leftovers(rows)
     return Measurement(plan, engine, device, PreemptionFile(rows), predictions)
 
 

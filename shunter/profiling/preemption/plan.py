@@ -9,7 +9,7 @@ import numpy as np
 
 from shunter.catalog.checkpoints import Checkpoint
 from shunter.errors import InputError
-from shunter.profiling.sweep.plan import parse_level
+from shunter.profiling.sweep.plan import check_names, parse_level
 
 __all__ = ["PreemptionPlan", "PreemptionSettings", "cut_points", "make_preemption_plan"]
 
@@ -123,9 +123,7 @@ def make_preemption_plan(
     Raises:
         InputError: No or twice the same model, a cut outside the job, or a level that a model does not have.
     """
-    names = [model.name for model in models]
-    if not names or len(set(names)) < len(names):
-        raise InputError("--model", "be given once or more, each with another name", names)
+    check_names(models)
     s = settings
     if not s.cuts or min(s.cuts) < 2 or max(s.cuts) > s.job_tokens - 2:
         rule = f"be from 2 to {s.job_tokens - 2}, two tokens before the end of the job"

@@ -12,7 +12,7 @@ import numpy as np
 
 from shunter.profiling.sweep.design import Design, observations
 from shunter.profiling.sweep.pace import Pace
-from shunter.profiling.sweep.plan import Group, SweepPlan, Unit
+from shunter.profiling.sweep.plan import Group, SweepPlan, Unit, in_order
 
 __all__ = ["BudgetPlanner", "expected_selection"]
 
@@ -52,7 +52,7 @@ class BudgetPlanner:
         wants: Callable[[Group, Unit], bool],
         is_measured: Callable[[Group, Unit], bool],
     ) -> None:
-        self._pace, self._wants = pace, wants
+        self._pace, self._wants, self._max_batch = pace, wants, plan.max_batch
         self._rng = random.Random(plan.settings.seed)
         self._places = [replace(group, units=()) for group in plan.groups if group.units[0].repeat == 0]
         self._candidates = [
@@ -60,7 +60,7 @@ class BudgetPlanner:
             for place, group in zip(self._places, plan.groups, strict=False)
             for unit in group.units
         ]
-        self._index = {(_key(c.place), c.unit): i for i, c in enumerate(self._candidates)}
+        self._index = {(c.place.key, c.unit): i for i, c in enumerate(self._candidates)}
         self._design = Design([observations(plan, c.place, c.unit) for c in self._candidates])
         self._rows: Counter[int] = Counter()
         self._refused: set[tuple[str, int]] = set()
@@ -73,7 +73,7 @@ class BudgetPlanner:
         """The cheapest run and swap of each model and level, a level of each model after the other."""
         groups = []
         for place in self._shuffled_places():
-            mine = [i for i, c in enumerate(self._candidates) if _key(c.place) == _key(place)]
+            mine = [i for i, c in enumerate(self._candidates) if c.place.key == place.key]
             cheapest = [
                 min(some, key=lambda i: (self._rows[i], self._unit_s(i)))
                 for kind in _AXES
@@ -94,15 +94,15 @@ class BudgetPlanner:
 
     def measured(self, group: Group, unit: Unit) -> None:
         """A unit that was chosen is measured."""
-        self._count(self._index[_key(group), replace(unit, repeat=0)])
+        self._count(self._index[group.key, replace(unit, repeat=0)])
 
     def gave_up(self, group: Group, unit: Unit) -> None:
         """A unit that was chosen does not fit into what is left."""
-        self._tried.add((_key(group), replace(unit, repeat=0)))
+        self._tried.add((group.key, replace(unit, repeat=0)))
 
     def refused(self, group: Group) -> None:
         """A model does not fit the memory at this level."""
-        self._refused.add(_key(group))
+        self._refused.add(group.key)
 
     def left_out(self) -> tuple[str, ...]:
         """What of the grid was never measured, in words; empty: nothing."""
@@ -146,7 +146,9 @@ class BudgetPlanner:
         for i in chosen:
             by_place[self._places.index(self._candidates[i].place)].append(self._next(i))
         order = self._rng.sample(sorted(by_place), len(by_place))
-        return [replace(self._places[p], units=_in_order(by_place[p], self._rng)) for p in order]
+        return [
+            replace(self._places[p], units=in_order(by_place[p], self._max_batch, self._rng)) for p in order
+        ]
 
     def _shuffled_places(self) -> list[Group]:
         by_model: dict[str, list[Group]] = defaultdict(list)
@@ -157,10 +159,10 @@ class BudgetPlanner:
 
     def _is_open(self, i: int) -> bool:
         candidate = self._candidates[i]
-        given_up = (_key(candidate.place), candidate.unit) in self._tried
+        given_up = (candidate.place.key, candidate.unit) in self._tried
         return (
             not given_up
-            and _key(candidate.place) not in self._refused
+            and candidate.place.key not in self._refused
             and self._wants(candidate.place, self._next(i))
         )
 
@@ -209,17 +211,6 @@ def expected_selection(plan: SweepPlan) -> tuple[tuple[Group, ...], tuple[str, .
             groups += [replace(group, units=tuple(kept))] if kept else []
         now = planner.next_round(left_s) if left_s > 0 else []
     return tuple(groups), planner.left_out()
-
-
-def _key(group: Group) -> tuple[str, int]:
-    return group.checkpoint.name, group.gpu_layers
-
-
-def _in_order(units: list[Unit], rng: random.Random) -> tuple[Unit, ...]:
-    """Random, but loads for fewer requests last, as in ``make_plan``."""
-    widest = max(unit.max_batch for unit in units)
-    mixed = rng.sample(units, len(units))
-    return tuple(sorted(mixed, key=lambda unit: unit.max_batch < widest))
 
 
 def _counts(axis: str, values: list[object]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -139,7 +138,7 @@ class GroupRun:
         if conditions.pop("is_short_of_memory"):
             moved, stalled = conditions["swapped_bytes"] / 1e6, conditions["memory_stall_s"]
             raise ShunterError(
-                f"memory is short: while {self._model} at {self._group.gpu_layers} layers was measured, "
+                f"memory is short: while {self._group.label} was measured, "
                 f"twice, {moved:.0f} MB were swapped and everything waited {stalled:.2f} s for memory; that "
                 "is not kept: make room, or keep such measurements too with --allow-overcommit"
             )
@@ -241,7 +240,6 @@ class GroupRun:
 
     def _write_decode(self, unit: Unit, done: DecodeResult) -> None:
         steps = len(done.step_end_s)
-        each_s = np.diff([done.start_s, *done.step_end_s])
         self._write(
             unit,
             "decode",
@@ -252,7 +250,7 @@ class GroupRun:
             # The first step sees the prompt and one generated token, each later step one more.
             context_tokens=unit.prompt_tokens + (steps + 1) / 2,
             duration_s=done.duration_s / steps,
-            step_p50_s=statistics.median(each_s.tolist()),
+            step_p50_s=done.step_p50_s,
             steps=steps,
             tokens_per_s=unit.batch * steps / done.duration_s if done.duration_s else None,
         )

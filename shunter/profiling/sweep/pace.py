@@ -86,11 +86,11 @@ class Pace:
     def unit_s(self, group: Group, unit: Unit) -> float:
         """Seconds that a unit is predicted to take."""
         parts = self._unit_parts(group, unit)
-        return sum(assumed_s * self._ratio(_place(group), part) for part, assumed_s in parts.items())
+        return sum(assumed_s * self._ratio(group.key, part) for part, assumed_s in parts.items())
 
     def open_s(self, group: Group) -> float:
         """Seconds that a group's first load, warm-up and last unload are predicted to take."""
-        return self._open_parts(group)["open"] * self._ratio(_place(group), "open")
+        return self._open_parts(group)["open"] * self._ratio(group.key, "open")
 
     def eta_s(self) -> float:
         """Seconds to go."""
@@ -98,10 +98,10 @@ class Pace:
 
     def _count(self, group: Group, parts: Mapping[str, float], sign: int) -> None:
         for part, assumed_s in parts.items():
-            self._left_s[_place(group), part] += sign * assumed_s
+            self._left_s[group.key, part] += sign * assumed_s
 
     def _learn(self, group: Group, part: str, assumed_s: float, taken_s: float) -> None:
-        for key in _keys(_place(group), part):
+        for key in _keys(group.key, part):
             self._assumed_s[key] += assumed_s
             self._taken_s[key] += taken_s
 
@@ -136,10 +136,6 @@ class Pace:
 
     def _load_s(self, checkpoint: Checkpoint) -> float:
         return _CALL_S + checkpoint.weight_bytes / _ASSUMED[self._kind][2]
-
-
-def _place(group: Group) -> Place:
-    return group.checkpoint.name, group.gpu_layers
 
 
 def _keys(place: Place, part: str) -> tuple[tuple[object, ...], ...]:

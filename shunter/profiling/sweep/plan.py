@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ __all__ = [
     "SweepSettings",
     "Unit",
     "check_levels",
+    "check_names",
+    "in_order",
     "make_plan",
     "model_facts",
     "parse_level",
@@ -102,6 +105,16 @@ class Group:
     units: tuple[Unit, ...]
 
     @property
+    def key(self) -> tuple[str, int]:
+        """The model's name and its layers on the device: equal for groups of other repeats."""
+        return self.checkpoint.name, self.gpu_layers
+
+    @property
+    def label(self) -> str:
+        """What people are told it is."""
+        return f"{self.checkpoint.name} at {self.gpu_layers} layers"
+
+    @property
     def loads(self) -> int:
         """Loads, with the one that opens the group."""
         return 1 + sum(unit.kind == "swap" for unit in self.units)
@@ -138,6 +151,10 @@ class SweepPlan:
     def loads(self) -> int:
         """Loads in all groups."""
         return sum(group.loads for group in self.groups)
+
+    def new_session_id(self) -> str:
+        """Names a sweep that begins to measure this plan."""
+        return f"{self.plan_id}-{uuid.uuid4().hex[:8]}"
 
     def unit_key(self, group: Group, unit: Unit, operation: str, index: int) -> str:
         """Names one row of a unit; the same in every session that would measure the same."""
@@ -192,6 +209,14 @@ def make_plan(
     facts = [model_facts(checkpoint) for checkpoint in checkpoints]
     plan_id = digest([engine, device.name, facts, asdict(settings)])
     return SweepPlan(engine, device, settings, tuple(groups), max(settings.batch), context, plan_id)
+
+
+def in_order(units: Sequence[Unit], widest: int, rng: random.Random) -> tuple[Unit, ...]:
+    """Units of a group in random order, but loads for fewer requests than the widest last.
+
+    llama.cpp restores KV only into a resident with the limit of the one that it was saved in.
+    """
+    return tuple(sorted(rng.sample(units, len(units)), key=lambda unit: unit.max_batch < widest))
 
 
 def parse_level(text: str, total_layers: int) -> int:
@@ -251,10 +276,19 @@ def _units(settings: SweepSettings, repeat: int) -> tuple[list[Unit], list[Unit]
     return list(dict.fromkeys(runs + swaps)), list(dict.fromkeys(narrow))
 
 
-def _check(checkpoints: Sequence[Checkpoint], settings: SweepSettings) -> None:
+def check_names(checkpoints: Sequence[Checkpoint]) -> None:
+    """Checks that models can be told apart by name.
+
+    Raises:
+        InputError: There is none, or twice the same.
+    """
     names = [checkpoint.name for checkpoint in checkpoints]
     if not names or len(set(names)) < len(names):
         raise InputError("--model", "be given once or more, each with another name", names)
+
+
+def _check(checkpoints: Sequence[Checkpoint], settings: SweepSettings) -> None:
+    check_names(checkpoints)
     grids = {
         "--prompt": (settings.prompt_tokens, 1),
         "--decode": (settings.decode_tokens, 1),

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from shunter.engines.base import DeviceMemoryError
-from shunter.errors import InputError
 from shunter.profiling.dataset.journal import Journal
 from shunter.profiling.meters.metered import MeteredEngine
 from shunter.profiling.sweep.budget import BudgetPlanner
 from shunter.profiling.sweep.footprint import shortage
 from shunter.profiling.sweep.measure import GroupRun
+from shunter.profiling.sweep.measured import Measured, check_not_all_refused
 from shunter.profiling.sweep.pace import Pace
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit
-from shunter.profiling.sweep.repeats import CellTimes, Precision
+from shunter.profiling.sweep.repeats import Precision
 
 __all__ = ["ProgressCallback", "SweepProgress", "SweepResult", "SweepRun"]
 
@@ -84,7 +83,7 @@ class SweepRun:
         engine: Holds no model.
         facts: From ``sweep_facts``.
         journal: Takes the rows.
-        known: Rows that need not be measured again, by their unit's key.
+        measured: Rows that need not be measured again.
         progress: Called after each unit.
         begun_s: When the sweep's time began, on ``clock``.
         clock: Seconds.
@@ -96,7 +95,7 @@ class SweepRun:
         engine: MeteredEngine,
         facts: dict[str, Any],
         journal: Journal,
-        known: Mapping[str, Mapping[str, Any]],
+        measured: Measured,
         progress: ProgressCallback | None,
         *,
         begun_s: float,
@@ -104,19 +103,14 @@ class SweepRun:
     ) -> None:
         self._plan, self._settings = plan, plan.settings
         self._engine, self._facts, self._journal = engine, facts, journal
-        self._kv_save = engine.capabilities().kv_save
-        self._cell_of = {key: str(row["cell_id"]) for key, row in known.items()}
-        self._times = CellTimes()
-        for row in known.values():
-            self._times.add(row)
+        self._measured = measured
         self._progress, self._begun_s, self._clock = progress, begun_s, clock
         self._deadline_s = None if plan.settings.budget_s is None else begun_s + plan.settings.budget_s
-        self._pace = Pace(plan if self._deadline_s is None else replace(plan, groups=()))
+        self._pace = Pace(replace(plan, groups=()))
         self._planner: BudgetPlanner | None = None
         self._fits: dict[tuple[str, int], bool] = {}
         self._refused: list[str] = []
-        self._rows = self._units_measured = self._units_skipped = 0
-        self._units = plan.units
+        self._rows = self._units_measured = self._units_skipped = self._units = 0
 
     def run(self) -> SweepResult:
         """Measures everything that is not there yet.
@@ -129,8 +123,7 @@ class SweepRun:
             self._run_passes()
         else:
             self._run_rounds()
-        if self._refused and not self._units_measured and not self._units_skipped:
-            raise InputError("--model", "fit the memory at one level at least", "; ".join(self._refused))
+        check_not_all_refused(self._refused, self._units_measured + self._units_skipped)
         return SweepResult(
             self._journal.dataset,
             self._facts["session_id"],
@@ -141,48 +134,37 @@ class SweepRun:
             self._clock() - self._begun_s,
             self._engine.engine_s,
             self._engine.other_s,
-            self._precision(),
+            self._measured.precision(),
             self._planner.left_out() if self._planner else (),
         )
 
     def _run_passes(self) -> None:
-        for group in self._plan.groups:
-            self._run_group(group)
-        first = [group for group in self._plan.groups if group.units[0].repeat == 0]
+        self._run_groups(self._plan.groups)
         for repeat in range(self._settings.repeats, self._settings.max_repeats):
-            rng = random.Random(f"{self._settings.seed}/{repeat}")
-            groups = [self._still_wide(group, repeat, rng) for group in rng.sample(first, len(first))]
-            groups = [group for group in groups if group.units]
-            self._pace.added(groups)
-            self._units += sum(len(group.units) for group in groups)
-            for group in groups:
-                self._run_group(group)
+            self._run_groups(self._measured.further_pass(repeat))
 
-    def _still_wide(self, group: Group, repeat: int, rng: random.Random) -> Group:
-        units = [replace(unit, repeat=repeat) for unit in group.units if self._is_wide(group, unit)]
-        mixed = rng.sample(units, len(units))
-        return replace(group, units=tuple(sorted(mixed, key=lambda u: u.max_batch < self._plan.max_batch)))
+    def _run_groups(self, groups: Sequence[Group]) -> None:
+        self._pace.added(groups)
+        self._units += sum(len(group.units) for group in groups)
+        for group in groups:
+            self._run_group(group)
 
     def _run_rounds(self) -> None:
-        self._units = 0
         planner = self._planner = BudgetPlanner(
-            self._plan, self._pace, wants=self._wants, is_measured=self._is_measured
+            self._plan, self._pace, wants=self._wants, is_measured=self._measured.has
         )
         groups = planner.pilot()
         while groups:
-            self._pace.added(groups)
-            self._units += sum(len(group.units) for group in groups)
-            for group in groups:
-                self._run_group(group)
+            self._run_groups(groups)
             groups = planner.next_round(self._left_s()) if self._left_s() > 0 else []
 
     def _wants(self, group: Group, unit: Unit) -> bool:
         if unit.repeat < self._settings.repeats or self._settings.precision is None:
             return unit.repeat < max(self._settings.repeats, self._settings.max_repeats)
-        return unit.repeat < self._settings.max_repeats and self._is_wide(group, replace(unit, repeat=0))
+        return unit.repeat < self._settings.max_repeats and self._measured.is_wide(group, unit)
 
     def _run_group(self, group: Group) -> None:
-        todo = [unit for unit in group.units if not self._is_measured(group, unit)]
+        todo = [unit for unit in group.units if not self._measured.has(group, unit)]
         self._units_skipped += len(group.units) - len(todo)
         for unit in set(group.units) - set(todo):
             self._pace.skipped(group, unit)
@@ -204,7 +186,7 @@ class SweepRun:
                         self._measure(resident, group, unit)
         except DeviceMemoryError as error:
             run.unload()
-            self._refuse(group, f"{group.checkpoint.name} at {group.gpu_layers} layers: {error}")
+            self._refuse(group, f"{group.label}: {error}")
 
     def _measure(self, resident: GroupRun, group: Group, unit: Unit) -> None:
         start_s = self._clock()
@@ -232,47 +214,22 @@ class SweepRun:
         return float("inf") if self._deadline_s is None else self._deadline_s - self._clock()
 
     def _fits_memory(self, group: Group) -> bool:
-        place = (group.checkpoint.name, group.gpu_layers)
-        if place not in self._fits:
-            allowed = self._settings.allow_overcommit
-            line = None if allowed else shortage(self._plan, group, self._engine)
-            self._fits[place] = line is None
+        if group.key not in self._fits:
+            line = shortage(self._plan, group, self._engine)
+            self._fits[group.key] = line is None
             if line is not None:
                 self._refuse(group, line)
-        return self._fits[place]
+        return self._fits[group.key]
 
     def _refuse(self, group: Group, line: str) -> None:
-        self._fits[group.checkpoint.name, group.gpu_layers] = False
+        self._fits[group.key] = False
         self._refused.append(line)
         if self._planner:
             self._planner.refused(group)
 
-    def _is_measured(self, group: Group, unit: Unit) -> bool:
-        keys = self._plan.row_keys(group, unit, kv_save=self._kv_save)
-        return all(key in self._cell_of for key in keys)
-
-    def _cells(self, group: Group, unit: Unit) -> list[str]:
-        keys = self._plan.row_keys(group, replace(unit, repeat=0), kv_save=self._kv_save)
-        return [self._cell_of[key] for key in keys if key in self._cell_of]
-
-    def _is_wide(self, group: Group, unit: Unit) -> bool:
-        wanted = self._settings.precision
-        return wanted is not None and any(self._times.width(c) > wanted for c in self._cells(group, unit))
-
-    def _precision(self) -> Precision | None:
-        if self._settings.precision is None:
-            return None
-        units = [(g, u) for g in self._plan.groups for u in g.units if u.repeat == 0]
-        cells = {cell for group, unit in units for cell in self._cells(group, unit)}
-        return self._times.precision(self._settings.precision, cells)
-
     def _keep(self, row: dict[str, Any]) -> None:
-        # A unit that was cut short runs again as a whole, but its finished rows are not measured twice.
-        key = row["row_id"].partition("/")[2]
-        if key not in self._cell_of:
+        if self._measured.keep(row):
             self._journal.append(row)
-            self._cell_of[key] = row["cell_id"]
-            self._times.add(row)
             self._rows += 1
 
     def _report(self, group: Group) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from shunter.catalog.checkpoints import read_checkpoint
 from shunter.catalog.devices import parse_device
@@ -15,10 +13,10 @@ from shunter.engines.base import Engine
 from shunter.engines.caller.entries import engine_entry, start_engine
 from shunter.errors import InputError
 from shunter.profiling.dataset.journal import Journal, journal_path
-from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.meters.conditions import Sensors
 from shunter.profiling.meters.metered import MeteredEngine
 from shunter.profiling.sweep.measure import sweep_facts
+from shunter.profiling.sweep.measured import Measured, earlier_rows
 from shunter.profiling.sweep.plan import SweepPlan, SweepSettings, check_levels, make_plan
 from shunter.profiling.sweep.run import ProgressCallback, SweepProgress, SweepResult, SweepRun
 
@@ -34,6 +32,7 @@ __all__ = [
 ]
 
 MODES = ("new", "resume", "append")
+_HARDWARE = ("hardware_id", "engine_version")
 
 
 def plan_models(
@@ -141,26 +140,16 @@ def run_sweep(
     begun_s = clock() if begun_s is None else begun_s
     check_output(dataset, mode)
     metered = MeteredEngine(engine, Sensors(plan.device))
-    check_levels(plan, metered.capabilities())
-    session_id = f"{plan.plan_id}-{uuid.uuid4().hex[:8]}"
+    can = metered.capabilities()
+    check_levels(plan, can)
+    session_id = plan.new_session_id()
     facts = sweep_facts(plan, metered, session_id)
     with Journal(dataset, plan_id=plan.plan_id, session_id=session_id) as journal:
         try:
-            known = _known_rows(dataset, journal, facts) if mode == "resume" else {}
+            rows = earlier_rows(dataset, journal) if mode == "resume" else []
+            here = [row for row in rows if all(row[name] == facts[name] for name in _HARDWARE)]
+            known = Measured(plan, kv_save=can.kv_save, rows=here)
             run = SweepRun(plan, metered, facts, journal, known, progress, begun_s=begun_s, clock=clock)
             return run.run()
         finally:
             journal.merge()
-
-
-def _known_rows(
-    dataset: str | os.PathLike[str], journal: Journal, facts: Mapping[str, Any]
-) -> dict[str, Mapping[str, Any]]:
-    """Rows measured on this hardware with this engine, by what their id says of unit and operation."""
-    written: list[Any] = read_dataset(dataset).to_dict("records") if Path(dataset).exists() else []
-    here = ("hardware_id", "engine_version")
-    return {
-        str(row["row_id"]).partition("/")[2]: row
-        for row in [*written, *journal.rows]
-        if all(row[name] == facts[name] for name in here)
-    }
