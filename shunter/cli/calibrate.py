@@ -13,7 +13,7 @@ from rich.console import Console
 from shunter.agents.base import Policy
 from shunter.agents.registry import make_policy
 from shunter.cli.fit_update import span_errors_table, update_table
-from shunter.cli.options import say
+from shunter.cli.options import open_console, say
 from shunter.envs.scenario.scenario import Scenario
 from shunter.errors import BrokenFileError, InputError, ShunterError
 from shunter.eval.execution.event_log import read_event_log
@@ -61,7 +61,7 @@ def calibrate(
 
     shunter calibrate runs/eval --out perf-calibrated --json gap.json
     """
-    console = Console()
+    console = open_console()
     results = _results(run)
     model = PerformanceModel.load(performance or run / "performance.json")
     found = calibrate_on(

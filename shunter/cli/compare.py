@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from shunter.cli.options import say
+from shunter.cli.options import open_console, say
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.compare import Comparison
 from shunter.eval.compare import compare as set_side_by_side
@@ -68,7 +68,7 @@ def compare(
 
     shunter compare 0f8a3c54c1f14a0bb2d6cb1d9a3e0c55 runs/tuesday --metric response_p95_s --out compare.html
     """
-    console = Console()
+    console = open_console()
     _check(runs, out, json_path)
     comparison = set_side_by_side([read_evaluation(run, store=store) for run in runs])
     chosen = metric or ["response_mean_s"]

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shunter.cli.options import progress, say
+from shunter.cli.options import open_console, progress, say
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.dataset.compare import merge_datasets
@@ -72,7 +72,7 @@ def fit(
 
     shunter fit --update perf --events runs/eval/events.parquet --scenario s.yaml --out perf-recalibrated
     """
-    console = Console()
+    console = open_console()
     if update is not None:
         _update(console, update, data, events, scenario, engine, out)
         return

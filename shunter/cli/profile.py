@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from shunter.cli.options import say, seconds, share
+from shunter.cli.options import open_console, say, seconds, share
 from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import start_engine
 from shunter.errors import InputError
@@ -127,7 +127,7 @@ def profile(
 
     shunter profile --model small-hf --repeats 5 --precision 5% --max-repeats 20
     """
-    console = Console()
+    console = open_console()
     if resume and append:
         raise InputError("--append", "not be given with --resume", "both")
     mode = "resume" if resume else "append" if append else "new"

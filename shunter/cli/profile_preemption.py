@@ -10,7 +10,7 @@ from rich.console import Console
 
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.catalog.devices import parse_device
-from shunter.cli.options import progress, say
+from shunter.cli.options import open_console, progress, say
 from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import engine_entry, start_engine
 from shunter.errors import InputError
@@ -118,7 +118,7 @@ def profile_preemption(
         predict=lambda: _predict(performance, plan, engine, device_name),
         resume=resume,
     )
-    _measure(Console(), measurement, out, python)
+    _measure(open_console(), measurement, out, python)
 
 
 def _measure(console: Console, measurement: Measurement, out: Path, python: str | None) -> None:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from shunter.cli.options import say
+from shunter.cli.options import open_console, say
 from shunter.errors import InputError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.timeline import pick_run, read_timeline
@@ -46,7 +45,7 @@ def timeline(
 
     shunter timeline runs/eval/events.parquet --run cost-greedy/0/real --perfetto trace.json
     """
-    console = Console()
+    console = open_console()
     page = out if out is not None or perfetto is not None else Path("timeline.html")
     for option, path in (("--out", page), ("--perfetto", perfetto)):
         _check_place(option, path, events)

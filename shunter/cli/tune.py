@@ -9,18 +9,27 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from shunter.agents.parameters import Heuristic
 from shunter.agents.registry import HEURISTICS
-from shunter.cli.options import PERFORMANCE, RAY, performance_of, progress, say, say_lost, seed_list
-from shunter.cli.train import told, worlds_of
+from shunter.cli.options import (
+    PERFORMANCE,
+    RAY,
+    lost_words,
+    open_console,
+    performance_of,
+    progress,
+    say,
+    seed_list,
+)
+from shunter.cli.train import told
 from shunter.envs.world.world import make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.files import finite, write_json
 from shunter.jobs import Runner, open_runner
 from shunter.train.settings import TrainConfig, TrainSettings, load_config, write_config
+from shunter.train.train_and_save import worlds_of
 from shunter.train.tune.heuristic import tune_all
 from shunter.train.tune.search import OnTrial, Tuned
 from shunter.train.tune.training import tune_training
@@ -85,7 +94,7 @@ def tune(
 
     shunter tune --train generalist.yaml --generations 100 --trials 30 --ray auto --out tuned.yaml
     """
-    console = Console()
+    console = open_console()
     if (train is None) == (scenario is None):
         raise InputError("--scenario", "be given, or --train instead", list(map(str, scenario or ())))
     if train is not None and out.exists():
@@ -111,7 +120,8 @@ def tune(
         raise typer.Exit(130) from None
     title, unit = TITLES["heuristics" if config is None else "training"]
     console.print(tuned_table(results, title, unit))
-    say_lost(console, runner)
+    for line in lost_words(runner.lost):
+        say(console, line)
     if config is not None:
         write_config(config.tuned(results["training"].parameters), out)
     for result in sorted(results.values(), key=lambda one: one.score):
