@@ -32,8 +32,9 @@ from shunter.files import finite, write_json, write_text
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.checkpoints.synthetic import bytes_per_weight, write_checkpoint
 from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.profile import profile_models
 from shunter.profiling.sweep.plan import SweepSettings
-from shunter.profiling.sweep.sweep import SweepProgress, profile_models
+from shunter.profiling.sweep.sweep import SweepProgress
 from shunter.tracking.runs import tracking
 from shunter.train.runs import Listener, Run, added_words, train_runs
 from shunter.train.settings import EvolutionSettings

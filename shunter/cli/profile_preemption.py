@@ -96,7 +96,6 @@ def profile_preemption(
 
     shunter profile preemption --model small-hf --performance perf --page-cache cold --resume
     """
-    device_name = parse_device(device, field="--device").name
     settings = PreemptionSettings(
         job_tokens=job_tokens,
         other_tokens=other_tokens,
@@ -115,7 +114,7 @@ def profile_preemption(
         plan,
         engine=engine,
         device=device,
-        predict=lambda: _predict(performance, plan, engine, device_name),
+        predict=lambda: _predict(performance, plan, engine, parse_device(device, field="--device").name),
         resume=resume,
     )
     _measure(open_console(), measurement, out, python)
