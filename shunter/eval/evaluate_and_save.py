@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 from shunter.agents.base import Policy
@@ -179,21 +180,16 @@ def evaluate_and_save(
     check_place("--json", json_path)
     chosen = _scenario(scenario, engine, duration_s)
     made = [make_policy(one) if isinstance(one, str) else one for one in policies]
-    names = [policy.name for policy in made]
-    if len(set(names)) < len(names):
-        raise InputError("--policy", "name each policy once", names)
+    sources = _sources(policies, made)
     python = {} if real is None else _interpreters(chosen, real.python)
     if performance is None and not isinstance(scenario, Scenario):
         performance = performance_of(scenario)
     model = load_performance(chosen, performance)
     world = make_world(chosen, model)
-    worlds = [world.at_load(load) for load in dict.fromkeys(loads)] or [world]
     if real is not None:
         check_binding(world)
-    if duration_s is not None:
-        for at in worlds:
-            _check_duration(at, seeds, duration_s)
-    sources = {name: one if isinstance(one, str) else name for name, one in zip(names, policies, strict=True)}
+    worlds = [world.at_load(load) for load in dict.fromkeys(loads)] or [world]
+    _check_duration(worlds, seeds, duration_s)
     plan = _Plan(made, sources, seeds, model, real, python, on_progress)
     done = _at_each_load(plan, worlds, out, ray, _warnings(made, world))
     if json_path is not None and not _is_cut_short(done):
@@ -228,6 +224,14 @@ def _at_each_load(
 
 def _is_cut_short(done: SavedEvaluations) -> bool:
     return done.interrupted or done.saved[-1].evaluation.broken is not None
+
+
+def _sources(given: Sequence[str | Policy], made: Sequence[Policy]) -> dict[str, str]:
+    """What each policy was made of, by its name."""
+    names = [policy.name for policy in made]
+    if len(set(names)) < len(names):
+        raise InputError("--policy", "name each policy once", names)
+    return {name: one if isinstance(one, str) else name for name, one in zip(names, given, strict=True)}
 
 
 def _warnings(policies: Sequence[Policy], world: World) -> tuple[str, ...]:
@@ -265,11 +269,11 @@ def _interpreters(scenario: Scenario, given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _check_duration(world: World, seeds: Sequence[int], limit_s: float) -> None:
+def _check_duration(worlds: Sequence[World], seeds: Sequence[int], limit_s: float | None) -> None:
     """Refuses requests that would still arrive when a run is cut off; in a closed loop nobody knows."""
-    if world.scenario.workload.closed_loop is not None:
-        return
-    for seed in seeds:
+    for world, seed in product(worlds, seeds):
+        if limit_s is None or world.scenario.workload.closed_loop is not None:
+            return
         last_s = float(world.draw(seed).arrival_ns.max()) * 1e-9
         if last_s > limit_s:
             rule = (

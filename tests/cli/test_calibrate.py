@@ -60,7 +60,7 @@ def run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 
 
 def test_the_gap_before_and_after_is_shown_and_the_model_written(run: Run, folder: Path) -> None:
-    code, output = run("calibrate", "run", "--json", "gap.json")
+    code, output = run("calibrate", "run", "--json", "gap.json", "--verbose")
     assert code == 0
     figures = json.loads((folder / "gap.json").read_text())
     gap = figures["gaps"]["fifo-swap"]

@@ -59,7 +59,7 @@ def test_update_says_how_far_times_moved_and_writes_them(run: Run, folder: Path)
     before = (folder / "perf/performance.json").read_bytes()
     arguments = ["--events", "events.parquet", "--scenario", "s.yaml"]
 
-    code, output = run("--update", "perf", *arguments, "--out", "new")
+    code, output = run("--update", "perf", *arguments, "--out", "new", "--verbose")
 
     assert code == 0
     assert (folder / "perf/performance.json").read_bytes() == before
