@@ -1,4 +1,4 @@
-"""What commands print is an answer of at most ten lines; the rest is asked for, and in a pipe never cropped."""
+"""What commands print is an answer of at most ten lines; the rest is asked for, and never cropped."""
 
 from __future__ import annotations
 

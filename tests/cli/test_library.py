@@ -11,7 +11,6 @@ import pytest
 
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.registry import make_policy
-from shunter.engines.fake.engine import FakeEngine
 from shunter.eval.evaluate_and_save import evaluate_and_save
 from shunter.profiling import profile as library
 from shunter.profiling.dataset.table import read_dataset
@@ -20,6 +19,7 @@ from shunter.train.settings import EvolutionSettings, TrainConfig
 from shunter.train.train_and_save import train_and_save
 from shunter.train.verdict import verdict_of
 from tests.cli.test_main import folder, works
+from tests.cli.test_profile_reports import Virtual
 
 __all__ = ["folder"]
 
@@ -70,26 +70,13 @@ def test_train(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("library.events.parquet").exists()
 
 
-class Virtual(FakeEngine):
-    """Stands where the worker would: the same engine on a virtual clock, in this process."""
-
-    def __init__(self, *_: object, **__: object) -> None:
-        super().__init__(device="cpu:1-threads", total_layers=16)
-
-    def __enter__(self) -> Virtual:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
 def test_profile(
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     fake_checkpoints: dict[str, Path],
 ) -> None:
-    monkeypatch.setattr(library, "start_engine", Virtual)
+    monkeypatch.setattr(library, "start_engine", lambda *_, **__: Virtual(fake_checkpoints))
     model = str(fake_checkpoints["small"])
     grid = ("--prompt", "8", "--decode", "4", "--batch", "1,2", "--cuts", "8", "--repeats", "2")
     where = ("--engine", "fake", "--device", "cpu:1-threads", "--out", "command.parquet")

@@ -143,19 +143,8 @@ def test_an_interpreter_without_the_engine(
 def test_eval_prints_a_table_and_writes_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
-    out = works(
-        capsys,
-        "eval",
-        "--scenario",
-        "s.yaml",
-        "--seeds",
-        "6",
-        "--json",
-        "r.json",
-        "--out",
-        "runs/a",
-        "--verbose",
-    )
+    arguments = ("--seeds", "6", "--json", "r.json", "--out", "runs/a", "--verbose")
+    out = works(capsys, "eval", "--scenario", "s.yaml", *arguments)
     result = json.loads(Path("r.json").read_text())
     for name, policy in result["policies"].items():
         assert name in out
