@@ -28,8 +28,8 @@ from shunter.eval.execution.runs import Run
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.checkpoints.synthetic import write_checkpoint
 from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.profile import profile_models
 from shunter.profiling.sweep.plan import SweepSettings
-from shunter.profiling.sweep.sweep import profile_models
 
 __all__ = ["answers", "chaos_rows", "run"]
 

@@ -30,8 +30,8 @@ from shunter.eval.metrics.capacity import capacity
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.checkpoints.synthetic import bytes_per_weight, write_checkpoint
 from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.profile import profile_models
 from shunter.profiling.sweep.plan import SweepSettings
-from shunter.profiling.sweep.sweep import profile_models
 from shunter.train.algorithms import train_policy
 from shunter.train.settings import EvolutionSettings
 

@@ -90,7 +90,7 @@ shunter profile offload "$out/llama-cpp.parquet" --out "$out/offload" | tee "$ou
 for engine in llama-cpp transformers; do
   [ -s "$out/fit-$engine.txt" ] && continue
   step "fit: $engine"
-  shunter fit "$out/$engine.parquet" --out "$out/perf-$engine" >"$out/fit-$engine.part"
+  shunter fit "$out/$engine.parquet" --out "$out/perf-$engine" --verbose >"$out/fit-$engine.part"
   mv "$out/fit-$engine.part" "$out/fit-$engine.txt"
 done
 
@@ -117,7 +117,7 @@ cp "$work/scenario.yaml" "$out/scenario.yaml"
 if [ ! -e "$out/eval-real.json" ]; then
   step "eval --real"
   (cd "$work" && shunter eval --scenario scenario.yaml --performance "$out/perf-transformers" --real \
-    --seeds "${REAL_SEEDS:-2}" --out "$out/eval-real" --json eval-real.json) | tee "$out/eval-real.txt"
+    --seeds "${REAL_SEEDS:-2}" --out "$out/eval-real" --json eval-real.json --verbose) | tee "$out/eval-real.txt"
   mv "$work/eval-real.json" "$out/eval-real.json"
 fi
 step "done: $out"

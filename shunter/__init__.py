@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from shunter.eval.execution.real import open_engines
     from shunter.models.performance import PerformanceModel
     from shunter.profiling.dataset.table import read_dataset
-    from shunter.profiling.sweep.sweep import profile_models
+    from shunter.profiling.profile import profile_models
     from shunter.train.algorithms import train_policy
     from shunter.train.settings import EvolutionSettings, PpoSettings
 
@@ -45,7 +45,7 @@ _HOME = {
     "make_policy": "shunter.agents.registry",
     "make_world": "shunter.envs.world.world",
     "open_engines": "shunter.eval.execution.real",
-    "profile_models": "shunter.profiling.sweep.sweep",
+    "profile_models": "shunter.profiling.profile",
     "read_dataset": "shunter.profiling.dataset.table",
     "train_policy": "shunter.train.algorithms",
 }

@@ -13,9 +13,23 @@ from typing import Any
 
 import psutil
 
-from shunter.errors import ShunterError
+from shunter.errors import InputError, ShunterError
 
-__all__ = ["finite", "replaced", "unwritable", "write_bytes", "write_json", "write_text"]
+__all__ = ["check_place", "finite", "replaced", "unwritable", "write_bytes", "write_json", "write_text"]
+
+
+def check_place(field: str, path: Path | None) -> None:
+    """Refuses a file that could not be written, before the work begins whose result it is for.
+
+    Args:
+        field: What the path was given as, such as ``--json``.
+        path: Of the file; None, where none is wanted, is in order.
+
+    Raises:
+        InputError: It is a folder, or in a folder that does not exist.
+    """
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise InputError(field, "be a file in an existing folder", str(path))
 
 
 @contextmanager

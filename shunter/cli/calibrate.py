@@ -12,13 +12,13 @@ from rich.console import Console
 
 from shunter.agents.base import Policy
 from shunter.agents.registry import make_policy
-from shunter.cli.fit_update import span_errors_table, update_table
-from shunter.cli.options import say
+from shunter.cli.fit_update import error_words, span_errors_table, update_table
+from shunter.cli.options import Verbose, open_console, say_answer
 from shunter.envs.scenario.scenario import Scenario
 from shunter.errors import BrokenFileError, InputError, ShunterError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.fidelity.calibration import Calibration, calibrate_on
-from shunter.files import finite, write_json
+from shunter.files import check_place, finite, write_json
 from shunter.models.performance import PerformanceModel
 from shunter.report.page import ReportTable
 from shunter.tracking.runs import tracking
@@ -49,6 +49,7 @@ def calibrate(
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Also write the figures here.", show_default=False)
     ] = None,
+    verbose: Verbose = False,
 ) -> None:
     """Update a performance model from a real evaluation, and show the gap before and after.
 
@@ -61,7 +62,8 @@ def calibrate(
 
     shunter calibrate runs/eval --out perf-calibrated --json gap.json
     """
-    console = Console()
+    console = open_console()
+    check_place("--json", json_path)
     results = _results(run)
     model = PerformanceModel.load(performance or run / "performance.json")
     found = calibrate_on(
@@ -72,7 +74,6 @@ def calibrate(
         budgets=results["budgets"],
     )
     path = found.recalibration.performance.save(out or run / "calibrated")
-    show(console, found)
     figures = {
         "held_out": found.held_out,
         "median_before": found.median_before,
@@ -85,22 +86,28 @@ def calibrate(
         tracker.params({"run": str(run), "held_out": found.held_out})
         tracker.metrics(figures)
         tracker.artifact(path)
-    say(console, f"{path}: calibrated on {len(found.recalibration.runs)} runs")
+    if verbose:
+        show_tables(console, found)
+    written = f"{path}: calibrated on {len(found.recalibration.runs)} runs"
+    say_answer(console, gap_words(found), [written], verbose=verbose)
 
 
-def show(console: Console, found: Calibration) -> None:
+def show_tables(console: Console, found: Calibration) -> None:
     """Prints how far times moved, and the gap before and after."""
     console.print(update_table(found.recalibration))
     console.print(span_errors_table(found.recalibration))
     if found.gaps:
         console.print(gap_table(found).to_rich())
-        say(
-            console,
-            f"Mean response: simulation was {found.median_before:.1%} off at the median policy, and is "
-            f"{found.median_after:.1%} off after calibration.",
-        )
-    for note in found.notes:
-        say(console, f"note: {note}")
+
+
+def gap_words(found: Calibration) -> list[str]:
+    """The gap before and after, and what was noted on the way."""
+    gap = [
+        f"Mean response: simulation was {found.median_before:.1%} off at the median policy, and is "
+        f"{found.median_after:.1%} off after calibration.",
+        HELD_OUT[found.held_out],
+    ]
+    return [*(gap if found.gaps else error_words(found.recalibration)), *(f"note: {n}" for n in found.notes)]
 
 
 def gap_table(found: Calibration) -> ReportTable:

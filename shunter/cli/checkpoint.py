@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from rich.table import Table
 
 from shunter.catalog.models import ModelSpec, catalog_models, get_model, scaled_model
+from shunter.cli.options import open_console
 from shunter.errors import InputError
 from shunter.profiling.checkpoints.synthetic import (
     CHECKPOINT_FORMATS,
@@ -68,7 +69,7 @@ def checkpoint(
 
     shunter checkpoint --list
     """
-    console = Console()
+    console = open_console()
     if list_models:
         console.print(_model_table())
         return

@@ -6,22 +6,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from shunter.cli.options import say
+from shunter.cli.options import Verbose, open_console, say_answer
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.compare import Comparison
 from shunter.eval.compare import compare as set_side_by_side
 from shunter.eval.read_back import read_evaluation
-from shunter.files import finite, write_json
+from shunter.files import check_place, finite, write_json
 from shunter.report.compare import (
     changes_table,
     comparison_words,
+    figures_words,
     marks_table,
     metric_table,
     run_words,
     write_comparison,
 )
+from shunter.report.page import ReportTable
 
 __all__ = ["compare"]
 
@@ -37,9 +38,7 @@ def compare(
     ],
     metric: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Metric to print; repeatable. Default: mean response. Pages show all.", show_default=False
-        ),
+        typer.Option(help="Metric to print a table of; repeatable. Pages show all.", show_default=False),
     ] = None,
     store: Annotated[
         str | None,
@@ -55,6 +54,7 @@ def compare(
     json_path: Annotated[
         Path | None, typer.Option("--json", help="Also write the results here.", show_default=False)
     ] = None,
+    verbose: Verbose = False,
 ) -> None:
     """Set evaluations beside each other.
 
@@ -68,19 +68,22 @@ def compare(
 
     shunter compare 0f8a3c54c1f14a0bb2d6cb1d9a3e0c55 runs/tuesday --metric response_p95_s --out compare.html
     """
-    console = Console()
+    console = open_console()
     _check(runs, out, json_path)
     comparison = set_side_by_side([read_evaluation(run, store=store) for run in runs])
-    chosen = metric or ["response_mean_s"]
-    for name in chosen:
+    for name in metric or ():
         if name not in comparison.metrics:
             raise UnknownNameError("--metric", name, comparison.metrics)
-    _show(console, comparison, chosen)
     if json_path is not None:
         write_json(json_path, finite(comparison.to_dict()))
+    pages = [] if out is None else [f"report: {out}"]
     if out is not None:
         write_comparison(comparison, out, title="shunter compare")
-        say(console, f"report: {out}")
+    found = [*comparison_words(comparison), *figures_words(comparison), *run_words(comparison)]
+    say_answer(console, found, pages, verbose=verbose)
+    for table in _tables(comparison, metric or [], verbose=verbose):
+        if table is not None:
+            console.print(table.to_rich())
 
 
 def _check(runs: list[str], out: Path | None, json_path: Path | None) -> None:
@@ -88,21 +91,13 @@ def _check(runs: list[str], out: Path | None, json_path: Path | None) -> None:
         raise InputError("RUN", "be given at least twice", runs)
     if len(set(runs)) < len(runs):
         raise InputError("RUN", "be another each time", runs)
-    for option, path in (("--out", out), ("--json", json_path)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise InputError(option, "be a file in an existing folder", str(path))
+    check_place("--out", out)
+    check_place("--json", json_path)
 
 
-def _show(console: Console, comparison: Comparison, metrics: list[str]) -> None:
-    for line in run_words(comparison):
-        say(console, line)
-    tables = [
-        marks_table(comparison),
-        *(metric_table(comparison, name) for name in metrics),
-        changes_table(comparison),
-    ]
-    for table in tables:
-        if table is not None:
-            console.print(table.to_rich())
-    for line in comparison_words(comparison):
-        say(console, line)
+def _tables(comparison: Comparison, metrics: list[str], *, verbose: bool) -> list[ReportTable | None]:
+    if not verbose:
+        return [metric_table(comparison, name) for name in metrics]
+    shown = metrics or ["response_mean_s"]
+    tables = [metric_table(comparison, name) for name in shown]
+    return [marks_table(comparison), *tables, changes_table(comparison)]

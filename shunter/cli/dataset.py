@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shunter.cli.options import say
+from shunter.cli.options import open_console, say
 from shunter.errors import InputError, UnknownNameError
 from shunter.profiling.dataset.compare import diff_datasets, merge_datasets
 from shunter.profiling.dataset.journal import journal_path
@@ -47,7 +47,7 @@ def dataset_show(
 
     shunter dataset show reference --operation total_preemption_overhead
     """
-    console = Console()
+    console = open_console()
     published = path == REFERENCE
     data = read_reference() if published else read_dataset(path)
     data = _only(data, "--model", model, ["model"])
@@ -77,7 +77,7 @@ def dataset_validate(path: DataPath) -> None:
         field = f"{path}: row {above.index[0]}, column gpu_layers"
         rule = f"be at most total_layers ({above['total_layers'].iloc[0]})"
         raise InputError(field, rule, int(above["gpu_layers"].iloc[0]))
-    console = Console()
+    console = open_console()
     cells = data["cell_id"].nunique()
     say(console, f"{path}: valid, schema version {SCHEMA_VERSION}, {len(data)} rows, {cells} cells")
     for column in ("engine", "device", "model", "operation"):
@@ -108,7 +108,7 @@ def dataset_merge(
     merged = merge_datasets(datasets)
     write_dataset(merged, out)
     twice = sum(map(len, datasets.values())) - len(merged)
-    say(Console(), f"{out}: {len(merged)} rows" + (f"; {twice} were there already" if twice else ""))
+    say(open_console(), f"{out}: {len(merged)} rows" + (f"; {twice} were there already" if twice else ""))
 
 
 def dataset_diff(a: DataPath, b: DataPath, limit: Limit = 20) -> None:
@@ -120,7 +120,7 @@ def dataset_diff(a: DataPath, b: DataPath, limit: Limit = 20) -> None:
 
     shunter dataset diff before.parquet after.parquet
     """
-    console = Console()
+    console = open_console()
     diff = diff_datasets(read_dataset(a), read_dataset(b))
     shared = diff.shared.iloc[(diff.shared["ratio"] - 1).abs().argsort()[::-1]]
     if len(shared):
@@ -150,7 +150,7 @@ def dataset_convert(
     _check_new("OUT", out)
     data = read_dataset(path)
     write_dataset(data, out)
-    say(Console(), f"{out}: {len(data)} rows")
+    say(open_console(), f"{out}: {len(data)} rows")
 
 
 def _check_new(field: str, out: Path) -> None:

@@ -11,16 +11,16 @@ from typing import Annotated, Any
 import typer
 import yaml
 from rich.console import Console
+from rich.rule import Rule
 
 from shunter.agents.base import Policy
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.prior import PRIOR
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.catalog.models import get_model, scaled_model
-from shunter.cli.eval_ import show
+from shunter.cli.eval_ import findings, show_tables
 from shunter.cli.fit import errors_table
-from shunter.cli.options import progress, say
-from shunter.cli.train_run import Run, say_added, train_and_save
+from shunter.cli.options import open_console, progress, say
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import make_world
 from shunter.errors import UnknownNameError
@@ -32,9 +32,11 @@ from shunter.files import finite, write_json, write_text
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.checkpoints.synthetic import bytes_per_weight, write_checkpoint
 from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.profile import profile_models
 from shunter.profiling.sweep.plan import SweepSettings
-from shunter.profiling.sweep.sweep import SweepProgress, profile_models
+from shunter.profiling.sweep.sweep import SweepProgress
 from shunter.tracking.runs import tracking
+from shunter.train.runs import Listener, Run, added_words, train_runs
 from shunter.train.settings import EvolutionSettings
 from shunter.train.verdict import TUNED, untrained_policy, verdict_of
 
@@ -79,6 +81,7 @@ RECIPES = {
 CONTEXT_TOKENS = 256
 MAX_BATCH = 4
 WORKLOAD = {"requests": 50, "load": 0.8, "prompt_scale": 0.03, "decode_scale": 0.05}
+RULE_COLUMNS = 100
 SIMULATED_SEEDS = range(100, 120)
 """Workload seeds of the comparison; training and its validation draw others."""
 
@@ -106,7 +109,7 @@ def demo(
     if engine not in RECIPES:
         raise UnknownNameError("--engine", engine, RECIPES)
     folder = out or Path("runs") / ("demo" if engine == "transformers" else f"demo-{engine}")
-    _Demo(Console(), engine, RECIPES[engine], folder).run(generations, real_seeds)
+    _Demo(open_console(), engine, RECIPES[engine], folder).run(generations, real_seeds)
 
 
 def _tuned() -> Policy:
@@ -131,9 +134,14 @@ class _Demo:
         self._step("train", "direct search in simulation, starting from tuned cost-greedy")
         policy_path = self.folder / "policy.safetensors"
         settings = EvolutionSettings(generations=generations)
-        trained = train_and_save(self.console, [Run(policy_path, settings, [world])], folder=self.folder)
+        with progress(self.console) as bar:
+            listener = Listener(lambda text: say(self.console, text), bar)
+            run = Run(policy_path, settings, [world])
+            trained = train_runs([run], folder=self.folder, listener=listener)
         if not trained:
             raise KeyboardInterrupt
+        for line in trained[0].words:
+            say(self.console, line)
         self.summary["mlflow_run_ids"]["train"] = trained[0].run_id
         self.policy = trained[0].policy
         learned = LearnedPolicy("trained", self.policy.weights, self.policy.metadata)
@@ -155,7 +163,8 @@ class _Demo:
         self._finish(simulated, real, files)
 
     def _step(self, name: str, text: str) -> None:
-        self.console.rule(f"[{time.monotonic() - self.begun_s:.0f} s] {name}: {text}", align="left")
+        rule = Rule(f"[{time.monotonic() - self.begun_s:.0f} s] {name}: {text}", align="left")
+        self.console.print(rule, width=min(RULE_COLUMNS, self.console.width))
 
     def _checkpoints(self) -> dict[str, Path]:
         self._step("checkpoint", "three models with random weights, scaled down from the catalogue")
@@ -274,7 +283,9 @@ class _Demo:
         with tracking("eval", kind, folder=self.folder) as tracker:
             log_evaluation(tracker, files)
         self.summary["mlflow_run_ids"][kind] = tracker.run_id
-        show(self.console, evaluation)
+        show_tables(self.console, evaluation)
+        for line in findings(evaluation.to_dict()):
+            say(self.console, line)
         return files
 
     def _summary(self, simulated: Evaluation, real: Evaluation) -> dict[str, Any]:
@@ -306,4 +317,5 @@ class _Demo:
         say(self.console, f"report:  {files['report']}")
         say(self.console, f"summary: {path}")
         say(self.console, f"MLflow:  mlflow ui --backend-store-uri sqlite:///{database}")
-        say_added(self.console, self.policy)
+        for line in added_words(self.policy):
+            say(self.console, line)

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shunter.cli.options import progress, say
+from shunter.cli.options import open_console, progress, say
 from shunter.errors import InputError
 from shunter.files import write_json
 from shunter.profiling.health import EngineCheck, Machine, check_engines, look_at_machine, next_steps
@@ -46,7 +46,7 @@ def doctor(
     """
     if python is not None and shutil.which(python) is None:
         raise InputError("--python", "be an interpreter that can be started", python)
-    console = Console()
+    console = open_console()
     machine = look_at_machine()
     _show_machine(console, machine)
     with progress(console) as report:

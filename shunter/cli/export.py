@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from shunter.cli.options import PERFORMANCE, performance_of, say
+from shunter.cli.options import PERFORMANCE, open_console, performance_of, say
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import load_performance
 from shunter.errors import InputError
@@ -59,7 +58,7 @@ def export_llama_swap(
     homes = homes_of(loaded, load_performance(loaded, performance_of(scenario, performance)))
     text = llama_swap_yaml(loaded, homes, models_dir=models_dir, by_demand=by_demand)
     write_text(out, text)
-    console = Console()
+    console = open_console()
     for m, home in enumerate(homes):
         device = loaded.devices[home.device].name
         layers = f"{home.gpu_layers}/{home.total_layers} layers"
@@ -109,7 +108,7 @@ def export_vllm(
     planned = sleep_plan(loaded, homes_of(loaded, model), model, models_dir=models_dir, first_port=port)
     write_text(out, planned.to_yaml())
     write_text(script, planned.script)
-    console = Console()
+    console = open_console()
     for one in planned.plan["models"]:
         say(console, f"{one['name']}: sleeps at level {one['sleep_level']} on {one['device']}; {one['note']}")
     say(console, f"{out} and {script}: {len(planned.plan['models'])} models")

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shunter.cli.options import progress, say
+from shunter.cli.options import Verbose, open_console, progress, say_answer
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.dataset.compare import merge_datasets
@@ -21,35 +21,45 @@ from shunter.tracking.runs import tracking
 __all__ = ["errors_table", "fit"]
 
 
+_Data = Annotated[
+    list[Path] | None, typer.Argument(help="Datasets that shunter profile wrote.", show_default=False)
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the performance model, or a .json file; by default perf, or what is updated.",
+        show_default=False,
+    ),
+]
+_Quick = Annotated[
+    bool, typer.Option("--quick", help="Skip the validation against baselines and the model card.")
+]
+_Update = Annotated[
+    Path | None,
+    typer.Option(help="Performance model to recalibrate instead of fitting one.", show_default=False),
+]
+_Events = Annotated[
+    list[Path] | None,
+    typer.Option(help="With --update: event log of real runs; repeatable.", show_default=False),
+]
+_Scenario = Annotated[
+    Path | None, typer.Option(help="With --update: the runs' scenario.", show_default=False)
+]
+_Engine = Annotated[
+    str | None,
+    typer.Option(help="With --update: the runs' engine, if not the scenario's.", show_default=False),
+]
+
+
 def fit(
-    data: Annotated[
-        list[Path] | None, typer.Argument(help="Datasets that shunter profile wrote.", show_default=False)
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the performance model, or a .json file; by default perf, or what is updated.",
-            show_default=False,
-        ),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Skip the validation against baselines and the model card.")
-    ] = False,
-    update: Annotated[
-        Path | None,
-        typer.Option(help="Performance model to recalibrate instead of fitting one.", show_default=False),
-    ] = None,
-    events: Annotated[
-        list[Path] | None,
-        typer.Option(help="With --update: event log of real runs; repeatable.", show_default=False),
-    ] = None,
-    scenario: Annotated[
-        Path | None, typer.Option(help="With --update: the runs' scenario.", show_default=False)
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(help="With --update: the runs' engine, if not the scenario's.", show_default=False),
-    ] = None,
+    data: _Data = None,
+    out: _Out = None,
+    quick: _Quick = False,
+    update: _Update = None,
+    events: _Events = None,
+    scenario: _Scenario = None,
+    engine: _Engine = None,
+    verbose: Verbose = False,
 ) -> None:
     """Fit a performance model to datasets, print its cross-validated errors and write its model card.
 
@@ -72,9 +82,9 @@ def fit(
 
     shunter fit --update perf --events runs/eval/events.parquet --scenario s.yaml --out perf-recalibrated
     """
-    console = Console()
+    console = open_console()
     if update is not None:
-        _update(console, update, data, events, scenario, engine, out)
+        _update(console, update, data, events, scenario, engine, out, verbose=verbose)
         return
     for name, given in (("--events", events), ("--scenario", scenario), ("--engine", engine)):
         if given:
@@ -84,16 +94,24 @@ def fit(
     frame = merge_datasets({str(path): read_dataset(path) for path in data})
     model = PerformanceModel().fit(frame)
     path = model.save(out or Path("perf"))
-    console.print(errors_table(model))
-    for note in model.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    notes = [f"note: {note}" for note in model.notes]
     for journal in filter(Path.exists, map(journal_path, data)):
-        say(console, f"note: {journal} holds rows of an unfinished sweep, not fitted: --resume adds them")
-    if not quick:
-        _write_card(console, model, frame, path)
-    console.print(
-        f"{path}: {len(model.models)} models, {len(model.cv)} targets", highlight=False, soft_wrap=True
-    )
+        notes.append(f"note: {journal} holds rows of an unfinished sweep, not fitted: --resume adds them")
+    card = [] if quick else [f"card: {_write_card(console, model, frame, path)}"]
+    written = f"{path}: {len(model.models)} models, {len(model.cv)} targets"
+    if verbose:
+        console.print(errors_table(model))
+    say_answer(console, [*_errors_words(model), *notes], [*card, written], verbose=verbose)
+
+
+def _errors_words(model: PerformanceModel) -> list[str]:
+    """The errors of held-out cells and of held-out models, a line each."""
+    lines = []
+    for what, name in (("cells", "held_out_cells"), ("models", "held_out_models")):
+        errors = {target: getattr(of, name) for target, of in model.cv.items()}
+        figures = ", ".join(f"{target} {_percent(e.mape if e else None)}" for target, e in errors.items())
+        lines.append(f"Mean relative error of held-out {what}: {figures}.")
+    return lines
 
 
 def _update(
@@ -104,6 +122,8 @@ def _update(
     scenario: Path | None,
     engine: str | None,
     out: Path | None,
+    *,
+    verbose: bool,
 ) -> None:
     from shunter.cli.fit_update import update
 
@@ -114,10 +134,10 @@ def _update(
         raise InputError("--events", "be given with --update", None)
     if scenario is None:
         raise InputError("--scenario", "be given with --update", None)
-    update(console, performance, events, scenario, engine=engine, out=out or performance)
+    update(console, performance, events, scenario, engine=engine, out=out or performance, verbose=verbose)
 
 
-def _write_card(console: Console, model: PerformanceModel, frame: pd.DataFrame, saved: Path) -> None:
+def _write_card(console: Console, model: PerformanceModel, frame: pd.DataFrame, saved: Path) -> Path:
     from shunter.models.card.card import write_card
     from shunter.models.validation.assessment import assess
     from shunter.models.validation.baselines import PREDICTORS
@@ -128,7 +148,7 @@ def _write_card(console: Console, model: PerformanceModel, frame: pd.DataFrame, 
     with tracking("fit", saved.parent.name) as tracker:
         for file in (saved, *card):
             tracker.artifact(file)
-    say(console, f"card: {card[1]}")
+    return card[1]
 
 
 def errors_table(model: PerformanceModel) -> Table:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from shunter.cli.options import say
+from shunter.cli.options import say_answer
 from shunter.engines.caller.entries import engine_entry
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.eval.execution.event_log import read_event_log
@@ -17,7 +17,7 @@ from shunter.eval.fidelity.recalibration import Recalibration, recalibrate
 from shunter.models.performance import PerformanceModel
 from shunter.tracking.runs import tracking
 
-__all__ = ["span_errors_table", "update", "update_table"]
+__all__ = ["error_words", "span_errors_table", "update", "update_table"]
 
 HELD_OUT = {
     "seeds": "Every other seed was held out in turn; what is written rests on all.",
@@ -35,6 +35,7 @@ def update(
     *,
     engine: str | None,
     out: Path,
+    verbose: bool,
 ) -> None:
     """Recalibrates a saved performance model, prints how far its times moved and writes it.
 
@@ -45,6 +46,7 @@ def update(
         scenario: Of the runs.
         engine: Instead of the scenario's.
         out: Folder or file to write.
+        verbose: Whether tables are printed too.
 
     Raises:
         InputError: Something is missing or broken, or a log does not fit the scenario.
@@ -56,19 +58,29 @@ def update(
     model = PerformanceModel.load(performance)
     found = recalibrate(model, loaded, [read_event_log(path) for path in events])
     path = found.performance.save(out)
-    if found.runs:
-        console.print(update_table(found))
-        console.print(span_errors_table(found))
-        say(console, HELD_OUT[found.halves])
-    for note in found.notes:
-        say(console, f"note: {note}")
+    findings = [*error_words(found), HELD_OUT[found.halves]] if found.runs else []
+    findings += [f"note: {note}" for note in found.notes]
     if (path.parent / "card.html").exists():
-        say(console, f"note: {path.parent / 'card.html'} shows the model as it was fitted, before updates")
+        shown = path.parent / "card.html"
+        findings.append(f"note: {shown} shows the model as it was fitted, before updates")
     with tracking("fit", path.parent.name) as tracker:
         tracker.params({"update": str(performance), "events": [str(e) for e in events]})
         tracker.metrics({"span_error": {e.target: asdict(e) for e in found.errors}})
         tracker.artifact(path)
-    say(console, f"{path}: recalibrated on {len(found.runs)} runs")
+    if verbose and found.runs:
+        console.print(update_table(found))
+        console.print(span_errors_table(found))
+    say_answer(console, findings, [f"{path}: recalibrated on {len(found.runs)} runs"], verbose=verbose)
+
+
+def error_words(found: Recalibration) -> list[str]:
+    """How far predicted spans are off before and after, a line for all together; none without errors."""
+    return [
+        f"Mean error of held-out spans: {_percent(e.before, '')} before, {_percent(e.after, '')} after; "
+        f"of their sum {_percent(e.sum_before, '+')} before, {_percent(e.sum_after, '+')} after."
+        for e in found.errors
+        if e.target == "all"
+    ]
 
 
 def update_table(found: Recalibration) -> Table:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from shunter.cli.options import say
+from shunter.cli.options import open_console, say
 from shunter.models.performance import PerformanceModel
 from shunter.models.validation.compare import error_table, in_sample, parameter_table, prediction_table
 from shunter.profiling.dataset.table import read_dataset
@@ -32,7 +31,7 @@ def models_compare(
 
     shunter models compare perf-old perf-new --dataset wednesday.parquet
     """
-    console = Console()
+    console = open_console()
     models = {"A": PerformanceModel.load(a), "B": PerformanceModel.load(b)}
     say(console, f"A: {a}, B: {b}")
     if dataset is not None:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from shunter.envs.scenario.library import in_library
+from shunter.envs.scenario.library import performance_of
 from shunter.errors import InputError
-from shunter.jobs import Runner
 
 __all__ = [
     "PERFORMANCE",
     "RAY",
+    "Verbose",
     "free_folder",
+    "lost_words",
+    "open_console",
     "performance_of",
     "progress",
     "say",
-    "say_lost",
+    "say_answer",
     "seconds",
     "seed_list",
     "share",
@@ -35,8 +39,24 @@ PERFORMANCE = (
 )
 """Help of the option of that name."""
 RAY = "Share the work among the CPUs of a Ray cluster: auto, host:port, ray://… or local."
-"""Likewise."""
+"""Help of the option of that name."""
+
+Verbose = Annotated[bool, typer.Option("--verbose", help="Print the tables too.")]
+"""The option of commands that print an answer and keep the tables for those who ask."""
+
+ANSWER_LINES = 10
+"""Most lines that a command prints unasked, beside its progress."""
+
+WIDE = 1000
+"""Columns where output is no terminal: a table in a file or a pipe is never cropped."""
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """What commands print on: as wide as the terminal, or wide enough for any table where there is none."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDE)
 
 
 def say(console: Console, text: str) -> None:
@@ -44,10 +64,28 @@ def say(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def say_lost(console: Console, runner: Runner) -> None:
-    """Says which workers were lost on the way."""
-    for line in runner.lost:
-        say(console, f"lost on the way, its work was done elsewhere: {line}")
+def say_answer(
+    console: Console, findings: Sequence[str], places: Sequence[str] = (), *, verbose: bool = False
+) -> None:
+    """Prints what came of a command, then where more of it is: at most ten lines, unless more are asked for.
+
+    Args:
+        console: To print on.
+        findings: The most important first; the last give way if there are too many.
+        places: Of the page and other files, a line each.
+        verbose: Whether all are printed.
+    """
+    room = ANSWER_LINES - len(places)
+    if not verbose and len(findings) > room:
+        left_out = len(findings) - (room - 1)
+        findings = [*findings[: room - 1], f"and {left_out} lines more: --verbose prints them"]
+    for line in (*findings, *places):
+        say(console, line)
+
+
+def lost_words(lost: Iterable[str]) -> list[str]:
+    """Which workers of a cluster were lost on the way, in words; see ``shunter.jobs.Runner.lost``."""
+    return [f"lost on the way, its work was done elsewhere: {line}" for line in lost]
 
 
 def seed_list(text: str, *, field: str = "--seeds") -> list[int]:
@@ -91,13 +129,6 @@ def share(field: str, text: str) -> float | None:
     if not number.replace(".", "", 1).isdigit() or float(number) <= 0:
         raise InputError(field, "be a share above 0, like 10%, or none", text)
     return float(number) / (100 if text.strip().endswith("%") else 1)
-
-
-def performance_of(scenario: Path, given: Path | None) -> Path:
-    """The performance model to use for a scenario, a file or a name of the library."""
-    if given is not None:
-        return given
-    return Path("published" if in_library(scenario) else "perf")
 
 
 def free_folder(given: Path | None, *, overwrite: bool, default: Path = Path("runs/eval")) -> Path:

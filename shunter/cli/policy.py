@@ -15,7 +15,7 @@ from shunter.agents.learned.file import FACTS, Training, training_of
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.score_card import ScoreCard, score_card_of
 from shunter.agents.model_uri import load_registered
-from shunter.cli.options import PERFORMANCE, performance_of, say
+from shunter.cli.options import PERFORMANCE, open_console, performance_of, say
 from shunter.errors import InputError
 from shunter.files import write_json
 from shunter.train.verdict import Verdict, shown, verdict_of
@@ -39,7 +39,7 @@ def policy_show(
 
     shunter policy show models:/shunter-demo@champion --json
     """
-    console = Console()
+    console = open_console()
     policy = _learned(file)
     training, card, verdict = training_of(policy), score_card_of(policy), verdict_of(policy)
     if as_json:
@@ -82,7 +82,7 @@ def policy_average(
     policy = averaged([LearnedPolicy.load(file) for file in files])
     policy.save(out)
     width = len(policy.weights["encode_1.bias"])
-    say(Console(), f"{out}: the mean of {len(files)} policies, a network of width {width}")
+    say(open_console(), f"{out}: the mean of {len(files)} policies, a network of width {width}")
 
 
 def policy_export(
@@ -102,7 +102,7 @@ def policy_export(
 
     _check_new("--onnx", onnx, overwrite)
     export_onnx(_learned(file), onnx)
-    say(Console(), f"{onnx}: {onnx.stat().st_size} bytes")
+    say(open_console(), f"{onnx}: {onnx.stat().st_size} bytes")
 
 
 def policy_explain(
@@ -134,7 +134,7 @@ def policy_explain(
     from shunter.eval.explain.explain import SEEDS, explain
     from shunter.report.explain import explanation_lines, write_explanation
 
-    console = Console()
+    console = open_console()
     for option, path in (("--out", out), ("--json", as_json)):
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise InputError(option, "be a file in an existing folder", str(path))
@@ -186,8 +186,9 @@ def policy_register(
     name = name or default_name(worlds[0].scenario.name)
     with tracking("register", name) as tracker:
         done = register_policy(file, name=name, worlds=worlds, tracker=tracker)
-    say(Console(), f"{name} version {done.version}: {'champion' if done.champion else 'not the champion'}")
-    say(Console(), done.why)
+    console = open_console()
+    say(console, f"{name} version {done.version}: {'champion' if done.champion else 'not the champion'}")
+    say(console, done.why)
 
 
 def card_table(card: ScoreCard) -> Table:

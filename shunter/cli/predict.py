@@ -9,8 +9,8 @@ from typing import Annotated
 import pandas as pd
 import pyarrow as pa
 import typer
-from rich.console import Console
 
+from shunter.cli.options import open_console
 from shunter.errors import BrokenFileError, InputError
 from shunter.files import replaced
 from shunter.models.performance import PerformanceModel
@@ -41,7 +41,7 @@ def predict(
     _write(predicted, out)
     outside = int(predicted["out_of_range"].sum())
     text = f"{out}: {len(predicted)} cells, {outside} of them beyond what was profiled"
-    Console().print(text, highlight=False, soft_wrap=True)
+    open_console().print(text, highlight=False, soft_wrap=True)
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.console import Console
 
-from shunter.cli.options import progress, say
+from shunter.cli.options import open_console, progress, say
 from shunter.files import write_json
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.offload_report import (
@@ -42,7 +41,7 @@ def profile_offload(
 
     shunter profile offload a.parquet --out offload
     """
-    console = Console()
+    console = open_console()
     frames = []
     with progress(console) as report:
         for index, path in enumerate(data):

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.catalog.devices import parse_device
-from shunter.cli.options import progress, say
+from shunter.cli.options import open_console, progress, say
 from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import engine_entry, start_engine
 from shunter.errors import InputError
@@ -96,7 +96,6 @@ def profile_preemption(
 
     shunter profile preemption --model small-hf --performance perf --page-cache cold --resume
     """
-    device_name = parse_device(device, field="--device").name
     settings = PreemptionSettings(
         job_tokens=job_tokens,
         other_tokens=other_tokens,
@@ -115,10 +114,10 @@ def profile_preemption(
         plan,
         engine=engine,
         device=device,
-        predict=lambda: _predict(performance, plan, engine, device_name),
+        predict=lambda: _predict(performance, plan, engine, parse_device(device, field="--device").name),
         resume=resume,
     )
-    _measure(Console(), measurement, out, python)
+    _measure(open_console(), measurement, out, python)
 
 
 def _measure(console: Console, measurement: Measurement, out: Path, python: str | None) -> None:

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import pandas as pd
 import typer
-from rich.console import Console
 
 from shunter.agents.registry import HEURISTICS, make_policy
-from shunter.cli.options import PERFORMANCE, performance_of, progress, say, seed_list
+from shunter.cli.options import PERFORMANCE, open_console, performance_of, progress, say, seed_list
 from shunter.envs.scenario.library import find_scenario, scenario_names, write_capacity
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.scenario.workload import Workload
@@ -46,7 +45,7 @@ def scenarios_list(json_path: Json = None) -> None:
 
     shunter scenarios list
     """
-    console = Console()
+    console = open_console()
     listed = [_listed(load_scenario(name)) for name in scenario_names()]
     columns = ("scenario", "split", "devices", "models", "workload", "what for")
     rows = tuple(
@@ -79,7 +78,7 @@ def scenarios_show(
 
     shunter scenarios show my.yaml --performance perf
     """
-    console = Console()
+    console = open_console()
     loaded = load_scenario(scenario)
     model = load_performance(loaded, performance_of(scenario, performance))
     table, world = residency(loaded, model), make_world(loaded, model)
@@ -112,7 +111,7 @@ def scenarios_check(
 
     shunter scenarios check my.yaml --performance perf --write
     """
-    console = Console()
+    console = open_console()
     world = make_world(scenario, performance_of(scenario, performance))
     workload = world.scenario.workload
     result: dict[str, Any] = {"scenario": world.scenario.name, "rate_per_s": world.rate_per_s}

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from shunter.cli.options import say
+from shunter.cli.options import open_console, say
 from shunter.errors import InputError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.timeline import pick_run, read_timeline
 from shunter.export.perfetto import write_perfetto
+from shunter.files import check_place
 from shunter.report.timeline import write_timeline
 
 __all__ = ["timeline"]
@@ -46,10 +46,12 @@ def timeline(
 
     shunter timeline runs/eval/events.parquet --run cost-greedy/0/real --perfetto trace.json
     """
-    console = Console()
+    console = open_console()
     page = out if out is not None or perfetto is not None else Path("timeline.html")
     for option, path in (("--out", page), ("--perfetto", perfetto)):
-        _check_place(option, path, events)
+        check_place(option, path)
+        if path is not None and path.absolute() == events.absolute():
+            raise InputError(option, "not be the event log itself", str(path))
     seen = read_timeline(pick_run(read_event_log(events), run))
     if page is not None:
         write_timeline(seen, page, from_s=from_s, to_s=to_s)
@@ -57,12 +59,3 @@ def timeline(
     if perfetto is not None:
         write_perfetto(seen, perfetto)
         say(console, f"{perfetto}: open it in ui.perfetto.dev or chrome://tracing")
-
-
-def _check_place(option: str, path: Path | None, events: Path) -> None:
-    if path is None:
-        return
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(option, "be a file in an existing folder", str(path))
-    if path.absolute() == events.absolute():
-        raise InputError(option, "not be the event log itself", str(path))

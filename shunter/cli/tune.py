@@ -14,13 +14,25 @@ from rich.table import Table
 
 from shunter.agents.parameters import Heuristic
 from shunter.agents.registry import HEURISTICS
-from shunter.cli.options import PERFORMANCE, RAY, performance_of, progress, say, say_lost, seed_list
-from shunter.cli.train import told, worlds_of
+from shunter.cli.options import (
+    PERFORMANCE,
+    RAY,
+    Verbose,
+    lost_words,
+    open_console,
+    performance_of,
+    progress,
+    say,
+    say_answer,
+    seed_list,
+)
+from shunter.cli.train import told
 from shunter.envs.world.world import make_world
 from shunter.errors import InputError, UnknownNameError
-from shunter.files import finite, write_json
+from shunter.files import check_place, finite, write_json
 from shunter.jobs import Runner, open_runner
 from shunter.train.settings import TrainConfig, TrainSettings, load_config, write_config
+from shunter.train.train_and_save import worlds_of
 from shunter.train.tune.heuristic import tune_all
 from shunter.train.tune.search import OnTrial, Tuned
 from shunter.train.tune.training import tune_training
@@ -34,41 +46,55 @@ TITLES = {
 """What a score is, and its unit."""
 
 
+_Scenarios = Annotated[
+    list[Path] | None, typer.Option(help="Scenario file (YAML); repeatable.", show_default=False)
+]
+_Performance = Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)]
+_Policies = Annotated[
+    list[str] | None,
+    typer.Option(help="Heuristic; repeatable. Default: all that are no oracles.", show_default=False),
+]
+_Train = Annotated[
+    Path | None,
+    typer.Option(help="Training file (YAML) to search the settings of instead.", show_default=False),
+]
+_Minutes = Annotated[
+    float | None, typer.Option(help="Of each trial of --train by evolution.", show_default="the file's")
+]
+_Generations = Annotated[
+    int | None, typer.Option(help="Likewise, whatever their time.", show_default="the file's")
+]
+_Steps = Annotated[
+    int | None,
+    typer.Option(help="Decisions of each trial of --train by maskable-ppo.", show_default="the file's"),
+]
+_Out = Annotated[Path, typer.Option(help="Training file to write, with --train.")]
+_Trials = Annotated[int, typer.Option(min=1, help="For each policy, or of the training.")]
+_Seeds = Annotated[
+    str, typer.Option(help="Workload seeds: a count, a range or a list; none that you evaluate on.")
+]
+_Storage = Annotated[Path, typer.Option(help="Journal that a later call goes on from.")]
+_Ray = Annotated[str | None, typer.Option(help=RAY, show_default=False)]
+_JsonPath = Annotated[
+    Path | None, typer.Option("--json", help="Also write the results here.", show_default=False)
+]
+
+
 def tune(
-    scenario: Annotated[
-        list[Path] | None, typer.Option(help="Scenario file (YAML); repeatable.", show_default=False)
-    ] = None,
-    performance: Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)] = None,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(help="Heuristic; repeatable. Default: all that are no oracles.", show_default=False),
-    ] = None,
-    train: Annotated[
-        Path | None,
-        typer.Option(help="Training file (YAML) to search the settings of instead.", show_default=False),
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Of each trial of --train by evolution.", show_default="the file's")
-    ] = None,
-    generations: Annotated[
-        int | None, typer.Option(help="Likewise, whatever their time.", show_default="the file's")
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(help="Decisions of each trial of --train by maskable-ppo.", show_default="the file's"),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Training file to write, with --train.")] = Path("tuned.yaml"),
-    trials: Annotated[int, typer.Option(min=1, help="For each policy, or of the training.")] = 40,
-    seeds: Annotated[
-        str, typer.Option(help="Workload seeds: a count, a range or a list; none that you evaluate on.")
-    ] = "10000-10011",
-    storage: Annotated[Path, typer.Option(help="Journal that a later call goes on from.")] = Path(
-        "tune.journal"
-    ),
-    ray: Annotated[str | None, typer.Option(help=RAY, show_default=False)] = None,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="Also write the results here.", show_default=False)
-    ] = None,
+    scenario: _Scenarios = None,
+    performance: _Performance = None,
+    policy: _Policies = None,
+    train: _Train = None,
+    minutes: _Minutes = None,
+    generations: _Generations = None,
+    steps: _Steps = None,
+    out: _Out = Path("tuned.yaml"),
+    trials: _Trials = 40,
+    seeds: _Seeds = "10000-10011",
+    storage: _Storage = Path("tune.journal"),
+    ray: _Ray = None,
+    json_path: _JsonPath = None,
+    verbose: Verbose = False,
 ) -> None:
     """Search the parameters of heuristics, or with --train those of a training.
 
@@ -85,40 +111,65 @@ def tune(
 
     shunter tune --train generalist.yaml --generations 100 --trials 30 --ray auto --out tuned.yaml
     """
-    console = Console()
+    console = open_console()
     if (train is None) == (scenario is None):
         raise InputError("--scenario", "be given, or --train instead", list(map(str, scenario or ())))
+    check_place("--json", json_path)
     if train is not None and out.exists():
         raise InputError("--out", "not exist yet", str(out))
     config = None if train is None else load_config(train)
     lengths = {"minutes": minutes, "generations": generations, "steps": steps}
     shorter = None if config is None else told(config.settings, **lengths)
-    classes = [_known(name) for name in policy or [n for n, cls in HEURISTICS.items() if not cls.oracle]]
     try:
         with open_runner(ray) as runner, progress(console) as bar:
-            kinds = 1 if config else len(classes)
-            report = _reporter(bar, kinds * trials)
             if config is not None and shorter is not None:
+                report = _reporter(bar, trials)
                 results = {"training": _search_training(config, shorter, trials, runner, storage, report)}
             else:
-                worlds = [make_world(path, performance_of(path, performance)) for path in scenario or ()]
-                chosen = seed_list(seeds)
-                results = tune_all(
-                    classes, worlds, chosen, trials, storage=storage, runner=runner, on_trial=report
-                )
+                given = scenario or [], performance, policy, seed_list(seeds)
+                results = _search_heuristics(*given, trials, runner, storage, bar)
     except KeyboardInterrupt:
         say(console, f"Interrupted: the same command goes on from {storage}.")
         raise typer.Exit(130) from None
-    title, unit = TITLES["heuristics" if config is None else "training"]
-    console.print(tuned_table(results, title, unit))
-    say_lost(console, runner)
     if config is not None:
         write_config(config.tuned(results["training"].parameters), out)
-    for result in sorted(results.values(), key=lambda one: one.score):
-        say(console, result.policy)
     if json_path is not None:
-        rows = {name: _plain(result) for name, result in results.items()}
-        write_json(json_path, finite(rows))
+        write_json(json_path, finite({name: _plain(result) for name, result in results.items()}))
+    kind = "heuristics" if config is None else "training"
+    _show(console, kind, results, lost_words(runner.lost), verbose=verbose)
+
+
+def _show(console: Console, kind: str, results: dict[str, Tuned], lost: list[str], *, verbose: bool) -> None:
+    """Prints the answer, and last what ``shunter eval --policy`` takes."""
+    title, unit = TITLES[kind]
+    ordered = sorted(results.values(), key=lambda one: one.score)
+    best, policies = ordered[0], [one.policy for one in ordered]
+    answer = (
+        f"{title}: {best.score:.4g}{unit.replace(',', '')} at best, "
+        f"{best.score / best.default_score - 1:+.1%} against the defaults, after {len(best.trials)} trials."
+    )
+    if not verbose:
+        say_answer(console, [answer, *lost, *policies])
+        return
+    say_answer(console, [answer, *lost], verbose=True)
+    console.print(tuned_table(results, title, unit))
+    say_answer(console, policies, verbose=True)
+
+
+def _search_heuristics(
+    scenarios: list[Path],
+    performance: Path | None,
+    names: list[str] | None,
+    seeds: list[int],
+    trials: int,
+    runner: Runner,
+    storage: Path,
+    bar: Callable[[str, int, int], None],
+) -> dict[str, Tuned]:
+    classes = [_known(name) for name in names or [n for n, cls in HEURISTICS.items() if not cls.oracle]]
+    worlds = [make_world(path, performance_of(path, performance)) for path in scenarios]
+    report = _reporter(bar, len(classes) * trials)
+    return tune_all(classes, worlds, seeds, trials, storage=storage, runner=runner, on_trial=report)
 
 
 def _reporter(bar: Callable[[str, int, int], None], total: int) -> OnTrial:

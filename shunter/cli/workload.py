@@ -11,7 +11,7 @@ import typer
 import yaml
 from rich.console import Console
 
-from shunter.cli.options import say
+from shunter.cli.options import open_console, say
 from shunter.envs.workload.fit import SCALES_S, Fit, dispersion, fit_arrivals
 from shunter.envs.workload.trace_formats import FORMATS
 from shunter.envs.workload.traces import Trace, read_trace, write_trace
@@ -42,7 +42,7 @@ def workload_show(trace: TraceArgument, format: Format = None, mend: Mend = Fals
 
     shunter workload show BurstGPT_1.csv.gz --mend
     """
-    console = Console()
+    console = open_console()
     read = _read(console, trace, format, mend)
     frame, arrivals_s = read.frame, read.frame["arrival_s"].to_numpy()
     span_s = float(np.ptp(arrivals_s))
@@ -74,7 +74,7 @@ def workload_convert(
 
     shunter workload convert trace.parquet trace.csv --to vidur
     """
-    console = Console()
+    console = open_console()
     if out.exists():
         raise InputError("OUT", "not exist yet", str(out))
     read = _read(console, trace, format, mend)
@@ -100,7 +100,7 @@ def workload_fit(
 
     shunter workload fit AzureLLMInferenceTrace_conv.csv --out workload.yaml
     """
-    console = Console()
+    console = open_console()
     if out is not None and out.exists():
         raise InputError("--out", "not exist yet", str(out))
     fit = fit_arrivals(_read(console, trace, format, mend).frame, seed=seed)

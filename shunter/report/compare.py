@@ -13,8 +13,8 @@ from shunter.eval.metrics.load_curves import load_curves
 from shunter.report.page import PALETTE, ReportTable, Section, write_markdown, write_sections
 from shunter.report.words import WORLDS, format_metric, verdict
 
-__all__ = ["changes_table", "comparison_words", "load_words", "marks_table", "metric_table", "run_words"]
-__all__ += ["write_comparison"]
+__all__ = ["changes_table", "comparison_words", "figures_words", "load_words", "marks_table"]
+__all__ += ["metric_table", "run_words", "write_comparison"]
 
 
 def comparison_words(comparison: Comparison) -> list[str]:
@@ -54,6 +54,18 @@ def _counts(changes: Sequence[Change]) -> str:
             kind = "exactly as in run 1" if c.low == c.high == 0 else "not told apart from run 1"
         names.setdefault(kind, []).append(c.policy)
     return "; ".join(f"{kind}: {', '.join(policies)}" for kind, policies in names.items())
+
+
+def figures_words(comparison: Comparison) -> list[str]:
+    """How much the mean responses changed, a line for each run and world."""
+    lines = []
+    for number in range(2, len(comparison.runs) + 1):
+        for world in WORLDS:
+            here = [c for c in comparison.changes if (c.run, c.world) == (number, world) and not c.refused]
+            if here:
+                changes = ", ".join(f"{c.policy} {change_words(c)}" for c in here)
+                lines.append(f"Mean response of run {number} against run 1, {world}: {changes}.")
+    return lines
 
 
 def run_words(comparison: Comparison) -> list[str]:

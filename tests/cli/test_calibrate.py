@@ -8,6 +8,7 @@ import pytest
 
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
+from shunter.cli.options import ANSWER_LINES
 from shunter.envs.world.world import World
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.runs import simulate
@@ -60,7 +61,7 @@ def run(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mo
 
 
 def test_the_gap_before_and_after_is_shown_and_the_model_written(run: Run, folder: Path) -> None:
-    code, output = run("calibrate", "run", "--json", "gap.json")
+    code, output = run("calibrate", "run", "--json", "gap.json", "--verbose")
     assert code == 0
     figures = json.loads((folder / "gap.json").read_text())
     gap = figures["gaps"]["fifo-swap"]
@@ -69,6 +70,13 @@ def test_the_gap_before_and_after_is_shown_and_the_model_written(run: Run, folde
     assert "calibrated on the other half of the seeds" in output
     assert output.splitlines()[-1] == "run/calibrated/performance.json: calibrated on 2 runs"
     assert len(PerformanceModel.load(folder / "run" / "calibrated").state_.recalibrated_on) == 2
+
+    code, output = run("calibrate", "run", "--out", "short")
+    assert code == 0
+    lines = output.splitlines()
+    assert lines[0].startswith("Mean response: simulation was ")
+    assert lines[-1] == "short/performance.json: calibrated on 2 runs"
+    assert len(lines) <= ANSWER_LINES
 
     code, output = run("calibrate", "run", "--performance", "run/calibrated", "--out", "again")
     assert code == 2

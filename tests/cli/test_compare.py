@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from shunter.cli.options import ANSWER_LINES
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.saved import log_evaluation, save_evaluation
 from shunter.tracking.runs import tracking
@@ -31,7 +32,14 @@ def test_folders_and_mlflow_runs_compare_alike(
 ) -> None:
     options = ("--out", "c.html", "--json", "c.json")
     out = works(capsys, "compare", "first", two_runs["second"], *options)
-    assert "exactly as in run 1: fifo-swap, cost-greedy, lru-keepalive" in out
+    lines = out.splitlines()
+    assert "exactly as in run 1: fifo-swap, cost-greedy, lru-keepalive" in lines[0]
+    assert lines[1].startswith("Mean response of run 2 against run 1, simulated: fifo-swap +0.0% [")
+    assert lines[-1] == "report: c.html"
+    assert len(lines) <= ANSWER_LINES
+    assert "Paired differences" in works(capsys, "compare", "first", "second", "--verbose")
+    assert "│ fifo-swap" not in out
+    assert "│ fifo-swap" in works(capsys, "compare", "first", "second", "--metric", "response_p95_s")
     result = json.loads(Path("c.json").read_text())
     assert [run["source"] for run in result["runs"]] == ["first", two_runs["second"]]
     assert {change["change"] for change in result["changes"]} == {0.0}

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from shunter.cli.options import ANSWER_LINES
 from shunter.eval.execution.event_log import read_event_log
+from tests.cli.test_answers import PROGRESS
 from tests.cli.test_main import bare_python, fails, folder, works, write_scenario
 
 __all__ = ["bare_python", "folder"]
@@ -34,6 +36,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_chaos_is_survived_and_the_report_says_so(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--seeds", "1", "--chaos", "kill=0.5", "--policy", "fifo-swap", "--json", "r.json")
     out = works(capsys, "eval", "--scenario", "real.yaml", "--real", "--out", "c", *arguments)
+    lines = [line for line in out.splitlines() if not PROGRESS.match(line)]
+    assert [line.split(":")[0] for line in lines[:2]] == ["Simulated", "Real"]
+    assert len(lines) <= ANSWER_LINES
     result = json.loads(Path("r.json").read_text())
     failures = result["failures"]
     assert failures

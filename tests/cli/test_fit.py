@@ -9,6 +9,7 @@ from shunter.catalog.checkpoints import Checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.catalog.models import ModelSpec
 from shunter.cli.fit import fit
+from shunter.cli.options import ANSWER_LINES
 from shunter.cli.predict import predict
 from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
@@ -54,7 +55,12 @@ def test_fit_prints_the_errors_of_each_target_and_writes_the_model(run, data, tm
         "device_bytes",
     ):
         assert any(target in line and "%" in line for line in result.output.splitlines())
-    assert result.output.splitlines()[-1] == f"{tmp_path}/perf/performance.json: 2 models, 8 targets"
+    lines = result.output.splitlines()
+    assert lines[0].startswith("Mean relative error of held-out cells: load_s ")
+    assert lines[-1] == f"{tmp_path}/perf/performance.json: 2 models, 8 targets"
+    assert len(lines) <= ANSWER_LINES
+    verbose = run("fit", data, "--out", tmp_path / "again", "--quick", "--verbose")
+    assert "repeats differ" in verbose.output
     assert sorted(PerformanceModel.load(tmp_path / "perf").models.index) == ["a", "b"]
 
 

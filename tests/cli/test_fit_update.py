@@ -8,6 +8,7 @@ import yaml
 
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
+from shunter.cli.options import ANSWER_LINES
 from shunter.envs.world.world import World
 from shunter.eval.execution.event_log import write_event_logs
 from shunter.models.performance import PerformanceModel
@@ -59,7 +60,7 @@ def test_update_says_how_far_times_moved_and_writes_them(run: Run, folder: Path)
     before = (folder / "perf/performance.json").read_bytes()
     arguments = ["--events", "events.parquet", "--scenario", "s.yaml"]
 
-    code, output = run("--update", "perf", *arguments, "--out", "new")
+    code, output = run("--update", "perf", *arguments, "--out", "new", "--verbose")
 
     assert code == 0
     assert (folder / "perf/performance.json").read_bytes() == before
@@ -73,6 +74,12 @@ def test_update_says_how_far_times_moved_and_writes_them(run: Run, folder: Path)
     assert output.splitlines()[-1] == "new/performance.json: recalibrated on 2 runs"
     saved = PerformanceModel.load(folder / "new").state_
     assert len(saved.recalibrated_on) == 2
+
+    code, output = run("--update", "perf", *arguments, "--out", "short")
+
+    assert code == 0
+    assert output.startswith("Mean error of held-out spans: ")
+    assert len(output.splitlines()) <= ANSWER_LINES
 
     code, output = run("--update", "new", *arguments)
 

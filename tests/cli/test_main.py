@@ -143,7 +143,8 @@ def test_an_interpreter_without_the_engine(
 def test_eval_prints_a_table_and_writes_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
-    out = works(capsys, "eval", "--scenario", "s.yaml", "--seeds", "6", "--json", "r.json", "--out", "runs/a")
+    arguments = ("--seeds", "6", "--json", "r.json", "--out", "runs/a", "--verbose")
+    out = works(capsys, "eval", "--scenario", "s.yaml", *arguments)
     result = json.loads(Path("r.json").read_text())
     for name, policy in result["policies"].items():
         assert name in out
@@ -182,7 +183,7 @@ def test_eval_real_puts_simulated_real_and_error_beside_each_other(
     devices = [{"name": "d", "device": "cpu:1-threads-300MB"}]
     write_scenario(fake_checkpoints, "real.yaml", models=models, workload=workload, devices=devices)
     arguments = ("--policy", "cost-greedy", "--policy", "fifo-swap", "--seeds", "1", "--json", "r.json")
-    out = works(capsys, "eval", "--scenario", "real.yaml", "--real", *arguments)
+    out = works(capsys, "eval", "--scenario", "real.yaml", "--real", "--verbose", *arguments)
     assert "Requests: simulated against real" in out
     row = json.loads(Path("r.json").read_text())["policies"]["cost-greedy"]
     simulated, real = row["simulated"]["response_mean_s"], row["real"]["response_mean_s"]

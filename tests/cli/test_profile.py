@@ -8,6 +8,7 @@ from shunter.cli.main import main
 from shunter.engines.base import WorkerDiedError
 from shunter.engines.fake.engine import FakeEngine, LinearDurations
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
+from shunter.profiling import profile as library
 from shunter.profiling.checkpoints.synthetic import write_checkpoint
 from shunter.profiling.dataset.table import read_dataset
 
@@ -47,7 +48,7 @@ class Virtual(FakeEngine):
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr(command, "start_engine", lambda engine, device, python: Virtual())
+    monkeypatch.setattr(library, "start_engine", lambda engine, device, python: Virtual())
     app = typer.Typer()
     app.command()(command.profile)
 
@@ -71,7 +72,7 @@ def test_the_plan_comes_first_and_the_dataset_is_written(run, checkpoint, tmp_pa
 
 
 def test_a_dry_run_starts_nothing_and_writes_nothing(run, checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "start_engine", lambda *a, **k: pytest.fail("started"))
+    monkeypatch.setattr(library, "start_engine", lambda *a, **k: pytest.fail("started"))
     result = run("--model", checkpoint, "--out", tmp_path / "d.parquet", *GRID, "--dry-run")
     assert result.exit_code == 0
     assert "tiny" in result.output
@@ -168,7 +169,7 @@ def test_a_worker_that_is_gone_is_an_error_that_says_how_to_go_on(checkpoint, tm
     out = tmp_path / "d.parquet"
     app = typer.Typer()
     app.command()(command.profile)
-    monkeypatch.setattr(command, "start_engine", lambda engine, device, python: Vanishing())
+    monkeypatch.setattr(library, "start_engine", lambda engine, device, python: Vanishing())
     result = CliRunner().invoke(app, ["--model", checkpoint, "--out", str(out), *GRID])
     assert isinstance(result.exception, WorkerDiedError)
     assert f"Rows measured until then are in {out}; --resume goes on from there." in result.output

@@ -36,14 +36,14 @@ PPO = {
 
 KILLED = """
 import os, signal, sys
-from shunter.cli import train_run
 from shunter.cli.main import main
+from shunter.train import runs
 
 def kill(board, out, share, point):
     if out.stem == "p-1" and share > 0.8:
         os.kill(os.getpid(), signal.SIGKILL)
 
-train_run._Board.show = kill
+runs._Board.show = kill
 main(sys.argv[1:])
 """
 
@@ -90,7 +90,7 @@ def mlflow_runs() -> list[Any]:
 def test_seeds_killed_in_the_middle_go_on_as_if_nothing_had_happened(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = run(capsys, "--out", "whole/p.safetensors", "--seeds", "2")
+    whole = run(capsys, "--out", "whole/p.safetensors", "--seeds", "2", "--verbose")
     assert whole.startswith("2 trainings on fake: evolution, 6 generations; first compiling ...")
     assert "whole/p.safetensors: the best of 2 seeds" in whole
     assert (
@@ -214,14 +214,14 @@ def test_a_scenario_beyond_the_training_is_warned_of(
 def test_ctrl_c_keeps_the_best_so_far_and_starts_no_other_seed(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shunter.cli import train_run
+    from shunter.train import runs
 
     def interrupt(board: Any, out: Path, share: float, point: Any) -> None:
         if share > 0.4:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_run._Board, "show", interrupt)
+        patch.setattr(runs._Board, "show", interrupt)
         out = run(capsys, "--out", "p.safetensors", "--seeds", "2", code=130)
     assert out.splitlines()[1].startswith("training ")  # what it added so far
     assert "Interrupted: the best policy so far was kept; --resume goes on." in out

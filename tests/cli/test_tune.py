@@ -12,6 +12,7 @@ from shunter.cli.main import main
 from shunter.models.performance import PerformanceModel
 from shunter.train.settings import EvolutionSettings, load_config
 from tests import worlds
+from tests.cli.test_answers import PROGRESS
 
 
 @pytest.fixture
@@ -41,7 +42,9 @@ def test_every_policy_gets_the_same_trials_and_the_best_can_be_evaluated(
         "exhaustive": 3,
     }
     best = sorted(tuned.values(), key=lambda result: result["score"])
-    printed = capsys.readouterr().out.splitlines()[-2:]
+    lines = [line for line in capsys.readouterr().out.splitlines() if not PROGRESS.match(line)]
+    assert lines[0].startswith("Geometric mean of mean responses over worlds and seeds: ")
+    printed = lines[1:]
     assert printed == [result["policy"] for result in best]
     assert [make_policy(text).name for text in printed] == printed
 

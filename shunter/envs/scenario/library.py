@@ -9,7 +9,7 @@ from pathlib import Path
 from shunter.errors import InputError, UnknownNameError
 from shunter.files import write_text
 
-__all__ = ["find_scenario", "in_library", "scenario_names", "write_capacity"]
+__all__ = ["find_scenario", "in_library", "performance_of", "scenario_names", "write_capacity"]
 
 _FOLDER = Path(str(files("shunter.data"))) / "scenarios"
 
@@ -22,6 +22,18 @@ def scenario_names() -> tuple[str, ...]:
 def in_library(text: str | Path) -> bool:
     """Whether it names a scenario of the library, rather than a file."""
     return not Path(text).exists() and str(text) in scenario_names()
+
+
+def performance_of(scenario: str | Path, given: str | Path | None = None) -> Path:
+    """The performance model to use for a scenario.
+
+    Args:
+        scenario: A file, or a name of the library.
+        given: What the user named; None: ``published`` for scenarios of the library, ``perf`` for others.
+    """
+    if given is not None:
+        return Path(given)
+    return Path("published" if in_library(scenario) else "perf")
 
 
 def find_scenario(text: str | Path) -> Path:

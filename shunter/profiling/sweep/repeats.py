@@ -37,6 +37,16 @@ class Precision:
     reached: int
     widest: tuple[tuple[str, float], ...]
 
+    def lines(self) -> list[str]:
+        """What to tell people."""
+        return [
+            f"median known within {self.wanted:.0%} (95 % interval): {self.reached} of {self.cells} cells",
+            *(
+                f"  still wide: {name}: {f'{width:.0%}' if math.isfinite(width) else 'measured once'}"
+                for name, width in self.widest
+            ),
+        ]
+
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % confidence interval of the median that some values were drawn around.

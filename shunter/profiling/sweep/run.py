@@ -18,7 +18,8 @@ from shunter.profiling.sweep.pace import Pace
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit
 from shunter.profiling.sweep.repeats import Precision
 
-__all__ = ["ProgressCallback", "SweepProgress", "SweepResult", "SweepRun"]
+__all__ = ["ProgressCallback", "SweepProgress", "SweepResult", "SweepRun", "indented"]
+__all__ += ["time_words"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,27 @@ class SweepResult:
     other_calls_s: float = 0.0
     precision: Precision | None = None
     left_out: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """What to tell people; what was written comes last."""
+        return [
+            *(f"not measured: {line}" for line in self.refused),
+            *indented(self.left_out),
+            *(() if self.precision is None else self.precision.lines()),
+            f"{self.dataset}: {self.rows} rows from {self.units_measured} units in "
+            f"{time_words(self.duration_s)}; {self.units_skipped} units were there already",
+        ]
+
+
+def indented(lines: Sequence[str]) -> list[str]:
+    """Lines of which the first says what the others are."""
+    return [f"  {line}" if index else line for index, line in enumerate(lines)]
+
+
+def time_words(seconds: float) -> str:
+    """A time in minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 ProgressCallback = Callable[[SweepProgress], None]

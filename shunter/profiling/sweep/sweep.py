@@ -10,7 +10,7 @@ from pathlib import Path
 from shunter.catalog.checkpoints import read_checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.engines.base import Engine
-from shunter.engines.caller.entries import engine_entry, start_engine
+from shunter.engines.caller.entries import engine_entry
 from shunter.errors import InputError
 from shunter.profiling.dataset.journal import Journal, journal_path
 from shunter.profiling.meters.conditions import Sensors
@@ -27,7 +27,6 @@ __all__ = [
     "SweepResult",
     "check_output",
     "plan_models",
-    "profile_models",
     "run_sweep",
 ]
 
@@ -58,40 +57,6 @@ def plan_models(
     return make_plan(
         checkpoints, engine=engine, device=parse_device(device, field="--device"), settings=settings
     )
-
-
-def profile_models(
-    models: Sequence[str | os.PathLike[str]],
-    *,
-    engine: str,
-    device: str,
-    out: str | os.PathLike[str],
-    settings: SweepSettings | None = None,
-    mode: str = "new",
-    python: str | None = None,
-    progress: ProgressCallback | None = None,
-) -> SweepResult:
-    """Profiles models on a real engine and writes the dataset.
-
-    Args:
-        models: Paths of GGUF files or Hugging Face folders.
-        engine: Name in the engine registry.
-        device: As users write it.
-        out: The Parquet dataset.
-        settings: The grid; None: the default one.
-        mode: ``new``, ``resume`` (measure only what the dataset lacks) or ``append`` (measure all again).
-        python: Interpreter of the worker; None: this one.
-        progress: Called after each unit.
-
-    Raises:
-        InputError: Something asked for is wrong, or the dataset exists in mode ``new``.
-        EngineError: The engine failed; rows measured until then are in the dataset.
-    """
-    begun_s = time.monotonic()
-    check_output(out, mode)
-    plan = plan_models(models, engine=engine, device=device, settings=settings or SweepSettings())
-    with start_engine(engine, device, python=python) as running:
-        return run_sweep(plan, running, out, mode=mode, progress=progress, begun_s=begun_s)
 
 
 def check_output(out: str | os.PathLike[str], mode: str) -> None:
@@ -126,7 +91,7 @@ def run_sweep(
         plan: From ``plan_models``.
         engine: Holds no model.
         dataset: The Parquet dataset, or a .csv file.
-        mode: As in ``profile_models``.
+        mode: ``new``, ``resume`` (measure only what the dataset lacks) or ``append`` (measure all again).
         progress: Called after each unit.
         begun_s: When the budget's time began, on ``clock``: with the engine's start, say. None: now.
         clock: Seconds; what a budget is measured with.

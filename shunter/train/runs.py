@@ -1,4 +1,4 @@
-"""Trainings from the command line: what is shown of them, kept in files, logged and registered."""
+"""Trainings side by side: what is told of them on their way, kept in files, logged and registered."""
 
 from __future__ import annotations
 
@@ -7,42 +7,58 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
-from rich.console import Console
 
 from shunter.agents.learned.file import training_of
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.score_card import score_card_of
-from shunter.cli.options import progress, say
 from shunter.envs.world.world import World, with_absolute_paths
 from shunter.errors import InputError
 from shunter.eval.execution.event_log import write_event_logs
 from shunter.eval.execution.runs import simulate
 from shunter.jobs import Runner
+from shunter.tracking.policies import default_name, register_policy
 from shunter.tracking.runs import Tracker, tracking
+from shunter.train.algorithms import check_checkpoint, check_installed
+from shunter.train.result import Curve, TrainResult
+from shunter.train.seeds import CARD_SEEDS, Ground, SeedsShared, SeedTraining, train_seed
 from shunter.train.settings import TrainSettings, algorithm_of, length_of, plain
 from shunter.train.verdict import shown, verdict_of
 
-if TYPE_CHECKING:
-    from shunter.train.result import Curve, TrainResult
-    from shunter.train.seeds import Ground, SeedTraining
-
 __all__ = [
+    "NOBODY",
+    "Listener",
     "Run",
     "Trained",
+    "added_words",
     "are_complete",
     "checkpoint_of",
     "log_policy",
     "register_trained",
-    "say_added",
     "title",
+    "train_runs",
 ]
-__all__ += ["train_and_save"]
 
 PARTS = 100
 """In which a training's progress is counted."""
+
+
+class Listener(NamedTuple):
+    """Who is told of trainings on their way; by default nobody.
+
+    Attributes:
+        line: Called with a line that says what begins.
+        progress: Called with where the trainings stand, how much is done, and how much there is in all.
+    """
+
+    line: Callable[[str], None] = lambda text: None
+    progress: Callable[[str, int, int], None] = lambda text, done, total: None
+
+
+NOBODY = Listener()
+"""The default."""
 
 
 def checkpoint_of(out: Path) -> Path:
@@ -71,16 +87,28 @@ class Trained:
     """A policy that was trained.
 
     Attributes:
+        out: Its file.
         policy: It.
         ratio: Its validation response over the best heuristic's.
+        how: How long it was trained, and how it did in validation, in words.
         run_id: MLflow's; None if it had been finished before.
+        registered: Its version in MLflow's registry, in words; empty if it was not registered.
         interrupted: Whether Ctrl-C cut it short.
     """
 
+    out: Path
     policy: LearnedPolicy
     ratio: float
-    run_id: str | None
-    interrupted: bool
+    how: str
+    run_id: str | None = None
+    registered: str = ""
+    interrupted: bool = False
+
+    @property
+    def words(self) -> list[str]:
+        """What training added, what it took, and what MLflow made of it."""
+        lines = [*added_words(self.policy), f"{self.out}: {self.how}", self.registered]
+        return [line for line in lines if line]
 
 
 def are_complete(trained: Sequence[Trained], runs: Sequence[Run]) -> bool:
@@ -88,35 +116,32 @@ def are_complete(trained: Sequence[Trained], runs: Sequence[Run]) -> bool:
     return len(trained) == len(runs) and not any(one.interrupted for one in trained)
 
 
-def train_and_save(
-    console: Console,
+def train_runs(
     runs: Sequence[Run],
     *,
     start: LearnedPolicy | None = None,
-    folder: Path | None = None,
+    folder: Path = Path(),
     resume: bool = False,
     runner: Runner | None = None,
     register: bool = True,
+    listener: Listener = NOBODY,
 ) -> list[Trained]:
     """Trains, writes policy files and, beside each, what it does in its first world; logs to MLflow.
 
     Goes on from checkpoints that are there.
 
     Args:
-        console: To talk to.
         runs: Of the same worlds, or each of its own.
         start: See ``train_policy``.
         folder: See ``tracking``.
         resume: Whether a policy file without a checkpoint is a training that is finished.
         runner: Where trainings run; by default here.
         register: Whether they go into MLflow's registry; they are logged either way.
+        listener: Who is told.
 
     Returns:
         All that were not cut off before they had anything to keep.
     """
-    from shunter.train.algorithms import check_checkpoint, check_installed
-    from shunter.train.seeds import SeedsShared, train_seed
-
     for run in runs:
         check_installed(run.settings)
         if checkpoint_of(run.out).exists():
@@ -125,16 +150,14 @@ def train_and_save(
     with ExitStack() as stack:
         left = [run for run in runs if finished.get(run.out) is None]
         if left:
-            say(console, _beginning(left))
-        board = _Board(stack.enter_context(progress(console)), len(runs))
-        under_way = [
-            _Training(run, _run_opener(stack, run, folder or Path()), board, register) for run in left
-        ]
+            listener.line(_beginning(left))
+        board = _Board(listener.progress, len(runs))
+        under_way = [_Training(run, _run_opener(stack, run, folder), board, register) for run in left]
         grounds, places = _grounds(left)
         with suppress(KeyboardInterrupt):  # what was trained so far is kept
             jobs = [one.job(place) for one, place in zip(under_way, places, strict=True)]
             (runner or Runner()).run(train_seed, SeedsShared(grounds, start), jobs)
-        new = {one.run.out: one.keep(console) for one in under_way if one.result is not None}
+        new = {one.run.out: one.keep() for one in under_way if one.result is not None}
     every = [new.get(run.out) or finished.get(run.out) for run in runs]
     return [one for one in every if one is not None]
 
@@ -149,8 +172,6 @@ def _beginning(runs: Sequence[Run]) -> str:
 
 def _grounds(runs: Sequence[Run]) -> tuple[list[Ground], list[int]]:
     """The grounds of some trainings, each once, and which one is each training's."""
-    from shunter.train.seeds import Ground
-
     grounds: list[Ground] = []
     places: dict[tuple[int, int], int] = {}
     of_runs = []
@@ -196,7 +217,9 @@ def _finished(out: Path, settings: TrainSettings) -> Trained | None:
     training = training_of(policy)
     if training is None or training.settings != plain(settings):
         raise InputError("--out", "be of a training with these settings to --resume", str(out))
-    return Trained(policy, float(policy.metadata["validation_ratio"]), None, False)
+    ratio = float(policy.metadata["validation_ratio"])
+    how = f"finished before; in validation {ratio:.3f} of what the best heuristic there costs"
+    return Trained(out, policy, ratio, how)
 
 
 class _Board:
@@ -231,8 +254,6 @@ class _Training:
 
     def job(self, ground: int) -> SeedTraining:
         """The training as a job."""
-        from shunter.train.seeds import SeedTraining
-
         self.run.out.parent.mkdir(parents=True, exist_ok=True)
         return SeedTraining(
             self.run.settings, checkpoint_of(self.run.out), self._follow, self._take, ground=ground
@@ -258,37 +279,33 @@ class _Training:
         if result.interrupted:
             raise KeyboardInterrupt
 
-    def keep(self, console: Console) -> Trained:
+    def keep(self) -> Trained:
         """Logs the policy, registers it if wanted; only then is the checkpoint not needed any more."""
         if self.result is None:
             raise RuntimeError("nothing was trained")
-        result, out = self.result, self.run.out
+        result, out, worlds = self.result, self.run.out, self.run.worlds
         ratio = min(point.ratio for point in result.curve)
-        say_added(console, result.policy)
-        say(
-            console,
-            f"{out}: {result.curve[-1].steps} decisions in {result.curve[-1].elapsed_s:.0f} s; "
-            f"in validation {ratio:.3f} of what {shown(result.baseline)} costs, the best heuristic there",
+        how = (
+            f"{result.curve[-1].steps} decisions in {result.curve[-1].elapsed_s:.0f} s; "
+            f"in validation {ratio:.3f} of what {shown(result.baseline)} costs, the best heuristic there"
         )
-        log_policy(out, result.policy, self.run.worlds, self.tracker)
-        if self.register:
-            register_trained(console, out, self.run.worlds, self.tracker)
+        log_policy(out, result.policy, worlds, self.tracker)
+        registered = register_trained(out, worlds, self.tracker) if self.register else ""
         if not result.interrupted:
             checkpoint_of(out).unlink(missing_ok=True)
-        return Trained(result.policy, ratio, self.tracker.run_id, result.interrupted)
+        return Trained(
+            out, result.policy, ratio, how, self.tracker.run_id, registered, interrupted=result.interrupted
+        )
 
 
-def say_added(console: Console, policy: LearnedPolicy) -> None:
-    """Says what training added, as the policy's file has it."""
+def added_words(policy: LearnedPolicy) -> tuple[str, ...]:
+    """What training added, as the policy's file has it: two lines, or none if it does not say."""
     verdict = verdict_of(policy)
-    for line in verdict.words if verdict is not None else ():
-        say(console, line)
+    return () if verdict is None else verdict.words
 
 
 def log_policy(out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracker: Tracker) -> None:
     """Logs a policy, its figures and what it does in its first world."""
-    from shunter.train.seeds import CARD_SEEDS
-
     events = out.with_suffix(".events.parquet")
     write_event_logs([simulate(worlds[0], policy, seed).log for seed in CARD_SEEDS], events)
     for path in (out, events):
@@ -302,11 +319,9 @@ def log_policy(out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracke
         tracker.metrics({"verdict": verdict.model_dump()})
 
 
-def register_trained(console: Console, out: Path, worlds: Sequence[World], tracker: Tracker) -> None:
-    """Registers a policy, and says whether it is the champion now."""
-    from shunter.tracking.policies import default_name, register_policy
-
+def register_trained(out: Path, worlds: Sequence[World], tracker: Tracker) -> str:
+    """Registers a policy; returns which version it is, and whether the champion, in words."""
     name = default_name(title(worlds))
     registered = register_policy(out, name=name, worlds=worlds, tracker=tracker)
     role = "champion" if registered.champion else "no champion"
-    say(console, f"MLflow model {name}, version {registered.version}, {role}: {registered.why}")
+    return f"MLflow model {name}, version {registered.version}, {role}: {registered.why}"

@@ -1,0 +1,282 @@
+"""All that ``shunter eval`` does, as one function: policies compared, and what came of it in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+from shunter.agents.base import Policy
+from shunter.agents.learned.file import distance_from_training
+from shunter.agents.registry import POLICIES, make_policy
+from shunter.engines.caller.entries import engine_entry
+from shunter.envs.scenario.library import performance_of
+from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.envs.world.world import World, load_performance, make_world
+from shunter.errors import InputError
+from shunter.eval.compare import Comparison, compare
+from shunter.eval.evaluation import Evaluation, OnProgress, evaluate
+from shunter.eval.execution.chaos import Chaos
+from shunter.eval.execution.real import bind_footprints, check_binding, open_engines
+from shunter.eval.execution.station import Deadline
+from shunter.eval.provenance import capabilities_of, provenance
+from shunter.eval.read_back import read_evaluation
+from shunter.eval.saved import log_evaluation, save_evaluation
+from shunter.files import check_place, finite, write_bytes, write_json
+from shunter.jobs import Runner, open_runner
+from shunter.models.performance import PerformanceModel
+from shunter.report.compare import load_words, write_comparison
+from shunter.tracking.runs import tracking
+
+__all__ = ["RealRuns", "SavedEvaluation", "SavedEvaluations", "evaluate_and_save"]
+
+
+@dataclass(frozen=True)
+class RealRuns:
+    """How policies run on real engines.
+
+    Attributes:
+        python: Interpreters that have the engines, ``ENGINE=INTERPRETER`` or one for all; by default this
+            one.
+        deadline: When a call is taken for hung, and its engine started again.
+        chaos: What happens to engines on purpose.
+        repeats: Runs of each policy and seed: two or more say how far reality is from itself.
+    """
+
+    python: Sequence[str] = ()
+    deadline: Deadline = field(default_factory=Deadline)
+    chaos: Chaos | None = None
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class SavedEvaluation:
+    """An evaluation and where it was written.
+
+    Attributes:
+        evaluation: It.
+        files: From ``shunter.eval.saved.save_evaluation``.
+        mlflow_uri: The store that it was logged to.
+        mlflow_run_id: Its run there.
+    """
+
+    evaluation: Evaluation
+    files: dict[str, Path]
+    mlflow_uri: str
+    mlflow_run_id: str
+
+
+@dataclass(frozen=True)
+class SavedEvaluations:
+    """What ``evaluate_and_save`` did.
+
+    Attributes:
+        saved: An evaluation for each load; those from the one on that was cut short are missing, or are the
+            last.
+        warnings: Of policies that were trained for other worlds than these.
+        lost: A line for each worker of the cluster that was lost on the way.
+        comparison: Of several loads; None if there is one, or it was cut short.
+        page: Of the comparison.
+        interrupted: Whether Ctrl-C cut it short.
+    """
+
+    saved: tuple[SavedEvaluation, ...]
+    warnings: tuple[str, ...]
+    lost: tuple[str, ...] = ()
+    comparison: Comparison | None = None
+    page: Path | None = None
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is done at each load."""
+
+    policies: Sequence[Policy]
+    sources: dict[str, str]
+    seeds: Sequence[int]
+    performance: PerformanceModel
+    real: RealRuns | None
+    python: dict[str, str]
+    on_progress: OnProgress | None
+
+    def evaluate(self, world: World, folder: Path, runner: Runner) -> SavedEvaluation | None:
+        """Runs everything in one world and keeps it; None if Ctrl-C came before any policy was complete."""
+        with ExitStack() as stack:
+            engines = None
+            if self.real is not None:
+                deadline, chaos = self.real.deadline, self.real.chaos
+                opened = open_engines(world, python=self.python, deadline=deadline, chaos=chaos)
+                engines = stack.enter_context(opened)
+                bind_footprints(world, engines)  # before anything is written: a device may be too small
+            made = provenance(self.performance, capabilities_of(world, engines or ()))
+            evaluation = evaluate(
+                world,
+                self.policies,
+                self.seeds,
+                engines=engines,
+                repeats=1 if self.real is None else self.real.repeats,
+                on_progress=self.on_progress,
+                runner=runner,
+            )
+        if not evaluation.simulated:
+            return None
+        name = world.scenario.name
+        files = save_evaluation(
+            evaluation,
+            folder,
+            title=f"shunter eval: {name}",
+            performance=self.performance,
+            provenance=made,
+            sources=self.sources,
+        )
+        with tracking("eval", name) as tracker:
+            log_evaluation(tracker, files)
+        return SavedEvaluation(evaluation, files, tracker.uri, tracker.run_id)
+
+
+def evaluate_and_save(
+    scenario: Scenario | str | Path,
+    policies: Sequence[str | Policy] = tuple(POLICIES),
+    seeds: Sequence[int] = range(20),
+    *,
+    out: Path,
+    performance: PerformanceModel | str | Path | None = None,
+    engine: str | None = None,
+    loads: Sequence[float] = (),
+    duration_s: float | None = None,
+    real: RealRuns | None = None,
+    ray: str | None = None,
+    json_path: Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> SavedEvaluations:
+    """Compares policies on the same requests, writes report, results and logs, and logs them to MLflow.
+
+    After Ctrl-C, or when an engine failed for good (``Evaluation.broken``), what is complete is written and
+    returned.
+
+    Args:
+        scenario: It, its file, or a name of the library.
+        policies: As ``shunter.agents.registry.make_policy`` takes them, or made; the first is what others are
+            set against.
+        seeds: Workload seeds.
+        out: Folder to write, whatever is in it; with several loads each gets a folder in it.
+        performance: A fitted model, or where it is; None: see ``performance_of``.
+        engine: Instead of the scenario's.
+        loads: Instead of the scenario's, as shares of its capacity; several are compared on a page.
+        duration_s: Time that one run may take.
+        real: How to run on real engines too; None: simulation only.
+        ray: Address of a cluster for simulated runs; see ``shunter.jobs.open_runner``.
+        json_path: Also write the results here, if nothing was cut short.
+        on_progress: See ``OnProgress``.
+
+    Raises:
+        InputError: Something that was asked for breaks a rule; then nothing was written.
+        KeyboardInterrupt: Ctrl-C came before anything was complete.
+        EngineError: A real engine does not start.
+    """
+    check_place("--json", json_path)
+    chosen = _scenario(scenario, engine, duration_s)
+    made = [make_policy(one) if isinstance(one, str) else one for one in policies]
+    sources = _sources(policies, made)
+    python = {} if real is None else _interpreters(chosen, real.python)
+    if performance is None and not isinstance(scenario, Scenario):
+        performance = performance_of(scenario)
+    model = load_performance(chosen, performance)
+    world = make_world(chosen, model)
+    if real is not None:
+        check_binding(world)
+    worlds = [world.at_load(load) for load in dict.fromkeys(loads)] or [world]
+    _check_duration(worlds, seeds, duration_s)
+    plan = _Plan(made, sources, seeds, model, real, python, on_progress)
+    done = _at_each_load(plan, worlds, out, ray, _warnings(made, world))
+    if json_path is not None and not _is_cut_short(done):
+        results = done.saved[0].files["results"] if done.page is None else out / "results.json"
+        write_bytes(json_path, results.read_bytes())
+    return done
+
+
+def _at_each_load(
+    plan: _Plan, worlds: Sequence[World], out: Path, ray: str | None, warnings: tuple[str, ...]
+) -> SavedEvaluations:
+    saved: list[SavedEvaluation] = []
+    folders = [out if len(worlds) == 1 else out / f"load-{w.scenario.workload.load:g}" for w in worlds]
+    with open_runner(ray) as runner:
+        for world, folder in zip(worlds, folders, strict=True):
+            one = plan.evaluate(world, folder, runner)
+            if one is None and not saved:
+                raise KeyboardInterrupt
+            saved += [] if one is None else [one]
+            interrupted = one is None or one.evaluation.interrupted
+            done = SavedEvaluations(tuple(saved), warnings, tuple(runner.lost), interrupted=interrupted)
+            if _is_cut_short(done):
+                return done
+    if len(worlds) == 1:
+        return done
+    comparison = compare([read_evaluation(str(folder)) for folder in folders])
+    lines = load_words(comparison)
+    page = write_comparison(comparison, out / "report.html", title="shunter eval: several loads", lines=lines)
+    write_json(out / "results.json", finite(comparison.to_dict()))
+    return SavedEvaluations(done.saved, warnings, done.lost, comparison, page)
+
+
+def _is_cut_short(done: SavedEvaluations) -> bool:
+    return done.interrupted or done.saved[-1].evaluation.broken is not None
+
+
+def _sources(given: Sequence[str | Policy], made: Sequence[Policy]) -> dict[str, str]:
+    """What each policy was made of, by its name."""
+    names = [policy.name for policy in made]
+    if len(set(names)) < len(names):
+        raise InputError("--policy", "name each policy once", names)
+    return {name: one if isinstance(one, str) else name for name, one in zip(names, given, strict=True)}
+
+
+def _warnings(policies: Sequence[Policy], world: World) -> tuple[str, ...]:
+    return tuple(
+        f"{policy.name} is beyond its training: {line}"
+        for policy in policies
+        for line in distance_from_training(policy, world)
+    )
+
+
+def _scenario(given: Scenario | str | Path, engine: str | None, duration_s: float | None) -> Scenario:
+    """The scenario on another engine, and with episodes that are cut off after so long or earlier."""
+    scenario = given if isinstance(given, Scenario) else load_scenario(given)
+    if engine is not None:
+        engine_entry(engine, field="--engine")
+        scenario = scenario.model_copy(update={"engine": engine})
+    if duration_s is None:
+        return scenario
+    max_time_s = min(duration_s, scenario.limits.max_time_s)
+    limits = scenario.limits.model_copy(update={"max_time_s": max_time_s})
+    return scenario.model_copy(update={"limits": limits})
+
+
+def _interpreters(scenario: Scenario, given: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        engine, separator, path = text.partition("=")
+        if not separator:
+            found.update(dict.fromkeys(scenario.engines, text))
+        elif engine in scenario.engines:
+            found[engine] = path
+        else:
+            used = ", ".join(scenario.engines)
+            raise InputError("--python", f"name an engine that the scenario uses ({used})", text)
+    return found
+
+
+def _check_duration(worlds: Sequence[World], seeds: Sequence[int], limit_s: float | None) -> None:
+    """Refuses requests that would still arrive when a run is cut off; in a closed loop nobody knows."""
+    for world, seed in product(worlds, seeds):
+        if limit_s is None or world.scenario.workload.closed_loop is not None:
+            return
+        last_s = float(world.draw(seed).arrival_ns.max()) * 1e-9
+        if last_s > limit_s:
+            rule = (
+                f"be longer than the requests take to arrive: the last of seed {seed} comes at {last_s:.0f} s"
+            )
+            raise InputError("--duration", rule, f"{limit_s:g} s")
