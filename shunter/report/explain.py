@@ -17,10 +17,10 @@ from shunter.eval.explain.example import Example
 from shunter.eval.explain.explain import Explanation, Group
 from shunter.eval.explain.replay import Followed
 from shunter.eval.explain.words import PHRASES, group_of
-from shunter.eval.metrics.statistics import Interval
 from shunter.eval.timeline import read_timeline
 from shunter.report.page import COLOURS, ReportTable, Section, write_sections
 from shunter.report.timeline import HOW_TO_READ, timeline_figure
+from shunter.uncertainty import Interval
 
 __all__ = ["explanation_lines", "explanation_sections", "write_explanation"]
 

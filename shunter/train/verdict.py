@@ -11,7 +11,8 @@ from shunter.agents.learned.prior import PRIOR, Prior
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.scenario.fields import Strict
 from shunter.envs.world.world import World
-from shunter.train.selection import Played, best_of, heuristics, paired_mean_change, played, score_card
+from shunter.train.selection import Played, best_of, heuristics, played, score_card
+from shunter.uncertainty import paired_mean_change
 
 __all__ = ["TUNED", "Standing", "Verdict", "judge", "shown", "untrained_policy", "verdict_of"]
 
@@ -136,7 +137,7 @@ def judge(
         start=_standing("untrained" if start is None else "start", begun),
         tuned=_standing(PRIOR.name, others[PRIOR.name]),
         best=_standing(best, others[best]),
-        change=_number(change.change),
+        change=_number(change.value),
         low=_number(change.low),
         high=_number(change.high),
     )

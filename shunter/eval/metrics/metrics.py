@@ -13,7 +13,7 @@ from shunter.envs.rules.objectives import alone_s
 from shunter.envs.scenario.objective import Objective, Slo
 from shunter.eval.execution.runs import Run
 from shunter.eval.metrics.starvation import ALL, waits
-from shunter.eval.metrics.statistics import bootstrap
+from shunter.uncertainty import paired_mean_change
 
 __all__ = [
     "DEFINITIONS",
@@ -23,7 +23,6 @@ __all__ = [
     "overhead_share",
     "paired_change",
     "paired_units",
-    "relative_change",
     "request_times",
     "slowdowns",
     "summarize",
@@ -205,16 +204,8 @@ def paired_change(runs: Sequence[Served], against: Sequence[Served], seed: int =
         ValueError: The seeds differ.
     """
     units, unit = paired_units([runs, against])
-    if np.array_equal(units[:, 0], units[:, 1]):
-        return {"change": 0.0, "low": 0.0, "high": 0.0, "unit": unit}
-    found = bootstrap(units, relative_change, seed)
+    found = paired_mean_change(units[:, 0], units[:, 1], seed)
     return {"change": found.value, "low": found.low, "high": found.high, "unit": unit}
-
-
-def relative_change(units: Array) -> Array:
-    """Change of the first column's mean against the second's, of (resamples, units, 2)."""
-    means = units.mean(axis=1)
-    return np.asarray(means[:, 0] / means[:, 1] - 1)
 
 
 def paired_units(columns: Sequence[Sequence[Served]]) -> tuple[Array, str]:
