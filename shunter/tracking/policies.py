@@ -32,7 +32,7 @@ from shunter.errors import InputError, VersionError
 from shunter.tracking.runs import Tracker
 from shunter.tracking.store import import_mlflow
 from shunter.train.selection import best_of, heuristics, mean_responses
-from shunter.uncertainty import Interval, paired_mean_change
+from shunter.uncertainty import Interval, paired_mean_change, said
 
 __all__ = ["CHAMPION", "SELECTION_SEEDS", "Registration", "default_name", "register_policy"]
 
@@ -192,8 +192,8 @@ def _compare(mine: Array, theirs: Array, rival: str) -> tuple[bool, Interval, st
     if unfinished > theirs_unfinished:
         left = f"leaves {unfinished} episodes unfinished, and {theirs_unfinished} were left by"
         return False, change, f"Not better: {left} {rival} ({words})"
-    better = change.sign < 0
-    return better, change, f"{'Better' if better else 'Not better'} than {rival}: {words}"
+    claims = {"below": "Better than", "above": "Not better than", "undecided": "Undecided against"}
+    return change.sign < 0, change, f"{said(change.low, change.high, **claims)} {rival}: {words}"
 
 
 def _undecided(client: Any, name: str, digest: str) -> str | None:

@@ -69,7 +69,8 @@ DEFINITIONS = {
     "relative to their mean; no simulator can be nearer than that",
     "Kendall's tau": "of the policies' order by mean response, simulated against real; 1 is the same order",
     "growth": "requests in the system at the last arrival less those at the middle one, over the arrivals "
-    "between: above 0.1 a run counts as saturated, where a queue amplifies every error",
+    "between: above 0.1, and by more than chance makes of so few (at least 8 arrivals in second halves), "
+    "runs count as saturated, where a queue amplifies every error",
     "warm-up": "the first tenth of a run's requests, which find nothing loaded",
 }
 """What the reports' words mean."""
