@@ -167,7 +167,7 @@ def test_nothing_is_champion_that_is_not_better_than_the_best_heuristic(
     )
     third = register(store, "good", fake_world, name)
     assert not third.champion
-    assert "Not better than good, the best heuristic: +0.00%" in third.why
+    assert "Undecided against good, the best heuristic: +0.00%" in third.why
     assert "Better than the champion before it, version 2: -" in third.why
     assert int(champion(name).version) == 2
 
