@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CONFIDENCE", "RESAMPLES", "UNDECIDED", "Interval", "bootstrap", "paired_mean_change", "said"]
-__all__ += ["sign_of"]
+__all__ = ["CONFIDENCE", "RESAMPLES", "UNDECIDED", "Interval", "bootstrap", "paired_mean_change"]
+__all__ += ["ratio_of_sums", "said", "sign_of"]
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
@@ -90,6 +90,12 @@ def bootstrap(
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.nanpercentile(drawn, [tail, 100 - tail])
     return Interval(value, float(low), float(high))
+
+
+def ratio_of_sums(drawn: Array) -> Array:
+    """The first column's sum over the second's, of (resamples, units, 2): a statistic for ``bootstrap``."""
+    totals: Array = drawn.sum(axis=1)
+    return totals[:, 0] / totals[:, 1]
 
 
 def paired_mean_change(mine: Array, theirs: Array, seed: int = 0, resamples: int = RESAMPLES) -> Interval:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from shunter.uncertainty import bootstrap
+from shunter.uncertainty import bootstrap, ratio_of_sums
 
 __all__ = ["LEVEL", "Score", "score"]
 
@@ -97,12 +97,7 @@ def _bootstrap(ape: Array, cells: npt.NDArray[np.str_]) -> tuple[float, float] |
     units = np.column_stack([np.bincount(inverse, ape), np.bincount(inverse)])
     if len(units) < 2:
         return None
-
-    def mean(drawn: Array) -> Array:
-        totals: Array = drawn.sum(axis=1)
-        return totals[:, 0] / totals[:, 1]
-
-    _, low, high = bootstrap(units, mean, resamples=_DRAWS)
+    _, low, high = bootstrap(units, ratio_of_sums, resamples=_DRAWS)
     return low, high
 
 

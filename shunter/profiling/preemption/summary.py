@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
 from shunter.profiling.preemption.rows import PARTS
-from shunter.uncertainty import bootstrap
+from shunter.uncertainty import bootstrap, ratio_of_sums
 
 __all__ = ["line_over_models", "slope_per_1000_tokens", "summarise"]
 
@@ -113,12 +112,8 @@ def _summary(rows: pd.DataFrame) -> dict[str, Any]:
 
 def _swap_share(rows: pd.DataFrame) -> dict[str, float | None]:
     """Share of the mean overhead that unloads and loads, with its 95 % interval over cycles."""
-
-    def share(drawn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        totals: npt.NDArray[np.float64] = drawn.sum(axis=1)
-        return totals[:, 0] / totals[:, 1]
-
-    found = bootstrap(np.column_stack([rows[SWAP_PARTS].sum(axis=1), rows["overhead_s"]]), share)
+    units = np.column_stack([rows[SWAP_PARTS].sum(axis=1), rows["overhead_s"]])
+    found = bootstrap(units, ratio_of_sums)
     low, high = (None if np.isnan(end) else end for end in (found.low, found.high))
     return {"swap_share": found.value, "swap_share_low": low, "swap_share_high": high}
 
