@@ -16,6 +16,7 @@ from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.runs import Run
 from shunter.eval.fidelity.operations import operation_fidelity
 from shunter.eval.metrics.metrics import paired_change
+from shunter.uncertainty import sign_of
 
 __all__ = [
     "BARS",
@@ -90,7 +91,10 @@ def error_rows(engine: str, found: Evaluations) -> list[Row]:
         errors = [abs(r.error) for e in found.values() for r in e.fidelity().phases if r.phase == phase]
         metric = f"{engine}: mean response, {phase} requests alone, median over cells"
         rows.append(reported(metric, float(np.median(errors)) if errors else None))
-    for saturated, text in ((False, "that kept up"), (True, "that were saturated in reality")):
+    for saturated, text in (
+        (False, "that were not shown to be saturated"),
+        (True, "that were saturated in reality"),
+    ):
         some = [c for c in cells(found, "response", "mean") if c.saturated == saturated]
         if some:
             metric = f"{engine}: mean response, median over cells {text}"
@@ -155,7 +159,7 @@ def gain_rows(engine: str, found: Evaluations, learned: str = "learned") -> list
 def _gain(row: Row, bar: float) -> Row:
     """Judged by its value, and by an interval clear of zero."""
     judged = at_least(row, bar)
-    clear = row.interval is not None and row.interval[0] > 0
+    clear = row.interval is not None and sign_of(*row.interval) > 0
     return replace(judged, bar=f"{judged.bar}, interval above 0", ok=bool(judged.ok and clear))
 
 

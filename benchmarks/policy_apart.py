@@ -26,7 +26,8 @@ from shunter.agents.registry import make_policy
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
 from shunter.eval.bounds.clairvoyant import Clairvoyant, solve
-from shunter.train.selection import mean_responses, paired_mean_change
+from shunter.train.selection import mean_responses
+from shunter.uncertainty import paired_mean_change
 
 __all__ = ["clairvoyant_rows", "look_ahead_rows", "small_rows", "specialist_training_rows"]
 __all__ += ["times_clairvoyant", "training_row"]
@@ -154,7 +155,7 @@ def small_rows(others: Sequence[Contender], best: Contender) -> list[Row]:
             metric = f"small instances, {devices} device{'s'[: devices - 1]}: {other.label} × of {best.label}"
             interval = (1 + found.low, 1 + found.high)
             note = f"{len(worlds)} worlds, {len(seeds)} request sequences of each"
-            rows.append(reported(metric, 1 + found.change, interval=interval, note=note))
+            rows.append(reported(metric, 1 + found.value, interval=interval, note=note))
     return rows
 
 

@@ -12,6 +12,7 @@ from benchmarks.form import Row, at_least, at_most, reported
 from benchmarks.policy_cells import Cell, kinds
 from benchmarks.policy_results import MARGIN, CellVerdict, Comparison, Results
 from shunter.envs.scenario.scenario import load_scenario
+from shunter.uncertainty import sign_of
 
 __all__ = ["bar_rows", "baseline_rows", "cell_rows", "kind_rows", "lower_row", "slo_rows"]
 __all__ += ["specialist_rows", "times_row"]
@@ -113,7 +114,7 @@ def times_row(metric: str, found: Comparison, note: str) -> Row:
 
 def _clear(row: Row) -> Row:
     """Asks also for an interval clear of zero."""
-    clear = row.interval is not None and row.interval[0] > 0
+    clear = row.interval is not None and sign_of(*row.interval) > 0
     return replace(row, bar=f"{row.bar}, interval clear of 0", ok=bool(row.ok) and clear)
 
 

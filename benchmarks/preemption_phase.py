@@ -29,6 +29,7 @@ from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.eval.metrics.capacity import capacity
+from shunter.uncertainty import sign_of
 
 __all__ = ["Outcome", "Verdict", "judge", "run"]
 
@@ -246,7 +247,7 @@ def _shown(outcome: Outcome, verdict: Verdict) -> PhaseCell:
         tied=verdict.tied,
         best_change=None if best is None else best.change,
         preempt_change=None if preempt is None else preempt.change,
-        clear=low > 0 or high < 0,
+        clear=sign_of(low, high) != 0,
         title=_cell_row(outcome, verdict).note,
     )
 

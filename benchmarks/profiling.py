@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from scipy import stats
 
 from benchmarks.form import Row, at_most, main, reported
 from shunter.catalog.models import get_model, scaled_model
@@ -30,6 +29,7 @@ from shunter.profiling.meters.metered import MeteredEngine
 from shunter.profiling.sweep.measure import GroupRun, sweep_facts
 from shunter.profiling.sweep.plan import SweepPlan, SweepSettings
 from shunter.profiling.sweep.sweep import SweepProgress, plan_models, run_sweep
+from shunter.uncertainty import bootstrap
 
 __all__ = ["curve_difference", "error_rows", "interleaved", "overhead_row", "own_sweeps", "run"]
 
@@ -198,10 +198,8 @@ def curve_difference(rows: pd.DataFrame) -> tuple[float, tuple[float, float], in
     differences = (medians["B"] / medians["A"] - 1).abs().to_numpy()
     if np.ptp(differences) == 0:
         return float(differences[0]), (float(differences[0]), float(differences[0])), len(differences)
-    ends = stats.bootstrap(
-        (differences,), np.median, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return float(np.median(differences)), (float(ends.low), float(ends.high)), len(differences)
+    found = bootstrap(differences[:, None], lambda drawn: np.median(drawn[..., 0], axis=1), resamples=9999)
+    return found.value, (found.low, found.high), len(differences)
 
 
 def error_rows(engine: str, frame: pd.DataFrame) -> list[Row]:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
-from scipy import stats
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -27,6 +26,7 @@ from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.scenario.workload import Workload
 from shunter.envs.world.world import World, make_world
 from shunter.train.ppo.vec_env import SchedulingVecEnv
+from shunter.uncertainty import paired_mean_change
 
 Choose = Callable[[SchedulingEnv, Observation], int]
 Seconds = NDArray[np.float64]
@@ -157,16 +157,8 @@ def against(name: str, mine: Seconds, optimal: Seconds, note: str = "") -> Row:
     """Ratio of the means over the same seeds, with a paired bootstrap interval."""
     interval = None
     if not np.allclose(mine, optimal):
-        drawn = stats.bootstrap(
-            (mine, optimal),
-            lambda a, b, axis: a.mean(axis) / b.mean(axis),
-            paired=True,
-            vectorized=True,
-            n_resamples=2000,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        )
-        interval = (float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))
+        change = paired_mean_change(mine, optimal, resamples=2000)
+        interval = (1 + change.low, 1 + change.high)
     ratio = float(mine.mean() / optimal.mean())
     return Row(f"mean response, {name} over optimum", ratio, interval=interval, note=note)
 

@@ -10,12 +10,12 @@ from rich.console import Console
 
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.catalog.devices import parse_device
+from shunter.catalog.work import FACT_COLUMNS
 from shunter.cli.options import open_console, progress, say
 from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import engine_entry, start_engine
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
-from shunter.models.physics.features import FACT_COLUMNS
 from shunter.profiling.preemption.folder import Measurement, Prediction, open_measurement
 from shunter.profiling.preemption.plan import (
     PreemptionPlan,

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from shunter.catalog.devices import parse_device
+from shunter.catalog.work import CELL_COLUMNS, FACT_COLUMNS
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.datasheets import HOST, gpu_name
 from shunter.models.physics import EXTRA_COLUMNS
-from shunter.models.physics.features import CELL_COLUMNS, FACT_COLUMNS, with_heads
+from shunter.models.physics.features import with_heads
 from shunter.models.published.rows import facts_of
 from shunter.models.state import FittedState
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from shunter.catalog.work import placed_cells
 from shunter.errors import InputError
 from shunter.models.datasheets import HOST, datasheet
-from shunter.models.physics.features import placed_cells
 from shunter.profiling.dataset.schema import COLUMNS
 
 __all__ = ["check_plausible"]

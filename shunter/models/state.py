@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from shunter.catalog.work import FACT_COLUMNS
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.files import write_text
 from shunter.models.fit.regressors import GroupFit
 from shunter.models.fit.shared import SharedFit
-from shunter.models.physics.features import FACT_COLUMNS
 from shunter.models.scales import Scale
 from shunter.models.validation.held_out import Errors
 

@@ -12,6 +12,7 @@ from shunter.eval.compare import Change, Comparison
 from shunter.eval.metrics.load_curves import load_curves
 from shunter.report.page import PALETTE, ReportTable, Section, write_markdown, write_sections
 from shunter.report.words import WORLDS, format_metric, verdict
+from shunter.uncertainty import UNDECIDED, said
 
 __all__ = ["changes_table", "comparison_words", "figures_words", "load_words", "marks_table"]
 __all__ += ["metric_table", "run_words", "write_comparison"]
@@ -46,12 +47,10 @@ def _counts(changes: Sequence[Change]) -> str:
     """How many policies moved which way."""
     names: dict[str, list[str]] = {}
     for c in changes:
-        if c.high < 0:
-            kind = "sooner than in run 1 by more than chance"
-        elif c.low > 0:
-            kind = "later than in run 1 by more than chance"
-        else:
-            kind = "exactly as in run 1" if c.low == c.high == 0 else "not told apart from run 1"
+        # Not a claim of an interval: every request was answered as in run 1.
+        same = "exactly as in run 1" if c.low == c.high == 0 else f"{UNDECIDED} against run 1"
+        by = "than in run 1 by more than chance"
+        kind = said(c.low, c.high, below=f"sooner {by}", above=f"later {by}", undecided=same)
         names.setdefault(kind, []).append(c.policy)
     return "; ".join(f"{kind}: {', '.join(policies)}" for kind, policies in names.items())
 

@@ -17,10 +17,10 @@ from shunter.eval.explain.example import Example
 from shunter.eval.explain.explain import Explanation, Group
 from shunter.eval.explain.replay import Followed
 from shunter.eval.explain.words import PHRASES, group_of
-from shunter.eval.metrics.statistics import Interval
 from shunter.eval.timeline import read_timeline
 from shunter.report.page import COLOURS, ReportTable, Section, write_sections
 from shunter.report.timeline import HOW_TO_READ, timeline_figure
+from shunter.uncertainty import Interval
 
 __all__ = ["explanation_lines", "explanation_sections", "write_explanation"]
 
@@ -61,11 +61,11 @@ def explanation_lines(explanation: Explanation) -> list[str]:
         f"It decides otherwise than the untrained policy in {explanation.differing:.1%} of "
         f"{explanation.decisions} decisions. {_worth(explanation)}"
     )
-    needed = [group for group in explanation.groups if group.worse.low > 0]
+    needed = [group for group in explanation.groups if group.worse.sign > 0]
     if needed:
         named = ", ".join(f"{group.name} {_change(group.worse)}" for group in needed[:3])
         lines.append(f"What it would miss most, were these weights set to zero: {named}.")
-    useless = [group for group in explanation.groups[::-1] if group.worse.high < 0]
+    useless = [group for group in explanation.groups[::-1] if group.worse.sign < 0]
     if useless:
         named = ", ".join(f"{group.name} {_change(group.worse)}" for group in useless[:3])
         lines.append(f"On these requests it would be better without: {named}.")
@@ -191,8 +191,8 @@ def _needed(explanation: Explanation) -> Section:
         (group.name, PHRASES.get(group.name, ""), str(group.weights), _change(group.worse) + _left(group))
         for group in shown
     )
-    sure = sum(group.worse.low > 0 for group in explanation.groups)
-    better = sum(group.worse.high < 0 for group in explanation.groups)
+    sure = sum(group.worse.sign > 0 for group in explanation.groups)
+    better = sum(group.worse.sign < 0 for group in explanation.groups)
     note = (
         "Change of the mean response on the same requests, all else as trained: the groups that are missed "
         f"most, and those missed least. Of {len(explanation.groups)} groups {sure} are missed, {better} "

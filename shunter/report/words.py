@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from shunter.uncertainty import UNDECIDED, said
+
 __all__ = ["WORLDS", "change_text", "format_metric", "interval_text", "verdict"]
 
 WORLDS = ("simulated", "real")
@@ -82,20 +84,19 @@ def _world_words(result: dict[str, Any], world: str, rows: dict[str, Any]) -> It
 
 def _told_apart(first: str, changes: dict[str, Any]) -> str:
     """Which intervals are clear of zero."""
-    lower = [n for n, c in changes.items() if c["high"] is not None and c["high"] < 0]
-    higher = [n for n, c in changes.items() if c["low"] is not None and c["low"] > 0]
-    rest = [n for n in changes if n not in lower and n not in higher]
+    claims = {
+        "below": "lower by more than chance",
+        "above": "higher by more than chance",
+        "undecided": f"{UNDECIDED} against {first}",
+    }
+    found = {name: said(c["low"], c["high"], **claims) for name, c in changes.items()}
     parts = [
-        f"{text}: {', '.join(names)}"
-        for text, names in (
-            ("lower by more than chance", lower),
-            ("higher by more than chance", higher),
-            (f"not told apart from {first}", rest),
-        )
-        if names
+        f"{claim}: {', '.join(n for n in found if found[n] == claim)}"
+        for claim in claims.values()
+        if claim in found.values()
     ]
-    said = "; ".join(parts)
-    return f"{said[:1].upper()}{said[1:]}."
+    text = "; ".join(parts)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _error_words(result: dict[str, Any]) -> Iterator[str]:

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from shunter.envs.world.world import World
 from shunter.errors import InputError, VersionError
 from shunter.tracking.runs import Tracker
 from shunter.tracking.store import import_mlflow
-from shunter.train.selection import Change, best_of, heuristics, mean_responses, paired_mean_change
+from shunter.train.selection import best_of, heuristics, mean_responses
+from shunter.uncertainty import Interval, paired_mean_change, said
 
 __all__ = ["CHAMPION", "SELECTION_SEEDS", "Registration", "default_name", "register_policy"]
 
@@ -43,7 +44,7 @@ SELECTION_SEEDS = SEED_RANGES["selection"]
 """Workload seeds that champions are chosen on; no training, validation or evaluation uses them."""
 
 DECISION, UNDECIDED = "shunter.decision", "undecided"
-UNKNOWN = Change(math.nan, math.nan, math.nan)
+UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Registration:
 @dataclass(frozen=True)
 class _Decision:
     champion: bool
-    change: Change
+    change: Interval
     why: str
 
 
@@ -124,7 +125,7 @@ def register_policy(
             client.set_registered_model_alias(name, CHAMPION, version)
         verdict = CHAMPION if decision.champion else "no champion"
         client.set_model_version_tag(name, version, DECISION, verdict)
-    return Registration(name, version, decision.champion, **asdict(decision.change), why=decision.why)
+    return Registration(name, version, decision.champion, *decision.change, why=decision.why)
 
 
 def _confirm(client: Any, version: Any) -> Registration:
@@ -135,9 +136,10 @@ def _confirm(client: Any, version: Any) -> Registration:
     return Registration(version.name, str(version.version), True, **figures, why=why)
 
 
-def _tags(change: Change, worlds: Sequence[World], seeds: Sequence[int]) -> dict[str, str]:
+def _tags(change: Interval, worlds: Sequence[World], seeds: Sequence[int]) -> dict[str, str]:
     where = ", ".join(f"{world.scenario.name} at {load_of(world):.3g}" for world in worlds)
-    figures = {f"shunter.{key}": f"{value:.6f}" for key, value in asdict(change).items()}
+    ends = zip(("change", "low", "high"), change, strict=True)
+    figures = {f"shunter.{key}": f"{value:.6f}" for key, value in ends}
     return {**figures, "shunter.seeds": f"{min(seeds)}-{max(seeds)}", "shunter.worlds": where[:5000]}
 
 
@@ -182,16 +184,16 @@ def _contend(
     return _Decision(above and better, change, f"{'; '.join(reasons)}; {played}.")
 
 
-def _compare(mine: Array, theirs: Array, rival: str) -> tuple[bool, Change, str]:
+def _compare(mine: Array, theirs: Array, rival: str) -> tuple[bool, Interval, str]:
     """Whether mean responses are lower for certain, by how much, and both in words."""
     change = paired_mean_change(mine, theirs)
-    words = f"{change.change:+.2%} [{change.low:+.2%}, {change.high:+.2%}] in mean response"
+    words = f"{change.value:+.2%} [{change.low:+.2%}, {change.high:+.2%}] in mean response"
     unfinished, theirs_unfinished = (int(np.isnan(times).sum()) for times in (mine, theirs))
     if unfinished > theirs_unfinished:
         left = f"leaves {unfinished} episodes unfinished, and {theirs_unfinished} were left by"
         return False, change, f"Not better: {left} {rival} ({words})"
-    better = change.high < 0
-    return better, change, f"{'Better' if better else 'Not better'} than {rival}: {words}"
+    claims = {"below": "Better than", "above": "Not better than", "undecided": "Undecided against"}
+    return change.sign < 0, change, f"{said(change.low, change.high, **claims)} {rival}: {words}"
 
 
 def _undecided(client: Any, name: str, digest: str) -> str | None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from shunter.agents.base import Policy
 from shunter.agents.learned.file import load_of
@@ -19,9 +17,9 @@ from shunter.agents.registry import POLICIES, make_policy
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.train.search.trials import CUT_OFF, FEW_MISSES, score_of
+from shunter.uncertainty import Interval, paired_mean_change
 
 __all__ = [
-    "Change",
     "Played",
     "best_of",
     "costs",
@@ -30,29 +28,11 @@ __all__ = [
     "log_mean_responses",
     "make_score_card",
     "mean_responses",
-    "paired_mean_change",
     "played",
     "score_card",
 ]
 
 Array = NDArray[np.float64]
-
-RESAMPLES = 4000
-
-
-@dataclass(frozen=True)
-class Change:
-    """A relative change; −0.1 is 10 % lower.
-
-    Attributes:
-        change: Geometric mean over worlds of the ratio of mean responses, less 1; NaN if nothing compares.
-        low: Lower end of its 95 % interval; NaN with fewer than two seeds.
-        high: Upper end.
-    """
-
-    change: float
-    low: float
-    high: float
 
 
 class Played(NamedTuple):
@@ -133,45 +113,6 @@ def log_costs(worlds: Sequence[World], policy: Policy, seeds: Sequence[int]) -> 
     return np.array([np.log(costs(world, policy, seeds).mean()) for world in worlds])
 
 
-def paired_mean_change(mine: Array, theirs: Array, seed: int = 0) -> Change:
-    """Change of the mean response with its 95 % paired bootstrap interval, seeds resampled.
-
-    A seed counts in all worlds at once, since its requests are alike in them; an episode that one of the two
-    left unfinished counts for neither.
-
-    Args:
-        mine: (worlds, seeds).
-        theirs: Likewise, of the same requests.
-        seed: Of the bootstrap.
-    """
-    both = ~(np.isnan(mine) | np.isnan(theirs))
-    if not both.any():
-        return Change(np.nan, np.nan, np.nan)
-    some = np.ix_(both.any(axis=1), both.any(axis=0))
-    mine, theirs = np.where(both, mine, 0.0)[some], np.where(both, theirs, 0.0)[some]
-
-    def statistic(chosen: NDArray[np.int64], axis: int = -1) -> Any:
-        with np.errstate(invalid="ignore"):  # a resample may miss a world's only finished episodes
-            ratios = np.log(mine[:, chosen].sum(axis) / theirs[:, chosen].sum(axis))
-        return np.expm1(np.nanmean(ratios, axis=0))
-
-    seeds = np.arange(mine.shape[1])
-    change = float(statistic(seeds))
-    if len(seeds) < 2:
-        return Change(change, np.nan, np.nan)
-    if np.array_equal(mine, theirs):
-        return Change(change, change, change)
-    interval = stats.bootstrap(
-        (seeds,),
-        statistic,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Change(change, float(interval.low), float(interval.high))
-
-
 def make_score_card(
     policy: Policy, worlds: Sequence[World], baselines: Mapping[str, Policy], seeds: Sequence[int]
 ) -> ScoreCard:
@@ -201,14 +142,14 @@ def score_card(
 def _cell(world: World, mine: Array, unfinished: int, theirs: Mapping[str, Array]) -> Cell:
     best = best_of(theirs)
     both = np.isfinite(mine).all() and np.isfinite(theirs[best]).all()
-    change = paired_mean_change(mine, theirs[best]) if both else Change(np.nan, np.nan, np.nan)
+    change = paired_mean_change(mine, theirs[best]) if both else Interval(np.nan, np.nan, np.nan)
     return Cell(
         scenario=world.scenario.name,
         load=round(load_of(world), 4),
         response_s=_number(mine.mean()),
         baseline=best,
         baseline_response_s=_number(theirs[best].mean()),
-        change=_number(change.change),
+        change=_number(change.value),
         low=_number(change.low),
         high=_number(change.high),
         unfinished=unfinished,

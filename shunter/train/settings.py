@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, with_config
 
-from shunter.envs.scenario.fields import Positive, Strict, checked, read_mapping
+from shunter.envs.scenario.fields import Positive, Strict, checked, read_checked
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.errors import InputError, UnknownNameError
 from shunter.files import write_text
@@ -311,7 +311,7 @@ def load_config(path: Path) -> TrainConfig:
     """
     if not path.is_file():
         raise InputError("--config", "be an existing YAML file", str(path))
-    config = checked(TrainConfig, read_mapping(path), source=str(path), whole="training file")
+    config = read_checked(TrainConfig, path, whole="training file")
 
     def beside(text: str) -> str:
         near = path.parent / text

@@ -11,7 +11,8 @@ from shunter.agents.learned.prior import PRIOR, Prior
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.scenario.fields import Strict
 from shunter.envs.world.world import World
-from shunter.train.selection import Played, best_of, heuristics, paired_mean_change, played, score_card
+from shunter.train.selection import Played, best_of, heuristics, played, score_card
+from shunter.uncertainty import paired_mean_change, sign_of
 
 __all__ = ["TUNED", "Standing", "Verdict", "judge", "shown", "untrained_policy", "verdict_of"]
 
@@ -85,9 +86,10 @@ class Verdict(Strict):
         if self.change is None or self.low is None or self.high is None:
             return f"what training added is not known {on}"
         gain, low, high = (-100 * x + 0.0 for x in (self.change, self.high, self.low))
-        if low > 0:
+        sign = -sign_of(self.low, self.high)
+        if sign > 0:
             return f"training added {gain:.1f} % [{low:.1f}, {high:.1f}] {on}"
-        if high < 0:
+        if sign < 0:
             return f"training made it worse: {gain:+.1f} % [{low:+.1f}, {high:+.1f}] {on}"
         figures = f"{gain:.1f} % [{low:+.1f}, {high:+.1f}]"
         return f"training added {figures}: nothing that the measurement shows {on}"
@@ -136,7 +138,7 @@ def judge(
         start=_standing("untrained" if start is None else "start", begun),
         tuned=_standing(PRIOR.name, others[PRIOR.name]),
         best=_standing(best, others[best]),
-        change=_number(change.change),
+        change=_number(change.value),
         low=_number(change.low),
         high=_number(change.high),
     )

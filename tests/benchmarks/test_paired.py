@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import false_discovery_control
 
 from benchmarks.paired import holm, holm_levels, paired
-from shunter.train.selection import paired_mean_change
+from shunter.uncertainty import paired_mean_change
 
 
 def test_change_and_interval_are_those_of_the_package() -> None:
@@ -15,7 +15,7 @@ def test_change_and_interval_are_those_of_the_package() -> None:
 
     found, known = paired(mine, theirs), paired_mean_change(mine, theirs)
 
-    assert found.change == pytest.approx(known.change)
+    assert found.change == pytest.approx(known.value)
     assert found.interval() == pytest.approx((known.low, known.high), abs=0.004)
     assert found.p < 0.01
 

@@ -13,8 +13,9 @@ from shunter.errors import InputError
 from shunter.eval import evaluation as module
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.execution.runs import Run, as_repeat, simulate
-from shunter.eval.fidelity.gap import fidelity, growth
+from shunter.eval.fidelity.gap import fidelity
 from shunter.eval.fidelity.tables import fidelity_markdown, fidelity_tables, fidelity_verdict
+from shunter.eval.metrics.backlog import growth_of as growth
 from shunter.eval.metrics.policies import policy_statistics
 from shunter.eval.metrics.ranking import rank
 from tests.eval.test_replay import Slower

@@ -5,12 +5,12 @@ import pytest
 from scipy import stats
 
 from shunter.eval.metrics.statistics import (
-    bootstrap,
     iqm,
     kendall_tau,
     performance_profile,
     probability_of_improvement,
 )
+from shunter.uncertainty import bootstrap
 
 
 def test_the_interquartile_mean_leaves_out_a_quarter_at_each_end() -> None:

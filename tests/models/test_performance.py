@@ -5,10 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shunter.catalog.work import FACT_COLUMNS
 from shunter.errors import BrokenFileError, InputError, UnknownNameError, VersionError
 from shunter.models import PerformanceModel
 from shunter.models.cells import complete
-from shunter.models.physics.features import FACT_COLUMNS, TARGETS
+from shunter.models.physics.features import TARGETS
 
 DEVICE = "loopback:1-threads"
 

@@ -41,6 +41,44 @@ def test_it_is_near_what_is_known():
     assert 3 < load.duration_s_predicted[0] < 8
 
 
+@pytest.mark.parametrize(
+    ("gpu", "gpu_layers", "batch", "expected_s"),
+    [
+        (
+            "RTX 4090",
+            33,
+            1,
+            [
+                0.007886206358497247,
+                0.11390004382903492,
+                2.522421550961693,
+                0.058683458810000005,
+                0.006783943125555415,
+                0.006783943125555415,
+            ],
+        ),
+        (
+            "RTX 3090",
+            17,
+            3,
+            [
+                0.0711008438173119,
+                2.22055161228153,
+                2.338183855453427,
+                0.058683458810000005,
+                0.006559971562777708,
+                0.006559971562777708,
+            ],
+        ),
+    ],
+)
+def test_predictions_stay_what_they_were(gpu, gpu_layers, batch, expected_s):
+    """Of the shipped file: a change of terms must not move them. A new fit brings new ones."""
+    cell = {"gpu_layers": gpu_layers, "batch": batch, "tokens": 700, "context_tokens": 900.0}
+    got = predicted(gpu, "Llama-3-8B Q4_K_M", operation=list(OPERATIONS), **cell)
+    np.testing.assert_allclose(got.duration_s_predicted, expected_s, rtol=1e-12)
+
+
 def test_offloading_slows_down_more_than_in_proportion():
     steps = predicted("RTX 4090", "Llama-3-8B Q8_0", operation="decode", gpu_layers=np.array([33, 25, 17]))
     speed = 1 / steps.duration_s_predicted.to_numpy()

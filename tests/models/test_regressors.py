@@ -2,13 +2,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shunter.models.fit.intervals import conformal_quantile
 from shunter.models.fit.regressors import (
     GroupFit,
     PhysicsFit,
     fit_physics,
     mean_over_median,
     select_features,
-    upper_quantile,
 )
 
 
@@ -138,8 +138,8 @@ def test_models_not_in_the_data_get_the_errors_of_held_out_models():
 
 
 def test_the_quantile_of_few_values_is_their_largest():
-    assert upper_quantile(np.arange(10.0), 0.95) == 9
-    assert upper_quantile(np.arange(100.0), 0.95) == 95
+    assert conformal_quantile(np.arange(10.0), 0.95) == 9
+    assert conformal_quantile(np.arange(100.0), 0.95) == 95
 
 
 def test_a_model_of_a_kind_never_held_out_is_a_factor_of_two_either_way():

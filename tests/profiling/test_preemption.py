@@ -245,9 +245,39 @@ def test_a_few_slow_cycles_make_no_dependence_on_the_cut(
     rng = np.random.default_rng(1)
     noisy = pd.concat([frame] * 6, ignore_index=True)
     noisy["overhead_s"] = 1 + rng.normal(0, 0.01, len(noisy)) + 5.0 * (noisy.index % 40 == 7)
-    assert "a flat line fits" in findings(preemption_results(noisy))[0]
+    assert "undecided whether the cut matters" in findings(preemption_results(noisy))[0]
     noisy["overhead_s"] = 1 + rng.normal(0, 0.01, len(noisy)) + 0.01 * noisy["cut_tokens"]
     assert "the cut matters" in findings(preemption_results(noisy))[0]
+
+
+def test_an_interval_that_holds_no_change_is_no_flat_line(
+    models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    frame = measured(
+        make_preemption_plan(models[:1], None, SETTINGS), fake_engine(fake_checkpoints), tmp_path
+    )
+    results = preemption_results(frame)
+    model = results["models"]["small"]
+    slope = {"slope": -0.27, "low": -0.57, "high": 0.04}
+    model["slope"] = {**slope, **{f"robust_{end}": value for end, value in slope.items()}}
+    model["change_over_cuts"] = slope
+    flat = answers(results)[1]
+    assert "cut point? Undecided (a change by 57.0% of the overhead is within the widest interval)." in flat
+    assert "-27.0% [-57.0%, +4.0%]" in flat
+    assert "flat" not in flat.removeprefix("Is it flat in the cut point?")
+    assert "undecided whether the cut matters" in findings(results)[0]
+
+
+def test_most_of_one_cycle_is_no_answer(
+    models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    frame = measured(
+        make_preemption_plan(models[:1], None, SETTINGS), fake_engine(fake_checkpoints), tmp_path
+    )
+    frame["overhead_s"] = frame[[name for name in frame if name.startswith(("load_", "unload_"))][:1]].sum(
+        axis=1
+    )
+    assert "here too? Undecided" in answers(preemption_results(frame[:1]))[0]
 
 
 def test_the_papers_six_cells() -> None:

@@ -185,6 +185,6 @@ def test_the_verdict_follows_the_intervals() -> None:
     }
     line, end = verdict(result)
     assert line.startswith("Simulated: b has the lowest mean response (1.600 s). Against a: b -20.0% [")
-    assert "Lower by more than chance: b; higher by more than chance: d; not told apart from a: c, e." in line
+    assert "Lower by more than chance: b; higher by more than chance: d; undecided against a: c, e." in line
     assert line.endswith("no mean counts: c 3.")
     assert "cut short" in end

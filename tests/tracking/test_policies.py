@@ -38,9 +38,10 @@ from shunter.tracking.policies import Registration, default_name, register_polic
 from shunter.tracking.runs import tracking
 from shunter.tracking.store import store_uri
 from shunter.train.search.evolution import train_evolution
-from shunter.train.selection import heuristics, paired_mean_change
+from shunter.train.selection import heuristics
 from shunter.train.settings import EvolutionSettings
 from shunter.train.verdict import untrained_policy
+from shunter.uncertainty import paired_mean_change
 from tests.agents.test_policies import observations
 from tests.cli.test_main import write_scenario
 from tests.networks import random_policy
@@ -166,7 +167,7 @@ def test_nothing_is_champion_that_is_not_better_than_the_best_heuristic(
     )
     third = register(store, "good", fake_world, name)
     assert not third.champion
-    assert "Not better than good, the best heuristic: +0.00%" in third.why
+    assert "Undecided against good, the best heuristic: +0.00%" in third.why
     assert "Better than the champion before it, version 2: -" in third.why
     assert int(champion(name).version) == 2
 
@@ -270,15 +271,15 @@ def test_the_interval_is_paired_over_seeds_in_all_worlds() -> None:
     rng = np.random.default_rng(0)
     theirs = rng.uniform(1, 9, (2, 12))
     lower = paired_mean_change(0.9 * theirs, theirs)
-    assert (lower.change, lower.low, lower.high) == pytest.approx((-0.1, -0.1, -0.1))
+    assert (lower.value, lower.low, lower.high) == pytest.approx((-0.1, -0.1, -0.1))
     mixed = paired_mean_change(theirs * [[0.8], [1.25]], theirs)
-    assert mixed.change == pytest.approx(0)
+    assert mixed.value == pytest.approx(0)
     noisy = paired_mean_change(0.9 * theirs * rng.normal(1, 0.05, theirs.shape), theirs)
-    assert noisy.low < noisy.change < noisy.high < 0
+    assert noisy.low < noisy.value < noisy.high < 0
     gap = theirs.copy()
     gap[0, 3] = np.nan
-    assert paired_mean_change(0.9 * gap, theirs).change == pytest.approx(-0.1)
-    assert np.isnan(paired_mean_change(gap * np.nan, theirs).change)
+    assert paired_mean_change(0.9 * gap, theirs).value == pytest.approx(-0.1)
+    assert np.isnan(paired_mean_change(gap * np.nan, theirs).value)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shunter.errors import BrokenFileError, InputError
 
-__all__ = ["Count", "Positive", "Strict", "checked", "read_mapping"]
+__all__ = ["Count", "Positive", "Strict", "checked", "read_checked"]
 
 T = TypeVar("T")
 
@@ -46,11 +46,17 @@ def checked(kind: type[T], data: Any, *, source: str, whole: str) -> T:
         raise InputError(f"{source}: {where}", rule, first["input"]) from None
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Reads a YAML file that holds a mapping.
+def read_checked(kind: type[T], path: Path, *, whole: str) -> T:
+    """Reads a YAML file that holds a mapping, and checks it.
+
+    Args:
+        kind: What it is to be: a pydantic model, or a dataclass.
+        path: Of the file.
+        whole: What the error calls a file that is wrong as a whole.
 
     Raises:
         BrokenFileError: It holds something else, or is no YAML.
+        InputError: Names the first field that breaks a rule, the rule and the value.
     """
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -58,4 +64,4 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise BrokenFileError(path, f"no YAML: {error}") from None
     if not isinstance(data, dict):
         raise BrokenFileError(path, "it holds no mapping of fields")
-    return data
+    return checked(kind, data, source=str(path), whole=whole)

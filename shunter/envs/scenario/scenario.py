@@ -7,22 +7,20 @@ are relative to the scenario file.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from shunter.catalog.devices import DeviceSpec, parse_device
 from shunter.catalog.gpus import get_gpu
 from shunter.engines.caller.entries import engine_entry
-from shunter.envs.scenario.fields import Strict
+from shunter.envs.scenario.fields import Strict, checked, read_checked
 from shunter.envs.scenario.library import find_scenario
 from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.objective import Objective
 from shunter.envs.scenario.workload import Workload
-from shunter.errors import BrokenFileError, InputError
+from shunter.errors import InputError
 from shunter.models.datasheets import gpu_name
 from shunter.models.published.rows import catalog_facts
 
@@ -213,13 +211,7 @@ class Scenario(Strict):
         Raises:
             InputError: Names the first field that breaks a rule, the rule and the value.
         """
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "scenario"
-            rule = re.sub(r"^(Value error, |\w+ should )", "", first["msg"])
-            raise InputError(f"{source}: {where}", rule, first["input"]) from None
+        return checked(cls, data, source=source, whole="scenario")
 
 
 def _known_engine(field: str, name: str) -> str:
@@ -241,13 +233,7 @@ def load_scenario(path: str | Path) -> Scenario:
         BrokenFileError: It is no YAML mapping.
     """
     path = find_scenario(path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BrokenFileError(path, f"no YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise BrokenFileError(path, "it holds no mapping of fields")
-    scenario = Scenario.parse(data, source=str(path))
+    scenario = read_checked(Scenario, path, whole="scenario")
     models = [
         m.model_copy(update={"checkpoint": path.parent / m.checkpoint}) if m.checkpoint else m
         for m in scenario.models

@@ -25,8 +25,7 @@ from shunter.eval.explain.differences import HORIZON, Kind, kinds_of, named, tel
 from shunter.eval.explain.example import Example, describe
 from shunter.eval.explain.replay import Followed, played
 from shunter.eval.explain.words import group_of, input_words
-from shunter.eval.metrics.metrics import relative_change
-from shunter.eval.metrics.statistics import Interval, bootstrap
+from shunter.uncertainty import Interval, paired_mean_change
 
 __all__ = ["SEEDS", "Contender", "Explanation", "Group", "Weight", "explain", "without"]
 
@@ -255,7 +254,8 @@ def _group(
     world: World, name: str, count: int, cut: LearnedPolicy, seeds: Sequence[int], response_s: Floats
 ) -> Group:
     batched = evaluate_batched(world, cut, seeds)
-    return Group(name, count, _change(batched.response_mean_s, response_s), int(batched.unfinished.sum()))
+    change = paired_mean_change(batched.response_mean_s, response_s)
+    return Group(name, count, change, int(batched.unfinished.sum()))
 
 
 def _contender(
@@ -268,18 +268,9 @@ def _contender(
     response_s, wait_s = batched.response_mean_s, np.array(waits_s)
     changes = Interval(0.0, 0.0, 0.0), Interval(0.0, 0.0, 0.0)
     if first is not None:
-        changes = _change(first.response_s, response_s), _change(first.wait_p99_s, wait_s)
+        pairs = (first.response_s, response_s), (first.wait_p99_s, wait_s)
+        changes = paired_mean_change(*pairs[0]), paired_mean_change(*pairs[1])
     return Contender(name, response_s, wait_s, *changes)
-
-
-def _change(mine: Floats, theirs: Floats) -> Interval:
-    """Relative change of the mean, paired by seed; seeds that one of the two left unfinished do not count."""
-    both = np.isfinite(mine) & np.isfinite(theirs)
-    if not both.any():
-        return Interval(np.nan, np.nan, np.nan)
-    if np.array_equal(mine[both], theirs[both]):
-        return Interval(0.0, 0.0, 0.0)
-    return bootstrap(np.column_stack([mine[both], theirs[both]]), relative_change)
 
 
 def _weights(policy: LearnedPolicy, followed: Followed) -> list[Weight]:

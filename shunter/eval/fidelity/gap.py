@@ -14,6 +14,7 @@ import pandas as pd
 from shunter.eval.budgets import budget_problems
 from shunter.eval.execution.runs import Run
 from shunter.eval.fidelity.operations import OperationFidelity, operation_fidelity
+from shunter.eval.metrics.backlog import growth_interval, is_saturated
 from shunter.eval.metrics.metrics import request_times
 from shunter.eval.metrics.ranking import Ranking, rank
 from shunter.files import finite
@@ -26,7 +27,6 @@ __all__ = [
     "PolicyLoad",
     "RequestFidelity",
     "fidelity",
-    "growth",
 ]
 
 QUANTITIES = {"response": "response_s", "TTFT": "ttft_s", "TPOT": "tpot_s"}
@@ -34,10 +34,6 @@ STATISTICS = {"mean": None, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 WARM_UP = 0.1
 """Share of a run's first requests that count as its warm-up."""
-
-SATURATED = 0.1
-"""Growth above which a run counts as saturated; that of capacity, 0.02, is told from chance only by runs of
-more requests than real ones have."""
 
 Runs = Mapping[str, Sequence[Run]]
 
@@ -87,13 +83,14 @@ class PhaseFidelity:
 
 @dataclass(frozen=True)
 class PolicyLoad:
-    """Whether a policy kept up.
+    """Whether requests piled up under a policy.
 
     Attributes:
         policy: Its name.
-        simulated: Growth of the backlog, mean over runs.
+        simulated: Growth of the backlog, mean over request sequences.
         real: Likewise.
-        saturated: Whether it grew in reality by more than ``SATURATED`` of what arrived.
+        saturated: Whether in reality it is shown to have grown by more than a tenth of what arrived; False
+            says no more than that this is not shown.
     """
 
     policy: str
@@ -200,18 +197,6 @@ def same_seeds(simulated: Sequence[Run], real: Sequence[Run]) -> list[Run]:
     return [by_seed[run.seed] for run in real]
 
 
-def growth(run: Run) -> float:
-    """Requests in the system at the last arrival less those at the middle one, over the arrivals between."""
-    requests = run.requests.dropna(subset=["arrival_s"])
-    arrival_s = np.sort(requests["arrival_s"].to_numpy(np.float64))
-    if len(arrival_s) < 4:
-        return math.nan
-    left_s = np.sort(requests["finish_s"].dropna().to_numpy(np.float64))
-    middle = len(arrival_s) // 2
-    held = [i + 1 - np.searchsorted(left_s, arrival_s[i], "right") for i in (middle - 1, len(arrival_s) - 1)]
-    return float((held[1] - held[0]) / (len(arrival_s) - middle))
-
-
 def _all(runs: Runs) -> Iterator[Run]:
     return (run for each in runs.values() for run in each)
 
@@ -274,8 +259,8 @@ def _phases(name: str, simulated: Sequence[Run], real: Sequence[Run]) -> Iterato
 
 
 def _load(name: str, simulated: Sequence[Run], real: Sequence[Run]) -> PolicyLoad:
-    ours, theirs = (float(np.mean([growth(run) for run in runs])) for runs in (simulated, real))
-    return PolicyLoad(name, ours, theirs, theirs > SATURATED)
+    ours, theirs = map(growth_interval, (simulated, real))
+    return PolicyLoad(name, ours.value, theirs.value, is_saturated(theirs))
 
 
 def _error(simulated: float, real: float) -> float:

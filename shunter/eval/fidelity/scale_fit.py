@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from shunter.models.fit.robust import pseudo_huber
 from shunter.models.scales import Scale
 
 __all__ = ["PRIOR_ROWS", "Observation", "fit_scales"]
@@ -83,23 +84,14 @@ def _most_probable(parts_s: Array, measured: Array, members: Array, prior_rows: 
         return np.log(total) - measured, (scaled / total[:, None]) @ members
 
     def residuals(x: Array) -> Array:
-        return np.concatenate([_softened(spans(x)[0])[0], strength * x])
+        return np.concatenate([pseudo_huber(spans(x)[0], OUTLIER)[0], strength * x])
 
     def jacobian(x: Array) -> Array:
         off, shares = spans(x)
-        return np.vstack([_softened(off)[1][:, None] * shares, np.diag(strength)])
+        return np.vstack([pseudo_huber(off, OUTLIER)[1][:, None] * shares, np.diag(strength)])
 
     found = least_squares(residuals, np.zeros(members.shape[1]), jac=jacobian, method="trf")
     return found.x, (spans(found.x)[1] ** 2).sum(axis=0)
-
-
-def _softened(off: Array) -> tuple[Array, Array]:
-    """Residuals whose squares are quadratic near 0 and linear beyond ``OUTLIER``, and their slopes.
-
-    Source: the pseudo-Huber loss (Charbonnier et al., 1994), 2 s^2 (sqrt(1 + (r / s)^2) - 1), as a square.
-    """
-    root = np.sqrt(1 + (off / OUTLIER) ** 2)
-    return off * np.sqrt(2 / (1 + root)), np.sqrt((1 + root) / 2) / root
 
 
 def _prior_rows(key: Key, known: Scale | None) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from shunter.eval.metrics.starvation import ALL
 from shunter.report.page import ReportTable
+from shunter.uncertainty import UNDECIDED
 
 __all__ = ["fidelity_markdown", "fidelity_tables", "fidelity_verdict", "statistics_table"]
 
@@ -149,12 +150,13 @@ def _phases(found: Plain) -> ReportTable:
     rows = []
     for row in found["phases"]:
         load = loads[row["policy"]]
-        kept_up = "saturated" if load["saturated"] else "kept up"
+        found_out = "saturated" if load["saturated"] else UNDECIDED
         growth = f"{_signed(load['simulated'])} and {_signed(load['real'])}"
         times = (_seconds(row["simulated_s"]), _seconds(row["real_s"]), _signed(row["error"]))
-        rows.append((row["policy"], row["phase"], *times, growth, kept_up))
+        rows.append((row["policy"], row["phase"], *times, growth, found_out))
     columns = ("policy", "phase", "simulated", "real", "error", "growth, simulated and real", "in reality")
-    return ReportTable("Warm-up and saturation apart: mean response", columns, tuple(rows))
+    note = "Undecided: the backlog is not shown to grow by more than chance; few requests can show nothing."
+    return ReportTable("Warm-up and saturation apart: mean response", columns, tuple(rows), note)
 
 
 def _pairs(ranking: Plain) -> ReportTable:

@@ -25,6 +25,8 @@ from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.tabulation import mean_work_s
 from shunter.envs.world.world import World
 from shunter.errors import InputError
+from shunter.eval.metrics import backlog
+from shunter.eval.metrics.backlog import first_half
 
 __all__ = ["GROWTH", "REQUESTS", "SEEDS", "Capacity", "capacity", "growth", "utilisation"]
 
@@ -133,17 +135,16 @@ def growth(world: World, policy: Policy, rate_per_s: float, seeds: Sequence[int]
     endless = replace(world, scenario=scenario, tables=tables).with_guard(None).at_rate(rate_per_s)
     batch = Batch(endless, len(seeds), autoreset=False, oracle=bool(getattr(policy, "oracle", False)))
     out = batch.reset([environment_key(seed, 0) for seed in seeds])
-    middle = requests - requests // 2
     held = np.full((2, len(seeds)), -1)
     while (held[1] < 0).any():
         actions = policy.act_batch(observation(out, copy=False))
         out = batch.step(np.ascontiguousarray(actions, np.int64))
         clock = batch.state.clock[:, 0]
-        for row, at in enumerate((middle, requests)):
+        for row, at in enumerate((first_half(requests), requests)):
             reached = (held[row] < 0) & (clock["arrived"] >= at)
             held[row, reached] = clock["in_system"][reached]
     batch.close()
-    return np.asarray((held[1] - held[0]) / (requests - middle), np.float64)
+    return backlog.growth(held[0], held[1], requests)
 
 
 def utilisation(world: World, rate_per_s: float) -> Floats:

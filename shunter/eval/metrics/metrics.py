@@ -13,7 +13,7 @@ from shunter.envs.rules.objectives import alone_s
 from shunter.envs.scenario.objective import Objective, Slo
 from shunter.eval.execution.runs import Run
 from shunter.eval.metrics.starvation import ALL, waits
-from shunter.eval.metrics.statistics import bootstrap
+from shunter.uncertainty import paired_mean_change
 
 __all__ = [
     "DEFINITIONS",
@@ -23,7 +23,6 @@ __all__ = [
     "overhead_share",
     "paired_change",
     "paired_units",
-    "relative_change",
     "request_times",
     "slowdowns",
     "summarize",
@@ -70,7 +69,8 @@ DEFINITIONS = {
     "relative to their mean; no simulator can be nearer than that",
     "Kendall's tau": "of the policies' order by mean response, simulated against real; 1 is the same order",
     "growth": "requests in the system at the last arrival less those at the middle one, over the arrivals "
-    "between: above 0.1 a run counts as saturated, where a queue amplifies every error",
+    "between: above 0.1, and by more than chance makes of so few (at least 8 arrivals in second halves), "
+    "runs count as saturated, where a queue amplifies every error",
     "warm-up": "the first tenth of a run's requests, which find nothing loaded",
 }
 """What the reports' words mean."""
@@ -205,16 +205,8 @@ def paired_change(runs: Sequence[Served], against: Sequence[Served], seed: int =
         ValueError: The seeds differ.
     """
     units, unit = paired_units([runs, against])
-    if np.array_equal(units[:, 0], units[:, 1]):
-        return {"change": 0.0, "low": 0.0, "high": 0.0, "unit": unit}
-    found = bootstrap(units, relative_change, seed)
+    found = paired_mean_change(units[:, 0], units[:, 1], seed)
     return {"change": found.value, "low": found.low, "high": found.high, "unit": unit}
-
-
-def relative_change(units: Array) -> Array:
-    """Change of the first column's mean against the second's, of (resamples, units, 2)."""
-    means = units.mean(axis=1)
-    return np.asarray(means[:, 0] / means[:, 1] - 1)
 
 
 def paired_units(columns: Sequence[Sequence[Served]]) -> tuple[Array, str]:

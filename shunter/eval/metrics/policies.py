@@ -9,13 +9,8 @@ import numpy as np
 
 from shunter.eval.execution.runs import Run
 from shunter.eval.metrics.metrics import request_times
-from shunter.eval.metrics.statistics import (
-    Array,
-    bootstrap,
-    iqm,
-    performance_profile,
-    probability_of_improvement,
-)
+from shunter.eval.metrics.statistics import Array, iqm, performance_profile, probability_of_improvement
+from shunter.uncertainty import bootstrap
 
 __all__ = ["THRESHOLDS", "policy_statistics"]
 

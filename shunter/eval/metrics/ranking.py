@@ -9,8 +9,9 @@ from itertools import combinations
 import numpy as np
 
 from shunter.eval.execution.runs import Run
-from shunter.eval.metrics.metrics import paired_units, relative_change
-from shunter.eval.metrics.statistics import Array, Interval, bootstrap, kendall_tau
+from shunter.eval.metrics.metrics import paired_units
+from shunter.eval.metrics.statistics import Array, kendall_tau
+from shunter.uncertainty import Interval, bootstrap, paired_mean_change
 
 __all__ = ["Pair", "Ranking", "rank"]
 
@@ -34,7 +35,7 @@ class Pair:
     @property
     def significant(self) -> bool:
         """Whether they differ in reality: the interval is clear of zero."""
-        return self.real.low > 0 or self.real.high < 0
+        return self.real.sign != 0
 
     @property
     def agrees(self) -> bool:
@@ -96,8 +97,5 @@ def _order(of: Mapping[str, tuple[Array, Array]], world: int) -> tuple[str, ...]
 
 
 def _pair(one: str, other: str, ones: tuple[Array, Array], others: tuple[Array, Array]) -> Pair:
-    changes = [
-        bootstrap(np.column_stack([mine, theirs]), relative_change)
-        for mine, theirs in zip(ones, others, strict=True)
-    ]
-    return Pair(one, other, changes[0], changes[1])
+    real, simulated = map(paired_mean_change, ones, others)
+    return Pair(one, other, real, simulated)

@@ -1,42 +1,25 @@
-"""Statistics of few runs: intervals by bootstrap, and the aggregates that are robust to them.
+"""Statistics of few runs: the aggregates that are robust to odd ones.
 
 The few functions of ``rliable`` that are needed, with their sources; that package pins old dependencies.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 __all__ = [
-    "RESAMPLES",
-    "Interval",
-    "bootstrap",
     "iqm",
     "kendall_tau",
     "performance_profile",
     "probability_of_improvement",
 ]
 
-RESAMPLES = 4000
-CONFIDENCE = 0.95
-BATCH = 1000  # resamples at once: all of them would be a copy of every unit 4000 times
-
 Array = NDArray[np.float64]
-Statistic = Callable[[Array], Any]
-
-
-class Interval(NamedTuple):
-    """A figure and the ends of its 95 % interval; NaN ends: too little to resample."""
-
-    value: float
-    low: float
-    high: float
 
 
 def iqm(values: ArrayLike, axis: int = 0) -> Any:
@@ -107,36 +90,3 @@ def kendall_tau(one: ArrayLike, other: ArrayLike) -> Any:
 
 def _signs(values: Array) -> Array:
     return np.sign(values[..., :, None] - values[..., None, :])
-
-
-def bootstrap(units: Array, statistic: Statistic, seed: int = 0) -> Interval:
-    """A statistic of resampled units, with its 95 % percentile interval (``scipy.stats.bootstrap``).
-
-    What belongs together is resampled together: columns are paired.
-
-    Args:
-        units: (units, columns).
-        statistic: Of (resamples, units, columns); gives (resamples,).
-        seed: Of the resampling.
-    """
-    value = float(np.asarray(statistic(units[None]))[0])
-    if len(units) < 2:
-        return Interval(value, float("nan"), float("nan"))
-    with warnings.catch_warnings():
-        # Some resamples have no such figure, as Kendall's tau of equal means: they are left out below.
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        drawn = stats.bootstrap(
-            tuple(units.T),
-            lambda *columns, axis: statistic(np.stack(columns, axis=-1)),
-            paired=True,
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            batch=BATCH,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).bootstrap_distribution
-    if np.isnan(drawn).all():
-        return Interval(value, float("nan"), float("nan"))
-    tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.nanpercentile(drawn, [tail, 100 - tail])
-    return Interval(value, float(low), float(high))

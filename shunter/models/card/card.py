@@ -20,7 +20,7 @@ from shunter.models.validation.scores import Score
 from shunter.models.validation.splits import SPLITS
 from shunter.report.page import ReportTable, write_page
 
-__all__ = ["card_paths", "card_tables", "write_card"]
+__all__ = ["card_paths", "card_tables", "error_text", "percent", "write_card"]
 
 _NAMES = ("card.md", "card.html", "validation.json")
 
@@ -133,7 +133,7 @@ def _error_tables(validation: Validation) -> Iterable[ReportTable]:
                 (
                     target,
                     f"{first.rows} ({first.cells})",
-                    *(_error(of_target.get(name)) for name in predictors),
+                    *(error_text(of_target.get(name)) for name in predictors),
                     percent(first.median_ape),
                     percent(first.noise),
                 )
@@ -235,7 +235,8 @@ def _limits(model: PerformanceModel, validation: Validation) -> list[str]:
     return [*limits, *model.notes]
 
 
-def _error(s: Score | None) -> str:
+def error_text(s: Score | None) -> str:
+    """The mean error with its interval, as far as there is one; ``refused`` without predictions."""
     if s is None or s.mape is None:
         return "refused"
     interval = (

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from shunter.catalog.work import CELL_COLUMNS, FACT_COLUMNS
 from shunter.errors import InputError
 from shunter.models.cells import sheet_names
 from shunter.models.datasheets import gpu_name
@@ -19,8 +20,6 @@ from shunter.models.fit.regressors import GroupFit, fit_physics, mean_over_media
 from shunter.models.fit.shared import SharedFit
 from shunter.models.physics import EXTRA_COLUMNS, PHYSICS
 from shunter.models.physics.features import (
-    CELL_COLUMNS,
-    FACT_COLUMNS,
     TARGETS,
     Target,
     feature_frame,

@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["COVERAGE", "FEW", "UNKNOWN", "LogErrors", "group_half_width", "half_width"]
+__all__ = ["COVERAGE", "FEW", "UNKNOWN", "LogErrors", "conformal_quantile"]
+__all__ += ["group_half_width", "half_width"]
 
 Array = npt.NDArray[np.float64]
 HalfWidth = Annotated[float, Field(ge=0)]
@@ -45,18 +46,27 @@ _PRIOR_GROUPS = 4
 """Models that the prior counts as: enough for a finite variance of what they say."""
 
 
+def conformal_quantile(scores: Array, share: float) -> float:
+    """Smallest score that a new one exceeds with at most 1 - share, so the largest if there are few.
+
+    Args:
+        scores: Of held-out rows, in any order; shape (n_rows,).
+        share: Of new scores to be no larger.
+
+    Source: split conformal prediction, rank ceil((n + 1) share); Vovk et al., Algorithmic Learning in a
+    Random World, 2005.
+    """
+    rank = min(len(scores), math.ceil((len(scores) + 1) * share))
+    return float(np.sort(scores)[rank - 1])
+
+
 def half_width(errors: Array) -> float:
     """Half width that 90 % of new errors stay within, as a log ratio.
 
     Args:
         errors: Log ratios of held-out rows; shape (n_rows,).
-
-    Returns:
-        The conformal quantile, rank ceil((n + 1) x 0.9), at most the largest.
     """
-    scores = np.sort(np.abs(errors))
-    rank = min(len(scores), math.ceil((len(scores) + 1) * COVERAGE))
-    return float(scores[rank - 1])
+    return conformal_quantile(np.abs(errors), COVERAGE)
 
 
 def group_half_width(errors: Array, groups: npt.NDArray[np.generic], prior: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Annotated, Self
 
@@ -23,7 +22,6 @@ __all__ = [
     "mean_over_median",
     "select_features",
     "shrunk_means",
-    "upper_quantile",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -325,13 +323,3 @@ def shrunk_means(values: Array, groups: npt.NDArray[np.str_]) -> Array:
     spread = max(0.0, float((mean**2 - noise).mean()))
     shrunk = mean * spread / np.maximum(spread + noise, np.finfo(float).tiny)
     return np.asarray(shrunk[inverse], dtype=np.float64)
-
-
-def upper_quantile(values: Array, share: float) -> float:
-    """Smallest value that a new one exceeds with at most 1 - share, so the largest if there are few.
-
-    Source: split conformal prediction, rank ceil((n + 1) share); Vovk et al., Algorithmic Learning in a
-    Random World, 2005.
-    """
-    rank = min(len(values), math.ceil((len(values) + 1) * share))
-    return float(np.sort(values)[rank - 1])

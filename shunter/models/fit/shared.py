@@ -19,6 +19,7 @@ from scipy.optimize import least_squares
 
 from shunter.models.fit.intervals import UNKNOWN, LogErrors
 from shunter.models.fit.regressors import TargetFit, doublings_outside, shrunk_means
+from shunter.models.fit.robust import pseudo_huber
 from shunter.models.physics import PHYSICS, RatedCells, TargetPhysics, kinds, rated_cells
 
 __all__ = ["SharedFit", "SharedPhysics", "doublings_of", "fit_shared", "ranges_of", "term_values"]
@@ -233,7 +234,7 @@ class _Problem:
 
     def _residuals(self, parts: list[Array], prior: Array) -> Array:
         error = np.log(self._predicted(parts)[0]) - self.log_measured
-        return np.concatenate([_robust(error / _NOISE)[0], prior])
+        return np.concatenate([pseudo_huber(error / _NOISE)[0], prior])
 
     def _jacobian(self, parts: list[Array], spread: Array) -> Array:
         total, slopes = self._predicted(parts)
@@ -243,20 +244,9 @@ class _Problem:
         rows = np.arange(len(total))
         device[rows, self.device] = slopes[:, by_device].sum(axis=1)
         version[rows, self.version] = slopes[:, by_version].sum(axis=1)
-        steepness = _robust((np.log(total) - self.log_measured) / _NOISE)[1]
+        steepness = pseudo_huber((np.log(total) - self.log_measured) / _NOISE)[1]
         whole = np.hstack([slopes, device, version]) * (steepness / _NOISE)[:, None]
         return np.vstack([whole, np.diag(1 / spread)])
-
-
-def _robust(z: Array) -> tuple[Array, Array]:
-    """Residuals whose squares grow linearly beyond one, with their slopes.
-
-    Source: the pseudo-Huber loss 2 (sqrt(1 + z^2) - 1); Charbonnier et al., 1997.
-    """
-    root = np.sqrt(1 + z**2)
-    value = np.sign(z) * np.sqrt(2 * (root - 1))
-    slope = np.where(np.abs(z) < 1e-4, 1.0, z / root / np.where(value == 0, 1.0, value))
-    return value, slope
 
 
 def _total(physics: TargetPhysics, values: Array, log_factors: Array) -> tuple[Array, Array]:

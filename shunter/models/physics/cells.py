@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from shunter.catalog.work import PlacedCells, placed_cells
 from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, datasheet
-from shunter.models.physics.features import PlacedCells, placed_cells
 
 __all__ = ["EXTRA_COLUMNS", "Array", "RatedCells", "kinds", "rated_cells"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from shunter.catalog import work
 from shunter.models.physics.cells import Array, RatedCells
 from shunter.models.physics.terms import Stage, Term
 
@@ -36,7 +37,7 @@ def weight_read_s(c: RatedCells) -> Array:
 
     Source: Pope et al., Efficiently Scaling Transformer Inference, 2022, section 2.
     """
-    return c.at.read_bytes_device / c.bandwidth
+    return work.weights_read_bytes(c.at).device / c.bandwidth
 
 
 def weight_issue_s(c: RatedCells) -> Array:
@@ -45,7 +46,7 @@ def weight_issue_s(c: RatedCells) -> Array:
     It binds where memory is fast for the number of multiprocessors (HBM). Source: Little's law; Volkov,
     Understanding Latency Hiding on GPUs, 2016.
     """
-    return c.at.read_bytes_device / (_BYTES_PER_LANE_CLOCK * c.clocks)
+    return work.weights_read_bytes(c.at).device / (_BYTES_PER_LANE_CLOCK * c.clocks)
 
 
 def matrix_s(c: RatedCells) -> Array:
@@ -53,44 +54,43 @@ def matrix_s(c: RatedCells) -> Array:
 
     Source: Williams et al., Roofline, 2009; Kaplan et al., Scaling Laws, 2020, section 2.1.
     """
-    return 2 * c.at.batch * c.at.params_device / c.matrix
+    return 2 * work.sequence_params(c.at, c.at.batch).device / c.matrix
 
 
 def host_read_s(c: RatedCells) -> Array:
     """A step reads each weight of the host's layers once. Bytes / (bytes/s)."""
-    return c.at.read_bytes_host / c.host_bandwidth
+    return work.weights_read_bytes(c.at).host / c.host_bandwidth
 
 
 def host_matrix_s(c: RatedCells) -> Array:
     """Multiplications of the host's layers, at half a TFLOP/s. FLOP / (FLOP/s)."""
-    return 2 * c.at.batch * c.at.params_host / HOST_FLOP_PER_S
+    return 2 * work.sequence_params(c.at, c.at.batch).host / HOST_FLOP_PER_S
 
 
 def kv_read_s(c: RatedCells) -> Array:
     """A step reads the keys and values of all tokens before it. Bytes / (bytes/s)."""
-    return (1 - c.kv_on_host) * c.at.batch * c.at.context_tokens * c.at.kv_bytes_device / c.bandwidth
+    return (1 - c.kv_on_host) * work.kv_read_bytes(c.at).device / c.bandwidth
 
 
 def attention_issue_s(c: RatedCells) -> Array:
     """Attention works with the width of the queries, which grouped queries make wider than the keys."""
-    width = c.at.batch * c.at.context_tokens * c.at.layers_device * c.at.hidden_size
-    return (1 - c.kv_on_host) * width / c.clocks
+    return (1 - c.kv_on_host) * work.attended_width(c.at).device / c.clocks
 
 
 def host_kv_read_s(c: RatedCells) -> Array:
     """The same for KV in host memory. Bytes / (bytes/s)."""
-    held = c.at.kv_bytes_host + c.kv_on_host * c.at.kv_bytes_device
-    return c.at.batch * c.at.context_tokens * held / c.host_bandwidth
+    read = work.kv_read_bytes(c.at)
+    return (read.host + c.kv_on_host * read.device) / c.host_bandwidth
 
 
 def launch_s(c: RatedCells) -> Array:
     """Kernels of one layer: 10 us a layer on the device."""
-    return 1e-5 * c.at.layers_device
+    return 1e-5 * work.layers(c.at).device
 
 
 def host_launch_s(c: RatedCells) -> Array:
     """Threads that meet after each operation: 10 us a layer on the host."""
-    return 1e-5 * c.at.layers_host
+    return 1e-5 * work.layers(c.at).host
 
 
 def step_s(c: RatedCells) -> Array:

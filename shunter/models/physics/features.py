@@ -1,9 +1,8 @@
 """Physical features of each target: what the time or memory of an operation should be linear in.
 
 Each function lists its features most physical first; when data are few, the last ones are left out first.
-"device" and "host" in a name say which side does the work. A side's bytes are those of its layers, and of
-the output layer for the side that holds it (the device, from one gpu_layer on); the input embedding counts
-as the host's (one row of it is read per token, and llama.cpp keeps it there).
+They are the terms of ``catalog.work``, under the names that fitted models are kept with; "device" and "host"
+in a name say which side does the work.
 """
 
 from __future__ import annotations
@@ -16,17 +15,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from shunter.catalog import work
+from shunter.catalog.work import PlacedCells, placed_cells
+
 __all__ = [
-    "CELL_COLUMNS",
     "DIFFERENCES",
-    "FACT_COLUMNS",
     "MOST_UNEVEN_TOKENS",
     "TARGETS",
-    "PlacedCells",
     "Target",
     "feature_frame",
     "feature_names",
-    "placed_cells",
     "shape_names",
     "with_heads",
 ]
@@ -34,24 +32,8 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 Features = dict[str, Array]
 
-FACT_COLUMNS = (
-    "params",
-    "weight_bytes",
-    "layer_weight_bytes",
-    "layers",
-    "total_layers",
-    "hidden_size",
-    "attn_heads",
-    "kv_bytes_per_token",
-    "vocab_size",
-)
 HEAD_WIDTH = 128
 """Of models whose heads are not known: that of most with 3 billion parameters and more."""
-
-CACHE_BYTES = 64e6
-"""What caches hold of a step's weights: all of half as much, nothing of twice as much. Server and desktop
-processors have 32 to 128 MB that one core can use. Measured on a Xeon: reading again and again takes 33 ps a
-byte up to 64 MB, 64 ps from 128 MB."""
 
 DIFFERENCES = {
     f"many_sequences_params_{side}": {f"more_sequences_params_{side}", f"is_batched_params_{side}"}
@@ -68,33 +50,6 @@ MOST_UNEVEN_TOKENS = 128
 
 TILE_TOKENS = 64
 """From so many tokens on, attention is computed tile by tile, for less."""
-
-CELL_COLUMNS = ("gpu_layers", "batch", "tokens", "context_tokens", "max_batch", "max_context_tokens")
-
-
-@dataclass(frozen=True)
-class PlacedCells:
-    """Cells as arrays, with where their layers, weights and KV are; each of shape (n_cells,)."""
-
-    batch: Array
-    tokens: Array
-    context_tokens: Array
-    reserved_tokens: Array
-    layers: Array
-    hidden_size: Array
-    attn_heads: Array
-    weight_bytes: Array
-    layers_device: Array
-    layers_host: Array
-    read_bytes_device: Array
-    read_bytes_host: Array
-    weight_bytes_host: Array
-    params_device: Array
-    params_host: Array
-    kv_bytes_device: Array
-    kv_bytes_host: Array
-    is_split: Array
-    beyond_cache: Array
 
 
 def with_heads(frame: pd.DataFrame) -> pd.DataFrame:
@@ -120,40 +75,8 @@ def shape_names(frame: pd.DataFrame) -> npt.NDArray[np.str_]:
     return widths.agg(" ".join, axis=1).to_numpy(dtype=str)
 
 
-def placed_cells(frame: pd.DataFrame) -> PlacedCells:
-    """Places the parts of cells with ``FACT_COLUMNS`` and ``CELL_COLUMNS``; shape (n_cells, any)."""
-    c = {name: frame[name].to_numpy(dtype=np.float64) for name in (*FACT_COLUMNS, *CELL_COLUMNS)}
-    bytes_per_param = c["weight_bytes"] / c["params"]
-    # llama.cpp places the output layer first, then the last layers: so device memory grows with gpu_layers.
-    layers_device = np.clip(c["gpu_layers"] - 1, 0, c["layers"])
-    layers_host = c["layers"] - layers_device
-    outside_layers = np.maximum(c["weight_bytes"] - c["layers"] * c["layer_weight_bytes"], 0.0)
-    output_bytes = np.minimum(outside_layers, c["vocab_size"] * c["hidden_size"] * bytes_per_param)
-    has_output = c["gpu_layers"] >= 1
-    read_device = layers_device * c["layer_weight_bytes"] + output_bytes * has_output
-    read_host = layers_host * c["layer_weight_bytes"] + output_bytes * ~has_output
-    kv_layer = c["kv_bytes_per_token"] / c["layers"]
-    return PlacedCells(
-        batch=c["batch"],
-        tokens=c["tokens"],
-        context_tokens=c["context_tokens"],
-        reserved_tokens=c["max_batch"] * c["max_context_tokens"],
-        layers=c["layers"],
-        hidden_size=c["hidden_size"],
-        attn_heads=c["attn_heads"],
-        weight_bytes=c["weight_bytes"],
-        layers_device=layers_device,
-        layers_host=layers_host,
-        read_bytes_device=read_device,
-        read_bytes_host=read_host,
-        weight_bytes_host=c["weight_bytes"] - read_device,
-        params_device=read_device / bytes_per_param,
-        params_host=read_host / bytes_per_param,
-        kv_bytes_device=kv_layer * layers_device,
-        kv_bytes_host=kv_layer * layers_host,
-        is_split=((c["gpu_layers"] > 0) & (c["gpu_layers"] < c["total_layers"])).astype(np.float64),
-        beyond_cache=np.clip((np.log2((read_device + read_host) / CACHE_BYTES) + 1) / 2, 0, 1),
-    )
+def _both(name: str, sides: work.Sides) -> Features:
+    return {f"{name}_device": sides.device, f"{name}_host": sides.host}
 
 
 def _decode(c: PlacedCells) -> Features:
@@ -166,33 +89,22 @@ def _decode(c: PlacedCells) -> Features:
     A second sequence may compute while weights are read, for nothing, and further ones not; so these have a
     term of their own, and one that has seen two only knows that it does not know.
     """
-    more, many = c.batch - 1, np.maximum(c.batch - 2, 0)
-    heads = c.batch * c.context_tokens * c.attn_heads
-    attended = c.batch * c.context_tokens * c.hidden_size
-    split_share = c.read_bytes_device * c.read_bytes_host / np.maximum(c.weight_bytes, 1.0)
+    more, read = c.batch - 1, work.weights_read_bytes(c)
+    beyond_cache = work.Sides(c.beyond_cache * read.device, c.beyond_cache * read.host)
     return {
-        "read_bytes_device": c.read_bytes_device,
-        "read_bytes_host": c.read_bytes_host,
-        "layers_device": c.layers_device,
-        "layers_host": c.layers_host,
-        "more_sequences_params_device": more * c.params_device,
-        "more_sequences_params_host": more * c.params_host,
-        "kv_bytes_device": c.batch * c.context_tokens * c.kv_bytes_device,
-        "kv_bytes_host": c.batch * c.context_tokens * c.kv_bytes_host,
-        "heads_device": heads * c.layers_device,
-        "heads_host": heads * c.layers_host,
-        "attention_device": attended * c.layers_device,
-        "attention_host": attended * c.layers_host,
+        **_both("read_bytes", read),
+        **_both("layers", work.layers(c)),
+        **_both("more_sequences_params", work.sequence_params(c, more)),
+        **_both("kv_bytes", work.kv_read_bytes(c)),
+        **_both("heads", work.attended_heads(c)),
+        **_both("attention", work.attended_width(c)),
         "more_sequences_layers": more * c.layers,
         "hop": c.is_split,
         "constant": np.ones_like(c.batch),
-        "is_batched_params_device": (more > 0) * c.params_device,
-        "is_batched_params_host": (more > 0) * c.params_host,
-        "many_sequences_params_device": many * c.params_device,
-        "many_sequences_params_host": many * c.params_host,
-        "beyond_cache_bytes_device": c.beyond_cache * c.read_bytes_device,
-        "beyond_cache_bytes_host": c.beyond_cache * c.read_bytes_host,
-        "split_bytes": split_share,
+        **_both("is_batched_params", work.sequence_params(c, np.asarray(more > 0, np.float64))),
+        **_both("many_sequences_params", work.sequence_params(c, np.maximum(c.batch - 2, 0))),
+        **_both("beyond_cache_bytes", beyond_cache),
+        "split_bytes": read.device * read.host / np.maximum(c.weight_bytes, 1.0),
     }
 
 
@@ -207,43 +119,33 @@ def _prefill(c: PlacedCells) -> Features:
     Units: tokens x parameters, bytes, layers, tokens x layers x hidden size, tokens² x layers x heads
     or hidden size.
     """
-    heads = c.tokens**2 * c.attn_heads
     has_leftover = (c.tokens > ROWS_TOGETHER) & (c.tokens % ROWS_TOGETHER > 0)
     leftover = np.where(c.tokens > MOST_UNEVEN_TOKENS, 1 - 1 / ROWS_TOGETHER, has_leftover)
-    short_heads = (c.tokens < TILE_TOKENS) * heads
-    width_device, width_host = c.layers_device * c.hidden_size, c.layers_host * c.hidden_size
+    is_short, heads, read = c.tokens < TILE_TOKENS, work.pair_heads(c), work.weights_read_bytes(c)
     return {
-        "token_params_device": c.tokens * c.params_device,
-        "token_params_host": c.tokens * c.params_host,
-        "layers_device": c.layers_device,
-        "layers_host": c.layers_host,
-        "read_bytes_device": c.read_bytes_device,
-        "read_bytes_host": c.read_bytes_host,
-        "heads_device": heads * c.layers_device,
-        "heads_host": heads * c.layers_host,
-        "attention_device": c.tokens**2 * width_device,
-        "attention_host": c.tokens**2 * width_host,
-        "token_width_device": c.tokens * width_device,
-        "token_width_host": c.tokens * width_host,
+        **_both("token_params", work.token_params(c)),
+        **_both("layers", work.layers(c)),
+        **_both("read_bytes", read),
+        **_both("heads", heads),
+        **_both("attention", work.pair_width(c)),
+        **_both("token_width", work.token_width(c)),
         "hop_token_width": c.is_split * c.tokens * c.hidden_size,
         "hop": c.is_split,
         "constant": np.ones_like(c.tokens),
-        "leftover_read_bytes_device": leftover * c.read_bytes_device,
-        "leftover_read_bytes_host": leftover * c.read_bytes_host,
-        "short_heads_device": short_heads * c.layers_device,
-        "short_heads_host": short_heads * c.layers_host,
+        **_both("leftover_read_bytes", work.Sides(leftover * read.device, leftover * read.host)),
+        **_both("short_heads", work.Sides(is_short * heads.device, is_short * heads.host)),
     }
 
 
 def _load(c: PlacedCells) -> Features:
     """A load: bytes brought to each side, work per layer, buffers for all KV. Units: bytes, layers."""
+    weights = work.weights_held_bytes(c)
     return {
-        "weight_bytes_device": c.read_bytes_device,
+        "weight_bytes_device": weights.device,
         "constant": np.ones_like(c.layers),
-        "weight_bytes_host": c.weight_bytes_host,
+        "weight_bytes_host": weights.host,
         "layers": c.layers,
-        "kv_reserved_bytes_device": c.reserved_tokens * c.kv_bytes_device,
-        "kv_reserved_bytes_host": c.reserved_tokens * c.kv_bytes_host,
+        **_both("kv_reserved_bytes", work.kv_reserved_bytes(c)),
     }
 
 
@@ -251,33 +153,31 @@ def _unload(c: PlacedCells) -> Features:
     """An unload: memory given back, page by page, and work per layer. Units: bytes, layers."""
     return {
         "constant": np.ones_like(c.layers),
-        "weight_bytes_device": c.read_bytes_device,
-        "weight_bytes_host": c.weight_bytes_host,
+        **_both("weight_bytes", work.weights_held_bytes(c)),
         "layers": c.layers,
-        "kv_reserved_bytes_device": c.reserved_tokens * c.kv_bytes_device,
-        "kv_reserved_bytes_host": c.reserved_tokens * c.kv_bytes_host,
+        **_both("kv_reserved_bytes", work.kv_reserved_bytes(c)),
     }
 
 
 def _kv(c: PlacedCells) -> Features:
     """One request's KV copied to or from the host: bytes on each side, a tensor or two per layer."""
+    copied = work.kv_copied_bytes(c)
     return {
-        "kv_bytes_device": c.tokens * c.kv_bytes_device,
+        "kv_bytes_device": copied.device,
         "constant": np.ones_like(c.tokens),
-        "kv_bytes_host": c.tokens * c.kv_bytes_host,
-        "layers_device": c.layers_device,
-        "layers_host": c.layers_host,
+        "kv_bytes_host": copied.host,
+        **_both("layers", work.layers(c)),
     }
 
 
 def _memory(c: PlacedCells) -> Features:
     """A resident's footprint: its weights on each side, the KV reserved there, buffers. Units: bytes."""
+    weights = work.weights_held_bytes(c)
     return {
-        "weight_bytes_device": c.read_bytes_device,
+        "weight_bytes_device": weights.device,
         "constant": np.ones_like(c.layers),
-        "weight_bytes_host": c.weight_bytes_host,
-        "kv_reserved_bytes_device": c.reserved_tokens * c.kv_bytes_device,
-        "kv_reserved_bytes_host": c.reserved_tokens * c.kv_bytes_host,
+        "weight_bytes_host": weights.host,
+        **_both("kv_reserved_bytes", work.kv_reserved_bytes(c)),
         "batch_width": c.reserved_tokens * c.hidden_size,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from shunter.catalog import work
 from shunter.models.physics.cells import Array, RatedCells
 from shunter.models.physics.terms import Stage, Term
 
@@ -20,22 +21,23 @@ __all__ = [
 
 def device_weights_bytes(c: RatedCells) -> Array:
     """Weights on the device."""
-    return c.at.read_bytes_device
+    return work.weights_held_bytes(c.at).device
 
 
 def device_kv_bytes(c: RatedCells) -> Array:
     """KV reserved on the device."""
-    return (1 - c.kv_on_host) * c.at.reserved_tokens * c.at.kv_bytes_device
+    return (1 - c.kv_on_host) * work.kv_reserved_bytes(c.at).device
 
 
 def host_weights_bytes(c: RatedCells) -> Array:
     """Weights on the host."""
-    return c.at.weight_bytes_host
+    return work.weights_held_bytes(c.at).host
 
 
 def host_kv_bytes(c: RatedCells) -> Array:
     """KV reserved on the host."""
-    return c.at.reserved_tokens * (c.at.kv_bytes_host + c.kv_on_host * c.at.kv_bytes_device)
+    reserved = work.kv_reserved_bytes(c.at)
+    return reserved.host + c.kv_on_host * reserved.device
 
 
 def runtime_bytes(c: RatedCells) -> Array:

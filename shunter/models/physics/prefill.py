@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from shunter.catalog import work
 from shunter.models.physics.cells import Array, RatedCells
 from shunter.models.physics.decode import HOST_FLOP_PER_S, step_s, weight_read_s
 from shunter.models.physics.terms import Stage, Term
@@ -50,7 +51,7 @@ def _pipeline(c: RatedCells) -> Array:
 
 def prompt_matrix_s(c: RatedCells) -> Array:
     """Prefill's multiplications: 2 a parameter and token; GPUs that share them work as a pipeline."""
-    return 2 * c.at.tokens * c.at.params_device / c.matrix * _pipeline(c)
+    return 2 * work.token_params(c.at).device / c.matrix * _pipeline(c)
 
 
 def prompt_lane_s(c: RatedCells) -> Array:
@@ -65,35 +66,34 @@ def prompt_weight_read_s(c: RatedCells) -> Array:
 
 def prompt_attention_s(c: RatedCells) -> Array:
     """Scores and values of all pairs of tokens, half of them masked: 2 x tokens^2 x width a layer."""
-    layers = (1 - c.kv_on_host) * c.at.layers_device
-    return 2 * c.at.tokens**2 * c.at.hidden_size * layers / c.matrix * _pipeline(c)
+    return 2 * (1 - c.kv_on_host) * work.pair_width(c.at).device / c.matrix * _pipeline(c)
 
 
 def prompt_host_attention_s(c: RatedCells) -> Array:
     """The same on the processor, for layers whose KV is in host memory, at half a TFLOP/s."""
-    layers = c.at.layers_host + c.kv_on_host * c.at.layers_device
-    return 2 * c.at.tokens**2 * c.at.hidden_size * layers / HOST_FLOP_PER_S
+    pairs = work.pair_width(c.at)
+    return 2 * (pairs.host + c.kv_on_host * pairs.device) / HOST_FLOP_PER_S
 
 
 def prompt_activation_s(c: RatedCells) -> Array:
     """Activations written and read, 2 bytes a token, width and layer. Bytes / (bytes/s)."""
-    return 2 * c.at.tokens * c.at.hidden_size * c.at.layers_device / c.bandwidth * _pipeline(c)
+    return 2 * work.token_width(c.at).device / c.bandwidth * _pipeline(c)
 
 
 def prompt_launch_s(c: RatedCells) -> Array:
     """Kernels of one layer and pass: 10 us."""
-    return 1e-5 * _passes(c) * c.at.layers_device
+    return 1e-5 * _passes(c) * work.layers(c.at).device
 
 
 def prompt_host_s(c: RatedCells) -> Array:
     """Multiplications of the host's layers where there is no device, at half a TFLOP/s."""
-    seconds = 2 * c.at.tokens * c.at.params_host / HOST_FLOP_PER_S
+    seconds = 2 * work.token_params(c.at).host / HOST_FLOP_PER_S
     return np.where(c.at.layers_device == 0, seconds, 0.0)
 
 
 def prompt_link_s(c: RatedCells) -> Array:
     """The host's weights go to the device for each pass, which llama.cpp does for 32 tokens and more."""
-    return (c.at.layers_device > 0) * _passes(c) * c.at.read_bytes_host / c.link
+    return (c.at.layers_device > 0) * _passes(c) * work.weights_read_bytes(c.at).host / c.link
 
 
 PREFILL: tuple[Stage, ...] = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from shunter.catalog import work
 from shunter.models.physics.cells import Array, RatedCells
 from shunter.models.physics.decode import step_s
 from shunter.models.physics.terms import Stage, Term
@@ -41,22 +42,22 @@ def disk_s(c: RatedCells) -> Array:
 
 def transfer_s(c: RatedCells) -> Array:
     """Weights cross the link to the device. Bytes / (bytes/s)."""
-    return c.at.read_bytes_device / c.link
+    return work.weights_held_bytes(c.at).device / c.link
 
 
 def host_copy_s(c: RatedCells) -> Array:
     """Weights of the host's layers are copied in its memory. Bytes / (bytes/s)."""
-    return c.at.weight_bytes_host / c.host_bandwidth
+    return work.weights_held_bytes(c.at).host / c.host_bandwidth
 
 
 def kv_transfer_s(c: RatedCells) -> Array:
     """KV of a request crosses the link. Bytes / (bytes/s)."""
-    return c.at.tokens * c.at.kv_bytes_device / c.link
+    return work.kv_copied_bytes(c.at).device / c.link
 
 
 def kv_host_copy_s(c: RatedCells) -> Array:
     """KV on the host is copied there. Bytes / (bytes/s)."""
-    return c.at.tokens * c.at.kv_bytes_host / c.host_bandwidth
+    return work.kv_copied_bytes(c.at).host / c.host_bandwidth
 
 
 def copy_call_s(c: RatedCells) -> Array:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from shunter.catalog.work import CELL_COLUMNS, FACT_COLUMNS
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
-from shunter.models.physics.features import CELL_COLUMNS, FACT_COLUMNS, TARGETS, Target
+from shunter.models.physics.features import TARGETS, Target
 
 __all__ = ["PREDICTORS", "Predictor", "TableRegressor"]
 

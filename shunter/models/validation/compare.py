@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shunter.models.card.card import percent
+from shunter.models.card.card import error_text
 from shunter.models.performance import PerformanceModel
 from shunter.models.validation.assessment import predict_rows, target_rows
 from shunter.models.validation.scores import Score, score
@@ -33,7 +33,7 @@ def error_table(models: dict[str, PerformanceModel], frame: pd.DataFrame) -> Rep
             *(
                 text
                 for name in models
-                for text in (_error(scores[name][target]), _coverage(scores[name][target]))
+                for text in (error_text(scores[name][target]), _coverage(scores[name][target]))
             ),
         )
         for target in next(iter(scores.values()))
@@ -94,14 +94,6 @@ def _scores(name: str, model: PerformanceModel, frame: pd.DataFrame) -> dict[str
 
 def _targets(model: PerformanceModel, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return dict(target_rows(predict_rows(model, frame, {})))
-
-
-def _error(found: Score) -> str:
-    if found.mape is None:
-        return "refused"
-    low, high = found.mape_interval or (found.mape, found.mape)
-    refused = f", {found.refused} rows refused" if found.refused else ""
-    return f"{percent(found.mape)} [{100 * low:.1f}, {100 * high:.1f}]{refused}"
 
 
 def _coverage(found: Score) -> str:

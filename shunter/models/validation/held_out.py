@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from shunter.models.fit.regressors import doublings_outside, fit_physics, upper_quantile
+from shunter.models.fit.intervals import conformal_quantile
+from shunter.models.fit.regressors import doublings_outside, fit_physics
 
 __all__ = ["Errors", "HeldOut", "fold_labels", "hold_out", "log_error_interval"]
 
@@ -149,4 +150,4 @@ def hold_out(
 def log_error_interval(held_out: HeldOut) -> tuple[float, float]:
     """Log ratios measured / predicted between which 90 % of new cells should be; they enclose 0."""
     errors = held_out.log_errors()
-    return min(0.0, -upper_quantile(-errors, 0.95)), max(0.0, upper_quantile(errors, 0.95))
+    return min(0.0, -conformal_quantile(-errors, 0.95)), max(0.0, conformal_quantile(errors, 0.95))

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from shunter.uncertainty import bootstrap, ratio_of_sums
+
 __all__ = ["LEVEL", "Score", "score"]
 
 Array = npt.NDArray[np.float64]
@@ -92,14 +94,11 @@ def score(predictor: str, split: str, target: str, asked: pd.DataFrame) -> Score
 def _bootstrap(ape: Array, cells: npt.NDArray[np.str_]) -> tuple[float, float] | None:
     """Both ends of the mean's 95 % percentile interval; None for one cell."""
     _, inverse = np.unique(cells, return_inverse=True)
-    count = np.bincount(inverse)
-    if len(count) < 2:
+    units = np.column_stack([np.bincount(inverse, ape), np.bincount(inverse)])
+    if len(units) < 2:
         return None
-    total = np.bincount(inverse, ape)
-    drawn = np.random.default_rng(0).integers(0, len(count), (_DRAWS, len(count)))
-    means = total[drawn].sum(axis=1) / count[drawn].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    _, low, high = bootstrap(units, ratio_of_sums, resamples=_DRAWS)
+    return low, high
 
 
 def _noise(rows: pd.DataFrame) -> float | None:

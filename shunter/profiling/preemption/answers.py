@@ -7,13 +7,11 @@ from typing import Any
 
 from shunter.profiling.preemption.paper import paper_lines
 from shunter.profiling.preemption.tables import change_text, mean_text, seconds_text, slope_text
+from shunter.uncertainty import UNDECIDED, said
 
 __all__ = ["answers", "findings"]
 
-_FLAT = "a flat line fits"
 _MATTERS = "the cut matters"
-_UNCLEAR = "by one of two methods a flat line fits"
-_NARROW = 0.1
 _COMPLETE = 0.05
 
 
@@ -53,12 +51,10 @@ def _dominates(results: dict[str, Any]) -> str:
     here = [s["swap_share"] for s in results["models"].values()]
     there = [cell["swap_share"] for cell in results["paper"]]
     loads = [s["load_share"] for s in results["models"].values()]
-    above = sum(share > 0.5 for share in here)
-    word = "Yes" if above == len(here) else "No" if above == 0 else f"For {above} of {len(here)} models"
     return (
-        f"Does reload dominate here too? {word}: unloading and loading weights is {_shares(here)} of the "
-        f"overhead, the loads alone {_shares(loads)} (unloading and loading in the paper's six cells: "
-        f"{_shares(there)})."
+        f"Does reload dominate here too? {_more_than_half(results['models'])}: unloading and loading weights "
+        f"is {_shares(here)} of the overhead, the loads alone {_shares(loads)} (unloading and loading in "
+        f"the paper's six cells: {_shares(there)})."
     )
 
 
@@ -75,17 +71,32 @@ def _is_flat(models: dict[str, Any]) -> str:
     )
 
 
+def _more_than_half(models: dict[str, Any]) -> str:
+    above_half = {
+        name: [None if s[end] is None else s[end] - 0.5 for end in ("swap_share_low", "swap_share_high")]
+        for name, s in models.items()
+    }
+    return _told({name: said(*ends, above="yes", below="no") for name, ends in above_half.items()})
+
+
 def _flatness(judged: dict[str, Any]) -> str:
-    """Yes, no, or which models say what; and whether the intervals are too wide to say much."""
+    """No, undecided, or which models say what, and how much could hide; no interval shows a flat line."""
+    found = {name: _verdict(s["slope"]) for name, s in judged.items()}
+    text = _told({name: "no" if verdict == _MATTERS else verdict for name, verdict in found.items()})
+    hidden = [s["change_over_cuts"] for name, s in judged.items() if found[name] == UNDECIDED]
+    if not hidden:
+        return text
+    widest = max(abs(change[end]) for change in hidden for end in ("low", "high"))
+    return f"{text} (a change by {widest:.1%} of the overhead is within the widest interval)"
+
+
+def _told(found: dict[str, str]) -> str:
+    """One word if all say the same, otherwise which model says what."""
     named: dict[str, list[str]] = {}
-    for name, s in judged.items():
-        named.setdefault(_verdict(s["slope"]), []).append(name)
-    text = "; ".join(f"{verdict} for {', '.join(names)}" for verdict, names in named.items())
-    if len(named) == 1:
-        text = {_FLAT: "Yes", _MATTERS: "No"}.get(next(iter(named)), text)
-    ends = [abs(s["change_over_cuts"][end]) for s in judged.values() for end in ("low", "high")]
-    if _FLAT in named and max(ends) > _NARROW:
-        text += f" (more than {_NARROW:.0%} of the overhead could hide in the widest interval)"
+    for name, word in found.items():
+        named.setdefault(word, []).append(name)
+    text = "; ".join(f"{word} for {', '.join(names)}" for word, names in named.items())
+    text = next(iter(named)) if len(named) == 1 else text
     return text[0].upper() + text[1:]
 
 
@@ -111,19 +122,21 @@ def _finding(name: str, s: dict[str, Any]) -> str:
     text = f"{name}: {mean_text(s)} a cycle, {s['swap_share']:.1%} of it unloading and loading weights"
     if not s["slope"]:
         return f"{text}; too few cuts to tell whether the cut matters."
+    verdict = _verdict(s["slope"])
+    verdict = verdict if verdict == _MATTERS else f"{verdict} whether {_MATTERS}"
     return (
-        f"{text}; {_verdict(s['slope'])}: {slope_text(s['slope'])} s per 1000 tokens, "
+        f"{text}; {verdict}: {slope_text(s['slope'])} s per 1000 tokens, "
         f"{change_text(s['change_over_cuts'])} of the overhead from the first cut to the last."
     )
 
 
 def _verdict(slope: dict[str, float]) -> str:
     """In words; a few slow cycles move the least squares, so that the two intervals have to agree."""
-    squares = slope["low"] <= 0 <= slope["high"]
-    robust = slope["robust_low"] <= 0 <= slope["robust_high"]
-    if squares != robust:
-        return _UNCLEAR
-    return _FLAT if robust else _MATTERS
+    squares, robust = (
+        said(slope[low], slope[high], above="rises", below="falls")
+        for low, high in (("low", "high"), ("robust_low", "robust_high"))
+    )
+    return _MATTERS if squares == robust != UNDECIDED else UNDECIDED
 
 
 def _shares(values: Sequence[float]) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from shunter.profiling.preemption.rows import PARTS
+from shunter.uncertainty import bootstrap, ratio_of_sums
 
 __all__ = ["line_over_models", "slope_per_1000_tokens", "summarise"]
 
@@ -90,7 +91,7 @@ def _summary(rows: pd.DataFrame) -> dict[str, Any]:
         "overhead_max_s": float(overhead_s.max()),
         "own_mean_s": float(rows["own_s"].mean()),
         "parts_mean_s": {part: float(rows[part].mean()) for part in PARTS},
-        "swap_share": float(rows[SWAP_PARTS].sum(axis=1).mean()) / mean_s,
+        **_swap_share(rows),
         "load_share": float(rows[LOAD_PARTS].sum(axis=1).mean()) / mean_s,
         "kv_share": float(kv_s.mean()) / mean_s,
         "own_load_share": float(rows["load_a_s"].mean() / rows["own_s"].mean()),
@@ -107,6 +108,14 @@ def _summary(rows: pd.DataFrame) -> dict[str, Any]:
         "tokens_equal": int(rows["tokens_equal"].sum()),
         "memory_back": int(rows["memory_back"].sum()),
     }
+
+
+def _swap_share(rows: pd.DataFrame) -> dict[str, float | None]:
+    """Share of the mean overhead that unloads and loads, with its 95 % interval over cycles."""
+    units = np.column_stack([rows[SWAP_PARTS].sum(axis=1), rows["overhead_s"]])
+    found = bootstrap(units, ratio_of_sums)
+    low, high = (None if np.isnan(end) else end for end in (found.low, found.high))
+    return {"swap_share": found.value, "swap_share_low": low, "swap_share_high": high}
 
 
 def _half_width_s(seconds: pd.Series[Any]) -> float | None:

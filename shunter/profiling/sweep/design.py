@@ -1,7 +1,7 @@
 """Which measurements tell most: information of a set of units about the terms of a performance model.
 
-Every operation's time is taken as a sum of physical terms with unknown coefficients (bytes read on either
-side, parameters x tokens, tokens squared, …), measured with a relative error. One row of a cell then holds
+Every operation's time is taken as a sum of physical terms (``catalog.work``) with unknown coefficients,
+measured with a relative error. One row of a cell then holds
 the information x xᵀ about the coefficients' logarithms, where x_j is the share of term j in the time: the
 terms are scaled so that each has an equal share in the middle of the grid, which needs no assumption of
 speeds.
@@ -16,10 +16,13 @@ information matrix; one more row multiplies it by 1 + w xᵀ M⁻¹ x).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 import numpy.typing as npt
 
+from shunter.catalog import work
+from shunter.catalog.work import PlacedCells
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit
 
 __all__ = ["Design", "observations"]
@@ -34,30 +37,59 @@ def observations(plan: SweepPlan, group: Group, unit: Unit) -> dict[str, tuple[f
 
     Loads from cold and warm files are operations of their own, as models fit them apart.
     """
-    checkpoint = group.checkpoint
-    spec, share = checkpoint.spec, group.gpu_layers / checkpoint.spec.total_layers
-    params, weights, layers = float(spec.params), float(checkpoint.weight_bytes), float(spec.layers)
-    kv_bytes, width = float(spec.kv_bytes_per_token()), layers * spec.hidden_size
-    on_device, on_host = weights * share, weights * (1 - share)
     if unit.kind == "run":
         context = unit.prompt_tokens + (unit.decode_tokens + 1) / 2
-        prefill = _prefill(unit.prompt_tokens, params, width, share)
-        more, held = unit.batch - 1.0, unit.batch * context
-        read = (1.0, on_device, on_host, layers)
-        batched = (more * params * share, more * params * (1 - share), more * layers)
-        return {"prefill": prefill, "decode": (*read, *batched, held * kv_bytes, held * width)}
-    reserved = unit.max_batch * plan.max_context_tokens * kv_bytes
-    moved = (1.0, on_device, on_host, layers, reserved)
-    told: dict[str, tuple[float, ...]] = {f"load {unit.page_cache}": moved, "unload": moved}
+        cell = _placed(group, tokens=unit.prompt_tokens, batch=unit.batch, context_tokens=context)
+        return {"prefill": _prefill(cell), "decode": _decode(cell)}
+    cell = _placed(group, tokens=unit.cut_tokens, reserved_tokens=unit.max_batch * plan.max_context_tokens)
+    moved = _terms(*work.weights_held_bytes(cell), cell.layers, sum(work.kv_reserved_bytes(cell)))
+    told = {f"load {unit.page_cache}": moved, "unload": moved}
     if unit.cut_tokens:
-        kv = (1.0, unit.cut_tokens * kv_bytes * share, unit.cut_tokens * kv_bytes * (1 - share), layers)
-        told |= {"kv_save": kv, "kv_restore": kv, "prefill": _prefill(unit.cut_tokens, params, width, share)}
+        kv = _terms(*work.kv_copied_bytes(cell), cell.layers)
+        told |= {"kv_save": kv, "kv_restore": kv, "prefill": _prefill(cell)}
     return told
 
 
-def _prefill(tokens: int, params: float, width: float, share: float) -> tuple[float, ...]:
-    work = tokens * params
-    return 1.0, params, work * share, work * (1 - share), tokens**2 * width, tokens * width
+def _placed(group: Group, **asked: float) -> PlacedCells:
+    """One cell whose layers are all alike: each side has its share of everything, the output layer too."""
+    checkpoint, spec = group.checkpoint, group.checkpoint.spec
+    device = group.gpu_layers / spec.total_layers
+    cell: dict[str, float] = {
+        "layers": spec.layers,
+        "hidden_size": spec.hidden_size,
+        "attn_heads": spec.attn_heads,
+        "weight_bytes": checkpoint.weight_bytes,
+        "weight_bytes_host": checkpoint.weight_bytes * (1 - device),
+        **asked,
+    }
+    for side, share in (("device", device), ("host", 1 - device)):
+        cell[f"layers_{side}"] = spec.layers * share
+        cell[f"read_bytes_{side}"] = checkpoint.weight_bytes * share
+        cell[f"params_{side}"] = spec.params * share
+        cell[f"kv_bytes_{side}"] = spec.kv_bytes_per_token() * share
+    return PlacedCells(**{f.name: np.array(cell.get(f.name, 0.0), np.float64) for f in fields(PlacedCells)})
+
+
+def _decode(c: PlacedCells) -> tuple[float, ...]:
+    more = c.batch - 1
+    return _terms(
+        *work.weights_read_bytes(c),
+        c.layers,
+        *work.sequence_params(c, more),
+        more * c.layers,
+        sum(work.kv_read_bytes(c)),
+        sum(work.attended_width(c)),
+    )
+
+
+def _prefill(c: PlacedCells) -> tuple[float, ...]:
+    weights = c.params_device + c.params_host
+    return _terms(weights, *work.token_params(c), sum(work.pair_width(c)), sum(work.token_width(c)))
+
+
+def _terms(*values: Array | int) -> tuple[float, ...]:
+    """The terms of one operation, what it costs whatever it does first."""
+    return 1.0, *map(float, values)
 
 
 class Design:
