@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -18,10 +20,13 @@ from shunter.jobs import Runner
 __all__ = [
     "PERFORMANCE",
     "RAY",
+    "Verbose",
     "free_folder",
+    "open_console",
     "performance_of",
     "progress",
     "say",
+    "say_answer",
     "say_lost",
     "seconds",
     "seed_list",
@@ -35,8 +40,24 @@ PERFORMANCE = (
 )
 """Help of the option of that name."""
 RAY = "Share the work among the CPUs of a Ray cluster: auto, host:port, ray://… or local."
-"""Likewise."""
+"""Help of the option of that name."""
+
+Verbose = Annotated[bool, typer.Option("--verbose", help="Print the tables too.")]
+"""The option of commands that print an answer and keep the tables for those who ask."""
+
+ANSWER_LINES = 10
+"""Most lines that a command prints unasked, beside its progress."""
+
+WIDE = 1000
+"""Columns where output is no terminal: a table in a file or a pipe is never cropped."""
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """What commands print on: as wide as the terminal, or wide enough for any table where there is none."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=WIDE)
 
 
 def say(console: Console, text: str) -> None:
@@ -48,6 +69,25 @@ def say_lost(console: Console, runner: Runner) -> None:
     """Says which workers were lost on the way."""
     for line in runner.lost:
         say(console, f"lost on the way, its work was done elsewhere: {line}")
+
+
+def say_answer(
+    console: Console, findings: Sequence[str], places: Sequence[str] = (), *, verbose: bool = False
+) -> None:
+    """Prints what came of a command, then where more of it is: at most ten lines, unless more are asked for.
+
+    Args:
+        console: To print on.
+        findings: The most important first; the last give way if there are too many.
+        places: Of the page and other files, a line each.
+        verbose: Whether all are printed.
+    """
+    room = ANSWER_LINES - len(places)
+    if not verbose and len(findings) > room:
+        left_out = len(findings) - (room - 1)
+        findings = [*findings[: room - 1], f"and {left_out} lines more: --verbose prints them"]
+    for line in (*findings, *places):
+        say(console, line)
 
 
 def seed_list(text: str, *, field: str = "--seeds") -> list[int]:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 import typer
-from rich.console import Console
 
 from shunter.agents.registry import HEURISTICS, make_policy
-from shunter.cli.options import PERFORMANCE, performance_of, progress, say, seed_list
+from shunter.cli.options import (
+    PERFORMANCE,
+    Verbose,
+    open_console,
+    performance_of,
+    progress,
+    say,
+    seed_list,
+)
 from shunter.envs.scenario.library import find_scenario, scenario_names, write_capacity
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.scenario.workload import Workload
@@ -36,8 +44,8 @@ Performance = Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default
 Json = Annotated[Path | None, typer.Option("--json", help="Also write it here.", show_default=False)]
 
 
-def scenarios_list(json_path: Json = None) -> None:
-    """List the scenarios that shunter ships, with what they are for.
+def scenarios_list(verbose: Verbose = False, json_path: Json = None) -> None:
+    """List the scenarios that shunter ships, a line each; --verbose says what they are for.
 
     Those of the split "test" hold models, GPUs and lengths that no other has: they are for judging policies
     that were tuned and trained on the others.
@@ -46,21 +54,16 @@ def scenarios_list(json_path: Json = None) -> None:
 
     shunter scenarios list
     """
-    console = Console()
+    console = open_console()
     listed = [_listed(load_scenario(name)) for name in scenario_names()]
-    columns = ("scenario", "split", "devices", "models", "workload", "what for")
-    rows = tuple(
-        (
-            str(s["name"]),
-            str(s["split"]),
-            ", ".join(s["devices"]),
-            str(s["models"]),
-            s["workload"],
-            s["description"],
-        )
-        for s in listed
-    )
-    console.print(ReportTable("Scenarios", columns, rows).to_rich())
+    columns = ("scenario", "split", "devices", "models", "workload")
+    rows = [(s["name"], s["split"], ", ".join(s["devices"]), str(s["models"]), s["workload"]) for s in listed]
+    if verbose:
+        described = tuple((*row, s["description"]) for row, s in zip(rows, listed, strict=True))
+        console.print(ReportTable("Scenarios", (*columns, "what for"), described).to_rich())
+    else:
+        for line in _aligned([columns, *rows]):
+            say(console, line)
     if json_path is not None:
         write_json(json_path, finite(listed))
 
@@ -79,7 +82,7 @@ def scenarios_show(
 
     shunter scenarios show my.yaml --performance perf
     """
-    console = Console()
+    console = open_console()
     loaded = load_scenario(scenario)
     model = load_performance(loaded, performance_of(scenario, performance))
     table, world = residency(loaded, model), make_world(loaded, model)
@@ -112,7 +115,7 @@ def scenarios_check(
 
     shunter scenarios check my.yaml --performance perf --write
     """
-    console = Console()
+    console = open_console()
     world = make_world(scenario, performance_of(scenario, performance))
     workload = world.scenario.workload
     result: dict[str, Any] = {"scenario": world.scenario.name, "rate_per_s": world.rate_per_s}
@@ -156,6 +159,13 @@ def _guard_line(world: World) -> str:
     if world.guard_feasible:
         return f"{line}; at this rate every model has its turn in {world.rotation.rotation_s:.4g} s"
     return f"{line}; at this rate this cannot be kept for all, waits may become longer"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A line for each row, columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{text:{w}}" for text, w in zip(row, widths, strict=True)) for row in rows)
+    return [line.rstrip() for line in lines]
 
 
 def _listed(scenario: Scenario) -> dict[str, Any]:

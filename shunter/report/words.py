@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["WORLDS", "change_text", "format_metric", "interval_text", "verdict"]
+__all__ = ["WORLDS", "change_text", "decided_text", "format_metric", "interval_text", "verdict"]
 
 WORLDS = ("simulated", "real")
 
@@ -30,6 +30,12 @@ def change_text(change: dict[str, Any]) -> str:
     if _unknown(change):
         return f"{change['change']:+.1%} (no interval)"
     return f"{change['change']:+.1%} [{change['low']:+.1%}, {change['high']:+.1%}]"
+
+
+def decided_text(change: dict[str, Any]) -> str:
+    """A paired change with its interval, and that it is undecided where the interval holds zero."""
+    holds_zero = not _unknown(change) and change["low"] <= 0 <= change["high"]
+    return change_text(change) + (": undecided" if holds_zero else "")
 
 
 def interval_text(found: dict[str, Any], form: str) -> str:

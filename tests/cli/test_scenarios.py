@@ -39,6 +39,19 @@ def test_list_names_them_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert {s["split"] for s in listed} == {"train", "test"}
 
 
+def test_list_has_a_line_a_scenario_and_crops_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    heading, *lines = run(capsys, "scenarios", "list").splitlines()
+    assert heading.split() == ["scenario", "split", "devices", "models", "workload"]
+    assert [line.split()[0] for line in lines] == list(scenario_names())
+    described = run(capsys, "scenarios", "list", "--verbose")
+    assert "…" not in described
+    for name in scenario_names():
+        assert load_scenario(name).description in described
+
+
 def test_show_prints_the_file_and_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, "scenarios", "show", "trivial-two-models", "--json", "show.json")
     assert "# GPU: data sheet" in out
