@@ -217,7 +217,7 @@ def policy_register(
 def card_table(card: ScoreCard) -> Table:
     """A row for each scenario and load."""
     title = f"Validation, {len(card.seeds)} workload seeds ({min(card.seeds)} to {max(card.seeds)})"
-    table = Table("scenario", title=title)
+    table = Table("scenario", title=title, caption="Change: negative = lower = better.")
     for text in ("load", "mean response", "best baseline", "its response", "change, 95 % interval"):
         table.add_column(text, justify="left" if text == "best baseline" else "right")
     for cell in card.cells:

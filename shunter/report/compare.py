@@ -114,7 +114,7 @@ def changes_table(comparison: Comparison) -> ReportTable | None:
         rows.append((str(c.run), c.policy, c.world, str(c.sequences), change_words(c), unlike))
     note = (
         "Change of the mean response against run 1, on the same requests, with its 95 % paired bootstrap "
-        "interval: below zero, this run answers sooner. A figure is marked by all that is unlike besides."
+        "interval: negative = lower response = better. A figure is marked by all that is unlike besides."
     )
     columns = ("run", "policy", "world", "sequences", "change against run 1", "unlike besides")
     return ReportTable("Paired differences", columns, tuple(rows), note, prose=True) if rows else None

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["WORLDS", "change_text", "decided_text", "format_metric", "interval_text", "verdict"]
+__all__ = ["WORLDS", "change_text", "decided_text", "format_metric", "headline", "interval_text"]
+__all__ += ["verdict"]
 
 WORLDS = ("simulated", "real")
 
@@ -35,7 +36,7 @@ def change_text(change: dict[str, Any]) -> str:
 def decided_text(change: dict[str, Any]) -> str:
     """A paired change with its interval, and that it is undecided where the interval holds zero."""
     holds_zero = not _unknown(change) and change["low"] <= 0 <= change["high"]
-    return change_text(change) + (": undecided" if holds_zero else "")
+    return change_text(change) + (", undecided" if holds_zero else "")
 
 
 def interval_text(found: dict[str, Any], form: str) -> str:
@@ -50,6 +51,31 @@ def interval_text(found: dict[str, Any], form: str) -> str:
         return "-"
     ends = "" if low is None or np.isnan(low) else f" [{form.format(low)}, {form.format(high)}]"
     return f"{form.format(value)}{ends}"
+
+
+def headline(result: dict[str, Any]) -> str:
+    """What an evaluation comes to in one sentence, from real runs where there are any.
+
+    Args:
+        result: From ``Evaluation.to_dict``.
+    """
+    world = next(w for w in reversed(WORLDS) if any(w in p for p in result["policies"].values()))
+    rows = {name: p[world] for name, p in result["policies"].items() if world in p}
+    first, best = result["changes_against"], _lowest(rows)
+    mean = format_metric("response_mean_s", rows[best]["response_mean_s"])
+    if len(rows) == 1:
+        return f"{world.capitalize()}: the mean response of {best} is {mean}."
+    if best == first:
+        return f"{world.capitalize()}: no policy has a lower mean response than {first} ({mean})."
+    return (
+        f"{world.capitalize()}: the lowest mean response is that of {best} ({mean}); against {first}: "
+        f"{decided_text(rows[best]['response_change'])}."
+    )
+
+
+def _lowest(rows: dict[str, Any]) -> str:
+    """Whose mean response is lowest."""
+    return min(rows, key=lambda name: _or_inf(rows[name]["response_mean_s"]))
 
 
 def verdict(result: dict[str, Any]) -> list[str]:
@@ -70,8 +96,7 @@ def verdict(result: dict[str, Any]) -> list[str]:
 
 
 def _world_words(result: dict[str, Any], world: str, rows: dict[str, Any]) -> Iterator[str]:
-    best = min(rows, key=lambda n: _or_inf(rows[n]["response_mean_s"]))
-    first = result["changes_against"]
+    best, first = _lowest(rows), result["changes_against"]
     yield (
         f"{world.capitalize()}: {best} has the lowest mean response "
         f"({format_metric('response_mean_s', rows[best]['response_mean_s'])})."

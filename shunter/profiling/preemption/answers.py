@@ -8,13 +8,28 @@ from typing import Any
 from shunter.profiling.preemption.paper import paper_lines
 from shunter.profiling.preemption.tables import change_text, mean_text, seconds_text, slope_text
 
-__all__ = ["answers", "findings"]
+__all__ = ["answers", "findings", "headline"]
 
 _FLAT = "a flat line fits"
 _MATTERS = "the cut matters"
 _UNCLEAR = "by one of two methods a flat line fits"
 _NARROW = 0.1
 _COMPLETE = 0.05
+
+
+def headline(results: dict[str, Any]) -> str:
+    """What a preemption costs here, in one sentence.
+
+    Args:
+        results: From ``preemption_results``.
+    """
+    models = results["models"].values()
+    costs = _range([s["overhead_mean_s"] for s in models], ".3g")
+    share = _shares([s["swap_share"] for s in models])
+    return (
+        f"Preempting a model and bringing it back costs {costs} s here, {share} of it unloading and loading "
+        "weights."
+    )
 
 
 def answers(results: dict[str, Any]) -> list[str]:
