@@ -105,6 +105,7 @@ def scenarios_check(
     write: Annotated[
         bool, typer.Option("--write", help="Write the capacity into the file, behind its load.")
     ] = False,
+    verbose: Verbose = False,
     json_path: Json = None,
 ) -> None:
     """Check a scenario, and measure the largest arrival rate that the best heuristic sustains.
@@ -120,7 +121,6 @@ def scenarios_check(
     workload = world.scenario.workload
     result: dict[str, Any] = {"scenario": world.scenario.name, "rate_per_s": world.rate_per_s}
     result["utilisation"] = utilisation(world, world.rate_per_s).tolist()
-    console.print(_utilisation_table(world).to_rich())
     if workload.closed_loop is not None:
         say(console, "closed loop: its users slow themselves down, so that it has no capacity")
     else:
@@ -132,6 +132,8 @@ def scenarios_check(
             say(console, line)
         if write:
             say(console, f"written to {write_capacity(find_scenario(scenario), found.rate_per_s)}")
+    if verbose:
+        console.print(_utilisation_table(world).to_rich())
     if json_path is not None:
         write_json(json_path, finite(result))
 

@@ -23,10 +23,13 @@ COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#f
 PALETTE = (*COLOURS, *pc.qualitative.Dark24, *pc.qualitative.Light24)
 """For more series than ``COLOURS`` has; the same first."""
 
+_UNFOLDED = 4
+"""Most findings below the conclusion that a page shows without being asked."""
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: .5rem 0 1rem; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .45rem; text-align: right; border-bottom: 1px solid #ddd; font-size: 13px }
+th, td { padding: .3rem .32rem; text-align: right; border-bottom: 1px solid #ddd; font-size: 12.5px }
 td { white-space: nowrap }
 th:first-child, td:first-child, .prose th, .prose td { text-align: left }
 .prose td + td { white-space: normal }
@@ -196,9 +199,12 @@ def _opening(title: str, paragraphs: Sequence[str]) -> list[str]:
     """The heading, the conclusion, and a list of what else there is to say."""
     parts = [f"<h1>{html.escape(title)}</h1>"]
     parts += [f"<p class=lead>{html.escape(text)}</p>" for text in paragraphs[:1]]
-    if paragraphs[1:]:
-        items = "".join(f"<li>{html.escape(text)}</li>" for text in paragraphs[1:])
-        parts.append(f"<ul class=findings>{items}</ul>")
+    more = paragraphs[1:]
+    if more:
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in more)
+        listed = f"<ul class=findings>{items}</ul>"
+        folded = f"<details><summary>{len(more)} findings in detail</summary>{listed}</details>"
+        parts.append(folded if len(more) > _UNFOLDED else listed)
     return parts
 
 

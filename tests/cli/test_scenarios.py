@@ -79,10 +79,10 @@ def test_check_measures_the_capacity_and_writes_it(capsys: pytest.CaptureFixture
     write_scenario("mine.yaml")
     out = run(
         capsys, "scenarios", "check", "mine.yaml", "--performance", "published", "--seeds", "2", "--write",
-        "--json", "check.json",
+        "--json", "check.json", "--verbose",
     )  # fmt: skip
     result = json.loads(Path("check.json").read_text())
-    assert "Estimated utilisation" in out
+    assert "Estimated utilisation" in out.partition("capacity: ")[2]
     assert f"by {result['capacity']['policy']}" in out
     stated = load_scenario("mine.yaml").workload.capacity_rate_per_s
     assert stated == pytest.approx(result["capacity"]["rate_per_s"], rel=1e-3)

@@ -196,7 +196,7 @@ def test_a_page_opens_with_one_sentence_of_what_came_of_it(page: Path, evaluatio
     assert said.startswith("Real: ")
     assert said.count(". ") == 0
     opening = page.read_text(encoding="utf-8").partition("<h1>")[2].partition("<nav>")[0]
-    assert f"<p class=lead>{html.escape(said)}</p><ul class=findings>" in opening
+    assert f"<p class=lead>{html.escape(said)}</p><details>" in opening
     assert page.with_suffix(".md").read_text(encoding="utf-8").split("\n\n")[1] == said
 
 

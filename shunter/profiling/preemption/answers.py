@@ -27,8 +27,8 @@ def headline(results: dict[str, Any]) -> str:
     costs = _range([s["overhead_mean_s"] for s in models], ".3g")
     share = _shares([s["swap_share"] for s in models])
     return (
-        f"Preempting a model and bringing it back costs {costs} s here, {share} of it unloading and loading "
-        "weights."
+        f"Preempting a model for another and bringing it back costs {costs} s here, {share} of it unloading "
+        "and loading weights."
     )
 
 
