@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from shunter.eval.compare import Change, Comparison
 from shunter.eval.metrics.load_curves import load_curves
 from shunter.report.page import PALETTE, ReportTable, Section, write_markdown, write_sections
-from shunter.report.words import WORLDS, format_metric, verdict
+from shunter.report.words import WORLDS, best_text, format_metric, verdict
 
 __all__ = ["changes_table", "comparison_words", "load_words", "marks_table", "metric_table", "run_words"]
 __all__ += ["write_comparison"]
@@ -139,9 +139,11 @@ def marks_table(comparison: Comparison) -> ReportTable | None:
 
 
 def load_words(comparison: Comparison) -> list[str]:
-    """What each of several loads came to, in words."""
+    """What several loads came to in words: the best policy of each, then each by itself."""
     results = [run.result for run in comparison.runs]
-    return [f"At {r['rate_per_s']:.4g} requests/s. {line}" for r in results for line in verdict(r)]
+    best = "; ".join(f"{best_text(r)} at {r['rate_per_s']:.4g} requests/s" for r in results)
+    each = [f"At {r['rate_per_s']:.4g} requests/s. {line}" for r in results for line in verdict(r)]
+    return [f"Lowest mean response: {best}.", *each]
 
 
 def write_comparison(

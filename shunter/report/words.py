@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["WORLDS", "change_text", "decided_text", "format_metric", "headline", "interval_text"]
+__all__ = ["WORLDS", "best_text", "change_text", "decided_text", "format_metric", "headline", "interval_text"]
 __all__ += ["verdict"]
 
 WORLDS = ("simulated", "real")
@@ -59,18 +59,32 @@ def headline(result: dict[str, Any]) -> str:
     Args:
         result: From ``Evaluation.to_dict``.
     """
-    world = next(w for w in reversed(WORLDS) if any(w in p for p in result["policies"].values()))
-    rows = {name: p[world] for name, p in result["policies"].items() if world in p}
+    world, rows = _nearest_reality(result)
+    said = f"the lowest mean response is that of {best_text(result)}"
+    if len(rows) == 1:
+        said = f"mean response of {best_text(result)}"
+    elif _lowest(rows) == result["changes_against"]:
+        said = f"no policy has a lower mean response than {best_text(result)}"
+    return f"{world.capitalize()}: {said}."
+
+
+def best_text(result: dict[str, Any]) -> str:
+    """The policy with the lowest mean response, with that, and its change against the first policy.
+
+    Args:
+        result: From ``Evaluation.to_dict``; real runs count where there are any.
+    """
+    _, rows = _nearest_reality(result)
     first, best = result["changes_against"], _lowest(rows)
     mean = format_metric("response_mean_s", rows[best]["response_mean_s"])
-    if len(rows) == 1:
-        return f"{world.capitalize()}: the mean response of {best} is {mean}."
-    if best == first:
-        return f"{world.capitalize()}: no policy has a lower mean response than {first} ({mean})."
-    return (
-        f"{world.capitalize()}: the lowest mean response is that of {best} ({mean}); against {first}: "
-        f"{decided_text(rows[best]['response_change'])}."
-    )
+    change = "" if best == first else f"; against {first}: {decided_text(rows[best]['response_change'])}"
+    return f"{best} ({mean}{change})"
+
+
+def _nearest_reality(result: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The real world if anything ran there, else the simulated one; and each policy's figures in it."""
+    world = next(w for w in reversed(WORLDS) if any(w in p for p in result["policies"].values()))
+    return world, {name: p[world] for name, p in result["policies"].items() if world in p}
 
 
 def _lowest(rows: dict[str, Any]) -> str:

@@ -203,8 +203,8 @@ def test_a_page_opens_with_one_sentence_of_what_came_of_it(page: Path, evaluatio
 @pytest.mark.parametrize(
     ("change", "ends"),
     [
-        ({"change": -0.2, "low": -0.3, "high": -0.1}, "-20.0% [-30.0%, -10.0%]."),
-        ({"change": -0.2, "low": -0.5, "high": 0.1}, "-20.0% [-50.0%, +10.0%], undecided."),
+        ({"change": -0.2, "low": -0.3, "high": -0.1}, "-20.0% [-30.0%, -10.0%])."),
+        ({"change": -0.2, "low": -0.5, "high": 0.1}, "-20.0% [-50.0%, +10.0%], undecided)."),
     ],
 )
 def test_the_first_sentence_says_no_more_than_the_interval(change: dict[str, float], ends: str) -> None:
@@ -214,8 +214,6 @@ def test_the_first_sentence_says_no_more_than_the_interval(change: dict[str, flo
         "b": {"simulated": {"response_mean_s": 8.0, "response_change": change}},
     }
     result = {"policies": policies, "changes_against": "a"}
-    assert (
-        headline(result) == f"Simulated: the lowest mean response is that of b (8.000 s); against a: {ends}"
-    )
+    assert headline(result) == f"Simulated: the lowest mean response is that of b (8.000 s; against a: {ends}"
     policies["b"]["simulated"]["response_mean_s"] = 11.0
     assert headline(result) == "Simulated: no policy has a lower mean response than a (10.000 s)."
