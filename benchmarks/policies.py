@@ -119,7 +119,7 @@ def run(
     rows += slo_rows(results, [best.label, *(one.label for one in (*learned, *special))])
     if json is not None:
         judged = [one.label for one in (*learned, *special)]
-        write_picture(json.with_suffix(".html"), results, judged, len(seeds))
+        write_picture(json.with_suffix(".html"), results, judged, len(seeds), rows)
         write_tables(json, results, {on.label: off.label for on, off in guarded})
     return rows
 

@@ -12,6 +12,9 @@ from shunter.files import write_text
 
 __all__ = ["Grid", "Square", "colour", "write_grids"]
 
+MANY = 10
+"""Columns beyond which headings stand upright."""
+
 _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 1.5rem; color: #222 }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: 2rem }
@@ -20,7 +23,18 @@ thead th { vertical-align: bottom; max-width: 90px; overflow-wrap: anywhere }
 td { padding: 2px 6px; text-align: right; font-size: 12px; border: 1px solid #fff; white-space: nowrap }
 td.best { outline: 2px solid #111; outline-offset: -2px; font-weight: 700 }
 td.none { background: repeating-linear-gradient(45deg, #ddd 0 4px, #f4f4f4 4px 8px); color: #666 }
-p { max-width: 60rem; color: #444 }
+p, ul { max-width: 60rem; color: #444 }
+ul { padding-left: 1.2rem }
+.lead { font-size: 17px; font-weight: 600; color: #222 }
+main { display: grid; column-gap: 2rem }
+.scroll { max-width: 100%; overflow-x: auto }
+section { min-width: 0 }
+tbody th { position: sticky; left: 0; background: #fff }
+table.many thead th { writing-mode: vertical-rl; transform: rotate(180deg) }
+table.many thead th { max-height: 180px; padding: 6px 2px }
+table.many td { padding: 2px 4px }
+table.many tbody th { font-size: 11px }
+table.words td { white-space: normal; max-width: 115px }
 section p { max-width: 34rem; font-size: 12px }
 h2 { font-size: 15px; margin: 0 }
 """
@@ -52,12 +66,14 @@ class Grid:
         note: How to read it.
         columns: Headings.
         rows: Headings and squares, one for each column.
+        words: Whether squares hold words, which are wrapped.
     """
 
     title: str
     note: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Square, ...]], ...]
+    words: bool = False
 
 
 def colour(ratio: float, most: float = 2.0) -> str:
@@ -70,12 +86,21 @@ def colour(ratio: float, most: float = 2.0) -> str:
 def write_grids(
     path: Path, title: str, paragraphs: Sequence[str], grids: Sequence[Grid], *, columns: int = 1
 ) -> None:
-    """Writes the page, whole or not at all; with so many tables beside each other."""
-    text = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
+    """Writes the page, whole or not at all.
+
+    Args:
+        path: HTML file.
+        title: What the page comes to.
+        paragraphs: The conclusion, then what else there is to say, which becomes a list.
+        grids: The tables.
+        columns: How many of them stand beside each other.
+    """
+    text = "".join(f"<p class=lead>{html.escape(one)}</p>" for one in paragraphs[:1])
+    text += f"<ul>{''.join(f'<li>{html.escape(one)}</li>' for one in paragraphs[1:])}</ul>"
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
         f"<style>{_STYLE}</style><body><h1>{html.escape(title)}</h1>{text}"
-        f"<main style='display:grid;grid-template-columns:repeat({columns},max-content);column-gap:2rem'>"
+        f"<main style='grid-template-columns:repeat({columns},minmax(0,max-content))'>"
         f"{''.join(f'<section>{_table(grid)}</section>' for grid in grids)}</main></body></html>\n"
     )
     write_text(path, page)
@@ -83,13 +108,15 @@ def write_grids(
 
 def _table(grid: Grid) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in grid.columns)
+    kind = "words" if grid.words else "many" if len(grid.columns) > MANY else ""
     rows = "\n".join(
         f"<tr><th>{html.escape(name)}</th>{''.join(map(_square, squares))}</tr>"
         for name, squares in grid.rows
     )
     return (
         f"<h2>{html.escape(grid.title)}</h2><p>{html.escape(grid.note)}</p>"
-        f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        f"<div class=scroll><table class='{kind}'><thead><tr><th></th>{head}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 

@@ -8,16 +8,65 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.form import Row
 from benchmarks.paired import paired
 from benchmarks.policy_cells import Cell, kinds
 from benchmarks.policy_grid import Grid, Square, colour, write_grids
 from benchmarks.policy_results import Results
 from benchmarks.policy_runs import Figures, Waits
+from shunter.report.words import decided_text
 
-__all__ = ["write_picture", "write_tables"]
+__all__ = ["conclusions", "write_picture", "write_tables"]
+
+PARTS = ("all cells", "several devices", "one device", "held-out models, GPUs, trace")
+"""Groups of cells of which rows compare policies."""
 
 
-def write_picture(path: Path, results: Results, judged: Sequence[str], seeds: int) -> None:
+def conclusions(rows: Sequence[Row], judged: Sequence[str], best: str) -> tuple[str, list[str]]:
+    """A title that says how the first policy stands against the best baseline, and lines that say where.
+
+    Args:
+        rows: Of the benchmark; there, how much lower a policy is counts as positive.
+        judged: Labels of the policies that the rows are of.
+        best: Label of the best single baseline.
+    """
+    by, titles, lines = {row.metric: row for row in rows}, [], []
+    for label in judged:
+        found = {part: _turned(by.get(f"{part}: {label} lower than {best} by")) for part in PARTS}
+        known = [f"{part} {text}" for part, text in found.items() if text]
+        if known:
+            titles.append(f"{label} {found[PARTS[0]]}" if found[PARTS[0]] else "")
+            lines.append(f"{label} against {best}: {'; '.join(known)}.")
+            lines += _in_each_cell(by, label)
+    first = next(filter(None, titles), "")
+    return (f"Mean response against {best}: {first}" if first else "Policies in cells"), lines
+
+
+def _in_each_cell(by: Mapping[str, Row], label: str) -> list[str]:
+    """Against the best baseline of each cell: on average, and in how many it is better and worse."""
+    text = _turned(by.get(f"each cell: {label} lower than its best baseline by"))
+    parts = [f"geometric mean {text}"] if text else []
+    start = f"cells where {label} is "
+    for row in by.values():
+        if row.value is not None and row.metric.startswith(f"{start}significantly"):
+            kind = row.metric.removeprefix(start).replace("the best baseline there", "it")
+            parts.append(f"{kind} in {row.value:.0f} ({row.note})")
+    if not parts:
+        return []
+    return [f"{label} against the best baseline of each cell, chosen with hindsight: {'; '.join(parts)}."]
+
+
+def _turned(row: Row | None) -> str:
+    """How much lower as a change of the mean response: negative is lower."""
+    if row is None or row.value is None:
+        return ""
+    low, high = (None, None) if row.interval is None else (-row.interval[1], -row.interval[0])
+    return decided_text({"change": -row.value, "low": low, "high": high})
+
+
+def write_picture(
+    path: Path, results: Results, judged: Sequence[str], seeds: int, rows: Sequence[Row] = ()
+) -> None:
     """Writes heat maps of cells and policies: mean responses, p99.9 waits and the longest of any model.
 
     Args:
@@ -25,10 +74,15 @@ def write_picture(path: Path, results: Results, judged: Sequence[str], seeds: in
         results: All.
         judged: Labels that come first.
         seeds: Of each cell.
+        rows: Of the benchmark, which the page's conclusions are made from.
     """
     labels = [*judged, *_by_mean(results, [label for label in results.labels if label not in judged])]
     best = results.best
+    title, lines = conclusions(rows, judged, best)
     paragraphs = [
+        *lines,
+        "Changes are of the mean response, geometric means over cells, with paired 95 % intervals: negative "
+        "= lower = better; undecided where the interval holds zero.",
         f"Each cell: {seeds} request sequences that nothing was tuned or trained on, the same for every "
         f"policy; × is relative to {best}, the best single baseline (tuned on other requests). Blue is "
         "lower, red higher, full at half and double. A frame marks the lowest of the heuristics that see "
@@ -42,7 +96,7 @@ def write_picture(path: Path, results: Results, judged: Sequence[str], seeds: in
         _grid("p99.9 wait for a first token", "Over all requests of a cell.", results, labels, wait),
         _grid("Longest wait of any model", "For a first token; waits.csv has all.", results, labels, worst),
     ]
-    write_grids(path, "Policies in cells", paragraphs, grids)
+    write_grids(path, title, paragraphs, grids)
 
 
 def write_tables(json: Path, results: Results, guard_off: Mapping[str, str]) -> None:
@@ -153,4 +207,5 @@ def _mean_square(results: Results, label: str, figure: Callable[[Figures], float
     if not ratios:
         return Square("unstable")
     mean = float(np.exp(np.mean(np.log(ratios))))
-    return Square(f"{mean:.2f} ({len(ratios)})", colour(mean), f"{label}: over {len(ratios)} cells")
+    some = f" ({len(ratios)})" if len(ratios) < len(pairs) else ""
+    return Square(f"{mean:.2f}{some}", colour(mean), f"{label}: over {len(ratios)} cells")

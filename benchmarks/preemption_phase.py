@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.form import Row, main, reported
 from benchmarks.paired import Paired, holm, paired
-from benchmarks.phase_page import PhaseCell, write_diagram
+from benchmarks.phase_page import write_diagram
 from benchmarks.phase_worlds import WAYS, Rule, Setting, phase_world, rules
 from benchmarks.policy_cells import DRAIN, cut_off
 from benchmarks.policy_runs import Figures, figures_of
@@ -29,7 +29,6 @@ from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.eval.metrics.capacity import capacity
-from shunter.uncertainty import sign_of
 
 __all__ = ["Outcome", "Verdict", "judge", "run"]
 
@@ -54,8 +53,6 @@ class Outcome:
         setting: Machine and factors.
         load: Share of the capacity.
         capacity_per_s: Measured there.
-        load_s: Mean time of a load.
-        decode_tokens: Mean of a request.
         chosen: For each way the rule that stands for it.
         figures: For each way on the seeds that judge.
     """
@@ -63,8 +60,6 @@ class Outcome:
     setting: Setting
     load: float
     capacity_per_s: float
-    load_s: float
-    decode_tokens: float
     chosen: dict[str, str]
     figures: dict[str, Figures]
 
@@ -124,16 +119,13 @@ def measure(setting: Setting, loads: Sequence[float], seeds: Sequence[int]) -> l
     contenders = [make_policy(tuned[name]) for name in CAPACITY_RULES]
     sequences = SEED_RANGES["capacity"][:CAPACITY_SEEDS]
     rate_per_s = capacity(world, contenders, sequences, requests=CAPACITY_REQUESTS).rate_per_s
-    requests = world.draw(seeds[0])
-    load_s = float(world.tables.load_s[world.tables.level_ok].mean())
     outcomes = []
     for load in loads:
         at = world.at_rate(load * rate_per_s)
         chosen = {way: choose(at, [rule for rule in rules(tuned) if rule.way == way]) for way in WAYS}
         figures = {way: outcome_of(at, rule, seeds) for way, rule in chosen.items()}
         names = {way: rule.name for way, rule in chosen.items()}
-        tokens = float(requests.decode_tokens.mean())
-        outcomes.append(Outcome(setting, load, rate_per_s, load_s, tokens, names, figures))
+        outcomes.append(Outcome(setting, load, rate_per_s, names, figures))
     return outcomes
 
 
@@ -164,15 +156,14 @@ def run(quick: bool, workers: int, json: Path | None) -> list[Row]:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         outcomes = [outcome for found in pool.map(measure, *zip(*jobs, strict=True)) for outcome in found]
     verdicts = [judge(outcome) for outcome in outcomes]
-    if json is not None:
-        write_diagram(
-            json.with_suffix(".html"), [_shown(*pair) for pair in zip(outcomes, verdicts, strict=True)]
-        )
-    return [
+    rows = [
         *_count_rows(outcomes, verdicts),
         *_margin_rows(outcomes),
         *(_cell_row(outcome, verdict) for outcome, verdict in zip(outcomes, verdicts, strict=True)),
     ]
+    if json is not None:
+        write_diagram(json.with_suffix(".html"), rows)
+    return rows
 
 
 def _count_rows(outcomes: Sequence[Outcome], verdicts: Sequence[Verdict]) -> list[Row]:
@@ -231,25 +222,6 @@ def _cell_row(outcome: Outcome, verdict: Verdict) -> Row:
 
 def _tied(verdict: Verdict) -> str:
     return f" ({', '.join(verdict.tied)})" if len(verdict.tied) > 1 else ""
-
-
-def _shown(outcome: Outcome, verdict: Verdict) -> PhaseCell:
-    """What the picture needs of a cell."""
-    preempt = outcome.change("preempt", "wait")
-    best = None if verdict.best is None else outcome.change(verdict.best, "wait")
-    low, high = (0.0, 0.0) if preempt is None else preempt.interval()
-    return PhaseCell(
-        machine=outcome.setting.machine,
-        reload=f"× {outcome.setting.reload:g} ({outcome.load_s:.2g} s)",
-        length=f"answers × {outcome.setting.length:g} ({outcome.decode_tokens:.0f} tokens)",
-        load=outcome.load,
-        verdict=verdict.text,
-        tied=verdict.tied,
-        best_change=None if best is None else best.change,
-        preempt_change=None if preempt is None else preempt.change,
-        clear=sign_of(low, high) != 0,
-        title=_cell_row(outcome, verdict).note,
-    )
 
 
 _MORE = {"--workers": {"type": int, "default": 1, "help": "processes"}}

@@ -18,14 +18,18 @@ from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.prior import PRIOR
 from shunter.agents.registry import POLICIES, make_policy
 from shunter.catalog.models import get_model, scaled_model
-from shunter.cli.eval_ import findings, show_tables
+from shunter.cli.eval_ import show_tables
+from shunter.cli.first_look import first_look
 from shunter.cli.fit import errors_table
-from shunter.cli.options import open_console, progress, say
+from shunter.cli.options import Verbose, open_console, progress, say, say_answer
 from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import make_world
 from shunter.errors import UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
+from shunter.eval.execution.failure_log import execution_lines
 from shunter.eval.execution.real import open_engines
+from shunter.eval.fidelity.tables import fidelity_verdict
 from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.saved import log_evaluation, save_evaluation
 from shunter.files import finite, write_json, write_text
@@ -35,12 +39,13 @@ from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.profile import profile_models
 from shunter.profiling.sweep.plan import SweepSettings
 from shunter.profiling.sweep.sweep import SweepProgress
+from shunter.report.words import verdict
 from shunter.tracking.runs import tracking
-from shunter.train.runs import Listener, Run, added_words, train_runs
+from shunter.train.runs import Listener, Run, train_runs
 from shunter.train.settings import EvolutionSettings
 from shunter.train.verdict import TUNED, untrained_policy, verdict_of
 
-__all__ = ["demo"]
+__all__ = ["demo", "demo_findings"]
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,13 @@ def demo(
     ] = None,
     generations: Annotated[int, typer.Option(min=1, help="Of the training.")] = 60,
     real_seeds: Annotated[int, typer.Option(min=1, help="Request sequences to run for real.")] = 2,
+    verbose: Verbose = False,
 ) -> None:
     """Profile, fit, train, compare in simulation, and run the same policies on the real engine.
 
-    Three models with random weights share one device that holds about half of their bytes. A second run goes
-    on with what was profiled before.
+    Before it measures anything it simulates a policy that comes with shunter beside what people run. Three
+    models with random weights share one device that holds about half of their bytes. A
+    second run goes on with what was profiled before.
 
     Examples:
 
@@ -109,7 +116,27 @@ def demo(
     if engine not in RECIPES:
         raise UnknownNameError("--engine", engine, RECIPES)
     folder = out or Path("runs") / ("demo" if engine == "transformers" else f"demo-{engine}")
-    _Demo(open_console(), engine, RECIPES[engine], folder).run(generations, real_seeds)
+    _Demo(open_console(), engine, RECIPES[engine], folder, verbose).run(generations, real_seeds)
+
+
+def demo_findings(policy: LearnedPolicy, simulated: Evaluation, real: Evaluation) -> list[str]:
+    """What came of a demo in words, the answer first.
+
+    Args:
+        policy: That was trained; its file says what training added.
+        simulated: Of all policies.
+        real: Of some of them on the engine, and of the same requests simulated.
+    """
+    added, in_reality = verdict_of(policy), real.to_dict()
+    of_real = [line for line in verdict(in_reality) if not line.startswith("Simulated: ")]
+    return [
+        *verdict(simulated.to_dict())[:1],
+        *(added.words if added is not None else ()),
+        *of_real[:1],
+        *fidelity_verdict(in_reality),
+        *of_real[1:],
+        *execution_lines(in_reality),
+    ]
 
 
 def _tuned() -> Policy:
@@ -120,12 +147,16 @@ def _tuned() -> Policy:
 
 
 class _Demo:
-    def __init__(self, console: Console, engine: str, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, console: Console, engine: str, recipe: Recipe, folder: Path, verbose: bool) -> None:
         self.console, self.engine, self.recipe, self.folder = console, engine, recipe, folder
+        self.verbose = verbose
         self.begun_s = time.monotonic()
         self.summary: dict[str, Any] = {"engine": engine, "mlflow_run_ids": {}}
 
     def run(self, generations: int, real_seeds: int) -> None:
+        self._step("look", "a trained policy that comes with shunter, and what people run")
+        for line in first_look(SEED_RANGES["benchmark"]):
+            say(self.console, line)
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoints = self._checkpoints()
         self._profile(checkpoints)
@@ -166,6 +197,11 @@ class _Demo:
         rule = Rule(f"[{time.monotonic() - self.begun_s:.0f} s] {name}: {text}", align="left")
         self.console.print(rule, width=min(RULE_COLUMNS, self.console.width))
 
+    def _more(self, text: str) -> None:
+        """Says what only those want to read who asked for more."""
+        if self.verbose:
+            say(self.console, text)
+
     def _checkpoints(self) -> dict[str, Path]:
         self._step("checkpoint", "three models with random weights, scaled down from the catalogue")
         paths = {}
@@ -177,7 +213,7 @@ class _Demo:
                 params = size_mb * 1e6 / bytes_per_weight(self.recipe.quantization)
                 spec = scaled_model(get_model(like), params)
                 write_checkpoint(spec, path, format=self.recipe.format, quantization=self.recipe.quantization)
-            say(self.console, f"{path}")
+            self._more(f"{path}")
             paths[name] = path
         return paths
 
@@ -219,7 +255,8 @@ class _Demo:
         self._step("fit", "dataset to performance model")
         performance = PerformanceModel().fit(read_dataset(self.folder / "profile.parquet"))
         path = performance.save(self.folder / "perf")
-        self.console.print(errors_table(performance))
+        if self.verbose:
+            self.console.print(errors_table(performance))
         self.summary["cv_mape"] = {
             target: {
                 "held_out_cells": errors.held_out_cells.mape if errors.held_out_cells else None,
@@ -283,9 +320,8 @@ class _Demo:
         with tracking("eval", kind, folder=self.folder) as tracker:
             log_evaluation(tracker, files)
         self.summary["mlflow_run_ids"][kind] = tracker.run_id
-        show_tables(self.console, evaluation)
-        for line in findings(evaluation.to_dict()):
-            say(self.console, line)
+        if self.verbose:
+            show_tables(self.console, evaluation)
         return files
 
     def _summary(self, simulated: Evaluation, real: Evaluation) -> dict[str, Any]:
@@ -306,16 +342,16 @@ class _Demo:
         return found
 
     def _finish(self, simulated: Evaluation, real: Evaluation, files: dict[str, Path]) -> None:
-        verdict = verdict_of(self.policy)
+        added = verdict_of(self.policy)
         self.summary["policies"] = self._summary(simulated, real)
-        self.summary["training_added"] = None if verdict is None else verdict.model_dump(mode="json")
+        self.summary["training_added"] = None if added is None else added.model_dump(mode="json")
         self.summary["duration_s"] = time.monotonic() - self.begun_s
-        path = self.folder / "summary.json"
-        write_json(path, finite(self.summary))
-        self._step("done", "where things are")
+        summary = write_json(self.folder / "summary.json", finite(self.summary))
+        self._step("done", "what came of it, and where things are")
         database = (self.folder / "mlflow.db").resolve()
-        say(self.console, f"report:  {files['report']}")
-        say(self.console, f"summary: {path}")
-        say(self.console, f"MLflow:  mlflow ui --backend-store-uri sqlite:///{database}")
-        for line in added_words(self.policy):
-            say(self.console, line)
+        places = (
+            f"page:    {files['report']}",
+            f"summary: {summary}",
+            f"MLflow:  mlflow ui --backend-store-uri sqlite:///{database}",
+        )
+        say_answer(self.console, demo_findings(self.policy, simulated, real), places, verbose=self.verbose)

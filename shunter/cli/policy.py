@@ -15,7 +15,7 @@ from shunter.agents.learned.file import FACTS, Training, training_of
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.score_card import ScoreCard, score_card_of
 from shunter.agents.model_uri import load_registered
-from shunter.cli.options import PERFORMANCE, open_console, performance_of, say
+from shunter.cli.options import PERFORMANCE, Verbose, open_console, performance_of, say, say_answer
 from shunter.errors import InputError
 from shunter.files import write_json
 from shunter.train.verdict import Verdict, shown, verdict_of
@@ -29,9 +29,10 @@ File = Annotated[
 
 def policy_show(
     file: File,
+    verbose: Verbose = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Say what a policy was trained on, and how it did.
+    """Say how a policy did, and what it was trained on; --verbose: scenario by scenario, with all settings.
 
     Examples:
 
@@ -45,19 +46,42 @@ def policy_show(
     if as_json:
         print(json.dumps(_plain(policy, training, card, verdict), indent=1))
         return
-    say(console, f"{policy.name}: features version {policy.metadata['features_version']}")
-    if training is None:
-        say(console, "The file does not say what it was trained on.")
-    else:
+    findings = [
+        *(verdict.words if verdict is not None else ("The file does not say what training added.",)),
+        *_card_lines(card),
+        _training_line(training),
+        f"{policy.name}: features version {policy.metadata['features_version']}",
+    ]
+    say_answer(console, findings)
+    if verbose and training is not None:
         _show_training(console, training)
-    if card is None:
-        say(console, "The file holds no score card.")
-    else:
+    if verbose and card is not None:
         console.print(card_table(card))
-        if card.change is not None:
-            say(console, f"Against the best baseline of each row, geometric mean: {card.change:+.1%}")
-    for line in verdict.words if verdict is not None else ("The file does not say what training added.",):
-        say(console, line)
+
+
+def _card_lines(card: ScoreCard | None) -> list[str]:
+    """What a score card comes to."""
+    if card is None:
+        return ["The file holds no score card."]
+    ends = [(cell.low, cell.high) for cell in card.cells]
+    lower = sum(high is not None and high < 0 for _, high in ends)
+    higher = sum(low is not None and low > 0 for low, _ in ends)
+    mean = "" if card.change is None else f" is {card.change:+.1%} in the geometric mean (negative = lower),"
+    return [
+        f"Against the best baseline of each scenario and load its mean response{mean} lower by more than "
+        f"chance in {lower} of {len(ends)}, higher in {higher}, undecided in {len(ends) - lower - higher} "
+        f"({len(card.seeds)} request sequences, 95 % intervals)"
+    ]
+
+
+def _training_line(training: Training | None) -> str:
+    if training is None:
+        return "The file does not say what it was trained on."
+    loads = sorted(training.loads)
+    ends = " to ".join(dict.fromkeys(f"{load:.3g}" for load in (loads[0], loads[-1]))) if loads else "unknown"
+    counted = (("scenarios", training.scenarios), ("models", training.models), ("devices", training.devices))
+    what = ", ".join(f"{len(names)} {name if len(names) != 1 else name[:-1]}" for name, names in counted)
+    return f"Trained for {training.steps} decisions, seed {training.seed}, on {what}, load {ends}"
 
 
 def policy_average(
@@ -186,15 +210,14 @@ def policy_register(
     name = name or default_name(worlds[0].scenario.name)
     with tracking("register", name) as tracker:
         done = register_policy(file, name=name, worlds=worlds, tracker=tracker)
-    console = open_console()
-    say(console, f"{name} version {done.version}: {'champion' if done.champion else 'not the champion'}")
-    say(console, done.why)
+    role = "champion" if done.champion else "not the champion"
+    say_answer(open_console(), (f"{name} version {done.version}: {role}", done.why))
 
 
 def card_table(card: ScoreCard) -> Table:
     """A row for each scenario and load."""
     title = f"Validation, {len(card.seeds)} workload seeds ({min(card.seeds)} to {max(card.seeds)})"
-    table = Table("scenario", title=title)
+    table = Table("scenario", title=title, caption="Change: negative = lower = better.")
     for text in ("load", "mean response", "best baseline", "its response", "change, 95 % interval"):
         table.add_column(text, justify="left" if text == "best baseline" else "right")
     for cell in card.cells:
@@ -214,7 +237,6 @@ def _seconds(value: float | None) -> str:
 
 
 def _show_training(console: Console, training: Training) -> None:
-    say(console, f"Trained for {training.steps} decisions, seed {training.seed}")
     for title, items in (
         ("scenarios", training.scenarios),
         ("loads", [f"{load:.3g}" for load in training.loads]),

@@ -11,7 +11,7 @@ from rich.console import Console
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.catalog.work import FACT_COLUMNS
-from shunter.cli.options import open_console, progress, say
+from shunter.cli.options import Verbose, open_console, progress, say, say_answer
 from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import engine_entry, start_engine
 from shunter.errors import InputError
@@ -80,6 +80,7 @@ def profile_preemption(
     seed: _Seed = _DEFAULTS.seed,
     resume: _Resume = False,
     python: _Python = None,
+    verbose: Verbose = False,
 ) -> None:
     """Measure what preempting a model costs, part by part, as the seed paper did.
 
@@ -117,10 +118,12 @@ def profile_preemption(
         predict=lambda: _predict(performance, plan, engine, parse_device(device, field="--device").name),
         resume=resume,
     )
-    _measure(open_console(), measurement, out, python)
+    _measure(open_console(), measurement, out, python, verbose)
 
 
-def _measure(console: Console, measurement: Measurement, out: Path, python: str | None) -> None:
+def _measure(
+    console: Console, measurement: Measurement, out: Path, python: str | None, verbose: bool
+) -> None:
     try:
         with (
             start_engine(measurement.engine, measurement.device, python=python) as running,
@@ -129,26 +132,28 @@ def _measure(console: Console, measurement: Measurement, out: Path, python: str 
             measure_preemption(measurement, running, progress=report)
     except KeyboardInterrupt:
         say(console, "Interrupted; --resume goes on.")
-        _show(console, measurement, out)
+        _show(console, measurement, out, verbose)
         raise typer.Exit(130) from None
     except EngineError:
         if len(measurement.file.rows):
             say(console, f"{out} keeps {len(measurement.file.rows)} cycles; --resume goes on from there.")
         raise
-    _show(console, measurement, out)
+    _show(console, measurement, out, verbose)
 
 
-def _show(console: Console, measurement: Measurement, out: Path) -> None:
+def _show(console: Console, measurement: Measurement, out: Path, verbose: bool) -> None:
     rows = measurement.file.rows
     if rows.empty:
         say(console, f"{out}: no cycle was finished")
         return
     shown = write_preemption_report(rows, measurement.plan, out)
-    for table in shown.tables:
-        console.print(table.to_rich())
-    for line in shown.lines:
-        say(console, line)
-    say(console, f"{out}: {len(rows)} cycles in preemption.parquet, preemption.html and results.json")
+    place = (
+        f"page: {out / 'preemption.html'}; {len(rows)} cycles in preemption.parquet, figures in results.json"
+    )
+    say_answer(console, shown.lines, (place,), verbose=verbose)
+    if verbose:
+        for table in shown.tables:
+            console.print(table.to_rich())
 
 
 def _cut_list(text: str, job_tokens: int) -> tuple[int, ...]:

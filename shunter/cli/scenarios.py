@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,15 @@ import pandas as pd
 import typer
 
 from shunter.agents.registry import HEURISTICS, make_policy
-from shunter.cli.options import PERFORMANCE, open_console, performance_of, progress, say, seed_list
+from shunter.cli.options import (
+    PERFORMANCE,
+    Verbose,
+    open_console,
+    performance_of,
+    progress,
+    say,
+    seed_list,
+)
 from shunter.envs.scenario.library import find_scenario, scenario_names, write_capacity
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.scenario.workload import Workload
@@ -35,8 +44,8 @@ Performance = Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default
 Json = Annotated[Path | None, typer.Option("--json", help="Also write it here.", show_default=False)]
 
 
-def scenarios_list(json_path: Json = None) -> None:
-    """List the scenarios that shunter ships, with what they are for.
+def scenarios_list(verbose: Verbose = False, json_path: Json = None) -> None:
+    """List the scenarios that shunter ships, a line each; --verbose says what they are for.
 
     Those of the split "test" hold models, GPUs and lengths that no other has: they are for judging policies
     that were tuned and trained on the others.
@@ -47,19 +56,14 @@ def scenarios_list(json_path: Json = None) -> None:
     """
     console = open_console()
     listed = [_listed(load_scenario(name)) for name in scenario_names()]
-    columns = ("scenario", "split", "devices", "models", "workload", "what for")
-    rows = tuple(
-        (
-            str(s["name"]),
-            str(s["split"]),
-            ", ".join(s["devices"]),
-            str(s["models"]),
-            s["workload"],
-            s["description"],
-        )
-        for s in listed
-    )
-    console.print(ReportTable("Scenarios", columns, rows).to_rich())
+    columns = ("scenario", "split", "devices", "models", "workload")
+    rows = [(s["name"], s["split"], ", ".join(s["devices"]), str(s["models"]), s["workload"]) for s in listed]
+    if verbose:
+        described = tuple((*row, s["description"]) for row, s in zip(rows, listed, strict=True))
+        console.print(ReportTable("Scenarios", (*columns, "what for"), described).to_rich())
+    else:
+        for line in _aligned([columns, *rows]):
+            say(console, line)
     if json_path is not None:
         write_json(json_path, finite(listed))
 
@@ -101,6 +105,7 @@ def scenarios_check(
     write: Annotated[
         bool, typer.Option("--write", help="Write the capacity into the file, behind its load.")
     ] = False,
+    verbose: Verbose = False,
     json_path: Json = None,
 ) -> None:
     """Check a scenario, and measure the largest arrival rate that the best heuristic sustains.
@@ -116,7 +121,6 @@ def scenarios_check(
     workload = world.scenario.workload
     result: dict[str, Any] = {"scenario": world.scenario.name, "rate_per_s": world.rate_per_s}
     result["utilisation"] = utilisation(world, world.rate_per_s).tolist()
-    console.print(_utilisation_table(world).to_rich())
     if workload.closed_loop is not None:
         say(console, "closed loop: its users slow themselves down, so that it has no capacity")
     else:
@@ -128,6 +132,8 @@ def scenarios_check(
             say(console, line)
         if write:
             say(console, f"written to {write_capacity(find_scenario(scenario), found.rate_per_s)}")
+    if verbose:
+        console.print(_utilisation_table(world).to_rich())
     if json_path is not None:
         write_json(json_path, finite(result))
 
@@ -155,6 +161,13 @@ def _guard_line(world: World) -> str:
     if world.guard_feasible:
         return f"{line}; at this rate every model has its turn in {world.rotation.rotation_s:.4g} s"
     return f"{line}; at this rate this cannot be kept for all, waits may become longer"
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A line for each row, columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{text:{w}}" for text, w in zip(row, widths, strict=True)) for row in rows)
+    return [line.rstrip() for line in lines]
 
 
 def _listed(scenario: Scenario) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def write_offload_page(curves: pd.DataFrame, path: str | os.PathLike[str], *, so
     return write_page(
         path,
         title="Decode speed against the share of layers left on the host",
-        paragraphs=[*sources, *offload_findings(curves), note],
+        paragraphs=[*offload_findings(curves), *sources, note],
         figures=[
             _figure(curves, "", "Tokens per second", "tokens/s"),
             _figure(curves, "relative_", "Relative to all layers on the device", "share"),

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from shunter.eval.compare import Change, Comparison
 from shunter.eval.metrics.load_curves import load_curves
 from shunter.report.page import PALETTE, ReportTable, Section, write_markdown, write_sections
-from shunter.report.words import WORLDS, format_metric, verdict
+from shunter.report.words import WORLDS, best_text, format_metric, verdict
 from shunter.uncertainty import UNDECIDED, said
 
 __all__ = ["changes_table", "comparison_words", "figures_words", "load_words", "marks_table"]
@@ -125,7 +125,7 @@ def changes_table(comparison: Comparison) -> ReportTable | None:
         rows.append((str(c.run), c.policy, c.world, str(c.sequences), change_words(c), unlike))
     note = (
         "Change of the mean response against run 1, on the same requests, with its 95 % paired bootstrap "
-        "interval: below zero, this run answers sooner. A figure is marked by all that is unlike besides."
+        "interval: negative = lower response = better. A figure is marked by all that is unlike besides."
     )
     columns = ("run", "policy", "world", "sequences", "change against run 1", "unlike besides")
     return ReportTable("Paired differences", columns, tuple(rows), note, prose=True) if rows else None
@@ -150,9 +150,11 @@ def marks_table(comparison: Comparison) -> ReportTable | None:
 
 
 def load_words(comparison: Comparison) -> list[str]:
-    """What each of several loads came to, in words."""
+    """What several loads came to in words: the best policy of each, then each by itself."""
     results = [run.result for run in comparison.runs]
-    return [f"At {r['rate_per_s']:.4g} requests/s. {line}" for r in results for line in verdict(r)]
+    best = "; ".join(f"{best_text(r)} at {r['rate_per_s']:.4g} requests/s" for r in results)
+    each = [f"At {r['rate_per_s']:.4g} requests/s. {line}" for r in results for line in verdict(r)]
+    return [f"Lowest mean response: {best}.", *each]
 
 
 def write_comparison(

@@ -109,7 +109,7 @@ def _judged(explanation: Explanation) -> Section:
     note = (
         "Its prior alone: all learned weights zero, the prior's four numbers as learned. Untrained: what "
         "trainings begin with. p99 wait: for a first token, mean over sequences of each one's 99th "
-        "percentile."
+        "percentile. Changes: negative = lower = better; undecided where the interval holds zero."
     )
     return Section("Is it better?", tables=(ReportTable("", columns, tuple(rows), note),))
 
@@ -194,7 +194,8 @@ def _needed(explanation: Explanation) -> Section:
     sure = sum(group.worse.sign > 0 for group in explanation.groups)
     better = sum(group.worse.sign < 0 for group in explanation.groups)
     note = (
-        "Change of the mean response on the same requests, all else as trained: the groups that are missed "
+        "Change of the mean response without a group, on the same requests, all else as trained (negative = "
+        "lower = better without it): the groups that are missed "
         f"most, and those missed least. Of {len(explanation.groups)} groups {sure} are missed, {better} "
         "would better be gone (intervals that exclude 0: by chance one in 40 does on either side), "
         f"{len(explanation.groups) - len(telling)} change nothing at all. All are held against the same "

@@ -23,10 +23,13 @@ COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#f
 PALETTE = (*COLOURS, *pc.qualitative.Dark24, *pc.qualitative.Light24)
 """For more series than ``COLOURS`` has; the same first."""
 
+_UNFOLDED = 4
+"""Most findings below the conclusion that a page shows without being asked."""
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: .5rem 0 1rem; font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .45rem; text-align: right; border-bottom: 1px solid #ddd; font-size: 13px }
+th, td { padding: .3rem .32rem; text-align: right; border-bottom: 1px solid #ddd; font-size: 12.5px }
 td { white-space: nowrap }
 th:first-child, td:first-child, .prose th, .prose td { text-align: left }
 .prose td + td { white-space: normal }
@@ -34,6 +37,8 @@ h2 { font-size: 17px; margin: 1.5rem 0 0 }
 h3 { font-size: 15px; margin: 1rem 0 0 }
 nav a { margin-right: 1rem }
 .wide { overflow-x: auto }
+.lead { font-size: 17px; font-weight: 600; max-width: 70rem }
+.findings { max-width: 75rem; padding-left: 1.2rem }
 .note { color: #666; font-size: 13px; margin: .2rem 0 }
 """
 
@@ -137,8 +142,16 @@ def write_page(
     figures: Sequence[go.Figure],
     tables: Sequence[ReportTable],
 ) -> Path:
-    """Writes one HTML file that works offline: plotly.js is inside."""
-    parts = [f"<h1>{html.escape(title)}</h1>", *(f"<p>{html.escape(text)}</p>" for text in paragraphs)]
+    """Writes one HTML file that works offline: plotly.js is inside.
+
+    Args:
+        path: Of the file.
+        title: What the page comes to, or what it is about.
+        paragraphs: The conclusion, then what else there is to say, which becomes a list.
+        figures: Then these.
+        tables: Then these.
+    """
+    parts = _opening(title, paragraphs)
     parts += _drawn(figures)
     parts += [table.to_html() for table in tables]
     return write_text(path, _page(title, parts))
@@ -147,8 +160,15 @@ def write_page(
 def write_sections(
     path: str | os.PathLike[str], *, title: str, paragraphs: Sequence[str], sections: Sequence[Section]
 ) -> Path:
-    """Writes one HTML file of several sections that works offline: plotly.js is inside."""
-    parts = [f"<h1>{html.escape(title)}</h1>", *(f"<p>{html.escape(text)}</p>" for text in paragraphs)]
+    """Writes one HTML file of several sections that works offline: plotly.js is inside.
+
+    Args:
+        path: Of the file.
+        title: What the page comes to, or what it is about.
+        paragraphs: The conclusion, then what else there is to say, which becomes a list.
+        sections: In order.
+    """
+    parts = _opening(title, paragraphs)
     links = (f'<a href="#s{i}">{html.escape(section.title)}</a>' for i, section in enumerate(sections))
     parts.append(f"<nav>{''.join(links)}</nav>")
     begun = False
@@ -165,13 +185,27 @@ def write_markdown(
     path: str | os.PathLike[str], *, title: str, paragraphs: Sequence[str], sections: Sequence[Section]
 ) -> Path:
     """Writes what ``write_sections`` does as Markdown, without the figures."""
-    parts = [f"# {title}", *paragraphs]
+    parts = [f"# {title}", *paragraphs[:1], "\n".join(f"- {text}" for text in paragraphs[1:])]
+    parts = [part for part in parts if part]
     for section in sections:
         if section.tables or not section.figures:
             parts += [f"## {section.title}", *section.notes]
         for table in section.tables:
             parts += [*([f"### {table.title}"] if table.title else []), table.to_markdown()]
     return write_text(path, "\n\n".join(parts) + "\n")
+
+
+def _opening(title: str, paragraphs: Sequence[str]) -> list[str]:
+    """The heading, the conclusion, and a list of what else there is to say."""
+    parts = [f"<h1>{html.escape(title)}</h1>"]
+    parts += [f"<p class=lead>{html.escape(text)}</p>" for text in paragraphs[:1]]
+    more = paragraphs[1:]
+    if more:
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in more)
+        listed = f"<ul class=findings>{items}</ul>"
+        folded = f"<details><summary>{len(more)} findings in detail</summary>{listed}</details>"
+        parts.append(folded if len(more) > _UNFOLDED else listed)
+    return parts
 
 
 def _drawn(figures: Sequence[go.Figure], *, begun: bool = False) -> list[str]:

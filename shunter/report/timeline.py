@@ -48,7 +48,7 @@ def write_timeline(
     """
     figure = timeline_figure(timeline, from_s=from_s, to_s=to_s)
     low, high = figure.layout.xaxis.range
-    paragraphs = [HOW_TO_READ]
+    paragraphs = [_headline(timeline), HOW_TO_READ]
     if low > 0 or high < timeline.end_s:
         paragraphs.append(
             f"The picture shows {low:.6g} to {high:.6g} s of a run of {timeline.end_s:.6g} s (at most "
@@ -221,13 +221,32 @@ def _add_queues(figure: go.Figure, timeline: Timeline, from_s: float, to_s: floa
         )
 
 
+def _headline(timeline: Timeline) -> str:
+    """What the devices did with their time, on average, in one sentence."""
+    if not timeline.devices:
+        return "No device did anything."
+    shares = np.mean([_shares(timeline, device) for device in timeline.devices], axis=0)
+    done = dict(zip(_PATTERNS, shares.tolist(), strict=True))
+    many = f"{len(timeline.devices)} devices" if len(timeline.devices) > 1 else "The device"
+    return (
+        f"{many} ran requests in {done['run']:.1%} of {timeline.end_s:.6g} s, loaded models in "
+        f"{done['load']:.1%}, and idled in {1 - sum(done.values()):.1%}."
+    )
+
+
+def _shares(timeline: Timeline, device: str) -> list[float]:
+    """Shares of the run's time that a device spent on each kind of operation."""
+    operations = timeline.operations[timeline.operations["device"] == device]
+    lasted_s = operations["end_s"] - operations["start_s"]
+    kinds = operations["operation"]
+    return [float(lasted_s[kinds == kind].sum()) / timeline.end_s for kind in _PATTERNS]
+
+
 def _device_table(timeline: Timeline) -> ReportTable:
     rows = []
     for device in timeline.devices:
         operations = timeline.operations[timeline.operations["device"] == device]
-        lasted_s = operations["end_s"] - operations["start_s"]
-        kinds = operations["operation"]
-        shares = [float(lasted_s[kinds == kind].sum()) / timeline.end_s for kind in _PATTERNS]
+        kinds, shares = operations["operation"], _shares(timeline, device)
         counts = [int((kinds == kind).sum()) for kind in ("run", "load")]
         evicted = int(operations["evicted"].map(len).sum())
         texts = (f"{share:.1%}" for share in (*shares, 1 - sum(shares)))

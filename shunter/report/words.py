@@ -9,7 +9,8 @@ import numpy as np
 
 from shunter.uncertainty import UNDECIDED, said
 
-__all__ = ["WORLDS", "change_text", "format_metric", "interval_text", "verdict"]
+__all__ = ["WORLDS", "best_text", "change_text", "decided_text", "format_metric", "headline", "interval_text"]
+__all__ += ["verdict"]
 
 WORLDS = ("simulated", "real")
 
@@ -34,6 +35,16 @@ def change_text(change: dict[str, Any]) -> str:
     return f"{change['change']:+.1%} [{change['low']:+.1%}, {change['high']:+.1%}]"
 
 
+def decided_text(change: dict[str, Any]) -> str:
+    """A paired change with its interval, and that it is undecided where the interval holds zero."""
+    open_end = (
+        ""
+        if _unknown(change)
+        else said(change["low"], change["high"], above="", below="", undecided=f", {UNDECIDED}")
+    )
+    return change_text(change) + open_end
+
+
 def interval_text(found: dict[str, Any], form: str) -> str:
     """A figure with its interval, as far as they are known.
 
@@ -46,6 +57,45 @@ def interval_text(found: dict[str, Any], form: str) -> str:
         return "-"
     ends = "" if low is None or np.isnan(low) else f" [{form.format(low)}, {form.format(high)}]"
     return f"{form.format(value)}{ends}"
+
+
+def headline(result: dict[str, Any]) -> str:
+    """What an evaluation comes to in one sentence, from real runs where there are any.
+
+    Args:
+        result: From ``Evaluation.to_dict``.
+    """
+    world, rows = _nearest_reality(result)
+    words = f"the lowest mean response is that of {best_text(result)}"
+    if len(rows) == 1:
+        words = f"mean response of {best_text(result)}"
+    elif _lowest(rows) == result["changes_against"]:
+        words = f"no policy has a lower mean response than {best_text(result)}"
+    return f"{world.capitalize()}: {words}."
+
+
+def best_text(result: dict[str, Any]) -> str:
+    """The policy with the lowest mean response, with that, and its change against the first policy.
+
+    Args:
+        result: From ``Evaluation.to_dict``; real runs count where there are any.
+    """
+    _, rows = _nearest_reality(result)
+    first, best = result["changes_against"], _lowest(rows)
+    mean = format_metric("response_mean_s", rows[best]["response_mean_s"])
+    change = "" if best == first else f"; against {first}: {decided_text(rows[best]['response_change'])}"
+    return f"{best} ({mean}{change})"
+
+
+def _nearest_reality(result: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The real world if anything ran there, else the simulated one; and each policy's figures in it."""
+    world = next(w for w in reversed(WORLDS) if any(w in p for p in result["policies"].values()))
+    return world, {name: p[world] for name, p in result["policies"].items() if world in p}
+
+
+def _lowest(rows: dict[str, Any]) -> str:
+    """Whose mean response is lowest."""
+    return min(rows, key=lambda name: _or_inf(rows[name]["response_mean_s"]))
 
 
 def verdict(result: dict[str, Any]) -> list[str]:
@@ -66,8 +116,7 @@ def verdict(result: dict[str, Any]) -> list[str]:
 
 
 def _world_words(result: dict[str, Any], world: str, rows: dict[str, Any]) -> Iterator[str]:
-    best = min(rows, key=lambda n: _or_inf(rows[n]["response_mean_s"]))
-    first = result["changes_against"]
+    best, first = _lowest(rows), result["changes_against"]
     yield (
         f"{world.capitalize()}: {best} has the lowest mean response "
         f"({format_metric('response_mean_s', rows[best]['response_mean_s'])})."

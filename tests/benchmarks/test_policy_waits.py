@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.policy_page import write_picture, write_tables
+from benchmarks.form import Row
+from benchmarks.policy_page import conclusions, write_picture, write_tables
 from benchmarks.policy_results import Results
 from benchmarks.policy_runs import Contender, Figures, Waits, longest_waits
 from benchmarks.policy_wait_rows import guard_rows, longest_rows, starved_rows, wait_rows
@@ -135,6 +136,26 @@ def test_tables_and_picture_show_waits_of_models_and_the_cost_of_the_guard(tmp_p
     write_picture(tmp_path / "out.html", some, ["mine"], 20)
     page = (tmp_path / "out.html").read_text()
     assert all(title in page for title in ("Mean response", "p99.9 wait", "Longest wait of any model"))
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [((0.05, 0.15), "-10.0% [-15.0%, -5.0%]"), ((-0.02, 0.22), "-10.0% [-22.0%, +2.0%], undecided")],
+)
+def test_the_page_is_titled_by_what_came_of_it(interval: tuple[float, float], said: str) -> None:
+    rows = [
+        Row("all cells: mine lower than greedy by", 0.1, interval=interval),
+        Row("one device: mine lower than greedy by", 0.2),
+        Row("cells where mine is significantly worse than the best baseline there", 2.0, note="a at 0.5"),
+    ]
+    title, lines = conclusions(rows, ["mine", "other"], "greedy")
+    assert title == f"Mean response against greedy: mine {said}"
+    assert lines == [
+        f"mine against greedy: all cells {said}; one device -20.0% (no interval).",
+        "mine against the best baseline of each cell, chosen with hindsight: significantly worse than it in "
+        "2 (a at 0.5).",
+    ]
+    assert conclusions([], ["mine"], "greedy") == ("Policies in cells", [])
 
 
 def test_quantiles_of_waits_are_observed_ones() -> None:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.form import Row
+from benchmarks.phase_page import conclusions, phase_cells
 from benchmarks.phase_worlds import WAYS, KeepStarted, Rule, Setting, one_level, phase_world, rules
 from benchmarks.policy_runs import Figures, Waits
 from benchmarks.policy_tuning import read_tuned
-from benchmarks.preemption_phase import Outcome, judge
+from benchmarks.preemption_phase import Outcome, _cell_row, judge
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.envs.observation.features import FEATURES, feature
 from shunter.envs.world.world import World
@@ -42,7 +44,7 @@ def outcome(means: tuple[float, ...], *, unstable: tuple[str, ...] = (), same: b
         )
         for way, mean, row in zip(WAYS, means, noise, strict=True)
     }
-    return Outcome(Setting("m", 1.0, 1.0), 0.5, 1.0, 1.0, 100.0, dict.fromkeys(WAYS, "rule"), figures)
+    return Outcome(Setting("m", 1.0, 1.0), 0.5, 1.0, dict.fromkeys(WAYS, "rule"), figures)
 
 
 def test_who_is_clearly_lowest_wins() -> None:
@@ -125,3 +127,47 @@ def test_what_is_started_is_not_evicted(world: World) -> None:
 def test_waiting_holds_whole_models() -> None:
     assert all(rule.levels == "whole" for rule in rules(read_tuned().policies) if rule.way == "wait")
     assert Rule("wait", "never-preempt", "whole").name == "never-preempt, whole levels"
+
+
+@pytest.mark.parametrize("means", [(10, 8, 12, 11), (10, 10.01, 12, 11)])
+def test_the_page_reads_what_the_rows_say(means: tuple[float, ...]) -> None:
+    done = outcome(means)
+    verdict = judge(done)
+    (cell,) = phase_cells([_cell_row(done, verdict)])
+    assert (cell.machine, cell.load, cell.reload, cell.length) == ("m", 0.5, 1.0, 1.0)
+    assert (cell.verdict, cell.tied) == (verdict.text, verdict.tied)
+    change = done.change("preempt", "wait")
+    assert change is not None
+    low, high = change.interval()
+    assert (cell.preempt_change, cell.clear) == (change.change, low > 0 or high < 0)
+    best = done.change(verdict.tied[0], "wait")
+    assert best is not None
+    assert cell.best_change == pytest.approx(best.change, abs=2e-3)
+
+
+def test_a_cell_that_does_not_drain_has_no_change() -> None:
+    done = outcome((10, 8, 12, 11), unstable=("wait",))
+    (cell,) = phase_cells([_cell_row(done, judge(done))])
+    assert (cell.verdict, cell.preempt_change, cell.best_change) == ("preempt", None, None)
+    done = outcome((10, 8, 12, 11), unstable=WAYS)
+    (cell,) = phase_cells([_cell_row(done, judge(done))])
+    assert cell.verdict == "none drains"
+
+
+@pytest.mark.parametrize(
+    ("interval", "answer"),
+    [((-0.1, -0.01), "yes"), ((-0.1, 0.01), "undecided"), ((0.01, 0.1), "no"), (None, "not measured")],
+)
+def test_the_title_answers_at_the_gpus_own_reload_cost(
+    interval: tuple[float, float] | None, answer: str
+) -> None:
+    at = "paper-a6000, load 0.3, reloads × 1, answers × 1: preempt against waiting"
+    rows = [
+        Row("paper-a6000: preempt against waiting", -0.5, interval=(-0.6, -0.4)),
+        Row("paper-a6000, reloads × 1: preempt against waiting", 0.0, interval=interval),
+        Row(at, 0.0, interval=(-0.1, 0.1), note="wait; wait 3 s (r, l), preempt 3 s (r, l); capacity 1/s"),
+    ]
+    title, lines = conclusions(rows)
+    assert title.endswith(f"At its own reload cost: RTX A6000 {answer}")
+    assert ("undecided" in lines[0]) == (answer == "undecided")
+    assert "a mix that no GPU has: -50.0% [-60.0%, -40.0%]" in lines[1]

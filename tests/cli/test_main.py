@@ -165,6 +165,7 @@ def test_eval_at_several_loads_draws_load_curves(folder: Path, capsys: pytest.Ca
     assert {p.name for p in Path("runs/loads").iterdir()} == names
     page = Path("runs/loads/report.md").read_text()
     assert "Not drawn" not in page
+    assert "\n\nLowest mean response: fifo-swap (" in page
     assert (
         f"At {fast['rate_per_s']:.4g} requests/s. Simulated: fifo-swap has the lowest mean response" in page
     )

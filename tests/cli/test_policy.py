@@ -41,7 +41,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> s
 
 
 def test_show_prints_training_and_score_card(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = run(capsys, "policy", "show", "p.safetensors")
+    out = run(capsys, "policy", "show", "p.safetensors", "--verbose")
     assert f"random-net: features version {FEATURES_VERSION}" in out
     assert "Trained for 1000 decisions, seed 7" in out
     assert "models: large, medium, small" in out
@@ -57,6 +57,22 @@ def test_show_prints_training_and_score_card(folder: Path, capsys: pytest.Captur
     assert "does not say what it was trained on" in bare
     assert "no score card" in bare
     assert "does not say what training added" in bare
+
+
+def test_show_answers_first_and_in_at_most_ten_lines(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = run(capsys, "policy", "show", "p.safetensors").splitlines()
+    assert lines[0].startswith("training made it worse: -")
+    assert len(lines) <= 10
+    cell = json.loads(run(capsys, "policy", "show", "p.safetensors", "--json"))["score_card"]["cells"][0]
+    assert cell["low"] > 0
+    (card,) = (line for line in lines if line.startswith("Against the best baseline"))
+    assert f"is {cell['change']:+.1%} in the geometric mean" in card
+    assert "lower by more than chance in 0 of 1, higher in 1, undecided in 0 (3 request sequences" in card
+    assert any(
+        line.startswith("Trained for 1000 decisions, seed 7, on 1 scenario, 3 models") for line in lines
+    )
 
 
 def test_show_as_json_holds_everything(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,7 +93,7 @@ def test_help_imports_no_command(capsys: pytest.CaptureFixture[str], monkeypatch
 
 def test_preemption_writes_rows_a_page_and_results(preemption: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, text, err = preemption("--out", out)
+    code, text, err = preemption("--out", out, "--verbose")
     assert code == 0, err
     assert {p.name for p in out.iterdir()} == {
         "plan.json",
@@ -129,7 +129,7 @@ def test_the_prediction_is_written_before_anything_is_measured(
     assert code == 130, err
     before = (out / "predictions.json").read_bytes()
     monkeypatch.setattr(Virtual, "interrupt_at", 0)
-    code, text, err = preemption("--out", out, "--resume")
+    code, text, err = preemption("--out", out, "--resume", "--verbose")
     assert code == 0, err
     assert (out / "predictions.json").read_bytes() == before
     kept = {
@@ -156,6 +156,10 @@ def test_ctrl_c_keeps_every_finished_cycle(
     code, text, _ = preemption("--out", tmp_path / "out", "--resume")
     assert code == 0
     assert "12 cycles in preemption.parquet" in text
+    lines = text.splitlines()
+    assert lines[0].startswith("Does reload dominate here too? ")
+    assert len(lines) <= 10
+    assert str(tmp_path / "out" / "preemption.html") in lines[-1]
     monkeypatch.setattr(Virtual, "interrupt_at", 1)
     code, text, _ = preemption("--out", tmp_path / "none")
     assert code == 130

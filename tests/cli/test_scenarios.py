@@ -39,6 +39,19 @@ def test_list_names_them_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert {s["split"] for s in listed} == {"train", "test"}
 
 
+def test_list_has_a_line_a_scenario_and_crops_nothing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    heading, *lines = run(capsys, "scenarios", "list").splitlines()
+    assert heading.split() == ["scenario", "split", "devices", "models", "workload"]
+    assert [line.split()[0] for line in lines] == list(scenario_names())
+    described = run(capsys, "scenarios", "list", "--verbose")
+    assert "…" not in described
+    for name in scenario_names():
+        assert load_scenario(name).description in described
+
+
 def test_show_prints_the_file_and_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, "scenarios", "show", "trivial-two-models", "--json", "show.json")
     assert "# GPU: data sheet" in out
@@ -66,10 +79,10 @@ def test_check_measures_the_capacity_and_writes_it(capsys: pytest.CaptureFixture
     write_scenario("mine.yaml")
     out = run(
         capsys, "scenarios", "check", "mine.yaml", "--performance", "published", "--seeds", "2", "--write",
-        "--json", "check.json",
+        "--json", "check.json", "--verbose",
     )  # fmt: skip
     result = json.loads(Path("check.json").read_text())
-    assert "Estimated utilisation" in out
+    assert "Estimated utilisation" in out.partition("capacity: ")[2]
     assert f"by {result['capacity']['policy']}" in out
     stated = load_scenario("mine.yaml").workload.capacity_rate_per_s
     assert stated == pytest.approx(result["capacity"]["rate_per_s"], rel=1e-3)

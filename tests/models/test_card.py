@@ -71,3 +71,15 @@ def test_a_card_of_one_model_and_a_row_per_cell_is_still_a_card(dataset, tmp_pat
     assert "leave one model out: not tested" in text
     assert "larger batch: not tested" in text
     assert isinstance(validation.held_out, pd.DataFrame)
+
+
+def test_the_title_names_what_it_is_of_and_the_first_line_how_wrong_it_is(few, validation, tmp_path):
+    model = PerformanceModel().fit(few)
+    text = write_card(model, few, validation, model.save(tmp_path))[0].read_text()
+    title, first, *_ = text.split("\n\n")
+    assert model.state_.data_fingerprint not in title
+    for name in (*few["engine"].unique(), *few["device"].unique(), f"{len(few)} rows"):
+        assert name in title
+    assert first.startswith("Mean error on held-out rows (random cells: ")
+    error = validation.of("shunter", "random cells", "load_s").mape
+    assert f"load_s {100 * error:.1f} %" in first

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from shunter.report.evaluation.reality import reality_section
 from shunter.report.evaluation.report import report_sections, write_report
 from shunter.report.evaluation.runs import failures_section
 from shunter.report.evaluation.statistics import statistics_section
-from shunter.report.words import change_text, verdict
+from shunter.report.words import change_text, headline, verdict
 from tests.browser import BROWSER, look
 
 
@@ -188,3 +189,31 @@ def test_the_verdict_follows_the_intervals() -> None:
     assert "Lower by more than chance: b; higher by more than chance: d; undecided against a: c, e." in line
     assert line.endswith("no mean counts: c 3.")
     assert "cut short" in end
+
+
+def test_a_page_opens_with_one_sentence_of_what_came_of_it(page: Path, evaluation: Evaluation) -> None:
+    said = headline(evaluation.to_dict())
+    assert said.startswith("Real: ")
+    assert said.count(". ") == 0
+    opening = page.read_text(encoding="utf-8").partition("<h1>")[2].partition("<nav>")[0]
+    assert f"<p class=lead>{html.escape(said)}</p><details>" in opening
+    assert page.with_suffix(".md").read_text(encoding="utf-8").split("\n\n")[1] == said
+
+
+@pytest.mark.parametrize(
+    ("change", "ends"),
+    [
+        ({"change": -0.2, "low": -0.3, "high": -0.1}, "-20.0% [-30.0%, -10.0%])."),
+        ({"change": -0.2, "low": -0.5, "high": 0.1}, "-20.0% [-50.0%, +10.0%], undecided)."),
+    ],
+)
+def test_the_first_sentence_says_no_more_than_the_interval(change: dict[str, float], ends: str) -> None:
+    none = {"change": 0.0, "low": 0.0, "high": 0.0}
+    policies = {
+        "a": {"simulated": {"response_mean_s": 10.0, "response_change": none}},
+        "b": {"simulated": {"response_mean_s": 8.0, "response_change": change}},
+    }
+    result = {"policies": policies, "changes_against": "a"}
+    assert headline(result) == f"Simulated: the lowest mean response is that of b (8.000 s; against a: {ends}"
+    policies["b"]["simulated"]["response_mean_s"] = 11.0
+    assert headline(result) == "Simulated: no policy has a lower mean response than a (10.000 s)."

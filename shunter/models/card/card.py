@@ -20,7 +20,10 @@ from shunter.models.validation.scores import Score
 from shunter.models.validation.splits import SPLITS
 from shunter.report.page import ReportTable, write_page
 
-__all__ = ["card_paths", "card_tables", "error_text", "percent", "write_card"]
+__all__ = ["card_paths", "card_tables", "card_title", "error_text", "percent", "write_card"]
+
+_NAMED = 3
+"""Engines and devices in a title."""
 
 _NAMES = ("card.md", "card.html", "validation.json")
 
@@ -51,8 +54,9 @@ def write_card(
         The Markdown file, the HTML page (self-contained, with plots) and the scores as JSON.
     """
     paths = card_paths(saved)
-    title = f"Performance model {model.state_.data_fingerprint}"
-    paragraphs, tables = _paragraphs(model, frame), card_tables(model, frame, validation)
+    title = card_title(model, frame)
+    paragraphs = [_conclusion(validation), *_paragraphs(model, frame)]
+    tables = card_tables(model, frame, validation)
     limits = _limits(model, validation)
     _write_markdown(paths[0], title, paragraphs, tables, limits)
     figures = card_figures(model, frame, validation.held_out)
@@ -60,6 +64,37 @@ def write_card(
     write_page(paths[1], title=title, paragraphs=paragraphs, figures=figures, tables=[*tables, limits_table])
     write_json(paths[2], _as_json(validation))
     return paths
+
+
+def card_title(model: PerformanceModel, frame: pd.DataFrame) -> str:
+    """Engines, devices and dataset that a model is of.
+
+    Args:
+        model: Fitted.
+        frame: The dataset that it was fitted to.
+    """
+    engines, devices = (_named(frame[column].unique()) for column in ("engine", "device"))
+    days = sorted({str(at)[:10] for at in frame["measured_at"]})
+    when = " to ".join(dict.fromkeys((days[0], days[-1])))
+    rows = f"{len(frame)} rows of {len(model.models)} models, measured {when}"
+    return f"Performance model of {engines} on {devices} ({rows})"
+
+
+def _named(names: Iterable[str]) -> str:
+    """The first few of some names."""
+    known = sorted(map(str, names))
+    more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+    return ", ".join(known[:_NAMED]) + more
+
+
+def _conclusion(validation: Validation) -> str:
+    """How wrong it is on what it had not seen, in one sentence."""
+    scores = [s for s in validation.scores if s.predictor == validation.scores[0].predictor]
+    split = next((name for name in SPLITS if any(s.split == name for s in scores)), None)
+    known = [f"{s.target} {error_text(s)}" for s in scores if s.split == split and s.mape is not None]
+    if split is None or not known:
+        return "How wrong it is is not known: no row could be held out."
+    return f"Mean error on held-out rows ({split}: {SPLITS[split]}): {', '.join(known)}."
 
 
 def card_tables(model: PerformanceModel, frame: pd.DataFrame, validation: Validation) -> list[ReportTable]:

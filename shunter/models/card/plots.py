@@ -53,10 +53,8 @@ def held_out_figure(held_out: pd.DataFrame) -> go.Figure:
             measured=np.maximum(rows["measured"], rows["smallest"]) * unit,
             predicted=np.maximum(rows["predicted"], rows["smallest"]) * unit,
         )
-        ends = [
-            floored[["measured", "predicted"]].min().min(),
-            floored[["measured", "predicted"]].max().max(),
-        ]
+        both = floored[["measured", "predicted"]]
+        ends = [0.9 * both.min().min(), 1.1 * both.max().max()]  # or the axis of a constant is all digits
         _line(figure, ends, ends, "no error", "#999", place, dash="dot")
         for colour, (split, symbol) in zip(COLOURS, _HELD_OUT_SPLITS.items(), strict=False):
             of_split = floored[floored["split"] == split]

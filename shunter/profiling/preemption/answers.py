@@ -9,10 +9,25 @@ from shunter.profiling.preemption.paper import paper_lines
 from shunter.profiling.preemption.tables import change_text, mean_text, seconds_text, slope_text
 from shunter.uncertainty import UNDECIDED, said
 
-__all__ = ["answers", "findings"]
+__all__ = ["answers", "findings", "headline"]
 
 _MATTERS = "the cut matters"
 _COMPLETE = 0.05
+
+
+def headline(results: dict[str, Any]) -> str:
+    """What a preemption costs here, in one sentence.
+
+    Args:
+        results: From ``preemption_results``.
+    """
+    models = results["models"].values()
+    costs = _range([s["overhead_mean_s"] for s in models], ".3g")
+    share = _shares([s["swap_share"] for s in models])
+    return (
+        f"Preempting a model for another and bringing it back costs {costs} s here, {share} of it unloading "
+        "and loading weights."
+    )
 
 
 def answers(results: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from shunter.files import write_json
 from shunter.profiling.dataset.fingerprint import hardware
-from shunter.profiling.preemption.answers import answers, findings
+from shunter.profiling.preemption.answers import answers, findings, headline
 from shunter.profiling.preemption.figures import overhead_bars, weights_figure
 from shunter.profiling.preemption.paper import paper_cells
 from shunter.profiling.preemption.plan import PreemptionPlan
@@ -64,7 +64,7 @@ def write_preemption_report(rows: pd.DataFrame, plan: PreemptionPlan, folder: Pa
     write_page(
         folder / "preemption.html",
         title="What preempting a model costs",
-        paragraphs=[setting, *answers(results), *findings(results)],
+        paragraphs=[headline(results), *lines],
         figures=[overhead_bars(rows), weights_figure(results)],
         tables=tables,
     )

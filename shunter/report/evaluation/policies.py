@@ -35,8 +35,8 @@ def policies_section(result: dict[str, Any]) -> Section:
     first, *rest = result["metrics"].values()
     columns = ("policy", "world", first, f"against {against}", *rest)
     note = (
-        "Changes are relative, paired on the same requests, with 95 % bootstrap intervals: below zero the "
-        f"policy answers sooner than {against}."
+        f"Change of the mean response against {against} on the same requests, with its paired 95 % bootstrap "
+        "interval: negative = lower response = better; undecided where the interval holds zero."
     )
     table = ReportTable("", columns, tuple(rows), note)
     return Section("Policies", figures=(_means_and_changes(result),), tables=(table,))
@@ -83,7 +83,7 @@ def _means_and_changes(result: dict[str, Any]) -> go.Figure:
         )
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_xaxes(title_text="seconds", rangemode="tozero", row=1, col=1)
-    figure.update_xaxes(title_text="relative change", tickformat="+.0%", row=1, col=2)
+    figure.update_xaxes(title_text="relative change (negative = better)", tickformat="+.0%", row=1, col=2)
     bars = sum(world in p for p in result["policies"].values() for world in WORLDS)
     return figure.update_layout(
         template="plotly_white", height=170 + 24 * bars, legend={"traceorder": "normal"}, margin={"t": 60}

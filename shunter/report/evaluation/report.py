@@ -18,7 +18,7 @@ from shunter.report.evaluation.reality import reality_section
 from shunter.report.evaluation.runs import failures_section, timelines_section
 from shunter.report.evaluation.statistics import statistics_section
 from shunter.report.page import Section, write_markdown, write_sections
-from shunter.report.words import verdict
+from shunter.report.words import headline, verdict
 
 __all__ = ["report_sections", "write_report"]
 
@@ -43,7 +43,7 @@ def write_report(
     path = Path(path)
     result = result or evaluation.to_dict()
     sections = report_sections(evaluation, result, performance)
-    lines = [*verdict(result), *fidelity_verdict(result), *execution_lines(result)]
+    lines = [headline(result), *verdict(result), *fidelity_verdict(result), *execution_lines(result)]
     write_markdown(path.with_suffix(".md"), title=title, paragraphs=lines, sections=sections)
     return write_sections(path, title=title, paragraphs=lines, sections=sections)
 

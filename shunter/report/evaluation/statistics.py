@@ -41,8 +41,8 @@ def statistics_section(result: dict[str, Any]) -> Section | None:
     )
     texts = tuple((name, world, *_texts(of)) for name, world, of in rows)
     note = (
-        f"IQM: mean of the middle half of the sequences' mean responses relative to {against}'s, below 1 is "
-        "sooner. P(improvement): that a run is quicker than one of it on the same requests."
+        f"IQM: mean of the middle half of the sequences' mean responses relative to {against}'s, below 1 = "
+        "lower = better. P(improvement): that a run is quicker than one of it on the same requests."
     )
     notes = (
         "Left, the share of request sequences on which a policy's mean response is at most so many times "

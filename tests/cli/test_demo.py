@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import shunter.cli.demo
+from shunter.agents.registry import make_policy
+from shunter.cli.demo import RECIPES, _Demo
+from shunter.cli.first_look import SCENARIO, first_look, shipped_policy
+from shunter.cli.main import main
+from shunter.cli.options import open_console
+from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.world.world import World, make_world
+from shunter.eval.execution.batched import evaluate_batched
+from shunter.train.verdict import judge
+from tests.fake_evaluation import evaluate_fake
+from tests.networks import random_policy
+
+SEEDS = range(3)
+
+
+def test_first_look_sets_the_shipped_policy_beside_what_people_run() -> None:
+    heading, shipped, tuned, lru, fifo = first_look(SEEDS)
+    assert heading.startswith(f"simulated on published performance: {SCENARIO} ")
+    assert load_scenario(SCENARIO).split == "test"
+    assert f"over {len(SEEDS)} request sequences" in heading
+    for line, name in ((shipped, "shipped"), (tuned, "tuned cost-greedy"), (lru, "lru"), (fifo, "fifo")):
+        assert line.strip().startswith(name)
+    world = make_world(SCENARIO, Path("published"))
+    for line, policy in ((shipped, shipped_policy()), (fifo, make_policy("fifo-swap"))):
+        mean_s = evaluate_batched(world, policy, SEEDS).response_mean_s.mean()
+        assert f" {mean_s:.1f} s" in line
+    assert "shipped against it -" in fifo
+    assert "against it" not in shipped
+
+
+def test_the_shipped_policy_is_the_one_that_is_judged() -> None:
+    root = Path(__file__).parents[2]
+    copies = (root / "results" / "policies", root / "shunter" / "data" / "policies")
+    mine, shipped = ((folder / "generalist.safetensors").read_bytes() for folder in copies)
+    assert mine == shipped
+
+
+def test_it_shows_something_before_it_measures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: _Demo) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shunter.cli.demo, "first_look", lambda seeds: [f"looked at {len(seeds)}"])
+    monkeypatch.setattr(_Demo, "_checkpoints", stop)
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--out", str(tmp_path / "demo")])
+    assert ended.value.code == 130
+    assert "looked at 20" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_it_ends_with_a_verdict_of_ten_lines(
+    verbose: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], fake_world: World
+) -> None:
+    evaluation = evaluate_fake(fake_world)
+    demo = _Demo(open_console(), "transformers", RECIPES["transformers"], tmp_path, verbose)
+    demo.policy = random_policy(1, 30.0)
+    demo.policy.metadata.update(judge(demo.policy, [fake_world], SEEDS))
+    demo._finish(evaluation, evaluation, {"report": tmp_path / "report.html"})
+    rule, first, *others = capsys.readouterr().out.splitlines()
+    assert "done: " in rule
+    assert first.startswith("Simulated: ")
+    assert others[0].startswith("training ")
+    assert any(line.startswith("Real: ") for line in others)
+    assert sum(str(tmp_path / "report.html") in line for line in others) == 1
+    assert (len(others) + 1 <= 10) or verbose
+    assert (tmp_path / "summary.json").exists()
