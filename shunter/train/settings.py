@@ -52,6 +52,9 @@ class EvolutionSettings:
             hold about 400 requests.
         worlds: That a generation plays in at most, drawn anew each time.
         sigma: Standard deviation of perturbations.
+        shared: Of the variance of a linear weight's perturbations, the share that the weights of all kinds of
+            candidates have in common, 0 to 1: 0 perturbs them independently, 1 leaves all kinds the same
+            weights.
         learning_rate: Of Adam, at first; it falls linearly to a fifth.
         averaging: What is validated and kept is a running average; how much of it a generation leaves.
         width: Of a network that is searched beside the linear part; 0: none. One that a policy to start from
@@ -71,6 +74,7 @@ class EvolutionSettings:
     episodes: int = 4
     worlds: int = 6
     sigma: float = 0.05
+    shared: float = 0.8
     learning_rate: float = 0.06
     averaging: float = 0.95
     width: int = 0
@@ -82,8 +86,10 @@ class EvolutionSettings:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        or_zero = {"generations", "seed", "averaging", "width", "noise", "threads", "patience"}
+        or_zero = {"generations", "seed", "shared", "averaging", "width", "noise", "threads", "patience"}
         _check_training(self, or_zero)
+        if self.shared > 1:
+            raise InputError("--shared", "be at most 1", self.shared)
 
 
 @with_config(ConfigDict(extra="forbid"))

@@ -5,6 +5,9 @@ a policy's numbers are searched directly: pairs of mirrored perturbations play w
 the gradient is only the difference within a pair, on the same requests. The luck of arrivals, which is most
 of what single trajectories differ by, cancels.
 
+The linear weights of the kinds of candidates (run, load, evict, wait) are perturbed partly in common: what is
+good news of one kind often is of all, and a direction that all share is found with fewer perturbations.
+
 Source:
     Salimans et al., Evolution Strategies as a Scalable Alternative to Reinforcement Learning, 2017,
     https://arxiv.org/abs/1703.03864 (mirrored sampling, Adam on the estimated gradient). Kingma and Ba, Adam,
@@ -27,6 +30,7 @@ from numpy.typing import NDArray
 
 from shunter.agents.learned.compiled import LINEAR
 from shunter.agents.learned.file import training_record
+from shunter.agents.learned.inputs import INPUTS, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.prior import Prior
 from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights, width_of
@@ -160,8 +164,13 @@ class Search:
         return np.asarray((gap[:, None] * noise).mean(axis=0) / (gap.std() + 1e-12))
 
     def perturbations(self, rng: np.random.Generator, count: int) -> Vector:
-        """(count, size) standard normal."""
-        return rng.standard_normal((count, len(self.center)))
+        """(count, size) each standard normal; the linear weights of all kinds correlate by ``shared``."""
+        noise, shared = rng.standard_normal((count, len(self.center))), self.settings.shared
+        if shared > 0:
+            of_kinds = noise[:, PRIOR_SIZE : PRIOR_SIZE + LINEAR].reshape(count, len(KINDS), INPUTS)
+            common = rng.standard_normal((count, 1, INPUTS))
+            of_kinds[:] = np.sqrt(shared) * common + np.sqrt(1.0 - shared) * of_kinds
+        return noise
 
     def log_costs(self, rng: np.random.Generator, searched: Vector) -> Vector:
         """(policies,) mean over some worlds of the logarithm of what each policy costs there per request."""
