@@ -26,8 +26,9 @@ from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched
-from shunter.train.search.evolution import Search, train_evolution
+from shunter.train.search.evolution import Search
 from shunter.train.settings import EvolutionSettings
+from shunter.train.training import run as run_training
 
 __all__ = ["VARIANTS", "Variant", "run"]
 
@@ -67,9 +68,8 @@ class SepCma(Search):
         https://doi.org/10.1007/978-3-540-87700-4_30.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        settings = self.settings
+    def __init__(self, worlds: Sequence[World], settings: EvolutionSettings, **others: Any) -> None:
+        super().__init__(worlds, settings, **others)
         self.cma = import_module("cmaes").SepCMA(
             self.center.copy(), settings.sigma, seed=settings.seed, population_size=2 * settings.pairs
         )
@@ -136,7 +136,7 @@ def search(
     for w, world in enumerate(worlds):
         for seed in range(trainings):
             here = [variant.world(world)]
-            result = train_evolution(here, replace(settings, seed=seed), start=start, how=variant.how)
+            result = run_training(variant.how(here, replace(settings, seed=seed), start=start))
             took_s += result.curve[-1].elapsed_s
             response_s[seed, w] = evaluate_batched(world, result.policy, seeds).response_mean_s
     return response_s.mean(axis=0), took_s

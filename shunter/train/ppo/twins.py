@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.agents.heuristics.cost_greedy import greedy_choice
 from shunter.agents.learned.prior import PRIOR
-from shunter.agents.lookahead.rollout import greedy_choice
 from shunter.envs.observation.features import CONTEXT_FEATURES
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.compiled import jit
