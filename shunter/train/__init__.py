@@ -1,6 +1,6 @@
 """Training policies in the simulated world.
 
-``algorithms.train_policy`` trains by any algorithm: direct search (``search``, the default) or MaskablePPO
-(``ppo``, which needs the extra ``train``); ``distill`` teaches one network what several policies decide;
-``tune`` searches parameters. ``verdict`` says what learning added.
+``algorithms.train_policy`` trains by any algorithm, in the loop of ``training``: direct search (``search``,
+the default) or MaskablePPO (``ppo``, which needs the extra ``train``). ``distill`` teaches one network what
+several policies decide; ``tune`` searches parameters. ``verdict`` says what learning added.
 """

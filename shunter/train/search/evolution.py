@@ -222,7 +222,7 @@ class Search(Training):
         return self.policy(self.average)
 
     def validate(self) -> None:
-        """Scores the average of the latest numbers; the first time of all, how long that takes is planned."""
+        """Scores the average of the latest numbers; the time that the first one takes is planned with."""
         begun_s = time.monotonic()
         super().validate()
         if self.generation == self.settings.validate_every and len(self._last_s) == TIMED:
