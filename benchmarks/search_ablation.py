@@ -8,10 +8,11 @@ drawing requests: without common random numbers each policy's are drawn anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,15 @@ from numpy.typing import NDArray
 from benchmarks.form import Row, main, reported
 from benchmarks.paired import paired
 from benchmarks.policy_cells import Cell, cell_world
-from shunter.agents.learned.inputs import INPUTS, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.prior import PRIOR, Prior
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched
-from shunter.train.search.evolution import Search, train_evolution
+from shunter.train.search.evolution import Search
 from shunter.train.settings import EvolutionSettings
+from shunter.train.training import run as run_training
 
 __all__ = ["VARIANTS", "Variant", "run"]
 
@@ -37,7 +38,6 @@ GENERATIONS, TRAININGS = 60, 2
 QUICK_CELLS, QUICK_SEEDS, QUICK_GENERATIONS = 2, 8, 15
 
 UNTRAINED = Prior()
-PRIOR_SIZE, LINEAR = len(Prior._fields), len(KINDS) * INPUTS
 
 Floats = NDArray[np.float64]
 
@@ -48,16 +48,6 @@ class OtherRequests(Search):
     def log_costs(self, rng: np.random.Generator, searched: Floats) -> Floats:
         play = super().log_costs
         return np.concatenate([play(rng, one[None]) for one in searched])
-
-
-class OneKind(Search):
-    """All kinds of candidates have the same weights."""
-
-    def perturbations(self, rng: np.random.Generator, count: int) -> Floats:
-        noise = super().perturbations(rng, count)
-        linear = noise[:, PRIOR_SIZE : PRIOR_SIZE + LINEAR].reshape(count, len(KINDS), INPUTS)
-        linear[:] = linear[:, :1]
-        return noise
 
 
 class SingleSided(Search):
@@ -78,9 +68,8 @@ class SepCma(Search):
         https://doi.org/10.1007/978-3-540-87700-4_30.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        settings = self.settings
+    def __init__(self, worlds: Sequence[World], settings: EvolutionSettings, **others: Any) -> None:
+        super().__init__(worlds, settings, **others)
         self.cma = import_module("cmaes").SepCMA(
             self.center.copy(), settings.sigma, seed=settings.seed, population_size=2 * settings.pairs
         )
@@ -99,14 +88,14 @@ class Variant:
     Attributes:
         name: In tables.
         how: To search.
-        width: Of the network.
+        settings: That it has besides those of all.
         prior: What it begins as.
         world: What it trains in, made of the cell's.
     """
 
     name: str
     how: type[Search] = Search
-    width: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
     prior: Prior = UNTRAINED
     world: Callable[[World], World] = lambda world: world
 
@@ -115,10 +104,11 @@ VARIANTS = (
     Variant("full"),
     Variant("without common random numbers", OtherRequests),
     Variant("begun as plain cost-greedy", prior=Prior(1.0, 1.0, 1.0, 0.0)),
-    Variant("without kinds", OneKind),
+    Variant("kinds perturbed apart", settings={"shared": 0.0}),
+    Variant("without kinds", settings={"shared": 1.0}),
     Variant("without mirrored pairs", SingleSided),
     Variant("SepCMA instead of Adam", SepCma),
-    Variant("with a network of width 16", width=16),
+    Variant("with a network of width 16", settings={"width": 16}),
     Variant("trained without the waiting guard", world=lambda world: world.with_guard(None)),
 )
 
@@ -141,12 +131,12 @@ def search(
     NaN where requests were left unfinished.
     """
     start = LearnedPolicy("start", untrained_weights(variant.prior), {})
-    settings, took_s = replace(settings, width=variant.width), 0.0
+    settings, took_s = replace(settings, **variant.settings), 0.0
     response_s = np.zeros((trainings, len(worlds), len(seeds)))
     for w, world in enumerate(worlds):
         for seed in range(trainings):
             here = [variant.world(world)]
-            result = train_evolution(here, replace(settings, seed=seed), start=start, how=variant.how)
+            result = run_training(variant.how(here, replace(settings, seed=seed), start=start))
             took_s += result.curve[-1].elapsed_s
             response_s[seed, w] = evaluate_batched(world, result.policy, seeds).response_mean_s
     return response_s.mean(axis=0), took_s

@@ -10,6 +10,7 @@ from shunter.envs.world.world import World
 from shunter.errors import InputError, ShunterError
 from shunter.train.result import OnProgress, TrainResult
 from shunter.train.settings import EvolutionSettings, PpoSettings, TrainSettings, algorithm_of, plain
+from shunter.train.training import Training, run
 
 __all__ = ["check_checkpoint", "check_installed", "train_policy"]
 
@@ -41,23 +42,17 @@ def train_policy(
     """
     settings = settings or EvolutionSettings()
     every = [worlds] if isinstance(worlds, World) else list(worlds)
+    training: Training
     if isinstance(settings, EvolutionSettings):
-        from shunter.train.search.evolution import train_evolution
+        from shunter.train.search.evolution import Search
 
-        return train_evolution(
-            every,
-            settings,
-            validation=validation,
-            start=start,
-            checkpoint=checkpoint,
-            on_progress=on_progress,
-        )
-    check_installed(settings)
-    from shunter.train.ppo.ppo import train_ppo
+        training = Search(every, settings, validation=validation, start=start)
+    else:
+        check_installed(settings)
+        from shunter.train.ppo.ppo import PpoTraining
 
-    return train_ppo(
-        every, settings, validation=validation, start=start, checkpoint=checkpoint, on_progress=on_progress
-    )
+        training = PpoTraining(every, settings, validation=validation, start=start)
+    return run(training, checkpoint=checkpoint, on_progress=on_progress)
 
 
 def check_installed(settings: TrainSettings) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, with_config
@@ -39,61 +39,89 @@ VALIDATION_SEEDS = SEED_RANGES["validation"]
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
-class EvolutionSettings:
+class _Settings:
+    """What all trainings can be told.
+
+    Attributes:
+        OR_ZERO: Names of settings that may be 0; all others must be greater.
+        seed: Of all that is drawn: perturbations or weights and exploration, and training workloads.
+        averaging: What is validated and kept is a running average of the numbers; how much of it a generation
+            or update leaves, below 1.
+        noise: Whether durations differ from the predicted ones, as much as the prediction intervals say.
+        validate_every: Generations or updates between validations; a checkpoint is written at each.
+        validation_seeds: Request sequences of each world that a validation plays, at most 12.
+        patience: Validations without a new best one after which the training stops; 0: never.
+    """
+
+    OR_ZERO: ClassVar[frozenset[str]] = frozenset({"seed", "averaging", "noise", "patience"})
+
+    seed: int = 0
+    averaging: float = 0.95
+    noise: bool = False
+    validate_every: int = 10
+    validation_seeds: int = 12
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        _check_ranges(self, self.OR_ZERO)
+        if self.averaging >= 1:
+            raise InputError("--averaging", "be less than 1", self.averaging)
+        if self.validation_seeds > len(VALIDATION_SEEDS):
+            raise InputError(
+                "--validation-seeds", f"be at most {len(VALIDATION_SEEDS)}", self.validation_seeds
+            )
+
+
+@dataclass(frozen=True)
+class EvolutionSettings(_Settings):
     """Of direct search; see ``shunter.train.search.evolution``.
 
     Attributes:
         minutes: About how long to search, validations included: the first generations are timed, and it is
             settled how many there are.
         generations: How many there are, whatever their time; 0: by ``minutes``.
-        seed: Of perturbations and training workloads.
         pairs: Mirrored perturbations of a generation.
         episodes: Request sequences that each of them plays in each world; of short ones more, so that they
             hold about 400 requests.
         worlds: That a generation plays in at most, drawn anew each time.
         sigma: Standard deviation of perturbations.
+        shared: Of the variance of a linear weight's perturbations, the share that the weights of all kinds of
+            candidates have in common, 0 to 1: 0 perturbs them independently, 1 leaves all kinds the same
+            weights.
         learning_rate: Of Adam, at first; it falls linearly to a fifth.
-        averaging: What is validated and kept is a running average; how much of it a generation leaves.
         width: Of a network that is searched beside the linear part; 0: none. One that a policy to start from
             has is then kept as it is.
-        noise: Whether durations differ from the predicted ones, as much as the prediction intervals say.
-        validate_every: Generations between validations; a checkpoint is written at each.
         threads: That share the work; 0: as many as ``OMP_NUM_THREADS`` says, which Ray sets to a worker's
             share, or one for each processor. Numbers do not depend on it.
-        validation_seeds: Request sequences of each world that a validation plays, at most 12.
-        patience: Validations without a new best one after which the search stops; 0: never.
     """
+
+    OR_ZERO: ClassVar[frozenset[str]] = _Settings.OR_ZERO | {"generations", "shared", "width", "threads"}
 
     minutes: float = 3.0
     generations: int = 0
-    seed: int = 0
     pairs: int = 16
     episodes: int = 4
     worlds: int = 6
     sigma: float = 0.05
+    shared: float = 0.8
     learning_rate: float = 0.06
-    averaging: float = 0.95
     width: int = 0
-    noise: bool = False
-    validate_every: int = 10
     threads: int = 0
-    validation_seeds: int = 12
-    patience: int = 0
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        or_zero = {"generations", "seed", "averaging", "width", "noise", "threads", "patience"}
-        _check_training(self, or_zero)
+        super().__post_init__()
+        if self.shared > 1:
+            raise InputError("--shared", "be at most 1", self.shared)
 
 
-@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
-class PpoSettings:
+class PpoSettings(_Settings):
     """Of MaskablePPO; see ``shunter.train.ppo.ppo``.
 
     Attributes:
         steps: Decisions to train for.
-        seed: Of weights, exploration and training workloads.
         environments: Episodes in parallel, over all worlds.
         rollout_steps: Decisions per environment between updates.
         batch_size: Decisions per gradient step.
@@ -104,19 +132,16 @@ class PpoSettings:
             credited. A rollout should be longer.
         entropy: Weight of the entropy bonus.
         width: Of the network's layers.
-        averaging: What is validated and kept is a running average of the weights; how much of it an update
-            leaves, below 1.
         warm_start: Whether the prior that the network is added to is chosen for these worlds; see
             ``shunter.agents.learned.policy.Prior``. A policy to start from brings its own.
-        noise: Whether durations differ from the predicted ones, as much as the prediction intervals say.
-        validate_every: Updates between validations; a checkpoint is written at each.
         threads: Of torch.
-        validation_seeds: Request sequences of each world that a validation plays, at most 12.
-        patience: Validations without a new best one after which training stops; 0: never.
     """
 
+    OR_ZERO: ClassVar[frozenset[str]] = _Settings.OR_ZERO | {"entropy", "warm_start"}
+
+    averaging: float = 0.8
+    validate_every: int = 2
     steps: int = 150_000
-    seed: int = 0
     environments: int = 16
     rollout_steps: int = 512
     batch_size: int = 256
@@ -126,17 +151,8 @@ class PpoSettings:
     credit_constant: float = 40.0
     entropy: float = 0.002
     width: int = 64
-    averaging: float = 0.8
     warm_start: bool = True
-    noise: bool = False
-    validate_every: int = 2
     threads: int = 1
-    validation_seeds: int = 12
-    patience: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks ranges."""
-        _check_training(self, {"seed", "entropy", "averaging", "warm_start", "noise", "patience"})
 
 
 TrainSettings = EvolutionSettings | PpoSettings
@@ -178,16 +194,6 @@ def shortened(settings: TrainSettings, share: float) -> TrainSettings:
     return replace(settings, minutes=share * settings.minutes, generations=generations)
 
 
-def _check_training(settings: TrainSettings, or_zero: set[str]) -> None:
-    _check_ranges(settings, or_zero)
-    if settings.averaging >= 1:
-        raise InputError("--averaging", "be less than 1", settings.averaging)
-    if settings.validation_seeds > len(VALIDATION_SEEDS):
-        raise InputError(
-            "--validation-seeds", f"be at most {len(VALIDATION_SEEDS)}", settings.validation_seeds
-        )
-
-
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True)
 class DistillSettings:
@@ -220,7 +226,7 @@ class DistillSettings:
         _check_ranges(self, or_zero={"seed"})
 
 
-def _check_ranges(settings: TrainSettings | DistillSettings, or_zero: set[str]) -> None:
+def _check_ranges(settings: _Settings | DistillSettings, or_zero: Collection[str]) -> None:
     for name, setting in asdict(settings).items():
         field = f"--{name.replace('_', '-')}"
         if not math.isfinite(setting):

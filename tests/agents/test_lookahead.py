@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from shunter.agents.base import Policy, StatePolicy
-from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.heuristics.cost_greedy import CostGreedy, greedy_choice
 from shunter.agents.lookahead.batch import Teacher
 from shunter.agents.lookahead.futures import draw_future, estimate_rates, redraw_hidden
 from shunter.agents.lookahead.policy import Lookahead, LookaheadSettings, Search, Tried
-from shunter.agents.lookahead.rollout import greedy_choice
 from shunter.agents.lookahead.rollout_state import compact, make_scratch
 from shunter.envs.sim.batch import Batch
 from shunter.envs.state.state import RUN, State, in_use

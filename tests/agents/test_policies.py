@@ -155,6 +155,15 @@ def test_a_policy_for_other_observations_is_refused(tmp_path: Path, key: str, ve
         LearnedPolicy.load(path)
 
 
+def test_names_are_read_as_ppo_once_wrote_them_and_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    for text in (json.dumps(FEATURES), ",".join(FEATURES)):
+        LearnedPolicy.load(tampered(path, features=text))
+    for key, text in (("features", ",".join(FEATURES[1:])), ("features", ""), ("context_features", "[]")):
+        with pytest.raises(BrokenFileError, match=f"its metadata {key} must be those of this version"):
+            LearnedPolicy.load(tampered(path, **{key: text}))
+
+
 def test_a_load_counts_less_where_another_device_would_serve_sooner() -> None:
     load = {**LOAD, "swap_time": 3, "join_time": 0, "batch_time": 1, "serve_elsewhere": 8}
     rows = [load, {**load, "serve_elsewhere": 2}, {**load, "serve_elsewhere": 2, "held": 1}]

@@ -5,17 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.search_ablation import (
-    LINEAR,
-    PRIOR_SIZE,
-    VARIANTS,
-    OneKind,
-    Variant,
-    missing,
-    rows_of,
-    search,
-)
-from shunter.agents.learned.inputs import INPUTS, KINDS
+from benchmarks.search_ablation import VARIANTS, Variant, missing, rows_of, search
 from shunter.agents.learned.prior import PRIOR
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched
@@ -31,16 +21,6 @@ def test_every_search_finds_a_policy(variant: Variant, fake_world: World) -> Non
     assert mine.shape == (1, 2)
     assert np.isfinite(mine).all()
     assert took_s > 0
-
-
-def test_without_kinds_all_have_the_same_perturbations() -> None:
-    one = object.__new__(OneKind)
-    one.center = np.zeros(PRIOR_SIZE + LINEAR + 5)
-    noise = one.perturbations(np.random.default_rng(0), 2)
-    linear = noise[:, PRIOR_SIZE : PRIOR_SIZE + LINEAR].reshape(2, len(KINDS), INPUTS)
-    assert (linear == linear[:, :1]).all()
-    assert len(np.unique(linear)) == 2 * INPUTS
-    assert len(np.unique(noise)) == noise.size - 2 * INPUTS * (len(KINDS) - 1)
 
 
 def test_rows_compare_with_tuned_cost_greedy_and_with_the_full_search(fake_world: World) -> None:

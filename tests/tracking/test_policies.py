@@ -37,7 +37,7 @@ from shunter.tracking import policies as registry
 from shunter.tracking.policies import Registration, default_name, register_policy
 from shunter.tracking.runs import tracking
 from shunter.tracking.store import store_uri
-from shunter.train.search.evolution import train_evolution
+from shunter.train.algorithms import train_policy
 from shunter.train.selection import heuristics
 from shunter.train.settings import EvolutionSettings
 from shunter.train.verdict import untrained_policy
@@ -78,7 +78,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, fake_world: World) -> Iterat
     cost-greedy is the only one to beat.
     """
     folder = tmp_path_factory.mktemp("store")
-    train_evolution([fake_world], EvolutionSettings(**SEARCH, threads=1)).policy.save(
+    train_policy([fake_world], EvolutionSettings(**SEARCH, threads=1)).policy.save(
         folder / "good.safetensors"
     )
     untrained_policy().save(folder / "fair.safetensors")

@@ -11,8 +11,8 @@ pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError
+from shunter.train.algorithms import train_policy
 from shunter.train.ppo.checkpoint import read_checkpoint
-from shunter.train.ppo.ppo import train_ppo
 from shunter.train.result import Curve
 from shunter.train.settings import PpoSettings
 
@@ -23,15 +23,15 @@ SETTINGS = PpoSettings(
 
 def test_a_resumed_training_is_the_uninterrupted_one(fake_world: World, tmp_path: Path) -> None:
     courses = [fake_world]
-    whole = train_ppo(courses, SETTINGS, checkpoint=tmp_path / "whole.pt")
+    whole = train_policy(courses, SETTINGS, checkpoint=tmp_path / "whole.pt")
     path = tmp_path / "checkpoint.pt"
 
     def stop(steps: int, curve: Curve) -> None:
         if curve.steps >= 256:
             raise KeyboardInterrupt
 
-    assert train_ppo(courses, SETTINGS, checkpoint=path, on_progress=stop).interrupted
-    resumed = train_ppo(courses, SETTINGS, checkpoint=path)
+    assert train_policy(courses, SETTINGS, checkpoint=path, on_progress=stop).interrupted
+    resumed = train_policy(courses, SETTINGS, checkpoint=path)
     assert [(c.steps, c.ratio) for c in resumed.curve] == [(c.steps, c.ratio) for c in whole.curve]
     for key, weights in whole.policy.weights.items():
         np.testing.assert_array_equal(weights, resumed.policy.weights[key])
@@ -45,9 +45,9 @@ def test_a_resumed_training_is_the_uninterrupted_one(fake_world: World, tmp_path
 def test_a_checkpoint_of_other_settings_is_refused(fake_world: World, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     courses = [fake_world]
-    train_ppo(courses, SETTINGS, checkpoint=path)
+    train_policy(courses, SETTINGS, checkpoint=path)
     with pytest.raises(InputError, match=r"--width must be that of the checkpoint .*, 8,"):
-        train_ppo(courses, PpoSettings(**{**SETTINGS.__dict__, "width": 16}), checkpoint=path)
+        train_policy(courses, PpoSettings(**{**SETTINGS.__dict__, "width": 16}), checkpoint=path)
 
 
 class Malice:
@@ -61,11 +61,11 @@ def test_a_strangers_checkpoint_runs_no_code(
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(pickle.dumps({"settings": Malice()}))
     with pytest.raises(BrokenFileError):
-        train_ppo([fake_world], SETTINGS, checkpoint=path)
+        train_policy([fake_world], SETTINGS, checkpoint=path)
     assert "code ran" not in capsys.readouterr().out
 
 
 def test_a_training_that_gets_no_better_stops_early(fake_world: World) -> None:
     idle = PpoSettings(**{**SETTINGS.__dict__, "learning_rate": 1e-12, "patience": 2})
-    curve = train_ppo([fake_world], idle).curve
+    curve = train_policy([fake_world], idle).curve
     assert [point.steps for point in curve] == [0, 128, 256]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shunter.agents.learned.compiled import LINEAR
+from shunter.agents.learned.inputs import INPUTS, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.prior import Prior
 from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights
@@ -16,8 +19,8 @@ from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError
 from shunter.train.algorithms import train_policy
 from shunter.train.result import Curve
-from shunter.train.search.checkpoint import read_search
-from shunter.train.search.evolution import Adam, bound, free
+from shunter.train.search.checkpoint import read_search, write_search
+from shunter.train.search.evolution import PRIOR_SIZE, Adam, Search, bound, free
 from shunter.train.settings import EvolutionSettings, plain
 from tests.networks import random_policy
 
@@ -42,11 +45,49 @@ def test_what_is_searched_is_the_policy() -> None:
     np.testing.assert_allclose(bound(free(vector)), vector, rtol=1e-12)
 
 
+def perturbations(shared: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the linear weights, (count, kinds, inputs), and of all other numbers."""
+    search = object.__new__(Search)
+    search.settings, search.center = EvolutionSettings(shared=shared), np.zeros(PRIOR_SIZE + LINEAR + 5)
+    noise = search.perturbations(np.random.default_rng(0), count)
+    linear, rest = np.split(noise, [PRIOR_SIZE, PRIOR_SIZE + LINEAR], axis=1)[1::-1]
+    others = np.concatenate([rest, noise[:, PRIOR_SIZE + LINEAR :]], axis=1)
+    return linear.reshape(count, len(KINDS), INPUTS), others
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.3, 0.8, 1.0])
+def test_kinds_are_perturbed_in_common_as_far_as_asked(shared: float) -> None:
+    count = 4000
+    linear, others = perturbations(shared, count)
+    assert linear.mean() == pytest.approx(0.0, abs=0.01)
+    assert linear.std(axis=0).mean() == pytest.approx(1.0, abs=0.01)
+    for one, other in itertools.combinations(range(len(KINDS)), 2):
+        together = (linear[:, one] * linear[:, other]).mean()
+        assert together == pytest.approx(shared, abs=0.01)
+    apart = (linear[:, :, 0] * linear[:, :, 1]).mean()
+    assert apart == pytest.approx(0.0, abs=0.03)
+    # All else stays its own, whatever is shared.
+    np.testing.assert_array_equal(others, perturbations(0.0, count)[1])
+    assert len(np.unique(linear)) == linear.size // (len(KINDS) if shared == 1.0 else 1)
+
+
 def center(world: World, settings: EvolutionSettings, path: Path) -> list[float]:
     """Where a search has got to."""
     train_policy(world, settings, checkpoint=path)
     found: list[float] = read_search(path, plain(settings)).arrays["center"].tolist()
     return found
+
+
+def test_with_nothing_of_their_own_all_kinds_keep_the_same_weights(fake_world: World, tmp_path: Path) -> None:
+    def linear(shared: float) -> np.ndarray:
+        settings = replace(SETTINGS, shared=shared, generations=2)
+        found = np.array(center(fake_world, settings, tmp_path / str(shared)))
+        return found[PRIOR_SIZE : PRIOR_SIZE + LINEAR].reshape(len(KINDS), INPUTS)
+
+    one, own = linear(1.0), linear(0.0)
+    assert one.any()
+    np.testing.assert_array_equal(one, np.broadcast_to(one[:1], one.shape))
+    assert (own != np.broadcast_to(own[:1], own.shape)).any()
 
 
 def test_the_same_seed_finds_the_same_with_any_number_of_threads(fake_world: World, tmp_path: Path) -> None:
@@ -115,6 +156,19 @@ def test_checkpoints_are_checked(fake_world: World, tmp_path: Path) -> None:
         train_policy(fake_world, SETTINGS, checkpoint=path)
 
 
+def test_a_checkpoint_of_before_kinds_shared_is_one_that_shared_nothing(
+    fake_world: World, tmp_path: Path
+) -> None:
+    path, apart = tmp_path / "checkpoint", replace(SETTINGS, shared=0.0)
+    train_policy(fake_world, apart, checkpoint=path)
+    old = read_search(path, plain(apart))
+    del old.state["settings"]["shared"]
+    write_search(old, path)
+    assert read_search(path, plain(apart)).state == old.state
+    with pytest.raises(InputError, match=r"--shared must be that of the checkpoint .*, 0\.0, to go on"):
+        train_policy(fake_world, SETTINGS, checkpoint=path)
+
+
 def test_a_network_is_searched_and_may_be_begun_with(fake_world: World) -> None:
     wide = train_policy(fake_world, replace(SETTINGS, width=4)).policy
     assert wide.width == 4
@@ -144,6 +198,9 @@ def test_what_it_begins_with_may_bring_a_network_that_stays(fake_world: World, t
         ({"minutes": float("nan")}, "--minutes must be"),
         ({"minutes": float("inf")}, "--minutes must be"),
         ({"pairs": 0}, "--pairs must be greater than 0"),
+        ({"shared": -0.1}, "--shared must be at least 0"),
+        ({"shared": 1.1}, r"--shared must be at most 1\. Got 1\.1"),
+        ({"shared": float("nan")}, "--shared must be finite"),
         ({"averaging": 1.0}, "--averaging must be less than 1"),
         ({"validation_seeds": 13}, "--validation-seeds must be at most 12"),
     ],

@@ -18,10 +18,10 @@ from shunter.envs.gym.scheduling import SchedulingEnv
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.eval.execution.runs import simulate
+from shunter.train.algorithms import train_policy
 from shunter.train.ppo.buffer import DurationBuffer, RecordDurations, generalized_advantages
 from shunter.train.ppo.network import LOGITS_PER_SCORE, CandidatePolicy, ScoringNetwork, _Repeated, _Softsign
-from shunter.train.ppo.ppo import _Training, train_ppo
-from shunter.train.ppo.tasks import TrainingTask
+from shunter.train.ppo.ppo import PpoTraining
 from shunter.train.settings import VALIDATION_SEEDS, PpoSettings
 from shunter.train.validation import Validation
 from tests.agents.test_policies import observations
@@ -137,11 +137,11 @@ def test_a_policy_without_a_network_is_a_start_for_one_of_any_width(fake_world: 
 
 
 def test_training_from_a_searched_policy_changes_its_linear_part(fake_world: World) -> None:
-    settings = PpoSettings(steps=256, environments=2, rollout_steps=64, width=8, validate_every=1)
-    start = random_policy(scale=0.05, width=0)
-    training = _Training(
-        [TrainingTask(fake_world, 3.0)], settings, Validation([fake_world], VALIDATION_SEEDS[:1]), None
+    settings = PpoSettings(
+        steps=256, environments=2, rollout_steps=64, width=8, validate_every=1, validation_seeds=1
     )
+    start = random_policy(scale=0.05, width=0)
+    training = PpoTraining([fake_world], settings)
     training.begin_from(start)
     training.validate()
     training.segment()
@@ -167,8 +167,8 @@ def test_training_is_the_same_for_the_same_seed_and_changes_the_weights(fake_wor
         steps=256, environments=2, rollout_steps=64, width=8, validate_every=1, warm_start=False
     )
     first, again = (
-        train_ppo([fake_world], settings),
-        train_ppo([fake_world], settings),
+        train_policy([fake_world], settings),
+        train_policy([fake_world], settings),
     )
     assert [c.ratio for c in first.curve] == [c.ratio for c in again.curve]
     for key, weights in first.policy.weights.items():
@@ -183,7 +183,7 @@ def test_training_is_the_same_for_the_same_seed_and_changes_the_weights(fake_wor
 def test_the_time_of_a_training_includes_that_of_what_it_started_from(fake_world: World) -> None:
     settings = PpoSettings(steps=128, environments=2, rollout_steps=64, width=8, validate_every=1)
     start = LearnedPolicy("start", ScoringNetwork(fake_world.actions, 8).exported(), {"elapsed_s": "1000.0"})
-    trained = train_ppo([fake_world], settings, start=start)
+    trained = train_policy([fake_world], settings, start=start)
     assert float(trained.policy.metadata["elapsed_s"]) > 1000.0
 
 
@@ -212,9 +212,10 @@ def test_settings_are_checked() -> None:
 
 
 def test_the_buffer_holds_what_was_decided_on(fake_world: World) -> None:
-    task = TrainingTask(fake_world, 3.0)
-    settings = PpoSettings(steps=64, environments=2, rollout_steps=32, width=8, validate_every=1)
-    training = _Training([task], settings, Validation([fake_world], VALIDATION_SEEDS[:1]), None)
+    settings = PpoSettings(
+        steps=64, environments=2, rollout_steps=32, width=8, validate_every=1, validation_seeds=1
+    )
+    training = PpoTraining([fake_world], settings)
     training.validate()
     training.segment()
     buffer = training.model.rollout_buffer

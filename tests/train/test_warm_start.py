@@ -9,7 +9,7 @@ from shunter.agents.learned.prior import Prior
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched
-from shunter.train.ppo.ppo import train_ppo
+from shunter.train.algorithms import train_policy
 from shunter.train.ppo.warm_start import HIGH, LOW, best_prior
 from shunter.train.settings import PpoSettings
 from tests.networks import random_policy
@@ -31,11 +31,11 @@ def test_the_best_prior_is_no_worse_than_the_default_and_the_same_again(fake_wor
 
 def test_a_warm_start_keeps_its_prior_to_the_end(fake_world: World) -> None:
     settings = PpoSettings(steps=128, environments=2, rollout_steps=64, width=8, validation_seeds=2)
-    trained = train_ppo([fake_world], settings)
+    trained = train_policy([fake_world], settings)
     assert trained.policy.prior == pytest.approx(best_prior([fake_world]))
 
 
 def test_a_policy_to_start_from_brings_its_prior(fake_world: World) -> None:
     settings = PpoSettings(steps=128, environments=2, rollout_steps=64, width=8, validation_seeds=2)
     start = random_policy(prior=Prior(load_weight=3.0))
-    assert train_ppo([fake_world], settings, start=start).policy.prior == start.prior
+    assert train_policy([fake_world], settings, start=start).policy.prior == start.prior

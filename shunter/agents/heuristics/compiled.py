@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.agents.base import Policy
-from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.episodes import play_all
+from shunter.agents.heuristics.cost_greedy import CostGreedy, greedy_score_of
 from shunter.agents.heuristics.cost_table import CostTable
 from shunter.agents.heuristics.count_lru import CountLru
 from shunter.agents.heuristics.exhaustive import Exhaustive
@@ -24,18 +25,14 @@ from shunter.agents.heuristics.lru_keepalive import LruKeepalive
 from shunter.agents.heuristics.never_preempt import NeverPreempt
 from shunter.agents.heuristics.pressure_greedy import PressureGreedy
 from shunter.agents.heuristics.random_choice import Random
-from shunter.agents.heuristics.rules import EVICTIONS, NEVER
+from shunter.agents.heuristics.rules import EVICTIONS, NEVER, is_copy
 from shunter.agents.heuristics.size_lru import SizeLru
 from shunter.agents.heuristics.sjf import Sjf, SjfOracle
 from shunter.agents.heuristics.startup_greedy import StartupGreedy
-from shunter.agents.learned.compiled import Scratch, is_copy
-from shunter.agents.lookahead.rollout import greedy_score
+from shunter.agents.learned.compiled import Scratch
 from shunter.agents.parameters import Choice, Heuristic
 from shunter.envs.observation.features import feature
-from shunter.envs.observation.observe import observe
-from shunter.envs.sim.compiled import inlined, internal, jit
-from shunter.envs.sim.kernel import environment
-from shunter.envs.sim.simulation import STALLED, advance, begin
+from shunter.envs.sim.compiled import inlined, jit
 from shunter.envs.state.state import Bools, State
 from shunter.envs.state.tables import Tables
 
@@ -243,7 +240,7 @@ def rule_score(r: Floats, c: Features, context: Features, seen: Seen) -> float:
     """What a heuristic gives a legal candidate."""
     rule = int(r[0])
     if rule == GREEDY:
-        return greedy_score(c, r[1], r[2], r[3])
+        return greedy_score_of(c, r[1], r[2], r[3])
     if rule == KEEPALIVE:
         return keepalive_score(r, c, seen.busy)
     if c[IS_WAIT] > 0:
@@ -298,24 +295,13 @@ def rule_choice(r: Floats, candidates: Features, context: Features, mask: Bools)
     return best
 
 
-@internal
-def play_rule(t: Tables, s: State, r: Floats, w: Scratch) -> int:
-    """As ``shunter.agents.learned.compiled.play``, for a heuristic."""
-    clock = s.clock[0]
-    while True:
-        clock.asking = advance(t, s)
-        if clock.asking < 0 or clock.now_ns > t.limits[0].max_time_ns:
-            return int(clock.asking)
-        observe(t, s, clock.asking, w.candidates, w.context, w.mask)
-        begin(t, s, clock.asking, rule_choice(r, w.candidates, w.context, w.mask))
+@inlined
+def choose_by_rule(r: Floats, candidates: Features, context: Features, mask: Bools, w: Scratch) -> int:
+    """``rule_choice`` for ``shunter.agents.episodes``; needs no room."""
+    return rule_choice(r, candidates, context, mask)
 
 
 @jit
 def play_rules(t: Tables, batch: State, r: Floats, w: Scratch) -> int:
     """Plays every episode of a batch on with one heuristic; returns how many lack room for a request."""
-    stalled = 0
-    for e in range(batch.clock.shape[0]):
-        s = environment(batch, e)
-        if s.clock[0].asking == STALLED and play_rule(t, s, r, w) == STALLED:
-            stalled += 1
-    return stalled
+    return play_all(choose_by_rule, t, batch, r, w)

@@ -1,6 +1,7 @@
 """What the baselines share: who is asked for, where a model may be loaded, which resident goes first.
 
-All functions read observations as (..., A, F) features of candidates and an (..., A) mask.
+Functions read observations as (..., A, F) features of candidates and an (..., A) mask; compiled ones read one
+candidate, (F,).
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.agents.base import Scores, is_, value
+from shunter.envs.observation.features import feature
+from shunter.envs.sim.compiled import entry
 
-__all__ = ["NEVER", "best", "compose", "fifo", "idle_first", "joins", "runs", "second_copy", "top_level"]
+__all__ = ["NEVER", "best", "compose", "fifo", "idle_first", "is_copy", "joins", "runs", "second_copy"]
+__all__ += ["top_level"]
 
 Bools = NDArray[np.bool_]
 Array = NDArray[Any]
 
 NEVER = -1e12
 """Below every other score: only where nothing else is legal."""
+
+IS_LOAD, ELSEWHERE, HELD = feature("is_load"), feature("elsewhere"), feature("held")
 
 EVICTIONS = -1e9
 """Evictions lie around this: below waiting, so that only a load that lacks room makes them."""
@@ -37,6 +43,12 @@ def second_copy(candidates: Array) -> Bools:
     """
     there, held = value(candidates, "elsewhere") > 0, value(candidates, "held") > 0
     return np.asarray(is_(candidates, "load") & there & ~held)
+
+
+@entry
+def is_copy(c: NDArray[np.float32]) -> bool:
+    """``second_copy`` of one candidate, compiled."""
+    return bool(c[IS_LOAD] > 0 and c[ELSEWHERE] > 0 and c[HELD] == 0)
 
 
 def joins(candidates: Array, mask: Bools) -> Bools:

@@ -11,6 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.agents.episodes import play_all, play_on
+from shunter.agents.heuristics.cost_greedy import loss_of, rate_of
+from shunter.agents.heuristics.rules import is_copy
 from shunter.agents.learned.inputs import (
     CANDIDATE_FEATURE,
     CANDIDATE_SCALE,
@@ -21,10 +24,7 @@ from shunter.agents.learned.inputs import (
 )
 from shunter.agents.learned.prior import OTHERS_BUSY, PENDING, PRIOR_INPUT, SHORTLIST, Prior
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, feature
-from shunter.envs.observation.observe import observe
-from shunter.envs.sim.compiled import inlined, internal, jit
-from shunter.envs.sim.kernel import environment
-from shunter.envs.sim.simulation import STALLED, advance, begin
+from shunter.envs.sim.compiled import entry, inlined, internal, jit
 from shunter.envs.state.state import Bools, Ints, State
 from shunter.envs.state.tables import Tables
 
@@ -34,10 +34,9 @@ Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
 
 IS_RUN, IS_LOAD, IS_EVICT, IS_WAIT = (feature(f"is_{kind}") for kind in KINDS)
-REQUESTS, HELD, ELSEWHERE = feature("requests"), feature("held"), feature("elsewhere")
-SWAP, JOIN, FIRST, BATCH = (feature(f"{name}_time") for name in ("swap", "join", "first", "batch"))
-UNUSED, PREEMPT, ARRIVALS = feature("unused_time"), feature("preempt_time"), feature("arrivals")
-SERVE_ELSEWHERE = feature("serve_elsewhere")
+REQUESTS, HELD = feature("requests"), feature("held")
+SWAP, JOIN, BATCH = (feature(f"{name}_time") for name in ("swap", "join", "batch"))
+SERVE_ELSEWHERE, ARRIVALS = feature("serve_elsewhere"), feature("arrivals")
 
 PRIOR_SIZE = len(Prior._fields)
 OWN, SHARED = len(CANDIDATE_FEATURE), len(CONTEXT_FEATURE)
@@ -86,32 +85,24 @@ def make_scratch(actions: int, width: int) -> Scratch:
     )
 
 
-@inlined
-def is_copy(c: Features) -> bool:
-    """``shunter.agents.heuristics.rules.second_copy``."""
-    return bool(c[IS_LOAD] > 0 and c[ELSEWHERE] > 0 and c[HELD] == 0)
-
-
-@inlined
+@entry
 def prior_of(c: Features, p: Floats) -> float:
-    """``greedy_prior`` of one candidate; p begins with the numbers of a ``Prior``."""
-    requests = np.float64(c[REQUESTS])
+    """``greedy_prior`` of one candidate, compiled; p begins with the numbers of a ``Prior``."""
     if c[IS_EVICT] > 0:
-        back = np.float64(c[PREEMPT]) / (np.float64(c[UNUSED]) + 1.0)
-        return float(-4.5 - np.log1p(requests + p[1] * back))
-    if c[IS_WAIT] > 0:
-        return -3.0
-    swap, join = np.float64(c[SWAP]), np.float64(c[JOIN])
-    if requests == 0:
-        return float(-4.0 - 0.1 * np.log1p(swap / (np.float64(c[ARRIVALS]) + 1e-3)))
-    rate = requests / (p[0] * swap + join + np.float64(c[FIRST]) + 1e-3)
+        return float(-4.5 - np.log1p(loss_of(c, p[1])))
+    rate = rate_of(c, p[0])
     if c[IS_LOAD] > 0 and c[HELD] == 0 and c[SERVE_ELSEWHERE] > 0:
-        share = np.float64(c[SERVE_ELSEWHERE]) / (swap + join + np.float64(c[BATCH]) + 1e-3)
+        own = np.float64(c[SWAP]) + np.float64(c[JOIN]) + np.float64(c[BATCH])
+        share = np.float64(c[SERVE_ELSEWHERE]) / (own + 1e-3)
         if share < 1.0:
             rate *= share ** p[3]
     if is_copy(c):
         rate *= p[2]
-    return float(np.log(max(rate, 1e-4)))
+    if rate > 0:
+        return float(np.log(max(rate, 1e-4)))
+    if c[IS_WAIT] > 0:
+        return -3.0
+    return float(-4.0 - 0.1 * np.log1p(np.float64(c[SWAP]) / (np.float64(c[ARRIVALS]) + 1e-3)))
 
 
 @inlined
@@ -303,26 +294,11 @@ def choose_batch(
 
 @internal
 def play(t: Tables, s: State, p: Floats, w: Scratch) -> int:
-    """Plays on until the episode is over, cut off, or lacks room for a request.
-
-    Returns:
-        The device that asks as it is cut off, -1 at its end, or ``STALLED``: grow its slots and go on.
-    """
-    clock = s.clock[0]
-    while True:
-        clock.asking = advance(t, s)
-        if clock.asking < 0 or clock.now_ns > t.limits[0].max_time_ns:
-            return int(clock.asking)
-        observe(t, s, clock.asking, w.candidates, w.context, w.mask)
-        begin(t, s, clock.asking, choose(p, w.candidates, w.context, w.mask, w))
+    """``shunter.agents.episodes.play_on`` with a learned policy."""
+    return play_on(choose, t, s, p, w)
 
 
 @jit
 def play_batch(t: Tables, batch: State, p: Floats, w: Scratch) -> int:
     """Plays every episode of a batch on with one policy; returns how many lack room for a request."""
-    stalled = 0
-    for e in range(batch.clock.shape[0]):
-        s = environment(batch, e)
-        if s.clock[0].asking == STALLED and play(t, s, p, w) == STALLED:
-            stalled += 1
-    return stalled
+    return play_all(choose, t, batch, p, w)

@@ -9,6 +9,7 @@ takes any number of models, levels and devices. Untrained, all but the prior is 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from shunter.agents.base import Scores, ScoringPolicy
 from shunter.agents.learned.compiled import Scratch, choose_batch, make_scratch
 from shunter.agents.learned.inputs import INPUTS, KINDS, candidate_inputs, context_inputs, kind_of
-from shunter.agents.learned.prior import PRIOR_INPUT, Prior, greedy_prior, shortlist
+from shunter.agents.learned.prior import PRIOR_INPUT, Prior, listed
 from shunter.agents.learned.weights import Arrays, layer_shapes, to_vector, width_of
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION
 from shunter.envs.scenario.fields import checked
@@ -37,6 +38,11 @@ POLICY_FORMAT = 4
 
 NAMES = {"features": FEATURES, "context_features": CONTEXT_FEATURES}
 """What a policy file says it reads; older ones do not name what they read of the whole system."""
+
+
+def _texts(names: Sequence[str]) -> tuple[str, str]:
+    """How a policy file lists names: as JSON, and as PPO once wrote them, which is still read."""
+    return json.dumps(names), ",".join(names)
 
 
 def softsign(x: NDArray[Any]) -> NDArray[Any]:
@@ -119,9 +125,7 @@ class LearnedPolicy(ScoringPolicy):
 
     def scores(self, candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_]) -> Scores:
         """Scores of the candidates on the shortlist; minus infinity for the others."""
-        prior = np.full(mask.shape, -np.inf)
-        prior[mask] = greedy_prior(candidates[mask], self.prior)
-        seen = shortlist(candidates, context, mask, prior)
+        seen, prior = listed(candidates, context, mask, self.prior)
         scores = np.full(mask.shape, -np.inf)
         decision = np.nonzero(seen)[:-1]  # of each row, where there are several
         own, shared = candidate_inputs(candidates[seen]), context_inputs(context)
@@ -161,7 +165,7 @@ class LearnedPolicy(ScoringPolicy):
             "format": "shunter-policy",
             "format_version": str(POLICY_FORMAT),
             "features_version": str(FEATURES_VERSION),
-            **{key: json.dumps(names) for key, names in NAMES.items()},
+            **{key: _texts(names)[0] for key, names in NAMES.items()},
             "name": self.name,
         }
         write_bytes(path, safetensors.numpy.save(self.weights, metadata=header))
@@ -190,8 +194,8 @@ class LearnedPolicy(ScoringPolicy):
             if header.get(what) != str(want):
                 raise VersionError(path, what, header.get(what), want)
         for key, names in NAMES.items():
-            said = header.get(key, "" if key == "features" else json.dumps(names))
-            if said not in (json.dumps(names), ",".join(names)):  # as PPO wrote them once
+            is_missing = key == "context_features" and key not in header
+            if header.get(key) not in _texts(names) and not is_missing:
                 why = f"its metadata {key} must be those of this version, in their order"
                 raise BrokenFileError(path, why)
         _check_shapes(path, weights)

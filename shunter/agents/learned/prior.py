@@ -23,6 +23,7 @@ __all__ = [
     "SHORTLIST",
     "Prior",
     "greedy_prior",
+    "listed",
     "shortlist",
 ]
 
@@ -43,7 +44,7 @@ class Prior(NamedTuple):
 
     Attributes:
         load_weight: As of cost-greedy.
-        reload_weight: Likewise.
+        reload_weight: As of cost-greedy.
         copy_share: What a second copy of a model counts. Much less would keep copies out of a search's reach.
         elsewhere: How much a load counts less where another device would serve sooner: the exponent of the
             share of its own time in which that one could.
@@ -112,3 +113,22 @@ def shortlist(
     legal = np.where(mask, prior, -np.inf)
     least = np.partition(legal, -SHORTLIST, axis=-1)[..., -SHORTLIST, None]
     return np.asarray(mask & (legal >= least))
+
+
+def listed(
+    candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_], prior: Prior
+) -> tuple[NDArray[np.bool_], Scores]:
+    """Who is on the ``shortlist``, and the untrained scores that it goes by, minus infinity where illegal.
+
+    Args:
+        candidates: (..., A, F).
+        context: (..., G).
+        mask: (..., A).
+        prior: Its parameters.
+
+    Returns:
+        Two arrays of shape (..., A).
+    """
+    scores = np.full(mask.shape, -np.inf)
+    scores[mask] = greedy_prior(candidates[mask], prior)
+    return shortlist(candidates, context, mask, scores), scores

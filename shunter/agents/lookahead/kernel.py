@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.agents.heuristics.cost_greedy import greedy_choice, greedy_score_of
 from shunter.agents.lookahead.futures import draw_future, redraw_hidden
-from shunter.agents.lookahead.rollout import greedy_choice, greedy_score, play_out
+from shunter.agents.lookahead.rollout import play_out
 from shunter.agents.lookahead.rollout_state import copy_words
 from shunter.envs.observation.features import feature
 from shunter.envs.sim.compiled import internal, jit
@@ -33,7 +34,7 @@ def worth_trying(c: NDArray[np.float32], pending: bool) -> float:
     made only for a load.
     """
     if pending or c[REQUESTS] > 0:
-        return greedy_score(c) if pending or c[IS_EVICT] == 0 else -np.inf
+        return greedy_score_of(c) if pending or c[IS_EVICT] == 0 else -np.inf
     if c[IS_WAIT] > 0:
         return 0.0
     if c[IS_LOAD] > 0 and c[ARRIVALS] > 0:

@@ -118,7 +118,7 @@ def fit_arrivals(frame: pd.DataFrame, *, seed: int = 0) -> Fit:
     return Fit(
         name=best,
         arrivals=spec,
-        rate_per_s=float((len(times_s) - 1) / np.ptp(times_s)),
+        rate_per_s=_rate_per_s(times_s),
         seen=seen[best],
         held_out=likeness(twin_s, second_s),
         floor=likeness(first_s, second_s),
@@ -126,9 +126,13 @@ def fit_arrivals(frame: pd.DataFrame, *, seed: int = 0) -> Fit:
     )
 
 
+def _rate_per_s(times_s: Array) -> float:
+    """Mean rate of arrivals, ascending."""
+    return float((len(times_s) - 1) / np.ptp(times_s))
+
+
 def _draw(spec: Arrivals, like_s: Array, seed: int) -> Array:
-    rate_per_s = (len(like_s) - 1) / np.ptp(like_s)
-    chunks = arrival_times(spec, float(rate_per_s), np.random.default_rng(seed))
+    chunks = arrival_times(spec, _rate_per_s(like_s), np.random.default_rng(seed))
     count = -(-len(like_s) // 4096)
     return np.concatenate(list(islice(chunks, count)))[: len(like_s)]
 
@@ -149,7 +153,7 @@ def _bursts(times_s: Array) -> Arrivals | None:
         the squared coefficient of variation of the rate λ and τ its relaxation time,
         I(T) = 1 + 2 λ c² τ (1 - τ/T (1 - exp(-T/τ))).
     """
-    rate_per_s = (len(times_s) - 1) / np.ptp(times_s)
+    rate_per_s = _rate_per_s(times_s)
     seen = {scale: dispersion(times_s, scale) for scale in SCALES_S}
     scales = np.array([scale for scale, value in seen.items() if value > 0])
     measured = np.array([value for value in seen.values() if value > 0])

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.agents.lookahead.rollout import greedy_score, play_out
+from shunter.agents.heuristics.cost_greedy import greedy_score_of
+from shunter.agents.lookahead.rollout import play_out
 from shunter.agents.lookahead.rollout_state import copy_words
 from shunter.envs.observation.observe import observe
 from shunter.envs.rules.candidates import mask_actions
@@ -174,8 +175,8 @@ def finish_s(t: Tables, s: State, device: int, candidates: Features, context: Fe
     """Request-seconds from now on if cost-greedy decides, the present observation having been made."""
     best, top = 0, -np.inf
     for a in range(mask.shape[0]):
-        if mask[a] and greedy_score(candidates[a]) > top:
-            best, top = a, greedy_score(candidates[a])
+        if mask[a] and greedy_score_of(candidates[a]) > top:
+            best, top = a, greedy_score_of(candidates[a])
     return play_out(t, s, device, best, candidates, context, mask, MAX_DECISIONS)
 
 
@@ -189,8 +190,8 @@ def rank_actions(
     for a in range(mask.shape[0]):
         if not mask[a]:
             continue
-        score, at = greedy_score(candidates[a]), count
-        while at > 0 and greedy_score(candidates[order[at - 1]]) < score:
+        score, at = greedy_score_of(candidates[a]), count
+        while at > 0 and greedy_score_of(candidates[order[at - 1]]) < score:
             order[at] = order[at - 1]
             at -= 1
         order[at] = a

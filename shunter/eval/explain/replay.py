@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.agents.heuristics.rules import is_copy
 from shunter.agents.learned.compiled import (
     IS_EVICT,
     IS_RUN,
@@ -22,7 +23,6 @@ from shunter.agents.learned.compiled import (
     SHARED,
     Scratch,
     choose,
-    is_copy,
     kind_index,
     play,
     squash,

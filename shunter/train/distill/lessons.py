@@ -12,15 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.agents.episodes import reach_decision
 from shunter.agents.learned.compiled import Scratch, choose, make_scratch
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.prior import SHORTLIST
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
-from shunter.envs.observation.observe import observe
 from shunter.envs.sim.compiled import jit
 from shunter.envs.sim.kernel import begin_episode, environment
 from shunter.envs.sim.randomness import key_of
-from shunter.envs.sim.simulation import advance, begin
+from shunter.envs.sim.simulation import begin
 from shunter.envs.state.state import Bools, State
 from shunter.envs.state.tables import Tables
 from shunter.envs.world.world import World
@@ -82,12 +82,8 @@ def show(
         shown: Written to.
         count: Decisions that it holds.
     """
-    c, at = s.clock[0], 0
-    while count < shown.context.shape[0]:
-        d = advance(t, s)
-        if d < 0 or c.now_ns > t.limits[0].max_time_ns:
-            break
-        observe(t, s, d, mine.candidates, mine.context, mine.mask)
+    at = 0
+    while count < shown.context.shape[0] and reach_decision(t, s, mine):
         wanted = choose(teacher, mine.candidates, mine.context, mine.mask, mine)
         other = choose(student, mine.candidates, mine.context, mine.mask, theirs)
         acts, kept = luck[at % luck.shape[0]], luck[(at + 1) % luck.shape[0]]
@@ -108,7 +104,7 @@ def show(
                 shown.context[count, g] = mine.context[g]
             shown.agrees[count] = wanted == other
             count += 1
-        begin(t, s, d, other if acts < followed else wanted)
+        begin(t, s, s.clock[0].asking, other if acts < followed else wanted)
     return count
 
 

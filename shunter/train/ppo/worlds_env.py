@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shunter.agents.learned.prior import SHORTLIST, Prior, greedy_prior, shortlist
+from shunter.agents.learned.prior import SHORTLIST, Prior, greedy_prior, listed
 from shunter.envs.gym.scheduling import Observation, make_spaces
 from shunter.train.ppo.tasks import TrainingTask
 from shunter.train.ppo.vec_env import SchedulingVecEnv, UniformVecEnv
@@ -134,9 +134,7 @@ def _empty(count: int, space: spaces.Dict) -> Observation:
 def _show(seen: Observation, out: Observation, rest: Prior) -> NDArray[np.int64]:
     """Writes the shortlists of ``seen`` into ``out`` and returns the actions meant, (n, shown)."""
     legal = seen["action_mask"] > 0
-    prior = np.full(legal.shape, -np.inf)
-    prior[legal] = greedy_prior(seen["candidates"][legal], rest)
-    kept = shortlist(seen["candidates"], seen["context"], legal, prior)
+    kept, prior = listed(seen["candidates"], seen["context"], legal, rest)
     count = min(out["action_mask"].shape[1], legal.shape[1])
     first = np.argpartition(np.where(kept, -prior, np.inf), count - 1, axis=1)[:, :count]
     shown = np.sort(first, axis=1)

@@ -19,6 +19,9 @@ __all__ = ["SearchCheckpoint", "check_settings", "read_search", "write_search"]
 
 ARRAYS = {"center", "average", "first", "second", "best"}
 
+ADDED = {"shared": 0.0}
+"""Settings that older checkpoints do not name, with what they did."""
+
 
 @dataclass(frozen=True)
 class SearchCheckpoint:
@@ -50,7 +53,7 @@ def read_search(path: Path, settings: dict[str, Any]) -> SearchCheckpoint:
         with safetensors.safe_open(path, framework="numpy") as file:
             state = json.loads((file.metadata() or {})["state"])
             arrays = {key: file.get_tensor(key) for key in ARRAYS}
-        known = dict(state["settings"])
+        known = {**ADDED, **state["settings"]}
     except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise BrokenFileError(path, f"no checkpoint of a search: {error}") from None
     check_settings(path, known, settings)

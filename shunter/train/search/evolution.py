@@ -5,6 +5,9 @@ a policy's numbers are searched directly: pairs of mirrored perturbations play w
 the gradient is only the difference within a pair, on the same requests. The luck of arrivals, which is most
 of what single trajectories differ by, cancels.
 
+The linear weights of the kinds of candidates (run, load, evict, wait) are perturbed partly in common: what is
+good news of one kind often is of all, and a direction that all share is found with fewer perturbations.
+
 Source:
     Salimans et al., Evolution Strategies as a Scalable Alternative to Reinforcement Learning, 2017,
     https://arxiv.org/abs/1703.03864 (mirrored sampling, Adam on the estimated gradient). Kingma and Ba, Adam,
@@ -15,10 +18,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,20 +27,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.agents.learned.compiled import LINEAR
-from shunter.agents.learned.file import training_record
+from shunter.agents.learned.inputs import INPUTS, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.prior import Prior
 from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights, width_of
 from shunter.envs.sim.randomness import key_of
 from shunter.envs.world.world import World
 from shunter.errors import InputError
-from shunter.train.result import Curve, OnProgress, TrainResult
+from shunter.train.result import Curve
 from shunter.train.search.checkpoint import SearchCheckpoint, read_search, write_search
 from shunter.train.search.trials import Trials, episodes_of, score_of
-from shunter.train.settings import VALIDATION_SEEDS, EvolutionSettings, plain
-from shunter.train.validation import Validation, cut_off_late
+from shunter.train.settings import EvolutionSettings, plain
+from shunter.train.training import Training
 
-__all__ = ["Search", "threads_of", "train_evolution"]
+__all__ = ["Search", "threads_of"]
 
 Vector = NDArray[np.float64]
 
@@ -84,54 +85,65 @@ class Adam(NamedTuple):
         return np.asarray(first / (np.sqrt(second) + 1e-8))
 
 
-@dataclass
-class Search:
+class Search(Training):
     """A search under way, generation by generation; each has random numbers of its own.
 
-    So a checkpoint between generations needs none of them: a resumed run is the uninterrupted one.
+    Args:
+        worlds: To be good in.
+        settings: See there.
+        validation: Worlds that choose the numbers to keep; by default those to be good in.
+        start: A policy to start from instead of the untrained one. Where the settings have no network, that
+            of the start is kept as it is, and what is searched is the prior and the linear part.
+
+    Raises:
+        InputError: The start has a network of another width.
     """
 
-    worlds: Sequence[World]
     settings: EvolutionSettings
-    validation: Validation
-    start: LearnedPolicy
-    pool: Executor | None
-    curve: list[Curve] = field(default_factory=list)
-    best: LearnedPolicy | None = None
-    generation: int = 0
-    generations: int = 0
-    decisions: int = 0
-    before_s: float = 0.0
-    begun_s: float = field(default_factory=time.monotonic)
 
-    def __post_init__(self) -> None:
-        self.width = width_of(self.start.weights)
-        vector = to_vector(self.start.weights)
-        size = len(vector) if self.settings.width else PRIOR_SIZE + LINEAR
+    def __init__(
+        self,
+        worlds: Sequence[World],
+        settings: EvolutionSettings,
+        *,
+        validation: Sequence[World] | None = None,
+        start: LearnedPolicy | None = None,
+    ) -> None:
+        begun = _start(start, settings)
+        super().__init__(worlds, settings, validation=validation, start=start)
+        self.width = width_of(begun.weights)
+        vector = to_vector(begun.weights)
+        size = len(vector) if settings.width else PRIOR_SIZE + LINEAR
         self.center, self.kept = free(vector[:size]), vector[size:]
         self.average = self.center.copy()
         self.adam = Adam(np.zeros_like(self.center), np.zeros_like(self.center))
-        self.generations = self.settings.generations
-        self.lanes = threads_of(self.settings)
+        self.generation, self.generations = 0, settings.generations
+        self._decisions = 0
+        self.lanes = threads_of(settings)
+        self.pool = ThreadPoolExecutor(self.lanes) if self.lanes > 1 else None
         self._last_s: list[float] = []
 
+    def close(self) -> None:
+        """Ends the threads."""
+        if self.pool is not None:
+            self.pool.shutdown()
+
     @property
-    def elapsed_s(self) -> float:
-        """Spent on training, before a resumption too."""
-        return self.before_s + time.monotonic() - self.begun_s
+    def decisions(self) -> int:
+        """Simulated for the search so far."""
+        return self._decisions
 
     @property
     def share(self) -> float:
         """How much is done; nothing until it is known how much there is."""
         return self.generation / self.generations if self.generations else 0.0
 
-    @property
-    def over(self) -> bool:
-        """Whether all generations are done, or nothing has become better for long."""
-        ratios = [point.ratio for point in self.curve]
-        waited = len(ratios) - 1 - ratios.index(min(ratios))
-        tired = 0 < self.settings.patience <= waited
-        return tired or 0 < self.generations <= self.generation
+    def segment(self, report: Callable[[], None] = lambda: None) -> None:
+        """Generations until the next validation."""
+        self.advance()
+        while self.generation % self.settings.validate_every and not self.over:
+            report()
+            self.advance()
 
     def advance(self) -> None:
         """One generation."""
@@ -160,8 +172,13 @@ class Search:
         return np.asarray((gap[:, None] * noise).mean(axis=0) / (gap.std() + 1e-12))
 
     def perturbations(self, rng: np.random.Generator, count: int) -> Vector:
-        """(count, size) standard normal."""
-        return rng.standard_normal((count, len(self.center)))
+        """(count, size) each standard normal; the linear weights of all kinds correlate by ``shared``."""
+        noise, shared = rng.standard_normal((count, len(self.center))), self.settings.shared
+        if shared > 0:
+            of_kinds = noise[:, PRIOR_SIZE : PRIOR_SIZE + LINEAR].reshape(count, len(KINDS), INPUTS)
+            common = rng.standard_normal((count, 1, INPUTS))
+            of_kinds[:] = np.sqrt(shared) * common + np.sqrt(1.0 - shared) * of_kinds
+        return noise
 
     def log_costs(self, rng: np.random.Generator, searched: Vector) -> Vector:
         """(policies,) mean over some worlds of the logarithm of what each policy costs there per request."""
@@ -171,17 +188,16 @@ class Search:
         for w in rng.choice(len(self.worlds), count, replace=False).tolist():
             world, score = self.worlds[w], score_of(self.worlds[w])
             seeds = rng.integers(2**62, size=episodes_of(world, settings.episodes)).tolist()
-            lanes = self.lanes if self.pool is not None else 1
             trials = Trials(
                 world,
                 [int(key_of(seed, w)) for seed in seeds],
                 width=self.width,
                 score=score,
                 noise=settings.noise,
-                lanes=lanes,
+                lanes=self.lanes,
             )
             costs, decisions = trials.costs(vectors, self.pool)
-            self.decisions += decisions
+            self._decisions += decisions
             total += np.log(costs.mean(axis=1)) / count
         return total
 
@@ -201,19 +217,20 @@ class Search:
             left_s = 60 * self.settings.minutes - self.elapsed_s
             self.generations = max(FEWEST, self.generation + round(left_s / each_s))
 
+    def candidate(self) -> LearnedPolicy:
+        """The average of the latest numbers."""
+        return self.policy(self.average)
+
     def validate(self) -> None:
-        """Scores the average of the latest numbers; ties keep the earlier ones."""
+        """Scores the average of the latest numbers; the time that the first one takes is planned with."""
         begun_s = time.monotonic()
-        policy = self.policy(self.average)
-        ratio = self.validation.ratio(policy)
-        if self.best is None or ratio < min(point.ratio for point in self.curve):
-            self.best = policy
-        self.curve.append(Curve(self.decisions, self.elapsed_s, ratio))
+        super().validate()
         if self.generation == self.settings.validate_every and len(self._last_s) == TIMED:
             self._plan(time.monotonic() - begun_s)  # the first one, before all generations, compiles
 
-    def restore(self, checkpoint: SearchCheckpoint) -> None:
+    def restore(self, path: Path) -> None:
         """Goes on where a checkpoint was written."""
+        checkpoint = read_search(path, plain(self.settings))
         arrays, state = checkpoint.arrays, checkpoint.state
         self.center, self.average = arrays["center"], arrays["average"]
         self.width, self.kept = state["width"], arrays["best"][len(self.center) :]
@@ -221,10 +238,10 @@ class Search:
         self.best = LearnedPolicy("evolution", from_vector(arrays["best"], self.width), {})
         self.curve = [Curve(*point) for point in state["curve"]]
         self.generation, self.generations = state["generation"], state["generations"]
-        self.decisions, self.before_s = state["decisions"], state["elapsed_s"]
+        self._decisions, self.before_s = state["decisions"], state["elapsed_s"]
 
-    def checkpoint(self) -> SearchCheckpoint:
-        """What ``restore`` needs."""
+    def save(self, path: Path) -> None:
+        """Writes what ``restore`` needs."""
         if self.best is None:
             raise RuntimeError("nothing was validated yet")
         arrays = {
@@ -243,55 +260,11 @@ class Search:
             "decisions": self.decisions,
             "elapsed_s": self.elapsed_s,
         }
-        return SearchCheckpoint(arrays, state)
+        write_search(SearchCheckpoint(arrays, state), path)
 
-
-def train_evolution(
-    worlds: Sequence[World],
-    settings: EvolutionSettings,
-    *,
-    validation: Sequence[World] | None = None,
-    start: LearnedPolicy | None = None,
-    checkpoint: Path | None = None,
-    on_progress: OnProgress | None = None,
-    how: type[Search] = Search,
-) -> TrainResult:
-    """Searches a policy's numbers; after Ctrl-C the best so far is returned.
-
-    Args:
-        worlds: To be good in.
-        settings: See there.
-        validation: Worlds that choose the numbers to keep; by default those to be good in.
-        start: A policy to start from instead of the untrained one. Where the settings have no network, that
-            of the start is kept as it is, and what is searched is the prior and the linear part.
-        checkpoint: File to write at every validation, and to go on from if it is there.
-        on_progress: See ``OnProgress``.
-        how: To search; ``benchmarks.search_ablation`` takes parts of it away.
-
-    Raises:
-        InputError: The checkpoint is of a training with other settings, or the start of another width.
-        BrokenFileError: The checkpoint is damaged.
-    """
-    begun_s = time.monotonic()
-    worlds = [cut_off_late(world) for world in worlds]
-    judged = worlds if validation is None else list(validation)
-    begun = _start(start, settings)
-    threads = threads_of(settings)
-    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
-        seeds = VALIDATION_SEEDS[: settings.validation_seeds]
-        search = how(worlds, settings, Validation(judged, seeds), begun, pool, begun_s=begun_s)
-        interrupted = _run(search, checkpoint, on_progress)
-    if search.best is None:
-        raise KeyboardInterrupt
-    before_s = 0.0 if start is None else float(start.metadata.get("elapsed_s", 0.0))
-    search.best.metadata.update(
-        training_record(worlds, steps=search.decisions, seed=settings.seed, settings=plain(settings)),
-        baseline=search.validation.baseline,
-        elapsed_s=f"{before_s + search.elapsed_s:.1f}",
-        generations=str(search.generation),
-        validation_ratio=f"{min(point.ratio for point in search.curve):.4f}",
-    )
-    return TrainResult(search.best, search.curve, search.validation.baseline, interrupted)
+    def facts(self) -> dict[str, str]:
+        """How many generations there were."""
+        return {"generations": str(self.generation)}
 
 
 def threads_of(settings: EvolutionSettings) -> int:
@@ -313,23 +286,3 @@ def _start(given: LearnedPolicy | None, settings: EvolutionSettings) -> LearnedP
     if settings.width and given.width not in (0, settings.width):
         raise InputError("--from", f"have a network of width {settings.width} or none", given.width)
     return LearnedPolicy("evolution", {**weights, **given.weights}, {})
-
-
-def _run(search: Search, checkpoint: Path | None, on_progress: OnProgress | None) -> bool:
-    """Takes a search to its end; returns whether Ctrl-C cut it short."""
-    try:
-        if checkpoint is not None and checkpoint.exists():
-            search.restore(read_search(checkpoint, plain(search.settings)))
-        else:
-            search.validate()
-        while not search.over:
-            search.advance()
-            if search.generation % search.settings.validate_every == 0 or search.over:
-                search.validate()
-                if checkpoint is not None:
-                    write_search(search.checkpoint(), checkpoint)
-            if on_progress is not None:
-                on_progress(search.share, search.curve[-1])
-    except KeyboardInterrupt:
-        return True
-    return False
