@@ -10,8 +10,11 @@ LLAMA_CPP ?= llama-cpp-python==0.3.36
 # A wheel takes minutes to build; it is kept outside the repository, by machine type, and rebuilt if missing.
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/shunter/wheels
 BIN := .venv/bin
-QUICK := tests/catalog tests/docs tests/models --ignore=tests/models/test_card.py tests/test_errors.py tests/test_files.py \
-	tests/test_public.py tests/test_vllm_result.py
+QUICK := tests/catalog tests/docs tests/test_errors.py tests/test_files.py tests/test_public.py tests/test_vllm_result.py \
+	tests/models --ignore=tests/models/test_card.py --ignore=tests/models/test_monotone.py \
+	$(addprefix tests/envs/test_, env.py guard.py objectives.py records.py scenario.py seed_ranges.py symmetry.py \
+	vector.py workload.py) tests/agents/test_baselines.py tests/agents/test_policies.py \
+	tests/eval/test_metrics.py tests/eval/test_worlds_agree.py
 
 .PHONY: demo test test-quick test-vllm lint clean
 
