@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from shunter.agents.registry import HEURISTICS
+from shunter.envs.scenario.library import scenario_names
+from shunter.profiling.dataset.reference import read_reference
 from tests.docs.pages import PAGES, README, ROOT, name_of
 
 _NUMBER = r"[+−-]?\d+(?:\.\d+)?"
@@ -92,3 +95,16 @@ def test_a_wrong_figure_is_seen() -> None:
     assert right.differences(row) == []
     assert len(wrong.differences(row)) == 2
     assert none.differences({"value": 0.02, "interval": None}) == ["m: the result has no interval"]
+
+
+def test_counts_are_those_of_what_there_is() -> None:
+    pages = {name_of(page): page.read_text(encoding="utf-8") for page in PAGES}
+    assert f"{len(scenario_names())} named scenarios" in pages["docs/environment.md"]
+    assert f"{len(scenario_names())} scenarios, 3 loads" in pages["README.md"]
+    assert f"{len(read_reference())} published measurements" in pages["docs/profiling.md"]
+    words = {12: "Twelve", 13: "Thirteen", 14: "Fourteen", 15: "Fifteen", 16: "Sixteen"}
+    assert f"{words[len(HEURISTICS)]} heuristics" in pages["docs/training.md"]
+    for name in set(
+        re.findall(r"`([a-z-]+)`", pages["docs/training.md"].partition(" heuristics, each")[2][:300])
+    ):
+        assert name in HEURISTICS
