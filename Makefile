@@ -11,7 +11,7 @@ LLAMA_CPP ?= llama-cpp-python==0.3.36
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/shunter/wheels
 BIN := .venv/bin
 QUICK := tests/catalog tests/docs tests/test_errors.py tests/test_files.py tests/test_public.py tests/test_vllm_result.py \
-	tests/models --ignore=tests/models/test_card.py --ignore=tests/models/test_monotone.py \
+	$(addprefix tests/models/test_, datasheets.py features.py intervals.py published.py regressors.py) \
 	$(addprefix tests/envs/test_, env.py guard.py objectives.py records.py scenario.py seed_ranges.py symmetry.py \
 	vector.py workload.py) tests/agents/test_baselines.py tests/agents/test_policies.py \
 	tests/eval/test_metrics.py tests/eval/test_worlds_agree.py
