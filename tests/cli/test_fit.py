@@ -13,7 +13,7 @@ from shunter.cli.predict import predict
 from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
 from shunter.models import PerformanceModel
-from shunter.models.validation.held_out import baselines
+from shunter.models.validation import baselines
 from shunter.profiling.sweep.plan import SweepSettings, make_plan
 from shunter.profiling.sweep.sweep import run_sweep
 

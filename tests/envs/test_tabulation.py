@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from shunter.envs.rules.durations import interpolate
-from shunter.envs.world.world import World, make_world, tabulation
+from shunter.envs.world import tabulation
+from shunter.envs.world.world import World, make_world
 from shunter.models.performance import PerformanceModel
 
 

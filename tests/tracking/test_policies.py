@@ -53,7 +53,7 @@ SEARCH = {"generations": 30, "pairs": 8, "learning_rate": 0.1, "averaging": 0.8,
 CUT_OFF = """
 import os, pathlib, pickle, signal, sys
 import mlflow
-from tests.train.test_registry import register
+from tests.tracking.test_policies import register
 
 def kill(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 

@@ -19,9 +19,9 @@ from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.eval.execution.runs import simulate
 from shunter.train.ppo.buffer import DurationBuffer, RecordDurations, generalized_advantages
-from shunter.train.ppo.courses import Course
 from shunter.train.ppo.network import LOGITS_PER_SCORE, CandidatePolicy, ScoringNetwork, _Repeated, _Softsign
 from shunter.train.ppo.ppo import _Training, train_ppo
+from shunter.train.ppo.tasks import TrainingTask
 from shunter.train.settings import VALIDATION_SEEDS, PpoSettings
 from shunter.train.validation import Validation
 from tests.agents.test_policies import observations
@@ -140,7 +140,7 @@ def test_training_from_a_searched_policy_changes_its_linear_part(fake_world: Wor
     settings = PpoSettings(steps=256, environments=2, rollout_steps=64, width=8, validate_every=1)
     start = random_policy(scale=0.05, width=0)
     training = _Training(
-        [Course(fake_world, 3.0)], settings, Validation([fake_world], VALIDATION_SEEDS[:1]), None
+        [TrainingTask(fake_world, 3.0)], settings, Validation([fake_world], VALIDATION_SEEDS[:1]), None
     )
     training.begin_from(start)
     training.validate()
@@ -212,9 +212,9 @@ def test_settings_are_checked() -> None:
 
 
 def test_the_buffer_holds_what_was_decided_on(fake_world: World) -> None:
-    course = Course(fake_world, 3.0)
+    task = TrainingTask(fake_world, 3.0)
     settings = PpoSettings(steps=64, environments=2, rollout_steps=32, width=8, validate_every=1)
-    training = _Training([course], settings, Validation([fake_world], VALIDATION_SEEDS[:1]), None)
+    training = _Training([task], settings, Validation([fake_world], VALIDATION_SEEDS[:1]), None)
     training.validate()
     training.segment()
     buffer = training.model.rollout_buffer

@@ -13,13 +13,11 @@ from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.learned.prior import PRIOR, Prior, greedy_prior, shortlist
 from shunter.envs.observation.features import feature
 from shunter.envs.scenario.scenario import Scenario
-from shunter.envs.sim.supply import environment_key
 from shunter.envs.world.world import World, make_world
 from shunter.eval.execution.runs import simulate
 from shunter.eval.metrics.metrics import summarize
 from shunter.models.performance import PerformanceModel
-from shunter.train.ppo.courses import Course, make_course
-from shunter.train.ppo.twins import play_twin
+from shunter.train.ppo.tasks import TrainingTask, make_task
 from shunter.train.ppo.vec_env import SchedulingVecEnv
 from shunter.train.ppo.worlds_env import WorldsVecEnv
 from shunter.train.validation import cut_off_late
@@ -33,11 +31,11 @@ def smaller(fake_world: World, fake_performance: PerformanceModel) -> World:
 
 
 def test_worlds_side_by_side_are_the_worlds_by_themselves(fake_world: World, smaller: World) -> None:
-    courses = [Course(fake_world, 4.0), Course(smaller, 2.0)]
-    venv = WorldsVecEnv(courses, 2, seed=3, time_constant=50.0)
-    alone = [SchedulingVecEnv(c.world, 2, seed=6 + i) for i, c in enumerate(courses)]
+    tasks = [TrainingTask(fake_world, 4.0), TrainingTask(smaller, 2.0)]
+    venv = WorldsVecEnv(tasks, 2, seed=3, time_constant=50.0)
+    alone = [SchedulingVecEnv(c.world, 2, seed=6 + i) for i, c in enumerate(tasks)]
     seen, apart = venv.reset(), [env.reset() for env in alone]
-    gained, accrued, episodes = np.zeros(4), np.zeros(4), np.zeros(4, int)
+    gained, accrued, elapsed, episodes = np.zeros(4), np.zeros(4), np.zeros(4), np.zeros(4, int)
     for _ in range(400):
         for i, own in enumerate(apart):
             rows = slice(2 * i, 2 * i + 2)
@@ -57,14 +55,14 @@ def test_worlds_side_by_side_are_the_worlds_by_themselves(fake_world: World, sma
         stepped = [env.step(action) for env, action in zip(alone, chosen, strict=True)]
         apart = [one[0] for one in stepped]
         gained += rewards
+        elapsed += [info["elapsed"] for info in infos]
         accrued -= np.concatenate([one[1] for one in stepped])
         np.testing.assert_array_equal(done, np.concatenate([one[2] for one in stepped]))
         for e in np.flatnonzero(done).tolist():
-            course, key = courses[e // 2], environment_key(6 + e // 2, e % 2)
-            twin = play_twin(course.world, key, episodes[e])
-            relative = (twin.costs[-1] - accrued[e]) / (course.cost * 50.0)
+            task = tasks[e // 2]
+            relative = elapsed[e] / 50.0 - accrued[e] / (task.cost * 50.0)
             assert gained[e] == pytest.approx(relative, rel=1e-3, abs=1e-4)
-            gained[e], accrued[e] = 0.0, 0.0
+            gained[e], accrued[e], elapsed[e] = 0.0, 0.0, 0.0
             episodes[e] += 1
             space = venv.observation_space["candidates"]
             assert infos[e]["terminal_observation"]["candidates"].shape == space.shape
@@ -72,26 +70,27 @@ def test_worlds_side_by_side_are_the_worlds_by_themselves(fake_world: World, sma
     venv.close()
 
 
-def test_there_is_nothing_to_gain_over_the_twin_by_doing_as_it_does(fake_world: World) -> None:
-    venv = WorldsVecEnv([Course(fake_world, 1.0)], 2, time_constant=1.0)
-    seen, most = venv.reset(), 0.0
-    first = play_twin(fake_world, environment_key(0, 0), 0)
-    np.testing.assert_array_equal(seen["twin"][0], first.context(0.0))
-    for _ in range(300):
-        seen, rewards, _, _ = venv.step(PRIOR.act_batch(seen))
-        most = max(most, float(np.abs(rewards).max()))
-    assert most < 1e-4
-    for _ in range(300):
-        seen, rewards, _, _ = venv.step(np.zeros(2, np.int64))
-        most = max(most, float(np.abs(rewards).max()))
-    assert most > 1e-2
+def test_there_is_nothing_to_gain_by_doing_as_the_reference_policy_does(fake_world: World) -> None:
+    venv = WorldsVecEnv([make_task(fake_world)], 8, time_constant=1.0)
+
+    def mean_reward(policy: ScoringPolicy) -> float:
+        venv.seed(0)
+        seen, gained, time = venv.reset(), 0.0, 0.0
+        for _ in range(1500):
+            seen, rewards, _, infos = venv.step(policy.act_batch(seen))
+            gained += float(rewards.sum())
+            time += sum(info["elapsed"] for info in infos)
+        return gained / time
+
+    assert abs(mean_reward(PRIOR)) < 0.3  # of what it costs: other requests than those of the unit
+    assert mean_reward(Waits()) < -0.5
     venv.close()
 
 
 def test_a_reset_anywhere_is_one_on_the_way_of_untrained_logits(fake_world: World) -> None:
-    course = Course(fake_world, 1.0)
-    anywhere = WorldsVecEnv([course], 2, time_constant=1.0, anywhere=True)
-    walked = WorldsVecEnv([course], 2, time_constant=1.0)
+    task = TrainingTask(fake_world, 1.0, decisions=200)
+    anywhere = WorldsVecEnv([task], 2, time_constant=1.0, anywhere=True)
+    walked = WorldsVecEnv([task], 2, time_constant=1.0)
     skipped = []
     for seed in range(6):
         anywhere.seed(seed)
@@ -118,9 +117,9 @@ def only(own: dict[str, Any]) -> dict[str, Any]:
     return {**own, "action_mask": shown_of(own).astype(np.int8)}
 
 
-def test_a_courses_unit_is_littles_law(fake_world: World) -> None:
-    busy = make_course(fake_world.at_rate(fake_world.rate_per_s * 3))
-    idle = make_course(fake_world.at_rate(fake_world.rate_per_s / 10))
+def test_a_tasks_unit_is_littles_law(fake_world: World) -> None:
+    busy = make_task(fake_world.at_rate(fake_world.rate_per_s * 3))
+    idle = make_task(fake_world.at_rate(fake_world.rate_per_s / 10))
     assert busy.world.rate_per_s == fake_world.rate_per_s * 3
     assert busy.cost > 3 * idle.cost > 0
     runs = [simulate(idle.world, PRIOR, seed) for seed in range(8)]

@@ -92,16 +92,14 @@ class ScoringNetwork(nn.Module):
     Args:
         actions: Number of candidates A.
         width: Of the hidden layers.
-        twin: Whether observations end with what a twin sees, for the value alone.
     """
 
-    def __init__(self, actions: int, width: int, *, twin: bool = False) -> None:
+    def __init__(self, actions: int, width: int) -> None:
         super().__init__()
-        self.actions, self.width, self.twin = actions, width, twin
+        self.actions, self.width = actions, width
         self.layers = nn.ModuleDict({name: nn.Linear(i, o) for name, (o, i) in layer_shapes(width).items()})
         self.linear = nn.Parameter(torch.zeros(len(KINDS), INPUTS))
-        beside = len(CONTEXT_FEATURE) * twin
-        self.value = nn.Sequential(nn.Linear(2 * width + len(CONTEXT_FEATURE) + beside, width), nn.Tanh())
+        self.value = nn.Sequential(nn.Linear(2 * width + len(CONTEXT_FEATURE), width), nn.Tanh())
         self.own_inputs = _Squashed(CANDIDATE_FEATURE, CANDIDATE_SCALE)
         self.shared_inputs = _Squashed(CONTEXT_FEATURE, CONTEXT_SCALE)
         self.register_buffer("prior", torch.tensor(Prior()))
@@ -112,7 +110,7 @@ class ScoringNetwork(nn.Module):
 
     def forward(self, flat: torch.Tensor) -> Latents:
         """Logits (n, A) and value features (n, width) of observations flattened in order of their keys."""
-        mask, candidates, context, twin = self._unflatten(flat)
+        mask, candidates, context = self._unflatten(flat)
         legal = mask > 0
         rows, lengths = candidates[legal], legal.sum(-1)  # of each decision, one after the other
         prior = torch.from_numpy(greedy_prior(rows.numpy(force=True), self.numbers())).to(flat)
@@ -129,9 +127,7 @@ class ScoringNetwork(nn.Module):
         last = _Softsign.apply(nn.functional.linear(hidden, mine) + _Repeated.apply(common_part, lengths))
         scored = self.layers["score_2"](last).squeeze(-1) + self._linear(rows, own, shared, lengths)
         scored = scored + LOGITS_PER_SCORE * prior
-        return flat.new_zeros(legal.shape).masked_scatter(legal, scored), self.value(
-            torch.cat([pooled, self.shared_inputs(twin)], dim=-1) if self.twin else pooled
-        )
+        return flat.new_zeros(legal.shape).masked_scatter(legal, scored), self.value(pooled)
 
     def forward_actor(self, flat: torch.Tensor) -> torch.Tensor:
         """Logits only."""
@@ -192,10 +188,9 @@ class ScoringNetwork(nn.Module):
         return y
 
     def _unflatten(self, flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        context = len(CONTEXT_FEATURES)
-        sizes = [self.actions, self.actions * len(FEATURES), context, context * self.twin]
-        mask, candidates, *others = flat.split(sizes, dim=-1)
-        return mask, candidates.reshape(-1, self.actions, len(FEATURES)), *others
+        sizes = [self.actions, self.actions * len(FEATURES), len(CONTEXT_FEATURES)]
+        mask, candidates, context = flat.split(sizes, dim=-1)
+        return mask, candidates.reshape(-1, self.actions, len(FEATURES)), context
 
 
 class CandidatePolicy(MaskableMultiInputActorCriticPolicy):
@@ -206,9 +201,7 @@ class CandidatePolicy(MaskableMultiInputActorCriticPolicy):
         super().__init__(*args, **kwargs)
 
     def _build(self, lr_schedule: Any) -> None:
-        self.mlp_extractor = ScoringNetwork(
-            int(self.action_space.n), self.width, twin="twin" in self.observation_space.spaces
-        )
+        self.mlp_extractor = ScoringNetwork(int(self.action_space.n), self.width)
         self.action_net = nn.Identity()
         self.value_net = nn.Linear(self.width, 1)
         self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)

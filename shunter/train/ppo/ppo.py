@@ -18,8 +18,8 @@ from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.train.ppo.buffer import DurationBuffer, RecordDurations
 from shunter.train.ppo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from shunter.train.ppo.courses import Course, make_course
 from shunter.train.ppo.network import CandidatePolicy
+from shunter.train.ppo.tasks import TrainingTask, make_task
 from shunter.train.ppo.warm_start import best_prior
 from shunter.train.ppo.worlds_env import WorldsVecEnv
 from shunter.train.result import Curve, OnProgress, TrainResult
@@ -50,7 +50,7 @@ class _Training:
     So a checkpoint between segments needs neither: a resumed run is the uninterrupted one.
     """
 
-    courses: Sequence[Course]
+    tasks: Sequence[TrainingTask]
     settings: PpoSettings
     validation: Validation
     on_progress: OnProgress | None
@@ -60,9 +60,9 @@ class _Training:
 
     def __post_init__(self) -> None:
         self.begun_s = time.monotonic()
-        each = max(1, self.settings.environments // len(self.courses))
+        each = max(1, self.settings.environments // len(self.tasks))
         self.venv = WorldsVecEnv(
-            self.courses,
+            self.tasks,
             each,
             time_constant=self.settings.time_constant,
             noise=self.settings.noise,
@@ -88,7 +88,7 @@ class _Training:
             ent_coef=settings.entropy,
             normalize_advantage=False,  # DurationBuffer's too, for each world by itself
             rollout_buffer_class=DurationBuffer,
-            rollout_buffer_kwargs={"worlds": len(self.courses)},
+            rollout_buffer_kwargs={"worlds": len(self.tasks)},
             policy_kwargs={"width": settings.width},
             seed=settings.seed,
             device="cpu",
@@ -118,7 +118,7 @@ class _Training:
 
     def choose_prior(self) -> None:
         """Takes over the prior that is best in these worlds."""
-        prior = torch.tensor(best_prior([course.world for course in self.courses]))
+        prior = torch.tensor(best_prior([task.world for task in self.tasks]))
         for network in (self.model.policy.mlp_extractor, self.average.module):
             network.prior.copy_(prior)
 
@@ -198,10 +198,10 @@ def train_ppo(
     """
     torch.set_num_threads(settings.threads)
     _check_objectives(worlds)
-    courses = [make_course(world) for world in worlds]
-    judged = [course.world for course in courses] if validation is None else list(validation)
+    tasks = [make_task(world) for world in worlds]
+    judged = [task.world for task in tasks] if validation is None else list(validation)
     training = _Training(
-        courses, settings, Validation(judged, VALIDATION_SEEDS[: settings.validation_seeds]), on_progress
+        tasks, settings, Validation(judged, VALIDATION_SEEDS[: settings.validation_seeds]), on_progress
     )
     interrupted = False
     try:
@@ -224,7 +224,7 @@ def train_ppo(
     if training.best is None:
         raise KeyboardInterrupt
     before_s = 0.0 if start is None else float(start.metadata.get("elapsed_s", 0.0))
-    training.best.metadata.update(_metadata(courses, settings, training, before_s))
+    training.best.metadata.update(_metadata(tasks, settings, training, before_s))
     return TrainResult(training.best, training.curve, training.validation.baseline, interrupted)
 
 
@@ -236,12 +236,12 @@ def _check_objectives(worlds: Sequence[World]) -> None:
 
 
 def _metadata(
-    courses: Sequence[Course], settings: PpoSettings, training: _Training, before_s: float
+    tasks: Sequence[TrainingTask], settings: PpoSettings, training: _Training, before_s: float
 ) -> dict[str, str]:
     """What the policy file says of the training; the time includes that of the policy it started from."""
     return {
         **training_record(
-            [course.world for course in courses],
+            [task.world for task in tasks],
             steps=training.curve[-1].steps,
             seed=settings.seed,
             settings=plain(settings),
