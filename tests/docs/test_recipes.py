@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tomllib
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +15,6 @@ from shunter.envs.scenario import library
 from shunter.envs.world.world import make_world
 from shunter.eval.execution.runs import simulate
 from shunter.models import datasheets
-from tests.docs.pages import ROOT
 
 SCENARIO = """
 name: {name}
@@ -85,13 +83,3 @@ def test_a_scenario_is_one_file(data: Path) -> None:
     write(data / "scenarios" / "brand-new.yaml", name="brand-new")
     assert "brand-new" in library.scenario_names()
     assert mean_response_s("brand-new") > 0
-
-
-def test_the_contract_of_workers_names_all_that_runs_there() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    contracts = project["tool"]["importlinter"]["contracts"]
-    (contract,) = [c for c in contracts if "shunter.engines.base" in c.get("source_modules", [])]
-    folder = ROOT / "shunter" / "engines"
-    found = {p.stem for p in folder.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
-    there = {f"shunter.engines.{name}" for name in found - {"__init__", "caller"}}
-    assert set(contract["source_modules"]) == there
