@@ -1,5 +1,7 @@
 # make demo   set up .venv and run the whole loop, small, on this machine
 # make test   set up .venv with every engine a CPU can run, lint, type-check, test; check that vLLM's result stands
+# make test-quick   lint, type-check, and the quick tests of units: under two minutes once code is compiled
+# make lint   ruff, mypy, and which area may import which
 # make test-vllm   set up .venv-vllm, where vLLM has its own torch, test that engine, write results/vllm.json
 
 PYTHON ?= python3
@@ -8,6 +10,11 @@ LLAMA_CPP ?= llama-cpp-python==0.3.36
 # A wheel takes minutes to build; it is kept outside the repository, by machine type, and rebuilt if missing.
 WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/shunter/wheels
 BIN := .venv/bin
+QUICK := tests/catalog tests/docs tests/test_errors.py tests/test_files.py tests/test_public.py tests/test_vllm_result.py \
+	$(addprefix tests/models/test_, datasheets.py features.py intervals.py published.py regressors.py) \
+	$(addprefix tests/envs/test_, env.py guard.py objectives.py records.py scenario.py seed_ranges.py symmetry.py \
+	vector.py workload.py) tests/agents/test_baselines.py tests/agents/test_policies.py \
+	tests/eval/test_metrics.py tests/eval/test_worlds_agree.py
 
 .PHONY: demo test test-quick test-vllm lint clean
 
@@ -18,6 +25,9 @@ test: .venv/.test lint
 	$(BIN)/python -m pytest
 	$(BIN)/python scripts/vllm_result.py check
 
+test-quick: .venv/.test lint
+	$(BIN)/python -m pytest -q -m 'not engine' $(QUICK)
+
 test-vllm: .venv/.test
 	scripts/test_vllm.sh $(abspath $(BIN))/python .venv-vllm
 
@@ -25,6 +35,7 @@ lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # torch first and by pip: its CPU build is found through pip's own settings; the rest by uv, which is quicker.
 .venv/.torch:

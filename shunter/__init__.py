@@ -2,7 +2,7 @@
 
 The areas build on each other in one direction::
 
-    catalog <- profiling <- models <- envs <- agents <- eval <- train <- cli
+    catalog <- engines <- profiling <- models <- envs <- agents <- eval <- train <- cli
 
 What a user calls is also here, imported when it is first used.
 """
