@@ -35,7 +35,7 @@ __all__ = ["answers", "chaos_rows", "run"]
 
 SIZES = {"small": 6e6, "medium": 12e6, "large": 20e6}
 DEVICES = ("loopback:1-threads-500MB", "loopback:1-threads-400MB")
-POLICIES = ("fifo-swap", "lru-keepalive", "cost-greedy")
+DEFAULT_POLICIES = ("fifo-swap", "lru-keepalive", "cost-greedy")
 KILL = 0.25
 """Chance per operation."""
 BAR_BYTES = 20e6
@@ -90,9 +90,9 @@ def _killed_runs(world: World, kills: int, first_seed: int = 0) -> list[Run]:
     runs: list[Run] = []
     while sum(len(run.failures) for run in runs) < kills:
         seed = first_seed + len(runs)
-        policy = make_policy(POLICIES[len(runs) % len(POLICIES)])
-        with open_engines(world, chaos=Chaos(kill=KILL, seed=seed)) as stations:
-            runs.append(run_real(bind_footprints(world, stations), policy, seed, stations))
+        policy = make_policy(DEFAULT_POLICIES[len(runs) % len(DEFAULT_POLICIES)])
+        with open_engines(world, chaos=Chaos(kill=KILL, seed=seed)) as device_executors:
+            runs.append(run_real(bind_footprints(world, device_executors), policy, seed, device_executors))
         killed = sum(len(run.failures) for run in runs)
         print(f"{len(runs)} runs, {killed} of {kills} failures", file=sys.stderr, flush=True)
     return runs

@@ -17,7 +17,7 @@ from shunter.agents.registry import HEURISTICS, STATE_POLICIES, make_policy
 from shunter.envs.state.state import Requests
 from shunter.envs.world.world import World
 from shunter.eval.bounds.clairvoyant import Clairvoyant, solve
-from shunter.eval.execution.plants import SimulatedPlant
+from shunter.eval.execution.backends import SimulatedBackend
 from shunter.eval.execution.runs import run_policy
 
 __all__ = ["response_s", "run"]
@@ -32,7 +32,7 @@ def response_s(world: World, requests: Requests, policy: Policy) -> float:
         requests,
         policy,
         seed=0,
-        make_plant=lambda on_end: SimulatedPlant(world, requests, on_end),
+        make_backend=lambda on_end: SimulatedBackend(world, requests, on_end),
         world_name="simulated",
     )
     return float((result.requests.finish_s - result.requests.arrival_s).mean())

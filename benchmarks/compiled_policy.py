@@ -22,7 +22,7 @@ from shunter.agents.base import Scores
 from shunter.agents.learned.compiled import TIE
 from shunter.agents.learned.inputs import KINDS
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import PENDING, SHORTLIST, Prior
+from shunter.agents.learned.prior import MOST_CANDIDATES, PENDING, BasePolicy
 from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights
 from shunter.envs.observation.features import CONTEXT_TABLE, FEATURE_TABLE, Feature, feature
 from shunter.envs.world.world import World, make_world
@@ -83,8 +83,10 @@ def first_of_best(scores: Scores) -> NDArray[np.int64]:
 
 def random_vector(width: int, scale: float, seed: int = 0) -> NDArray[np.float64]:
     """A policy near its prior."""
-    vector = to_vector(untrained_weights(Prior(), width))
-    vector[len(Prior()) :] += np.random.default_rng(seed).normal(0, scale, len(vector) - len(Prior()))
+    vector = to_vector(untrained_weights(BasePolicy(), width))
+    vector[len(BasePolicy()) :] += np.random.default_rng(seed).normal(
+        0, scale, len(vector) - len(BasePolicy())
+    )
     return vector
 
 
@@ -113,7 +115,7 @@ def equality_row(width: int) -> Row:
     """Compiled choices against those of ``LearnedPolicy.scores``."""
     policy = LearnedPolicy("random", from_vector(random_vector(width, 0.5), width), {})
     differing = 0
-    counts = (8, 3 * SHORTLIST)
+    counts = (8, 3 * MOST_CANDIDATES)
     for actions in counts:
         seen = drawn_observations(OBSERVATIONS // len(counts), actions, seed=actions)
         scores = policy.scores(seen["candidates"], seen["context"], seen["action_mask"] > 0)

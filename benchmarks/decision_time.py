@@ -22,7 +22,7 @@ from benchmarks.form import Row, at_most, main, reported
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.base import Policy
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.gym.scheduling import SchedulingEnv
 from shunter.envs.world.world import World, make_world
@@ -67,7 +67,7 @@ def decision_times_ms(world: World, policy: Policy, decisions: int) -> NDArray[n
 
 def write_untrained(path: Path) -> None:
     """Writes a policy file of the width that a distillation gives by default."""
-    LearnedPolicy("untrained", untrained_weights(Prior(), DistillSettings().width), {}).save(path)
+    LearnedPolicy("untrained", untrained_weights(BasePolicy(), DistillSettings().width), {}).save(path)
 
 
 def row(where: str, policy: str, decisions: int) -> Row:

@@ -12,11 +12,11 @@ from shunter.agents.base import Policy
 from shunter.engines.base import EngineError
 from shunter.envs.world.world import World
 from shunter.errors import InputError
+from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.event_log import EventLog, read_event_log, write_event_logs
 from shunter.eval.execution.real import open_engines, run_real
 from shunter.eval.execution.recorded import recorded_run
 from shunter.eval.execution.runs import Run, as_repeat
-from shunter.eval.execution.station import Station
 
 __all__ = ["Job", "RealRuns"]
 
@@ -83,7 +83,7 @@ class RealRuns:
         left = [job for job in jobs if not (self.folder / job.file).exists()]
         if not left:
             return
-        opened: AbstractContextManager[list[Station]] = open_engines(worlds[left[0].load])
+        opened: AbstractContextManager[list[DeviceExecutor]] = open_engines(worlds[left[0].load])
         begun_s = time.monotonic()
         with opened as engines:
             for done, job in enumerate(left, 1):

@@ -21,7 +21,7 @@ from benchmarks.form import Row, main, reported
 from benchmarks.paired import paired
 from benchmarks.policy_cells import Cell, cell_world
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import PRIOR, Prior
+from shunter.agents.learned.prior import TUNED_COST_GREEDY, BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
@@ -37,7 +37,7 @@ SEEDS = SEED_RANGES["explanation"][:20]
 GENERATIONS, TRAININGS = 60, 2
 QUICK_CELLS, QUICK_SEEDS, QUICK_GENERATIONS = 2, 8, 15
 
-UNTRAINED = Prior()
+UNTRAINED = BasePolicy()
 
 Floats = NDArray[np.float64]
 
@@ -96,14 +96,14 @@ class Variant:
     name: str
     how: type[Search] = Search
     settings: Mapping[str, Any] = field(default_factory=dict)
-    prior: Prior = UNTRAINED
+    prior: BasePolicy = UNTRAINED
     world: Callable[[World], World] = lambda world: world
 
 
 VARIANTS = (
     Variant("full"),
     Variant("without common random numbers", OtherRequests),
-    Variant("begun as plain cost-greedy", prior=Prior(1.0, 1.0, 1.0, 0.0)),
+    Variant("begun as plain cost-greedy", prior=BasePolicy(1.0, 1.0, 1.0, 0.0)),
     Variant("kinds perturbed apart", settings={"shared": 0.0}),
     Variant("without kinds", settings={"shared": 1.0}),
     Variant("without mirrored pairs", SingleSided),
@@ -169,7 +169,7 @@ def run(quick: bool) -> list[Row]:
     if quick:
         settings = replace(settings, generations=QUICK_GENERATIONS, pairs=8, episodes=2, validation_seeds=2)
     worlds = [cell_world(cell, seeds) for cell in cells]
-    tuned = np.array([evaluate_batched(world, PRIOR, seeds).response_mean_s for world in worlds])
+    tuned = np.array([evaluate_batched(world, TUNED_COST_GREEDY, seeds).response_mean_s for world in worlds])
     rows, full = [], np.zeros(0)
     for variant in VARIANTS:
         if why := missing(variant):

@@ -11,7 +11,7 @@ from shunter.eval.execution.runs import simulate
 from shunter.eval.fidelity.replay import replay_predicted
 from tests.fake_executor import TableDurations, execute
 
-POLICIES = ("fifo-swap", "cost-greedy", "lru-keepalive")
+DEFAULT_POLICIES = ("fifo-swap", "cost-greedy", "lru-keepalive")
 SEEDS = (0, 1)
 
 
@@ -25,8 +25,8 @@ class Slower(TableDurations):
 
 def evaluate_fake(world: World, seeds: tuple[int, ...] = SEEDS) -> Evaluation:
     """What ``evaluate`` does, on fake engines with virtual clocks."""
-    result = Evaluation(world, list(POLICIES), list(seeds))
-    for name in POLICIES:
+    result = Evaluation(world, list(DEFAULT_POLICIES), list(seeds))
+    for name in DEFAULT_POLICIES:
         policy = make_policy(name)
         result.simulated[name] = [simulate(world, policy, seed) for seed in seeds]
         result.real[name] = [execute(world, policy, seed, Slower) for seed in seeds]

@@ -11,10 +11,10 @@ from shunter.engines.fake.engine import FakeEngine, LinearDurations
 from shunter.engines.fake.engine import VirtualClock as VirtualEngineClock
 from shunter.envs.rules.durations import interpolate, step_s
 from shunter.envs.world.world import World
+from shunter.eval.execution.backends import EngineBackend
 from shunter.eval.execution.clocks import VirtualClock
-from shunter.eval.execution.plants import EnginePlant
+from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.runs import Run, run_policy
-from shunter.eval.execution.station import Station
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,19 @@ def execute(
     world: World, policy: Policy, seed: int, durations: Callable[..., TableDurations] = TableDurations
 ) -> Run:
     """Runs a policy on fake engines that take as long as the tables say; leaves them empty."""
-    stations = [fake_station(world, d, durations(world=world, device=d)) for d in range(world.devices)]
-    return execute_on(world, policy, seed, stations)
+    device_executors = [
+        fake_device_executor(world, d, durations(world=world, device=d)) for d in range(world.devices)
+    ]
+    return execute_on(world, policy, seed, device_executors)
 
 
-def fake_station(world: World, device: int, durations: TableDurations, **options: Any) -> Station:
+def fake_device_executor(
+    world: World, device: int, durations: TableDurations, **options: Any
+) -> DeviceExecutor:
     """A fake engine for all models; one that is started again goes on with the same clock."""
     layers = {m.name: max(levels) for m, levels in zip(world.scenario.models, world.gpu_layers, strict=True)}
     clock = VirtualEngineClock()
-    station = Station(
+    device_executor = DeviceExecutor(
         device,
         world.scenario.devices[device].name,
         worker_of={model.name: "fake" for model in world.scenario.models},
@@ -78,29 +82,32 @@ def fake_station(world: World, device: int, durations: TableDurations, **options
         now_s=lambda: clock.now_s,
         **options,
     )
-    station.open()
-    return station
+    device_executor.open()
+    return device_executor
 
 
-def execute_on(world: World, policy: Policy, seed: int, stations: list[Station]) -> Run:
-    """Runs a policy on stations of fake engines; leaves them empty."""
-    clocks = [station.workers["fake"].clock for station in stations]
+def execute_on(world: World, policy: Policy, seed: int, device_executors: list[DeviceExecutor]) -> Run:
+    """Runs a policy on device_executors of fake engines; leaves them empty."""
+    clocks = [device_executor.workers["fake"].clock for device_executor in device_executors]
     requests = world.draw(seed)
     run = run_policy(
         world,
         requests,
         policy,
         seed=seed,
-        make_plant=lambda on_end: EnginePlant(
+        make_backend=lambda on_end: EngineBackend(
             world,
             requests,
             on_end,
-            stations,
+            device_executors,
             VirtualClock(clocks),
             [512] * world.models,
             seed,
         ),
         world_name="real",
     )
-    assert all(station.is_empty and station.memory().device_bytes == 0 for station in stations)
+    assert all(
+        device_executor.is_empty and device_executor.memory().device_bytes == 0
+        for device_executor in device_executors
+    )
     return run

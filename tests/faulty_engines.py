@@ -18,11 +18,11 @@ from shunter.engines.fake.engine import FakeEngine
 from shunter.engines.fake.engine import VirtualClock as EngineClock
 from shunter.envs.state.state import KV_LIVE, KV_SAVED, State, in_use
 from shunter.envs.world.world import World
+from shunter.eval.execution.backends import EngineBackend
 from shunter.eval.execution.clocks import VirtualClock
+from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.failures import Failure, Fault
-from shunter.eval.execution.plants import EnginePlant
 from shunter.eval.execution.runs import Run, run_policy
-from shunter.eval.execution.station import Station
 from tests.fake_executor import TableDurations
 
 HANG_S = 3.0
@@ -94,7 +94,7 @@ class FaultyEngine(FakeEngine):
         return call
 
 
-class CheckedPlant(EnginePlant):
+class CheckedBackend(EngineBackend):
     """Looks at the books after every failure."""
 
     def _fail(self, state: State, device: int, fault: Fault) -> Failure:
@@ -115,47 +115,54 @@ def check_books(state: State) -> None:
     assert len(slots) == state.clock["in_system"][0]
     for m in range(len(state.model)):
         mine = free[free["model"] == m]
-        homeless = mine[mine["home"] < 0]
+        unassigned = mine[mine["home"] < 0]
         assert (slots["model"] == m).sum() == state.model["queue_length"][m]
-        assert len(homeless) == state.model["homeless"][m]
-        assert (homeless["generated"] > 0).sum() == state.model["homeless_started"][m]
+        assert len(unassigned) == state.model["unassigned"][m]
+        assert (unassigned["generated"] > 0).sum() == state.model["unassigned_started"][m]
         for d in range(len(state.device)):
             assert (mine["home"] == d).sum() == state.place["held"][d, m]
 
 
-def faulty_station(world: World, device: int, fate: Fate, durations: TableDurations | None = None) -> Station:
-    """A station whose engine takes START_S to start again."""
+def faulty_device_executor(
+    world: World, device: int, fate: Fate, durations: TableDurations | None = None
+) -> DeviceExecutor:
+    """A device_executor whose engine takes START_S to start again."""
     layers = {m.name: max(levels) for m, levels in zip(world.scenario.models, world.gpu_layers, strict=True)}
     clock = EngineClock()
     durations = durations or TableDurations(world=world, device=device)
     capacity = int(world.tables.capacity_bytes[device])
 
     def start(_: str) -> FaultyEngine:
-        clock.now_s += START_S if station.workers else 0.0
+        clock.now_s += START_S if device_executor.workers else 0.0
         return FaultyEngine(fate, durations, clock, total_layers=layers, memory_bytes=capacity)
 
-    station = Station(
+    device_executor = DeviceExecutor(
         device,
         world.scenario.devices[device].name,
         worker_of={model.name: "fake" for model in world.scenario.models},
         start=start,
         now_s=lambda: clock.now_s,
     )
-    station.open()
-    return station
+    device_executor.open()
+    return device_executor
 
 
 def execute_faulty(world: World, policy: Policy, seed: int, fate: Fate) -> tuple[Run, list[list[int]]]:
     """Runs a policy on engines that fail; returns the run and all tokens of every request."""
-    stations = [faulty_station(world, d, fate) for d in range(world.devices)]
+    device_executors = [faulty_device_executor(world, d, fate) for d in range(world.devices)]
     requests = world.draw(seed)
-    plants: list[EnginePlant] = []
+    backends: list[EngineBackend] = []
 
-    def make_plant(on_end: Any) -> EnginePlant:
-        clock = VirtualClock([station.workers["fake"].clock for station in stations])
-        plants.append(CheckedPlant(world, requests, on_end, stations, clock, [512] * world.models, seed))
-        return plants[0]
+    def make_backend(on_end: Any) -> EngineBackend:
+        clock = VirtualClock([device_executor.workers["fake"].clock for device_executor in device_executors])
+        backends.append(
+            CheckedBackend(world, requests, on_end, device_executors, clock, [512] * world.models, seed)
+        )
+        return backends[0]
 
-    run = run_policy(world, requests, policy, seed=seed, make_plant=make_plant, world_name="real")
-    assert all(station.is_empty and station.memory().device_bytes == 0 for station in stations)
-    return run, plants[0].tokens
+    run = run_policy(world, requests, policy, seed=seed, make_backend=make_backend, world_name="real")
+    assert all(
+        device_executor.is_empty and device_executor.memory().device_bytes == 0
+        for device_executor in device_executors
+    )
+    return run, backends[0].tokens

@@ -17,7 +17,7 @@ from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.state.state import Requests
 from shunter.envs.state.tables import make_tables
 from shunter.envs.world.world import World
-from shunter.eval.execution.plants import SimulatedPlant
+from shunter.eval.execution.backends import SimulatedBackend
 from shunter.eval.execution.runs import Run, run_policy
 from tests.fake_executor import TableDurations
 
@@ -195,6 +195,6 @@ def run_on(world: World, requests: Requests, policy: Policy) -> Run:
         requests,
         policy,
         seed=0,
-        make_plant=lambda on_end: SimulatedPlant(world, requests, on_end),
+        make_backend=lambda on_end: SimulatedBackend(world, requests, on_end),
         world_name="simulated",
     )

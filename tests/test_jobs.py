@@ -216,9 +216,9 @@ def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
 ) -> None:
     from shunter.train.result import Curve, TrainResult
     from shunter.train.search.checkpoint import read_search
-    from shunter.train.seeds import Ground, SeedsShared, SeedTraining, train_seed
+    from shunter.train.seeds import SeedsShared, SeedTraining, TrainingTasks, train_seed
 
-    ground = Ground([fake_world], [])
+    ground = TrainingTasks([fake_world], [])
     settings = EvolutionSettings(generations=10, pairs=2, episodes=1, validate_every=2)
     results: dict[int, TrainResult] = {}
     seen: dict[int, list[float]] = {0: [], 1: []}

@@ -28,7 +28,7 @@ from shunter.agents.parameters import Heuristic, Space, read_parameters
 from shunter.errors import PluginError, UnknownNameError
 from shunter.plugins import POLICY_GROUP, find_plugin, load_plugin, package_of, plugin_names
 
-__all__ = ["HEURISTICS", "POLICIES", "STATE_POLICIES", "make_policy"]
+__all__ = ["DEFAULT_POLICIES", "HEURISTICS", "STATE_POLICIES", "make_policy"]
 
 HEURISTICS: dict[str, type[Heuristic]] = {
     "fifo-swap": FifoSwap,
@@ -48,7 +48,7 @@ HEURISTICS: dict[str, type[Heuristic]] = {
 }
 """All heuristics; those marked ``oracle`` are bounds, not baselines."""
 
-POLICIES: dict[str, type[Heuristic]] = {
+DEFAULT_POLICIES: dict[str, type[Heuristic]] = {
     "fifo-swap": FifoSwap,
     "lru-keepalive": LruKeepalive,
     "cost-greedy": CostGreedy,

@@ -15,8 +15,8 @@ from rich.rule import Rule
 
 from shunter.agents.base import Policy
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import PRIOR
-from shunter.agents.registry import POLICIES, make_policy
+from shunter.agents.learned.prior import TUNED_COST_GREEDY
+from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.catalog.models import get_model, scaled_model
 from shunter.cli.eval_ import show_tables
 from shunter.cli.first_look import first_look
@@ -141,7 +141,7 @@ def demo_findings(policy: LearnedPolicy, simulated: Evaluation, real: Evaluation
 
 def _tuned() -> Policy:
     """Tuned cost-greedy by a name that people understand."""
-    policy = copy(PRIOR)
+    policy = copy(TUNED_COST_GREEDY)
     object.__setattr__(policy, "name", TUNED)
     return policy
 
@@ -177,7 +177,7 @@ class _Demo:
         self.policy = trained[0].policy
         learned = LearnedPolicy("trained", self.policy.weights, self.policy.metadata)
         # For real without the tuned one: on one device the untrained policy decides as it does.
-        policies = [*map(make_policy, POLICIES), _tuned(), untrained_policy(), learned]
+        policies = [*map(make_policy, DEFAULT_POLICIES), _tuned(), untrained_policy(), learned]
         for_real = [policy for policy in policies if policy.name != TUNED]
         self._step("eval", f"{len(policies)} policies on {len(SIMULATED_SEEDS)} request sequences, simulated")
         simulated = evaluate(world, policies, SIMULATED_SEEDS)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shunter.agents.registry import POLICIES
+from shunter.agents.registry import DEFAULT_POLICIES
 from shunter.cli.options import (
     PERFORMANCE,
     RAY,
@@ -28,8 +28,8 @@ from shunter.errors import InputError
 from shunter.eval.evaluate_and_save import RealRuns, SavedEvaluations, evaluate_and_save
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.chaos import parse_chaos
+from shunter.eval.execution.device_executor import Deadline
 from shunter.eval.execution.failure_log import execution_lines
-from shunter.eval.execution.station import Deadline
 from shunter.eval.fidelity.tables import fidelity_tables, fidelity_verdict
 from shunter.report.compare import load_words
 from shunter.report.words import change_text, format_metric, verdict
@@ -148,7 +148,7 @@ def eval_(
     with progress(console) as report:
         done = evaluate_and_save(
             scenario,
-            policy or tuple(POLICIES),
+            policy or tuple(DEFAULT_POLICIES),
             seed_list(seeds),
             out=free_folder(out, overwrite=overwrite),
             performance=performance,

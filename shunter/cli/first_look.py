@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import PRIOR
+from shunter.agents.learned.prior import TUNED_COST_GREEDY
 from shunter.agents.registry import make_policy
 from shunter.envs.world.world import World, make_world
 from shunter.eval.execution.batched import Batched, evaluate_batched
@@ -42,7 +42,7 @@ def first_look(seeds: Sequence[int]) -> list[str]:
     """
     world = make_world(SCENARIO, Path("published"))
     shipped = evaluate_batched(world, shipped_policy(), seeds)
-    others = {TUNED: evaluate_batched(world, PRIOR, seeds)}
+    others = {TUNED: evaluate_batched(world, TUNED_COST_GREEDY, seeds)}
     for name, text in reversed(PEOPLE_RUN.items()):
         others[text] = evaluate_batched(world, make_policy(name), seeds)
     wide = max(map(len, (SHIPPED, *others)))

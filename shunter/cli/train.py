@@ -40,7 +40,7 @@ _Scenarios = Annotated[
     typer.Option(help="Scenario file or name; repeatable: one policy for all.", show_default=False),
 ]
 _Config = Annotated[
-    Path | None, typer.Option(help="Training file (YAML); see the README.", show_default=False)
+    Path | None, typer.Option(help="Training file (YAML); see docs/training.md.", show_default=False)
 ]
 _Performance = Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)]
 _Loads = Annotated[

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shunter.agents.base import Policy
 from shunter.agents.learned.file import distance_from_training
-from shunter.agents.registry import POLICIES, make_policy
+from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.engines.caller.entries import engine_entry
 from shunter.envs.scenario.library import performance_of
 from shunter.envs.scenario.scenario import Scenario, load_scenario
@@ -19,8 +19,8 @@ from shunter.errors import InputError
 from shunter.eval.compare import Comparison, compare
 from shunter.eval.evaluation import Evaluation, OnProgress, evaluate
 from shunter.eval.execution.chaos import Chaos
+from shunter.eval.execution.device_executor import Deadline
 from shunter.eval.execution.real import bind_footprints, check_binding, open_engines
-from shunter.eval.execution.station import Deadline
 from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.read_back import read_evaluation
 from shunter.eval.saved import log_evaluation, save_evaluation
@@ -139,7 +139,7 @@ class _Plan:
 
 def evaluate_and_save(
     scenario: Scenario | str | Path,
-    policies: Sequence[str | Policy] = tuple(POLICIES),
+    policies: Sequence[str | Policy] = tuple(DEFAULT_POLICIES),
     seeds: Sequence[int] = range(20),
     *,
     out: Path,

@@ -13,11 +13,11 @@ from shunter.agents.base import Policy
 from shunter.envs.world.world import World, with_absolute_paths
 from shunter.errors import InputError
 from shunter.eval.budgets import budgets
+from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.event_log import EventLog
 from shunter.eval.execution.failure_log import failure_rows
 from shunter.eval.execution.real import bind_footprints, run_real
 from shunter.eval.execution.runs import BrokenRun, InterruptedRun, Run, as_repeat, simulate
-from shunter.eval.execution.station import Station
 from shunter.eval.fidelity.gap import Fidelity, fidelity, same_seeds
 from shunter.eval.fidelity.replay import Replayed, replay_predicted
 from shunter.eval.metrics.metrics import DEFINITIONS, metric_names, overhead_share, paired_change, summarize
@@ -166,7 +166,7 @@ def evaluate(
     policies: Sequence[Policy],
     seeds: Sequence[int],
     *,
-    engines: Sequence[Station] | None = None,
+    engines: Sequence[DeviceExecutor] | None = None,
     repeats: int = 1,
     on_progress: OnProgress | None = None,
     runner: Runner | None = None,

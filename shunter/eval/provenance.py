@@ -10,7 +10,7 @@ from typing import Any
 
 from shunter.engines.base import Capabilities
 from shunter.envs.world.world import World
-from shunter.eval.execution.station import Station
+from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.dataset.fingerprint import digest, hardware, hardware_id, software
 
@@ -44,9 +44,9 @@ def provenance(
     }
 
 
-def capabilities_of(world: World, stations: Sequence[Station]) -> list[Capabilities]:
+def capabilities_of(world: World, device_executors: Sequence[DeviceExecutor]) -> list[Capabilities]:
     """What the engines of a node say of themselves, a row for each device and model."""
-    return [s.engine(model.name).capabilities() for s in stations for model in world.scenario.models]
+    return [s.engine(model.name).capabilities() for s in device_executors for model in world.scenario.models]
 
 
 def commit() -> str | None:

@@ -16,7 +16,7 @@ from shunter.errors import InputError, UnknownNameError
 from shunter.models.cells import complete, hardware_name, model_facts, sheet_names
 from shunter.models.fit.fitting import fit_state
 from shunter.models.fit.regressors import GroupFit
-from shunter.models.fit.shared import SharedFit
+from shunter.models.fit.shared import CrossDeviceFit
 from shunter.models.physics.features import TARGETS, Target, feature_frame
 from shunter.models.scales import Scale, scale_factors
 from shunter.models.state import FittedState, Resident, TargetErrors, read_state, write_state
@@ -336,7 +336,7 @@ class PerformanceModel:
 
     def _fit_of(
         self, target: Target, where: tuple[str, str, str], rows: pd.DataFrame
-    ) -> GroupFit | SharedFit:
+    ) -> GroupFit | CrossDeviceFit:
         engine, device, page_cache = where
         key = (target.name, engine, device, page_cache if target.by_page_cache else "")
         shared = self._shared.get((target.name, engine))

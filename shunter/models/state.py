@@ -13,7 +13,7 @@ from shunter.catalog.work import FACT_COLUMNS
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.files import write_text
 from shunter.models.fit.regressors import GroupFit
-from shunter.models.fit.shared import SharedFit
+from shunter.models.fit.shared import CrossDeviceFit
 from shunter.models.scales import Scale
 from shunter.models.validation.held_out import Errors
 
@@ -79,7 +79,7 @@ class FittedState(BaseModel):
     version: int = FORMAT_VERSION
     data_fingerprint: str
     fits: tuple[GroupFit, ...]
-    shared: tuple[SharedFit, ...] = ()
+    shared: tuple[CrossDeviceFit, ...] = ()
     devices: dict[str, str] = {}
     engine_versions: dict[str, str] = {}
     models: dict[str, dict[str, float | int | str]]

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from shunter.agents.learned.inputs import CANDIDATE_SCALE, CONTEXT_SCALE, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.prior import BasePolicy
 from shunter.eval.explain.differences import Kind
 from shunter.eval.explain.example import Example
 from shunter.eval.explain.explain import Explanation, Group
@@ -116,7 +116,7 @@ def _judged(explanation: Explanation) -> Section:
 
 def _learned(explanation: Explanation) -> Section:
     policy = explanation.policy
-    before, after = Prior()._asdict(), policy.prior._asdict()
+    before, after = BasePolicy()._asdict(), policy.prior._asdict()
     prior = tuple((name, f"{before[name]:.3g}", f"{after[name]:.3g}", _PRIOR_MEANS[name]) for name in before)
     weights = tuple(
         (one.words, f"{one.spread:.3f}", f"{one.weight:+.3f}", one.kind, one.input)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from shunter.agents.learned.prior import PRIOR
+from shunter.agents.learned.prior import TUNED_COST_GREEDY
 from shunter.catalog.gpus import get_gpu
 from shunter.envs.scenario.library import scenario_names
 from shunter.envs.scenario.scenario import Scenario, load_scenario
@@ -157,7 +157,7 @@ def random_worlds(seed: int, loads: Sequence[float]) -> list[World]:
             world at each.
     """
     world = make_world(random_scenario(seed))
-    sustained = capacity(world, [PRIOR], SEED_RANGES["reference"][:2], requests=REQUESTS)
+    sustained = capacity(world, [TUNED_COST_GREEDY], SEED_RANGES["reference"][:2], requests=REQUESTS)
     workload = world.scenario.workload.model_copy(update={"capacity_rate_per_s": sustained.rate_per_s})
     measured = replace(world, scenario=world.scenario.model_copy(update={"workload": workload}))
     return [measured.at_load(load) for load in loads]

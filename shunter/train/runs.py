@@ -23,7 +23,7 @@ from shunter.tracking.policies import default_name, register_policy
 from shunter.tracking.runs import Tracker, tracking
 from shunter.train.algorithms import check_checkpoint, check_installed
 from shunter.train.result import Curve, TrainResult
-from shunter.train.seeds import CARD_SEEDS, Ground, SeedsShared, SeedTraining, train_seed
+from shunter.train.seeds import CARD_SEEDS, SeedsShared, SeedTraining, TrainingTasks, train_seed
 from shunter.train.settings import TrainSettings, algorithm_of, length_of, plain
 from shunter.train.verdict import shown, verdict_of
 
@@ -153,10 +153,10 @@ def train_runs(
             listener.line(_beginning(left))
         board = _Board(listener.progress, len(runs))
         under_way = [_Training(run, _run_opener(stack, run, folder), board, register) for run in left]
-        grounds, places = _grounds(left)
+        task_sets, places = _task_sets(left)
         with suppress(KeyboardInterrupt):  # what was trained so far is kept
             jobs = [one.job(place) for one, place in zip(under_way, places, strict=True)]
-            (runner or Runner()).run(train_seed, SeedsShared(grounds, start), jobs)
+            (runner or Runner()).run(train_seed, SeedsShared(task_sets, start), jobs)
         new = {one.run.out: one.keep() for one in under_way if one.result is not None}
     every = [new.get(run.out) or finished.get(run.out) for run in runs]
     return [one for one in every if one is not None]
@@ -170,19 +170,19 @@ def _beginning(runs: Sequence[Run]) -> str:
     return f"{many} on {where}: {algorithm_of(settings)}, {length_of(settings)}; first compiling ..."
 
 
-def _grounds(runs: Sequence[Run]) -> tuple[list[Ground], list[int]]:
-    """The grounds of some trainings, each once, and which one is each training's."""
-    grounds: list[Ground] = []
+def _task_sets(runs: Sequence[Run]) -> tuple[list[TrainingTasks], list[int]]:
+    """The task_sets of some trainings, each once, and which one is each training's."""
+    task_sets: list[TrainingTasks] = []
     places: dict[tuple[int, int], int] = {}
     of_runs = []
     for run in runs:
         key = id(run.worlds), id(run.validation)
         if key not in places:
-            places[key] = len(grounds)
+            places[key] = len(task_sets)
             validation = [with_absolute_paths(world) for world in run.validation]
-            grounds.append(Ground([with_absolute_paths(world) for world in run.worlds], validation))
+            task_sets.append(TrainingTasks([with_absolute_paths(world) for world in run.worlds], validation))
         of_runs.append(places[key])
-    return grounds, of_runs
+    return task_sets, of_runs
 
 
 def _names(worlds: Sequence[World]) -> list[str]:

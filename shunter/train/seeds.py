@@ -21,13 +21,13 @@ from shunter.train.result import Curve, OnProgress, TrainResult
 from shunter.train.settings import TrainSettings
 from shunter.train.verdict import judge
 
-__all__ = ["CARD_SEEDS", "Ground", "SeedTraining", "SeedsShared", "train_seed"]
+__all__ = ["CARD_SEEDS", "SeedTraining", "SeedsShared", "TrainingTasks", "train_seed"]
 
 CARD_SEEDS = SEED_RANGES["score card"]
 """Workload seeds of the score card in a policy's file; they chose nothing."""
 
 
-class Ground(NamedTuple):
+class TrainingTasks(NamedTuple):
     """Where a training takes place.
 
     Attributes:
@@ -44,11 +44,11 @@ class SeedsShared:
     """What the trainings share.
 
     Attributes:
-        grounds: Each training has one of them.
+        task_sets: Each training has one of them.
         start: A policy to start from.
     """
 
-    grounds: list[Ground]
+    task_sets: list[TrainingTasks]
     start: LearnedPolicy | None = None
 
 
@@ -56,7 +56,7 @@ class SeedTask(NamedTuple):
     """What a training is told.
 
     Attributes:
-        ground: Its place in ``SeedsShared.grounds``.
+        ground: Its place in ``SeedsShared.task_sets``.
         settings: With its seed.
         checkpoint: The last one, if there is one.
     """
@@ -81,7 +81,7 @@ class SeedTraining(Job):
         checkpoint: File that is kept up to date, and gone on from if it is there.
         on_progress: Called with how much is done, 0 to 1, and the latest validation.
         on_result: Called with the result.
-        ground: Its place in ``SeedsShared.grounds``.
+        ground: Its place in ``SeedsShared.task_sets``.
     """
 
     settings: TrainSettings
@@ -113,7 +113,7 @@ class SeedTraining(Job):
 
 def train_seed(shared: SeedsShared, report: Report, task: SeedTask) -> TrainResult:
     """Trains; the policy has its score card and what training added, on requests that chose nothing."""
-    worlds, validation = shared.grounds[task.ground]
+    worlds, validation = shared.task_sets[task.ground]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint"
         if task.checkpoint is not None:

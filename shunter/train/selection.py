@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from shunter.agents.base import Policy
 from shunter.agents.learned.file import load_of
-from shunter.agents.learned.prior import PRIOR
+from shunter.agents.learned.prior import TUNED_COST_GREEDY
 from shunter.agents.learned.score_card import Cell, ScoreCard
-from shunter.agents.registry import POLICIES, make_policy
+from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.train.search.trials import CUT_OFF, FEW_MISSES, score_of
@@ -63,7 +63,7 @@ def played(worlds: Sequence[World], policy: Policy, seeds: Sequence[int]) -> Pla
 
 def heuristics() -> dict[str, Policy]:
     """What learning must beat, by name: what is compared unless policies are named, and tuned cost-greedy."""
-    return {policy.name: policy for policy in (PRIOR, *map(make_policy, POLICIES))}
+    return {policy.name: policy for policy in (TUNED_COST_GREEDY, *map(make_policy, DEFAULT_POLICIES))}
 
 
 def best_of(responses: Mapping[str, Array]) -> str:

@@ -133,7 +133,7 @@ class PpoSettings(_Settings):
         entropy: Weight of the entropy bonus.
         width: Of the network's layers.
         warm_start: Whether the prior that the network is added to is chosen for these worlds; see
-            ``shunter.agents.learned.policy.Prior``. A policy to start from brings its own.
+            ``shunter.agents.learned.policy.BasePolicy``. A policy to start from brings its own.
         threads: Of torch.
     """
 

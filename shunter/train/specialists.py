@@ -94,18 +94,18 @@ def _taught(
     listener: Listener,
 ) -> LearnedPolicy:
     """The one network, with the seconds of cores that all took."""
-    from shunter.train.distill.distill import Lesson, Progress, distill  # needs torch
+    from shunter.train.distill.distill import DistillationTask, Progress, distill  # needs torch
 
     begun_s = time.monotonic()
     pairs = zip(teachers, runs, strict=True)
-    lessons = [Lesson(teacher, world) for teacher, run in pairs for world in run.worlds]
+    distillation_tasks = [DistillationTask(teacher, world) for teacher, run in pairs for world in run.worlds]
 
     def follow(at: Progress) -> None:
         of = distillation.rounds * distillation.passes
         listener.progress(f"learning from {len(teachers)} teachers", at.passes, of)
         tracker.metrics({"distill": {"divergence": at.loss, "agreement": at.agreement}}, step=at.passes)
 
-    policy = distill(lessons, distillation, follow)
+    policy = distill(distillation_tasks, distillation, follow)
     before_s = sum(float(teacher.metadata["elapsed_s"]) for teacher in teachers)
     policy.metadata["elapsed_s"] = f"{before_s + distillation.threads * (time.monotonic() - begun_s):.1f}"
     return policy

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import PRIOR, Prior
+from shunter.agents.learned.prior import TUNED_COST_GREEDY, BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.scenario.fields import Strict
 from shunter.envs.world.world import World
@@ -17,12 +17,12 @@ from shunter.uncertainty import paired_mean_change, sign_of
 __all__ = ["TUNED", "Standing", "Verdict", "judge", "shown", "untrained_policy", "verdict_of"]
 
 TUNED = "tuned cost-greedy"
-"""What ``PRIOR`` is called where people read it."""
+"""What ``TUNED_COST_GREEDY`` is called where people read it."""
 
 
 def shown(heuristic: str) -> str:
     """A heuristic's name for people."""
-    return TUNED if heuristic == PRIOR.name else heuristic
+    return TUNED if heuristic == TUNED_COST_GREEDY.name else heuristic
 
 
 class Standing(Strict):
@@ -108,7 +108,7 @@ class Verdict(Strict):
 
 def untrained_policy() -> LearnedPolicy:
     """What a training begins as."""
-    return LearnedPolicy("untrained", untrained_weights(Prior()), {})
+    return LearnedPolicy("untrained", untrained_weights(BasePolicy()), {})
 
 
 def judge(
@@ -136,7 +136,7 @@ def judge(
         worlds=len(worlds),
         trained=_standing(policy.name, mine),
         start=_standing("untrained" if start is None else "start", begun),
-        tuned=_standing(PRIOR.name, others[PRIOR.name]),
+        tuned=_standing(TUNED_COST_GREEDY.name, others[TUNED_COST_GREEDY.name]),
         best=_standing(best, others[best]),
         change=_number(change.value),
         low=_number(change.low),

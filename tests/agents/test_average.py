@@ -7,7 +7,7 @@ import pytest
 
 from shunter.agents.learned.average import averaged
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.prior import BasePolicy
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.errors import InputError
 from tests.networks import random_policy
@@ -38,6 +38,6 @@ def test_the_mean_is_a_policy_that_a_file_holds(tmp_path: Path) -> None:
 
 
 def test_networks_on_different_priors_have_no_mean() -> None:
-    other = random_policy(prior=Prior(elsewhere=0))
+    other = random_policy(prior=BasePolicy(elsewhere=0))
     with pytest.raises(InputError, match="rest on one prior"):
         averaged([random_policy(), other])

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.base import Policy
-from shunter.agents.registry import HEURISTICS, POLICIES, make_policy
+from shunter.agents.registry import DEFAULT_POLICIES, HEURISTICS, make_policy
 from shunter.envs.gym.scheduling import SchedulingEnv
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.world.world import World
@@ -86,7 +86,7 @@ def test_the_order_of_candidates_does_not_matter(world: World, name: str) -> Non
 
 
 def test_what_is_compared_by_default_holds_no_oracle() -> None:
-    assert not any(cls.oracle for cls in POLICIES.values())
+    assert not any(cls.oracle for cls in DEFAULT_POLICIES.values())
     assert [name for name, cls in HEURISTICS.items() if cls.oracle] == ["sjf-oracle"]
 
 

@@ -13,7 +13,7 @@ from benchmarks.compiled_policy import drawn_observations, first_of_best
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.learned.inputs import INPUTS, KINDS, input_names
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import SHORTLIST, Prior
+from shunter.agents.learned.prior import MOST_CANDIDATES, BasePolicy
 from shunter.agents.learned.weights import from_vector, layer_shapes, to_vector
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import SLOTS, evaluate_batched
@@ -25,9 +25,9 @@ WIDTHS = (0, 8, 16)
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_choices_are_those_of_the_scores(width: int) -> None:
-    policy = random_policy(width, scale=2.0, width=width, prior=Prior(2.0, 7.0, 0.3, 1.5))
+    policy = random_policy(width, scale=2.0, width=width, prior=BasePolicy(2.0, 7.0, 0.3, 1.5))
     chosen, beaten, cut = [], 0, 0
-    for actions in (5, SHORTLIST, 2 * SHORTLIST + 3):
+    for actions in (5, MOST_CANDIDATES, 2 * MOST_CANDIDATES + 3):
         seen = drawn_observations(10_000 // 3 + 1, actions, seed=actions)
         mask = seen["action_mask"] > 0
         scores = policy.scores(seen["candidates"], seen["context"], mask)
@@ -38,9 +38,9 @@ def test_choices_are_those_of_the_scores(width: int) -> None:
         untrained = random_policy(scale=0.0, width=0, prior=policy.prior).act_batch(seen)
         beaten += int((untrained != got).sum())
         cut += int((np.isfinite(scores).sum(axis=1) < mask.sum(axis=1)).sum())
-    assert len(np.unique(np.concatenate(chosen))) > SHORTLIST
+    assert len(np.unique(np.concatenate(chosen))) > MOST_CANDIDATES
     assert beaten > 1000  # the weights matter, not only the prior
-    assert cut > 1000  # and so does the shortlist
+    assert cut > 1000  # and so does the pruned
 
 
 def test_a_single_choice_is_that_of_a_batch_of_any_layout() -> None:
@@ -63,7 +63,9 @@ def test_of_equals_the_first_is_taken() -> None:
 def test_vectors_and_weights_are_each_other(width: int) -> None:
     weights = random_policy(3, width=width).weights
     vector = to_vector(weights)
-    numbers = len(Prior()) + len(KINDS) * INPUTS + sum(o * i + o for o, i in layer_shapes(width).values())
+    numbers = (
+        len(BasePolicy()) + len(KINDS) * INPUTS + sum(o * i + o for o, i in layer_shapes(width).values())
+    )
     assert vector.shape == (numbers,)
     again = from_vector(vector, width)
     assert again.keys() == weights.keys()

@@ -19,7 +19,7 @@ from shunter.agents.heuristics.cost_greedy import (
 )
 from shunter.agents.heuristics.rules import is_copy, second_copy
 from shunter.agents.learned.compiled import prior_of
-from shunter.agents.learned.prior import Prior, greedy_prior
+from shunter.agents.learned.prior import BasePolicy, base_scores
 
 SEEN = drawn_observations(300, 8, seed=5)
 ROWS = SEEN["candidates"].reshape(-1, SEEN["candidates"].shape[-1])
@@ -55,6 +55,6 @@ def test_scores_and_choices_are_equal_to_the_bit(weights: tuple[float, float, fl
 @pytest.mark.parametrize("elsewhere", [0.0, 1.0, 1.7])
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_priors_are_equal_but_for_rounding(weights: tuple[float, float, float], elsewhere: float) -> None:
-    prior = Prior(*weights, elsewhere)
+    prior = BasePolicy(*weights, elsewhere)
     compiled = [prior_of(c, np.array(prior)) for c in ROWS]
-    np.testing.assert_allclose(compiled, greedy_prior(ROWS, prior), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(compiled, base_scores(ROWS, prior), rtol=1e-12, atol=1e-12)

@@ -74,7 +74,7 @@ def end_later(state: State) -> None:
 
 
 def have_luck(state: State) -> None:
-    for name in ("load_luck", "prefill_luck", "step_luck"):
+    for name in ("load_noise", "prefill_noise", "step_noise"):
         state.model[name] = 1.5
 
 

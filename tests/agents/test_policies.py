@@ -12,8 +12,8 @@ import safetensors.numpy
 from shunter.agents.base import Policy
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.learned.policy import POLICY_FORMAT, LearnedPolicy
-from shunter.agents.learned.prior import Prior, greedy_prior
-from shunter.agents.registry import POLICIES, make_policy
+from shunter.agents.learned.prior import BasePolicy, base_scores
+from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.envs.gym.scheduling import SchedulingEnv
 from shunter.envs.observation.features import FEATURES, FEATURES_VERSION
 from shunter.envs.world.world import World
@@ -31,7 +31,7 @@ def observations(world: World, count: int = 40) -> list[dict[str, Any]]:
     return seen
 
 
-ALL = [*POLICIES, "learned", "linear"]
+ALL = [*DEFAULT_POLICIES, "learned", "linear"]
 
 
 def policy_of(name: str) -> Policy:
@@ -110,7 +110,7 @@ def test_eviction_takes_the_least_recently_used(name: str) -> None:
 
 def test_nobody_prefetches_or_evicts_for_no_reason() -> None:
     idle = candidates({**LOAD, "requests": 0, "batch": 0}, {"is_evict": 1, "unused_time": 1e6}, WAIT)
-    for name in POLICIES:
+    for name in DEFAULT_POLICIES:
         assert make_policy(name).act(idle) == 2
 
 
@@ -169,11 +169,11 @@ def test_a_load_counts_less_where_another_device_would_serve_sooner() -> None:
     rows = [load, {**load, "serve_elsewhere": 2}, {**load, "serve_elsewhere": 2, "held": 1}]
     rows += [{**load, "elsewhere": 1}, {**load, "serve_elsewhere": 0}]
     seen = candidates(*rows)["candidates"]
-    whole, sooner, held, copy, alone = np.exp(greedy_prior(seen, Prior(copy_share=0.25)))
+    whole, sooner, held, copy, alone = np.exp(base_scores(seen, BasePolicy(copy_share=0.25)))
     assert sooner == pytest.approx(whole / 2, rel=1e-3)
     assert held == alone == whole
     assert copy == pytest.approx(whole / 4, rel=1e-3)
-    blind = greedy_prior(seen[:2], Prior(elsewhere=0.0))
+    blind = base_scores(seen[:2], BasePolicy(elsewhere=0.0))
     assert blind[0] == blind[1]
 
 

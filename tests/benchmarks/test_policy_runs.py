@@ -11,7 +11,7 @@ from benchmarks.policy_cells import LOADS, Cell, cell_world, cells, kinds
 from benchmarks.policy_runs import Contender, Job, evaluate, job_key, run_all
 from benchmarks.policy_tuning import Baselines, read_tuned
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import greedy_prior
+from shunter.agents.learned.prior import base_scores
 from shunter.agents.registry import make_policy
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.scenario.library import scenario_names
@@ -140,7 +140,7 @@ def test_each_prior_is_judged_once_without_training(tmp_path: Path) -> None:
     scores = bare.scores(rows, context, mask)
     shown = np.isfinite(scores)
     assert shown.any()
-    np.testing.assert_allclose(scores[shown], greedy_prior(rows, mine.prior)[shown], rtol=1e-6)
+    np.testing.assert_allclose(scores[shown], base_scores(rows, mine.prior)[shown], rtol=1e-6)
     assert not np.allclose(mine.scores(rows, context, mask)[shown], scores[shown])
 
 

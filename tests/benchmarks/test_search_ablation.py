@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.search_ablation import VARIANTS, Variant, missing, rows_of, search
-from shunter.agents.learned.prior import PRIOR
+from shunter.agents.learned.prior import TUNED_COST_GREEDY
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.train.settings import EvolutionSettings
@@ -24,7 +24,7 @@ def test_every_search_finds_a_policy(variant: Variant, fake_world: World) -> Non
 
 
 def test_rows_compare_with_tuned_cost_greedy_and_with_the_full_search(fake_world: World) -> None:
-    tuned = evaluate_batched(fake_world, PRIOR, [0, 1, 2]).response_mean_s[None]
+    tuned = evaluate_batched(fake_world, TUNED_COST_GREEDY, [0, 1, 2]).response_mean_s[None]
     [alone] = rows_of(VARIANTS[0], tuned, 1.0, tuned, tuned)
     assert alone.value == pytest.approx(1.0)
     worse, change = rows_of(VARIANTS[1], 1.1 * tuned, 1.0, 0.9 * tuned, tuned)

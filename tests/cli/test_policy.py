@@ -8,7 +8,7 @@ import pytest
 from shunter.agents.learned.file import training_record
 from shunter.agents.learned.inputs import KINDS, input_names
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.cli.main import main
 from shunter.envs.observation.features import FEATURES_VERSION
@@ -141,7 +141,7 @@ def test_policies_are_averaged(folder: Path, capsys: pytest.CaptureFixture[str])
 def one_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a policy that has one weight."""
     monkeypatch.chdir(tmp_path)
-    weights = untrained_weights(Prior())
+    weights = untrained_weights(BasePolicy())
     weights["linear"][KINDS.index("load"), input_names().index("swap_time")] = -3.0
     LearnedPolicy("one-weight", weights, {}).save("one.safetensors")
     return tmp_path

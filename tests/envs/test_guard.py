@@ -28,7 +28,7 @@ from tests.fake_executor import execute
 from tests.guarded import Watched
 from tests.random_worlds import ByName, run_on, worlds
 
-POLICIES = ("cost-greedy", "sjf", "lru-keepalive", "random")
+DEFAULT_POLICIES = ("cost-greedy", "sjf", "lru-keepalive", "random")
 A_WHILE_S = 0.2
 """Prefills, restores and decisions of a turn in the worlds below."""
 
@@ -62,14 +62,16 @@ def waits_s(run: Run, model: str) -> pd.Series:
 
 
 @settings(max_examples=60, deadline=None)
-@given(world=worlds(requests=24), seed=st.integers(0, 1000), name=st.sampled_from([*POLICIES, "by-name"]))
+@given(
+    world=worlds(requests=24), seed=st.integers(0, 1000), name=st.sampled_from([*DEFAULT_POLICIES, "by-name"])
+)
 def test_in_random_worlds_every_decision_keeps_the_rule(world: World, seed: int, name: str) -> None:
     policy = ByName(world, seed) if name == "by-name" else make_policy(name)
     simulate(world, Watched(policy), seed)
 
 
 @pytest.mark.parametrize("go", [simulate, execute])
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", DEFAULT_POLICIES)
 def test_simulator_and_executor_keep_the_same_rule(fake_world: World, go: Any, name: str) -> None:
     policy = Watched(make_policy(name))
     run = go(fake_world.with_guard(0.3), policy, 1)

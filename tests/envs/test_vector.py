@@ -150,11 +150,11 @@ def test_noise_is_drawn_for_the_episode_and_features_stay_nominal(fake_world: Wo
     (a, _), (b, _) = plain.reset(seed=0), noisy.reset(seed=0)
     for key in KEYS:
         np.testing.assert_array_equal(a[key], b[key])
-    luck = noisy.batch.state.model["load_luck"][0].copy()
+    luck = noisy.batch.state.model["load_noise"][0].copy()
     assert len(np.unique(luck)) == fake_world.models
     noisy.reset()
-    assert not np.isin(noisy.batch.state.model["load_luck"][0], luck).any()
-    assert (plain.batch.state.model["load_luck"] == 0).all()
+    assert not np.isin(noisy.batch.state.model["load_noise"][0], luck).any()
+    assert (plain.batch.state.model["load_noise"] == 0).all()
     loads = [int(np.flatnonzero(a["candidates"][:, 1])[0])] * 2
     ends = []
     for env, action in zip((plain, noisy), loads, strict=True):

@@ -8,7 +8,7 @@ import pytest
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.heuristics.fifo_swap import FifoSwap
-from shunter.agents.registry import POLICIES, make_policy
+from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.envs.world.world import make_world
 from shunter.errors import InputError
 from shunter.eval.metrics.capacity import GROWTH, capacity, growth, utilisation
@@ -46,7 +46,7 @@ def test_the_best_policy_counts() -> None:
 def test_measuring_again_agrees_with_the_file(name: str) -> None:
     world = make_world(name)
     stated = world.scenario.workload.capacity_rate_per_s
-    found = capacity(world, [make_policy(policy) for policy in POLICIES], range(100, 116))
+    found = capacity(world, [make_policy(policy) for policy in DEFAULT_POLICIES], range(100, 116))
     assert stated is not None
     # Both were measured: their difference has the width of two intervals.
     width = np.hypot(found.high - found.rate_per_s, found.high - found.rate_per_s)

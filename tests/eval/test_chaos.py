@@ -18,10 +18,10 @@ from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.execution.chaos import Chaos, parse_chaos
+from shunter.eval.execution.device_executor import Deadline
 from shunter.eval.execution.memory import tree_pss_bytes
 from shunter.eval.execution.real import open_engines, run_real
 from shunter.eval.execution.runs import InterruptedRun
-from shunter.eval.execution.station import Deadline
 from tests.eval.test_faults import check_answers
 
 QUICK = {"requests": 40, "rate_per_s": 60.0, "prompt_scale": 0.01, "decode_scale": 0.02}
@@ -70,8 +70,8 @@ def test_killed_and_stopped_workers_lose_nothing_and_leave_nothing(quick_world: 
     failures, before_bytes = 0, 0
     for seed in range(4):
         chaos = Chaos(kill=0.25, hang=0.05, seed=seed)
-        with open_engines(quick_world, chaos=chaos, deadline=deadline) as stations:
-            run = run_real(quick_world, policy, 0, stations)
+        with open_engines(quick_world, chaos=chaos, deadline=deadline) as device_executors:
+            run = run_real(quick_world, policy, 0, device_executors)
         if seed == 0:  # what is compiled at the first failure stays
             before_bytes = tree_pss_bytes()
         check_answers(run)
@@ -86,8 +86,8 @@ def test_killed_and_stopped_workers_lose_nothing_and_leave_nothing(quick_world: 
 @pytest.mark.engine
 def test_a_worker_that_hangs_is_found_out_and_the_report_says_so(quick_world: World) -> None:
     deadline = Deadline(factor=1.0, least_s=0.5)
-    with open_engines(quick_world, chaos=Chaos(hang=0.15, seed=1), deadline=deadline) as stations:
-        run = run_real(quick_world, make_policy("cost-greedy"), 1, stations)
+    with open_engines(quick_world, chaos=Chaos(hang=0.15, seed=1), deadline=deadline) as device_executors:
+        run = run_real(quick_world, make_policy("cost-greedy"), 1, device_executors)
     check_answers(run)
     hung = [failure for failure in run.failures if failure.fault.kind == "hung"]
     assert hung
@@ -101,10 +101,10 @@ def test_ctrl_c_keeps_what_there_is_and_ends_the_workers_though_they_hang(quick_
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     press = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
     hours = Deadline(least_s=3600.0)
-    with open_engines(quick_world, chaos=Chaos(hang=1.0), deadline=hours) as stations:
+    with open_engines(quick_world, chaos=Chaos(hang=1.0), deadline=hours) as device_executors:
         press.start()
         with pytest.raises(InterruptedRun) as caught:
-            run_real(quick_world, make_policy("fifo-swap"), 0, stations)
+            run_real(quick_world, make_policy("fifo-swap"), 0, device_executors)
     press.join()
     signal.signal(signal.SIGINT, handler)
     run = caught.value.run

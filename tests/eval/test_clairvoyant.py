@@ -13,7 +13,7 @@ from shunter.agents.registry import make_policy
 from shunter.envs.state.state import Requests
 from shunter.envs.world.world import World
 from shunter.eval.bounds.clairvoyant import Plan, lower_bound_s, solve
-from shunter.eval.execution.plants import SimulatedPlant
+from shunter.eval.execution.backends import SimulatedBackend
 from shunter.eval.execution.runs import run_policy
 
 NAMES = ["fifo-swap", "lru-keepalive", "cost-greedy"]
@@ -25,7 +25,7 @@ def response_s(world: World, requests: Requests, policy: Any) -> float:
         requests,
         policy,
         seed=0,
-        make_plant=lambda on_end: SimulatedPlant(world, requests, on_end),
+        make_backend=lambda on_end: SimulatedBackend(world, requests, on_end),
         world_name="simulated",
     )
     return float((run.requests.finish_s - run.requests.arrival_s).mean())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shunter.agents.learned.inputs import KINDS, candidate_inputs, input_names, kind_of
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.world.world import World
@@ -22,13 +22,13 @@ from shunter.eval.explain.replay import Followed, differences, played
 from shunter.eval.explain.words import PHRASES, difference_words, group_of, input_words
 from shunter.report.explain import explanation_lines, write_explanation
 
-UNTRAINED = LearnedPolicy("untrained", untrained_weights(Prior()), {})
+UNTRAINED = LearnedPolicy("untrained", untrained_weights(BasePolicy()), {})
 NAMES = input_names()
 
 
 def policy_of(width: int = 0, **weights: float) -> LearnedPolicy:
     """Untrained but for single weights: kind__input = weight."""
-    arrays = untrained_weights(Prior(), width)
+    arrays = untrained_weights(BasePolicy(), width)
     for name, weight in weights.items():
         kind, _, feature = name.partition("__")
         arrays["linear"][KINDS.index(kind), NAMES.index(feature)] = weight

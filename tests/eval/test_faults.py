@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shunter.agents.registry import POLICIES, make_policy
+from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.envs.world.world import World
 from shunter.eval.execution.runs import Run, simulate
 from shunter.eval.fidelity.replay import replay_exactly, replay_predicted
@@ -48,7 +48,7 @@ def test_many_random_failures_lose_no_request_and_change_no_token(fake_world: Wo
     patient = with_attempts(fake_world, 1000)
     failures = 0
     for seed in range(6):
-        policy = make_policy(list(POLICIES)[seed % len(POLICIES)])
+        policy = make_policy(list(DEFAULT_POLICIES)[seed % len(DEFAULT_POLICIES)])
         undisturbed, tokens = execute_faulty(patient, policy, seed, Fate({}))
         assert undisturbed.failures == []
         run, after = execute_faulty(patient, policy, seed, Fate(MIXED, seed))

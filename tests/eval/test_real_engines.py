@@ -68,10 +68,12 @@ def test_two_devices_of_different_sizes_at_once(
     models = [{"name": n, "checkpoint": str(p), "levels": ["all", "50%"]} for n, p in ggufs.items()]
     devices = ["loopback:1-threads-900MB", "loopback:1-threads-500MB"]
     world = replace(world_of(performance, devices, models), rate_per_s=1e3)  # on any machine they must queue
-    with open_engines(world) as stations:
-        assert [station.budget_bytes for station in stations] == [900e6, 500e6]
-        run = run_real(bind_footprints(world, stations), make_policy("count-lru"), 0, stations)
-        assert all(station.is_empty for station in stations)
+    with open_engines(world) as device_executors:
+        assert [device_executor.budget_bytes for device_executor in device_executors] == [900e6, 500e6]
+        run = run_real(
+            bind_footprints(world, device_executors), make_policy("count-lru"), 0, device_executors
+        )
+        assert all(device_executor.is_empty for device_executor in device_executors)
     check_answers(run)
     assert run.failures == []
     rows = run.log.frame()
@@ -95,12 +97,14 @@ def test_models_of_one_device_on_different_engines(
     ]
     world = world_of(performance, ["cpu:1-threads-900MB"], models)
     assert world.scenario.engines == ["llama-cpp", "transformers"]
-    with open_engines(world) as stations:
-        (station,) = stations
-        assert set(station.workers) == {"llama-cpp", "transformers"}
-        assert station.engine("b").capabilities().engine == "transformers"
-        run = run_real(bind_footprints(world, stations), make_policy("fifo-swap"), 0, stations)
-        assert station.is_empty
+    with open_engines(world) as device_executors:
+        (device_executor,) = device_executors
+        assert set(device_executor.workers) == {"llama-cpp", "transformers"}
+        assert device_executor.engine("b").capabilities().engine == "transformers"
+        run = run_real(
+            bind_footprints(world, device_executors), make_policy("fifo-swap"), 0, device_executors
+        )
+        assert device_executor.is_empty
     check_answers(run)
     assert run.failures == []
     assert set(run.log.frame().query("operation == 'run'").model) == {"a", "b"}

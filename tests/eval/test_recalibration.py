@@ -20,7 +20,7 @@ from shunter.models.state import write_state
 from tests.eval.test_worlds_agree import TableDurations, execute
 
 Log = Callable[[int], pd.DataFrame]
-POLICIES = ("cost-greedy", "fifo-swap", "random")
+DEFAULT_POLICIES = ("cost-greedy", "fifo-swap", "random")
 
 
 class OtherMachine(TableDurations):
@@ -41,7 +41,7 @@ def log(fake_world: World) -> Log:
     @cache
     def of(seed: int) -> pd.DataFrame:
         return pd.concat(
-            [execute(unguarded, make_policy(p), seed, OtherMachine).log.frame() for p in POLICIES]
+            [execute(unguarded, make_policy(p), seed, OtherMachine).log.frame() for p in DEFAULT_POLICIES]
         )
 
     return of
@@ -108,7 +108,7 @@ def test_a_run_counts_once(found: Recalibration, fake_world: World, log: Log) ->
     assert (again.runs, again.moves, again.known) == ((), (), len(found.runs))
     assert "12 runs were counted in an earlier update" in again.notes[0]
     twice = recalibrate(found.performance, fake_world.scenario, [log(4), log(4)])
-    assert len(twice.runs) == len(POLICIES)
+    assert len(twice.runs) == len(DEFAULT_POLICIES)
 
 
 def test_one_log_after_another_is_as_both_at_once(

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shunter.agents.registry import POLICIES, make_policy
+from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.eval.execution.event_log import read_event_log, write_event_logs
@@ -24,7 +24,7 @@ class Slower(TableDurations):
         return 2.0 * super().decode_step_s(model, gpu_layers, batch, context_tokens)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", DEFAULT_POLICIES)
 @pytest.mark.parametrize("seed", range(2))
 def test_logged_decisions_and_durations_give_every_event_again(
     fake_world: World, policy: str, seed: int, tmp_path: Path
@@ -41,7 +41,7 @@ def test_logged_decisions_and_durations_give_every_event_again(
     assert again.counts == run.counts
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", DEFAULT_POLICIES)
 def test_where_durations_are_as_predicted_so_is_the_replay(fake_world: World, policy: str) -> None:
     run = simulate(fake_world, make_policy(policy), 1)
 

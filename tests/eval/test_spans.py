@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shunter.agents.registry import POLICIES, make_policy
+from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.eval.execution.runs import simulate
@@ -14,7 +14,7 @@ from tests.eval.test_worlds_agree import execute
 TARGETS = {"load_s", "unload_s", "prefill_s", "decode_step_s", "kv_save_s", "kv_restore_s"}
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", DEFAULT_POLICIES)
 def test_what_the_simulator_ran_took_what_it_should_have(fake_world: World, policy: str) -> None:
     run = simulate(fake_world, make_policy(policy), 0)
 
@@ -29,7 +29,9 @@ def test_what_the_simulator_ran_took_what_it_should_have(fake_world: World, poli
 
 def test_spans_hold_every_kind_of_part(fake_world: World) -> None:
     runs = [
-        (simulate(fake_world, make_policy(p), seed), seed) for p in (*POLICIES, "random") for seed in range(3)
+        (simulate(fake_world, make_policy(p), seed), seed)
+        for p in (*DEFAULT_POLICIES, "random")
+        for seed in range(3)
     ]
     spans = [s for run, seed in runs for s in run_spans(fake_world, fake_world.draw(seed), run.log.frame())]
     assert {part.target for span in spans for part in span.parts_s} == TARGETS

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shunter.agents.registry import POLICIES, make_policy
+from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.envs.world.world import World
 from shunter.eval.execution.real import bind_footprints
 from shunter.eval.execution.runs import simulate
-from tests.fake_executor import TableDurations, execute, execute_on, fake_station
+from tests.fake_executor import TableDurations, execute, execute_on, fake_device_executor
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", DEFAULT_POLICIES)
 @pytest.mark.parametrize("seed", range(3))
 def test_kernel_and_executor_agree_event_by_event(fake_world: World, policy: str, seed: int) -> None:
     simulated, executed = (
@@ -37,7 +37,9 @@ def test_kernel_and_executor_agree_event_by_event(fake_world: World, policy: str
 
 
 def test_preemption_and_reload_happen_in_what_was_compared(fake_world: World) -> None:
-    runs = [simulate(fake_world, make_policy(policy), seed) for policy in POLICIES for seed in range(3)]
+    runs = [
+        simulate(fake_world, make_policy(policy), seed) for policy in DEFAULT_POLICIES for seed in range(3)
+    ]
     assert sum(run.counts["evictions"] for run in runs) > 0
     assert sum(run.counts["preemptions"] for run in runs) > 0
 
@@ -60,15 +62,16 @@ def test_a_real_run_counts_memory_as_its_engines_do(fake_world: World) -> None:
         def device_bytes(self, model: str, gpu_layers: int) -> int:
             return int(1.5 * larger.device_bytes(model, gpu_layers))
 
-    stations = [
-        fake_station(fake_world, d, Larger(world=fake_world, device=d)) for d in range(fake_world.devices)
+    device_executors = [
+        fake_device_executor(fake_world, d, Larger(world=fake_world, device=d))
+        for d in range(fake_world.devices)
     ]
-    bound = bind_footprints(fake_world, stations)
+    bound = bind_footprints(fake_world, device_executors)
     exists = fake_world.tables.footprint_bytes > 0
     np.testing.assert_allclose(
         bound.tables.footprint_bytes[exists], 1.5 * fake_world.tables.footprint_bytes[exists], atol=2
     )
-    run = execute_on(bound, make_policy("fifo-swap"), 0, stations)
+    run = execute_on(bound, make_policy("fifo-swap"), 0, device_executors)
     assert run.requests.finish_s.notna().all()
 
 
@@ -91,7 +94,7 @@ class CachedDurations(TableDurations):
         return float((tables.load_s if warm else tables.cold_load_s)[at])
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", DEFAULT_POLICIES)
 def test_both_worlds_keep_the_same_books_of_the_hosts_memory(fake_world: World, policy: str) -> None:
     weights = fake_world.tables.weight_bytes
     limit_bytes = float(weights[0] + weights[2])

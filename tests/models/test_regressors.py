@@ -4,8 +4,8 @@ import pytest
 
 from shunter.models.fit.intervals import conformal_quantile
 from shunter.models.fit.regressors import (
+    DeviceFit,
     GroupFit,
-    PhysicsFit,
     fit_physics,
     mean_over_median,
     select_features,
@@ -111,7 +111,7 @@ def fit_with_range(low, high):
         engine="e",
         device="d",
         page_cache="",
-        physics=PhysicsFit(coefficients={"constant": 2.0}, corrections={}),
+        physics=DeviceFit(coefficients={"constant": 2.0}, corrections={}),
         ranges={"constant": (low, high)},
         seen_log_errors=(-0.1, 0.2),
         unseen_log_errors=(-0.5, 0.6),

@@ -26,7 +26,7 @@ import yaml
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.learned.policy import POLICY_FORMAT, LearnedPolicy
-from shunter.agents.learned.prior import PRIOR
+from shunter.agents.learned.prior import TUNED_COST_GREEDY
 from shunter.agents.model_uri import load_registered
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
@@ -394,10 +394,10 @@ def test_on_a_real_server_from_the_command_line(
     out = run("policy", "register", "good.safetensors", *shunter, *named)
     assert "shunter-demo version 2: champion" in out
     assert "20 paired seeds" in out
-    policies = ["--policy", PRIOR.name, "--policy", "models:/shunter-demo@champion"]
+    policies = ["--policy", TUNED_COST_GREEDY.name, "--policy", "models:/shunter-demo@champion"]
     run("eval", *shunter, *policies, "--seeds", "2", "--json", "result.json")
     both = json.loads(Path("result.json").read_text())["policies"]
-    assert list(both) == [PRIOR.name, "shunter-demo:champion"]
+    assert list(both) == [TUNED_COST_GREEDY.name, "shunter-demo:champion"]
     means = [policy["simulated"]["response_mean_s"] for policy in both.values()]
     assert means[1] < means[0]
     assert not Path("mlflow.db").exists()

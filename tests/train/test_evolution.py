@@ -13,7 +13,7 @@ import pytest
 from shunter.agents.learned.compiled import LINEAR
 from shunter.agents.learned.inputs import INPUTS, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError
@@ -41,7 +41,7 @@ def test_adam_by_hand() -> None:
 
 
 def test_what_is_searched_is_the_policy() -> None:
-    vector = to_vector(random_policy(0, width=4, prior=Prior(2.0, 3.0, 0.5, 1.5)).weights)
+    vector = to_vector(random_policy(0, width=4, prior=BasePolicy(2.0, 3.0, 0.5, 1.5)).weights)
     np.testing.assert_allclose(bound(free(vector)), vector, rtol=1e-12)
 
 
@@ -98,7 +98,7 @@ def test_the_same_seed_finds_the_same_with_any_number_of_threads(fake_world: Wor
 
 def test_a_search_finds_what_the_prior_lacks(fake_world: World) -> None:
     """From numbers that hate loading, it learns within few generations that loading pays."""
-    weights = untrained_weights(Prior(load_weight=40.0))
+    weights = untrained_weights(BasePolicy(load_weight=40.0))
     start = LearnedPolicy("stubborn", weights, {"elapsed_s": "1000.0"})
     settings = EvolutionSettings(generations=40, pairs=6, episodes=3, validate_every=10, threads=1)
     result = train_policy(fake_world, settings, start=start)
@@ -111,7 +111,7 @@ def test_what_is_kept_is_the_best_validation(fake_world: World) -> None:
     result = train_policy(fake_world, replace(SETTINGS, learning_rate=5.0, validate_every=1))
     best = min(range(len(result.curve)), key=lambda i: result.curve[i].ratio)
     if best == 0:
-        untrained = bound(free(to_vector(untrained_weights(Prior()))))
+        untrained = bound(free(to_vector(untrained_weights(BasePolicy()))))
         assert numbers(result.policy) == numbers(LearnedPolicy("p", from_vector(untrained), {}))
     assert float(result.policy.metadata["validation_ratio"]) == pytest.approx(
         result.curve[best].ratio, abs=1e-4

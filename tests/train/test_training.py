@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import PRIOR, Prior, greedy_prior, shortlist
+from shunter.agents.learned.prior import TUNED_COST_GREEDY, BasePolicy, base_scores, pruned
 from shunter.agents.learned.weights import to_vector, untrained_weights, width_of
 from shunter.envs.gym.scheduling import SchedulingEnv
 from shunter.envs.world.world import World
@@ -89,8 +89,8 @@ def test_torch_and_numpy_compute_the_same_logits(fake_world: World) -> None:
     for observation in observations(fake_world):
         tensors = {k: torch.as_tensor(v[None]) for k, v in observation.items()}
         legal = observation["action_mask"].astype(bool)
-        prior = greedy_prior(observation["candidates"], Prior())
-        mask = shortlist(observation["candidates"], observation["context"], legal, prior)
+        prior = base_scores(observation["candidates"], BasePolicy())
+        mask = pruned(observation["candidates"], observation["context"], legal, prior)
         tensors["action_mask"] = torch.as_tensor(mask[None].astype(np.int8))  # as WorldsVecEnv shows them
         with torch.no_grad():
             probabilities = policy.get_distribution(tensors, mask).distribution.probs[0].numpy()
@@ -109,7 +109,7 @@ def test_gradients_are_those_of_the_arithmetic() -> None:
 
 
 def test_an_export_reads_back_to_the_last_bit(fake_world: World) -> None:
-    policy = random_policy(seed=1, width=16, prior=Prior(load_weight=3.0))
+    policy = random_policy(seed=1, width=16, prior=BasePolicy(load_weight=3.0))
     network = ScoringNetwork(fake_world.actions, 16)
     network.import_(policy.weights)
     exported = network.exported()
@@ -120,7 +120,7 @@ def test_an_export_reads_back_to_the_last_bit(fake_world: World) -> None:
 
 
 def test_a_policy_without_a_network_is_a_start_for_one_of_any_width(fake_world: World) -> None:
-    start = random_policy(seed=1, width=0, prior=Prior(load_weight=3.0))
+    start = random_policy(seed=1, width=0, prior=BasePolicy(load_weight=3.0))
     network = ScoringNetwork(fake_world.actions, 16)
     network.import_(random_policy(width=16).weights)
     network.import_(start.weights)
@@ -155,8 +155,12 @@ def test_training_from_a_searched_policy_changes_its_linear_part(fake_world: Wor
 
 def test_untrained_and_blind_to_other_devices_it_is_cost_greedy(fake_world: World) -> None:
     """Where copies count as much as in a training; of those that count less it would rather wait."""
-    greedy = CostGreedy(PRIOR.load_weight, PRIOR.reload_weight, Prior().copy_share)
-    blind = Prior(PRIOR.load_weight, PRIOR.reload_weight, Prior().copy_share, elsewhere=0.0)
+    greedy = CostGreedy(
+        TUNED_COST_GREEDY.load_weight, TUNED_COST_GREEDY.reload_weight, BasePolicy().copy_share
+    )
+    blind = BasePolicy(
+        TUNED_COST_GREEDY.load_weight, TUNED_COST_GREEDY.reload_weight, BasePolicy().copy_share, elsewhere=0.0
+    )
     untrained = LearnedPolicy("untrained", untrained_weights(blind), {})
     a, b = simulate(fake_world, untrained, 0), simulate(fake_world, greedy, 0)
     np.testing.assert_array_equal(a.requests.finish_s, b.requests.finish_s)

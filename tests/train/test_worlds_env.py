@@ -10,7 +10,7 @@ pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
 from shunter.agents.base import ScoringPolicy
 from shunter.agents.heuristics.cost_greedy import CostGreedy
-from shunter.agents.learned.prior import PRIOR, Prior, greedy_prior, shortlist
+from shunter.agents.learned.prior import TUNED_COST_GREEDY, BasePolicy, base_scores, pruned
 from shunter.envs.observation.features import feature
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World, make_world
@@ -82,7 +82,9 @@ def test_there_is_nothing_to_gain_by_doing_as_the_reference_policy_does(fake_wor
             time += sum(info["elapsed"] for info in infos)
         return gained / time
 
-    assert abs(mean_reward(PRIOR)) < 0.3  # of what it costs: other requests than those of the unit
+    assert (
+        abs(mean_reward(TUNED_COST_GREEDY)) < 0.3
+    )  # of what it costs: other requests than those of the unit
     assert mean_reward(Waits()) < -0.5
     venv.close()
 
@@ -97,7 +99,7 @@ def test_a_reset_anywhere_is_one_on_the_way_of_untrained_logits(fake_world: Worl
         walked.seed(seed)
         there, seen, count = anywhere.reset(), walked.reset(), 0
         while any((there[key] != array).any() for key, array in seen.items()) and count < 1000:
-            prior = greedy_prior(seen["candidates"], Prior())
+            prior = base_scores(seen["candidates"], BasePolicy())
             seen, _, _, _ = walked.step(np.where(seen["action_mask"] > 0, prior, -np.inf).argmax(axis=1))
             count += 1
         assert count < 1000
@@ -109,8 +111,8 @@ def test_a_reset_anywhere_is_one_on_the_way_of_untrained_logits(fake_world: Worl
 
 def shown_of(own: dict[str, Any]) -> NDArray[np.bool_]:
     legal = own["action_mask"] > 0
-    prior = greedy_prior(own["candidates"], Prior())
-    return shortlist(own["candidates"], own["context"], legal, prior)
+    prior = base_scores(own["candidates"], BasePolicy())
+    return pruned(own["candidates"], own["context"], legal, prior)
 
 
 def only(own: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def test_a_tasks_unit_is_littles_law(fake_world: World) -> None:
     idle = make_task(fake_world.at_rate(fake_world.rate_per_s / 10))
     assert busy.world.rate_per_s == fake_world.rate_per_s * 3
     assert busy.cost > 3 * idle.cost > 0
-    runs = [simulate(idle.world, PRIOR, seed) for seed in range(8)]
+    runs = [simulate(idle.world, TUNED_COST_GREEDY, seed) for seed in range(8)]
     in_system = [summarize([run])["response_mean_s"] * idle.world.rate_per_s for run in runs]
     assert idle.cost == pytest.approx(np.mean(in_system), rel=0.25)  # other requests
 

@@ -153,7 +153,7 @@ def hash_of(c: Features) -> np.uint64:
 
 
 @inlined
-def luck_of(r: Floats, c: Features, context: Features) -> float:
+def random_score(r: Floats, c: Features, context: Features) -> float:
     """Of ``random``."""
     seen = hash_of(c) ^ hash_of(context)
     return float(np.float64(mix(seen ^ mix(np.uint64(r[1])))) / 2.0**64)
@@ -176,7 +176,7 @@ def eviction_order(r: Floats, c: Features, context: Features) -> float:
         return float(idle_of(c) - np.float64(c[PREEMPT]))
     if rule == PRESSURE:
         return float(idle_of(c) - pressure_of(r, c) + 1e-3 * min(unused, 1e3))
-    return luck_of(r, c, context) if rule == LUCK else float(unused)
+    return random_score(r, c, context) if rule == LUCK else float(unused)
 
 
 @inlined
@@ -185,7 +185,7 @@ def serving(r: Floats, c: Features, context: Features, seen: Seen) -> float:
     rule, runs = int(r[0]), c[IS_RUN] > 0 and c[REQUESTS] > 0
     loads = c[IS_LOAD] > 0 and c[REQUESTS] > 0
     if rule == LUCK:
-        return luck_of(r, c, context) if runs or loads else -1.0
+        return random_score(r, c, context) if runs or loads else -1.0
     if rule == STARTUP:
         swap = np.float64(c[SWAP])
         new = loads and c[TOP_LEVEL] > 0 and c[RESIDENT_HERE] == 0

@@ -22,7 +22,7 @@ from shunter.agents.learned.inputs import (
     INPUTS,
     KINDS,
 )
-from shunter.agents.learned.prior import OTHERS_BUSY, PENDING, PRIOR_INPUT, SHORTLIST, Prior
+from shunter.agents.learned.prior import MOST_CANDIDATES, OTHERS_BUSY, PENDING, PRIOR_INPUT, BasePolicy
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, feature
 from shunter.envs.sim.compiled import entry, inlined, internal, jit
 from shunter.envs.state.state import Bools, Ints, State
@@ -38,7 +38,7 @@ REQUESTS, HELD = feature("requests"), feature("held")
 SWAP, JOIN, BATCH = (feature(f"{name}_time") for name in ("swap", "join", "batch"))
 SERVE_ELSEWHERE, ARRIVALS = feature("serve_elsewhere"), feature("arrivals")
 
-PRIOR_SIZE = len(Prior._fields)
+PRIOR_SIZE = len(BasePolicy._fields)
 OWN, SHARED = len(CANDIDATE_FEATURE), len(CONTEXT_FEATURE)
 LINEAR = len(KINDS) * INPUTS
 """Numbers of the linear part, those of each kind one after the other."""
@@ -54,7 +54,7 @@ class Scratch(NamedTuple):
         candidates: (A, F) float32.
         context: (G,) float32.
         mask: (A,) bool.
-        prior: (A,) of what is on the shortlist, and then the scores; NaN elsewhere.
+        prior: (A,) of what is on the pruned, and then the scores; NaN elsewhere.
         inputs: Of one candidate.
         shared: Of the context.
         hidden: (A, W) of each candidate.
@@ -87,7 +87,7 @@ def make_scratch(actions: int, width: int) -> Scratch:
 
 @entry
 def prior_of(c: Features, p: Floats) -> float:
-    """``greedy_prior`` of one candidate, compiled; p begins with the numbers of a ``Prior``."""
+    """``base_scores`` of one candidate, compiled; p begins with the numbers of a ``BasePolicy``."""
     if c[IS_EVICT] > 0:
         return float(-4.5 - np.log1p(loss_of(c, p[1])))
     rate = rate_of(c, p[0])
@@ -107,7 +107,7 @@ def prior_of(c: Features, p: Floats) -> float:
 
 @inlined
 def list_short(c: Features, context: Features, mask: Bools, p: Floats, prior: Floats) -> None:
-    """``shunter.agents.learned.prior.shortlist``: writes the prior of what is on it, NaN for the others."""
+    """``shunter.agents.learned.prior.pruned``: writes the prior of what is on it, NaN for the others."""
     actions = mask.shape[0]
     urgent = False
     for a in range(actions):
@@ -126,7 +126,7 @@ def list_short(c: Features, context: Features, mask: Bools, p: Floats, prior: Fl
             continue
         prior[a] = prior_of(c[a], p)
         listed += 1
-    if listed > SHORTLIST:
+    if listed > MOST_CANDIDATES:
         cut = least_of_best(prior)
         for a in range(actions):
             if prior[a] < cut:
@@ -135,9 +135,9 @@ def list_short(c: Features, context: Features, mask: Bools, p: Floats, prior: Fl
 
 @internal
 def least_of_best(prior: Floats) -> float:
-    """The ``SHORTLIST``-th highest of the numbers that are not NaN; there are more."""
+    """The ``MOST_CANDIDATES``-th highest of the numbers that are not NaN; there are more."""
     bound, count = np.inf, 0
-    while count < SHORTLIST:
+    while count < MOST_CANDIDATES:
         following, equal = -np.inf, 0
         for a in range(prior.shape[0]):
             if prior[a] < bound and prior[a] >= following:
@@ -198,7 +198,7 @@ def end_layer(out: Floats) -> None:
 
 @internal
 def add_network(p: Floats, w: Scratch, c: Features) -> None:
-    """Adds to ``w.prior``, of what is on the shortlist, what the network says of it.
+    """Adds to ``w.prior``, of what is on the pruned, what the network says of it.
 
     Of each layer the bias comes before the weights: encode_1, encode_2, then of score_1 the bias and the
     parts for the context, the mean, the maximum and the candidate's own, then score_2.
@@ -278,7 +278,7 @@ def choose(p: Floats, c: Features, context: Features, mask: Bools, w: Scratch) -
             w.prior[a] += linear_score(p, w, c[a])
             if w.prior[a] > top + TIE:
                 best, top = a, w.prior[a]
-    while best < 0 or not mask[best]:  # nothing is on the shortlist: the first legal one
+    while best < 0 or not mask[best]:  # nothing is on the pruned: the first legal one
         best += 1
     return best
 

@@ -17,7 +17,7 @@ from shunter.agents.learned.inputs import (
     KINDS,
 )
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import OTHERS_BUSY, PENDING, PRIOR_INPUT, SHORTLIST, Prior
+from shunter.agents.learned.prior import MOST_CANDIDATES, OTHERS_BUSY, PENDING, PRIOR_INPUT, BasePolicy
 from shunter.agents.learned.weights import Arrays
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION, feature
 from shunter.errors import ShunterError
@@ -104,8 +104,8 @@ def _second_copy(g: _Graph) -> str:
     return g.op("And", g.op("And", _kind(g, "is_load"), _kind(g, "elsewhere")), free)
 
 
-def _prior(g: _Graph, rest: Prior) -> str:
-    """``shunter.agents.learned.prior.greedy_prior``, in double precision as there."""
+def _prior(g: _Graph, rest: BasePolicy) -> str:
+    """``shunter.agents.learned.prior.base_scores``, in double precision as there."""
 
     def number(value: float) -> str:
         return g.constant(np.float64(value))
@@ -139,7 +139,7 @@ def _prior(g: _Graph, rest: Prior) -> str:
 
 
 def _shortlist(g: _Graph, prior: str) -> str:
-    """``shunter.agents.learned.prior.shortlist``."""
+    """``shunter.agents.learned.prior.pruned``."""
 
     def context(index: int) -> str:
         return g.op("Gather", "context", g.constant(np.array([index])), axis=1)
@@ -156,11 +156,11 @@ def _shortlist(g: _Graph, prior: str) -> str:
     mask = g.op("And", "action_mask", g.op("Not", dropped))
     nothing = g.constant(np.float64(-np.inf))
     legal = g.op("Where", mask, prior, nothing)
-    # Fewer candidates than the shortlist holds are filled up, so that there is a last one.
-    padding = g.constant(np.array([0, 0, 0, SHORTLIST]))
+    # Fewer candidates than the pruned holds are filled up, so that there is a last one.
+    padding = g.constant(np.array([0, 0, 0, MOST_CANDIDATES]))
     padded = g.op("Pad", legal, padding, nothing)
-    best = g.op("TopK", padded, g.constant(np.array([SHORTLIST])), axis=1, more="unused")
-    least = g.op("Gather", best, g.constant(np.array([SHORTLIST - 1])), axis=1)
+    best = g.op("TopK", padded, g.constant(np.array([MOST_CANDIDATES])), axis=1, more="unused")
+    least = g.op("Gather", best, g.constant(np.array([MOST_CANDIDATES - 1])), axis=1)
     return g.op("And", mask, g.op("GreaterOrEqual", legal, least))
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from shunter.agents.base import Scores, ScoringPolicy
 from shunter.agents.learned.compiled import Scratch, choose_batch, make_scratch
 from shunter.agents.learned.inputs import INPUTS, KINDS, candidate_inputs, context_inputs, kind_of
-from shunter.agents.learned.prior import PRIOR_INPUT, Prior, listed
+from shunter.agents.learned.prior import PRIOR_INPUT, BasePolicy, listed
 from shunter.agents.learned.weights import Arrays, layer_shapes, to_vector, width_of
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION
 from shunter.envs.scenario.fields import checked
@@ -55,7 +55,7 @@ class LearnedPolicy(ScoringPolicy):
 
     Args:
         name: In tables and logs.
-        weights: ``prior``, the numbers of a ``Prior``; ``linear``, (kinds, inputs); and, if it has a network,
+        weights: ``prior``, the numbers of a ``BasePolicy``; ``linear``, (kinds, inputs); if it has a network,
             ``<layer>.weight`` (out, in) and ``<layer>.bias`` (out,) for each of ``layer_shapes``.
         metadata: What it was trained on, as text by name.
     """
@@ -67,9 +67,9 @@ class LearnedPolicy(ScoringPolicy):
         self._scratch: dict[int, Scratch] = {}
 
     @property
-    def prior(self) -> Prior:
+    def prior(self) -> BasePolicy:
         """What it rests on."""
-        return Prior(*self.weights["prior"].tolist())
+        return BasePolicy(*self.weights["prior"].tolist())
 
     def recorded(self, key: str, kind: type[T], whole: str) -> T | None:
         """What the metadata says under a key; None if nothing.
@@ -124,7 +124,7 @@ class LearnedPolicy(ScoringPolicy):
         return int(self.act_batch({name: array[None] for name, array in observation.items()})[0])
 
     def scores(self, candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_]) -> Scores:
-        """Scores of the candidates on the shortlist; minus infinity for the others."""
+        """Scores of the candidates on the pruned; minus infinity for the others."""
         seen, prior = listed(candidates, context, mask, self.prior)
         scores = np.full(mask.shape, -np.inf)
         decision = np.nonzero(seen)[:-1]  # of each row, where there are several
@@ -203,7 +203,7 @@ class LearnedPolicy(ScoringPolicy):
 
 
 def _check_shapes(path: Path, weights: Arrays) -> None:
-    shapes: dict[str, tuple[int, ...]] = {"prior": (len(Prior._fields),), "linear": (len(KINDS), INPUTS)}
+    shapes: dict[str, tuple[int, ...]] = {"prior": (len(BasePolicy._fields),), "linear": (len(KINDS), INPUTS)}
     for layer, (out, fan_in) in layer_shapes(width_of(weights)).items():
         shapes |= {f"{layer}.weight": (out, fan_in), f"{layer}.bias": (out,)}
     for key, shape in shapes.items():

@@ -16,30 +16,30 @@ from shunter.agents.heuristics.rules import second_copy
 from shunter.envs.observation.features import context_feature
 
 __all__ = [
+    "MOST_CANDIDATES",
     "OTHERS_BUSY",
     "PENDING",
-    "PRIOR",
     "PRIOR_INPUT",
-    "SHORTLIST",
-    "Prior",
-    "greedy_prior",
+    "TUNED_COST_GREEDY",
+    "BasePolicy",
+    "base_scores",
     "listed",
-    "shortlist",
+    "pruned",
 ]
 
-SHORTLIST = 16
+MOST_CANDIDATES = 16
 """Candidates that are looked at."""
 
 PRIOR_INPUT = 0.25
 """Scale of the prior among the inputs of a network."""
 
-PRIOR = CostGreedy(load_weight=2.45, reload_weight=19.9, copy_share=0.0854)
+TUNED_COST_GREEDY = CostGreedy(load_weight=2.45, reload_weight=19.9, copy_share=0.0854)
 """Cost-greedy as ``shunter tune`` found it best over the training scenarios."""
 
 OTHERS_BUSY, PENDING = context_feature("others_busy"), context_feature("pending")
 
 
-class Prior(NamedTuple):
+class BasePolicy(NamedTuple):
     """What untrained scores rest on; a policy file holds its own.
 
     Attributes:
@@ -50,13 +50,13 @@ class Prior(NamedTuple):
             share of its own time in which that one could.
     """
 
-    load_weight: float = PRIOR.load_weight
-    reload_weight: float = PRIOR.reload_weight
+    load_weight: float = TUNED_COST_GREEDY.load_weight
+    reload_weight: float = TUNED_COST_GREEDY.reload_weight
     copy_share: float = 0.3
     elsewhere: float = 1.0
 
 
-def greedy_prior(candidates: NDArray[Any], prior: Prior) -> Scores:
+def base_scores(candidates: NDArray[Any], prior: BasePolicy) -> Scores:
     """Untrained scores: log rates of serving, low constants for waiting and prefetching, log losses.
 
     Of prefetches, what is asked for most per second of loading comes first. Waiting comes before what serves
@@ -83,14 +83,14 @@ def greedy_prior(candidates: NDArray[Any], prior: Prior) -> Scores:
     return np.where(is_(candidates, "evict"), evict, score)
 
 
-def shortlist(
+def pruned(
     candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_], prior: Scores
 ) -> NDArray[np.bool_]:
     """The candidates that a learned policy chooses from.
 
     While requests wait that no other device holds the model of, nothing is prefetched, and nobody waits
     unless another device is busy: so the system never stands still. Only a load that lacks room evicts. Of
-    what is left, those of highest prior: ``SHORTLIST`` of them, and whatever equals the last.
+    what is left, those of highest prior: ``MOST_CANDIDATES`` of them, and whatever equals the last.
 
     Args:
         candidates: (..., A, F).
@@ -108,17 +108,17 @@ def shortlist(
     idle = ~serves & ~waits & ~evicts
     dropped = (urgent & (idle | (waits & alone))) | (evicts & (context[..., PENDING, None] == 0))
     mask = mask & ~dropped
-    if mask.shape[-1] <= SHORTLIST:
+    if mask.shape[-1] <= MOST_CANDIDATES:
         return mask
     legal = np.where(mask, prior, -np.inf)
-    least = np.partition(legal, -SHORTLIST, axis=-1)[..., -SHORTLIST, None]
+    least = np.partition(legal, -MOST_CANDIDATES, axis=-1)[..., -MOST_CANDIDATES, None]
     return np.asarray(mask & (legal >= least))
 
 
 def listed(
-    candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_], prior: Prior
+    candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_], prior: BasePolicy
 ) -> tuple[NDArray[np.bool_], Scores]:
-    """Who is on the ``shortlist``, and the untrained scores that it goes by, minus infinity where illegal.
+    """Who is on the ``pruned``, and the untrained scores that it goes by, minus infinity where illegal.
 
     Args:
         candidates: (..., A, F).
@@ -130,5 +130,5 @@ def listed(
         Two arrays of shape (..., A).
     """
     scores = np.full(mask.shape, -np.inf)
-    scores[mask] = greedy_prior(candidates[mask], prior)
-    return shortlist(candidates, context, mask, scores), scores
+    scores[mask] = base_scores(candidates[mask], prior)
+    return pruned(candidates, context, mask, scores), scores

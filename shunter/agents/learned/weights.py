@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.agents.learned.inputs import CANDIDATE_FEATURE, CONTEXT_FEATURE, INPUTS, KINDS
-from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.prior import BasePolicy
 
 __all__ = ["Arrays", "from_vector", "layer_shapes", "to_vector", "untrained_weights", "width_of"]
 
@@ -20,7 +20,7 @@ def layer_shapes(width: int) -> dict[str, tuple[int, int]]:
     """Layers of the network as name to (out, in); none where the width is 0.
 
     ``encode_1`` reads a candidate's inputs and its prior; ``score_1`` the candidate's own hidden layer, then
-    the mean and the maximum over the shortlist, then the context's inputs.
+    the mean and the maximum over the pruned, then the context's inputs.
     """
     if width == 0:
         return {}
@@ -37,7 +37,7 @@ def width_of(weights: Arrays) -> int:
     return len(weights["encode_1.bias"]) if "encode_1.bias" in weights else 0
 
 
-def untrained_weights(prior: Prior, width: int = 0) -> Arrays:
+def untrained_weights(prior: BasePolicy, width: int = 0) -> Arrays:
     """Weights that leave only the prior."""
     weights: Arrays = {
         "prior": np.array(prior, np.float32),
@@ -73,7 +73,7 @@ def from_vector(vector: Vector, width: int = 0) -> Arrays:
         first, at = at, at + int(np.prod(shape))
         return vector[first:at].reshape(shape).astype(np.float32)
 
-    weights: Arrays = {"prior": take(len(Prior._fields)), "linear": take(len(KINDS), INPUTS)}
+    weights: Arrays = {"prior": take(len(BasePolicy._fields)), "linear": take(len(KINDS), INPUTS)}
     for layer, (out, fan_in) in layer_shapes(width).items():
         weights[f"{layer}.bias"] = take(out)
         if layer == "score_1":

@@ -78,9 +78,9 @@ def redraw_hidden(t: Tables, s: State, lengths: Ints, key: int) -> None:
     """
     for m in range(s.model.shape[0]):
         model = s.model[m]
-        model.load_luck = 0.0
-        model.prefill_luck = 0.0
-        model.step_luck = 0.0
+        model.load_noise = 0.0
+        model.prefill_noise = 0.0
+        model.step_noise = 0.0
         i = model.head
         while i >= 0:
             r = s.slot[i]

@@ -169,7 +169,7 @@ def write_row(t: Tables, s: State, d: int, m: int, level: int, top: int) -> None
     o[GPU_SHARE] = at.gpu_share
     o[REQUESTS] = requests
     o[BATCH] = place.batch
-    o[STARTED] = place.held + model.homeless_started
+    o[STARTED] = place.held + model.unassigned_started
     o[SWAP_TIME] = bounded(swap_s * per_s)
     o[JOIN_TIME] = bounded(work.join_s * per_s)
     o[STEP_TIME] = bounded(work.step_s * per_s)

@@ -18,4 +18,4 @@ def claimable(s: State, i: int, d: int) -> bool:
 @inlined
 def claimable_count(s: State, d: int, m: int) -> int:
     """How many requests of a model a device may run now."""
-    return int(s.model[m].homeless + s.place[d, m].held)
+    return int(s.model[m].unassigned + s.place[d, m].held)

@@ -121,7 +121,7 @@ def fill_joins(t: Tables, s: State, d: int) -> int:
     """Times of restores and prefills, one request after another; returns when the last one ends."""
     device = s.device[d]
     m, level, clock = device.op_model, device.op_level, device.op_start_ns
-    factor = stretched(s.model[m].prefill_luck, t.level[d, m, level].prefill_halfwidth)
+    factor = stretched(s.model[m].prefill_noise, t.level[d, m, level].prefill_halfwidth)
     for b in range(device.op_batch):
         entry = s.entry[d, b]
         r = s.slot[entry.slot]
@@ -160,7 +160,7 @@ def fill_steps(t: Tables, s: State, d: int, clock: int) -> int:
     """
     device, limits, grid = s.device[d], t.limits[0], t.context_tokens
     m, level, steps, begun = device.op_model, device.op_level, 0, clock
-    factor = stretched(s.model[m].step_luck, t.level[d, m, level].step_halfwidth)
+    factor = stretched(s.model[m].step_noise, t.level[d, m, level].step_halfwidth)
     while steps < limits.quantum_steps and (steps == 0 or clock - begun < limits.quantum_ns):
         active, held, fewest = active_batch(s, d)
         if active == 0:
@@ -203,4 +203,4 @@ def fill_times(t: Tables, s: State, d: int) -> None:
     if kind == LOAD:
         at = t.level[d, m, device.op_level]
         load_s = at.load_s if device.op_cold == 0 else at.cold_load_s
-        device.op_end_ns += to_ns(stretched(s.model[m].load_luck, at.load_halfwidth) * load_s)
+        device.op_end_ns += to_ns(stretched(s.model[m].load_noise, at.load_halfwidth) * load_s)

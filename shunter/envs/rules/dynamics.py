@@ -57,8 +57,8 @@ def evict(t: Tables, s: State, d: int, m: int) -> None:
                 if not saves:
                     r.home = -1
                     place.held -= 1
-                    s.model[m].homeless += 1
-                    s.model[m].homeless_started += 1
+                    s.model[m].unassigned += 1
+                    s.model[m].unassigned_started += 1
         i = r.next
     touch(s, m)
 
@@ -91,8 +91,8 @@ def claim(s: State, d: int, i: int) -> None:
     if r.home == d:
         s.place[d, r.model].held -= 1
     else:
-        model.homeless -= 1
-        model.homeless_started -= 1 if r.generated > 0 else 0
+        model.unassigned -= 1
+        model.unassigned_started -= 1 if r.generated > 0 else 0
     r.owner = d
     entry = s.entry[d, device.op_batch]
     entry.slot = i

@@ -41,8 +41,8 @@ def unclaim_batch(s: State, d: int) -> None:
         if r.home == d:
             s.place[d, r.model].held += 1
         else:
-            s.model[r.model].homeless += 1
-            s.model[r.model].homeless_started += 1 if r.generated > 0 else 0
+            s.model[r.model].unassigned += 1
+            s.model[r.model].unassigned_started += 1 if r.generated > 0 else 0
         if c.objective == SLO and r.missed == 0:
             c.check_ns = min(c.check_ns, r.limit_ns)
         blame(s, s.entry[d, b].slot)
@@ -72,8 +72,8 @@ def lose(s: State, d: int, m: int) -> None:
             left -= 1
             r.home = -1
             r.kv = KV_DROPPED
-            model.homeless += 1
-            model.homeless_started += 1
+            model.unassigned += 1
+            model.unassigned_started += 1
         i = r.next
     place.held = 0
 

@@ -58,7 +58,7 @@ def note_waits(s: State, d: int, m: int) -> None:
     the others all are looked at.
     """
     place = s.place[d, m]
-    started = place.held + s.model[m].homeless_started
+    started = place.held + s.model[m].unassigned_started
     fresh = claimable_count(s, d, m) > started
     place.waiting_ns = FAR_NS
     place.tied_ns = FAR_NS

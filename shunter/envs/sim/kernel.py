@@ -100,8 +100,8 @@ def clear(s: State) -> None:
         model.head = -1
         model.tail = -1
         model.queue_length = 0
-        model.homeless = 0
-        model.homeless_started = 0
+        model.unassigned = 0
+        model.unassigned_started = 0
         model.last_arrival_ns = -1
         model.rate_per_s = 0.0
         for d in range(s.device.shape[0]):
@@ -150,9 +150,9 @@ def begin_episode(t: Tables, s: State, noise: bool) -> None:
     key = key_of(c.key, c.episode)
     for m in range(s.model.shape[0]):
         model = s.model[m]
-        model.load_luck = normal(key, 3 * m) if noise else 0.0
-        model.prefill_luck = normal(key, 3 * m + 1) if noise else 0.0
-        model.step_luck = normal(key, 3 * m + 2) if noise else 0.0
+        model.load_noise = normal(key, 3 * m) if noise else 0.0
+        model.prefill_noise = normal(key, 3 * m + 1) if noise else 0.0
+        model.step_noise = normal(key, 3 * m + 2) if noise else 0.0
     c.starting = 1
     c.asking = STALLED
 

@@ -168,7 +168,7 @@ def enqueue(t: Tables, s: State) -> None:
         model.head = i
     model.tail = i
     model.queue_length += 1
-    model.homeless += 1
+    model.unassigned += 1
     c.in_system += 1
     c.arrived += 1
     c.taken += 1
@@ -252,8 +252,8 @@ def give_up(s: State, i: int) -> None:
     if r.home >= 0:
         s.place[r.home, r.model].held -= 1
     else:
-        s.model[r.model].homeless -= 1
-        s.model[r.model].homeless_started -= 1 if r.generated > 0 else 0
+        s.model[r.model].unassigned -= 1
+        s.model[r.model].unassigned_started -= 1 if r.generated > 0 else 0
     if c.objective == SLO and r.missed == 0:
         miss(s, i)
     unlink(s, i)

@@ -103,16 +103,16 @@ MODEL = record(
         "head",  # first slot of its queue: admitted, unfinished requests in order of arrival
         "tail",
         "queue_length",
-        "homeless",  # of these, how many nobody runs and whose KV is nowhere
-        "homeless_started",  # of these, how many generated tokens
+        "unassigned",  # of these, how many nobody runs and whose KV is nowhere
+        "unassigned_started",  # of these, how many generated tokens
         "cached",  # whether its weights are in the host's memory
         "cached_at",  # how many loads there had been when they were last loaded from there
     ),
     floats=(
         "rate_per_s",  # estimated arrival rate, exponentially weighted
-        "load_luck",  # standard normal: how far this episode's loads are from the prediction; 0: not at all
-        "prefill_luck",
-        "step_luck",
+        "load_noise",  # standard normal: how far this episode's loads are from the prediction; 0: not at all
+        "prefill_noise",
+        "step_noise",
     ),
 )
 """A model."""

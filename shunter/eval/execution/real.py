@@ -13,11 +13,11 @@ from shunter.engines.base import DeviceMemoryError, Engine, UnsupportedLevelErro
 from shunter.engines.caller.entries import engine_entry, start_engine
 from shunter.envs.world.world import World, with_footprints
 from shunter.errors import InputError
+from shunter.eval.execution.backends import EngineBackend
 from shunter.eval.execution.chaos import Chaos
 from shunter.eval.execution.clocks import WallClock
-from shunter.eval.execution.plants import EnginePlant
+from shunter.eval.execution.device_executor import Deadline, DeviceExecutor
 from shunter.eval.execution.runs import Run, run_policy
-from shunter.eval.execution.station import Deadline, Station
 
 __all__ = ["bind_footprints", "check_binding", "open_engines", "run_real"]
 
@@ -64,7 +64,7 @@ def open_engines(
     python: str | Mapping[str, str] | None = None,
     deadline: Deadline | None = None,
     chaos: Chaos | None = None,
-) -> Iterator[list[Station]]:
+) -> Iterator[list[DeviceExecutor]]:
     """Starts the workers of every device, one per engine, checks what they can do, and warms them up.
 
     Args:
@@ -78,27 +78,29 @@ def open_engines(
         EngineError: A worker cannot run the engine, or not at the scenario's levels.
     """
     checkpoints = check_binding(world)
-    stations = [_station(world, checkpoints, d, python, deadline or Deadline()) for d in range(world.devices)]
+    device_executors = [
+        _device_executor(world, checkpoints, d, python, deadline or Deadline()) for d in range(world.devices)
+    ]
     with ExitStack() as stack:
-        for station, device in zip(stations, world.scenario.devices, strict=True):
-            stack.callback(station.close)
+        for device_executor, device in zip(device_executors, world.scenario.devices, strict=True):
+            stack.callback(device_executor.close)
             try:
-                station.open()
+                device_executor.open()
             except DeviceMemoryError as error:
                 rule = f"hold at least one model at one level ({error})"
                 raise InputError(f"devices.{device.name}", rule, device.device) from None
-        for station in stations:
-            station.chaos = chaos
-        yield stations
+        for device_executor in device_executors:
+            device_executor.chaos = chaos
+        yield device_executors
 
 
-def _station(
+def _device_executor(
     world: World,
     checkpoints: Sequence[Checkpoint],
     index: int,
     python: str | Mapping[str, str] | None,
     deadline: Deadline,
-) -> Station:
+) -> DeviceExecutor:
     scenario, device = world.scenario, world.scenario.devices[index]
     engines = [scenario.engine_of(model) for model in scenario.models]
     names = [
@@ -115,14 +117,14 @@ def _station(
         try:
             _check_levels(world, checkpoints, started, models)
             # Beside residents of another engine there may be no room for it.
-            if station.is_empty:
+            if device_executor.is_empty:
                 _warm_up(world, checkpoints, started, index, models)
         except BaseException:
             started.close()
             raise
         return started
 
-    station = Station(
+    device_executor = DeviceExecutor(
         index,
         device.name,
         worker_of={model.name: name for model, name in zip(scenario.models, names, strict=True)},
@@ -130,7 +132,7 @@ def _station(
         budget_bytes=device.memory_bytes,
         deadline=deadline,
     )
-    return station
+    return device_executor
 
 
 def _check_levels(
@@ -167,7 +169,7 @@ def _warm_up(
     engine.unload("warm-up")
 
 
-def bind_footprints(world: World, engines: Sequence[Station]) -> World:
+def bind_footprints(world: World, engines: Sequence[DeviceExecutor]) -> World:
     """A world that counts memory as its engines do: a load that it allows, they do not refuse.
 
     Raises:
@@ -175,10 +177,10 @@ def bind_footprints(world: World, engines: Sequence[Station]) -> World:
     """
     footprint_bytes = np.zeros_like(world.tables.footprint_bytes)
     limits = world.scenario.limits
-    for d, station in enumerate(engines):
+    for d, device_executor in enumerate(engines):
         for m, model in enumerate(world.scenario.models):
             for level, gpu_layers in enumerate(world.gpu_layers[m]):
-                footprint_bytes[d, m, level] = station.engine(model.name).footprint_bytes(
+                footprint_bytes[d, m, level] = device_executor.engine(model.name).footprint_bytes(
                     model.name,
                     str(model.checkpoint),
                     gpu_layers,
@@ -192,7 +194,7 @@ def run_real(
     world: World,
     policy: Policy,
     seed: int,
-    engines: Sequence[Station],
+    engines: Sequence[DeviceExecutor],
     *,
     on_progress: Callable[[int], None] | None = None,
 ) -> Run:
@@ -218,13 +220,15 @@ def run_real(
             requests,
             policy,
             seed=seed,
-            make_plant=lambda on_end: EnginePlant(world, requests, on_end, engines, clock, vocab_sizes, seed),
+            make_backend=lambda on_end: EngineBackend(
+                world, requests, on_end, engines, clock, vocab_sizes, seed
+            ),
             world_name="real",
             on_progress=on_progress,
         )
     except BaseException:
-        for station in engines:
-            station.abandon()
+        for device_executor in engines:
+            device_executor.abandon()
         raise
     finally:
         clock.close()

@@ -20,9 +20,9 @@ from shunter.envs.rules.objectives import accrued, charge_unserved
 from shunter.envs.state.state import WAIT, Requests, State, all_outcomes, counted, episode_state
 from shunter.envs.world.world import World
 from shunter.errors import PolicyError, ShunterError
+from shunter.eval.execution.backends import Backend, OnEnd, SimulatedBackend
 from shunter.eval.execution.event_log import EventLog
 from shunter.eval.execution.failures import Failure
-from shunter.eval.execution.plants import OnEnd, Plant, SimulatedPlant
 
 __all__ = ["BrokenRun", "InterruptedRun", "Run", "as_repeat", "request_frame", "run_policy", "simulate"]
 
@@ -85,7 +85,7 @@ def run_policy(
     policy: Policy,
     *,
     seed: int,
-    make_plant: Callable[[OnEnd], Plant],
+    make_backend: Callable[[OnEnd], Backend],
     world_name: str,
     on_progress: Callable[[int], None] | None = None,
 ) -> Run:
@@ -96,7 +96,7 @@ def run_policy(
         requests: The episode's requests.
         policy: Decides.
         seed: Of the workload; recorded.
-        make_plant: Makes what carries operations out, given what to call when one has ended.
+        make_backend: Makes what carries operations out, given what to call when one has ended.
         world_name: ``simulated`` or ``real``; recorded.
         on_progress: Called with the number of finished requests after every decision.
 
@@ -104,7 +104,7 @@ def run_policy(
         InterruptedRun: Ctrl-C.
         BrokenRun: An engine failed and cannot be started again.
     """
-    episode = _Episode(world, requests, policy, seed, make_plant, world_name)
+    episode = _Episode(world, requests, policy, seed, make_backend, world_name)
     try:
         episode.run(on_progress or (lambda served: None))
     except KeyboardInterrupt:
@@ -112,7 +112,7 @@ def run_policy(
     except EngineError as error:
         raise BrokenRun(error, episode.result()) from error
     result = episode.result()
-    episode.plant.close(episode.state)
+    episode.backend.close(episode.state)
     return result
 
 
@@ -125,7 +125,7 @@ class _Episode:
         requests: Requests,
         policy: Policy,
         seed: int,
-        make_plant: Callable[[OnEnd], Plant],
+        make_backend: Callable[[OnEnd], Backend],
         world_name: str,
     ) -> None:
         self.world, self.requests, self.policy = world, requests, policy
@@ -136,7 +136,7 @@ class _Episode:
         run_id = f"{policy.name}/{seed}/{world_name}"
         run = {"run_id": run_id, "policy": policy.name, "seed": seed, "world": world_name}
         self.log = EventLog(world, run)
-        self.plant = make_plant(self.log.end)
+        self.backend = make_backend(self.log.end)
         self.observation = empty_observation(world.actions)
         self.mask = self.observation["action_mask"].view(np.bool_)
         self.deciding_s = self.overhead_s = 0.0
@@ -144,12 +144,12 @@ class _Episode:
     def run(self, on_progress: Callable[[int], None]) -> None:
         """Until every request has left or time is over."""
         clock, begun_s = self.state.clock[0], time.perf_counter()
-        device = self.plant.advance(self.state)
+        device = self.backend.advance(self.state)
         while device >= 0 and clock["now_ns"] <= self.world.max_time_ns:
             self._decide(device)
-            self.overhead_s = time.perf_counter() - begun_s - self.plant.waited_s
+            self.overhead_s = time.perf_counter() - begun_s - self.backend.waited_s
             on_progress(int(clock["served"]))
-            device = self.plant.advance(self.state)
+            device = self.backend.advance(self.state)
 
     def _decide(self, device: int) -> None:
         tables, state, observation = self.tables, self.state, self.observation
@@ -162,7 +162,7 @@ class _Episode:
         if apply(tables, state, device, choice):
             self.log.begin(state, device)
             if state.device["op_kind"][device] != WAIT:
-                self.plant.start(state, device)
+                self.backend.start(state, device)
 
     def _wanted(self, device: int) -> int:
         try:
@@ -203,7 +203,7 @@ def simulate(world: World, policy: Policy, seed: int) -> Run:
         requests,
         policy,
         seed=seed,
-        make_plant=lambda on_end: SimulatedPlant(world, requests, on_end),
+        make_backend=lambda on_end: SimulatedBackend(world, requests, on_end),
         world_name="simulated",
     )
 

@@ -55,7 +55,7 @@ class Candidate:
 
     Attributes:
         words: What it is.
-        score: Of the policy; minus infinity where it is not on its shortlist.
+        score: Of the policy; minus infinity where it is not on its pruned.
         untrained: Of the untrained policy.
     """
 

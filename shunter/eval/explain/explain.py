@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shunter.agents.base import Policy
 from shunter.agents.learned.inputs import INPUTS, KINDS, input_names
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import PRIOR, Prior
+from shunter.agents.learned.prior import TUNED_COST_GREEDY, BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
@@ -144,7 +144,7 @@ class Explanation:
                 "policy": self.policy.name,
                 "seeds": list(self.seeds),
                 "contenders": [asdict(one) for one in self.contenders],
-                "prior": {"before": Prior()._asdict(), "after": self.policy.prior._asdict()},
+                "prior": {"before": BasePolicy()._asdict(), "after": self.policy.prior._asdict()},
                 "weights": [asdict(one) for one in self.weights],
                 "groups": [asdict(one) for one in self.groups],
                 "decisions": self.decisions,
@@ -180,11 +180,11 @@ def explain(
     if len(seeds) < 2:
         raise InputError("--seeds", "be at least 2", len(seeds))
     say = on_progress or (lambda text: None)
-    untrained = LearnedPolicy(UNTRAINED, untrained_weights(Prior()), {})
-    own_prior = LearnedPolicy(OWN_PRIOR, untrained_weights(policy.prior), {})
+    untrained = LearnedPolicy(UNTRAINED, untrained_weights(BasePolicy()), {})
+    own_base = LearnedPolicy(OWN_PRIOR, untrained_weights(policy.prior), {})
     say("comparing")
     first = _contender(world, policy, policy.name, seeds)
-    others = [(own_prior, OWN_PRIOR), (untrained, UNTRAINED), (PRIOR, TUNED)]
+    others = [(own_base, OWN_PRIOR), (untrained, UNTRAINED), (TUNED_COST_GREEDY, TUNED)]
     contenders = [first, *(_contender(world, one, name, seeds, first) for one, name in others)]
     say("taking groups of weights away")
     groups = [_group(world, name, count, cut, seeds, first.response_s) for name, count, cut in _cuts(policy)]
@@ -222,7 +222,7 @@ def without(policy: LearnedPolicy, group: str) -> LearnedPolicy:
         for name in ("score_2.weight", "score_2.bias"):
             weights[name][:] = 0.0
     elif group == "the prior's numbers":
-        weights["prior"] = np.array(Prior(), np.float32)
+        weights["prior"] = np.array(BasePolicy(), np.float32)
     else:
         weights["linear"][_members(group)] = 0.0
     return LearnedPolicy(policy.name, weights, {})
@@ -246,8 +246,8 @@ def _cuts(policy: LearnedPolicy) -> Iterator[tuple[str, int, LearnedPolicy]]:
     if policy.width and any(policy.weights[f"score_2.{part}"].any() for part in ("weight", "bias")):
         layers = [array for name, array in policy.weights.items() if name not in ("prior", "linear")]
         yield "the network", sum(array.size for array in layers), without(policy, "the network")
-    if (policy.weights["prior"] != np.array(Prior(), np.float32)).any():
-        yield "the prior's numbers", len(Prior._fields), without(policy, "the prior's numbers")
+    if (policy.weights["prior"] != np.array(BasePolicy(), np.float32)).any():
+        yield "the prior's numbers", len(BasePolicy._fields), without(policy, "the prior's numbers")
 
 
 def _group(

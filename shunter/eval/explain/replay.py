@@ -151,7 +151,7 @@ def see(seen: Seen, k: int, i: int, x: float) -> None:
 
 @internal
 def see_decision(w: Scratch, seen: Seen) -> None:
-    """Keeps the inputs of the candidates on the shortlist of a decision."""
+    """Keeps the inputs of the candidates on the pruned of a decision."""
     listed = 0
     seen.total[:] = 0.0
     seen.squares[:] = 0.0

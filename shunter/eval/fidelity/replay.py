@@ -25,8 +25,8 @@ from shunter.envs.state.queues import finished, overdue
 from shunter.envs.state.state import IDLE, RUN, WAIT, Requests, State
 from shunter.envs.world.world import World
 from shunter.errors import InputError
+from shunter.eval.execution.backends import Backend, OnEnd, SimulatedBackend
 from shunter.eval.execution.failures import Failure, Fault
-from shunter.eval.execution.plants import OnEnd, Plant, SimulatedPlant
 from shunter.eval.execution.runs import Run, run_policy
 
 __all__ = ["Replayed", "replay_exactly", "replay_predicted"]
@@ -62,7 +62,7 @@ def replay_exactly(world: World, requests: Requests, rows: pd.DataFrame) -> Run:
     Raises:
         InputError: The log does not fit the world: another device asked, or a decision was not legal.
     """
-    return _run(world, requests, rows, _Script(rows), lambda end: _LogPlant(world, requests, end, rows))
+    return _run(world, requests, rows, _Script(rows), lambda end: _LogBackend(world, requests, end, rows))
 
 
 def replay_predicted(world: World, requests: Requests, rows: pd.DataFrame) -> Replayed:
@@ -77,7 +77,7 @@ def replay_predicted(world: World, requests: Requests, rows: pd.DataFrame) -> Re
     """
     world = world.with_guard(None)
     script = _LooseScript(world, rows[rows["fault"].isna()])  # predictions never fail
-    run = _run(world, requests, rows, script, lambda end: _PredictingPlant(world, requests, end, script))
+    run = _run(world, requests, rows, script, lambda end: _PredictingBackend(world, requests, end, script))
     return Replayed(run, script.infeasible, script.missing)
 
 
@@ -86,14 +86,14 @@ def _run(
     requests: Requests,
     rows: pd.DataFrame,
     script: Policy,
-    make_plant: Callable[[OnEnd], Plant],
+    make_backend: Callable[[OnEnd], Backend],
 ) -> Run:
     seed = int(rows["seed"].iloc[0])
-    return run_policy(world, requests, script, seed=seed, make_plant=make_plant, world_name="replayed")
+    return run_policy(world, requests, script, seed=seed, make_backend=make_backend, world_name="replayed")
 
 
 class _Script:
-    """A policy that takes logged decisions in turn; the plant says which device asks."""
+    """A policy that takes logged decisions in turn; the backend says which device asks."""
 
     oracle = False
 
@@ -193,7 +193,7 @@ def _steps(rows: pd.DataFrame) -> list[_Step]:
     return steps[::-1]
 
 
-class _PredictingPlant(SimulatedPlant):
+class _PredictingBackend(SimulatedBackend):
     """Predicted durations; tells the script which device asks."""
 
     def __init__(self, world: World, requests: Requests, on_end: OnEnd, script: _LooseScript) -> None:
@@ -206,7 +206,7 @@ class _PredictingPlant(SimulatedPlant):
         return self._script.device
 
 
-class _LogPlant(Plant):
+class _LogBackend(Backend):
     """Logged durations, and decisions at the logged times."""
 
     def __init__(self, world: World, requests: Requests, on_end: OnEnd, rows: pd.DataFrame) -> None:

@@ -17,7 +17,7 @@ from shunter.models.datasheets import gpu_name
 from shunter.models.fit.intervals import FEW, group_half_width
 from shunter.models.fit.pooled import fit_engine
 from shunter.models.fit.regressors import GroupFit, fit_physics, mean_over_median, select_features
-from shunter.models.fit.shared import SharedFit
+from shunter.models.fit.shared import CrossDeviceFit
 from shunter.models.physics import EXTRA_COLUMNS, PHYSICS
 from shunter.models.physics.features import (
     TARGETS,
@@ -58,7 +58,7 @@ def fit_state(frame: pd.DataFrame, *, correction: bool = True) -> FittedState:
     models = _models(frame)
     notes += [*_notes(frame), *_outlier_notes(frame)]
     fits: list[GroupFit] = []
-    shared: list[SharedFit] = []
+    shared: list[CrossDeviceFit] = []
     cv: dict[str, TargetErrors] = {}
     for target in TARGETS.values():
         held_out: list[tuple[HeldOut | None, HeldOut | None]] = []

@@ -11,7 +11,7 @@ import pandas as pd
 from shunter.models.fit.intervals import UNKNOWN, LogErrors, group_half_width, half_width
 from shunter.models.fit.regressors import mean_over_median
 from shunter.models.fit.shared import (
-    SharedFit,
+    CrossDeviceFit,
     SharedPhysics,
     doublings_of,
     fit_shared,
@@ -42,7 +42,7 @@ class Pooled:
         by_model: None with fewer than two shapes of models.
     """
 
-    fit: SharedFit
+    fit: CrossDeviceFit
     by_cell: HeldOut | None
     by_model: HeldOut | None
 
@@ -110,7 +110,7 @@ def fit_engine(target: Target, engine: str, rows: pd.DataFrame, *, correction: b
     cells, corrected = _by_cell(data, correction)
     models = data.hold_out(_folds(shape_names(rows)), corrected=False)
     devices = data.hold_out(_folds(rows["datasheet"].to_numpy(dtype=str)), corrected=False)
-    fit = SharedFit(
+    fit = CrossDeviceFit(
         target=target.name,
         engine=engine,
         physics=data.fit(np.ones(len(rows), dtype=bool), corrected=corrected),
@@ -134,7 +134,7 @@ def _errors_by_kind(
 ) -> dict[str, LogErrors]:
     """Half widths by kind of cell; one with few known rows, models or devices has those of all kinds.
 
-    A kind that was hardly measured is left out: see ``SharedFit.predict``.
+    A kind that was hardly measured is left out: see ``CrossDeviceFit.predict``.
     """
     found = {}
     least = _few_models_half_width(models, known)

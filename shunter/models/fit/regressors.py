@@ -14,8 +14,8 @@ from shunter.models.fit.intervals import UNKNOWN
 from shunter.models.physics.features import DIFFERENCES, TARGETS, feature_names
 
 __all__ = [
+    "DeviceFit",
     "GroupFit",
-    "PhysicsFit",
     "TargetFit",
     "doublings_outside",
     "fit_physics",
@@ -31,7 +31,7 @@ _FEWEST_REPEATS = 3
 _OTHER_SIDE = {"device": "host", "host": "device"}
 
 
-class PhysicsFit(BaseModel):
+class DeviceFit(BaseModel):
     """Physics first: a non-negative sum of features; on top, a learned factor for each known model and level.
 
     Attributes:
@@ -109,7 +109,7 @@ class GroupFit(TargetFit):
 
     device: str
     page_cache: str
-    physics: PhysicsFit
+    physics: DeviceFit
     seen_log_errors: tuple[float, float]
     unseen_log_errors: tuple[float, float] | None
 
@@ -225,7 +225,7 @@ def _other_side(name: str) -> str:
 
 def fit_physics(
     features: pd.DataFrame, measured: Array, smallest: Array, frame: pd.DataFrame, *, corrected: bool = True
-) -> PhysicsFit:
+) -> DeviceFit:
     """Fits the medians of cells: first the coefficients, then the corrections to what they leave.
 
     Medians, so that often and seldom measured cells count alike and a stall in one repeat counts for little.
@@ -243,7 +243,7 @@ def fit_physics(
     median = pd.Series(measured).groupby(inverse).median().to_numpy(dtype=np.float64)
     features, frame, smallest = features.iloc[first], frame.iloc[first], smallest[first]
     scale = np.asarray(np.maximum(median, smallest), dtype=np.float64)
-    fit = PhysicsFit(coefficients=_coefficients(features, median, scale), corrections={})
+    fit = DeviceFit(coefficients=_coefficients(features, median, scale), corrections={})
     if not corrected:
         return fit
     left = np.log(scale / np.maximum(fit.physical(features), smallest))

@@ -22,7 +22,7 @@ from shunter.models.fit.regressors import TargetFit, doublings_outside, shrunk_m
 from shunter.models.fit.robust import pseudo_huber
 from shunter.models.physics import PHYSICS, RatedCells, TargetPhysics, kinds, rated_cells
 
-__all__ = ["SharedFit", "SharedPhysics", "doublings_of", "fit_shared", "ranges_of", "term_values"]
+__all__ = ["CrossDeviceFit", "SharedPhysics", "doublings_of", "fit_shared", "ranges_of", "term_values"]
 
 Array = npt.NDArray[np.float64]
 
@@ -95,7 +95,7 @@ class SharedPhysics(BaseModel):
         return self.physical(values, frame) * np.exp(log_factor)
 
 
-class SharedFit(TargetFit):
+class CrossDeviceFit(TargetFit):
     """One target on one engine, for all devices with data sheets; ranges are of terms.
 
     Attributes:

@@ -19,7 +19,7 @@ from shunter.catalog.gpus import catalog_gpus
 from shunter.catalog.models import catalog_models
 from shunter.models.cells import complete
 from shunter.models.fit.intervals import COVERAGE, LogErrors
-from shunter.models.fit.shared import SharedFit, SharedPhysics, term_values
+from shunter.models.fit.shared import CrossDeviceFit, SharedPhysics, term_values
 from shunter.models.performance import PerformanceModel
 from shunter.models.physics import PHYSICS, rated_cells
 from shunter.models.published.rows import catalog_facts, published_frame
@@ -67,7 +67,7 @@ def fit_published() -> PerformanceModel:
     return PerformanceModel()._set(state.model_copy(update=update))
 
 
-def _from_priors(state: FittedState, target: str, reload: SharedFit) -> SharedFit:
+def _from_priors(state: FittedState, target: str, reload: CrossDeviceFit) -> CrossDeviceFit:
     """A fit without data; it names all GPUs, as llama.cpp does these things on any of them."""
     terms = PHYSICS[target].terms
     measured = reload.physics.factors if target == "load_s" else {}
@@ -78,7 +78,7 @@ def _from_priors(state: FittedState, target: str, reload: SharedFit) -> SharedFi
         versions={},
         corrections={},
     )
-    return SharedFit(
+    return CrossDeviceFit(
         target=target,
         engine=ENGINE,
         physics=physics,

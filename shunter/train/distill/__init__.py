@@ -1,1 +1,1 @@
-"""Several trained policies as one network: ``lessons`` collects what they decide, ``distill`` learns it."""
+"""Several trained policies as one network: what they decide is collected, then learned."""

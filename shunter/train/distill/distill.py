@@ -17,17 +17,17 @@ import numpy as np
 import torch
 
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import SHORTLIST, Prior
+from shunter.agents.learned.prior import MOST_CANDIDATES, BasePolicy
 from shunter.envs.sim.randomness import key_of
 from shunter.envs.world.world import World
-from shunter.train.distill.lessons import Shown, collect
+from shunter.train.distill.distillation_tasks import Shown, collect
 from shunter.train.ppo.network import LOGITS_PER_SCORE, ScoringNetwork
 from shunter.train.settings import DistillSettings
 
-__all__ = ["Lesson", "Progress", "distill"]
+__all__ = ["DistillationTask", "Progress", "distill"]
 
 
-class Lesson(NamedTuple):
+class DistillationTask(NamedTuple):
     """A teacher and where it teaches.
 
     Attributes:
@@ -55,28 +55,33 @@ class Progress(NamedTuple):
 
 
 def distill(
-    lessons: Sequence[Lesson],
+    distillation_tasks: Sequence[DistillationTask],
     settings: DistillSettings,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> LearnedPolicy:
     """Teaches one network what several do, from the mean of what they rest on.
 
     Args:
-        lessons: Every world counts the same.
+        distillation_tasks: Every world counts the same.
         settings: See there.
         on_progress: Called after each pass.
     """
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    student = _Student(_mean_prior([lesson.teacher.prior for lesson in lessons]), settings)
+    student = _Student(
+        _mean_base([distillation_task.teacher.prior for distillation_task in distillation_tasks]), settings
+    )
     shown: list[Shown] = []
     passes = 0
     for number in range(settings.rounds):
         policy = student.policy() if number else None
-        new = [_collect(lesson, policy, settings, number, i) for i, lesson in enumerate(lessons)]
+        new = [
+            _collect(distillation_task, policy, settings, number, i)
+            for i, distillation_task in enumerate(distillation_tasks)
+        ]
         agreement = float(np.concatenate([one.agrees for one in new]).mean()) if number else float("nan")
         shown += new
-        for loss in student.learn(shown, len(lessons)):
+        for loss in student.learn(shown, len(distillation_tasks)):
             passes += 1
             if on_progress is not None:
                 on_progress(Progress(passes, agreement, loss))
@@ -84,36 +89,45 @@ def distill(
 
 
 def _collect(
-    lesson: Lesson, student: LearnedPolicy | None, settings: DistillSettings, number: int, place: int
+    distillation_task: DistillationTask,
+    student: LearnedPolicy | None,
+    settings: DistillSettings,
+    number: int,
+    place: int,
 ) -> Shown:
     seed = int(key_of(int(key_of(settings.seed, number)), place))
     return collect(
-        lesson.world, lesson.teacher, student, settings.decisions, episodes=settings.episodes, seed=seed
+        distillation_task.world,
+        distillation_task.teacher,
+        student,
+        settings.decisions,
+        episodes=settings.episodes,
+        seed=seed,
     )
 
 
-def _mean_prior(priors: Sequence[Prior]) -> Prior:
+def _mean_base(priors: Sequence[BasePolicy]) -> BasePolicy:
     """The geometric mean of each number."""
     logs = np.log(np.maximum(np.array(priors, np.float64), 1e-4))
-    return Prior(*np.exp(logs.mean(axis=0)).tolist())
+    return BasePolicy(*np.exp(logs.mean(axis=0)).tolist())
 
 
 class _Student:
     """A network that learns from what was shown."""
 
-    def __init__(self, prior: Prior, settings: DistillSettings) -> None:
+    def __init__(self, prior: BasePolicy, settings: DistillSettings) -> None:
         self.settings = settings
-        self.network = ScoringNetwork(SHORTLIST, settings.width)
+        self.network = ScoringNetwork(MOST_CANDIDATES, settings.width)
         self.network.prior.copy_(torch.tensor(prior))
         parameters = [p for name, p in self.network.named_parameters() if not name.startswith("value.")]
         self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
         self.done, self.schedule = 0.0, settings.learning_rate
 
-    def learn(self, shown: Sequence[Shown], lessons: int) -> Iterator[float]:
+    def learn(self, shown: Sequence[Shown], distillation_tasks: int) -> Iterator[float]:
         """Learns; gives the mean divergence after each pass."""
         settings = self.settings
         arrays = Shown(*(np.concatenate(part) for part in zip(*shown, strict=True)))
-        count, rounds = len(arrays.context), len(shown) // lessons
+        count, rounds = len(arrays.context), len(shown) // distillation_tasks
         scores = torch.from_numpy(LOGITS_PER_SCORE * arrays.scores)
         wanted, shares = scores.log_softmax(-1).nan_to_num(neginf=0.0), scores.softmax(-1)
         listed = torch.from_numpy(arrays.listed)

@@ -21,7 +21,7 @@ from shunter.agents.learned.inputs import (
     INPUTS,
     KINDS,
 )
-from shunter.agents.learned.prior import PRIOR_INPUT, Prior, greedy_prior
+from shunter.agents.learned.prior import PRIOR_INPUT, BasePolicy, base_scores
 from shunter.agents.learned.weights import Arrays, layer_shapes, width_of
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, feature
 from shunter.errors import InputError
@@ -102,7 +102,7 @@ class ScoringNetwork(nn.Module):
         self.value = nn.Sequential(nn.Linear(2 * width + len(CONTEXT_FEATURE), width), nn.Tanh())
         self.own_inputs = _Squashed(CANDIDATE_FEATURE, CANDIDATE_SCALE)
         self.shared_inputs = _Squashed(CONTEXT_FEATURE, CONTEXT_SCALE)
-        self.register_buffer("prior", torch.tensor(Prior()))
+        self.register_buffer("prior", torch.tensor(BasePolicy()))
         self.latent_dim_pi = actions
         self.latent_dim_vf = width
         nn.init.zeros_(self.layers["score_2"].weight)
@@ -113,7 +113,7 @@ class ScoringNetwork(nn.Module):
         mask, candidates, context = self._unflatten(flat)
         legal = mask > 0
         rows, lengths = candidates[legal], legal.sum(-1)  # of each decision, one after the other
-        prior = torch.from_numpy(greedy_prior(rows.numpy(force=True), self.numbers())).to(flat)
+        prior = torch.from_numpy(base_scores(rows.numpy(force=True), self.numbers())).to(flat)
         own, shared = self.own_inputs(rows), self.shared_inputs(context)
         hidden = self._layer("encode_1", torch.cat([own, PRIOR_INPUT * prior[:, None]], dim=-1))
         hidden = self._layer("encode_2", hidden)
@@ -137,9 +137,9 @@ class ScoringNetwork(nn.Module):
         """Value features only."""
         return self.forward(flat)[1]
 
-    def numbers(self) -> Prior:
+    def numbers(self) -> BasePolicy:
         """What untrained logits rest on."""
-        return Prior(*self.prior.tolist())
+        return BasePolicy(*self.prior.tolist())
 
     def exported(self) -> Arrays:
         """Weights of the policy part, by the names of a policy file."""

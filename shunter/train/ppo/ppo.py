@@ -17,7 +17,7 @@ from shunter.train.ppo.buffer import DurationBuffer, RecordDurations
 from shunter.train.ppo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from shunter.train.ppo.network import CandidatePolicy
 from shunter.train.ppo.tasks import make_task
-from shunter.train.ppo.warm_start import best_prior
+from shunter.train.ppo.warm_start import best_base_policy
 from shunter.train.ppo.worlds_env import WorldsVecEnv
 from shunter.train.result import Curve
 from shunter.train.settings import PpoSettings, plain
@@ -120,7 +120,7 @@ class PpoTraining(Training):
         if self.start is not None:
             self.begin_from(self.start)
         elif self.settings.warm_start:
-            self.choose_prior()
+            self.choose_base_policy()
         super().begin()
 
     def begin_from(self, start: LearnedPolicy) -> None:
@@ -128,9 +128,9 @@ class PpoTraining(Training):
         for network in (self.model.policy.mlp_extractor, self.average.module):
             network.import_(start.weights)
 
-    def choose_prior(self) -> None:
+    def choose_base_policy(self) -> None:
         """Takes over the prior that is best in these worlds."""
-        prior = torch.tensor(best_prior([task.world for task in self.tasks]))
+        prior = torch.tensor(best_base_policy([task.world for task in self.tasks]))
         for network in (self.model.policy.mlp_extractor, self.average.module):
             network.prior.copy_(prior)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shunter.agents.learned.prior import PRIOR
+from shunter.agents.learned.prior import TUNED_COST_GREEDY
 from shunter.envs.gym.vector import observation
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.supply import environment_key
@@ -44,7 +44,7 @@ def make_task(world: World) -> TrainingTask:
     running = np.ones(batch.environments, np.bool_)
     cost, time, decisions = 0.0, 0.0, 0
     while running.any():
-        out = batch.step(PRIOR.act_batch(observation(out, copy=False)))
+        out = batch.step(TUNED_COST_GREEDY.act_batch(observation(out, copy=False)))
         cost -= float(out.result["reward"][running].sum())
         time += float(out.result["elapsed"][running].sum())
         decisions += 1

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shunter.agents.learned.prior import SHORTLIST, Prior, greedy_prior, listed
+from shunter.agents.learned.prior import MOST_CANDIDATES, BasePolicy, base_scores, listed
 from shunter.envs.gym.scheduling import Observation, make_spaces
 from shunter.train.ppo.tasks import TrainingTask
 from shunter.train.ppo.vec_env import SchedulingVecEnv, UniformVecEnv
@@ -18,7 +18,7 @@ __all__ = ["WorldsVecEnv"]
 
 
 class WorldsVecEnv(UniformVecEnv):
-    """Environments of several worlds side by side, each showing what is on a learned policy's shortlist.
+    """Environments of several worlds side by side, each showing what is on a learned policy's pruned.
 
     They are in order of actions and padded to as many for all. Padding is masked, so it is never chosen, and
     networks that pool over legal candidates do not see it.
@@ -54,13 +54,13 @@ class WorldsVecEnv(UniformVecEnv):
             SchedulingVecEnv(task.world, envs_each, seed=seed * len(tasks) + i, noise=noise)
             for i, task in enumerate(tasks)
         ]
-        self.prior = Prior()
+        self.prior = BasePolicy()
         self._rng = np.random.default_rng(seed)
         self.envs_each, self.time_constant = envs_each, time_constant
         self.cost = np.repeat([task.cost for task in tasks], envs_each)
         self.scale = (1.0 / (self.cost * time_constant)).astype(np.float32)
         actions = max(task.world.actions for task in tasks)
-        shown, choices = make_spaces(min(actions, SHORTLIST))
+        shown, choices = make_spaces(min(actions, MOST_CANDIDATES))
         super().__init__(envs_each * len(tasks), shown, choices)
         self._all = _empty(self.num_envs, make_spaces(actions)[0])
         # sb3 stores an observation after the step that follows it, so the last one must stay as it was.
@@ -81,7 +81,7 @@ class WorldsVecEnv(UniformVecEnv):
         seen = self._padded(parts)
         if self.anywhere:
             for _ in range(self._rng.integers(max(task.decisions for task in self.tasks))):
-                prior = greedy_prior(seen["candidates"], self.prior)
+                prior = base_scores(seen["candidates"], self.prior)
                 self.step_async(np.where(seen["action_mask"] > 0, prior, -np.inf).argmax(axis=1))
                 seen = self.step_wait()[0]
         return seen
@@ -131,7 +131,7 @@ def _empty(count: int, space: spaces.Dict) -> Observation:
     return {key: np.zeros((count, *(part.shape or ())), part.dtype) for key, part in space.spaces.items()}
 
 
-def _show(seen: Observation, out: Observation, rest: Prior) -> NDArray[np.int64]:
+def _show(seen: Observation, out: Observation, rest: BasePolicy) -> NDArray[np.int64]:
     """Writes the shortlists of ``seen`` into ``out`` and returns the actions meant, (n, shown)."""
     legal = seen["action_mask"] > 0
     kept, prior = listed(seen["candidates"], seen["context"], legal, rest)

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from shunter.agents.learned.compiled import LINEAR
 from shunter.agents.learned.inputs import INPUTS, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights, width_of
 from shunter.envs.sim.randomness import key_of
 from shunter.envs.world.world import World
@@ -44,7 +44,7 @@ __all__ = ["Search", "threads_of"]
 
 Vector = NDArray[np.float64]
 
-PRIOR_SIZE = len(Prior._fields)
+PRIOR_SIZE = len(BasePolicy._fields)
 BETAS = 0.9, 0.99
 LEAST_RATE = 0.2
 """What is left of the learning rate at the end."""
@@ -275,7 +275,7 @@ def threads_of(settings: EvolutionSettings) -> int:
 
 def _start(given: LearnedPolicy | None, settings: EvolutionSettings) -> LearnedPolicy:
     """What a search begins with; a network begins with random layers and a last one that says nothing."""
-    weights = untrained_weights(Prior(), settings.width)
+    weights = untrained_weights(BasePolicy(), settings.width)
     rng = np.random.default_rng(settings.seed)
     for layer in ("encode_1", "encode_2", "score_1"):
         if settings.width:

@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import Prior
+from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.world.world import World
-from shunter.train.distill.lessons import collect
+from shunter.train.distill.distillation_tasks import collect
 from tests.networks import random_policy
 
-UNTRAINED = LearnedPolicy("untrained", untrained_weights(Prior()), {})
+UNTRAINED = LearnedPolicy("untrained", untrained_weights(BasePolicy()), {})
 
 
 def test_what_is_shown_are_the_teachers_scores(fake_world: World) -> None:

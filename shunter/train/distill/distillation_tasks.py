@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shunter.agents.episodes import reach_decision
 from shunter.agents.learned.compiled import Scratch, choose, make_scratch
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import SHORTLIST
+from shunter.agents.learned.prior import MOST_CANDIDATES
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.sim.compiled import jit
 from shunter.envs.sim.kernel import begin_episode, environment
@@ -32,13 +32,13 @@ Floats = NDArray[np.float64]
 
 
 class Shown(NamedTuple):
-    """Decisions (n, ...) with the teacher's scores of up to ``SHORTLIST`` candidates.
+    """Decisions (n, ...) with the teacher's scores of up to ``MOST_CANDIDATES`` candidates.
 
     Attributes:
-        candidates: (n, SHORTLIST, F) float32.
+        candidates: (n, MOST_CANDIDATES, F) float32.
         context: (n, G) float32.
-        listed: (n, SHORTLIST) which candidates there are.
-        scores: (n, SHORTLIST) of the teacher; minus infinity where there is none.
+        listed: (n, MOST_CANDIDATES) which candidates there are.
+        scores: (n, MOST_CANDIDATES) of the teacher; minus infinity where there is none.
         agrees: (n,) whether the student would decide as the teacher does.
     """
 
@@ -164,7 +164,7 @@ def collect(
 
 
 def _room(decisions: int) -> Shown:
-    shape = decisions, SHORTLIST
+    shape = decisions, MOST_CANDIDATES
     return Shown(
         candidates=np.zeros((*shape, len(FEATURES)), np.float32),
         context=np.zeros((decisions, len(CONTEXT_FEATURES)), np.float32),

@@ -1,4 +1,4 @@
-"""A station: the engines of one device, watched, and started again when they fail."""
+"""A device_executor: the engines of one device, watched, and started again when they fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shunter.eval.execution.chaos import Chaos, Striker, strike_process, strikin
 from shunter.eval.execution.failures import Fault, fault_kind, is_survivable
 from shunter.eval.execution.operations import Operation, Outcome, execute
 
-__all__ = ["Deadline", "Station"]
+__all__ = ["Deadline", "DeviceExecutor"]
 
 STARTS = 3
 """How often an engine is started before it is taken for broken."""
@@ -49,7 +49,7 @@ class Deadline:
 
 
 @dataclass
-class Station:
+class DeviceExecutor:
     """The engines of one device: a worker for each, and which of them runs which model.
 
     Attributes:

@@ -12,16 +12,16 @@ from shunter.engines.base import (
     RequestError,
 )
 from shunter.engines.fake.engine import FakeEngine, LinearDurations
+from shunter.eval.execution.device_executor import STARTS, Deadline, DeviceExecutor
 from shunter.eval.execution.operations import Eviction, Join, Operation
-from shunter.eval.execution.station import STARTS, Deadline, Station
 from tests.faulty_engines import Fate, FaultyEngine
 
 LOAD = Operation("a", load=("a.gguf", 9), context_tokens=64, max_batch=2)
 RUN = Operation("a", joins=(Join("0", "prefill", [1, 2, 3], 4),), max_steps=8)
 
 
-def station(start: object, **options: object) -> Station:
-    made = Station(0, "d0", {"a": "one", "b": "two", "c": "one"}, start, **options)  # type: ignore[arg-type]
+def device_executor(start: object, **options: object) -> DeviceExecutor:
+    made = DeviceExecutor(0, "d0", {"a": "one", "b": "two", "c": "one"}, start, **options)  # type: ignore[arg-type]
     made.open()
     return made
 
@@ -33,7 +33,7 @@ def test_there_is_a_worker_for_each_engine() -> None:
         started.append(worker)
         return FakeEngine()
 
-    two = station(start)
+    two = device_executor(start)
     assert started == ["one", "two"]
     assert two.engine("a") is two.engine("c") is not two.engine("b")
     assert two.run(LOAD, 1.0).fault is None
@@ -44,7 +44,7 @@ def test_there_is_a_worker_for_each_engine() -> None:
 
 def test_only_the_engine_that_failed_is_started_again() -> None:
     fates = {"one": Fate({"killed": 1.0}, calls=("decode",)), "two": Fate({})}
-    two = station(lambda worker: FaultyEngine(fates[worker]), now_s=lambda: 0.0)
+    two = device_executor(lambda worker: FaultyEngine(fates[worker]), now_s=lambda: 0.0)
     two.run(LOAD, 1.0)
     two.run(replace(LOAD, model="b"), 1.0)
     other = two.engine("b")
@@ -59,7 +59,7 @@ def test_only_the_engine_that_failed_is_started_again() -> None:
 
 def test_what_an_operation_was_evicting_is_lost_with_it() -> None:
     fates = {"one": Fate({"killed": 1.0}, calls=("load",)), "two": Fate({})}
-    two = station(lambda worker: FaultyEngine(fates[worker]), now_s=lambda: 0.0)
+    two = device_executor(lambda worker: FaultyEngine(fates[worker]), now_s=lambda: 0.0)
     two.run(replace(LOAD, model="b"), 1.0)
     outcome = two.run(replace(LOAD, evictions=(Eviction("b", ()),)), 1.0)
     assert outcome.fault is not None
@@ -68,7 +68,7 @@ def test_what_an_operation_was_evicting_is_lost_with_it() -> None:
 
 
 def test_what_can_never_work_is_not_tried_again() -> None:
-    one = station(lambda _: FakeEngine())
+    one = device_executor(lambda _: FakeEngine())
     with pytest.raises(RequestError, match="'a' is not resident"):
         one.run(RUN, 1.0)
 
@@ -82,7 +82,7 @@ def test_an_engine_that_cannot_be_started_again_ends_it() -> None:
             raise EngineError("no more")
         return FaultyEngine(Fate({"killed": 1.0}))
 
-    two = station(start)
+    two = device_executor(start)
     with pytest.raises(EngineError, match="no more"):
         two.run(LOAD, 1.0)
     assert len(starts) == 2 + STARTS
@@ -98,7 +98,7 @@ class Heavy(FakeEngine):
 
 def test_the_budget_is_enforced_by_measurement() -> None:
     size = LinearDurations().device_bytes("a", 9)
-    two = station(lambda _: Heavy(), budget_bytes=3 * size)
+    two = device_executor(lambda _: Heavy(), budget_bytes=3 * size)
     assert two.run(LOAD, 1.0).fault is None
     fault = two.run(replace(LOAD, model="c"), 1.0).fault
     assert fault is not None
@@ -118,4 +118,4 @@ def test_errors_of_other_kinds_keep_their_type() -> None:
             raise CheckpointError("a.gguf: no such file")
 
     with pytest.raises(CheckpointError):
-        station(lambda _: Broken()).run(LOAD, 1.0)
+        device_executor(lambda _: Broken()).run(LOAD, 1.0)

@@ -1,4 +1,4 @@
-"""Plants: what carries operations out - predicted durations, or engines."""
+"""Backends: what carries operations out - predicted durations, or engines."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from shunter.envs.state.state import (
 )
 from shunter.envs.world.world import World
 from shunter.eval.execution.clocks import Clock
+from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.failures import Failure, Fault
 from shunter.eval.execution.operations import Eviction, Join, Operation, Outcome
-from shunter.eval.execution.station import Station
 
-__all__ = ["EnginePlant", "OnEnd", "Plant", "SimulatedPlant"]
+__all__ = ["Backend", "EngineBackend", "OnEnd", "SimulatedBackend"]
 
 
 class OnEnd(Protocol):
@@ -47,7 +47,7 @@ class OnEnd(Protocol):
         """Gets the state, the device, its memory in bytes, and how the operation failed if it did."""
 
 
-class Plant(ABC):
+class Backend(ABC):
     """Carries operations out and lets time pass; the loop above it is the same for all.
 
     Attributes:
@@ -73,7 +73,7 @@ class Plant(ABC):
         """Lets operations under way end, and frees residents and KV."""
 
 
-class SimulatedPlant(Plant):
+class SimulatedBackend(Backend):
     """Durations from the world's tables."""
 
     def start(self, state: State, device: int) -> None:
@@ -91,14 +91,14 @@ class SimulatedPlant(Plant):
         return int(advance(self.world.tables, state))
 
 
-class EnginePlant(Plant):
-    """Engines at stations, one per device, on a clock.
+class EngineBackend(Backend):
+    """Engines at device_executors, one per device, on a clock.
 
     Args:
         world: The compiled scenario; its models name checkpoints.
         requests: The episode's requests.
         on_end: See ``OnEnd``.
-        stations: One per device.
+        device_executors: One per device.
         clock: ``WallClock`` for real engines.
         vocab_sizes: One per model; prompts are random tokens below it.
         seed: Of the prompts.
@@ -109,13 +109,13 @@ class EnginePlant(Plant):
         world: World,
         requests: Requests,
         on_end: OnEnd,
-        stations: Sequence[Station],
+        device_executors: Sequence[DeviceExecutor],
         clock: Clock,
         vocab_sizes: Sequence[int],
         seed: int,
     ) -> None:
         super().__init__(world, requests, on_end)
-        self.stations = stations
+        self.device_executors = device_executors
         self.clock = clock
         self.tokens = [
             np.random.Generator(np.random.Philox(key=[seed, i])).integers(0, vocab_sizes[m], n).tolist()
@@ -124,13 +124,13 @@ class EnginePlant(Plant):
         self._names = [m.name for m in world.scenario.models]
 
     def start(self, state: State, device: int) -> None:
-        """Hands the operation to the device's station; its predicted end is what others see of it."""
+        """Hands the operation to the device's device_executor; its predicted end is what others see of it."""
         operation = self._operation(state, device)
-        station, start_ns = self.stations[device], int(state.device["op_start_ns"][device])
+        device_executor, start_ns = self.device_executors[device], int(state.device["op_start_ns"][device])
         end_ns = self._predicted_end_ns(state, device)
         state.device["op_end_ns"][device] = end_ns
         predicted_s = (end_ns - start_ns) * 1e-9
-        self.clock.start(device, start_ns, lambda: station.run(operation, predicted_s))
+        self.clock.start(device, start_ns, lambda: device_executor.run(operation, predicted_s))
 
     def _predicted_end_ns(self, state: State, device: int) -> int:
         """As the simulator predicts it; nothing of the prediction stays in the state."""
@@ -171,10 +171,10 @@ class EnginePlant(Plant):
             for device, outcome in self.clock.wait(FAR_NS):
                 self._fill(state, device, outcome)
                 self._end(state, device, outcome)
-        for device, station in enumerate(self.stations):
+        for device, device_executor in enumerate(self.device_executors):
             residents = [self._names[m] for m in np.flatnonzero(state.place["resident"][device] >= 0)]
             saved = [(self._names[r["model"]], str(r["id"])) for r in self._held(state, device, KV_SAVED)]
-            station.clear(residents, saved)
+            device_executor.clear(residents, saved)
 
     def _end(self, state: State, device: int, outcome: Outcome) -> None:
         """Commits an operation whose times are filled in, or what its failure makes of it."""
