@@ -20,8 +20,15 @@ import difflib
 import traceback
 from collections.abc import Iterable
 
-__all__ = ["BrokenFileError", "InputError", "PluginError"]
-__all__ += ["PolicyError", "ShunterError", "UnknownNameError", "VersionError"]
+__all__ = [
+    "BrokenFileError",
+    "InputError",
+    "PluginError",
+    "PolicyError",
+    "ShunterError",
+    "UnknownNameError",
+    "VersionError",
+]
 
 
 class ShunterError(Exception):

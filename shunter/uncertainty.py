@@ -8,8 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CONFIDENCE", "RESAMPLES", "UNDECIDED", "Interval", "bootstrap", "paired_mean_change"]
-__all__ += ["ratio_of_sums", "said", "sign_of"]
+__all__ = [
+    "CONFIDENCE",
+    "RESAMPLES",
+    "UNDECIDED",
+    "Interval",
+    "bootstrap",
+    "paired_mean_change",
+    "ratio_of_sums",
+    "said",
+    "sign_of",
+]
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000

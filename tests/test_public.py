@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import shunter
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_all_is_what_can_be_had() -> None:
@@ -36,3 +40,38 @@ def test_the_base_install_does_not_need_torch() -> None:
         "import shunter.cli.train, shunter.cli.profile, shunter.cli.fit, shunter.cli.predict\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_module_offers_what_other_areas_use_and_nothing_else() -> None:
+    """``__all__`` is what another area, a benchmark or an example imports; all else is a module's own affair.
+
+    The two boundaries that third parties build on offer all of theirs.
+    """
+    boundaries = {"shunter.engines.base", "shunter.agents.base"}
+    used: dict[tuple[str, str], set[str]] = {(home, name): {"users"} for name, home in shunter._HOME.items()}
+    offered: dict[str, set[str]] = {}
+    for base in ("shunter", "benchmarks", "examples", "scripts"):
+        for path in (ROOT / base).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            area = parts[1] if base == "shunter" else base
+            tree = ast.parse(path.read_text())
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                    for alias in node.names:
+                        used.setdefault((node.module, alias.name), set()).add(area)
+            if base == "shunter" and len(parts) > 2:
+                listed = [n.value for n in tree.body if isinstance(n, ast.Assign) and _is_all(n)]
+                offered[".".join(parts)] = {name for value in listed for name in ast.literal_eval(value)}
+    modules = {module for module in offered if not module.endswith("__init__")}
+    for module, name in used:
+        others = used[module, name] - {module.split(".")[1] if "." in module else ""}
+        if module in modules and others and f"{module}.{name}" not in modules:
+            assert name in offered[module], f"{module} does not offer {name}, which {others} use"
+    for module in modules - boundaries:
+        own = module.split(".")[1]
+        idle = {name for name in offered[module] if not used.get((module, name), set()) - {own}}
+        assert not idle, f"{module} offers {idle} to nobody"
+
+
+def _is_all(node: ast.Assign) -> bool:
+    return isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__"

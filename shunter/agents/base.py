@@ -12,7 +12,7 @@ from shunter.envs.observation.features import feature
 from shunter.envs.state.state import State
 from shunter.envs.world.world import World
 
-__all__ = ["Policy", "ScoringPolicy", "StatePolicy", "is_", "value"]
+__all__ = ["Policy", "Scores", "ScoringPolicy", "StatePolicy", "is_", "value"]
 
 Scores = NDArray[np.float64]
 

@@ -22,7 +22,7 @@ from shunter.envs.state.tables import Tables
 if TYPE_CHECKING:
     from shunter.agents.learned.compiled import Scratch
 
-__all__ = ["play_all", "play_on", "reach_decision"]
+__all__ = ["reach_decision"]
 
 Floats = NDArray[np.float64]
 

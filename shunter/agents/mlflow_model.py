@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 
-__all__ = ["PolicyModel", "signature"]
+__all__ = ["signature"]
 
 
 class PolicyModel:

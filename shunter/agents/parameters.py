@@ -10,17 +10,7 @@ from typing import Any
 from shunter.agents.base import ScoringPolicy
 from shunter.errors import InputError, UnknownNameError
 
-__all__ = [
-    "Choice",
-    "Heuristic",
-    "Number",
-    "Space",
-    "choice",
-    "number",
-    "read_parameters",
-    "rounded",
-    "whole",
-]
+__all__ = ["Choice", "Heuristic", "Number", "Space", "number", "rounded"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from shunter.engines.headers import HeaderError, TensorInfo, read_gguf_header, r
 from shunter.engines.weights import weigh
 from shunter.errors import BrokenFileError, InputError
 
-__all__ = ["ARCHITECTURES", "Checkpoint", "read_checkpoint"]
+__all__ = ["Checkpoint", "read_checkpoint"]
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """Families whose sizes are known; each is dense."""

@@ -19,26 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-__all__ = [
-    "CELL_COLUMNS",
-    "FACT_COLUMNS",
-    "PlacedCells",
-    "Sides",
-    "attended_heads",
-    "attended_width",
-    "kv_copied_bytes",
-    "kv_read_bytes",
-    "kv_reserved_bytes",
-    "layers",
-    "pair_heads",
-    "pair_width",
-    "placed_cells",
-    "sequence_params",
-    "token_params",
-    "token_width",
-    "weights_held_bytes",
-    "weights_read_bytes",
-]
+__all__ = ["CELL_COLUMNS", "FACT_COLUMNS", "PlacedCells", "placed_cells"]
 
 Array = npt.NDArray[np.float64]
 

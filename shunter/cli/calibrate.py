@@ -23,8 +23,6 @@ from shunter.models.performance import PerformanceModel
 from shunter.report.page import ReportTable
 from shunter.tracking.runs import tracking
 
-__all__ = ["calibrate"]
-
 HELD_OUT = {
     "seeds": "After: simulated with a model calibrated on the other half of the seeds.",
     "policies": "After: simulated with a model calibrated on the other half of the policies, since there is "

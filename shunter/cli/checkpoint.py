@@ -24,8 +24,6 @@ from shunter.profiling.checkpoints.synthetic import (
     write_checkpoint,
 )
 
-__all__ = ["checkpoint"]
-
 
 def checkpoint(
     out: Annotated[

@@ -24,8 +24,6 @@ from shunter.report.compare import (
 )
 from shunter.report.page import ReportTable
 
-__all__ = ["compare"]
-
 
 def compare(
     runs: Annotated[

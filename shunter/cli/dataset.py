@@ -18,8 +18,6 @@ from shunter.profiling.dataset.reference import PAPER, read_reference
 from shunter.profiling.dataset.schema import SCHEMA_VERSION
 from shunter.profiling.dataset.table import read_dataset, write_dataset
 
-__all__ = ["dataset_convert", "dataset_diff", "dataset_merge", "dataset_show", "dataset_validate"]
-
 REFERENCE = "reference"
 SUFFIXES = (".parquet", ".csv")
 DataPath = Annotated[Path, typer.Argument(help="Dataset (Parquet, or .csv).", show_default=False)]

@@ -45,8 +45,6 @@ from shunter.train.runs import Listener, Run, train_runs
 from shunter.train.settings import EvolutionSettings
 from shunter.train.verdict import TUNED, untrained_policy, verdict_of
 
-__all__ = ["demo", "demo_findings"]
-
 
 @dataclass(frozen=True)
 class Recipe:

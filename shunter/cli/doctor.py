@@ -16,8 +16,6 @@ from shunter.errors import InputError
 from shunter.files import write_json
 from shunter.profiling.health import EngineCheck, Machine, check_engines, look_at_machine, next_steps
 
-__all__ = ["doctor"]
-
 
 def doctor(
     python: Annotated[

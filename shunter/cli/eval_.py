@@ -34,8 +34,6 @@ from shunter.eval.fidelity.tables import fidelity_tables, fidelity_verdict
 from shunter.report.compare import load_words
 from shunter.report.words import change_text, format_metric, verdict
 
-__all__ = ["eval_", "findings", "results_table", "show_tables"]
-
 _Scenario = Annotated[Path, typer.Option(help="Scenario file (YAML), or a name of the library.")]
 _Performance = Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)]
 _Policies = Annotated[

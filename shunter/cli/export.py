@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from shunter.cli.options import PERFORMANCE, open_console, performance_of, say
+from shunter.cli.options import PERFORMANCE, open_console, say
+from shunter.envs.scenario.library import performance_of
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import load_performance
 from shunter.errors import InputError
 from shunter.files import write_text
-
-__all__ = ["export_llama_swap", "export_vllm"]
 
 ScenarioOption = Annotated[
     Path, typer.Option(help="Scenario file (YAML), or a name of the library.", show_default=False)

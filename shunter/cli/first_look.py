@@ -15,8 +15,6 @@ from shunter.report.words import decided_text
 from shunter.train.verdict import TUNED
 from shunter.uncertainty import paired_mean_change
 
-__all__ = ["SCENARIO", "first_look", "shipped_policy"]
-
 SCENARIO = "unseen-pair"
 """Of the library's split ``test``: its models and GPUs are in no training."""
 

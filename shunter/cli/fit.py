@@ -18,9 +18,6 @@ from shunter.profiling.dataset.journal import journal_path
 from shunter.profiling.dataset.table import read_dataset
 from shunter.tracking.runs import tracking
 
-__all__ = ["errors_table", "fit"]
-
-
 _Data = Annotated[
     list[Path] | None, typer.Argument(help="Datasets that shunter profile wrote.", show_default=False)
 ]

@@ -17,8 +17,6 @@ from shunter.eval.fidelity.recalibration import Recalibration, recalibrate
 from shunter.models.performance import PerformanceModel
 from shunter.tracking.runs import tracking
 
-__all__ = ["error_words", "span_errors_table", "update", "update_table"]
-
 HELD_OUT = {
     "seeds": "Every other seed was held out in turn; what is written rests on all.",
     "time": "The earlier and the later half were held out in turn; what is written rests on both.",

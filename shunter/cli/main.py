@@ -15,8 +15,6 @@ from shunter import __version__
 from shunter.engines.base import EngineError
 from shunter.errors import ShunterError, UnknownNameError
 
-__all__ = ["app", "main"]
-
 COMMANDS = {
     "checkpoint": "Write a model of a known shape with random weights.",
     "profile": "Measure loads, prefills, decodes and preemptions of models on an engine.",

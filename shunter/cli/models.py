@@ -12,8 +12,6 @@ from shunter.models.performance import PerformanceModel
 from shunter.models.validation.compare import error_table, in_sample, parameter_table, prediction_table
 from shunter.profiling.dataset.table import read_dataset
 
-__all__ = ["models_compare"]
-
 
 def models_compare(
     a: Annotated[Path, typer.Argument(help="Performance model that shunter fit wrote.", show_default=False)],

@@ -13,24 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from shunter.envs.scenario.library import performance_of
 from shunter.errors import InputError
-
-__all__ = [
-    "PERFORMANCE",
-    "RAY",
-    "Verbose",
-    "free_folder",
-    "lost_words",
-    "open_console",
-    "performance_of",
-    "progress",
-    "say",
-    "say_answer",
-    "seconds",
-    "seed_list",
-    "share",
-]
 
 LINE_EVERY_S = 10.0
 PERFORMANCE = (

@@ -15,12 +15,11 @@ from shunter.agents.learned.file import FACTS, Training, training_of
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.score_card import ScoreCard, score_card_of
 from shunter.agents.model_uri import load_registered
-from shunter.cli.options import PERFORMANCE, Verbose, open_console, performance_of, say, say_answer
+from shunter.cli.options import PERFORMANCE, Verbose, open_console, say, say_answer
+from shunter.envs.scenario.library import performance_of
 from shunter.errors import InputError
 from shunter.files import write_json
 from shunter.train.verdict import Verdict, shown, verdict_of
-
-__all__ = ["policy_average", "policy_explain", "policy_export", "policy_register", "policy_show"]
 
 File = Annotated[
     str, typer.Argument(help="Policy file, or models:/NAME@champion in MLflow.", show_default=False)

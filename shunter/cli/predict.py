@@ -15,8 +15,6 @@ from shunter.errors import BrokenFileError, InputError
 from shunter.files import replaced
 from shunter.models.performance import PerformanceModel
 
-__all__ = ["predict"]
-
 
 def predict(
     cells: Annotated[Path, typer.Argument(help="Cells to predict (.csv or .parquet).", show_default=False)],

@@ -23,8 +23,6 @@ from shunter.profiling.sweep.plan import Group, SweepPlan, SweepSettings
 from shunter.profiling.sweep.run import SweepProgress, indented, time_words
 from shunter.profiling.sweep.sweep import plan_models
 
-__all__ = ["profile"]
-
 GRID = {"prompt": "15,61,250", "decode": "32", "batch": "1,2,4", "cuts": "32,128", "page_cache": "warm"}
 RICH_GRID = {
     "prompt": "15,30,60,121,250,510",

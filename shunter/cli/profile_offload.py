@@ -20,8 +20,6 @@ from shunter.profiling.offload_report import (
 )
 from shunter.report.page import report_folder
 
-__all__ = ["profile_offload"]
-
 
 def profile_offload(
     data: Annotated[

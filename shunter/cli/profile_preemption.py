@@ -27,8 +27,6 @@ from shunter.profiling.preemption.protocol import measure_preemption
 from shunter.profiling.preemption.report import write_preemption_report
 from shunter.profiling.sweep.plan import model_facts
 
-__all__ = ["profile_preemption"]
-
 _DEFAULTS = PreemptionSettings()
 
 _Models = Annotated[

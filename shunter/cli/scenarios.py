@@ -15,12 +15,11 @@ from shunter.cli.options import (
     PERFORMANCE,
     Verbose,
     open_console,
-    performance_of,
     progress,
     say,
     seed_list,
 )
-from shunter.envs.scenario.library import find_scenario, scenario_names, write_capacity
+from shunter.envs.scenario.library import find_scenario, performance_of, scenario_names, write_capacity
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.scenario.workload import Workload
 from shunter.envs.world.residency import residency
@@ -28,8 +27,6 @@ from shunter.envs.world.world import World, load_performance, make_world
 from shunter.eval.metrics.capacity import GROWTH, SEEDS, Capacity, capacity, utilisation
 from shunter.files import finite, write_json
 from shunter.report.page import ReportTable
-
-__all__ = ["scenarios_check", "scenarios_list", "scenarios_show"]
 
 CONTENDERS = (
     *(name for name, kind in HEURISTICS.items() if not kind.oracle and name != "random"),

@@ -15,8 +15,6 @@ from shunter.export.perfetto import write_perfetto
 from shunter.files import check_place
 from shunter.report.timeline import write_timeline
 
-__all__ = ["timeline"]
-
 
 def timeline(
     events: Annotated[Path, typer.Argument(help="Event log (Parquet).", show_default=False)],

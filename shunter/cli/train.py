@@ -33,8 +33,6 @@ from shunter.train.settings import (
 )
 from shunter.train.train_and_save import TrainOutcome, train_and_save
 
-__all__ = ["told", "train"]
-
 _Scenarios = Annotated[
     list[str] | None,
     typer.Option(help="Scenario file or name; repeatable: one policy for all.", show_default=False),

@@ -20,13 +20,13 @@ from shunter.cli.options import (
     Verbose,
     lost_words,
     open_console,
-    performance_of,
     progress,
     say,
     say_answer,
     seed_list,
 )
 from shunter.cli.train import told
+from shunter.envs.scenario.library import performance_of
 from shunter.envs.world.world import make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.files import check_place, finite, write_json
@@ -36,8 +36,6 @@ from shunter.train.train_and_save import worlds_of
 from shunter.train.tune.heuristic import tune_all
 from shunter.train.tune.search import OnTrial, Tuned
 from shunter.train.tune.training import tune_training
-
-__all__ = ["tune"]
 
 TITLES = {
     "heuristics": ("Geometric mean of mean responses over worlds and seeds", ", s"),

@@ -19,8 +19,6 @@ from shunter.errors import InputError
 from shunter.files import write_text
 from shunter.report.page import ReportTable
 
-__all__ = ["workload_convert", "workload_fit", "workload_show"]
-
 TraceArgument = Annotated[Path, typer.Argument(help="Trace, .gz or not.", show_default=False)]
 Format = Annotated[
     str | None,

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 
 from .base import EngineUnavailableError
 
-__all__ = ["checked_cores"]
-
 
 def checked_cores(cores: Iterable[int]) -> set[int]:
     """The cores, if this process may run on each of them; the kernel would leave out the others in silence.

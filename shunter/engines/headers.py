@@ -20,15 +20,7 @@ from typing import Any, BinaryIO
 
 from .base import CheckpointError
 
-__all__ = [
-    "GGML_TYPES",
-    "HeaderError",
-    "TensorInfo",
-    "read_gguf_header",
-    "read_safetensors_header",
-    "read_tensors",
-    "weight_files",
-]
+__all__ = ["GGML_TYPES", "HeaderError", "TensorInfo", "read_gguf_header", "read_tensors", "weight_files"]
 
 
 class HeaderError(CheckpointError):

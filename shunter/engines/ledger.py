@@ -8,8 +8,6 @@ from typing import Generic, TypeVar
 
 from .base import DecodeResult, RequestError, UnsupportedLevelError
 
-__all__ = ["Ledger", "Resident", "Saved", "checked_level", "decode_steps"]
-
 ModelT = TypeVar("ModelT")
 KvT = TypeVar("KvT")
 

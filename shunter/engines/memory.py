@@ -7,8 +7,6 @@ import os
 
 from .base import DeviceMemoryError, EngineError
 
-__all__ = ["check_fits", "check_given_back", "resident_bytes", "trim_heap"]
-
 _TOLERATED = 0.1
 _TOLERATED_BYTES = 8_000_000
 """Noise of a process's memory."""

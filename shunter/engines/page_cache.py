@@ -8,8 +8,6 @@ import os
 
 from .base import CheckpointError, EngineError
 
-__all__ = ["cached_bytes", "drop_cached"]
-
 _TOLERATED = 0.02
 """Share of a file that may stay: pages that another process reads meanwhile."""
 _TOLERATED_BYTES = 1 << 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .headers import HeaderError, TensorInfo
 
-__all__ = ["Weights", "weigh"]
+__all__ = ["weigh"]
 
 _LAYER = re.compile(r"^(?:blk|(?:.+\.)?(?:layers|h))\.(\d+)\.")
 _EMBEDDING = ("token_embd.weight", "model.embed_tokens.weight")

@@ -15,8 +15,6 @@ from shunter.envs.world.tabulation import existing_levels
 from shunter.envs.world.world import World
 from shunter.eval.execution.runs import Run
 
-__all__ = ["TOLERANCE", "Budget", "budget_problems", "budgets"]
-
 TOLERANCE = 0.15
 """Of a device's budget by which measured memory may be off: pages, and KV saved in the device's process."""
 

@@ -14,7 +14,7 @@ from shunter.eval.metrics.metrics import paired_change
 from shunter.eval.read_back import Recorded, RecordedRun
 from shunter.report.words import WORLDS
 
-__all__ = ["Change", "Comparison", "Mark", "compare"]
+__all__ = ["Change", "Comparison", "compare"]
 
 _IGNORED = ("name", "description", "split")
 """Of a scenario: what changes no figure."""

@@ -30,7 +30,7 @@ from shunter.models.performance import PerformanceModel
 from shunter.report.compare import load_words, write_comparison
 from shunter.tracking.runs import tracking
 
-__all__ = ["RealRuns", "SavedEvaluation", "SavedEvaluations", "evaluate_and_save"]
+__all__ = ["RealRuns", "SavedEvaluations", "evaluate_and_save"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.dataset.fingerprint import digest, hardware, hardware_id, software
 
-__all__ = ["capabilities_of", "commit", "provenance"]
+__all__ = ["capabilities_of", "provenance"]
 
 
 def provenance(

@@ -17,7 +17,7 @@ from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.eval.saved import FILES, RESULTS_VERSION
 from shunter.tracking.store import import_mlflow, store_uri
 
-__all__ = ["Recorded", "RecordedRun", "read_evaluation"]
+__all__ = ["read_evaluation"]
 
 _KEYS = ("results_version", "provenance", "scenario", "seeds", "metrics", "policies", "changes_against")
 _COLUMNS = {"policy", "seed", "world", "request_id", "model", "arrival_s", "first_token_s", "finish_s"}

@@ -20,7 +20,7 @@ from shunter.models.performance import PerformanceModel
 from shunter.report.evaluation.report import write_report
 from shunter.tracking.runs import Tracker
 
-__all__ = ["FILES", "log_evaluation", "save_evaluation"]
+__all__ = ["log_evaluation", "save_evaluation"]
 
 FILES = {
     "report": "report.html",

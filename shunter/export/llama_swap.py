@@ -19,7 +19,7 @@ from shunter.envs.scenario.scenario import Scenario
 from shunter.errors import InputError
 from shunter.export.placement import Home, checkpoint_path, fitting_sets, gpu_index
 
-__all__ = ["llama_swap_config", "llama_swap_yaml"]
+__all__ = ["llama_swap_yaml"]
 
 LEAST_TIMEOUT_S = 120
 """llama-swap's own default of healthCheckTimeout."""

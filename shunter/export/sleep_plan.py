@@ -22,7 +22,7 @@ from shunter.errors import InputError
 from shunter.export.placement import Estimate, Home, checkpoint_path, fitting_sets, gpu_index
 from shunter.models.performance import PerformanceModel
 
-__all__ = ["SleepPlan", "sleep_plan"]
+__all__ = ["sleep_plan"]
 
 BLOCK_TOKENS = 16
 """Tokens of a KV block of vLLM's."""

@@ -17,7 +17,7 @@ from shunter.models.physics.features import with_heads
 from shunter.models.published.rows import facts_of
 from shunter.models.state import FittedState
 
-__all__ = ["complete", "hardware_name", "model_facts", "sheet_names"]
+__all__ = ["sheet_names"]
 
 PAGE_CACHES = ("warm", "cold")
 

@@ -8,14 +8,7 @@ from functools import cache
 
 from shunter.catalog.gpus import catalog_gpus
 
-__all__ = [
-    "HOST",
-    "HOST_BANDWIDTH_BYTES_PER_S",
-    "Datasheet",
-    "datasheet",
-    "gpu_name",
-    "host_bandwidth_bytes_per_s",
-]
+__all__ = ["gpu_name"]
 
 HOST = "host"
 """Device of what ran without a GPU on a host that is known by its data sheet only."""

@@ -21,7 +21,7 @@ from shunter.models.physics.features import TARGETS, Target, feature_frame
 from shunter.models.scales import Scale, scale_factors
 from shunter.models.state import FittedState, Resident, TargetErrors, read_state, write_state
 
-__all__ = ["PerformanceModel", "PreemptionCost"]
+__all__ = ["PerformanceModel"]
 
 PREDICTIONS = (
     "duration_s_predicted",

@@ -15,8 +15,6 @@ from shunter.errors import InputError
 from shunter.models.datasheets import HOST, datasheet
 from shunter.profiling.dataset.schema import COLUMNS
 
-__all__ = ["check_plausible"]
-
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.bool_]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Scale", "scale_factors"]
+__all__ = ["Scale"]
 
 Positive = Annotated[float, Field(gt=0)]
 

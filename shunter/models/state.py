@@ -17,8 +17,6 @@ from shunter.models.fit.shared import CrossDeviceFit
 from shunter.models.scales import Scale
 from shunter.models.validation.held_out import Errors
 
-__all__ = ["FORMAT_VERSION", "FittedState", "Resident", "TargetErrors", "read_state", "write_state"]
-
 FORMAT_VERSION = 2
 _FILE_NAME = "performance.json"
 

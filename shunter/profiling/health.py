@@ -22,7 +22,7 @@ from shunter.engines.registry import ENGINES
 from shunter.errors import ShunterError
 from shunter.profiling.dataset.fingerprint import hardware
 
-__all__ = ["EngineCheck", "Machine", "check_engine", "check_engines", "look_at_machine", "next_steps"]
+__all__ = ["EngineCheck", "Machine", "check_engines", "look_at_machine", "next_steps"]
 
 LIBRARIES = ("numpy", "pandas", "pyarrow", "scikit-learn", "numba", "gymnasium", "mlflow")
 TRAINING = ("torch", "stable_baselines3", "sb3_contrib")

@@ -14,8 +14,16 @@ from shunter.report.page import PALETTE, ReportTable, Section, write_markdown, w
 from shunter.report.words import WORLDS, best_text, format_metric, verdict
 from shunter.uncertainty import UNDECIDED, said
 
-__all__ = ["changes_table", "comparison_words", "figures_words", "load_words", "marks_table"]
-__all__ += ["metric_table", "run_words", "write_comparison"]
+__all__ = [
+    "changes_table",
+    "comparison_words",
+    "figures_words",
+    "load_words",
+    "marks_table",
+    "metric_table",
+    "run_words",
+    "write_comparison",
+]
 
 
 def comparison_words(comparison: Comparison) -> list[str]:

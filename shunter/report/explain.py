@@ -22,7 +22,7 @@ from shunter.report.page import COLOURS, ReportTable, Section, write_sections
 from shunter.report.timeline import HOW_TO_READ, timeline_figure
 from shunter.uncertainty import Interval
 
-__all__ = ["explanation_lines", "explanation_sections", "write_explanation"]
+__all__ = ["explanation_lines", "write_explanation"]
 
 SHOWN_WEIGHTS, SHOWN_CURVES = 15, 6
 MOST_NEEDED, LEAST_NEEDED = 10, 5

@@ -16,8 +16,7 @@ from rich.table import Table
 from shunter.errors import InputError
 from shunter.files import write_text
 
-__all__ = ["COLOURS", "PALETTE", "ReportTable", "Section", "report_folder", "write_markdown"]
-__all__ += ["write_page", "write_sections"]
+__all__ = ["COLOURS", "PALETTE", "ReportTable", "Section", "report_folder", "write_page"]
 
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#ff9da6", "#9d755d")
 PALETTE = (*COLOURS, *pc.qualitative.Dark24, *pc.qualitative.Light24)

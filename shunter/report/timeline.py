@@ -16,7 +16,7 @@ from shunter.errors import InputError
 from shunter.eval.timeline import Timeline, each, queue_lengths
 from shunter.report.page import PALETTE, ReportTable, write_page
 
-__all__ = ["HOW_TO_READ", "MAX_OPERATIONS", "timeline_figure", "write_timeline"]
+__all__ = ["write_timeline"]
 
 MAX_OPERATIONS = 5000
 """More bars make a browser slow: a longer run is drawn up to there, or from where one asks."""

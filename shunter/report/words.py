@@ -9,8 +9,7 @@ import numpy as np
 
 from shunter.uncertainty import UNDECIDED, said
 
-__all__ = ["WORLDS", "best_text", "change_text", "decided_text", "format_metric", "headline", "interval_text"]
-__all__ += ["verdict"]
+__all__ = ["WORLDS", "change_text", "decided_text", "format_metric", "verdict"]
 
 WORLDS = ("simulated", "real")
 

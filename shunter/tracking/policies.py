@@ -34,7 +34,7 @@ from shunter.tracking.store import import_mlflow
 from shunter.train.selection import best_of, heuristics, mean_responses
 from shunter.uncertainty import Interval, paired_mean_change, said
 
-__all__ = ["CHAMPION", "SELECTION_SEEDS", "Registration", "default_name", "register_policy"]
+__all__ = ["default_name", "register_policy"]
 
 Array = NDArray[np.float64]
 

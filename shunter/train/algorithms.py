@@ -12,7 +12,7 @@ from shunter.train.result import OnProgress, TrainResult
 from shunter.train.settings import EvolutionSettings, PpoSettings, TrainSettings, algorithm_of, plain
 from shunter.train.training import Training, run
 
-__all__ = ["check_checkpoint", "check_installed", "train_policy"]
+__all__ = ["train_policy"]
 
 
 def train_policy(

@@ -25,8 +25,6 @@ from shunter.envs.world.world import World, make_world
 from shunter.eval.metrics.capacity import capacity
 from shunter.models.published.rows import catalog_facts
 
-__all__ = ["FAMILIES", "Family", "Parts", "family_of", "random_scenario", "random_worlds", "training_parts"]
-
 DEVICES, DEVICE_WEIGHTS = (1, 2, 3, 4), (0.4, 0.35, 0.15, 0.1)
 MODELS, SPREAD = (2.0, 16.0), 1.0
 """About how many are aimed at, and the standard deviation of the logarithm of their sizes."""

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from shunter.agents.learned.policy import LearnedPolicy
 
-__all__ = ["Curve", "OnProgress", "TrainResult"]
-
 
 @dataclass(frozen=True)
 class Curve:

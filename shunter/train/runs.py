@@ -27,19 +27,7 @@ from shunter.train.seeds import CARD_SEEDS, SeedsShared, SeedTraining, TrainingT
 from shunter.train.settings import TrainSettings, algorithm_of, length_of, plain
 from shunter.train.verdict import shown, verdict_of
 
-__all__ = [
-    "NOBODY",
-    "Listener",
-    "Run",
-    "Trained",
-    "added_words",
-    "are_complete",
-    "checkpoint_of",
-    "log_policy",
-    "register_trained",
-    "title",
-    "train_runs",
-]
+__all__ = ["Listener", "Run", "train_runs"]
 
 PARTS = 100
 """In which a training's progress is counted."""

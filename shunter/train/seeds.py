@@ -21,8 +21,6 @@ from shunter.train.result import Curve, OnProgress, TrainResult
 from shunter.train.settings import TrainSettings
 from shunter.train.verdict import judge
 
-__all__ = ["CARD_SEEDS", "SeedTraining", "SeedsShared", "TrainingTasks", "train_seed"]
-
 CARD_SEEDS = SEED_RANGES["score card"]
 """Workload seeds of the score card in a policy's file; they chose nothing."""
 

@@ -19,18 +19,7 @@ from shunter.eval.execution.batched import evaluate_batched
 from shunter.train.search.trials import CUT_OFF, FEW_MISSES, score_of
 from shunter.uncertainty import Interval, paired_mean_change
 
-__all__ = [
-    "Played",
-    "best_of",
-    "costs",
-    "heuristics",
-    "log_costs",
-    "log_mean_responses",
-    "make_score_card",
-    "mean_responses",
-    "played",
-    "score_card",
-]
+__all__ = ["best_of", "heuristics", "mean_responses"]
 
 Array = NDArray[np.float64]
 

@@ -19,17 +19,13 @@ from shunter.files import write_text
 __all__ = [
     "ALGORITHMS",
     "DEFAULT_ALGORITHM",
-    "VALIDATION_SEEDS",
     "DistillSettings",
     "EvolutionSettings",
     "PpoSettings",
     "TrainConfig",
     "TrainSettings",
     "algorithm_of",
-    "length_of",
     "load_config",
-    "plain",
-    "shortened",
     "write_config",
 ]
 

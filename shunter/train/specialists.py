@@ -25,8 +25,6 @@ from shunter.train.seeds import CARD_SEEDS
 from shunter.train.settings import DistillSettings, plain
 from shunter.train.verdict import judge
 
-__all__ = ["Taught", "train_specialists"]
-
 
 @dataclass(frozen=True)
 class Taught:

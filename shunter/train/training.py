@@ -14,7 +14,7 @@ from shunter.train.result import Curve, OnProgress, TrainResult
 from shunter.train.settings import VALIDATION_SEEDS, TrainSettings, plain
 from shunter.train.validation import Validation, cut_off_late
 
-__all__ = ["Training", "run"]
+__all__ = ["run"]
 
 
 class Training(ABC):

@@ -13,7 +13,7 @@ from shunter.envs.world.world import World
 from shunter.train.search.trials import Trials, score_of
 from shunter.train.selection import heuristics, log_costs
 
-__all__ = ["Validation", "cut_off_late"]
+__all__ = ["cut_off_late"]
 
 
 def cut_off_late(world: World) -> World:

@@ -14,7 +14,7 @@ from shunter.envs.world.world import World
 from shunter.train.selection import Played, best_of, heuristics, played, score_card
 from shunter.uncertainty import paired_mean_change, sign_of
 
-__all__ = ["TUNED", "Standing", "Verdict", "judge", "shown", "untrained_policy", "verdict_of"]
+__all__ = ["TUNED", "Verdict", "shown", "untrained_policy", "verdict_of"]
 
 TUNED = "tuned cost-greedy"
 """What ``TUNED_COST_GREEDY`` is called where people read it."""

@@ -36,7 +36,7 @@ from shunter.envs.sim.compiled import inlined, jit
 from shunter.envs.state.state import Bools, State
 from shunter.envs.state.tables import Tables
 
-__all__ = ["play_rules", "rule_choice", "rule_vector"]
+__all__ = ["play_rules", "rule_vector"]
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]

@@ -19,8 +19,7 @@ from shunter.envs.observation.features import feature
 from shunter.envs.sim.compiled import entry, jit
 from shunter.envs.state.state import Bools
 
-__all__ = ["CostGreedy", "eviction_loss", "greedy_choice", "greedy_rate", "greedy_score_of", "loss_of"]
-__all__ += ["rate_of"]
+__all__ = ["CostGreedy", "greedy_score_of"]
 
 Features = NDArray[np.float32]
 

@@ -13,8 +13,6 @@ from shunter.agents.heuristics.fifo_collated import FifoCollated
 from shunter.agents.heuristics.rules import compose
 from shunter.agents.parameters import choice, number
 
-__all__ = ["CostTable"]
-
 
 @dataclass(frozen=True)
 class CostTable(FifoCollated):

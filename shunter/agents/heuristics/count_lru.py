@@ -12,8 +12,6 @@ from shunter.agents.base import Scores, is_, value
 from shunter.agents.heuristics.rules import best, compose, fifo, idle_first, joins, runs
 from shunter.agents.parameters import Heuristic, whole
 
-__all__ = ["CountLru"]
-
 
 @dataclass(frozen=True)
 class CountLru(Heuristic):

@@ -12,8 +12,6 @@ from shunter.agents.base import Scores, value
 from shunter.agents.heuristics.rules import compose, fifo, joins, runs
 from shunter.agents.parameters import Heuristic, choice
 
-__all__ = ["Exhaustive"]
-
 
 @dataclass(frozen=True)
 class Exhaustive(Heuristic):

@@ -12,8 +12,6 @@ from shunter.agents.base import Scores, value
 from shunter.agents.heuristics.rules import compose, fifo, joins, runs
 from shunter.agents.parameters import Heuristic, number
 
-__all__ = ["FifoCollated"]
-
 
 @dataclass(frozen=True)
 class FifoCollated(Heuristic):

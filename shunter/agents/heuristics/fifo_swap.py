@@ -12,8 +12,6 @@ from shunter.agents.base import Scores, value
 from shunter.agents.heuristics.rules import compose, fifo, joins, runs
 from shunter.agents.parameters import Heuristic
 
-__all__ = ["FifoSwap"]
-
 
 @dataclass(frozen=True)
 class FifoSwap(Heuristic):

@@ -12,8 +12,6 @@ from shunter.agents.base import Scores, is_, value
 from shunter.agents.heuristics.rules import NEVER, second_copy, top_level
 from shunter.agents.parameters import Heuristic, choice, number
 
-__all__ = ["LruKeepalive"]
-
 
 @dataclass(frozen=True)
 class LruKeepalive(Heuristic):

@@ -12,8 +12,6 @@ from shunter.agents.base import Scores, is_, value
 from shunter.agents.heuristics.rules import best, compose, fifo, idle_first, joins, runs
 from shunter.agents.parameters import Heuristic, number
 
-__all__ = ["PressureGreedy"]
-
 
 @dataclass(frozen=True)
 class PressureGreedy(Heuristic):

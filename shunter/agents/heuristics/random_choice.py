@@ -12,8 +12,6 @@ from shunter.agents.base import Scores, is_, value
 from shunter.agents.heuristics.rules import compose, runs
 from shunter.agents.parameters import Heuristic, whole
 
-__all__ = ["Random"]
-
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 

@@ -15,8 +15,7 @@ from shunter.agents.base import Scores, is_, value
 from shunter.envs.observation.features import feature
 from shunter.envs.sim.compiled import entry
 
-__all__ = ["NEVER", "best", "compose", "fifo", "idle_first", "is_copy", "joins", "runs", "second_copy"]
-__all__ += ["top_level"]
+__all__ = ["is_copy"]
 
 Bools = NDArray[np.bool_]
 Array = NDArray[Any]

@@ -13,8 +13,6 @@ from shunter.agents.heuristics.count_lru import CountLru
 from shunter.agents.heuristics.rules import idle_first
 from shunter.agents.parameters import whole
 
-__all__ = ["SizeLru"]
-
 
 @dataclass(frozen=True)
 class SizeLru(CountLru):

@@ -12,8 +12,6 @@ from shunter.agents.base import Scores, is_, value
 from shunter.agents.heuristics.rules import compose, idle_first, runs, second_copy
 from shunter.agents.parameters import Heuristic, number
 
-__all__ = ["Sjf", "SjfOracle"]
-
 
 @dataclass(frozen=True)
 class Sjf(Heuristic):

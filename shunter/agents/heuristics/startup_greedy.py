@@ -12,8 +12,6 @@ from shunter.agents.base import Scores, is_, value
 from shunter.agents.heuristics.rules import compose, idle_first, runs, second_copy, top_level
 from shunter.agents.parameters import Heuristic, number
 
-__all__ = ["StartupGreedy"]
-
 
 @dataclass(frozen=True)
 class StartupGreedy(Heuristic):

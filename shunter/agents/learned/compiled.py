@@ -28,7 +28,23 @@ from shunter.envs.sim.compiled import entry, inlined, internal, jit
 from shunter.envs.state.state import Bools, Ints, State
 from shunter.envs.state.tables import Tables
 
-__all__ = ["LINEAR", "PRIOR_SIZE", "Scratch", "choose", "choose_batch", "make_scratch", "play", "play_batch"]
+__all__ = [
+    "IS_EVICT",
+    "IS_RUN",
+    "IS_WAIT",
+    "LINEAR",
+    "OWN",
+    "REQUESTS",
+    "SHARED",
+    "TIE",
+    "Scratch",
+    "choose",
+    "kind_index",
+    "make_scratch",
+    "play",
+    "play_batch",
+    "squash",
+]
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]

@@ -16,7 +16,6 @@ from shunter.envs.workload.draw import popularity
 from shunter.envs.world.world import World
 
 __all__ = ["FACTS", "Training", "distance_from_training", "load_of", "training_of", "training_record"]
-__all__ += ["world_facts"]
 
 TOLERANCE = 0.01
 """How far beyond a range still counts as within it."""

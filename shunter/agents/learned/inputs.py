@@ -21,10 +21,7 @@ __all__ = [
     "CONTEXT_SCALE",
     "INPUTS",
     "KINDS",
-    "candidate_inputs",
-    "context_inputs",
     "input_names",
-    "kind_of",
 ]
 
 KINDS = ("run", "load", "evict", "wait")

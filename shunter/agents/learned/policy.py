@@ -29,7 +29,7 @@ from shunter.envs.scenario.fields import checked
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.files import write_bytes
 
-__all__ = ["POLICY_FORMAT", "Arrays", "LearnedPolicy", "softsign"]
+__all__ = ["LearnedPolicy"]
 
 T = TypeVar("T")
 

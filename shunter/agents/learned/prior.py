@@ -17,14 +17,12 @@ from shunter.envs.observation.features import context_feature
 
 __all__ = [
     "MOST_CANDIDATES",
-    "OTHERS_BUSY",
     "PENDING",
     "PRIOR_INPUT",
     "TUNED_COST_GREEDY",
     "BasePolicy",
     "base_scores",
     "listed",
-    "pruned",
 ]
 
 MOST_CANDIDATES = 16

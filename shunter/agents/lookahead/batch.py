@@ -11,8 +11,6 @@ from shunter.agents.lookahead.policy import LookaheadSettings, Search, Tried
 from shunter.envs.sim.batch import Batch
 from shunter.envs.world.world import World
 
-__all__ = ["Teacher"]
-
 Floats = NDArray[np.float64]
 
 

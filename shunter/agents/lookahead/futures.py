@@ -11,8 +11,6 @@ from shunter.envs.sim.randomness import uniform
 from shunter.envs.state.state import EVICT, LOAD, RUN, Floats, Ints, State
 from shunter.envs.state.tables import Tables
 
-__all__ = ["draw_future", "estimate_rates", "keep_future", "redraw_hidden"]
-
 Pairs = NDArray[np.int64]
 
 FUTURE = 1 << 40

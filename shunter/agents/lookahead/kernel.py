@@ -15,8 +15,6 @@ from shunter.envs.sim.randomness import key_of
 from shunter.envs.state.state import Bools, Floats, Ints, State
 from shunter.envs.state.tables import Tables
 
-__all__ = ["choose_candidates", "rollout_costs"]
-
 Features = NDArray[np.float32]
 
 IS_EVICT, IS_LOAD, IS_WAIT = feature("is_evict"), feature("is_load"), feature("is_wait")

@@ -25,8 +25,6 @@ from shunter.envs.workload.lengths import length_pairs
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 
-__all__ = ["Lookahead", "LookaheadSettings", "Search", "Tried"]
-
 PENDING = context_feature("pending")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from shunter.envs.sim.compiled import jit
 from shunter.envs.state.state import RUN, Ints, State, empty_state
 
-__all__ = ["Scratch", "compact", "copy_words", "make_scratch"]
+__all__ = ["Scratch", "copy_words", "make_scratch"]
 
 WORD = 8
 """Bytes; every array of a copy begins at a multiple."""

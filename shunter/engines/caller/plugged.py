@@ -14,8 +14,6 @@ from shunter.engines.caller.client import WorkerEngine, _environment
 from shunter.engines.caller.process import WorkerProcess
 from shunter.engines.registry import EngineEntry
 
-__all__ = ["PluggedWorker"]
-
 _BOOT = Path(__file__).parents[1] / "worker" / "boot_plugged.py"
 
 

@@ -21,8 +21,6 @@ import psutil
 from shunter.engines.base import EngineUnavailableError, WorkerDiedError, WorkerTimeoutError
 from shunter.engines.worker import wire
 
-__all__ = ["CLOSE_S", "WorkerProcess"]
-
 CLOSE_S = 10.0
 """Seconds that an ending process gets before it is taken for stuck."""
 

@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Clock", "Durations", "LinearDurations", "VirtualClock", "WallClock"]
-
 
 class Clock(Protocol):
     """What a fake engine's time is read from and written to."""

@@ -24,15 +24,7 @@ from ..memory import check_fits
 from ..weights import weigh
 from .costs import Clock, Durations, LinearDurations, VirtualClock, WallClock
 
-__all__ = [
-    "Clock",
-    "Durations",
-    "FakeEngine",
-    "LinearDurations",
-    "VirtualClock",
-    "WallClock",
-    "create",
-]
+__all__ = ["FakeEngine", "LinearDurations", "WallClock"]
 
 DEFAULT_LAYERS = 9
 VOCAB_SIZE = 32_000

@@ -9,9 +9,6 @@ from ..memory import resident_bytes, trim_heap
 from .loopback import LoopbackDevice
 from .native import built_in_device, built_in_devices, device_memory
 
-__all__ = ["CpuDevice", "Device", "GpuDevice", "open_device"]
-
-
 GPU_PREFIXES = {"cuda": "CUDA", "vulkan": "Vulkan"}
 """How ggml's names of a kind's devices begin; the ordinal follows. Any backend of ggml needs one row."""
 

@@ -32,8 +32,6 @@ from .model import MAX_BATCH_TOKENS, LlamaModel
 from .native import check_version, settle_heap, silence
 from .slots import LlamaSlots
 
-__all__ = ["LlamaCppEngine", "create"]
-
 _CHECKED_BYTES = 4_000_000
 
 

@@ -27,8 +27,6 @@ from .native import (
     rpc_device,
 )
 
-__all__ = ["LoopbackDevice"]
-
 _START_S = 30.0
 _ANSWER_S = 60.0
 _BUILD_HINT = (

@@ -18,8 +18,6 @@ import threading
 import time
 from typing import NoReturn, TextIO
 
-__all__ = ["main"]
-
 _PR_SET_PDEATHSIG = 1
 _CPU_DEVICE_TYPE = 0
 _PERIOD_S = 0.004

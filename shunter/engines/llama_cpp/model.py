@@ -13,8 +13,6 @@ from ..base import CheckpointError, DeviceMemoryError, EngineError, RequestError
 from .gguf import cells_per_request
 from .native import last_errors, touch_mapped
 
-__all__ = ["MAX_BATCH_TOKENS", "LlamaModel"]
-
 MAX_BATCH_TOKENS = 512
 """Most tokens of one forward pass of a prompt."""
 

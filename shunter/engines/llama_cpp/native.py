@@ -13,24 +13,6 @@ import numpy as np
 
 from ..base import EngineUnavailableError
 
-__all__ = [
-    "MMAP_THRESHOLD_BYTES",
-    "TRIM_THRESHOLD_BYTES",
-    "built_in_device",
-    "built_in_devices",
-    "check_version",
-    "device_memory",
-    "free_backend",
-    "last_errors",
-    "library_path",
-    "native_functions",
-    "open_backend",
-    "rpc_device",
-    "settle_heap",
-    "silence",
-    "touch_mapped",
-]
-
 _ERROR_LEVEL, _CONTINUATION_LEVEL = 4, 5
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 

@@ -11,8 +11,6 @@ import numpy.typing as npt
 from ..base import EngineError
 from .model import LlamaModel
 
-__all__ = ["LlamaSlots"]
-
 
 class LlamaSlots:
     """Requests of one resident by name.

@@ -14,19 +14,6 @@ from ..headers import weight_files as listed_files
 from ..weights import Weights, weigh
 from .kv import KvShape
 
-__all__ = [
-    "check_complete",
-    "device_map",
-    "kv_shape",
-    "loaded_dtype",
-    "loaded_weights",
-    "place",
-    "read_config",
-    "read_model",
-    "weight_files",
-    "weights_on_device",
-]
-
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 

@@ -49,8 +49,6 @@ from .kv import KvSlots, SavedKv
 from .memory import free_bytes, give_back, memory_errors
 from .model import TorchModel
 
-__all__ = ["TransformersEngine", "create"]
-
 _FAMILIES = ("llama", "qwen2", "qwen3")
 _TINY = {
     "hidden_size": 64,

@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["KvShape", "KvSlots", "SavedKv", "StepCache"]
-
 SavedKv = list[tuple[torch.Tensor, torch.Tensor]]
 """Per layer, keys and values of one request in host memory, each of shape (kv_heads, tokens, head_dim)."""
 

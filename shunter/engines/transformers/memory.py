@@ -11,8 +11,6 @@ import torch
 from ..base import DeviceMemoryError
 from ..memory import trim_heap
 
-__all__ = ["free_bytes", "give_back", "memory_errors"]
-
 
 def free_bytes(device: torch.device) -> int:
     """Memory that the device reports as available."""

@@ -11,8 +11,6 @@ from transformers import DynamicCache
 from ..base import CheckpointError, RequestError
 from .kv import KvSlots, SavedKv, StepCache
 
-__all__ = ["TorchModel"]
-
 
 class TorchModel:
     """A loaded model with its slots.

@@ -38,8 +38,6 @@ from .model import VllmModel
 from .process import VllmProcess
 from .settings import Settings
 
-__all__ = ["VllmEngine"]
-
 Model = VllmModel | VllmProcess
 
 

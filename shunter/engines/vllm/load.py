@@ -16,8 +16,6 @@ from ..transformers.checkpoint import kv_shape, loaded_weights, read_config, wei
 from .model import VllmModel, build, engine_arguments
 from .plan import KvPlan, check_blocks, check_offloaded, check_shapes, offloaded_bytes
 
-__all__ = ["LoadPlan", "build_model", "plan_load"]
-
 _CPU_BLOCK_TOKENS = 32
 _GPU_BLOCK_TOKENS = 16
 _GPU_WORKSPACE_BYTES = 2**30

@@ -23,8 +23,6 @@ from ..base import CheckpointError, DeviceMemoryError, EngineError, RequestError
 from ..transformers.memory import give_back
 from .plan import KvPlan
 
-__all__ = ["VllmModel", "build", "engine_arguments"]
-
 
 def engine_arguments(
     checkpoint: str, dtype: str, plan: KvPlan, *, blocks: int | None = None, **changes: Any

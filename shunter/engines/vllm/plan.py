@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from ..base import CheckpointError, DeviceMemoryError, UnsupportedLevelError
 from ..headers import TensorInfo
 
-__all__ = ["KvPlan", "check_blocks", "check_offloaded", "check_shapes", "offloaded_bytes"]
-
 
 @dataclass(frozen=True)
 class KvPlan:

@@ -14,8 +14,6 @@ from ..base import DecodeResult, EngineError, MemoryReport, PrefillResult
 from ..worker import wire
 from .load import LoadPlan
 
-__all__ = ["VllmProcess"]
-
 _BOOT = Path(__file__).parents[1] / "worker" / "boot.py"
 _NAME = "model"
 _SETTINGS = {

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from ..base import EngineUnavailableError
 
-__all__ = ["Settings", "read_settings"]
-
 
 @dataclass(frozen=True)
 class Settings:

@@ -15,8 +15,6 @@ from typing import Any
 from ..base import Engine, EngineUnavailableError
 from .settings import read_settings
 
-__all__ = ["create"]
-
 if importlib.util.find_spec("vllm") is None:
     raise ImportError("No module named 'vllm'")
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from ..base import Engine, EngineError
 
-__all__ = ["create"]
-
 
 def _imported(name: str) -> Any:
     try:

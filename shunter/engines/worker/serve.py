@@ -21,8 +21,6 @@ from ..base import Capabilities, Engine, EngineError, EngineUnavailableError
 from ..registry import ENGINES
 from . import wire
 
-__all__ = ["CALLS", "main"]
-
 CALLS = frozenset(
     name for name, member in vars(Engine).items() if callable(member) and not name.startswith("_")
 )

@@ -15,16 +15,6 @@ from typing import Any
 
 from .. import base
 
-__all__ = [
-    "PROTOCOL_VERSION",
-    "decode_error",
-    "decode_value",
-    "encode_error",
-    "encode_value",
-    "pack",
-    "receive",
-]
-
 PROTOCOL_VERSION = 1
 
 MAX_FRAME_BYTES = 256 * 2**20

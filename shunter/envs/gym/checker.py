@@ -13,8 +13,6 @@ from shunter.envs.gym.scheduling import Observation
 from shunter.envs.observation.features import CONTEXT_TABLE, FEATURE_TABLE, Feature
 from shunter.errors import ShunterError
 
-__all__ = ["BrokenEnvError", "check_scheduling_env"]
-
 Env = gymnasium.Env[Any, Any]
 KEYS = ["action_mask", "candidates", "context"]
 

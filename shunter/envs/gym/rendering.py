@@ -5,8 +5,6 @@ from __future__ import annotations
 from shunter.envs.state.state import EVICT, IDLE, LOAD, RUN, WAIT, State
 from shunter.envs.world.world import World
 
-__all__ = ["describe"]
-
 _VERBS = {IDLE: "asks", WAIT: "waits", RUN: "runs", LOAD: "loads", EVICT: "evicts"}
 _MEMORY, _QUEUE = 10, 30  # widths of bars, in characters
 

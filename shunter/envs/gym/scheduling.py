@@ -20,10 +20,10 @@ from shunter.envs.observation.features import (
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.kernel import Outputs
 from shunter.envs.sim.supply import environment_key
-from shunter.envs.state.state import COUNTS
+from shunter.envs.state.records import COUNTS
 from shunter.envs.world.world import World, make_world
 
-__all__ = ["Observation", "SchedulingEnv", "empty_observation", "make_spaces", "new_key"]
+__all__ = ["Observation", "SchedulingEnv", "empty_observation", "make_spaces"]
 
 Observation = dict[str, NDArray[Any]]
 """``candidates`` (A, F) float32, ``context`` (G,) float32, ``action_mask`` (A,) int8."""

@@ -17,7 +17,7 @@ from shunter.envs.sim.supply import environment_key
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
 
-__all__ = ["SchedulingVectorEnv", "final_observation", "observation"]
+__all__ = ["final_observation", "observation"]
 
 Bools = NDArray[np.bool_]
 

@@ -12,10 +12,11 @@ __all__ = [
     "CONTEXT_TABLE",
     "FEATURES",
     "FEATURES_VERSION",
-    "FEATURE_MAX",
     "FEATURE_TABLE",
+    "Feature",
+    "context_feature",
+    "feature",
 ]
-__all__ += ["Feature", "context_feature", "feature", "feature_bounds", "feature_lines"]
 
 FEATURES_VERSION = 4
 """Raised whenever a feature is added, removed, or changes its meaning; policies name the one they need."""

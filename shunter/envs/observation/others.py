@@ -8,8 +8,6 @@ from shunter.envs.sim.compiled import inlined
 from shunter.envs.state.state import LOAD, RUN, State
 from shunter.envs.state.tables import Tables
 
-__all__ = ["elsewhere", "next_completion"]
-
 
 @inlined
 def busy_s(s: State, d: int) -> float:

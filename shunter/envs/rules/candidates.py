@@ -12,13 +12,7 @@ from shunter.envs.sim.compiled import entry, inlined, jit
 from shunter.envs.state.state import Bools, State
 from shunter.envs.state.tables import Tables
 
-__all__ = [
-    "is_legal",
-    "legal_action",
-    "mask_actions",
-    "short_bytes",
-    "used_bytes",
-]
+__all__ = ["legal_action", "mask_actions", "used_bytes"]
 
 
 @entry

@@ -5,8 +5,6 @@ from __future__ import annotations
 from shunter.envs.sim.compiled import inlined
 from shunter.envs.state.state import State
 
-__all__ = ["claimable", "claimable_count"]
-
 
 @inlined
 def claimable(s: State, i: int, d: int) -> bool:

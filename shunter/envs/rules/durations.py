@@ -12,7 +12,7 @@ from shunter.envs.sim.compiled import entry, inlined, internal
 from shunter.envs.state.state import EVICT, KV_DROPPED, KV_LIVE, KV_SAVED, KV_SAVING, LOAD, RUN, Floats, State
 from shunter.envs.state.tables import Tables
 
-__all__ = ["fill_times", "interpolate", "join_s", "locate", "on_piece", "step_s", "stretched", "to_ns"]
+__all__ = ["fill_times", "interpolate", "step_s"]
 
 Z_90 = 1.6448536269514722
 """A standard normal lies within plus and minus this with probability 90 %."""

@@ -33,8 +33,6 @@ from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import LOAD, RUN, State
 from shunter.envs.state.tables import Tables
 
-__all__ = ["Rotation", "forced_model", "note_waits", "renew_promotion", "rotation"]
-
 ROTATIONS = 2.25
 """Rotations that the default guard lets pass where work is even and devices idle; see ``Rotation.guard_s``.
 

@@ -9,8 +9,6 @@ from shunter.envs.sim.compiled import inlined, internal, jit
 from shunter.envs.state.state import State
 from shunter.envs.state.tables import Tables
 
-__all__ = ["fetch_weights", "fill_cache"]
-
 
 @internal
 def cached_bytes(t: Tables, s: State) -> float:

@@ -15,17 +15,7 @@ from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import Floats, State
 from shunter.envs.state.tables import MEAN_RESPONSE, PRICED, SLO, SLOWDOWN, Tables
 
-__all__ = [
-    "accrued",
-    "alone_s",
-    "begin_busy",
-    "charge_unserved",
-    "end_busy",
-    "judge_quantum",
-    "miss",
-    "miss_late",
-]
-__all__ += ["open_accounts", "price", "settle"]
+__all__ = ["accrued", "alone_s", "charge_unserved"]
 
 
 @inlined

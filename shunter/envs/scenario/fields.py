@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shunter.errors import BrokenFileError, InputError
 
-__all__ = ["Count", "Positive", "Strict", "checked", "read_checked"]
+__all__ = ["Positive", "Strict", "checked", "read_checked"]
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from shunter.errors import InputError, UnknownNameError
 from shunter.files import write_text
 
-__all__ = ["find_scenario", "in_library", "performance_of", "scenario_names", "write_capacity"]
+__all__ = ["find_scenario", "performance_of", "scenario_names", "write_capacity"]
 
 _FOLDER = Path(str(files("shunter.data"))) / "scenarios"
 

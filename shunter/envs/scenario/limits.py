@@ -9,8 +9,6 @@ from pydantic import BeforeValidator, Field
 
 from shunter.envs.scenario.fields import Count, Positive, Strict
 
-__all__ = ["Limits"]
-
 _LONGEST_GUARD_S = 1e9
 
 

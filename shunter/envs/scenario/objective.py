@@ -13,7 +13,7 @@ from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.tables import MEAN_RESPONSE, PRICED, SLO, SLOWDOWN, Tables
 from shunter.errors import UnknownNameError
 
-__all__ = ["Objective", "Rate", "Slo", "Tail", "with_objective"]
+__all__ = ["Objective", "Slo"]
 
 _KINDS = {
     "mean-response": MEAN_RESPONSE,

@@ -24,7 +24,7 @@ from shunter.errors import InputError
 from shunter.models.datasheets import gpu_name
 from shunter.models.published.rows import catalog_facts
 
-__all__ = ["Device", "Limits", "Model", "Scenario", "Workload", "load_scenario"]
+__all__ = ["Device", "Scenario", "load_scenario"]
 
 Level = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(all|\d{1,3}%)$")]
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from shunter.envs.scenario.fields import Count, Positive, Strict
 
-__all__ = ["LENGTHS", "Arrivals", "Bursts", "ClosedLoop", "Diurnal", "Replay", "Sessions", "Workload"]
+__all__ = ["Replay", "Workload"]
 
 LENGTHS = ("azure2023_conv", "azure2023_code", "mooncake_conversation", "mooncake_synthetic")
 """Named length distributions: the first as pairs of the trace itself, the others from its quantiles."""

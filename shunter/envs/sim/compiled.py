@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numba
 
-__all__ = ["bound", "cache_stamp", "entry", "inlined", "internal", "jit"]
+__all__ = ["entry", "inlined", "internal", "jit"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

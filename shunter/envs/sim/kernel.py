@@ -17,7 +17,7 @@ from shunter.envs.sim.simulation import STALLED, advance, begin
 from shunter.envs.state.state import IDLE, Bools, Ints, Records, State
 from shunter.envs.state.tables import MEAN_RESPONSE, Tables
 
-__all__ = ["RESULT", "Outputs", "begin_batch", "step_batch"]
+__all__ = ["RESULT", "Outputs", "begin_batch", "begin_episode", "environment", "step_batch"]
 
 RESULT = np.dtype(
     [

@@ -6,7 +6,7 @@ import numpy as np
 
 from shunter.envs.sim.compiled import internal, jit
 
-__all__ = ["key_of", "normal", "uniform"]
+__all__ = ["key_of", "uniform"]
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST = np.uint64(0xBF58476D1CE4E5B9)

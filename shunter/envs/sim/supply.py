@@ -10,7 +10,7 @@ from shunter.envs.sim.randomness import key_of
 from shunter.envs.state.state import Requests, State
 from shunter.envs.world.world import World
 
-__all__ = ["Supply", "environment_key"]
+__all__ = ["environment_key"]
 
 _NOTHING = Requests(*(np.zeros(0, np.int64) for _ in Requests._fields))
 

@@ -13,18 +13,7 @@ from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import KV_NONE, State
 from shunter.envs.state.tables import SLO, Tables
 
-__all__ = [
-    "admit",
-    "due",
-    "find_sender",
-    "finished",
-    "give_up",
-    "leave",
-    "next_arrival_ns",
-    "overdue",
-    "send_first",
-    "touch",
-]
+__all__ = ["finished", "next_arrival_ns", "overdue"]
 
 RATE_MEMORY = 0.8
 """Weight of the past in the estimate of a model's gap between arrivals."""

@@ -7,21 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = [
-    "CLOCK",
-    "COUNTS",
-    "DEVICE",
-    "ENTRY",
-    "FAR_NS",
-    "MODEL",
-    "OUTCOME",
-    "PLACE",
-    "RING",
-    "SLOT",
-    "USER",
-    "WORK",
-    "record",
-]
+__all__ = ["FAR_NS", "record"]
 
 
 FAR_NS = 1 << 62

@@ -39,9 +39,19 @@ __all__ = [
     "LOAD",
     "RUN",
     "WAIT",
+    "Bools",
+    "Floats",
+    "Ints",
+    "Records",
+    "Requests",
+    "State",
+    "all_outcomes",
+    "counted",
+    "empty_state",
+    "episode_state",
+    "grow_slots",
+    "in_use",
 ]
-__all__ += ["COUNTS", "Bools", "Floats", "Ints", "Records", "Requests", "State", "all_outcomes", "counted"]
-__all__ += ["empty_state", "episode_state", "free_slots", "grow_slots", "in_use"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from shunter.envs.state.records import FAR_NS
 
-__all__ = ["DEVICE", "LEVEL", "LIMITS", "Tables", "make_tables"]
-__all__ += ["MEAN_RESPONSE", "PRICED", "SLO", "SLOWDOWN"]
+__all__ = ["MEAN_RESPONSE", "SLO", "Tables", "make_tables"]
 
 Floats = NDArray[np.float64]
 Records = NDArray[np.void]

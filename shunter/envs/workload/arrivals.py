@@ -15,8 +15,6 @@ from scipy.special import gamma as gamma_function
 
 from shunter.envs.scenario.workload import Arrivals, Bursts, Diurnal
 
-__all__ = ["arrival_times", "weibull_shape"]
-
 Array = NDArray[np.float64]
 _CHUNK = 4096
 _DIURNAL_GRID = 4096

@@ -17,7 +17,7 @@ from shunter.envs.workload.arrivals import arrival_times
 from shunter.envs.workload.lengths import cut_pairs, length_pairs, read_replay
 from shunter.errors import InputError, UnknownNameError
 
-__all__ = ["draw_requests", "popularity", "replay_rate_per_s", "request_chunks"]
+__all__ = ["popularity"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -21,7 +21,7 @@ from shunter.envs.scenario.workload import Arrivals, Bursts
 from shunter.envs.workload.arrivals import arrival_times
 from shunter.errors import InputError
 
-__all__ = ["SCALES_S", "Fit", "Likeness", "dispersion", "fit_arrivals", "likeness"]
+__all__ = ["SCALES_S", "Fit", "dispersion", "fit_arrivals"]
 
 Array = NDArray[np.float64]
 

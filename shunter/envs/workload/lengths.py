@@ -15,7 +15,7 @@ from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.workload import Workload
 from shunter.envs.workload.traces import Trace, read_trace
 
-__all__ = ["cut_pairs", "length_pairs", "read_replay", "remaining_tokens"]
+__all__ = ["length_pairs", "remaining_tokens"]
 
 Pairs = NDArray[np.int64]
 

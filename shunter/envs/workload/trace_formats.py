@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from shunter.errors import BrokenFileError, InputError
 
-__all__ = ["FORMATS", "TraceFormat", "detect_format"]
+__all__ = ["FORMATS"]
 
 _EPOCH = pd.Timestamp("2000-01-01")
 _DAMAGE = (
@@ -38,9 +38,9 @@ class TraceFormat(Protocol):
     """
 
     @property
-    def columns(self) -> Mapping[str, str]: ...  # noqa: D102 - the class docstring documents it
+    def columns(self) -> Mapping[str, str]: ...
     @property
-    def source(self) -> str: ...  # noqa: D102
+    def source(self) -> str: ...
 
     def read(self, path: Path) -> pd.DataFrame:
         """The file's columns under our names, values as they stand; arrivals in seconds where numeric.

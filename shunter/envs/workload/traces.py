@@ -15,7 +15,7 @@ from shunter.envs.workload.trace_formats import FORMATS, detect_format
 from shunter.errors import InputError, UnknownNameError
 from shunter.files import replaced
 
-__all__ = ["TRACE_COLUMNS", "Trace", "read_trace", "write_trace"]
+__all__ = ["Trace", "read_trace", "write_trace"]
 
 TRACE_COLUMNS = {
     "arrival_s": "float64",

@@ -20,7 +20,7 @@ from shunter.models.physics.features import MOST_UNEVEN_TOKENS
 from shunter.models.published.rows import catalog_facts
 from shunter.profiling.sweep.plan import model_facts
 
-__all__ = ["Tabulation", "check_fits", "existing_levels", "facts_of_model", "mean_work_s"]
+__all__ = ["Tabulation", "existing_levels", "facts_of_model", "mean_work_s"]
 
 Array = NDArray[np.float64]
 

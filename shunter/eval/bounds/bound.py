@@ -39,8 +39,6 @@ from shunter.envs.state.state import KV_DROPPED, KV_NONE, LOAD, RUN, Floats, Sta
 from shunter.envs.state.tables import Tables
 from shunter.eval.bounds.least import GROUPS, BoundMemory, Least
 
-__all__ = ["remaining_cost_s"]
-
 MAX_ORDERED = 4
 """Models whose order of loading is looked at."""
 

@@ -30,7 +30,7 @@ from shunter.eval.bounds.bound import remaining_cost_s
 from shunter.eval.bounds.kernel import Stack, descend, expand
 from shunter.eval.bounds.least import bound_memory, least_times
 
-__all__ = ["Clairvoyant", "Plan", "lower_bound_s", "solve"]
+__all__ = ["Clairvoyant", "solve"]
 
 Array = NDArray[np.float64]
 

@@ -19,8 +19,6 @@ from shunter.envs.state.tables import Tables
 from shunter.eval.bounds.bound import remaining_cost_s
 from shunter.eval.bounds.least import BoundMemory, Least
 
-__all__ = ["Stack", "descend", "expand", "state_key"]
-
 Features = NDArray[np.float32]
 MIX = 0x9E3779B97F4A7C15
 MAX_DECISIONS = 100_000

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from shunter.envs.state.state import Floats
 from shunter.envs.state.tables import Tables
 
-__all__ = ["GROUPS", "BoundMemory", "Least", "bound_memory", "least_times"]
-
 GROUPS = (1, 2, 3, 4, 6, 8, 16, 64)
 """Most requests of a model in a group; 64 is the largest batch that a scenario may ask for."""
 

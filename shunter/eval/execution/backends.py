@@ -35,7 +35,7 @@ from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.failures import Failure, Fault
 from shunter.eval.execution.operations import Eviction, Join, Operation, Outcome
 
-__all__ = ["Backend", "EngineBackend", "OnEnd", "SimulatedBackend"]
+__all__ = ["SimulatedBackend"]
 
 
 class OnEnd(Protocol):

@@ -15,7 +15,7 @@ import numpy as np
 from shunter.engines.base import Engine
 from shunter.errors import InputError, UnknownNameError
 
-__all__ = ["Chaos", "Strike", "parse_chaos", "strike_process", "striking"]
+__all__ = ["Chaos", "parse_chaos"]
 
 KINDS = {"kill": "SIGKILL to a process of the engine", "hang": "SIGSTOP to the engine's process"}
 

@@ -12,8 +12,6 @@ from typing import Protocol
 
 from shunter.eval.execution.operations import Outcome
 
-__all__ = ["Clock", "Settable", "VirtualClock", "WallClock"]
-
 Done = tuple[int, Outcome]
 
 

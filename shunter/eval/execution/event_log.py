@@ -19,7 +19,7 @@ from shunter.eval.execution.failures import Failure
 from shunter.files import replaced
 from shunter.profiling.dataset.versioned_parquet import FileKind, read_versioned_parquet, stamped
 
-__all__ = ["EVENT_COLUMNS", "EVENT_LOG_VERSION", "EventLog", "read_event_log", "write_event_logs"]
+__all__ = ["EventLog", "read_event_log", "write_event_logs"]
 
 EVENT_LOG_VERSION = 4
 _KIND = FileKind("event log", "the event log schema", "event_log_version", EVENT_LOG_VERSION)

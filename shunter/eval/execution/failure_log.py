@@ -8,7 +8,7 @@ from typing import Any
 
 from shunter.eval.execution.runs import Run
 
-__all__ = ["execution_lines", "failure_lines", "failure_rows"]
+__all__ = ["execution_lines"]
 
 
 def failure_rows(runs: Iterable[Run]) -> list[dict[str, Any]]:

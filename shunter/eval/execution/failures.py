@@ -11,8 +11,6 @@ from shunter.engines.base import (
     WorkerTimeoutError,
 )
 
-__all__ = ["KINDS", "Failure", "Fault", "fault_kind", "is_survivable"]
-
 KINDS = {
     "killed": "its process ended",
     "hung": "a call did not return in time, and its process was killed",

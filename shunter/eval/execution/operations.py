@@ -8,8 +8,6 @@ from typing import Protocol
 from shunter.engines.base import Engine, LoadResult, MemoryReport
 from shunter.eval.execution.failures import Fault
 
-__all__ = ["Eviction", "Join", "Operation", "Outcome", "Place", "execute"]
-
 
 @dataclass(frozen=True)
 class Eviction:

@@ -19,7 +19,7 @@ from shunter.eval.execution.clocks import WallClock
 from shunter.eval.execution.device_executor import Deadline, DeviceExecutor
 from shunter.eval.execution.runs import Run, run_policy
 
-__all__ = ["bind_footprints", "check_binding", "open_engines", "run_real"]
+__all__ = ["bind_footprints", "open_engines", "run_real"]
 
 WARM_UP_TOKENS = 8
 

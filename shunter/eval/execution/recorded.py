@@ -11,7 +11,7 @@ from shunter.envs.world.world import World
 from shunter.eval.execution.runs import Run
 from shunter.eval.fidelity.replay import replay_exactly
 
-__all__ = ["real_runs", "recorded_run"]
+__all__ = ["recorded_run"]
 
 
 def real_runs(log: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -24,7 +24,7 @@ from shunter.eval.execution.backends import Backend, OnEnd, SimulatedBackend
 from shunter.eval.execution.event_log import EventLog
 from shunter.eval.execution.failures import Failure
 
-__all__ = ["BrokenRun", "InterruptedRun", "Run", "as_repeat", "request_frame", "run_policy", "simulate"]
+__all__ = ["Run", "as_repeat", "run_policy", "simulate"]
 
 
 @dataclass(frozen=True)

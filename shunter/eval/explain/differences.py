@@ -15,7 +15,7 @@ from shunter.envs.world.world import World
 from shunter.eval.explain.replay import WHATS, Difference, Followed, differences
 from shunter.eval.explain.words import difference_words
 
-__all__ = ["HORIZON", "Kind", "kinds_of", "named", "telling", "try_differences"]
+__all__ = ["Kind"]
 
 Floats = NDArray[np.float64]
 

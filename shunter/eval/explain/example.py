@@ -18,7 +18,7 @@ from shunter.envs.world.world import World
 from shunter.eval.execution.runs import Run, simulate
 from shunter.eval.explain.replay import WHATS, Difference, walk, what_of
 
-__all__ = ["Branch", "Candidate", "Example", "Queue", "after", "describe"]
+__all__ = ["Example"]
 
 _VERBS = {
     "run": "run ",

@@ -27,7 +27,7 @@ from shunter.eval.explain.replay import Followed, played
 from shunter.eval.explain.words import group_of, input_words
 from shunter.uncertainty import Interval, paired_mean_change
 
-__all__ = ["SEEDS", "Contender", "Explanation", "Group", "Weight", "explain", "without"]
+__all__ = ["SEEDS", "Explanation", "Group", "explain"]
 
 Floats = NDArray[np.float64]
 

@@ -39,17 +39,7 @@ from shunter.envs.state.state import Records, State, episode_state
 from shunter.envs.state.tables import Tables
 from shunter.envs.world.world import World
 
-__all__ = [
-    "WHATS",
-    "Difference",
-    "Followed",
-    "copied",
-    "differences",
-    "played",
-    "request_s",
-    "walk",
-    "what_of",
-]
+__all__ = ["Followed"]
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]

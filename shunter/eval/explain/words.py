@@ -11,7 +11,7 @@ from shunter.agents.learned.inputs import (
 )
 from shunter.envs.observation.features import CONTEXT_TABLE, FEATURE_TABLE
 
-__all__ = ["CONSTANT", "PHRASES", "difference_words", "group_of", "input_words"]
+__all__ = ["PHRASES", "group_of"]
 
 CONSTANT = "constant"
 """The inputs that are the same for all candidates of a kind."""

@@ -23,7 +23,7 @@ from shunter.eval.fidelity.recalibration import Recalibration, recalibrate
 from shunter.eval.metrics.metrics import request_times
 from shunter.models.performance import PerformanceModel
 
-__all__ = ["Calibration", "Gap", "calibrate_on"]
+__all__ = ["Calibration", "calibrate_on"]
 
 Logs = Sequence[pd.DataFrame]
 

@@ -19,16 +19,6 @@ from shunter.eval.metrics.metrics import request_times
 from shunter.eval.metrics.ranking import Ranking, rank
 from shunter.files import finite
 
-__all__ = [
-    "QUANTITIES",
-    "STATISTICS",
-    "Fidelity",
-    "PhaseFidelity",
-    "PolicyLoad",
-    "RequestFidelity",
-    "fidelity",
-]
-
 QUANTITIES = {"response": "response_s", "TTFT": "ttft_s", "TPOT": "tpot_s"}
 STATISTICS = {"mean": None, "p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 

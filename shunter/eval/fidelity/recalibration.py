@@ -22,7 +22,7 @@ from shunter.models.performance import PerformanceModel
 from shunter.models.scales import Scale
 from shunter.profiling.dataset.fingerprint import digest
 
-__all__ = ["Move", "Recalibration", "SpanErrors", "recalibrate"]
+__all__ = ["Recalibration", "recalibrate"]
 
 SHORTEST_S = 1e-6
 """Spans below the resolution of an engine's clock say nothing."""

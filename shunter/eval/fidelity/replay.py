@@ -29,7 +29,7 @@ from shunter.eval.execution.backends import Backend, OnEnd, SimulatedBackend
 from shunter.eval.execution.failures import Failure, Fault
 from shunter.eval.execution.runs import Run, run_policy
 
-__all__ = ["Replayed", "replay_exactly", "replay_predicted"]
+__all__ = ["replay_predicted"]
 
 
 @dataclass(frozen=True)

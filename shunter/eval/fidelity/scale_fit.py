@@ -17,8 +17,6 @@ from scipy.optimize import least_squares
 from shunter.models.fit.robust import pseudo_huber
 from shunter.models.scales import Scale
 
-__all__ = ["PRIOR_ROWS", "Observation", "fit_scales"]
-
 Array = NDArray[np.float64]
 Key = tuple[str, str, str, str, str]
 

@@ -19,7 +19,7 @@ from shunter.envs.state.state import Requests
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 
-__all__ = ["Part", "Span", "run_spans"]
+__all__ = ["run_spans"]
 
 LIVE, SAVED, DROPPED = "live", "saved", "dropped"
 

@@ -10,7 +10,7 @@ from shunter.eval.metrics.starvation import ALL
 from shunter.report.page import ReportTable
 from shunter.uncertainty import UNDECIDED
 
-__all__ = ["fidelity_markdown", "fidelity_tables", "fidelity_verdict", "statistics_table"]
+__all__ = ["fidelity_markdown", "fidelity_tables", "fidelity_verdict"]
 
 Plain = dict[str, Any]
 

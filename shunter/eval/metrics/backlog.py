@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from shunter.eval.metrics.metrics import Served
 from shunter.uncertainty import CONFIDENCE, Interval
 
-__all__ = ["SATURATED", "first_half", "growth", "growth_interval", "growth_of", "is_saturated"]
-
 SATURATED = 0.1
 """Growth above which a queue amplifies every error of a prediction."""
 

@@ -28,7 +28,7 @@ from shunter.errors import InputError
 from shunter.eval.metrics import backlog
 from shunter.eval.metrics.backlog import first_half
 
-__all__ = ["GROWTH", "REQUESTS", "SEEDS", "Capacity", "capacity", "growth", "utilisation"]
+__all__ = ["GROWTH", "SEEDS", "Capacity", "capacity", "utilisation"]
 
 GROWTH = 0.02
 """Of arrivals that may pile up: what a queue at its capacity does by chance over ``REQUESTS`` arrivals."""

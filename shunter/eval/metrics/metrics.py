@@ -15,18 +15,7 @@ from shunter.eval.execution.runs import Run
 from shunter.eval.metrics.starvation import ALL, waits
 from shunter.uncertainty import paired_mean_change
 
-__all__ = [
-    "DEFINITIONS",
-    "METRICS",
-    "Served",
-    "metric_names",
-    "overhead_share",
-    "paired_change",
-    "paired_units",
-    "request_times",
-    "slowdowns",
-    "summarize",
-]
+__all__ = ["paired_change", "request_times", "summarize"]
 
 METRICS = {
     "response_mean_s": "mean response",

@@ -12,8 +12,6 @@ from shunter.eval.metrics.metrics import request_times
 from shunter.eval.metrics.statistics import Array, iqm, performance_profile, probability_of_improvement
 from shunter.uncertainty import bootstrap
 
-__all__ = ["THRESHOLDS", "policy_statistics"]
-
 THRESHOLDS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
 """Of the performance profile: mean response relative to the other policy's on the same requests."""
 

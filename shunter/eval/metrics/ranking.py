@@ -13,8 +13,6 @@ from shunter.eval.metrics.metrics import paired_units
 from shunter.eval.metrics.statistics import Array, kendall_tau
 from shunter.uncertainty import Interval, bootstrap, paired_mean_change
 
-__all__ = ["Pair", "Ranking", "rank"]
-
 
 @dataclass(frozen=True)
 class Pair:

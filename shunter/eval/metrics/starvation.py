@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike
 from shunter.eval.execution.batched import Batched
 from shunter.eval.execution.runs import Run
 
-__all__ = ["ALL", "jain_index", "waits"]
-
 ALL = "all models"
 
 

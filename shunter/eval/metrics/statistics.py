@@ -12,13 +12,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-__all__ = [
-    "iqm",
-    "kendall_tau",
-    "performance_profile",
-    "probability_of_improvement",
-]
-
 Array = NDArray[np.float64]
 
 

@@ -20,7 +20,7 @@ from shunter.models.validation.scores import Score
 from shunter.models.validation.splits import SPLITS
 from shunter.report.page import ReportTable, write_page
 
-__all__ = ["card_paths", "card_tables", "card_title", "error_text", "percent", "write_card"]
+__all__ = ["write_card"]
 
 _NAMED = 3
 """Engines and devices in a title."""

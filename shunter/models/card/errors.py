@@ -7,7 +7,7 @@ import pandas as pd
 
 from shunter.report.page import ReportTable
 
-__all__ = ["largest_errors", "largest_errors_table"]
+__all__ = ["largest_errors"]
 
 _BY = ["target", "engine", "device", "model"]
 _SHOWN = 8

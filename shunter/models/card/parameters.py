@@ -5,8 +5,6 @@ from __future__ import annotations
 from shunter.models.performance import PerformanceModel
 from shunter.report.page import ReportTable
 
-__all__ = ["parameter_table"]
-
 _PER = (
     ("more_sequences_params", "sequence and parameter"),
     ("more_sequences_layers", "sequence and layer"),

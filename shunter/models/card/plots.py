@@ -14,8 +14,6 @@ from shunter.models.performance import PerformanceModel
 from shunter.models.state import Resident
 from shunter.report.page import COLOURS
 
-__all__ = ["card_figures", "cut_costs", "held_out_figure", "offload_figure", "preemption_figure"]
-
 _PANELS = 3  # side by side
 _CUTS = 9
 _HELD_OUT_SPLITS = {"random cells": "circle", "leave one model out": "x-thin-open"}

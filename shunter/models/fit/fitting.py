@@ -32,8 +32,6 @@ from shunter.models.validation.held_out import HeldOut, fold_labels, hold_out, l
 from shunter.profiling.dataset.fingerprint import digest
 from shunter.profiling.dataset.schema import validate
 
-__all__ = ["fit_state"]
-
 Array = npt.NDArray[np.float64]
 
 _NO_ERRORS_KNOWN = (-float(np.log(2)), float(np.log(2)))

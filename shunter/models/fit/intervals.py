@@ -29,9 +29,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["COVERAGE", "FEW", "UNKNOWN", "LogErrors", "conformal_quantile"]
-__all__ += ["group_half_width", "half_width"]
-
 Array = npt.NDArray[np.float64]
 HalfWidth = Annotated[float, Field(ge=0)]
 

@@ -22,8 +22,6 @@ from shunter.models.physics import kinds, rated_cells
 from shunter.models.physics.features import Target, shape_names
 from shunter.models.validation.held_out import HeldOut, fold_labels
 
-__all__ = ["Pooled", "fit_engine"]
-
 Array = npt.NDArray[np.float64]
 
 _LEAST_ROWS = 20

@@ -13,17 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from shunter.models.fit.intervals import UNKNOWN
 from shunter.models.physics.features import DIFFERENCES, TARGETS, feature_names
 
-__all__ = [
-    "DeviceFit",
-    "GroupFit",
-    "TargetFit",
-    "doublings_outside",
-    "fit_physics",
-    "mean_over_median",
-    "select_features",
-    "shrunk_means",
-]
-
 Array = npt.NDArray[np.float64]
 
 _SMALL_SHARE = 0.05

@@ -22,8 +22,6 @@ from shunter.models.fit.regressors import TargetFit, doublings_outside, shrunk_m
 from shunter.models.fit.robust import pseudo_huber
 from shunter.models.physics import PHYSICS, RatedCells, TargetPhysics, kinds, rated_cells
 
-__all__ = ["CrossDeviceFit", "SharedPhysics", "doublings_of", "fit_shared", "ranges_of", "term_values"]
-
 Array = npt.NDArray[np.float64]
 
 SHARPNESS = 4.0

@@ -11,8 +11,6 @@ import pandas as pd
 from shunter.catalog.work import PlacedCells, placed_cells
 from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, datasheet
 
-__all__ = ["EXTRA_COLUMNS", "Array", "RatedCells", "kinds", "rated_cells"]
-
 Array = npt.NDArray[np.float64]
 
 EXTRA_COLUMNS = ("gpu_count", "kv_on_host", "host_bandwidth_bytes_per_s")

@@ -8,26 +8,6 @@ from shunter.catalog import work
 from shunter.models.physics.cells import Array, RatedCells
 from shunter.models.physics.terms import Stage, Term
 
-__all__ = [
-    "DECODE",
-    "HOST_FLOP_PER_S",
-    "attention_issue_s",
-    "gpu_hop_s",
-    "hop_s",
-    "host_kv_read_s",
-    "host_launch_s",
-    "host_matrix_s",
-    "host_read_s",
-    "kv_hop_s",
-    "kv_hop_width_s",
-    "kv_read_s",
-    "launch_s",
-    "matrix_s",
-    "step_s",
-    "weight_issue_s",
-    "weight_read_s",
-]
-
 _BYTES_PER_LANE_CLOCK = 8.0
 HOST_FLOP_PER_S = 5e11
 

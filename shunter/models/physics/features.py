@@ -18,16 +18,7 @@ import pandas as pd
 from shunter.catalog import work
 from shunter.catalog.work import PlacedCells, placed_cells
 
-__all__ = [
-    "DIFFERENCES",
-    "MOST_UNEVEN_TOKENS",
-    "TARGETS",
-    "Target",
-    "feature_frame",
-    "feature_names",
-    "shape_names",
-    "with_heads",
-]
+__all__ = ["MOST_UNEVEN_TOKENS"]
 
 Array = npt.NDArray[np.float64]
 Features = dict[str, Array]

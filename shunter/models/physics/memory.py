@@ -8,16 +8,6 @@ from shunter.catalog import work
 from shunter.models.physics.cells import Array, RatedCells
 from shunter.models.physics.terms import Stage, Term
 
-__all__ = [
-    "DEVICE",
-    "HOST",
-    "device_kv_bytes",
-    "device_weights_bytes",
-    "host_kv_bytes",
-    "host_weights_bytes",
-    "runtime_bytes",
-]
-
 
 def device_weights_bytes(c: RatedCells) -> Array:
     """Weights on the device."""

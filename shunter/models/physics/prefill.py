@@ -18,20 +18,6 @@ from shunter.models.physics.cells import Array, RatedCells
 from shunter.models.physics.decode import HOST_FLOP_PER_S, step_s, weight_read_s
 from shunter.models.physics.terms import Stage, Term
 
-__all__ = [
-    "PREFILL",
-    "UBATCH_TOKENS",
-    "prompt_activation_s",
-    "prompt_attention_s",
-    "prompt_host_attention_s",
-    "prompt_host_s",
-    "prompt_lane_s",
-    "prompt_launch_s",
-    "prompt_link_s",
-    "prompt_matrix_s",
-    "prompt_weight_read_s",
-]
-
 UBATCH_TOKENS = 512
 """Tokens that one pass over the weights processes in prefill. Source: llama.cpp's default n_ubatch."""
 

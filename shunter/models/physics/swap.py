@@ -9,21 +9,6 @@ from shunter.models.physics.cells import Array, RatedCells
 from shunter.models.physics.decode import step_s
 from shunter.models.physics.terms import Stage, Term
 
-__all__ = [
-    "KV",
-    "LOAD",
-    "UNLOAD",
-    "copy_call_s",
-    "disk_s",
-    "free_s",
-    "host_copy_s",
-    "kv_host_copy_s",
-    "kv_transfer_s",
-    "open_s",
-    "tensor_s",
-    "transfer_s",
-]
-
 
 def open_s(c: RatedCells) -> Array:
     """Opening files, starting the runtime, allocating: 1 s."""

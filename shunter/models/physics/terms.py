@@ -9,8 +9,6 @@ import numpy as np
 
 from shunter.models.physics.cells import Array, RatedCells
 
-__all__ = ["Stage", "TargetPhysics", "Term"]
-
 
 @dataclass(frozen=True)
 class Term:

@@ -25,7 +25,7 @@ from shunter.models.physics import PHYSICS, rated_cells
 from shunter.models.published.rows import catalog_facts, published_frame
 from shunter.models.state import FittedState
 
-__all__ = ["ENGINE", "FILE", "PUBLISHED", "fit_published", "published_performance"]
+__all__ = ["FILE", "PUBLISHED", "fit_published", "published_performance"]
 
 PUBLISHED = "published"
 """What users call it where a performance model is asked for."""

@@ -20,7 +20,7 @@ from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, gpu_name
 from shunter.profiling.dataset.reference import read_reference
 from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION
 
-__all__ = ["catalog_facts", "facts_of", "model_name", "published_frame", "refused", "spec_of"]
+__all__ = ["catalog_facts", "published_frame"]
 
 BITS_PER_WEIGHT = {
     "F32": 32.0,

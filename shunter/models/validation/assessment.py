@@ -15,7 +15,7 @@ from shunter.models.validation.baselines import Predictor
 from shunter.models.validation.scores import Score, score
 from shunter.models.validation.splits import Split, make_splits
 
-__all__ = ["Validation", "assess", "predict_rows", "target_rows"]
+__all__ = ["Validation", "assess", "target_rows"]
 
 Array = npt.NDArray[np.float64]
 Report = Callable[[str, int, int], None]

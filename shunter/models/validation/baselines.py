@@ -14,7 +14,7 @@ from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from shunter.models.physics.features import TARGETS, Target
 
-__all__ = ["PREDICTORS", "Predictor", "TableRegressor"]
+__all__ = ["PREDICTORS", "Predictor"]
 
 Array = npt.NDArray[np.float64]
 

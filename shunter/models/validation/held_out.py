@@ -12,8 +12,6 @@ from pydantic import BaseModel, ConfigDict
 from shunter.models.fit.intervals import conformal_quantile
 from shunter.models.fit.regressors import doublings_outside, fit_physics
 
-__all__ = ["Errors", "HeldOut", "fold_labels", "hold_out", "log_error_interval"]
-
 Array = npt.NDArray[np.float64]
 FOLDS = 10
 

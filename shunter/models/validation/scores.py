@@ -10,7 +10,7 @@ import pandas as pd
 
 from shunter.uncertainty import bootstrap, ratio_of_sums
 
-__all__ = ["LEVEL", "Score", "score"]
+__all__ = ["Score", "score"]
 
 Array = npt.NDArray[np.float64]
 

@@ -11,7 +11,7 @@ import pandas as pd
 from shunter.models.physics.features import shape_names
 from shunter.models.validation.held_out import fold_labels
 
-__all__ = ["SPLITS", "Split", "make_splits"]
+__all__ = ["SPLITS"]
 
 Rows = npt.NDArray[np.bool_]
 

@@ -11,8 +11,6 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileTy
 from shunter.catalog.models import ModelSpec
 from shunter.profiling.checkpoints.tensors import draw_weights, model_tensors, stored_type
 
-__all__ = ["CONTEXT_TOKENS", "MIN_VOCAB", "write_gguf"]
-
 CONTEXT_TOKENS = 32768
 """Longest context that a synthetic checkpoint declares."""
 MIN_VOCAB = 259

@@ -11,8 +11,6 @@ from shunter.catalog.models import ModelSpec
 from shunter.profiling.checkpoints.gguf import CONTEXT_TOKENS
 from shunter.profiling.checkpoints.tensors import SynthTensor, draw_weights, model_tensors, stored_bytes
 
-__all__ = ["FOLDER_FILES", "write_safetensors"]
-
 FOLDER_FILES = ("config.json", "model.safetensors")
 """All that a synthetic folder holds."""
 

@@ -13,8 +13,6 @@ import numpy as np
 from shunter.catalog.models import ModelSpec
 from shunter.engines.headers import GGML_TYPES
 
-__all__ = ["BYTES_PER_WEIGHT", "SynthTensor", "draw_weights", "model_tensors", "stored_bytes", "stored_type"]
-
 Array: TypeAlias = np.ndarray[Any, Any]
 
 BYTES_PER_WEIGHT = {dtype: nbytes / block for dtype, block, nbytes in GGML_TYPES.values()}

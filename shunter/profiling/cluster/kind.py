@@ -12,8 +12,6 @@ from shunter.profiling.sweep.measured import Measured
 from shunter.profiling.sweep.pace import Pace
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit, check_levels
 
-__all__ = ["HardwareKind", "Work"]
-
 _TRIES = 3
 
 

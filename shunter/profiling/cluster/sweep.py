@@ -37,8 +37,6 @@ from shunter.ray_cluster import (
     on_node,
 )
 
-__all__ = ["ClusterResult", "DevicesLostError", "NodeError", "run_cluster_sweep"]
-
 _PLACE_S = 120.0
 """How long a device that others use is waited for when everything else is measured."""
 

@@ -24,8 +24,6 @@ from shunter.profiling.sweep.footprint import shortage
 from shunter.profiling.sweep.measure import GroupRun, sweep_facts
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit, model_facts
 
-__all__ = ["DeviceWorker", "Failure", "Hello", "hardware_key"]
-
 
 @dataclass(frozen=True)
 class Failure:

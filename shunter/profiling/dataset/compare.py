@@ -10,7 +10,7 @@ import pandas as pd
 from shunter.errors import InputError
 from shunter.profiling.dataset.schema import COLUMNS, empty_frame
 
-__all__ = ["DatasetDiff", "diff_datasets", "merge_datasets"]
+__all__ = ["diff_datasets", "merge_datasets"]
 
 DESCRIPTION = (
     *("engine", "device", "model", "quantization", "operation", "gpu_layers", "batch"),

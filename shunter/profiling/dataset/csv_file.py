@@ -17,8 +17,6 @@ import pandas as pd
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION, Column, readable_version
 
-__all__ = ["read_csv", "write_csv"]
-
 _BOOLS = {"True": True, "False": False, "true": True, "false": False, "TRUE": True, "FALSE": False}
 
 

@@ -17,7 +17,7 @@ import psutil
 
 from shunter import __version__
 
-__all__ = ["digest", "hardware", "hardware_id", "software", "versions"]
+__all__ = ["digest", "hardware", "hardware_id", "software"]
 
 _GIB = 2**30
 

@@ -26,7 +26,7 @@ from shunter.profiling.dataset.schema import (
 )
 from shunter.profiling.dataset.table import append_rows
 
-__all__ = ["Journal", "journal_path"]
+__all__ = ["journal_path"]
 
 _COLUMNS = {column.name for column in COLUMNS}
 

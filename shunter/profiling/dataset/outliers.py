@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-__all__ = ["LEAST_REPEATS", "flag_outliers"]
-
 LEAST_REPEATS = 5
 """Cells with fewer rows flag nothing: their median absolute deviation says too little."""
 

@@ -32,7 +32,7 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["PAPER", "read_reference", "workload_quantiles"]
+__all__ = ["PAPER", "read_reference"]
 
 PAPER = "arXiv 2605.19593"
 """Rows of the paper that shunter builds on have a ``system`` that begins so."""

@@ -27,19 +27,7 @@ import pandas as pd
 
 from shunter.errors import InputError, VersionError
 
-__all__ = [
-    "COLUMNS",
-    "OPERATIONS",
-    "READABLE_VERSIONS",
-    "SCHEMA_VERSION",
-    "Column",
-    "empty_frame",
-    "frame_of",
-    "readable_version",
-    "upgraded",
-    "upgraded_row",
-    "validate",
-]
+__all__ = ["COLUMNS", "SCHEMA_VERSION", "validate"]
 
 SCHEMA_VERSION = 3
 READABLE_VERSIONS = (1, 2, SCHEMA_VERSION)

@@ -16,7 +16,7 @@ import psutil
 from shunter.catalog.devices import DeviceSpec
 from shunter.profiling.meters.energy import Gpu, Rapl, difference, open_gpu
 
-__all__ = ["Sample", "Sensors", "pressure"]
+__all__ = ["Sensors"]
 
 _LEAST_WINDOW_S = 0.25
 """CPU times tick every 10 ms: over a shorter window the number of busy cores says little."""

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-__all__ = ["Gpu", "Rapl", "difference", "open_gpu"]
-
 _NAN = float("nan")
 _POWERCAP = Path("/sys/class/powercap")
 

@@ -9,8 +9,6 @@ from shunter.profiling.preemption.paper import paper_lines
 from shunter.profiling.preemption.tables import change_text, mean_text, seconds_text, slope_text
 from shunter.uncertainty import UNDECIDED, said
 
-__all__ = ["answers", "findings", "headline"]
-
 _MATTERS = "the cut matters"
 _COMPLETE = 0.05
 

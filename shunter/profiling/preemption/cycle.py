@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from shunter.catalog.checkpoints import Checkpoint
 from shunter.engines.base import DecodeResult, Engine, LoadResult, Timed
 
-__all__ = ["Cycle", "Job", "JobRunner"]
-
 
 @dataclass(frozen=True)
 class Job:

@@ -10,8 +10,6 @@ from plotly.subplots import make_subplots
 
 from shunter.profiling.preemption.rows import PARTS
 
-__all__ = ["PART_NAMES", "overhead_bars", "weights_figure"]
-
 PART_NAMES = {
     "kv_save_s": "KV save",
     "unload_a_s": "unload A",

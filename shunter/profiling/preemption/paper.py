@@ -9,8 +9,6 @@ from scipy import stats
 
 from shunter.profiling.dataset.reference import PAPER, read_reference
 
-__all__ = ["paper_cells", "paper_lines"]
-
 _TABLE_II = {
     "overhead_s": ("total_preemption_overhead", 1),
     "swap_share": ("share_model_swap(unload+reload)", 100),

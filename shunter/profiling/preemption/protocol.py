@@ -26,7 +26,7 @@ from shunter.profiling.preemption.cycle import Cycle, Job, JobRunner
 from shunter.profiling.preemption.folder import Measurement
 from shunter.profiling.preemption.rows import PreemptionRow
 
-__all__ = ["MEMORY_SLACK", "measure_preemption"]
+__all__ = ["measure_preemption"]
 
 MEMORY_SLACK = 0.1
 """Share of A's footprint that may still be in use after an unload, beside saved KV and 16 MB."""

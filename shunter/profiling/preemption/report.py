@@ -18,7 +18,7 @@ from shunter.profiling.preemption.summary import line_over_models, summarise
 from shunter.profiling.preemption.tables import preemption_tables
 from shunter.report.page import ReportTable, write_page
 
-__all__ = ["PreemptionReport", "preemption_results", "write_preemption_report"]
+__all__ = ["write_preemption_report"]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from shunter.files import replaced
 from shunter.profiling.dataset.versioned_parquet import FileKind, read_versioned_parquet, stamped
 from shunter.profiling.preemption.cycle import Cycle
 
-__all__ = ["OWN_PARTS", "PARTS", "SCHEMA_VERSION", "PreemptionFile", "PreemptionRow", "read_rows"]
-
 SCHEMA_VERSION = 1
 _KIND = FileKind(
     "preemption measurement", "the preemption schema", "shunter_preemption_schema", SCHEMA_VERSION

@@ -11,8 +11,6 @@ from scipy import stats
 from shunter.profiling.preemption.rows import PARTS
 from shunter.uncertainty import bootstrap, ratio_of_sums
 
-__all__ = ["line_over_models", "slope_per_1000_tokens", "summarise"]
-
 SWAP_PARTS = ["unload_a_s", "load_b_s", "unload_b_s", "load_a_s"]
 LOAD_PARTS = ["load_b_s", "load_a_s"]
 KV_PARTS = ["kv_save_s", "kv_restore_s"]

@@ -8,8 +8,6 @@ from shunter.profiling.preemption.figures import PART_NAMES
 from shunter.profiling.preemption.rows import PARTS
 from shunter.report.page import ReportTable
 
-__all__ = ["change_text", "mean_text", "preemption_tables", "seconds_text", "slope_text"]
-
 _PAPER = "arXiv 2605.19593, Tables II and III, as summarised (machine-written summaries of the text)"
 
 

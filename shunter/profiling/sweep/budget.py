@@ -14,7 +14,7 @@ from shunter.profiling.sweep.design import Design, observations
 from shunter.profiling.sweep.pace import Pace
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit, in_order
 
-__all__ = ["BudgetPlanner", "expected_selection"]
+__all__ = ["expected_selection"]
 
 _ROUND_SHARE = 0.5
 _AXES = {

@@ -25,8 +25,6 @@ from shunter.catalog import work
 from shunter.catalog.work import PlacedCells
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit
 
-__all__ = ["Design", "observations"]
-
 Array = npt.NDArray[np.float64]
 
 _RIDGE = 0.01

@@ -8,8 +8,6 @@ from shunter.catalog.checkpoints import Checkpoint
 from shunter.engines.base import Engine
 from shunter.profiling.sweep.plan import Group, SweepPlan
 
-__all__ = ["host_weight_bytes", "shortage"]
-
 
 def host_weight_bytes(checkpoint: Checkpoint, gpu_layers: int) -> int:
     """Bytes of the weights that stay on the host with this many layers on a device.

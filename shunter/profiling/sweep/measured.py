@@ -18,8 +18,6 @@ from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit, in_order
 from shunter.profiling.sweep.repeats import CellTimes, Precision
 
-__all__ = ["Measured", "check_not_all_refused", "earlier_rows"]
-
 
 def earlier_rows(dataset: str | os.PathLike[str], journal: Journal) -> list[Mapping[str, Any]]:
     """All rows that are there, of any hardware: those of the dataset and those of its journal."""

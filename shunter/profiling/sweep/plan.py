@@ -14,20 +14,7 @@ from shunter.engines.base import Capabilities
 from shunter.errors import InputError
 from shunter.profiling.dataset.fingerprint import digest
 
-__all__ = [
-    "CUT_STEPS",
-    "WARM_UP_TOKENS",
-    "Group",
-    "SweepPlan",
-    "SweepSettings",
-    "Unit",
-    "check_levels",
-    "check_names",
-    "in_order",
-    "make_plan",
-    "model_facts",
-    "parse_level",
-]
+__all__ = ["Group", "SweepPlan", "SweepSettings", "model_facts"]
 
 WARM_UP_TOKENS = 8
 CUT_STEPS = 2  # decode steps before a cut: enough that the request is in the middle of decoding

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-__all__ = ["GRAIN_S", "CellTimes", "Precision", "median_interval"]
-
 GRAIN_S = 1e-3
 """An interval that is no wider in seconds is narrow enough: below it a scheduler's noise is all one sees."""
 

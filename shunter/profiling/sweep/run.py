@@ -18,8 +18,7 @@ from shunter.profiling.sweep.pace import Pace
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit
 from shunter.profiling.sweep.repeats import Precision
 
-__all__ = ["ProgressCallback", "SweepProgress", "SweepResult", "SweepRun", "indented"]
-__all__ += ["time_words"]
+__all__ = ["SweepProgress", "indented", "time_words"]
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,7 @@ from shunter.profiling.sweep.measured import Measured, earlier_rows
 from shunter.profiling.sweep.plan import SweepPlan, SweepSettings, check_levels, make_plan
 from shunter.profiling.sweep.run import ProgressCallback, SweepProgress, SweepResult, SweepRun
 
-__all__ = [
-    "MODES",
-    "ProgressCallback",
-    "SweepProgress",
-    "SweepResult",
-    "check_output",
-    "plan_models",
-    "run_sweep",
-]
+__all__ = ["SweepProgress", "plan_models", "run_sweep"]
 
 MODES = ("new", "resume", "append")
 _HARDWARE = ("hardware_id", "engine_version")

@@ -11,8 +11,6 @@ from shunter.eval.fidelity.tables import fidelity_tables
 from shunter.report.page import COLOURS, Section
 from shunter.report.words import interval_text
 
-__all__ = ["fidelity_section"]
-
 _QUANTITIES = ("response", "TTFT", "TPOT")
 
 

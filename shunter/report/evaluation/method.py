@@ -7,8 +7,6 @@ from typing import Any
 
 from shunter.report.page import ReportTable, Section
 
-__all__ = ["definitions_section", "method_section"]
-
 
 def definitions_section(result: dict[str, Any]) -> Section:
     """What the words mean that the tables show."""

@@ -17,8 +17,6 @@ from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from shunter.report.page import PALETTE, Section
 
-__all__ = ["performance_section"]
-
 _CUTS, _LEVELS = 9, 40
 _MOST_DEVICES, _MOST_MODELS = 4, 8
 """In the pictures; a scenario may have forty models on eight GPUs."""

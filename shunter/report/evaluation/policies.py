@@ -14,8 +14,6 @@ from shunter.eval.metrics.metrics import request_times
 from shunter.report.page import PALETTE, ReportTable, Section
 from shunter.report.words import WORLDS, change_text, format_metric
 
-__all__ = ["policies_section", "responses_section"]
-
 _COLOURS = {"simulated": "#4c78a8", "real": "#f58518"}
 _DASHES = {"simulated": "dot", "real": "solid"}
 _POINTS = 400

@@ -16,8 +16,6 @@ from shunter.eval.fidelity.spans import run_spans
 from shunter.eval.metrics.metrics import request_times
 from shunter.report.page import PALETTE, ReportTable, Section
 
-__all__ = ["reality_section"]
-
 _MOST_POINTS = 1500
 """Of one policy or operation in a picture."""
 

@@ -20,7 +20,7 @@ from shunter.report.evaluation.statistics import statistics_section
 from shunter.report.page import Section, write_markdown, write_sections
 from shunter.report.words import headline, verdict
 
-__all__ = ["report_sections", "write_report"]
+__all__ = ["write_report"]
 
 
 def write_report(

@@ -9,8 +9,6 @@ from shunter.eval.timeline import read_timeline
 from shunter.report.page import ReportTable, Section
 from shunter.report.timeline import HOW_TO_READ, timeline_figure
 
-__all__ = ["failures_section", "timelines_section"]
-
 _MOST_TIMELINES = 6
 
 

@@ -10,8 +10,6 @@ from plotly.subplots import make_subplots
 from shunter.report.page import PALETTE, ReportTable, Section
 from shunter.report.words import WORLDS, format_metric, interval_text
 
-__all__ = ["statistics_section"]
-
 _DASHES = {"simulated": "dot", "real": "solid"}
 _ALL = "all models"
 

@@ -24,8 +24,6 @@ from shunter.train.distill.distillation_tasks import Shown, collect
 from shunter.train.ppo.network import LOGITS_PER_SCORE, ScoringNetwork
 from shunter.train.settings import DistillSettings
 
-__all__ = ["DistillationTask", "Progress", "distill"]
-
 
 class DistillationTask(NamedTuple):
     """A teacher and where it teaches.

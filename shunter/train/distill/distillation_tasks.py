@@ -26,8 +26,6 @@ from shunter.envs.state.tables import Tables
 from shunter.envs.world.world import World
 from shunter.train.search.trials import Trials, episodes_of, rewind
 
-__all__ = ["Shown", "collect"]
-
 Floats = NDArray[np.float64]
 
 

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 
-__all__ = ["DurationBuffer", "RecordDurations", "generalized_advantages"]
-
 Array = NDArray[np.float32]
 
 

@@ -15,8 +15,6 @@ from shunter.errors import BrokenFileError
 from shunter.files import write_bytes
 from shunter.train.search.checkpoint import check_settings
 
-__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
-
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -26,8 +26,6 @@ from shunter.agents.learned.weights import Arrays, layer_shapes, width_of
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, feature
 from shunter.errors import InputError
 
-__all__ = ["LOGITS_PER_SCORE", "CandidatePolicy", "ScoringNetwork"]
-
 Latents = tuple[torch.Tensor, torch.Tensor]
 
 LOGITS_PER_SCORE = 4.0

@@ -23,8 +23,6 @@ from shunter.train.result import Curve
 from shunter.train.settings import PpoSettings, plain
 from shunter.train.training import Training
 
-__all__ = ["PpoTraining"]
-
 
 class _Report(BaseCallback):
     """Calls before each rollout."""

@@ -14,8 +14,6 @@ from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
 from shunter.train.validation import cut_off_late
 
-__all__ = ["TrainingTask", "make_task"]
-
 REFERENCE_SEEDS = SEED_RANGES["reference"]
 """Workload seeds on which the reference policy's number in system is measured."""
 

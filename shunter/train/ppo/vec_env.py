@@ -16,7 +16,7 @@ from shunter.envs.sim.kernel import Outputs
 from shunter.envs.sim.supply import environment_key
 from shunter.envs.world.world import World
 
-__all__ = ["SchedulingVecEnv", "UniformVecEnv"]
+__all__ = ["SchedulingVecEnv"]
 
 
 class UniformVecEnv(VecEnv):

@@ -15,8 +15,6 @@ from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
 from shunter.train.selection import log_mean_responses
 
-__all__ = ["best_base_policy"]
-
 LOW, HIGH = BasePolicy(0.5, 0.5, 0.02, 0.25), BasePolicy(12.0, 50.0, 1.0, 4.0)
 """Between these a prior's numbers are drawn by their logarithms."""
 

@@ -14,8 +14,6 @@ from shunter.envs.gym.scheduling import Observation, make_spaces
 from shunter.train.ppo.tasks import TrainingTask
 from shunter.train.ppo.vec_env import SchedulingVecEnv, UniformVecEnv
 
-__all__ = ["WorldsVecEnv"]
-
 
 class WorldsVecEnv(UniformVecEnv):
     """Environments of several worlds side by side, each showing what is on a learned policy's pruned.

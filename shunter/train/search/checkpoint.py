@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from shunter.errors import BrokenFileError, InputError
 from shunter.files import write_bytes
 
-__all__ = ["SearchCheckpoint", "check_settings", "read_search", "write_search"]
-
 ARRAYS = {"center", "average", "first", "second", "best"}
 
 ADDED = {"shared": 0.0}

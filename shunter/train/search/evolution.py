@@ -40,7 +40,7 @@ from shunter.train.search.trials import Trials, episodes_of, score_of
 from shunter.train.settings import EvolutionSettings, plain
 from shunter.train.training import Training
 
-__all__ = ["Search", "threads_of"]
+__all__ = ["Search"]
 
 Vector = NDArray[np.float64]
 

@@ -22,7 +22,7 @@ from shunter.envs.state.state import Records, Requests, State, empty_state
 from shunter.envs.state.tables import MEAN_RESPONSE, SLO, Tables
 from shunter.envs.world.world import World
 
-__all__ = ["CUT_OFF", "FEW_MISSES", "Lane", "Score", "Trials", "episodes_of", "rewind", "score_of"]
+__all__ = ["Trials"]
 
 Floats = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ from shunter.eval.execution.batched import evaluate_batched
 from shunter.jobs import Report, Runner
 from shunter.train.tune.search import OnTrial, Search, Tuned, search_all
 
-__all__ = ["Tuned", "log_responses", "task_digest", "tune", "tune_all"]
+__all__ = ["Tuned", "task_digest", "tune", "tune_all"]
 
 LOOKS = 3
 """How often it is asked whether a trial is worth going on with: seeds in between run side by side."""

@@ -22,7 +22,7 @@ from shunter.jobs import Job, Runner, Work
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["OnTrial", "Search", "Tuned", "search_all"]
+__all__ = ["OnTrial", "Tuned"]
 
 OnTrial = Callable[[str, int, float], None]
 """Called with the search's name, its trials done and its best score so far."""

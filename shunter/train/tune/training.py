@@ -19,7 +19,7 @@ from shunter.train.settings import EvolutionSettings, PpoSettings, TrainSettings
 from shunter.train.tune.heuristic import task_digest
 from shunter.train.tune.search import OnTrial, Search, Tuned, search_all
 
-__all__ = ["TRAINING_SPACES", "Shared", "train_for_score", "tune_training"]
+__all__ = ["tune_training"]
 
 TRAINING_SPACES: dict[type[TrainSettings], Space] = {
     EvolutionSettings: {
