@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from benchmarks.form import Row, at_least, at_most, main, reported
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.base import Scores
+from shunter.agents.learned.base_policy import MOST_CANDIDATES, PENDING, BasePolicy
 from shunter.agents.learned.compiled import TIE
 from shunter.agents.learned.inputs import KINDS
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import MOST_CANDIDATES, PENDING, BasePolicy
 from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights
 from shunter.envs.observation.features import CONTEXT_TABLE, FEATURE_TABLE, Feature, feature
 from shunter.envs.world.world import World, make_world

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from benchmarks.form import Row, at_most, main, reported
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.base import Policy
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.gym.scheduling import SchedulingEnv
 from shunter.envs.world.world import World, make_world

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from benchmarks.form import Row, main, reported
 from benchmarks.paired import paired
 from benchmarks.policy_cells import Cell, cell_world
+from shunter.agents.learned.base_policy import TUNED_COST_GREEDY, BasePolicy
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import TUNED_COST_GREEDY, BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World

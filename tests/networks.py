@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.inputs import INPUTS, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import Arrays, layer_shapes
 
 

@@ -1,1 +1,1 @@
-"""Facts about models, devices and hosts, and what can be computed from them."""
+"""Facts about models, devices and hosts, and what follows from them; the rows are in ``shunter/data``."""

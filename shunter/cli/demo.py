@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.rule import Rule
 
 from shunter.agents.base import Policy
+from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import TUNED_COST_GREEDY
 from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.catalog.models import get_model, scaled_model
 from shunter.cli.eval_ import show_tables

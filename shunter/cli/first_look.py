@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import TUNED_COST_GREEDY
 from shunter.agents.registry import make_policy
 from shunter.envs.world.world import World, make_world
 from shunter.eval.execution.batched import Batched, evaluate_batched

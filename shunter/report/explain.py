@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import plotly.graph_objects as go
 
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.inputs import CANDIDATE_SCALE, CONTEXT_SCALE, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import BasePolicy
 from shunter.eval.explain.differences import Kind
 from shunter.eval.explain.example import Example
 from shunter.eval.explain.explain import Explanation, Group

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from shunter.agents.learned.prior import TUNED_COST_GREEDY
+from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.catalog.gpus import get_gpu
 from shunter.envs.scenario.library import scenario_names
 from shunter.envs.scenario.scenario import Scenario, load_scenario

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shunter.agents.base import Policy
+from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.agents.learned.file import load_of
-from shunter.agents.learned.prior import TUNED_COST_GREEDY
 from shunter.agents.learned.score_card import Cell, ScoreCard
 from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.envs.world.world import World

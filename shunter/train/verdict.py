@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shunter.agents.learned.base_policy import TUNED_COST_GREEDY, BasePolicy
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import TUNED_COST_GREEDY, BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.scenario.fields import Strict
 from shunter.envs.world.world import World

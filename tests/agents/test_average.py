@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from shunter.agents.learned.average import averaged
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import BasePolicy
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.errors import InputError
 from tests.networks import random_policy

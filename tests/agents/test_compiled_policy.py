@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks.compiled_policy import drawn_observations, first_of_best
 from benchmarks.sim_worlds import synthetic_world
+from shunter.agents.learned.base_policy import MOST_CANDIDATES, BasePolicy
 from shunter.agents.learned.inputs import INPUTS, KINDS, input_names
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import MOST_CANDIDATES, BasePolicy
 from shunter.agents.learned.weights import from_vector, layer_shapes, to_vector
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import SLOTS, evaluate_batched

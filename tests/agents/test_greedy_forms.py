@@ -18,8 +18,8 @@ from shunter.agents.heuristics.cost_greedy import (
     rate_of,
 )
 from shunter.agents.heuristics.rules import is_copy, second_copy
+from shunter.agents.learned.base_policy import BasePolicy, base_scores
 from shunter.agents.learned.compiled import prior_of
-from shunter.agents.learned.prior import BasePolicy, base_scores
 
 SEEN = drawn_observations(300, 8, seed=5)
 ROWS = SEEN["candidates"].reshape(-1, SEEN["candidates"].shape[-1])

@@ -11,8 +11,8 @@ import safetensors.numpy
 
 from shunter.agents.base import Policy
 from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.learned.base_policy import BasePolicy, base_scores
 from shunter.agents.learned.policy import POLICY_FORMAT, LearnedPolicy
-from shunter.agents.learned.prior import BasePolicy, base_scores
 from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.envs.gym.scheduling import SchedulingEnv
 from shunter.envs.observation.features import FEATURES, FEATURES_VERSION

@@ -10,8 +10,8 @@ from benchmarks.policies import trained, trained_apart, untrained, without_guard
 from benchmarks.policy_cells import LOADS, Cell, cell_world, cells, kinds
 from benchmarks.policy_runs import Contender, Job, evaluate, job_key, run_all
 from benchmarks.policy_tuning import Baselines, read_tuned
+from shunter.agents.learned.base_policy import base_scores
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import base_scores
 from shunter.agents.registry import make_policy
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.scenario.library import scenario_names

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.search_ablation import VARIANTS, Variant, missing, rows_of, search
-from shunter.agents.learned.prior import TUNED_COST_GREEDY
+from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.train.settings import EvolutionSettings

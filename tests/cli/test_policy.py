@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.file import training_record
 from shunter.agents.learned.inputs import KINDS, input_names
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.cli.main import main
 from shunter.envs.observation.features import FEATURES_VERSION

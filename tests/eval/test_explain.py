@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.inputs import KINDS, candidate_inputs, input_names, kind_of
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.world.world import World

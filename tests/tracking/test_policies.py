@@ -25,8 +25,8 @@ import safetensors.numpy
 import yaml
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.agents.learned.policy import POLICY_FORMAT, LearnedPolicy
-from shunter.agents.learned.prior import TUNED_COST_GREEDY
 from shunter.agents.model_uri import load_registered
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main

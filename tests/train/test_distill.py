@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import BasePolicy
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.train.distill.distill import DistillationTask, Progress, distill

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.world.world import World
 from shunter.train.distill.distillation_tasks import collect

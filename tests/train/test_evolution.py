@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.compiled import LINEAR
 from shunter.agents.learned.inputs import INPUTS, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError

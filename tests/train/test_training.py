@@ -11,8 +11,8 @@ from stable_baselines3 import A2C, DQN
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.learned.base_policy import TUNED_COST_GREEDY, BasePolicy, base_scores, pruned
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import TUNED_COST_GREEDY, BasePolicy, base_scores, pruned
 from shunter.agents.learned.weights import to_vector, untrained_weights, width_of
 from shunter.envs.gym.scheduling import SchedulingEnv
 from shunter.envs.world.world import World

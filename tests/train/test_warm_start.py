@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
-from shunter.agents.learned.prior import BasePolicy
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched

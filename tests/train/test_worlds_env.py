@@ -10,7 +10,7 @@ pytest.importorskip("sb3_contrib", reason="needs the extra train")
 
 from shunter.agents.base import ScoringPolicy
 from shunter.agents.heuristics.cost_greedy import CostGreedy
-from shunter.agents.learned.prior import TUNED_COST_GREEDY, BasePolicy, base_scores, pruned
+from shunter.agents.learned.base_policy import TUNED_COST_GREEDY, BasePolicy, base_scores, pruned
 from shunter.envs.observation.features import feature
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World, make_world

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shunter.agents.episodes import play_all, play_on
 from shunter.agents.heuristics.cost_greedy import loss_of, rate_of
 from shunter.agents.heuristics.rules import is_copy
+from shunter.agents.learned.base_policy import MOST_CANDIDATES, OTHERS_BUSY, PENDING, PRIOR_INPUT, BasePolicy
 from shunter.agents.learned.inputs import (
     CANDIDATE_FEATURE,
     CANDIDATE_SCALE,
@@ -22,7 +23,6 @@ from shunter.agents.learned.inputs import (
     INPUTS,
     KINDS,
 )
-from shunter.agents.learned.prior import MOST_CANDIDATES, OTHERS_BUSY, PENDING, PRIOR_INPUT, BasePolicy
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, feature
 from shunter.envs.sim.compiled import entry, inlined, internal, jit
 from shunter.envs.state.state import Bools, Ints, State
@@ -123,7 +123,7 @@ def prior_of(c: Features, p: Floats) -> float:
 
 @inlined
 def list_short(c: Features, context: Features, mask: Bools, p: Floats, prior: Floats) -> None:
-    """``shunter.agents.learned.prior.pruned``: writes the prior of what is on it, NaN for the others."""
+    """``base_policy.pruned``: writes the base score of what is kept, NaN for the others."""
     actions = mask.shape[0]
     urgent = False
     for a in range(actions):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.agents.learned.base_policy import MOST_CANDIDATES, OTHERS_BUSY, PENDING, PRIOR_INPUT, BasePolicy
 from shunter.agents.learned.inputs import (
     CANDIDATE_FEATURE,
     CANDIDATE_SCALE,
@@ -17,7 +18,6 @@ from shunter.agents.learned.inputs import (
     KINDS,
 )
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import MOST_CANDIDATES, OTHERS_BUSY, PENDING, PRIOR_INPUT, BasePolicy
 from shunter.agents.learned.weights import Arrays
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION, feature
 from shunter.errors import ShunterError
@@ -105,7 +105,7 @@ def _second_copy(g: _Graph) -> str:
 
 
 def _prior(g: _Graph, rest: BasePolicy) -> str:
-    """``shunter.agents.learned.prior.base_scores``, in double precision as there."""
+    """``shunter.agents.learned.base_policy.base_scores``, in double precision as there."""
 
     def number(value: float) -> str:
         return g.constant(np.float64(value))
@@ -139,7 +139,7 @@ def _prior(g: _Graph, rest: BasePolicy) -> str:
 
 
 def _shortlist(g: _Graph, prior: str) -> str:
-    """``shunter.agents.learned.prior.pruned``."""
+    """``shunter.agents.learned.base_policy.pruned``."""
 
     def context(index: int) -> str:
         return g.op("Gather", "context", g.constant(np.array([index])), axis=1)

@@ -1,7 +1,6 @@
 """A trained policy: safetensors and numpy, no torch.
 
-Its score of a candidate is that of a prior (``shunter.agents.learned.prior``), plus a linear function of the
-candidate's and the context's inputs with weights for each kind of candidate, plus, where it has one, a small
+Its score of a candidate is that of the base policy, plus a linear function of the candidate's and the context's inputs with weights for each kind of candidate, plus, where it has one, a small
 network of the candidate, the pooled candidates and the context. All candidates share the weights, so it
 takes any number of models, levels and devices. Untrained, all but the prior is 0.
 """
@@ -20,9 +19,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from shunter.agents.base import Scores, ScoringPolicy
+from shunter.agents.learned.base_policy import PRIOR_INPUT, BasePolicy, listed
 from shunter.agents.learned.compiled import Scratch, choose_batch, make_scratch
 from shunter.agents.learned.inputs import INPUTS, KINDS, candidate_inputs, context_inputs, kind_of
-from shunter.agents.learned.prior import PRIOR_INPUT, BasePolicy, listed
 from shunter.agents.learned.weights import Arrays, layer_shapes, to_vector, width_of
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION
 from shunter.envs.scenario.fields import checked

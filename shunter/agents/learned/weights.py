@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.inputs import CANDIDATE_FEATURE, CONTEXT_FEATURE, INPUTS, KINDS
-from shunter.agents.learned.prior import BasePolicy
 
 __all__ = ["Arrays", "from_vector", "layer_shapes", "to_vector", "untrained_weights", "width_of"]
 

@@ -3,5 +3,5 @@
 What is legal, what happens, what it costs.
 
 ``candidates`` and ``guard`` say what a device may do, ``dynamics`` does it, ``durations`` tells simulation
-how long it takes, ``objectives`` are costs and so rewards, ``faults`` is what a failed engine means.
+how long it takes, ``objectives`` are costs and rewards, ``faults`` is what a failed engine means.
 """

@@ -153,6 +153,22 @@ def charge_unserved(s: State) -> None:
         c.cost += c.in_system - c.missed
 
 
+@inlined
+def reward(s: State, from_cost_ns: int, from_cost: float, scale_s: float) -> float:
+    """The reward of a step: minus what the objective accrued in it.
+
+    Args:
+        s: State at the step's end.
+        from_cost_ns: ``cost_ns`` of the clock at its beginning.
+        from_cost: ``cost`` of the clock likewise.
+        scale_s: The scenario's time scale, the unit of request-seconds.
+    """
+    c = s.clock[0]
+    if c.objective == MEAN_RESPONSE:
+        return float(-((c.cost_ns - from_cost_ns) * 1e-9) / scale_s)
+    return float(-(c.cost - from_cost))
+
+
 def accrued(s: State) -> float:
     """What an episode's objective accrued so far, in its own unit; request-seconds for mean response."""
     c = s.clock[0]

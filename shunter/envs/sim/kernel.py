@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from shunter.envs.observation.observe import observe
 from shunter.envs.rules.candidates import legal_action
 from shunter.envs.rules.dynamics import open_episode
-from shunter.envs.rules.objectives import charge_unserved
+from shunter.envs.rules.objectives import charge_unserved, reward
 from shunter.envs.sim.compiled import inlined, internal, jit
 from shunter.envs.sim.randomness import key_of, normal
 from shunter.envs.sim.simulation import STALLED, advance, begin
 from shunter.envs.state.state import IDLE, Bools, Ints, Records, State
-from shunter.envs.state.tables import MEAN_RESPONSE, Tables
+from shunter.envs.state.tables import Tables
 
 __all__ = ["RESULT", "Outputs", "begin_batch", "begin_episode", "environment", "step_batch"]
 
@@ -184,10 +184,7 @@ def judge(t: Tables, s: State, result: Records, e: int) -> bool:
     if truncated:
         charge_unserved(s)
     r.request_s = (c.cost_ns - r.from_cost_ns) * 1e-9
-    if c.objective == MEAN_RESPONSE:
-        r.reward = -r.request_s / scale_s
-    else:
-        r.reward = -(c.cost - r.from_cost)
+    r.reward = reward(s, r.from_cost_ns, r.from_cost, scale_s)
     r.elapsed = (c.now_ns - r.from_ns) * 1e-9 / scale_s
     r.terminated = terminated
     r.truncated = truncated

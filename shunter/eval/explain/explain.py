@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.agents.base import Policy
+from shunter.agents.learned.base_policy import TUNED_COST_GREEDY, BasePolicy
 from shunter.agents.learned.inputs import INPUTS, KINDS, input_names
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import TUNED_COST_GREEDY, BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from shunter.agents.learned.base_policy import MOST_CANDIDATES, BasePolicy
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import MOST_CANDIDATES, BasePolicy
 from shunter.envs.sim.randomness import key_of
 from shunter.envs.world.world import World
 from shunter.train.distill.distillation_tasks import Shown, collect

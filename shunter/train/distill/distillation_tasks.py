@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.agents.episodes import reach_decision
+from shunter.agents.learned.base_policy import MOST_CANDIDATES
 from shunter.agents.learned.compiled import Scratch, choose, make_scratch
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import MOST_CANDIDATES
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.sim.compiled import jit
 from shunter.envs.sim.kernel import begin_episode, environment

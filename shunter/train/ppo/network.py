@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from sb3_contrib.common.maskable.policies import MaskableMultiInputActorCriticPolicy
 from torch import nn
 
+from shunter.agents.learned.base_policy import PRIOR_INPUT, BasePolicy, base_scores
 from shunter.agents.learned.inputs import (
     CANDIDATE_FEATURE,
     CANDIDATE_SCALE,
@@ -21,7 +22,6 @@ from shunter.agents.learned.inputs import (
     INPUTS,
     KINDS,
 )
-from shunter.agents.learned.prior import PRIOR_INPUT, BasePolicy, base_scores
 from shunter.agents.learned.weights import Arrays, layer_shapes, width_of
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, feature
 from shunter.errors import InputError

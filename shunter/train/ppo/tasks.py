@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shunter.agents.learned.prior import TUNED_COST_GREEDY
+from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.envs.gym.vector import observation
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.supply import environment_key

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import qmc
 
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.agents.parameters import rounded
 from shunter.envs.workload.seed_ranges import SEED_RANGES

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shunter.agents.learned.prior import MOST_CANDIDATES, BasePolicy, base_scores, listed
+from shunter.agents.learned.base_policy import MOST_CANDIDATES, BasePolicy, base_scores, listed
 from shunter.envs.gym.scheduling import Observation, make_spaces
 from shunter.train.ppo.tasks import TrainingTask
 from shunter.train.ppo.vec_env import SchedulingVecEnv, UniformVecEnv

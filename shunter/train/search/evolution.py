@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.compiled import LINEAR
 from shunter.agents.learned.inputs import INPUTS, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.prior import BasePolicy
 from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights, width_of
 from shunter.envs.sim.randomness import key_of
 from shunter.envs.world.world import World
