@@ -1,8 +1,9 @@
 """A trained policy: safetensors and numpy, no torch.
 
-Its score of a candidate is that of the base policy, plus a linear function of the candidate's and the context's inputs with weights for each kind of candidate, plus, where it has one, a small
-network of the candidate, the pooled candidates and the context. All candidates share the weights, so it
-takes any number of models, levels and devices. Untrained, all but the prior is 0.
+Its score of a candidate is that of the base policy, plus a linear function of the candidate's and the
+context's inputs with weights for each kind of candidate, plus, where it has one, a small network of the
+candidate, the pooled candidates and the context. All candidates share the weights, so it takes any number
+of models, levels and devices. Untrained, all but the prior is 0.
 """
 
 from __future__ import annotations
