@@ -8,7 +8,7 @@ from typing import Any
 
 from shunter.agents.base import Policy
 from shunter.engines.fake.engine import FakeEngine, LinearDurations
-from shunter.engines.fake.engine import VirtualClock as VirtualEngineClock
+from shunter.engines.fake.engine import FakeVirtualClock as VirtualEngineClock
 from shunter.envs.rules.durations import interpolate, step_s
 from shunter.envs.world.world import World
 from shunter.eval.execution.backends import EngineBackend

@@ -15,7 +15,7 @@ from shunter.engines.base import (
     WorkerTimeoutError,
 )
 from shunter.engines.fake.engine import FakeEngine
-from shunter.engines.fake.engine import VirtualClock as EngineClock
+from shunter.engines.fake.engine import FakeVirtualClock as EngineClock
 from shunter.envs.state.state import KV_LIVE, KV_SAVED, State, in_use
 from shunter.envs.world.world import World
 from shunter.eval.execution.backends import EngineBackend

@@ -41,7 +41,7 @@ from shunter.profiling.sweep.plan import SweepSettings
 from shunter.profiling.sweep.sweep import SweepProgress
 from shunter.report.words import verdict
 from shunter.tracking.runs import tracking
-from shunter.train.runs import Listener, Run, train_runs
+from shunter.train.runs import Listener, TrainingRun, train_runs
 from shunter.train.settings import EvolutionSettings
 from shunter.train.verdict import TUNED, untrained_policy, verdict_of
 
@@ -165,7 +165,7 @@ class _Demo:
         settings = EvolutionSettings(generations=generations)
         with progress(self.console) as bar:
             listener = Listener(lambda text: say(self.console, text), bar)
-            run = Run(policy_path, settings, [world])
+            run = TrainingRun(policy_path, settings, [world])
             trained = train_runs([run], folder=self.folder, listener=listener)
         if not trained:
             raise KeyboardInterrupt

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shunter.agents.learned.average import averaged
-from shunter.agents.learned.file import FACTS, Training, training_of
+from shunter.agents.learned.file import FACTS, TrainedOn, training_of
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.score_card import ScoreCard, score_card_of
 from shunter.agents.model_uri import load_registered
@@ -73,7 +73,7 @@ def _card_lines(card: ScoreCard | None) -> list[str]:
     ]
 
 
-def _training_line(training: Training | None) -> str:
+def _training_line(training: TrainedOn | None) -> str:
     if training is None:
         return "The file does not say what it was trained on."
     loads = sorted(training.loads)
@@ -235,7 +235,7 @@ def _seconds(value: float | None) -> str:
     return "unfinished" if value is None else f"{value:.3g} s"
 
 
-def _show_training(console: Console, training: Training) -> None:
+def _show_training(console: Console, training: TrainedOn) -> None:
     for title, items in (
         ("scenarios", training.scenarios),
         ("loads", [f"{load:.3g}" for load in training.loads]),
@@ -251,7 +251,7 @@ def _show_training(console: Console, training: Training) -> None:
 
 
 def _plain(
-    policy: LearnedPolicy, training: Training | None, card: ScoreCard | None, verdict: Verdict | None
+    policy: LearnedPolicy, training: TrainedOn | None, card: ScoreCard | None, verdict: Verdict | None
 ) -> dict[str, Any]:
     apart = ("training", "score_card", "verdict", "features")
     other = {key: value for key, value in policy.metadata.items() if key not in apart}

@@ -19,7 +19,7 @@ from shunter.models.fit.regressors import GroupFit
 from shunter.models.fit.shared import CrossDeviceFit
 from shunter.models.physics.features import TARGETS, Target, feature_frame
 from shunter.models.scales import Scale, scale_factors
-from shunter.models.state import FittedState, Resident, TargetErrors, read_state, write_state
+from shunter.models.state import FittedState, ResidentMemory, TargetErrors, read_state, write_state
 
 __all__ = ["PerformanceModel"]
 
@@ -148,7 +148,7 @@ class PerformanceModel:
         return pd.DataFrame(rows, columns=["target", "engine", "device", "page_cache", "parameter", "value"])
 
     @property
-    def residents(self) -> tuple[Resident, ...]:
+    def residents(self) -> tuple[ResidentMemory, ...]:
         """Which model was profiled on which engine and device, at which levels and limits."""
         return self.state_.residents
 

@@ -39,7 +39,7 @@ class TargetErrors(BaseModel):
     interval: tuple[float, float]
 
 
-class Resident(BaseModel):
+class ResidentMemory(BaseModel):
     """What was profiled of one model on one engine and device: its levels and load limits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -81,7 +81,7 @@ class FittedState(BaseModel):
     devices: dict[str, str] = {}
     engine_versions: dict[str, str] = {}
     models: dict[str, dict[str, float | int | str]]
-    residents: tuple[Resident, ...]
+    residents: tuple[ResidentMemory, ...]
     cv: dict[str, TargetErrors]
     notes: tuple[str, ...]
     scales: tuple[Scale, ...] = ()

@@ -14,7 +14,7 @@ from shunter.agents.learned.inputs import CANDIDATE_SCALE, CONTEXT_SCALE, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.eval.explain.differences import Kind
 from shunter.eval.explain.example import Example
-from shunter.eval.explain.explain import Explanation, Group
+from shunter.eval.explain.explain import Explanation, WeightGroup
 from shunter.eval.explain.replay import Followed
 from shunter.eval.explain.words import PHRASES, group_of
 from shunter.eval.timeline import read_timeline
@@ -316,7 +316,7 @@ def _scale(explanation: Explanation) -> str:
     return f"{explanation.world.time_scale_s:.3g} s"
 
 
-def _left(group: Group) -> str:
+def _left(group: WeightGroup) -> str:
     return f" ({group.unfinished} requests unfinished)" if group.unfinished else ""
 
 

@@ -27,7 +27,7 @@ from shunter.train.seeds import CARD_SEEDS, SeedsShared, SeedTraining, TrainingT
 from shunter.train.settings import TrainSettings, algorithm_of, length_of, plain
 from shunter.train.verdict import shown, verdict_of
 
-__all__ = ["Listener", "Run", "train_runs"]
+__all__ = ["Listener", "TrainingRun", "train_runs"]
 
 PARTS = 100
 """In which a training's progress is counted."""
@@ -54,7 +54,7 @@ def checkpoint_of(out: Path) -> Path:
     return out.with_suffix(".checkpoint")
 
 
-class Run(NamedTuple):
+class TrainingRun(NamedTuple):
     """A training that is wanted.
 
     Attributes:
@@ -99,13 +99,13 @@ class Trained:
         return [line for line in lines if line]
 
 
-def are_complete(trained: Sequence[Trained], runs: Sequence[Run]) -> bool:
+def are_complete(trained: Sequence[Trained], runs: Sequence[TrainingRun]) -> bool:
     """Whether all trainings that were wanted came to their end."""
     return len(trained) == len(runs) and not any(one.interrupted for one in trained)
 
 
 def train_runs(
-    runs: Sequence[Run],
+    runs: Sequence[TrainingRun],
     *,
     start: LearnedPolicy | None = None,
     folder: Path = Path(),
@@ -150,7 +150,7 @@ def train_runs(
     return [one for one in every if one is not None]
 
 
-def _beginning(runs: Sequence[Run]) -> str:
+def _beginning(runs: Sequence[TrainingRun]) -> str:
     """What begins; compiling takes a while after an installation, and nothing else can be shown till then."""
     settings = runs[0].settings
     many = f"{len(runs)} trainings" if len(runs) > 1 else "training"
@@ -158,7 +158,7 @@ def _beginning(runs: Sequence[Run]) -> str:
     return f"{many} on {where}: {algorithm_of(settings)}, {length_of(settings)}; first compiling ..."
 
 
-def _task_sets(runs: Sequence[Run]) -> tuple[list[TrainingTasks], list[int]]:
+def _task_sets(runs: Sequence[TrainingRun]) -> tuple[list[TrainingTasks], list[int]]:
     """The task_sets of some trainings, each once, and which one is each training's."""
     task_sets: list[TrainingTasks] = []
     places: dict[tuple[int, int], int] = {}
@@ -183,7 +183,7 @@ def title(worlds: Sequence[World]) -> str:
     return "-".join(names) if len(names) < 4 else f"{names[0]}-and-{len(names) - 1}-more"
 
 
-def _run_opener(stack: ExitStack, run: Run, folder: Path) -> Callable[[], Tracker]:
+def _run_opener(stack: ExitStack, run: TrainingRun, folder: Path) -> Callable[[], Tracker]:
     """A function that opens a training's MLflow run, which ends with the stack."""
 
     def open_run() -> Tracker:
@@ -229,7 +229,9 @@ class _Board:
 class _Training:
     """One training: what is told of it on its way, and kept of it."""
 
-    def __init__(self, run: Run, open_run: Callable[[], Tracker], board: _Board, register: bool) -> None:
+    def __init__(
+        self, run: TrainingRun, open_run: Callable[[], Tracker], board: _Board, register: bool
+    ) -> None:
         self.run, self.board, self.register = run, board, register
         self._open_run = open_run
         self.result: TrainResult | None = None

@@ -13,8 +13,8 @@ from shunter.jobs import Runner
 from shunter.tracking.runs import Tracker, tracking
 from shunter.train.runs import (
     Listener,
-    Run,
     Trained,
+    TrainingRun,
     are_complete,
     log_policy,
     register_trained,
@@ -40,7 +40,7 @@ class Taught:
 
 
 def train_specialists(
-    runs: Sequence[Run],
+    runs: Sequence[TrainingRun],
     distillation: DistillSettings,
     out: Path,
     *,
@@ -85,7 +85,7 @@ def _steps(trained: Sequence[Trained]) -> int:
 
 
 def _taught(
-    runs: Sequence[Run],
+    runs: Sequence[TrainingRun],
     teachers: Sequence[LearnedPolicy],
     distillation: DistillSettings,
     tracker: Tracker,

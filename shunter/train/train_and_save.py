@@ -18,8 +18,8 @@ from shunter.train.random_scenarios import random_worlds
 from shunter.train.runs import (
     NOBODY,
     Listener,
-    Run,
     Trained,
+    TrainingRun,
     added_words,
     are_complete,
     checkpoint_of,
@@ -133,7 +133,7 @@ def _best(out: Path, trained: Sequence[Trained]) -> tuple[LearnedPolicy | None, 
     return best.policy, [*added_words(best.policy), place, *filter(None, [best.registered])]
 
 
-def _runs_of_seeds(config: TrainConfig, out: Path, seeds: int) -> list[Run]:
+def _runs_of_seeds(config: TrainConfig, out: Path, seeds: int) -> list[TrainingRun]:
     """A training for each seed, in all scenarios at once."""
     worlds, validation = worlds_of(config, config.scenarios), worlds_of(config, config.validation)
     if config.random:
@@ -144,11 +144,11 @@ def _runs_of_seeds(config: TrainConfig, out: Path, seeds: int) -> list[Run]:
     runs = []
     for seed in range(config.settings.seed, config.settings.seed + seeds):
         one = out if seeds == 1 else out.with_name(f"{out.stem}-{seed}{out.suffix}")
-        runs.append(Run(one, replace(config.settings, seed=seed), worlds, validation))
+        runs.append(TrainingRun(one, replace(config.settings, seed=seed), worlds, validation))
     return runs
 
 
-def _runs_of_specialists(config: TrainConfig, folder: Path) -> list[Run]:
+def _runs_of_specialists(config: TrainConfig, folder: Path) -> list[TrainingRun]:
     """A training for each scenario.
 
     Raises:
@@ -163,7 +163,9 @@ def _runs_of_specialists(config: TrainConfig, folder: Path) -> list[Run]:
     names = Counter(worlds[0].scenario.name for worlds, _ in asked)
     if max(names.values()) > 1:
         raise InputError("scenarios", "differ in their names", names.most_common(1)[0][0])
-    return [Run(folder / f"{worlds[0].scenario.name}.safetensors", own, worlds) for worlds, own in asked]
+    return [
+        TrainingRun(folder / f"{worlds[0].scenario.name}.safetensors", own, worlds) for worlds, own in asked
+    ]
 
 
 def worlds_of(config: TrainConfig, names: Sequence[str]) -> list[World]:

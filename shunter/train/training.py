@@ -12,7 +12,7 @@ from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.world.world import World
 from shunter.train.result import Curve, OnProgress, TrainResult
 from shunter.train.settings import VALIDATION_SEEDS, TrainSettings, plain
-from shunter.train.validation import Validation, cut_off_late
+from shunter.train.validation import PolicyValidation, cut_off_late
 
 __all__ = ["run"]
 
@@ -49,7 +49,7 @@ class Training(ABC):
         self.settings, self.start = settings, start
         self.worlds = [cut_off_late(world) for world in worlds]
         judged = self.worlds if validation is None else list(validation)
-        self.validation = Validation(judged, VALIDATION_SEEDS[: settings.validation_seeds])
+        self.validation = PolicyValidation(judged, VALIDATION_SEEDS[: settings.validation_seeds])
         self.curve: list[Curve] = []
         self.best: LearnedPolicy | None = None
 

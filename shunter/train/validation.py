@@ -31,7 +31,7 @@ def cut_off_late(world: World) -> World:
     return replace(world, scenario=scenario, tables=tables)
 
 
-class Validation:
+class PolicyValidation:
     """Scores policies against the best single heuristic on the same requests.
 
     Args:

@@ -10,7 +10,7 @@ from shunter.agents.base import Policy, StatePolicy
 from shunter.agents.heuristics.cost_greedy import CostGreedy, greedy_choice
 from shunter.agents.lookahead.batch import Teacher
 from shunter.agents.lookahead.futures import draw_future, estimate_rates, redraw_hidden
-from shunter.agents.lookahead.policy import Lookahead, LookaheadSettings, Search, Tried
+from shunter.agents.lookahead.policy import CandidateSearch, Lookahead, LookaheadSettings, Tried
 from shunter.agents.lookahead.rollout_state import compact, make_scratch
 from shunter.envs.sim.batch import Batch
 from shunter.envs.state.state import RUN, State, in_use
@@ -82,7 +82,7 @@ def have_luck(state: State) -> None:
 def test_a_decision_does_not_depend_on_what_a_server_cannot_know(
     fake_world: World, change: Callable[[State], None]
 ) -> None:
-    search = Search(fake_world, LookaheadSettings(**QUICK))
+    search = CandidateSearch(fake_world, LookaheadSettings(**QUICK))
     compared, busy = 0, 0
     for batch, seen, device in decisions(fake_world):
         kept = State(*(records.copy() for records in batch.state))
@@ -98,7 +98,7 @@ def test_a_decision_does_not_depend_on_what_a_server_cannot_know(
 
 
 def test_an_oracle_does_depend_on_it(fake_world: World) -> None:
-    search = Search(fake_world, LookaheadSettings(**QUICK), oracle=True)
+    search = CandidateSearch(fake_world, LookaheadSettings(**QUICK), oracle=True)
     differs = False
     for batch, seen, device in decisions(fake_world):
         kept = State(*(records.copy() for records in batch.state))
@@ -165,8 +165,8 @@ def test_a_candidate_that_was_given_up_is_not_taken() -> None:
 
 def test_the_race_gives_up_hopeless_candidates_and_changes_no_cost(fake_world: World) -> None:
     settings = {**QUICK, "samples": 24}
-    racing = Search(fake_world, LookaheadSettings(**settings, race=True))
-    patient = Search(fake_world, LookaheadSettings(**settings, race=False))
+    racing = CandidateSearch(fake_world, LookaheadSettings(**settings, race=True))
+    patient = CandidateSearch(fake_world, LookaheadSettings(**settings, race=False))
     given_up = 0
     for batch, seen, device in decisions(fake_world, 40):
         a, b = (search.try_all(batch.state.of(0), device, *seen.values()) for search in (racing, patient))
@@ -252,7 +252,7 @@ def test_a_teacher_gives_the_scores_of_every_environment(fake_world: World) -> N
     assert means.shape == (5, fake_world.actions)
     assert np.isfinite(means).any(axis=1).all()
     assert batch.out.mask[np.isfinite(means)].all()
-    search = Search(fake_world, settings)
+    search = CandidateSearch(fake_world, settings)
     for e, action in enumerate(one.act(batch)):
         out, device = batch.out, int(batch.state.clock["asking"][e, 0])
         tried = search.try_all(batch.state.of(e), device, out.candidates[e], out.context[e], out.mask[e])

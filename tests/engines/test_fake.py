@@ -7,7 +7,7 @@ import pytest
 
 from shunter.catalog.models import ModelSpec
 from shunter.engines.base import CheckpointError, DeviceMemoryError, UnsupportedLevelError
-from shunter.engines.fake.engine import FakeEngine, LinearDurations, VirtualClock, WallClock, create
+from shunter.engines.fake.engine import FakeEngine, FakeVirtualClock, FakeWallClock, LinearDurations, create
 from shunter.profiling.checkpoints.synthetic import write_checkpoint
 
 
@@ -25,7 +25,7 @@ class OneSecondEach(LinearDurations):
 
 
 def loaded(**options: object) -> FakeEngine:
-    engine = FakeEngine(OneSecondEach(), VirtualClock(1000.0), **options)  # type: ignore[arg-type]
+    engine = FakeEngine(OneSecondEach(), FakeVirtualClock(1000.0), **options)  # type: ignore[arg-type]
     engine.load("m", "", None, context_tokens=100, max_batch=4)
     return engine
 
@@ -108,7 +108,7 @@ def test_saved_kv_takes_host_memory_until_it_is_restored() -> None:
 
 
 def test_the_wall_clock_waits_and_never_goes_back() -> None:
-    clock = WallClock()
+    clock = FakeWallClock()
     goal_s = time.monotonic() + 0.02
     clock.now_s = goal_s
     assert time.monotonic() >= goal_s

@@ -11,7 +11,7 @@ from optuna.pruners import MedianPruner
 
 from shunter.agents.parameters import Choice, Number
 from shunter.jobs import Job, Report, Runner, Work
-from shunter.train.tune.search import Search, Tuned, search_all
+from shunter.train.tune.search import ParameterSearch, Tuned, search_all
 
 STEPS = 4
 
@@ -30,7 +30,9 @@ def find_three(shared: float, report: Report, task: dict[str, Any]) -> float | N
 
 
 SPACE = {"x": Number(0.1, 10.0), "kind": Choice(("good", "bad"))}
-SEARCH = Search("three", SPACE, {"x": 9.0, "kind": "bad"}, make, "1", lambda: MedianPruner(2, 0), round=4)
+SEARCH = ParameterSearch(
+    "three", SPACE, {"x": 9.0, "kind": "bad"}, make, "1", lambda: MedianPruner(2, 0), round=4
+)
 
 
 class Backwards(Runner):
@@ -79,7 +81,9 @@ def test_parameters_that_were_tried_are_not_tried_again() -> None:
         tried.append(task["kind"])
         return find_three(shared, report, {"x": 3.0, **task})
 
-    words = Search("words", {"kind": SPACE["kind"]}, {"kind": "bad"}, make, "1", SEARCH.pruner, round=2)
+    words = ParameterSearch(
+        "words", {"kind": SPACE["kind"]}, {"kind": "bad"}, make, "1", SEARCH.pruner, round=2
+    )
     result = search_all([words], 12, count, 1.0)["words"]
     assert len(result.trials) == 12
     assert len(tried) <= 3

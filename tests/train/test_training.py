@@ -23,7 +23,7 @@ from shunter.train.ppo.buffer import DurationBuffer, RecordDurations, generalize
 from shunter.train.ppo.network import LOGITS_PER_SCORE, CandidatePolicy, ScoringNetwork, _Repeated, _Softsign
 from shunter.train.ppo.ppo import PpoTraining
 from shunter.train.settings import VALIDATION_SEEDS, PpoSettings
-from shunter.train.validation import Validation
+from shunter.train.validation import PolicyValidation
 from tests.agents.test_policies import observations
 from tests.networks import random_policy
 
@@ -178,7 +178,7 @@ def test_training_is_the_same_for_the_same_seed_and_changes_the_weights(fake_wor
     for key, weights in first.policy.weights.items():
         np.testing.assert_array_equal(weights, again.policy.weights[key])
     untrained = LearnedPolicy("untrained", ScoringNetwork(fake_world.actions, 8).exported(), {})
-    begun = Validation([fake_world], VALIDATION_SEEDS).ratio(untrained)
+    begun = PolicyValidation([fake_world], VALIDATION_SEEDS).ratio(untrained)
     assert first.curve[0].ratio == pytest.approx(begun)
     assert first.curve[-1].steps == 256
     assert min(c.ratio for c in first.curve) <= first.curve[0].ratio

@@ -15,7 +15,7 @@ from shunter.agents.learned.weights import from_vector
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched
-from shunter.train.search.trials import CUT_OFF, Score, Trials
+from shunter.train.search.trials import CUT_OFF, EpisodeScore, Trials
 from tests.networks import random_policy
 
 SEEDS = [3, 11, 4]
@@ -71,9 +71,11 @@ def test_costs_are_the_mean_responses_of_an_evaluation(world: World, width: int)
 
 @pytest.mark.parametrize("noise", [False, True])
 @pytest.mark.parametrize("closed", [False, True])
-@pytest.mark.parametrize("score", [Score(), Score(tail_share=0.1, tail_weight=0.5, by_model=True)])
+@pytest.mark.parametrize(
+    "score", [EpisodeScore(), EpisodeScore(tail_share=0.1, tail_weight=0.5, by_model=True)]
+)
 def test_a_policys_costs_depend_on_nothing_that_was_played_before(
-    world: World, vectors: NDArray[np.float64], noise: bool, closed: bool, score: Score
+    world: World, vectors: NDArray[np.float64], noise: bool, closed: bool, score: EpisodeScore
 ) -> None:
     where = closed_loop(world) if closed else world
     trials = Trials(where, SEEDS, width=WIDTH, score=score, noise=noise)
@@ -110,7 +112,7 @@ def test_all_policies_of_a_call_have_the_same_luck(world: World, vectors: NDArra
 def test_tails_and_models_are_those_of_the_requests(
     world: World, vectors: NDArray[np.float64], weight: float, by_model: bool
 ) -> None:
-    score = Score(tail_share=0.05, tail_weight=weight, by_model=by_model)
+    score = EpisodeScore(tail_share=0.05, tail_weight=weight, by_model=by_model)
     costs, _ = Trials(world, SEEDS, width=WIDTH, score=score).costs(vectors)
     longest = round(0.05 * 120)
     for vector, got in zip(vectors, costs, strict=True):
@@ -120,9 +122,11 @@ def test_tails_and_models_are_those_of_the_requests(
             assert cost == pytest.approx((1 - weight) * means.mean() + weight * tail, rel=1e-9)
 
 
-@pytest.mark.parametrize("score", [Score(), Score(tail_weight=0.5), Score(by_model=True)])
+@pytest.mark.parametrize(
+    "score", [EpisodeScore(), EpisodeScore(tail_weight=0.5), EpisodeScore(by_model=True)]
+)
 def test_what_is_cut_off_costs_many_times_what_it_had_accrued(
-    world: World, vectors: NDArray[np.float64], score: Score
+    world: World, vectors: NDArray[np.float64], score: EpisodeScore
 ) -> None:
     short = cut_off(world, 60.0)
     costs, _ = Trials(short, SEEDS, width=WIDTH, score=score).costs(vectors)

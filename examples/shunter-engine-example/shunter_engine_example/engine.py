@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shunter.engines.base import Capabilities, CheckpointError, Engine, LoadResult
-from shunter.engines.fake.engine import FakeEngine, LinearDurations, WallClock
+from shunter.engines.fake.engine import FakeEngine, FakeWallClock, LinearDurations
 
 __all__ = ["Metronome", "create"]
 
@@ -37,7 +37,7 @@ class Metronome(FakeEngine):
     """The public fake with a beat of its own and as many layers as the checkpoint says."""
 
     def __init__(self, device: str, memory_bytes: int | None) -> None:
-        super().__init__(Beat(), WallClock(), device=device, memory_bytes=memory_bytes)
+        super().__init__(Beat(), FakeWallClock(), device=device, memory_bytes=memory_bytes)
         self.total_layers: dict[str, int] = {}
 
     def capabilities(self) -> Capabilities:

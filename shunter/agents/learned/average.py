@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.agents.learned.file import Training, training_of
+from shunter.agents.learned.file import TrainedOn, training_of
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.weights import Arrays, width_of
 from shunter.errors import InputError
@@ -78,7 +78,7 @@ def _metadata(policies: Sequence[LearnedPolicy]) -> dict[str, str]:
         return {}
     elapsed_s = sum(float(policy.metadata.get("elapsed_s", "nan")) for policy in policies)
     seeds = ", ".join(str(training.seed) for training in known)
-    training = Training(
+    training = TrainedOn(
         scenarios=sorted({name for t in known for name in t.scenarios}),
         models=sorted({name for t in known for name in t.models}),
         devices=sorted({name for t in known for name in t.devices}),

@@ -15,7 +15,7 @@ from shunter.envs.state.tables import Tables
 from shunter.envs.workload.draw import popularity
 from shunter.envs.world.world import World
 
-__all__ = ["FACTS", "Training", "distance_from_training", "load_of", "training_of", "training_record"]
+__all__ = ["FACTS", "TrainedOn", "distance_from_training", "load_of", "training_of", "training_record"]
 
 TOLERANCE = 0.01
 """How far beyond a range still counts as within it."""
@@ -69,7 +69,7 @@ they are not known: sessions and traces have their own. Older files have ``load`
 Ranges = dict[str, tuple[float, float]]
 
 
-class Training(Strict):
+class TrainedOn(Strict):
     """Where a policy comes from.
 
     Attributes:
@@ -169,7 +169,7 @@ def training_record(
     """
     facts = [world_facts(world) for world in worlds]
     scenarios = [world.scenario for world in worlds]
-    training = Training(
+    training = TrainedOn(
         scenarios=sorted({s.name for s in scenarios}),
         models=sorted({m.name for s in scenarios for m in s.models}),
         devices=sorted({d.text for s in scenarios for d in s.devices}),
@@ -187,13 +187,13 @@ def _ends(ranges: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
     return (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
 
 
-def training_of(policy: LearnedPolicy) -> Training | None:
+def training_of(policy: LearnedPolicy) -> TrainedOn | None:
     """What the policy's file says of its training; None if nothing.
 
     Raises:
         BrokenFileError: It says so in no form of ours.
     """
-    return policy.recorded("training", Training, "training")
+    return policy.recorded("training", TrainedOn, "training")
 
 
 def distance_from_training(policy: Policy, world: World) -> list[str]:

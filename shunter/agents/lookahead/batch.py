@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.agents.lookahead.policy import LookaheadSettings, Search, Tried
+from shunter.agents.lookahead.policy import CandidateSearch, LookaheadSettings, Tried
 from shunter.envs.sim.batch import Batch
 from shunter.envs.world.world import World
 
@@ -25,7 +25,7 @@ class Teacher:
 
     def __init__(self, world: World, settings: LookaheadSettings, *, threads: int = 1) -> None:
         self.world, self.settings = world, settings
-        self._searches = [Search(world, settings) for _ in range(threads)]
+        self._searches = [CandidateSearch(world, settings) for _ in range(threads)]
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from shunter.agents.lookahead.futures import estimate_rates, keep_future
 from shunter.agents.lookahead.kernel import choose_candidates, rollout_costs
-from shunter.agents.lookahead.rollout_state import Scratch, compact, make_scratch
+from shunter.agents.lookahead.rollout_state import RolloutScratch, compact, make_scratch
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, context_feature
 from shunter.envs.sim.randomness import key_of
 from shunter.envs.state.state import State
@@ -96,7 +96,7 @@ class Tried(NamedTuple):
         return mean, np.sqrt(squares / np.maximum(1, count - 1) / count)
 
 
-class Search:
+class CandidateSearch:
     """Memory and data for looking ahead in one world; for one thread.
 
     Args:
@@ -190,8 +190,8 @@ class Search:
         if have is not None and len(have.state.slot) >= slots and len(have.state.ring) >= ring:
             return
         levels, max_batch = self.world.levels, self.world.max_batch
-        self._root: Scratch = make_scratch(levels, max_batch, slots=2 * slots, ring=2 * ring)
-        self._work: Scratch = make_scratch(levels, max_batch, slots=2 * slots, ring=2 * ring)
+        self._root: RolloutScratch = make_scratch(levels, max_batch, slots=2 * slots, ring=2 * ring)
+        self._work: RolloutScratch = make_scratch(levels, max_batch, slots=2 * slots, ring=2 * ring)
 
 
 class Lookahead:
@@ -209,7 +209,7 @@ class Lookahead:
         self.settings = replace(settings or LookaheadSettings(), **changes)
         self.oracle = oracle
         self.name = "lookahead-oracle" if oracle else "lookahead"
-        self._search: Search | None = None
+        self._search: CandidateSearch | None = None
 
     def act_on(self, world: World, state: State, device: int, observation: dict[str, NDArray[Any]]) -> int:
         """Chooses for the asking device; the state is only read."""
@@ -218,7 +218,7 @@ class Lookahead:
     def try_on(self, world: World, state: State, device: int, observation: dict[str, NDArray[Any]]) -> Tried:
         """What ``act_on`` bases its choice on."""
         if self._search is None or self._search.world is not world:
-            self._search = Search(world, self.settings, oracle=self.oracle)
+            self._search = CandidateSearch(world, self.settings, oracle=self.oracle)
         seen = (observation["candidates"], observation["context"], observation["action_mask"])
         return self._search.try_all(state, device, *seen)
 

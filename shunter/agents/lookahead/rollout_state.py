@@ -9,13 +9,13 @@ import numpy as np
 from shunter.envs.sim.compiled import jit
 from shunter.envs.state.state import RUN, Ints, State, empty_state
 
-__all__ = ["Scratch", "copy_words", "make_scratch"]
+__all__ = ["RolloutScratch", "copy_words", "make_scratch"]
 
 WORD = 8
 """Bytes; every array of a copy begins at a multiple."""
 
 
-class Scratch(NamedTuple):
+class RolloutScratch(NamedTuple):
     """A state whose records all lie in one block of memory.
 
     Attributes:
@@ -27,7 +27,7 @@ class Scratch(NamedTuple):
     state: State
 
 
-def make_scratch(levels: tuple[int, int, int], max_batch: int, *, slots: int, ring: int) -> Scratch:
+def make_scratch(levels: tuple[int, int, int], max_batch: int, *, slots: int, ring: int) -> RolloutScratch:
     """Memory for a copy of a state.
 
     Args:
@@ -44,7 +44,7 @@ def make_scratch(levels: tuple[int, int, int], max_batch: int, *, slots: int, ri
         memory[end - size * WORD :][: records.nbytes].view(records.dtype).reshape(records.shape)
         for records, size, end in zip(like, sizes, ends, strict=True)
     ]
-    return Scratch(words, State(*views))
+    return RolloutScratch(words, State(*views))
 
 
 def compact(s: State, to: State, place_of: Ints) -> None:

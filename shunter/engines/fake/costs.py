@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from typing import Protocol
 
 
-class Clock(Protocol):
+class FakeClock(Protocol):
     """What a fake engine's time is read from and written to."""
 
     now_s: float
 
 
 @dataclass
-class VirtualClock:
+class FakeVirtualClock:
     """Time that passes only when someone sets it; each call of an engine advances it."""
 
     now_s: float = 0.0
 
 
-class WallClock:
+class FakeWallClock:
     """Real time: setting it to a later moment sleeps until then."""
 
     @property

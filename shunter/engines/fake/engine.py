@@ -22,9 +22,9 @@ from ..headers import read_tensors
 from ..ledger import Ledger, Saved, checked_level, decode_steps
 from ..memory import check_fits
 from ..weights import weigh
-from .costs import Clock, Durations, LinearDurations, VirtualClock, WallClock
+from .costs import Durations, FakeClock, FakeVirtualClock, FakeWallClock, LinearDurations
 
-__all__ = ["FakeEngine", "LinearDurations", "WallClock"]
+__all__ = ["FakeEngine", "FakeWallClock", "LinearDurations"]
 
 DEFAULT_LAYERS = 9
 VOCAB_SIZE = 32_000
@@ -45,7 +45,7 @@ class FakeEngine(Engine):
 
     Args:
         durations: How long everything takes; ``LinearDurations`` of each model's layers if None.
-        clock: Advanced by each call; a ``VirtualClock`` of its own if None.
+        clock: Advanced by each call; a ``FakeVirtualClock`` of its own if None.
         device: Name of the device it stands for.
         total_layers: Layers of every model, or of some by name. Others have those of their checkpoint, or
             ``DEFAULT_LAYERS`` where there is no such file.
@@ -57,7 +57,7 @@ class FakeEngine(Engine):
     def __init__(
         self,
         durations: Durations | None = None,
-        clock: Clock | None = None,
+        clock: FakeClock | None = None,
         *,
         device: str = "fake",
         total_layers: int | dict[str, int] | None = None,
@@ -67,7 +67,7 @@ class FakeEngine(Engine):
     ) -> None:
         self.durations: Durations = LinearDurations() if durations is None else durations
         self._has_own_durations = durations is not None
-        self.clock: Clock = VirtualClock() if clock is None else clock
+        self.clock: FakeClock = FakeVirtualClock() if clock is None else clock
         self.device = device
         self.total_layers = total_layers
         self.memory_bytes = memory_bytes
@@ -202,4 +202,4 @@ def _next_token(model: str, tokens: list[int]) -> int:
 
 def create(device: dict[str, Any]) -> Engine:
     """A fake on the real clock, as the worker serves it."""
-    return FakeEngine(clock=WallClock(), device=device["name"], memory_bytes=device["memory_bytes"])
+    return FakeEngine(clock=FakeWallClock(), device=device["name"], memory_bytes=device["memory_bytes"])

@@ -13,7 +13,7 @@ GPU_PREFIXES = {"cuda": "CUDA", "vulkan": "Vulkan"}
 """How ggml's names of a kind's devices begin; the ordinal follows. Any backend of ggml needs one row."""
 
 
-class Device(Protocol):
+class LlamaDevice(Protocol):
     """Where llama.cpp puts gpu_layers."""
 
     @property
@@ -105,7 +105,7 @@ class GpuDevice:
         """There is nothing to end."""
 
 
-def open_device(device: dict[str, Any]) -> Device:
+def open_device(device: dict[str, Any]) -> LlamaDevice:
     """The device of a plain dict of DeviceSpec.
 
     Raises:

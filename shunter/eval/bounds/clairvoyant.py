@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
-from shunter.agents.lookahead.rollout_state import Scratch, make_scratch
+from shunter.agents.lookahead.rollout_state import RolloutScratch, make_scratch
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.rules.dynamics import open_episode
 from shunter.envs.sim.simulation import advance
@@ -240,7 +240,7 @@ class _Instance:
         return stack
 
 
-def _fresh(scratch: Scratch, world: World, requests: Requests) -> State:
+def _fresh(scratch: RolloutScratch, world: World, requests: Requests) -> State:
     """Writes the beginning of an episode into a scratch."""
     fresh = episode_state(requests, world.levels, world.max_batch)
     for target, source in zip(scratch.state, fresh, strict=True):

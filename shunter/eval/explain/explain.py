@@ -27,7 +27,7 @@ from shunter.eval.explain.replay import Followed, played
 from shunter.eval.explain.words import group_of, input_words
 from shunter.uncertainty import Interval, paired_mean_change
 
-__all__ = ["SEEDS", "Explanation", "Group", "explain"]
+__all__ = ["SEEDS", "Explanation", "WeightGroup", "explain"]
 
 Floats = NDArray[np.float64]
 
@@ -79,7 +79,7 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class Group:
+class WeightGroup:
     """Weights that belong together, and what they are for.
 
     Attributes:
@@ -117,7 +117,7 @@ class Explanation:
     seeds: tuple[int, ...]
     contenders: tuple[Contender, ...]
     weights: tuple[Weight, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[WeightGroup, ...]
     followed: Followed
     kinds: tuple[Kind, ...]
     horizon_s: float
@@ -252,10 +252,10 @@ def _cuts(policy: LearnedPolicy) -> Iterator[tuple[str, int, LearnedPolicy]]:
 
 def _group(
     world: World, name: str, count: int, cut: LearnedPolicy, seeds: Sequence[int], response_s: Floats
-) -> Group:
+) -> WeightGroup:
     batched = evaluate_batched(world, cut, seeds)
     change = paired_mean_change(batched.response_mean_s, response_s)
-    return Group(name, count, change, int(batched.unfinished.sum()))
+    return WeightGroup(name, count, change, int(batched.unfinished.sum()))
 
 
 def _contender(

@@ -76,7 +76,7 @@ class Followed:
     high: Floats
 
 
-class Seen(NamedTuple):
+class SeenInputs(NamedTuple):
     """What is kept of the inputs of the linear part, (kinds, inputs) each.
 
     Attributes:
@@ -131,7 +131,7 @@ def what_of(c: Features) -> int:
 
 
 @inlined
-def see(seen: Seen, k: int, i: int, x: float) -> None:
+def see(seen: SeenInputs, k: int, i: int, x: float) -> None:
     """Keeps one input of one candidate."""
     seen.total[k, i] += x
     seen.squares[k, i] += x * x
@@ -140,7 +140,7 @@ def see(seen: Seen, k: int, i: int, x: float) -> None:
 
 
 @internal
-def see_decision(w: Scratch, seen: Seen) -> None:
+def see_decision(w: Scratch, seen: SeenInputs) -> None:
     """Keeps the inputs of the candidates on the pruned of a decision."""
     listed = 0
     seen.total[:] = 0.0
@@ -163,7 +163,7 @@ def see_decision(w: Scratch, seen: Seen) -> None:
 
 @jit
 def follow(
-    t: Tables, s: State, p: Floats, w: Scratch, q: Floats, v: Scratch, log: Records, seen: Seen
+    t: Tables, s: State, p: Floats, w: Scratch, q: Floats, v: Scratch, log: Records, seen: SeenInputs
 ) -> int:
     """Plays on, as many decisions as the log has room for.
 
@@ -207,10 +207,10 @@ def play_from(t: Tables, s: State, action: int, p: Floats, w: Scratch) -> int:
     return play(t, s, p, w)
 
 
-def nothing_seen() -> Seen:
+def nothing_seen() -> SeenInputs:
     """Of no decision yet."""
     shape = len(KINDS), INPUTS
-    return Seen(*(np.full(shape, value) for value in (0.0, 0.0, 0.0, np.inf, -np.inf)))
+    return SeenInputs(*(np.full(shape, value) for value in (0.0, 0.0, 0.0, np.inf, -np.inf)))
 
 
 class _Walk:
@@ -225,7 +225,12 @@ class _Walk:
     """
 
     def __init__(
-        self, world: World, policy: LearnedPolicy, other: LearnedPolicy, seed: int, seen: Seen | None = None
+        self,
+        world: World,
+        policy: LearnedPolicy,
+        other: LearnedPolicy,
+        seed: int,
+        seen: SeenInputs | None = None,
     ) -> None:
         first_sends_ns = world.scenario.workload.first_sends_ns()
         self.world, self.policy, self.other = world, policy, other

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
-from shunter.models.state import Resident
+from shunter.models.state import ResidentMemory
 from shunter.report.page import COLOURS
 
 _PANELS = 3  # side by side
@@ -118,7 +118,7 @@ def offload_figure(
     return figure.update_layout(title=title, template="plotly_white", height=420)
 
 
-def _offload_curve(model: PerformanceModel, resident: Resident, context: float) -> pd.DataFrame:
+def _offload_curve(model: PerformanceModel, resident: ResidentMemory, context: float) -> pd.DataFrame:
     levels = np.arange(min(resident.gpu_layers), max(resident.gpu_layers) + 1)
     cells = model.cells(
         resident.engine,
@@ -139,7 +139,7 @@ def _offload_curve(model: PerformanceModel, resident: Resident, context: float) 
     )
 
 
-def cut_costs(model: PerformanceModel, resident: Resident) -> pd.DataFrame:
+def cut_costs(model: PerformanceModel, resident: ResidentMemory) -> pd.DataFrame:
     """The predicted cost of a preemption over the tokens at which a request is cut, as far as was measured.
 
     Returns:
@@ -188,7 +188,7 @@ def preemption_figure(model: PerformanceModel, engine: str, device: str) -> go.F
     return _finish(figure, f"Preemption and offload on {engine}, {device}").update_layout(height=420)
 
 
-def sensitivity(model: PerformanceModel, resident: Resident) -> float | None:
+def sensitivity(model: PerformanceModel, resident: ResidentMemory) -> float | None:
     """The offload-sensitivity index; None where decodes were not measured."""
     try:
         return model.offload_sensitivity(resident.engine, resident.device, resident.model)

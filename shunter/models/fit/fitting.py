@@ -27,7 +27,7 @@ from shunter.models.physics.features import (
     with_heads,
 )
 from shunter.models.plausible import check_plausible
-from shunter.models.state import FittedState, Resident, TargetErrors
+from shunter.models.state import FittedState, ResidentMemory, TargetErrors
 from shunter.models.validation.held_out import HeldOut, fold_labels, hold_out, log_error_interval
 from shunter.profiling.dataset.fingerprint import digest
 from shunter.profiling.dataset.schema import validate
@@ -234,9 +234,9 @@ def _models(frame: pd.DataFrame) -> dict[str, dict[str, float | int | str]]:
     return dict(zip(facts["model"].astype(str), records, strict=True))
 
 
-def _residents(frame: pd.DataFrame) -> list[Resident]:
+def _residents(frame: pd.DataFrame) -> list[ResidentMemory]:
     return [
-        Resident(
+        ResidentMemory(
             engine=str(engine),
             device=str(device),
             model=str(model),

@@ -20,7 +20,7 @@ from shunter import __version__
 from shunter.engines.base import DeviceMemoryError, EngineError
 from shunter.errors import InputError, ShunterError
 from shunter.profiling.cluster.kind import HardwareKind
-from shunter.profiling.cluster.worker import DeviceWorker, Failure, Hello, hardware_key
+from shunter.profiling.cluster.worker import DeviceWorker, GroupFailure, Hello, hardware_key
 from shunter.profiling.dataset.journal import Journal
 from shunter.profiling.sweep.measured import check_not_all_refused, earlier_rows
 from shunter.profiling.sweep.plan import Group, SweepPlan
@@ -48,7 +48,7 @@ class DevicesLostError(EngineError):
 class NodeError(ShunterError):
     """A node cannot take part."""
 
-    def __init__(self, node: str, failure: Failure) -> None:
+    def __init__(self, node: str, failure: GroupFailure) -> None:
         super().__init__(f"node {node}: {failure.message}")
         self.exit_code = failure.exit_code
 
@@ -244,11 +244,11 @@ class _ClusterSweep:
             if kind is not None:
                 kind.devices -= 1
 
-    def _kind_of(self, slot: _Slot, answer: Hello | Failure) -> HardwareKind:
+    def _kind_of(self, slot: _Slot, answer: Hello | GroupFailure) -> HardwareKind:
         hello = _checked(slot, answer)
         if hello.version != __version__:
             message = f"it has shunter {hello.version}, not {__version__} as here"
-            raise NodeError(slot.name, Failure("VersionError", message, 2))
+            raise NodeError(slot.name, GroupFailure("VersionError", message, 2))
         place = (hello.key, hello.can.engine_version)
         if place not in self._kinds:
             rows = self._written.get(place, [])
@@ -317,7 +317,7 @@ class _ClusterSweep:
 
 
 def _checked(slot: _Slot, answer: Any) -> Any:
-    if not isinstance(answer, Failure):
+    if not isinstance(answer, GroupFailure):
         return answer
     where = f"{slot.name}: {answer.message}"
     if answer.kind == DeviceMemoryError.__name__:

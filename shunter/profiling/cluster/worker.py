@@ -26,7 +26,7 @@ from shunter.profiling.sweep.plan import Group, SweepPlan, Unit, model_facts
 
 
 @dataclass(frozen=True)
-class Failure:
+class GroupFailure:
     """What went wrong on the node; errors travel as data, since not every exception can be pickled.
 
     Attributes:
@@ -58,7 +58,7 @@ class Hello:
 class DeviceWorker:
     """Measures groups on one device, one after another; an actor on the device's node.
 
-    Every call returns ``Failure`` instead of raising what a sweep expects to go wrong.
+    Every call returns ``GroupFailure`` instead of raising what a sweep expects to go wrong.
 
     Args:
         plan: The sweep.
@@ -74,7 +74,7 @@ class DeviceWorker:
         self._rows: list[dict[str, Any]] = []
         self._resident = ExitStack()
 
-    def start(self) -> Hello | Failure:
+    def start(self) -> Hello | GroupFailure:
         """Checks the checkpoints and starts the engine."""
         try:
             for checkpoint in dict.fromkeys(group.checkpoint for group in self._plan.groups):
@@ -88,7 +88,7 @@ class DeviceWorker:
         facts = _hardware(self._plan.device)
         return Hello(__version__, can, hardware_key(self._plan.device.kind, facts))
 
-    def open(self, group: Group, session_id: str) -> Failure | None:
+    def open(self, group: Group, session_id: str) -> GroupFailure | None:
         """Makes a group's model resident."""
         if self._engine is None:
             raise RuntimeError("open before start")
@@ -100,14 +100,14 @@ class DeviceWorker:
             engine = MeteredEngine(self._engine, sensors)
             line = shortage(self._plan, group, engine)
             if line is not None:
-                return Failure(DeviceMemoryError.__name__, line, 1)
+                return GroupFailure(DeviceMemoryError.__name__, line, 1)
             self._run = GroupRun(engine, self._plan, group, row_facts, self._record)
             self._resident.enter_context(self._run.resident())
         except (ShunterError, EngineError) as error:
             return self._failed(error)
         return None
 
-    def measure(self, unit: Unit) -> list[dict[str, Any]] | Failure:
+    def measure(self, unit: Unit) -> list[dict[str, Any]] | GroupFailure:
         """Measures one unit of the group that is open."""
         if self._run is None:
             raise RuntimeError("measure before open")
@@ -118,7 +118,7 @@ class DeviceWorker:
             return self._failed(error)
         return self._rows
 
-    def leave(self) -> Failure | None:
+    def leave(self) -> GroupFailure | None:
         """Unloads the group's model."""
         try:
             self._resident.close()
@@ -133,7 +133,7 @@ class DeviceWorker:
     def _record(self, row: dict[str, Any]) -> None:
         self._rows.append(row)
 
-    def _failed(self, error: ShunterError | EngineError) -> Failure:
+    def _failed(self, error: ShunterError | EngineError) -> GroupFailure:
         self._resident.pop_all()
         if isinstance(error, DeviceMemoryError) and self._run is not None:
             self._run.unload()
@@ -185,5 +185,5 @@ def _check_same(wanted: Checkpoint) -> None:
         raise ShunterError(f"{wanted.path} is another model than on the driver: {mine}, not {theirs}")
 
 
-def _failure(error: ShunterError | EngineError) -> Failure:
-    return Failure(type(error).__name__, str(error), error.exit_code)
+def _failure(error: ShunterError | EngineError) -> GroupFailure:
+    return GroupFailure(type(error).__name__, str(error), error.exit_code)

@@ -11,7 +11,7 @@ from shunter.engines.base import DecodeResult, Engine, LoadResult, Timed
 
 
 @dataclass(frozen=True)
-class Job:
+class PreemptionJob:
     """One request on one model.
 
     Attributes:
@@ -103,7 +103,7 @@ class JobRunner:
         self._kv_save = engine.capabilities().kv_save
         self._dropping_s = 0.0
 
-    def uninterrupted(self, job: Job) -> tuple[list[int], float]:
+    def uninterrupted(self, job: PreemptionJob) -> tuple[list[int], float]:
         """Loads, runs the whole job and unloads.
 
         Returns:
@@ -112,7 +112,7 @@ class JobRunner:
         done = self._whole(job, request="a")
         return done.tokens, _total_s(done.compute)
 
-    def preempted(self, job: Job, cut_tokens: int, other: Job) -> tuple[Cycle, list[int]]:
+    def preempted(self, job: PreemptionJob, cut_tokens: int, other: PreemptionJob) -> tuple[Cycle, list[int]]:
         """Runs a job that is cut after some generated tokens to run the other one's whole job.
 
         Args:
@@ -187,14 +187,14 @@ class JobRunner:
             "compute_b_s": compute_b_s,
         }
 
-    def _whole(self, job: Job, *, request: str) -> _WholeRun:
+    def _whole(self, job: PreemptionJob, *, request: str) -> _WholeRun:
         load = self._load(job)
         tokens, compute = self._run(job, job.tokens, request=request)
         self._engine.drop_kv(job.model.name, request)
         unload = self._engine.unload(job.model.name)
         return _WholeRun(load, tokens, compute, unload, self._engine.memory().device_bytes)
 
-    def _load(self, job: Job) -> LoadResult:
+    def _load(self, job: PreemptionJob) -> LoadResult:
         if self._is_cold:
             start_s = time.monotonic()
             self._engine.drop_page_cache(str(job.model.path))
@@ -207,13 +207,13 @@ class JobRunner:
             max_batch=1,
         )
 
-    def _run(self, job: Job, count: int, *, request: str) -> tuple[list[int], list[Timed]]:
+    def _run(self, job: PreemptionJob, count: int, *, request: str) -> tuple[list[int], list[Timed]]:
         """Generates the first tokens of a job; each timed call is computation."""
         first = self._engine.prefill(job.model.name, request, job.prompt)
         more: DecodeResult = self._engine.decode(job.model.name, {request: count - 1}, max_steps=count - 1)
         return [first.token, *more.tokens[request]], [first, more]
 
-    def _restore(self, job: Job, tokens: list[int]) -> tuple[Timed, list[int]]:
+    def _restore(self, job: PreemptionJob, tokens: list[int]) -> tuple[Timed, list[int]]:
         """Brings A's request back; where its KV was lost, its recomputation yields the next token."""
         if self._kv_save:
             return self._engine.restore_kv(job.model.name, "a"), []

@@ -22,7 +22,7 @@ from shunter.catalog.checkpoints import Checkpoint
 from shunter.engines.base import Engine
 from shunter.errors import InputError
 from shunter.profiling.dataset.fingerprint import hardware_id
-from shunter.profiling.preemption.cycle import Cycle, Job, JobRunner
+from shunter.profiling.preemption.cycle import Cycle, JobRunner, PreemptionJob
 from shunter.profiling.preemption.folder import Measurement
 from shunter.profiling.preemption.rows import PreemptionRow
 
@@ -115,10 +115,10 @@ class _Run:
                 cycle, tokens = self._runner.preempted(self._job(model), cut, other)
                 self._file.append(self._row(repeat, model, cycle, tokens))
 
-    def _job(self, model: Checkpoint, *, is_other: bool = False) -> Job:
+    def _job(self, model: Checkpoint, *, is_other: bool = False) -> PreemptionJob:
         s = self._plan.settings
         tokens = s.other_tokens if is_other else s.job_tokens
-        return Job(model, self._plan.level(model), self._prompts[model.name], tokens)
+        return PreemptionJob(model, self._plan.level(model), self._prompts[model.name], tokens)
 
     def _report(self, model: str, cut: int | None) -> None:
         if self._progress is not None:

@@ -17,7 +17,7 @@ from shunter.train.search.checkpoint import check_settings
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PpoCheckpoint:
     """All that a training needs to go on.
 
     Attributes:
@@ -41,16 +41,16 @@ class Checkpoint:
     curve: list[tuple[int, float, float]]
 
 
-def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+def write_checkpoint(checkpoint: PpoCheckpoint, path: Path) -> None:
     """Writes a checkpoint, whole or not at all."""
-    content = {name: getattr(checkpoint, name) for name in Checkpoint.__dataclass_fields__}
+    content = {name: getattr(checkpoint, name) for name in PpoCheckpoint.__dataclass_fields__}
     content["best"] = {key: torch.from_numpy(value) for key, value in checkpoint.best.items()}
     held = io.BytesIO()
     torch.save(content, held)
     write_bytes(path, held.getvalue())
 
 
-def read_checkpoint(path: Path, settings: dict[str, Any]) -> Checkpoint:
+def read_checkpoint(path: Path, settings: dict[str, Any]) -> PpoCheckpoint:
     """Reads a checkpoint of a training with these settings.
 
     Raises:
@@ -61,7 +61,7 @@ def read_checkpoint(path: Path, settings: dict[str, Any]) -> Checkpoint:
         # weights_only: tensors and plain values, so that a stranger's file cannot run code.
         content = torch.load(path, weights_only=True)
         content["best"] = {key: value.numpy() for key, value in content["best"].items()}
-        checkpoint = Checkpoint(**content)
+        checkpoint = PpoCheckpoint(**content)
     except Exception as error:  # torch raises what its unpickler happens to stumble over
         raise BrokenFileError(path, f"no checkpoint of a training: {error}") from None
     check_settings(path, checkpoint.settings, settings)

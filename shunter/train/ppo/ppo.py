@@ -14,7 +14,7 @@ from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.train.ppo.buffer import DurationBuffer, RecordDurations
-from shunter.train.ppo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from shunter.train.ppo.checkpoint import PpoCheckpoint, read_checkpoint, write_checkpoint
 from shunter.train.ppo.network import CandidatePolicy
 from shunter.train.ppo.tasks import make_task
 from shunter.train.ppo.warm_start import best_base_policy
@@ -166,7 +166,7 @@ class PpoTraining(Training):
         """Writes what ``restore`` needs."""
         if self.best is None:
             raise RuntimeError("nothing was validated yet")
-        checkpoint = Checkpoint(
+        checkpoint = PpoCheckpoint(
             settings=plain(self.settings),
             policy=self.model.policy.state_dict(),
             average=self.average.state_dict(),

@@ -36,7 +36,7 @@ FEW_MISSES = 0.02
 """Added to the share of requests that miss an SLO: the logarithm of none would be infinite."""
 
 
-class Score(NamedTuple):
+class EpisodeScore(NamedTuple):
     """What of an episode is made small, besides what the scenario's objective accrues per request.
 
     Attributes:
@@ -55,13 +55,13 @@ class Score(NamedTuple):
         return self.tail_weight == 0 and not self.by_model
 
 
-def score_of(world: World) -> Score:
+def score_of(world: World) -> EpisodeScore:
     """What a scenario's objective wants to be made small."""
     objective = world.scenario.objective
     share, weight = (
         (0.01, 0.0) if objective.tail is None else (1 - objective.tail.quantile, objective.tail.weight)
     )
-    return Score(share, weight, objective.fairness == "models")
+    return EpisodeScore(share, weight, objective.fairness == "models")
 
 
 def episodes_of(world: World, episodes: int) -> int:
@@ -164,8 +164,8 @@ def score_many(
         vectors: (P, size) policies.
         w: Overwritten.
         noise: See ``begin_episode``.
-        weight: ``Score.tail_weight``.
-        by_model: ``Score.by_model``.
+        weight: ``EpisodeScore.tail_weight``.
+        by_model: ``EpisodeScore.by_model``.
         sums: Overwritten.
         out: (P, S), overwritten with costs per request.
     """
@@ -206,7 +206,7 @@ class Trials:
         seeds: Sequence[int],
         *,
         width: int = 0,
-        score: Score = Score(),  # noqa: B008 - immutable
+        score: EpisodeScore = EpisodeScore(),  # noqa: B008 - immutable
         noise: bool = False,
         lanes: int = 1,
     ) -> None:

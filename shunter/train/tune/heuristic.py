@@ -17,7 +17,7 @@ from shunter.envs.observation.features import FEATURES_VERSION
 from shunter.envs.world.world import World, with_absolute_paths
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.jobs import Report, Runner
-from shunter.train.tune.search import OnTrial, Search, Tuned, search_all
+from shunter.train.tune.search import OnTrial, ParameterSearch, Tuned, search_all
 
 __all__ = ["Tuned", "task_digest", "tune", "tune_all"]
 
@@ -101,13 +101,13 @@ def tune_all(
     return search_all(searches, trials, _score, shared, runner=runner, storage=storage, on_trial=on_trial)
 
 
-def _search(policy: type[Heuristic], digest: str) -> Search:
+def _search(policy: type[Heuristic], digest: str) -> ParameterSearch:
     def make(parameters: Any) -> tuple[str, Heuristic]:
         made = policy(**parameters)
         return made.name, made
 
     defaults = {f.name: f.default for f in fields(policy)}
-    return Search(policy.name, policy.space(), defaults, make, digest, _pruner, ROUND)
+    return ParameterSearch(policy.name, policy.space(), defaults, make, digest, _pruner, ROUND)
 
 
 def _pruner() -> Any:

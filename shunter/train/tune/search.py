@@ -49,7 +49,7 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class Search:
+class ParameterSearch:
     """What is searched, and how.
 
     Attributes:
@@ -72,7 +72,7 @@ class Search:
 
 
 def search_all(
-    searches: Sequence[Search],
+    searches: Sequence[ParameterSearch],
     trials: int,
     work: Work,
     shared: Any,
@@ -108,7 +108,7 @@ class _Progress:
     """One search: the journal holds what was found, a study in memory what the present round knows of it."""
 
     def __init__(
-        self, search: Search, trials: int, storage: str | Path | None, on_trial: OnTrial | None
+        self, search: ParameterSearch, trials: int, storage: str | Path | None, on_trial: OnTrial | None
     ) -> None:
         self.search, self.on_trial = search, on_trial
         self.study = _open(search, storage)
@@ -229,7 +229,7 @@ def _distributions(space: Space) -> dict[str, Any]:
     return found
 
 
-def _open(search: Search, storage: str | Path | None) -> optuna.Study:
+def _open(search: ParameterSearch, storage: str | Path | None) -> optuna.Study:
     """The study of that name in the storage, begun or gone on with."""
     try:
         import optuna

@@ -17,7 +17,7 @@ from shunter.train.algorithms import check_installed, train_policy
 from shunter.train.result import Curve
 from shunter.train.settings import EvolutionSettings, PpoSettings, TrainSettings, plain
 from shunter.train.tune.heuristic import task_digest
-from shunter.train.tune.search import OnTrial, Search, Tuned, search_all
+from shunter.train.tune.search import OnTrial, ParameterSearch, Tuned, search_all
 
 __all__ = ["tune_training"]
 
@@ -108,7 +108,7 @@ def tune_training(
     )
     others = {name: value for name, value in plain(settings).items() if name not in space}
     digest = task_digest([*worlds, *validation], ()) + json.dumps([len(worlds), others], sort_keys=True)
-    search = Search(
+    search = ParameterSearch(
         name="training",
         space=space,
         defaults={name: getattr(settings, name) for name in space},
