@@ -57,12 +57,14 @@ class Family:
     """Bounds of the draws of a kind of scenario; all steady.
 
     Attributes:
-        devices: How many, uniform.
-        models: How many, log-uniform.
-        zipf: Popularity exponent, uniform.
-        overcommit: About the bytes of all models over bytes of all devices, uniform.
+        devices: Least and most devices, drawn uniformly.
+        models: Least and most models, drawn log-uniformly.
+        zipf: Least and greatest popularity exponent, drawn uniformly.
+        overcommit: Least and greatest ratio of the bytes of all models to those of all devices, roughly kept;
+            drawn uniformly.
         spread: Standard deviation of the logarithm of the models' sizes.
-        requests: Of an episode, uniform; by default as many as the least popular model needs.
+        requests: Least and most requests of an episode, drawn uniformly; by default as many as the least
+            popular model needs.
     """
 
     devices: tuple[int, int]
@@ -87,8 +89,8 @@ class Parts:
     """What scenarios are put together from.
 
     Attributes:
-        gpus: Of the catalogue.
-        models: Likewise.
+        gpus: Names of GPUs in the catalogue.
+        models: Names of models in the catalogue.
         lengths: Named length distributions, with factors on prompts and decodes that they are used with.
     """
 
@@ -120,7 +122,7 @@ def random_scenario(seed: int, parts: Parts | None = None) -> Scenario:
 
     Args:
         seed: Another for another scenario; ``family_of`` says of what kind.
-        parts: To put it together from; those of the library's training scenarios by default.
+        parts: Parts to put it together from; by default those of the library's training scenarios.
 
     Returns:
         One whose every model fits some device whole. Of the ordinary kind: unequal devices, more models than

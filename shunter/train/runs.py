@@ -59,8 +59,8 @@ class Run(NamedTuple):
 
     Attributes:
         out: Policy file.
-        settings: With its seed.
-        worlds: To train in.
+        settings: Settings of the algorithm, the seed included.
+        worlds: Worlds to train in.
         validation: See ``train_policy``.
     """
 
@@ -75,12 +75,12 @@ class Trained:
     """A policy that was trained.
 
     Attributes:
-        out: Its file.
-        policy: It.
-        ratio: Its validation response over the best heuristic's.
+        out: File of the policy.
+        policy: The policy.
+        ratio: The policy's validation response over the best heuristic's.
         how: How long it was trained, and how it did in validation, in words.
-        run_id: MLflow's; None if it had been finished before.
-        registered: Its version in MLflow's registry, in words; empty if it was not registered.
+        run_id: MLflow's id of the run; None if it had been finished before.
+        registered: Name and version in MLflow's registry, in words; empty if it was not registered.
         interrupted: Whether Ctrl-C cut it short.
     """
 
@@ -119,12 +119,12 @@ def train_runs(
     Goes on from checkpoints that are there.
 
     Args:
-        runs: Of the same worlds, or each of its own.
+        runs: Trainings that are wanted, all in the same worlds or each in its own.
         start: See ``train_policy``.
         folder: See ``tracking``.
         resume: Whether a policy file without a checkpoint is a training that is finished.
         runner: Where trainings run; by default here.
-        register: Whether they go into MLflow's registry; they are logged either way.
+        register: Whether policies go into MLflow's registry; runs are logged either way.
         listener: Who is told.
 
     Returns:

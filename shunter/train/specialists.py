@@ -31,8 +31,8 @@ class Taught:
     """One network that does as several policies do.
 
     Attributes:
-        policy: It.
-        registered: Its version in MLflow's registry, in words.
+        policy: The policy.
+        registered: Name and version in MLflow's registry, in words.
     """
 
     policy: LearnedPolicy

@@ -131,9 +131,9 @@ def greedy_choice(
     Args:
         candidates: (A, F).
         mask: (A,), at least one of them legal.
-        load_weight: As of ``CostGreedy``.
-        reload_weight: As of ``CostGreedy``.
-        copy_share: As of ``CostGreedy``.
+        load_weight: Weight of swapping in the time that serving takes.
+        reload_weight: Weight of bringing a resident back against its waiting requests.
+        copy_share: What a second copy of a model counts, relative to a first one.
     """
     best, top = 0, -np.inf
     for a in range(mask.shape[0]):

@@ -41,8 +41,8 @@ class BasePolicy(NamedTuple):
     """What untrained scores rest on; a policy file holds its own.
 
     Attributes:
-        load_weight: As of cost-greedy.
-        reload_weight: As of cost-greedy.
+        load_weight: Weight of swapping in the time that serving takes, as cost-greedy has it.
+        reload_weight: Weight of bringing an evicted model back, as cost-greedy has it.
         copy_share: What a second copy of a model counts. Much less would keep copies out of a search's reach.
         elsewhere: How much a load counts less where another device would serve sooner: the exponent of the
             share of its own time in which that one could.
@@ -62,7 +62,7 @@ def base_scores(candidates: NDArray[Any], prior: BasePolicy) -> Scores:
 
     Args:
         candidates: (..., F).
-        prior: Its parameters.
+        prior: Parameters of the base policy.
 
     Returns:
         (...,).
@@ -122,7 +122,7 @@ def listed(
         candidates: (..., A, F).
         context: (..., G).
         mask: (..., A).
-        prior: Its parameters.
+        prior: Parameters of the base policy.
 
     Returns:
         Two arrays of shape (..., A).

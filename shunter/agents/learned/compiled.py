@@ -71,9 +71,9 @@ class Scratch(NamedTuple):
         context: (G,) float32.
         mask: (A,) bool.
         prior: (A,) of what is on the pruned, and then the scores; NaN elsewhere.
-        inputs: Of one candidate.
-        shared: Of the context.
-        hidden: (A, W) of each candidate.
+        inputs: (inputs,) squashed inputs of one candidate, and its prior.
+        shared: (inputs,) squashed inputs of the context, shared by all candidates.
+        hidden: (A, W) hidden layer of each candidate.
         rows: (4, W) what a layer of one candidate needs, and what all share.
     """
 

@@ -54,7 +54,7 @@ class LearnedPolicy(ScoringPolicy):
     """A trained policy; takes the candidate of highest score, of equals the first.
 
     Args:
-        name: In tables and logs.
+        name: Name in tables and logs.
         weights: ``prior``, the numbers of a ``BasePolicy``; ``linear``, (kinds, inputs); if it has a network,
             ``<layer>.weight`` (out, in) and ``<layer>.bias`` (out,) for each of ``layer_shapes``.
         metadata: What it was trained on, as text by name.
@@ -75,9 +75,9 @@ class LearnedPolicy(ScoringPolicy):
         """What the metadata says under a key; None if nothing.
 
         Args:
-            key: Of the metadata.
-            kind: What it is checked to be.
-            whole: What errors call it.
+            key: Key of the metadata to read.
+            kind: Type that the value is checked to be.
+            whole: What errors call the whole value.
 
         Raises:
             BrokenFileError: It is no JSON.
@@ -94,7 +94,7 @@ class LearnedPolicy(ScoringPolicy):
 
     @property
     def width(self) -> int:
-        """Of its network; 0 without one."""
+        """Width of the policy's network; 0 without one."""
         return width_of(self.weights)
 
     @cached_property

@@ -119,21 +119,21 @@ def rollout_costs(
     Args:
         t: Tables.
         root: Copy of the state; what it hides is drawn anew for each sample.
-        root_words: Its memory.
-        work: Another copy, spoilt.
-        work_words: Its memory.
+        root_words: (W,) the block of memory that root lies in.
+        work: Another copy of the state, spoilt.
+        work_words: (W,) the block of memory that work lies in.
         d: The asking device.
         actions: (K,) candidates to try
         count: of which the first so many count.
         rates: (M,) estimated arrivals per second.
-        total_rate: Their sum.
+        total_rate: Sum of the rates.
         lengths: (N,) decode lengths, ascending.
         pairs: (N, 2) prompt and decode lengths.
         horizon_s: How long requests go on to arrive; after that, what is there is served.
         hide: False: lengths and arrivals in root are taken as they are.
         race: Whether candidates that cost more than the first on average are given up after every ``HEAT``
             samples.
-        key: Of the random numbers.
+        key: Key of the random numbers.
         candidates: (A, F), overwritten.
         context: (G,), overwritten.
         mask: (A,), overwritten.

@@ -34,7 +34,7 @@ def play_out(
         t: Tables.
         s: State, spoilt.
         d: The asking device.
-        action: Of its candidates.
+        action: The candidate that the device takes.
         candidates: (A, F), overwritten.
         context: (G,), overwritten.
         mask: (A,), overwritten.

@@ -159,8 +159,8 @@ def reward(s: State, from_cost_ns: int, from_cost: float, scale_s: float) -> flo
 
     Args:
         s: State at the step's end.
-        from_cost_ns: ``cost_ns`` of the clock at its beginning.
-        from_cost: ``cost`` of the clock likewise.
+        from_cost_ns: ``cost_ns`` of the clock at the step's beginning.
+        from_cost: ``cost`` of the clock at the step's beginning.
         scale_s: The scenario's time scale, the unit of request-seconds.
     """
     c = s.clock[0]

@@ -47,9 +47,9 @@ class Outputs(NamedTuple):
         context: (E, G) float32.
         mask: (E, A) bool.
         result: (E,) records of ``RESULT``.
-        final_candidates: Like candidates: the observation that ended an episode, where one did.
-        final_context: Likewise.
-        final_mask: Likewise.
+        final_candidates: (E, A, F) float32, the candidates that ended an episode, where one did.
+        final_context: (E, G) float32, the context that ended an episode, where one did.
+        final_mask: (E, A) bool, the mask that ended an episode, where one did.
     """
 
     candidates: NDArray[np.float32]

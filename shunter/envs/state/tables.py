@@ -86,12 +86,12 @@ class Tables(NamedTuple):
         level: (D, M, L) records of ``LEVEL``.
         device: (D,) records of ``DEVICE``.
         limits: (1,) record of ``LIMITS``.
-        prefill_s: (D, M, L, P) over ``prefill_tokens``.
+        prefill_s: (D, M, L, P) seconds of a prefill, over ``prefill_tokens``.
         prefill_tokens: (P,) grid, ascending.
         step_s: (D, M, L, B, C) seconds per decode step for 1 to B requests over ``context_tokens``.
         context_tokens: (C,) grid of the mean context per request, ascending.
-        kv_save_s: (D, M, L, C) over ``context_tokens``.
-        kv_restore_s: (D, M, L, C) likewise.
+        kv_save_s: (D, M, L, C) seconds to save a KV cache, over ``context_tokens``.
+        kv_restore_s: (D, M, L, C) seconds to restore a KV cache, over ``context_tokens``.
         remaining_tokens: (G,) expected further tokens of a request that generated g so far.
         weight_bytes: (M,) what a model's weights take in the host's memory.
         offload_sensitivity: (D, M) how much slower a step is at the level with most layers on the host.

@@ -46,7 +46,7 @@ def draw_requests(
         limits: Lengths are cut to its context.
         models: Names, in the order of popularity.
         rate_per_s: Mean arrivals per second.
-        seed: Of everything random.
+        seed: Seed of everything that is drawn.
 
     Returns:
         ``workload.requests`` requests.
@@ -74,7 +74,7 @@ def request_chunks(
         limits: Lengths are cut to its context.
         models: Names, in the order of popularity.
         rate_per_s: Mean arrivals per second.
-        seed: Of everything random.
+        seed: Seed of everything that is drawn.
 
     Raises:
         InputError: A trace is missing or broken, or sessions want more models than there are.

@@ -45,9 +45,9 @@ def write_card(
     """Writes the card beside a saved model.
 
     Args:
-        model: Fitted.
+        model: The fitted model.
         frame: The dataset that it was fitted to.
-        validation: Of that dataset.
+        validation: Held-out scores on that dataset.
         saved: The model's file.
 
     Returns:

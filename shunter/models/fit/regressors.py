@@ -24,7 +24,8 @@ class DeviceFit(BaseModel):
     """Physics first: a non-negative sum of features; on top, a learned factor for each known model and level.
 
     Attributes:
-        coefficients: By feature, in the target's unit per unit of the feature; never negative.
+        coefficients: Coefficient of each feature, in the target's unit per unit of the feature; never
+            negative.
         corrections: By model, (gpu_layers, logarithm of the factor) at each level seen, ascending; between
             levels it is interpolated. A model that was not seen has none.
     """
@@ -45,8 +46,8 @@ class DeviceFit(BaseModel):
         """Predicted values.
 
         Args:
-            features: Shape (n_cells, n_features).
-            cells: The same cells' ``model`` and ``gpu_layers``.
+            features: Features of the cells; shape (n_cells, n_features).
+            cells: Columns ``model`` and ``gpu_layers`` of the same cells; shape (n_cells, ...).
 
         Returns:
             Shape (n_cells,).
@@ -93,7 +94,8 @@ class GroupFit(TargetFit):
         page_cache: ``warm`` or ``cold``; empty where it makes no difference.
         physics: What predicts.
         seen_log_errors: 5 % and 95 % quantile of log(measured / predicted) on held-out cells.
-        unseen_log_errors: The same on held-out models; None with fewer than two models.
+        unseen_log_errors: 5 % and 95 % quantile of log(measured / predicted) on held-out models; None with
+            fewer than two models.
     """
 
     device: str

@@ -178,9 +178,9 @@ class Target:
     """What is predicted.
 
     Attributes:
-        name: With its unit.
+        name: Name of the target, its unit included.
         operation: The dataset's operation that it is about.
-        features: Its physical features.
+        features: Physical features of the target, from placed cells.
         measured: The observed value, from a dataset frame.
         smallest: Below it, errors count relative to it: a clock's or an allocator's grain, per row.
         by_page_cache: Whether warm and cold files are fitted apart.

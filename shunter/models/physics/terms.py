@@ -33,7 +33,7 @@ class Term:
     by_version: bool = False
 
     def of(self, cells: RatedCells) -> Array:
-        """Its value; 0 where it does not apply."""
+        """The term's value; 0 where it does not apply."""
         value = self.value(cells)
         if self.weights:
             value = value * (cells.quantised == (self.weights == "quantised"))
@@ -48,11 +48,12 @@ class TargetPhysics:
     """Stages of one target.
 
     Attributes:
-        stages: In the order in which they follow one another.
+        stages: Stages of the target, in the order in which they follow one another.
         device_spread: How far devices deviate from their data sheets beforehand, as a standard deviation
             of the logarithm.
         model_spread: Root mean square error, as a log ratio, for a model that was not seen, beforehand.
-        version_spread: The same as ``device_spread`` of an engine's versions, in its own work.
+        version_spread: How far an engine's versions deviate in its own work beforehand, as a standard
+            deviation of the logarithm.
     """
 
     stages: tuple[Stage, ...]

@@ -75,10 +75,10 @@ def show(
         mine: Room for the teacher.
         theirs: Room for the student.
         followed: Probability that a decision is the student's.
-        share: Of decisions that are kept.
-        luck: Uniform random numbers, used in turn.
-        shown: Written to.
-        count: Decisions that it holds.
+        share: Share of decisions that are kept, 0 to 1.
+        luck: Uniform random numbers in [0, 1), used in turn.
+        shown: Arrays that decisions are written to.
+        count: Decisions that ``shown`` holds already.
     """
     at = 0
     while count < shown.context.shape[0] and reach_decision(t, s, mine):
@@ -126,12 +126,12 @@ def collect(
     """Decisions of one world, spread over episodes; half of them are the student's, if there is one.
 
     Args:
-        world: To play in.
-        teacher: Labels them.
-        student: Of the same or another width.
+        world: World to play in.
+        teacher: Policy that labels the decisions.
+        student: Policy that acts in half of them, of any width; None: the teacher acts alone.
         decisions: How many to keep at most.
-        episodes: Over how many request sequences, see ``episodes_of``.
-        seed: Of these, and of who acts.
+        episodes: Number of request sequences to play, see ``episodes_of``.
+        seed: Seed of the request sequences, and of who acts.
     """
     follower = teacher if student is None else student
     seeds = [int(key_of(seed, e)) for e in range(episodes_of(world, episodes))]

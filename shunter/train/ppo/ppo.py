@@ -42,7 +42,7 @@ class PpoTraining(Training):
     """A training by MaskablePPO; each segment begins with fresh environments and random numbers of its own.
 
     Args:
-        worlds: To train in.
+        worlds: Worlds to train in.
         settings: Hyperparameters.
         validation: Worlds that choose the weights to keep; by default those to train in.
         start: A policy to start from instead of cost-greedy, of the same width or without a network.

@@ -193,11 +193,11 @@ class Trials:
 
     Args:
         world: The compiled scenario.
-        seeds: Of the workloads; with noise, of the luck of durations too.
-        width: Of the policies' networks.
+        seeds: Seeds of the workloads; with noise, of the luck of durations too.
+        width: Width of the policies' networks; 0 without one.
         score: What is made small.
         noise: Whether durations differ from the predicted ones.
-        lanes: In how many parts policies are tried side by side.
+        lanes: Number of parts in which policies are tried side by side.
     """
 
     def __init__(
