@@ -40,7 +40,7 @@ class Scale(BaseModel):
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:
-        """What it is for."""
+        """Target, engine, device, page cache and model that the factor is for."""
         return self.target, self.engine, self.device, self.page_cache, self.model
 
 
@@ -53,7 +53,7 @@ def scale_factors(
         scales: Any factors; those of other targets and engines are passed over.
         target: What is predicted.
         engine: Name of the engine of all cells.
-        cells: With device, model and page_cache; shape (n_cells, any).
+        cells: Cells with device, model and page_cache; shape (n_cells, any).
     """
     factors = np.ones(len(cells))
     mine = [scale for scale in scales if (scale.target, scale.engine) == (target, engine)]

@@ -40,13 +40,13 @@ QUANTA_S, QUANTUM_STEPS = (0.5, 30.0), (16, 32, 64, 128, 256)
 
 REQUESTS, MOST_REQUESTS = 400, 800
 RARE_REQUESTS = 6
-"""Of the least popular model in an episode, if no more than ``MOST_REQUESTS`` of all are needed for them."""
+"""Requests of an episode's least popular model, if they need no more than ``MOST_REQUESTS`` of all."""
 
 ZIPF = (0.2, 1.4)
 """Popularity exponents of the ordinary kind."""
 
 FULL = 0.95
-"""Of a device's memory that weights and KV may take; buffers take some too."""
+"""Share of a device's memory that weights and KV may take; buffers take some too."""
 
 EQUAL = 0.6
 """Share of a family's scenarios whose devices are all alike."""

@@ -61,7 +61,7 @@ class Run(NamedTuple):
         out: Policy file.
         settings: Settings of the algorithm, the seed included.
         worlds: Worlds to train in.
-        validation: See ``train_policy``.
+        validation: Worlds that choose the numbers to keep; if there are none, those to train in.
     """
 
     out: Path
@@ -120,8 +120,8 @@ def train_runs(
 
     Args:
         runs: Trainings that are wanted, all in the same worlds or each in its own.
-        start: See ``train_policy``.
-        folder: See ``tracking``.
+        start: A policy to start from, trained by either algorithm, if there is one.
+        folder: Where MLflow's files are made if ``MLFLOW_TRACKING_URI`` is not set.
         resume: Whether a policy file without a checkpoint is a training that is finished.
         runner: Where trainings run; by default here.
         register: Whether policies go into MLflow's registry; runs are logged either way.
@@ -237,7 +237,7 @@ class _Training:
 
     @cached_property
     def tracker(self) -> Tracker:
-        """Its MLflow run, begun when there is something to log."""
+        """The training's MLflow run, begun when there is something to log."""
         return self._open_run()
 
     def job(self, ground: int) -> SeedTraining:

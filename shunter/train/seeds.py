@@ -90,7 +90,7 @@ class SeedTraining(Job):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name of the training, for people."""
         return f"the training of {self.checkpoint.name.split('.')[0]}"
 
     def task(self) -> SeedTask:

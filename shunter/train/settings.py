@@ -76,7 +76,7 @@ class EvolutionSettings(_Settings):
     Attributes:
         minutes: About how long to search, validations included: the first generations are timed, and it is
             settled how many there are.
-        generations: How many there are, whatever their time; 0: by ``minutes``.
+        generations: Number of generations, whatever their time; 0: as many as ``minutes`` allow.
         pairs: Mirrored perturbations of a generation.
         episodes: Request sequences that each of them plays in each world; of short ones more, so that they
             hold about 400 requests.
@@ -152,7 +152,7 @@ class PpoSettings(_Settings):
 
 
 TrainSettings = EvolutionSettings | PpoSettings
-"""Of a training by any algorithm."""
+"""Settings of a training by any algorithm."""
 
 ALGORITHMS: dict[str, type[EvolutionSettings] | type[PpoSettings]] = {
     "evolution": EvolutionSettings,

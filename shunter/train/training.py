@@ -149,7 +149,7 @@ def run(
     Args:
         training: Just made; closed at the end.
         checkpoint: File to write at every validation, and to go on from if it is there.
-        on_progress: See ``OnProgress``.
+        on_progress: Called with how much is done, 0 to 1, and the latest validation.
 
     Raises:
         InputError: The checkpoint is of a training with other settings.

@@ -43,7 +43,7 @@ class Standing(Strict):
 
     @property
     def words(self) -> str:
-        """Its figures."""
+        """The policy's figures in words."""
         if self.response_s is None or self.ttft_p99_s is None:
             return f"{self.unfinished} requests unfinished"
         response, wait = (f"{x:#.3g}".rstrip(".") for x in (self.response_s, self.ttft_p99_s))

@@ -77,7 +77,7 @@ class Seen(NamedTuple):
     """What a score takes from all candidates together.
 
     Attributes:
-        residents: How many could be evicted.
+        residents: Number of residents that could be evicted.
         goes: Highest ``eviction_order`` of the residents that could be evicted.
         newcomer: Score of serving the model that would be loaded first; minus infinity without one.
         pressure: Highest pressure of residents that are waited for, at least 0.
@@ -281,9 +281,9 @@ def rule_choice(r: Floats, candidates: Features, context: Features, mask: Bools)
 
     Args:
         r: Vector of the heuristic.
-        candidates: (A, F).
-        context: (G,).
-        mask: (A,), at least one of them legal.
+        candidates: (A, F) features of the candidates.
+        context: (G,) features of the context.
+        mask: (A,) which candidates are legal, at least one of them.
     """
     seen = look(r, candidates, context, mask)
     best, top = 0, -np.inf

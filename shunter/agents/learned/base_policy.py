@@ -61,7 +61,7 @@ def base_scores(candidates: NDArray[Any], prior: BasePolicy) -> Scores:
     less than a twentieth of a request in a time scale, as second copies may.
 
     Args:
-        candidates: (..., F).
+        candidates: (..., F) features of the candidates.
         prior: Parameters of the base policy.
 
     Returns:
@@ -91,10 +91,10 @@ def pruned(
     what is left, those of highest prior: ``MOST_CANDIDATES`` of them, and whatever equals the last.
 
     Args:
-        candidates: (..., A, F).
-        context: (..., G).
-        mask: (..., A).
-        prior: (..., A).
+        candidates: (..., A, F) features of the candidates.
+        context: (..., G) features of the context.
+        mask: (..., A) which candidates are legal.
+        prior: (..., A) untrained scores.
 
     Returns:
         (..., A); at least one of the legal ones.
@@ -119,9 +119,9 @@ def listed(
     """Who is on the ``pruned``, and the untrained scores that it goes by, minus infinity where illegal.
 
     Args:
-        candidates: (..., A, F).
-        context: (..., G).
-        mask: (..., A).
+        candidates: (..., A, F) features of the candidates.
+        context: (..., G) features of the context.
+        mask: (..., A) which candidates are legal.
         prior: Parameters of the base policy.
 
     Returns:

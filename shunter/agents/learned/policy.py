@@ -68,7 +68,7 @@ class LearnedPolicy(ScoringPolicy):
 
     @property
     def prior(self) -> BasePolicy:
-        """What it rests on."""
+        """The base policy that its scores rest on."""
         return BasePolicy(*self.weights["prior"].tolist())
 
     def recorded(self, key: str, kind: type[T], whole: str) -> T | None:
@@ -99,7 +99,7 @@ class LearnedPolicy(ScoringPolicy):
 
     @cached_property
     def vector(self) -> NDArray[np.float64]:
-        """Its numbers, for compiled code."""
+        """The policy's numbers as one vector, for compiled code; shape (size,)."""
         return to_vector(self.weights)
 
     def scratch(self, actions: int) -> Scratch:

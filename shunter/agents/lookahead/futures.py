@@ -25,7 +25,7 @@ def estimate_rates(s: State, rates: Floats) -> float:
 
     Args:
         s: State.
-        rates: (M,), overwritten.
+        rates: (M,) arrivals per second of each model, overwritten.
 
     Returns:
         Their sum.
@@ -68,7 +68,7 @@ def redraw_hidden(t: Tables, s: State, lengths: Ints, key: int) -> None:
     """Draws anew what a server cannot know of the requests in the system and of operations under way.
 
     Args:
-        t: Tables.
+        t: Tables of the scenario.
         s: A copy of a state; decode lengths, ends of operations and luck are overwritten.
         lengths: (N,) decode lengths of the workload, ascending; a request's is drawn from those longer than
             what it generated.

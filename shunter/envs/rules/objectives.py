@@ -71,7 +71,7 @@ def begin_busy(s: State, d: int) -> None:
 
 @inlined
 def end_busy(s: State, d: int) -> None:
-    """Device d is done with it."""
+    """Device d is done with loading, running or evicting."""
     s.clock[0].cost_per_s -= s.device[d].busy_per_s
 
 

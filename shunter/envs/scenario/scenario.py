@@ -138,7 +138,7 @@ class Device(Strict):
 
     @property
     def memory_bytes(self) -> int:
-        """Its budget: what the device names, else the GPU's memory less the reserve.
+        """The memory budget in bytes: what the device names, else the GPU's memory less the reserve.
 
         Raises:
             InputError: The device names none and there is no GPU, or nothing is left of it.

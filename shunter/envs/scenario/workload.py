@@ -107,7 +107,7 @@ class ClosedLoop(Strict):
     """Users who send their next request after the answer to their last, instead of arrivals at a rate.
 
     Attributes:
-        users: How many.
+        users: Number of users.
         think_s: Mean pause from an answer to the next request, exponential. The first requests are sent at
             evenly spaced quantiles of it.
     """

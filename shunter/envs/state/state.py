@@ -142,7 +142,7 @@ def empty_state(
         max_batch: Requests of a quantum, at most.
         slots: Number of slots in the pool of requests.
         ring: Number of requests on their way that the ring holds.
-        outcomes: How many requests' outcomes are kept.
+        outcomes: Number of requests whose outcomes are kept.
         first_sends_ns: (users,) ns at which each user of a closed loop sends the first request; None: an open
             one.
     """

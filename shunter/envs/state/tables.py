@@ -22,12 +22,12 @@ LEVEL = np.dtype(
         ("level_ok", np.int64),  # whether it exists, the engine honours it and the device can hold it alone
         ("gpu_share", np.float64),  # share of layers on the device, 1 - offload_ratio
         ("footprint_bytes", np.float64),  # device memory of a resident: weights, KV budget and buffers
-        ("load_s", np.float64),  # of weights in the host's memory
-        ("cold_load_s", np.float64),  # of weights on disk
+        ("load_s", np.float64),  # seconds to load weights from the host's memory
+        ("cold_load_s", np.float64),  # seconds to load weights from disk
         ("unload_s", np.float64),
         ("load_halfwidth", np.float64),  # half width of the 90 % interval of load_s, relative
-        ("prefill_halfwidth", np.float64),  # likewise
-        ("step_halfwidth", np.float64),  # likewise
+        ("prefill_halfwidth", np.float64),  # half width of the 90 % interval of a prefill, relative
+        ("step_halfwidth", np.float64),  # half width of the 90 % interval of a decode step, relative
         ("kv_can_save", np.int64),  # whether KV survives an eviction; otherwise it is dropped and recomputed
     ],
     align=True,
@@ -36,9 +36,9 @@ LEVEL = np.dtype(
 
 DEVICE = np.dtype(
     [
-        ("capacity_bytes", np.float64),  # its budget
+        ("capacity_bytes", np.float64),  # the device's memory budget
         ("busy_rate", np.float64),  # what it costs per second while it loads or runs
-        ("idle_rate", np.float64),  # and while it does not
+        ("idle_rate", np.float64),  # what it costs per second while it does neither
     ],
     align=True,
 )
@@ -56,8 +56,8 @@ LIMITS = np.dtype(
         ("objective", np.int64),  # one of the values above
         ("guard_ns", np.int64),  # longest wait before a request goes first, FAR_NS without such a bound
         ("ttft_ns", np.int64),  # longest time to the first token, FAR_NS without one
-        ("tpot_ns", np.int64),  # longest time per further token, likewise
-        ("waiting_price", np.float64),  # of one request in the system, per second
+        ("tpot_ns", np.int64),  # longest time per further token, FAR_NS without one
+        ("waiting_price", np.float64),  # price of one request in the system, per second
         ("host_bytes", np.float64),  # the host's memory for weights
         ("time_scale_s", np.float64),  # the scenario's own unit of time
     ],

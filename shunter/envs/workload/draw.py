@@ -44,7 +44,7 @@ def draw_requests(
     Args:
         workload: What to draw.
         limits: Lengths are cut to its context.
-        models: Names, in the order of popularity.
+        models: Names of the models, in the order of popularity.
         rate_per_s: Mean arrivals per second.
         seed: Seed of everything that is drawn.
 
@@ -72,7 +72,7 @@ def request_chunks(
     Args:
         workload: What to draw.
         limits: Lengths are cut to its context.
-        models: Names, in the order of popularity.
+        models: Names of the models, in the order of popularity.
         rate_per_s: Mean arrivals per second.
         seed: Seed of everything that is drawn.
 

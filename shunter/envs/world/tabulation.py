@@ -44,7 +44,7 @@ def check_fits(scenario: Scenario, exists: NDArray[np.bool_], footprint: Array) 
     """Checks that every device holds some model and every model fits some device.
 
     Args:
-        scenario: Names devices and models, and budgets.
+        scenario: Scenario that names devices and models, and gives memory budgets.
         exists: (devices, models, levels) bool, which levels a model has on a device.
         footprint: (devices, models, levels) bytes that a model takes at each level.
 

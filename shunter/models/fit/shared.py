@@ -118,7 +118,7 @@ class CrossDeviceFit(TargetFit):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What it is for."""
+        """Target and engine that the fit is for."""
         return (self.target, self.engine)
 
     def predict(self, frame: pd.DataFrame) -> tuple[Array, Array, npt.NDArray[np.bool_]]:

@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 Features = dict[str, Array]
 
 HEAD_WIDTH = 128
-"""Of models whose heads are not known: that of most with 3 billion parameters and more."""
+"""Head width of models whose heads are not known: that of most with 3 billion parameters and more."""
 
 DIFFERENCES = {
     f"many_sequences_params_{side}": {f"more_sequences_params_{side}", f"is_batched_params_{side}"}

@@ -119,8 +119,8 @@ def hold_out(
     """Predicts each label's rows by a model fitted to all others.
 
     Args:
-        features: Shape (n_rows, n_features).
-        measured: Shape (n_rows,).
+        features: Features of the rows; shape (n_rows, n_features).
+        measured: Measured values; shape (n_rows,).
         smallest: Below it, errors count relative to it; above 0; shape (n_rows,).
         frame: The dataset's rows.
         labels: What is held out together; shape (n_rows,).

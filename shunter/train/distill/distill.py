@@ -155,5 +155,5 @@ class _Student:
             yield total / count
 
     def policy(self) -> LearnedPolicy:
-        """What it would do now."""
+        """The student as a policy, as it is now."""
         return LearnedPolicy("distilled", self.network.exported(), {})

@@ -33,10 +33,10 @@ class Shown(NamedTuple):
     """Decisions (n, ...) with the teacher's scores of up to ``MOST_CANDIDATES`` candidates.
 
     Attributes:
-        candidates: (n, MOST_CANDIDATES, F) float32.
-        context: (n, G) float32.
+        candidates: (n, MOST_CANDIDATES, F) float32, features of the candidates.
+        context: (n, G) float32, features of the context.
         listed: (n, MOST_CANDIDATES) which candidates there are.
-        scores: (n, MOST_CANDIDATES) of the teacher; minus infinity where there is none.
+        scores: (n, MOST_CANDIDATES) the teacher's scores; minus infinity where there is none.
         agrees: (n,) whether the student would decide as the teacher does.
     """
 
@@ -47,7 +47,7 @@ class Shown(NamedTuple):
     agrees: Bools
 
     def first(self, count: int) -> Shown:
-        """So many of them."""
+        """The first so many decisions."""
         return Shown(*(array[:count] for array in self))  # type: ignore[arg-type]
 
 
@@ -68,7 +68,7 @@ def show(
     """Plays an episode and keeps some of its decisions; returns how many are kept now.
 
     Args:
-        t: Tables.
+        t: Tables of the scenario.
         s: State, at the start of an episode.
         teacher: Vector of the policy that labels.
         student: Vector of the policy that acts where the teacher does not.
@@ -129,7 +129,7 @@ def collect(
         world: World to play in.
         teacher: Policy that labels the decisions.
         student: Policy that acts in half of them, of any width; None: the teacher acts alone.
-        decisions: How many to keep at most.
+        decisions: Most decisions to keep.
         episodes: Number of request sequences to play, see ``episodes_of``.
         seed: Seed of the request sequences, and of who acts.
     """

@@ -23,12 +23,12 @@ def generalized_advantages(
     step t.
 
     Args:
-        rewards: (T, n).
+        rewards: (T, n) rewards of each step.
         values: (T, n) values of the states before each step.
         last_values: (n,) values after the last.
         continues: (T, n) 0 where the episode ended with the step, else 1.
-        discounts: (T, n).
-        traces: (T, n), lambda of each step.
+        discounts: (T, n) discount of each step.
+        traces: (T, n) lambda of each step.
 
     Returns:
         (T, n).

@@ -88,7 +88,7 @@ class PpoTraining(Training):
             batch_size=min(settings.batch_size, self.venv.num_envs * settings.rollout_steps),
             n_epochs=settings.epochs,
             gamma=1.0,  # discounting is DurationBuffer's
-            gae_lambda=1.0,  # likewise
+            gae_lambda=1.0,  # lambda is DurationBuffer's
             clip_range=0.15,
             ent_coef=settings.entropy,
             normalize_advantage=False,  # DurationBuffer's too, for each world by itself
@@ -105,12 +105,12 @@ class PpoTraining(Training):
 
     @property
     def decisions(self) -> int:
-        """Trained for so far."""
+        """Decisions trained for so far."""
         return int(self.model.num_timesteps)
 
     @property
     def share(self) -> float:
-        """How much is done."""
+        """Share of the training that is done, 0 to 1."""
         return self.decisions / self.settings.steps
 
     def begin(self) -> None:

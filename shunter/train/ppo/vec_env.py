@@ -54,7 +54,7 @@ class SchedulingVecEnv(UniformVecEnv):
 
     Args:
         world: The compiled scenario.
-        num_envs: How many environments.
+        num_envs: Number of environments.
         seed: Seed of all environments, see ``SchedulingVectorEnv``; ``seed()`` changes it from the next reset
             on.
         reward_scale: Factor that rewards are multiplied by.

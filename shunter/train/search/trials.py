@@ -158,15 +158,15 @@ def score_many(
     """Plays every episode with every policy; returns how many decisions that took.
 
     Args:
-        t: Tables.
+        t: Tables of the scenario.
         batch: States that hold the requests of S episodes; used up.
         rings: (S, N) the requests as drawn.
         vectors: (P, size) policies.
-        w: Overwritten.
-        noise: See ``begin_episode``.
+        w: Room for a decision, overwritten.
+        noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
         weight: ``Score.tail_weight``.
         by_model: ``Score.by_model``.
-        sums: Overwritten.
+        sums: Room for sums of response times, overwritten.
         out: (P, S), overwritten with costs per request.
     """
     decisions = 0

@@ -89,7 +89,7 @@ def tune_all(
             included.
         storage: A journal file that a search killed at any time goes on from; None: in memory.
         runner: Where trials run; by default here.
-        on_trial: See ``OnTrial``.
+        on_trial: Called with the search's name, its trials done and its best score so far.
 
     Raises:
         InputError: The storage holds a search over other worlds, seeds or features.

@@ -94,7 +94,7 @@ def search_all(
         shared: See ``Work``.
         runner: Where trials run; by default here.
         storage: A journal file that a search killed at any time goes on from; None: in memory.
-        on_trial: See ``OnTrial``.
+        on_trial: Called with the search's name, its trials done and its best score so far.
 
     Raises:
         InputError: The storage holds a search over something else.
@@ -175,7 +175,7 @@ class _Progress:
             self.on_trial(self.search.name, len(_done(self.study)), math.exp(self.study.best_value))
 
     def tuned(self) -> Tuned:
-        """What came of it."""
+        """What came of the search."""
         default, _ = self.search.make(self.search.defaults)
         complete = [trial for trial in _done(self.study) if trial.state.name == "COMPLETE"]
         best = min(complete, key=lambda trial: trial.value)

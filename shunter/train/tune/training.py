@@ -88,7 +88,7 @@ def tune_training(
         validation: Worlds that trainings are scored in; by default those to train in.
         runner: Where trainings run; by default here.
         storage: A journal file that a search killed at any time goes on from; None: in memory.
-        on_trial: See ``OnTrial``.
+        on_trial: Called with the search's name, its trials done and its best score so far.
 
     Raises:
         InputError: The storage holds a search over other worlds or settings.
