@@ -74,7 +74,7 @@ def sheet_names(devices: pd.Series[Any], known: Mapping[str, str]) -> pd.Series[
 
     Args:
         devices: Names of devices as cells have them; shape (n_cells,).
-        known: Names of devices that are called otherwise.
+        known: Names in the data sheets of devices that are called otherwise, by device.
     """
     return _by_name(devices, lambda name: _sheet_name(name, known))
 

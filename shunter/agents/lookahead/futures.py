@@ -24,7 +24,7 @@ def estimate_rates(s: State, rates: Floats) -> float:
     Shares follow the models' recent gaps, the current one included; the total is that of the whole past.
 
     Args:
-        s: State.
+        s: State of one environment.
         rates: (M,) arrivals per second of each model, overwritten.
 
     Returns:
@@ -136,7 +136,7 @@ def keep_future(s: State, to: State, horizon_s: float) -> None:
     """Copies the true requests that arrive within the horizon, for an oracle.
 
     Args:
-        s: State.
+        s: State of one environment.
         to: A copy of it; its ring is overwritten and bounds how many there are.
         horizon_s: No arrival is later than this from now.
     """

@@ -15,7 +15,7 @@ class Term:
     """One closed form and what is known of its factor beforehand.
 
     Attributes:
-        name: Unique in its target.
+        name: Name, unique in its target.
         value: At peak rates, in the target's unit; shape (n_cells,).
         factor: Median of the prior: how many times as long it takes in fact.
         spread: Standard deviation of the prior's logarithm.
