@@ -23,7 +23,7 @@ class Policy(Protocol):
 
     @property
     def name(self) -> str:
-        """In tables and logs."""
+        """Name in tables and logs."""
         ...
 
     @property
@@ -64,9 +64,9 @@ class ScoringPolicy(ABC):
         """Scores every candidate.
 
         Args:
-            candidates: (..., A, F).
-            context: (..., G).
-            mask: (..., A).
+            candidates: (..., A, F) features of the candidates.
+            context: (..., G) features of the context.
+            mask: (..., A) which candidates are legal.
 
         Returns:
             (..., A); entries of illegal candidates do not matter.

@@ -46,11 +46,11 @@ def play_on(choose: Any, t: Tables, s: State, p: Floats, w: Scratch) -> int:
     """Plays on until the episode is over, cut off, or lacks room for a request.
 
     Args:
-        choose: Decides.
-        t: Tables.
-        s: State.
-        p: Passed to ``choose``.
-        w: Overwritten.
+        choose: Function that decides.
+        t: Tables of the scenario.
+        s: State of the episode.
+        p: Numbers of the policy, passed to ``choose``.
+        w: Room for the observation, overwritten.
 
     Returns:
         The device that asks as it is cut off, -1 at its end, or ``STALLED``: grow its slots and go on.

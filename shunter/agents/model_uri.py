@@ -21,11 +21,11 @@ def load_registered(uri: str, *, store: str | None = None) -> LearnedPolicy:
 
     Args:
         uri: ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION``.
-        store: MLflow's; by default ``store_uri``'s.
+        store: URI of MLflow's store; by default ``store_uri``'s.
 
     Raises:
         InputError: The URI has another form, or there is no such model, version or alias.
-        BrokenFileError: Its artifact is missing or damaged.
+        BrokenFileError: The model's artifact is missing or damaged.
         VersionError: It was trained for observations of another version.
     """
     match = _URI.fullmatch(uri)

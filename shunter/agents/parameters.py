@@ -18,8 +18,8 @@ class Number:
     """A number at least 0.
 
     Attributes:
-        low: From here
-        high: to here it is tuned; what users give may lie outside.
+        low: Lower end of what tuning tries; what users give may lie outside.
+        high: Upper end of what tuning tries; what users give may lie outside.
         log: Whether it is tuned by its logarithm.
         whole: Whether it is a whole number, at least 1.
     """

@@ -73,8 +73,8 @@ def sheet_names(devices: pd.Series[Any], known: Mapping[str, str]) -> pd.Series[
     """Names in the data sheets; empty where there is none.
 
     Args:
-        devices: As in cells.
-        known: Names of devices that are called otherwise.
+        devices: Names of devices as cells have them; shape (n_cells,).
+        known: Names in the data sheets of devices that are called otherwise, by device.
     """
     return _by_name(devices, lambda name: _sheet_name(name, known))
 

@@ -68,11 +68,12 @@ class Datasheet:
     """Peak rates of one device.
 
     Attributes:
-        name: As in the catalogue.
-        bandwidth_bytes_per_s: Of its memory.
-        matrix_flop_per_s: Dense FP16 of its matrix units, or of its lanes if it has none.
+        name: Name in the catalogue.
+        bandwidth_bytes_per_s: Bandwidth of the device's memory, bytes per second.
+        matrix_flop_per_s: Dense FP16 operations per second of its matrix units, or of its lanes if it has
+            none.
         lane_clocks_per_s: Multiprocessors x clock: what bounds how many reads and operations are in flight.
-        link_bytes_per_s: From the host, one direction.
+        link_bytes_per_s: Bandwidth of the link from the host, one direction, bytes per second.
     """
 
     name: str

@@ -156,9 +156,9 @@ class PerformanceModel:
         """Builds cells to predict.
 
         Args:
-            engine: As profiled.
-            device: As profiled.
-            model: As profiled.
+            engine: Name of the engine, as profiled.
+            device: Name of the device, as profiled.
+            model: Name of the model, as profiled.
             **cell: ``operation`` and any of the dataset's cell columns; scalars and arrays of one length are
                 broadcast. Left out ones are as in ``complete``. Model facts may be given for another model.
 
@@ -231,9 +231,9 @@ class PerformanceModel:
         """Predicts the cost of one preemption: KV save, unload, load and KV restore.
 
         Args:
-            engine: As profiled.
-            device: As profiled.
-            model: As profiled.
+            engine: Name of the engine, as profiled.
+            device: Name of the device, as profiled.
+            model: Name of the model, as profiled.
             cut_tokens: Tokens in the request's KV cache when it is cut.
             **cell: ``gpu_layers``, ``page_cache`` and other cell columns, scalars.
         """

@@ -20,10 +20,10 @@ class Scale(BaseModel):
 
     Attributes:
         target: What it multiplies: a time, never memory.
-        engine: Whose predictions.
-        device: On which device, without memory budget.
-        page_cache: Of which loads; empty: of all, and for other targets.
-        model: Of this model only, on top of its device's; empty: of every model there.
+        engine: Name of the engine whose predictions it multiplies.
+        device: Name of the device that they are for, without memory budget.
+        page_cache: ``warm`` or ``cold`` loads that it is for; empty: all loads, and other targets.
+        model: Name of the only model that it is for, on top of its device's; empty: every model there.
         factor: Measured over fitted.
         rows: Rows that it rests on, each by the share that this target has in it.
     """
@@ -40,7 +40,7 @@ class Scale(BaseModel):
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:
-        """What it is for."""
+        """Target, engine, device, page cache and model that the factor is for."""
         return self.target, self.engine, self.device, self.page_cache, self.model
 
 
@@ -50,10 +50,10 @@ def scale_factors(
     """What predictions are multiplied by, shape (n_cells,).
 
     Args:
-        scales: Any; those of other targets and engines are passed over.
+        scales: Any factors; those of other targets and engines are passed over.
         target: What is predicted.
-        engine: Of all cells.
-        cells: With device, model and page_cache; shape (n_cells, any).
+        engine: Name of the engine of all cells.
+        cells: Cells with device, model and page_cache; shape (n_cells, any).
     """
     factors = np.ones(len(cells))
     mine = [scale for scale in scales if (scale.target, scale.engine) == (target, engine)]

@@ -57,7 +57,7 @@ class FittedState(BaseModel):
 
     Attributes:
         format: What the file is.
-        version: Of the file's format.
+        version: Version of the file's format.
         data_fingerprint: Hash of the rows that were fitted.
         fits: One for each target, engine and device without data sheet, for loads also page cache.
         shared: One for each target and engine, for all devices with data sheets.

@@ -28,7 +28,8 @@ def train_policy(
 
     Args:
         worlds: The world, or worlds, to be good in.
-        settings: Of an algorithm, and so which one: ``EvolutionSettings`` (the default) or ``PpoSettings``.
+        settings: Settings of the algorithm, whose type says which: ``EvolutionSettings`` (the default) or
+            ``PpoSettings``.
         validation: Worlds that choose the numbers to keep; by default those to be good in.
         start: A policy to start from, trained by either algorithm.
         checkpoint: File to write at every validation, and to go on from if it is there.

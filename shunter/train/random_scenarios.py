@@ -40,13 +40,13 @@ QUANTA_S, QUANTUM_STEPS = (0.5, 30.0), (16, 32, 64, 128, 256)
 
 REQUESTS, MOST_REQUESTS = 400, 800
 RARE_REQUESTS = 6
-"""Of the least popular model in an episode, if no more than ``MOST_REQUESTS`` of all are needed for them."""
+"""Requests of an episode's least popular model, if they need no more than ``MOST_REQUESTS`` of all."""
 
 ZIPF = (0.2, 1.4)
 """Popularity exponents of the ordinary kind."""
 
 FULL = 0.95
-"""Of a device's memory that weights and KV may take; buffers take some too."""
+"""Share of a device's memory that weights and KV may take; buffers take some too."""
 
 EQUAL = 0.6
 """Share of a family's scenarios whose devices are all alike."""
@@ -57,12 +57,14 @@ class Family:
     """Bounds of the draws of a kind of scenario; all steady.
 
     Attributes:
-        devices: How many, uniform.
-        models: How many, log-uniform.
-        zipf: Popularity exponent, uniform.
-        overcommit: About the bytes of all models over bytes of all devices, uniform.
+        devices: Least and most devices, drawn uniformly.
+        models: Least and most models, drawn log-uniformly.
+        zipf: Least and greatest popularity exponent, drawn uniformly.
+        overcommit: Least and greatest ratio of the bytes of all models to those of all devices, roughly kept;
+            drawn uniformly.
         spread: Standard deviation of the logarithm of the models' sizes.
-        requests: Of an episode, uniform; by default as many as the least popular model needs.
+        requests: Least and most requests of an episode, drawn uniformly; by default as many as the least
+            popular model needs.
     """
 
     devices: tuple[int, int]
@@ -87,8 +89,8 @@ class Parts:
     """What scenarios are put together from.
 
     Attributes:
-        gpus: Of the catalogue.
-        models: Likewise.
+        gpus: Names of GPUs in the catalogue.
+        models: Names of models in the catalogue.
         lengths: Named length distributions, with factors on prompts and decodes that they are used with.
     """
 
@@ -120,7 +122,7 @@ def random_scenario(seed: int, parts: Parts | None = None) -> Scenario:
 
     Args:
         seed: Another for another scenario; ``family_of`` says of what kind.
-        parts: To put it together from; those of the library's training scenarios by default.
+        parts: Parts to put it together from; by default those of the library's training scenarios.
 
     Returns:
         One whose every model fits some device whole. Of the ordinary kind: unequal devices, more models than

@@ -59,9 +59,9 @@ class TrainingRun(NamedTuple):
 
     Attributes:
         out: Policy file.
-        settings: With its seed.
-        worlds: To train in.
-        validation: See ``train_policy``.
+        settings: Settings of the algorithm, the seed included.
+        worlds: Worlds to train in.
+        validation: Worlds that choose the numbers to keep; if there are none, those to train in.
     """
 
     out: Path
@@ -75,12 +75,12 @@ class Trained:
     """A policy that was trained.
 
     Attributes:
-        out: Its file.
-        policy: It.
-        ratio: Its validation response over the best heuristic's.
+        out: File of the policy.
+        policy: The policy.
+        ratio: The policy's validation response over the best heuristic's.
         how: How long it was trained, and how it did in validation, in words.
-        run_id: MLflow's; None if it had been finished before.
-        registered: Its version in MLflow's registry, in words; empty if it was not registered.
+        run_id: MLflow's id of the run; None if it had been finished before.
+        registered: Name and version in MLflow's registry, in words; empty if it was not registered.
         interrupted: Whether Ctrl-C cut it short.
     """
 
@@ -119,12 +119,12 @@ def train_runs(
     Goes on from checkpoints that are there.
 
     Args:
-        runs: Of the same worlds, or each of its own.
-        start: See ``train_policy``.
-        folder: See ``tracking``.
+        runs: Trainings that are wanted, all in the same worlds or each in its own.
+        start: A policy to start from, trained by either algorithm, if there is one.
+        folder: Where MLflow's files are made if ``MLFLOW_TRACKING_URI`` is not set.
         resume: Whether a policy file without a checkpoint is a training that is finished.
         runner: Where trainings run; by default here.
-        register: Whether they go into MLflow's registry; they are logged either way.
+        register: Whether policies go into MLflow's registry; runs are logged either way.
         listener: Who is told.
 
     Returns:
@@ -239,7 +239,7 @@ class _Training:
 
     @cached_property
     def tracker(self) -> Tracker:
-        """Its MLflow run, begun when there is something to log."""
+        """The training's MLflow run, begun when there is something to log."""
         return self._open_run()
 
     def job(self, ground: int) -> SeedTraining:

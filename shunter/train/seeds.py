@@ -29,7 +29,7 @@ class TrainingTasks(NamedTuple):
     """Where a training takes place.
 
     Attributes:
-        worlds: To train in.
+        worlds: Worlds to train in.
         validation: Worlds that choose the numbers to keep; if there are none, those to train in.
     """
 
@@ -54,9 +54,9 @@ class SeedTask(NamedTuple):
     """What a training is told.
 
     Attributes:
-        ground: Its place in ``SeedsShared.task_sets``.
-        settings: With its seed.
-        checkpoint: The last one, if there is one.
+        ground: Index into ``SeedsShared.task_sets``.
+        settings: Settings of the algorithm, the seed included.
+        checkpoint: Bytes of the last checkpoint, if there is one.
     """
 
     ground: int
@@ -75,11 +75,11 @@ class SeedTraining(Job):
     """One training.
 
     Attributes:
-        settings: With its seed.
+        settings: Settings of the algorithm, the seed included.
         checkpoint: File that is kept up to date, and gone on from if it is there.
         on_progress: Called with how much is done, 0 to 1, and the latest validation.
         on_result: Called with the result.
-        ground: Its place in ``SeedsShared.task_sets``.
+        ground: Index into ``SeedsShared.task_sets``.
     """
 
     settings: TrainSettings
@@ -90,7 +90,7 @@ class SeedTraining(Job):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name of the training, for people."""
         return f"the training of {self.checkpoint.name.split('.')[0]}"
 
     def task(self) -> SeedTask:

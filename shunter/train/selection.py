@@ -28,9 +28,10 @@ class Played(NamedTuple):
     """What a policy did on some request sequences.
 
     Attributes:
-        response_mean_s: (worlds, seeds); NaN where requests were left unfinished.
-        ttft_p99_s: (worlds,) of all requests' waits for a first token; NaN likewise.
-        unfinished: (worlds,) requests.
+        response_mean_s: (worlds, seeds) mean responses in s; NaN where requests were left unfinished.
+        ttft_p99_s: (worlds,) p99 over all requests of the wait for a first token, in s; NaN where some were
+            left unfinished.
+        unfinished: (worlds,) number of requests left unfinished.
     """
 
     response_mean_s: Array
@@ -108,10 +109,10 @@ def make_score_card(
     """Judges a policy against the best baseline of each world.
 
     Args:
-        policy: To judge.
+        policy: Policy to judge.
         worlds: Scenarios at their loads.
         baselines: Heuristics by the names to show; none of them an oracle.
-        seeds: Of the workloads; the policy must not have been chosen on them for the card to be fair.
+        seeds: Seeds of the workloads; the policy must not have been chosen on them for the card to be fair.
     """
     theirs = {name: played(worlds, baseline, seeds) for name, baseline in baselines.items()}
     return score_card(worlds, played(worlds, policy, seeds), theirs, seeds)

@@ -40,7 +40,7 @@ class _Settings:
 
     Attributes:
         OR_ZERO: Names of settings that may be 0; all others must be greater.
-        seed: Of all that is drawn: perturbations or weights and exploration, and training workloads.
+        seed: Seed of all that is drawn: perturbations or weights and exploration, and training workloads.
         averaging: What is validated and kept is a running average of the numbers; how much of it a generation
             or update leaves, below 1.
         noise: Whether durations differ from the predicted ones, as much as the prediction intervals say.
@@ -71,25 +71,25 @@ class _Settings:
 
 @dataclass(frozen=True)
 class EvolutionSettings(_Settings):
-    """Of direct search; see ``shunter.train.search.evolution``.
+    """Settings of direct search; see ``shunter.train.search.evolution``.
 
     Attributes:
         minutes: About how long to search, validations included: the first generations are timed, and it is
             settled how many there are.
-        generations: How many there are, whatever their time; 0: by ``minutes``.
+        generations: Number of generations, whatever their time; 0: as many as ``minutes`` allow.
         pairs: Mirrored perturbations of a generation.
         episodes: Request sequences that each of them plays in each world; of short ones more, so that they
             hold about 400 requests.
-        worlds: That a generation plays in at most, drawn anew each time.
+        worlds: Most worlds that a generation plays in, drawn anew each time.
         sigma: Standard deviation of perturbations.
-        shared: Of the variance of a linear weight's perturbations, the share that the weights of all kinds of
+        shared: Share of the variance of a linear weight's perturbations that the weights of all kinds of
             candidates have in common, 0 to 1: 0 perturbs them independently, 1 leaves all kinds the same
             weights.
-        learning_rate: Of Adam, at first; it falls linearly to a fifth.
-        width: Of a network that is searched beside the linear part; 0: none. One that a policy to start from
-            has is then kept as it is.
-        threads: That share the work; 0: as many as ``OMP_NUM_THREADS`` says, which Ray sets to a worker's
-            share, or one for each processor. Numbers do not depend on it.
+        learning_rate: Learning rate of Adam, at first; it falls linearly to a fifth.
+        width: Width of a network that is searched beside the linear part; 0: none. One that a policy to start
+            from has is then kept as it is.
+        threads: Number of threads that share the work; 0: as many as ``OMP_NUM_THREADS`` says, which Ray sets
+            to a worker's share, or one for each processor. Numbers do not depend on it.
     """
 
     OR_ZERO: ClassVar[frozenset[str]] = _Settings.OR_ZERO | {"generations", "shared", "width", "threads"}
@@ -114,7 +114,7 @@ class EvolutionSettings(_Settings):
 
 @dataclass(frozen=True)
 class PpoSettings(_Settings):
-    """Of MaskablePPO; see ``shunter.train.ppo.ppo``.
+    """Settings of MaskablePPO; see ``shunter.train.ppo.ppo``.
 
     Attributes:
         steps: Decisions to train for.
@@ -122,15 +122,15 @@ class PpoSettings(_Settings):
         rollout_steps: Decisions per environment between updates.
         batch_size: Decisions per gradient step.
         epochs: Passes over a rollout.
-        learning_rate: Of Adam, at first; it falls linearly to a tenth.
-        time_constant: Of discounting, in the scenario's time scales.
-        credit_constant: Of the lambda of generalised advantages, likewise: how far back a surprise is
-            credited. A rollout should be longer.
+        learning_rate: Learning rate of Adam, at first; it falls linearly to a tenth.
+        time_constant: Time constant of discounting, in the scenario's time scales.
+        credit_constant: Time constant of the lambda of generalised advantages, in the scenario's time scales:
+            how far back a surprise is credited. A rollout should be longer.
         entropy: Weight of the entropy bonus.
-        width: Of the network's layers.
+        width: Width of the network's layers.
         warm_start: Whether the prior that the network is added to is chosen for these worlds; see
             ``shunter.agents.learned.policy.BasePolicy``. A policy to start from brings its own.
-        threads: Of torch.
+        threads: Number of torch's threads.
     """
 
     OR_ZERO: ClassVar[frozenset[str]] = _Settings.OR_ZERO | {"entropy", "warm_start"}
@@ -152,7 +152,7 @@ class PpoSettings(_Settings):
 
 
 TrainSettings = EvolutionSettings | PpoSettings
-"""Of a training by any algorithm."""
+"""Settings of a training by any algorithm."""
 
 ALGORITHMS: dict[str, type[EvolutionSettings] | type[PpoSettings]] = {
     "evolution": EvolutionSettings,
@@ -196,15 +196,15 @@ class DistillSettings:
     """How one network learns what others decide; see ``shunter.train.distill.distill``.
 
     Attributes:
-        width: Of the student's layers.
-        rounds: Of showing and learning; from the second on, the student makes half of the decisions.
-        decisions: That each world shows in a round.
-        episodes: Request sequences that these are spread over; of short ones more, as in a search.
-        passes: Over all that was shown so far, in each round.
+        width: Width of the student's layers.
+        rounds: Rounds of showing and learning; from the second on, the student makes half of the decisions.
+        decisions: Decisions that each world shows in a round.
+        episodes: Request sequences that these decisions are spread over; of short ones more, as in a search.
+        passes: Passes over all that was shown so far, in each round.
         batch_size: Decisions per gradient step.
-        learning_rate: Of Adam, at first; it falls to a hundredth along a cosine.
-        seed: Of weights, workloads and the order of what is shown.
-        threads: Of torch.
+        learning_rate: Learning rate of Adam, at first; it falls to a hundredth along a cosine.
+        seed: Seed of weights, workloads and the order of what is shown.
+        threads: Number of torch's threads.
     """
 
     width: int = 64
@@ -249,8 +249,8 @@ class TrainConfig(Strict):
         random_share: How much of a named scenario's training each random scenario's own gets, of ``steps``,
             ``minutes`` or ``generations``.
         loads: Shares of each scenario's capacity to train and validate at; by default its own rate.
-        algorithm: One of ``ALGORITHMS``.
-        settings: Of that algorithm.
+        algorithm: Name of the algorithm, one of ``ALGORITHMS``.
+        settings: Settings of the algorithm.
     """
 
     scenarios: Annotated[list[str], Field(min_length=1)]

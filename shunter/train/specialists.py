@@ -31,8 +31,8 @@ class Taught:
     """One network that does as several policies do.
 
     Attributes:
-        policy: It.
-        registered: Its version in MLflow's registry, in words.
+        policy: The policy.
+        registered: Name and version in MLflow's registry, in words.
     """
 
     policy: LearnedPolicy
@@ -53,7 +53,7 @@ def train_specialists(
 
     Args:
         runs: The training of each scenario.
-        distillation: See ``shunter.train.distill.distill``.
+        distillation: How the one network learns, see ``shunter.train.distill.distill``.
         out: Policy file of the one network.
         start: What all trainings start from.
         resume: Whether finished trainings are kept and others gone on with.

@@ -24,15 +24,15 @@ class Training(ABC):
     random numbers: a resumed training is the uninterrupted one.
 
     Args:
-        worlds: To be good in; episodes that take far too long are cut off.
-        settings: Of the algorithm.
+        worlds: Worlds to be good in; episodes that take far too long are cut off.
+        settings: Settings of the algorithm.
         validation: Worlds that choose the numbers to keep; by default those to be good in.
         start: A policy to start from.
 
     Attributes:
         curve: All validations so far.
-        best: The policy of the best of them; None before the first.
-        before_s: Spent on training before a resumption.
+        best: The policy of the best validation; None before the first.
+        before_s: Seconds spent on training before a resumption.
     """
 
     settings: TrainSettings
@@ -149,7 +149,7 @@ def run(
     Args:
         training: Just made; closed at the end.
         checkpoint: File to write at every validation, and to go on from if it is there.
-        on_progress: See ``OnProgress``.
+        on_progress: Called with how much is done, 0 to 1, and the latest validation.
 
     Raises:
         InputError: The checkpoint is of a training with other settings.

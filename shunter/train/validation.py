@@ -35,8 +35,8 @@ class PolicyValidation:
     """Scores policies against the best single heuristic on the same requests.
 
     Args:
-        worlds: To score in.
-        seeds: Of the workloads, the same in every world.
+        worlds: Worlds to score in.
+        seeds: Seeds of the workloads, the same in every world.
 
     Attributes:
         baseline: The heuristic that costs least of what is trained for, geometric mean over the worlds.

@@ -29,10 +29,11 @@ class Standing(Strict):
     """How one policy did.
 
     Attributes:
-        policy: Its name.
-        response_s: Mean response, geometric mean over worlds; None if it left requests unfinished.
-        ttft_p99_s: p99 of waits for a first token, likewise.
-        unfinished: Requests that it left.
+        policy: Name of the policy.
+        response_s: Mean response in s, geometric mean over worlds; None if it left requests unfinished.
+        ttft_p99_s: p99 of waits for a first token in s, geometric mean over worlds; None if it left requests
+            unfinished.
+        unfinished: Requests that the policy left.
     """
 
     policy: str
@@ -42,7 +43,7 @@ class Standing(Strict):
 
     @property
     def words(self) -> str:
-        """Its figures."""
+        """The policy's figures in words."""
         if self.response_s is None or self.ttft_p99_s is None:
             return f"{self.unfinished} requests unfinished"
         response, wait = (f"{x:#.3g}".rstrip(".") for x in (self.response_s, self.ttft_p99_s))
@@ -53,15 +54,16 @@ class Verdict(Strict):
     """What training added.
 
     Attributes:
-        seeds: Of the workloads, the same in every world; they chose nothing.
-        worlds: How many.
-        trained: The policy.
-        start: What it began as: ``untrained``, or ``start`` for a policy that was given.
-        tuned: Tuned cost-greedy.
-        best: The best heuristic, geometric mean over the worlds; tuned cost-greedy is one of them.
-        change: Of the mean response, trained against start; −0.1 is 10 % lower. None if nothing compares.
-        low: Lower end of its 95 % paired interval.
-        high: Upper end.
+        seeds: Seeds of the workloads, the same in every world; they chose nothing.
+        worlds: Number of worlds.
+        trained: How the trained policy did.
+        start: How the policy did that training began from: ``untrained``, or ``start`` if one was given.
+        tuned: How tuned cost-greedy did.
+        best: How the best heuristic did, by geometric mean over the worlds; tuned cost-greedy is one of them.
+        change: Relative change of the mean response, trained against start; −0.1 is 10 % lower. None if
+            nothing compares.
+        low: Lower end of the change's 95 % paired interval.
+        high: Upper end of the change's 95 % paired interval.
     """
 
     seeds: list[int]
@@ -121,9 +123,9 @@ def judge(
     """Metadata of a policy file: the score card, and what training added.
 
     Args:
-        policy: That was trained.
-        worlds: To judge in.
-        seeds: Of the workloads; none that the policy or its settings were chosen on.
+        policy: The policy that was trained.
+        worlds: Worlds to judge in.
+        seeds: Seeds of the workloads; none that the policy or its settings were chosen on.
         start: What the training was given to start from; by default the untrained policy.
     """
     mine = played(worlds, policy, seeds)

@@ -77,10 +77,10 @@ class Seen(NamedTuple):
     """What a score takes from all candidates together.
 
     Attributes:
-        residents: How many could be evicted.
-        goes: Of these the first to go, by its order.
+        residents: Number of residents that could be evicted.
+        goes: Highest ``eviction_order`` of the residents that could be evicted.
         newcomer: Score of serving the model that would be loaded first; minus infinity without one.
-        pressure: The highest of residents that are waited for, at least 0.
+        pressure: Highest pressure of residents that are waited for, at least 0.
         busy: Whether a resident has started requests.
     """
 
@@ -130,7 +130,7 @@ def idle_of(c: Features) -> float:
 
 @inlined
 def pressure_of(r: Floats, c: Features) -> float:
-    """Of ``pressure-greedy``."""
+    """Pressure of a candidate as ``pressure-greedy`` has it: demand over footprint."""
     demand = np.float64(c[ARRIVALS]) + np.float64(c[REQUESTS]) / max(r[1], 1e-3)
     return float(min(demand / (np.float64(c[FOOTPRINT]) + 1e-3), 1e6))
 
@@ -154,7 +154,7 @@ def hash_of(c: Features) -> np.uint64:
 
 @inlined
 def random_score(r: Floats, c: Features, context: Features) -> float:
-    """Of ``random``."""
+    """Score of a candidate as ``random`` has it: a hash of what is seen, 0 to 1."""
     seen = hash_of(c) ^ hash_of(context)
     return float(np.float64(mix(seen ^ mix(np.uint64(r[1])))) / 2.0**64)
 
@@ -221,7 +221,7 @@ def serving(r: Floats, c: Features, context: Features, seen: Seen) -> float:
 
 @inlined
 def keepalive_score(r: Floats, c: Features, busy: bool) -> float:
-    """Of ``lru-keepalive``."""
+    """Score of a candidate as ``lru-keepalive`` has it."""
     run, age, fits = c[IS_RUN] > 0, np.float64(c[AGE]), c[SHORTAGE] <= 0
     if c[IS_WAIT] > 0:
         return 0.0
@@ -280,10 +280,10 @@ def rule_choice(r: Floats, candidates: Features, context: Features, mask: Bools)
     """The candidate that a heuristic takes; of equals the first.
 
     Args:
-        r: Its vector.
-        candidates: (A, F).
-        context: (G,).
-        mask: (A,), at least one of them legal.
+        r: Vector of the heuristic.
+        candidates: (A, F) features of the candidates.
+        context: (G,) features of the context.
+        mask: (A,) which candidates are legal, at least one of them.
     """
     seen = look(r, candidates, context, mask)
     best, top = 0, -np.inf

@@ -35,7 +35,7 @@ def greedy_rate(candidates: NDArray[Any], load_weight: float = 1.0) -> Scores:
     """Waiting requests per time scale of swapping, prefilling and decoding until the first one finishes.
 
     Args:
-        candidates: (..., A, F).
+        candidates: (..., A, F) features of the candidates.
         load_weight: Weight of swapping in that time.
 
     Returns:
@@ -60,7 +60,7 @@ def eviction_loss(candidates: NDArray[Any], reload_weight: float = 1.0) -> Score
     """What evicting a resident costs: its waiting requests, and bringing it back over the time it lay unused.
 
     Args:
-        candidates: (..., A, F).
+        candidates: (..., A, F) features of the candidates.
         reload_weight: Weight of bringing it back.
 
     Returns:
@@ -129,11 +129,11 @@ def greedy_choice(
     """The candidate that ``CostGreedy`` takes, compiled; of equals the first.
 
     Args:
-        candidates: (A, F).
-        mask: (A,), at least one of them legal.
-        load_weight: As of ``CostGreedy``.
-        reload_weight: As of ``CostGreedy``.
-        copy_share: As of ``CostGreedy``.
+        candidates: (A, F) features of the candidates.
+        mask: (A,) which candidates are legal, at least one of them.
+        load_weight: Weight of swapping in the time that serving takes.
+        reload_weight: Weight of bringing a resident back against its waiting requests.
+        copy_share: What a second copy of a model counts, relative to a first one.
     """
     best, top = 0, -np.inf
     for a in range(mask.shape[0]):

@@ -23,7 +23,7 @@ class LruKeepalive(Heuristic):
     has waited longer than ``patience``.
 
     Args:
-        patience: In time scales.
+        patience: Time scales that a request waits before it may stop what runs.
         partial: Whether layers are left on the host only where a model does not fit on the device
             ``alone``, or also to fit ``beside`` others rather than evict them.
 

@@ -23,7 +23,7 @@ class PressureGreedy(Heuristic):
     evicting what nobody waits for, the least pressure first.
 
     Args:
-        horizon: Over which waiting requests count as a rate, in time scales.
+        horizon: Time scales over which waiting requests count as a rate.
         threshold: Ratio of pressures from which on a swap pays.
 
     Source:

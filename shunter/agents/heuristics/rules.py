@@ -82,7 +82,7 @@ def compose(candidates: Array, serve: Scores, served: Bools, evict: Scores) -> S
     """Scores that serve where that is wanted, wait otherwise, and evict only to make room.
 
     Args:
-        candidates: (..., A, F).
+        candidates: (..., A, F) features of the candidates.
         serve: (..., A) at least 0, for what is served.
         served: (..., A) which candidates may be taken to serve.
         evict: (..., A) which resident goes first, the highest; within 1e8 of 0.

@@ -47,7 +47,7 @@ class SjfOracle(Sjf):
     """As ``sjf``, with the true remaining lengths, which no server knows.
 
     Args:
-        load_weight: As ``sjf``'s.
+        load_weight: Weight of loading in the time until a request is done: above 1 it swaps less.
     """
 
     name = "sjf-oracle"

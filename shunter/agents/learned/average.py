@@ -27,7 +27,7 @@ def averaged(policies: Sequence[LearnedPolicy]) -> LearnedPolicy:
     What its file says of training is of all of them: decisions and time are added up. It has no score card.
 
     Args:
-        policies: With networks of any widths, or without; at least one.
+        policies: One or more policies, with networks of any widths or without.
 
     Raises:
         InputError: They rest on different priors.

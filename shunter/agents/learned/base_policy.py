@@ -41,8 +41,8 @@ class BasePolicy(NamedTuple):
     """What untrained scores rest on; a policy file holds its own.
 
     Attributes:
-        load_weight: As of cost-greedy.
-        reload_weight: As of cost-greedy.
+        load_weight: Weight of swapping in the time that serving takes, as cost-greedy has it.
+        reload_weight: Weight of bringing an evicted model back, as cost-greedy has it.
         copy_share: What a second copy of a model counts. Much less would keep copies out of a search's reach.
         elsewhere: How much a load counts less where another device would serve sooner: the exponent of the
             share of its own time in which that one could.
@@ -61,8 +61,8 @@ def base_scores(candidates: NDArray[Any], prior: BasePolicy) -> Scores:
     less than a twentieth of a request in a time scale, as second copies may.
 
     Args:
-        candidates: (..., F).
-        prior: Its parameters.
+        candidates: (..., F) features of the candidates.
+        prior: Parameters of the base policy.
 
     Returns:
         (...,).
@@ -91,10 +91,10 @@ def pruned(
     what is left, those of highest prior: ``MOST_CANDIDATES`` of them, and whatever equals the last.
 
     Args:
-        candidates: (..., A, F).
-        context: (..., G).
-        mask: (..., A).
-        prior: (..., A).
+        candidates: (..., A, F) features of the candidates.
+        context: (..., G) features of the context.
+        mask: (..., A) which candidates are legal.
+        prior: (..., A) untrained scores.
 
     Returns:
         (..., A); at least one of the legal ones.
@@ -119,10 +119,10 @@ def listed(
     """Who is on the ``pruned``, and the untrained scores that it goes by, minus infinity where illegal.
 
     Args:
-        candidates: (..., A, F).
-        context: (..., G).
-        mask: (..., A).
-        prior: Its parameters.
+        candidates: (..., A, F) features of the candidates.
+        context: (..., G) features of the context.
+        mask: (..., A) which candidates are legal.
+        prior: Parameters of the base policy.
 
     Returns:
         Two arrays of shape (..., A).

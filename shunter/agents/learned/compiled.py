@@ -67,13 +67,13 @@ class Scratch(NamedTuple):
     """What a decision is worked out in. A actions, W width of the network.
 
     Attributes:
-        candidates: (A, F) float32.
-        context: (G,) float32.
-        mask: (A,) bool.
+        candidates: (A, F) float32, features of the candidates.
+        context: (G,) float32, features of the context.
+        mask: (A,) bool, which candidates are legal.
         prior: (A,) of what is on the pruned, and then the scores; NaN elsewhere.
-        inputs: Of one candidate.
-        shared: Of the context.
-        hidden: (A, W) of each candidate.
+        inputs: (inputs,) squashed inputs of one candidate, and its prior.
+        shared: (inputs,) squashed inputs of the context, shared by all candidates.
+        hidden: (A, W) hidden layer of each candidate.
         rows: (4, W) what a layer of one candidate needs, and what all share.
     """
 
@@ -277,11 +277,11 @@ def choose(p: Floats, c: Features, context: Features, mask: Bools, w: Scratch) -
     """The candidate that a policy takes; of equals the first.
 
     Args:
-        p: (size,) its vector.
+        p: (size,) vector of the policy.
         c: (A, F) features of candidates.
-        context: (G,).
-        mask: (A,), at least one of them legal.
-        w: Overwritten; its ``prior`` then holds the scores.
+        context: (G,) features of the context.
+        mask: (A,) which candidates are legal, at least one of them.
+        w: Room to work in, overwritten; its ``prior`` then holds the scores.
     """
     list_short(c, context, mask, p, w.prior)
     for i in range(SHARED):

@@ -73,12 +73,12 @@ class TrainedOn(Strict):
     """Where a policy comes from.
 
     Attributes:
-        scenarios: Names.
-        models: Names.
-        devices: As the scenarios name them.
-        loads: Of the worlds, ascending.
-        steps: Decisions.
-        seed: Of the training.
+        scenarios: Names of the scenarios, sorted.
+        models: Names of the models, sorted.
+        devices: Devices as the scenarios name them, sorted.
+        loads: Loads of the worlds, ascending.
+        steps: Decisions trained for.
+        seed: Seed of the training.
         settings: Everything else that was set.
         ranges: For each of ``FACTS`` the lowest and the highest value over the worlds in which it is known.
     """
@@ -162,10 +162,10 @@ def training_record(
     """Metadata of a policy file that says what the policy was trained on.
 
     Args:
-        worlds: Trained in.
+        worlds: Worlds trained in.
         steps: Decisions trained for.
-        seed: Of the training.
-        settings: Plain data.
+        seed: Seed of the training.
+        settings: All other settings of the training, as plain data.
     """
     facts = [world_facts(world) for world in worlds]
     scenarios = [world.scenario for world in worlds]

@@ -28,7 +28,7 @@ KINDS = ("run", "load", "evict", "wait")
 """What a candidate does; each kind has linear weights of its own."""
 
 SCALES = (1.0, 0.05)
-"""Of features without a natural bound."""
+"""Scales of features without a natural bound."""
 
 Array = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ CANDIDATE_FEATURE, CANDIDATE_SCALE = _inputs(FEATURE_TABLE)
 CONTEXT_FEATURE, CONTEXT_SCALE = _inputs(CONTEXT_TABLE)
 
 INPUTS = len(CANDIDATE_FEATURE) + len(CONTEXT_FEATURE) + 1
-"""Of the linear part: of the candidate, of the context, and 1."""
+"""Number of inputs of the linear part: those of the candidate, those of the context, and 1."""
 
 
 def _squashed(features: NDArray[Any], feature: NDArray[np.int64], scale: Array) -> Array:

@@ -54,7 +54,7 @@ class LearnedPolicy(ScoringPolicy):
     """A trained policy; takes the candidate of highest score, of equals the first.
 
     Args:
-        name: In tables and logs.
+        name: Name in tables and logs.
         weights: ``prior``, the numbers of a ``BasePolicy``; ``linear``, (kinds, inputs); if it has a network,
             ``<layer>.weight`` (out, in) and ``<layer>.bias`` (out,) for each of ``layer_shapes``.
         metadata: What it was trained on, as text by name.
@@ -68,16 +68,16 @@ class LearnedPolicy(ScoringPolicy):
 
     @property
     def prior(self) -> BasePolicy:
-        """What it rests on."""
+        """The base policy that its scores rest on."""
         return BasePolicy(*self.weights["prior"].tolist())
 
     def recorded(self, key: str, kind: type[T], whole: str) -> T | None:
         """What the metadata says under a key; None if nothing.
 
         Args:
-            key: Of the metadata.
-            kind: What it is checked to be.
-            whole: What errors call it.
+            key: Key of the metadata to read.
+            kind: Type that the value is checked to be.
+            whole: What errors call the whole value.
 
         Raises:
             BrokenFileError: It is no JSON.
@@ -94,12 +94,12 @@ class LearnedPolicy(ScoringPolicy):
 
     @property
     def width(self) -> int:
-        """Of its network; 0 without one."""
+        """Width of the policy's network; 0 without one."""
         return width_of(self.weights)
 
     @cached_property
     def vector(self) -> NDArray[np.float64]:
-        """Its numbers, for compiled code."""
+        """The policy's numbers as one vector, for compiled code; shape (size,)."""
         return to_vector(self.weights)
 
     def scratch(self, actions: int) -> Scratch:

@@ -14,14 +14,14 @@ class Cell(Strict):
     """One scenario at one load.
 
     Attributes:
-        scenario: Its name.
+        scenario: Name of the scenario.
         load: Arrivals over what the devices can serve.
         response_s: The policy's mean response; None if it left requests unfinished.
         baseline: The heuristic with the lowest mean response on the same requests, chosen with hindsight.
-        baseline_response_s: Its mean response; None if every heuristic left requests unfinished.
-        change: Relative; −0.1 is 10 % lower than the baseline.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
+        baseline_response_s: The baseline's mean response; None if every heuristic left requests unfinished.
+        change: Relative change of the mean response; −0.1 is 10 % lower than the baseline.
+        low: Lower end of the change's 95 % interval.
+        high: Upper end of the change's 95 % interval.
         unfinished: Requests that the policy left.
     """
 
@@ -40,8 +40,8 @@ class ScoreCard(Strict):
     """All cells.
 
     Attributes:
-        seeds: Of the workloads, the same in every cell.
-        cells: In the order of the worlds.
+        seeds: Seeds of the workloads, the same in every cell.
+        cells: One cell per world, in the order of the worlds.
     """
 
     seeds: list[int]

@@ -20,7 +20,7 @@ class Teacher:
     Args:
         world: The batch's.
         settings: How far and how often. Without ``race`` every candidate's cost is known equally well.
-        threads: That share the work; results are the same for any number.
+        threads: Number of threads that share the work; results are the same for any number.
     """
 
     def __init__(self, world: World, settings: LookaheadSettings, *, threads: int = 1) -> None:

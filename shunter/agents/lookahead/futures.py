@@ -24,8 +24,8 @@ def estimate_rates(s: State, rates: Floats) -> float:
     Shares follow the models' recent gaps, the current one included; the total is that of the whole past.
 
     Args:
-        s: State.
-        rates: (M,), overwritten.
+        s: State of one environment.
+        rates: (M,) arrivals per second of each model, overwritten.
 
     Returns:
         Their sum.
@@ -68,11 +68,11 @@ def redraw_hidden(t: Tables, s: State, lengths: Ints, key: int) -> None:
     """Draws anew what a server cannot know of the requests in the system and of operations under way.
 
     Args:
-        t: Tables.
+        t: Tables of the scenario.
         s: A copy of a state; decode lengths, ends of operations and luck are overwritten.
         lengths: (N,) decode lengths of the workload, ascending; a request's is drawn from those longer than
             what it generated.
-        key: Of the random numbers; a request's depends on the key and its number in the episode only.
+        key: Key of the random numbers; a request's depends on the key and its number in the episode only.
     """
     for m in range(s.model.shape[0]):
         model = s.model[m]
@@ -102,11 +102,11 @@ def draw_future(s: State, rates: Floats, total: float, pairs: Pairs, horizon_s: 
 
     Args:
         s: A copy of a state; its ring is overwritten and bounds how many there are.
-        rates: (M,) per second.
-        total: Their sum.
+        rates: (M,) estimated arrivals per second of each model.
+        total: Sum of the rates.
         pairs: (N, 2) prompt and decode lengths of the workload.
         horizon_s: No arrival is later than this from now.
-        key: Of the random numbers.
+        key: Key of the random numbers.
     """
     c = s.clock[0]
     count, after_s, index = 0, 0.0, FUTURE
@@ -136,7 +136,7 @@ def keep_future(s: State, to: State, horizon_s: float) -> None:
     """Copies the true requests that arrive within the horizon, for an oracle.
 
     Args:
-        s: State.
+        s: State of one environment.
         to: A copy of it; its ring is overwritten and bounds how many there are.
         horizon_s: No arrival is later than this from now.
     """

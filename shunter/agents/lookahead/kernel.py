@@ -45,8 +45,8 @@ def choose_candidates(candidates: Features, mask: Bools, pending: bool, actions:
     """Picks the candidates to try: cost-greedy's own choice, waiting, then the most promising others.
 
     Args:
-        candidates: (A, F).
-        mask: (A,).
+        candidates: (A, F) features of the candidates.
+        mask: (A,) which candidates are legal.
         pending: Whether room is being made for a load.
         actions: (K,), overwritten from the front; K bounds how many are tried.
 
@@ -117,26 +117,26 @@ def rollout_costs(
     """Plays candidates on in drawn futures; sample n is the same future for all of them.
 
     Args:
-        t: Tables.
+        t: Tables of the scenario.
         root: Copy of the state; what it hides is drawn anew for each sample.
-        root_words: Its memory.
-        work: Another copy, spoilt.
-        work_words: Its memory.
+        root_words: (W,) the block of memory that root lies in.
+        work: Another copy of the state, spoilt.
+        work_words: (W,) the block of memory that work lies in.
         d: The asking device.
         actions: (K,) candidates to try
         count: of which the first so many count.
         rates: (M,) estimated arrivals per second.
-        total_rate: Their sum.
+        total_rate: Sum of the rates.
         lengths: (N,) decode lengths, ascending.
         pairs: (N, 2) prompt and decode lengths.
         horizon_s: How long requests go on to arrive; after that, what is there is served.
         hide: False: lengths and arrivals in root are taken as they are.
         race: Whether candidates that cost more than the first on average are given up after every ``HEAT``
             samples.
-        key: Of the random numbers.
-        candidates: (A, F), overwritten.
-        context: (G,), overwritten.
-        mask: (A,), overwritten.
+        key: Key of the random numbers.
+        candidates: (A, F) room for the features of candidates, overwritten.
+        context: (G,) room for the features of the context, overwritten.
+        mask: (A,) room for which candidates are legal, overwritten.
         alive: (K,) which candidates were not given up, overwritten.
         costs: (samples, K) request-seconds, written where played.
     """

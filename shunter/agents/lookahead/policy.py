@@ -35,13 +35,13 @@ class LookaheadSettings:
     Attributes:
         horizon: How long requests go on to arrive in a drawn future, in the scenario's time scales. What is
             then in the system is served to the end: that is the terminal value.
-        samples: Drawn futures.
-        candidates: Tried at most, the base policy's own choice and waiting included.
+        samples: Number of drawn futures.
+        candidates: Most candidates to try, the base policy's own choice and waiting included.
         confidence: The base policy's choice is left only for one whose paired mean difference lies below
             zero by so many standard errors.
         race: Whether candidates that on average cost more than the base policy's are given up early: faster,
             but their costs are then known less well.
-        seed: Of the drawn futures.
+        seed: Seed of the drawn futures.
     """
 
     horizon: float = 1.0
@@ -127,9 +127,9 @@ class CandidateSearch:
 
         Args:
             state: Read only; its hidden lengths, arrivals and durations are not read unless for an oracle.
-            device: That asks.
-            candidates: (A, F) that it sees.
-            context: (G,) likewise.
+            device: The asking device.
+            candidates: (A, F) candidates that the device sees.
+            context: (G,) context that the device sees.
             mask: (A,) bool or int8.
         """
         legal = mask.view(np.bool_)
@@ -200,7 +200,7 @@ class Lookahead:
     Args:
         settings: How far and how often; None: the defaults.
         oracle: Whether it sees the true futures: a bound for what looking ahead can do.
-        changes: Of the settings, by name.
+        changes: Settings to change, by name.
     """
 
     def __init__(

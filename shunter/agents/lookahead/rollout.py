@@ -31,13 +31,13 @@ def play_out(
     """Lets device d take a legal action, then cost-greedy decides until everyone has been served.
 
     Args:
-        t: Tables.
+        t: Tables of the scenario.
         s: State, spoilt.
         d: The asking device.
-        action: Of its candidates.
-        candidates: (A, F), overwritten.
-        context: (G,), overwritten.
-        mask: (A,), overwritten.
+        action: The candidate that the device takes.
+        candidates: (A, F) room for the features of candidates, overwritten.
+        context: (G,) room for the features of the context, overwritten.
+        mask: (A,) room for which candidates are legal, overwritten.
         max_decisions: Stops a rollout that does not end; whoever is left then counts as staying as long
             again as the rollout took.
 

@@ -53,7 +53,7 @@ def compact(s: State, to: State, place_of: Ints) -> None:
     The copy's cost starts at 0, no request is on its way, and its cache for observations counts as stale.
 
     Args:
-        s: State.
+        s: State of one environment.
         to: Overwritten; has at least as many slots as s has requests in the system.
         place_of: (slots of s,), overwritten where used: the slot that a slot's request takes in the copy.
     """

@@ -31,8 +31,8 @@ def check_scheduling_env(env: Env, *, decisions: int = 300, seed: int = 0) -> No
 
     Args:
         env: A ``SchedulingEnv``, or a wrapper that keeps its observations.
-        decisions: How many to take at most.
-        seed: Of the episodes and of the actions.
+        decisions: Most decisions to take in one run.
+        seed: Seed of the episodes and of the actions.
 
     Raises:
         BrokenEnvError: Names the promise that is broken.

@@ -14,7 +14,7 @@ def describe(world: World, state: State, last: tuple[int, int] | None = None) ->
 
     Args:
         world: The compiled scenario.
-        state: Of one environment.
+        state: State of one environment, without a batch axis.
         last: Device and action of the last decision, if there was one.
     """
     lines = [_clock(state)]

@@ -33,13 +33,13 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
     the new episode's first, and ``info["final_obs"]`` the old one's last.
 
     Args:
-        num_envs: How many.
-        scenario: As ``SchedulingEnv``'s; so are performance, world, oracle and noise.
-        performance: Likewise.
-        world: Likewise.
-        oracle: Likewise.
-        noise: Likewise.
-        threads: That share the work.
+        num_envs: Number of environments.
+        scenario: Path of a scenario file, or a ``Scenario``.
+        performance: Path of a fitted performance model, or a ``PerformanceModel``.
+        world: Scenario and performance model at once, compiled.
+        oracle: Whether observations tell true remaining lengths instead of expected ones.
+        noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
+        threads: Number of threads that share the work.
         copy: Whether to return copies. Without, arrays are overwritten by the step after the next.
     """
 
@@ -78,7 +78,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         """Starts an episode in every environment.
 
         Args:
-            seed: Of all, or one for each; None: go on.
+            seed: Seed of all environments, or one for each; None: the old random numbers go on.
             options: ``{"workload_seed": int}`` names the requests of this episode, the same in all.
         """
         whole = seed if isinstance(seed, int | np.integer) else None

@@ -29,10 +29,10 @@ class Feature(NamedTuple):
     """One feature.
 
     Attributes:
-        name: Unique in its table.
+        name: Name, unique in its table.
         unit: ``scales`` are the scenario's time scales, ``device`` is a share of the device's memory.
         high: Upper bound; the lower one is 0.
-        meaning: In a few words.
+        meaning: What it means, in a few words.
     """
 
     name: str

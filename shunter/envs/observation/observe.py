@@ -287,12 +287,12 @@ def observe(t: Tables, s: State, d: int, candidates: Features, context: Features
     """Writes what device d's decision may be based on.
 
     Args:
-        t: Tables.
+        t: Tables of the scenario.
         s: State; only its caches for observations are changed.
         d: The asking device.
-        candidates: (A, len(FEATURES)), overwritten.
-        context: (len(CONTEXT_FEATURES),), overwritten.
-        mask: (A,), overwritten.
+        candidates: (A, len(FEATURES)) features of the candidates, overwritten.
+        context: (len(CONTEXT_FEATURES),) features of the context, overwritten.
+        mask: (A,) which candidates are legal, overwritten.
     """
     levels = t.level.shape[2]
     used = used_bytes(t, s, d)

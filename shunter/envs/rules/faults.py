@@ -97,8 +97,8 @@ def fail(t: Tables, s: State, d: int, lost: Bools, attempts: int) -> None:
     load.
 
     Args:
-        t: Of the scenario.
-        s: Of the episode; the operation's start and end are filled in.
+        t: Tables of the scenario.
+        s: State of the episode; the operation's start and end are filled in.
         d: The device.
         lost: (models,) those whose engine was started again; the model of the operation, and what it was
             evicting, are among them.

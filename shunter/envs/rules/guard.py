@@ -219,12 +219,12 @@ def rotation(
     least, and in S the mean over the devices that it fits.
 
     Args:
-        tables: Of a scenario.
+        tables: Tables of the scenario.
         pairs: (N, 2) prompt and decode lengths, as from ``length_pairs``.
-        share: (M,) of the models in the requests.
-        rate_per_s: Arrivals.
-        unsteady: Of these, ``Arrivals.unsteady``.
-        users: Of a closed loop.
+        share: (M,) share of the requests that ask for each model.
+        rate_per_s: Mean arrivals per second.
+        unsteady: How unsteady the arrivals are, ``Arrivals.unsteady``; 1 is a steady Poisson process.
+        users: Number of users of a closed loop; None: an open one.
 
     Source: Takagi, Queuing analysis of polling models, ACM Computing Surveys 20(1), 1988.
     """
@@ -267,9 +267,9 @@ def _least_busy_s(work_s: Floats, fits: NDArray[np.bool_], share: Floats) -> flo
     A linear programme over how much of each model each device serves.
 
     Args:
-        work_s: (devices, models).
-        fits: Likewise.
-        share: (models,) of the requests.
+        work_s: (devices, models) seconds of work for a mean request.
+        fits: (devices, models) bool, whether the model fits the device.
+        share: (models,) share of the requests that ask for each model.
     """
     devices, models = fits.shape
     served = np.hstack([np.tile(np.eye(models), devices), np.zeros((models, 1))])

@@ -71,7 +71,7 @@ def begin_busy(s: State, d: int) -> None:
 
 @inlined
 def end_busy(s: State, d: int) -> None:
-    """Device d is done with it."""
+    """Device d is done with loading, running or evicting."""
     s.clock[0].cost_per_s -= s.device[d].busy_per_s
 
 
@@ -159,8 +159,8 @@ def reward(s: State, from_cost_ns: int, from_cost: float, scale_s: float) -> flo
 
     Args:
         s: State at the step's end.
-        from_cost_ns: ``cost_ns`` of the clock at its beginning.
-        from_cost: ``cost`` of the clock likewise.
+        from_cost_ns: ``cost_ns`` of the clock at the step's beginning.
+        from_cost: ``cost`` of the clock at the step's beginning.
         scale_s: The scenario's time scale, the unit of request-seconds.
     """
     c = s.clock[0]

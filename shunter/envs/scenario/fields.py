@@ -30,7 +30,7 @@ def checked(kind: type[T], data: Any, *, source: str, whole: str) -> T:
 
     Args:
         kind: A pydantic model, or a dataclass.
-        data: To be one.
+        data: Plain data that is to become one.
         source: Where it is from, for the error.
         whole: What the error calls data that is wrong as a whole.
 
@@ -51,7 +51,7 @@ def read_checked(kind: type[T], path: Path, *, whole: str) -> T:
 
     Args:
         kind: What it is to be: a pydantic model, or a dataclass.
-        path: Of the file.
+        path: Path of the YAML file.
         whole: What the error calls a file that is wrong as a whole.
 
     Raises:

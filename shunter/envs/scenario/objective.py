@@ -47,8 +47,8 @@ class Rate(Strict):
     """What a device takes while it loads or runs, and while it does not.
 
     Attributes:
-        busy: Dollars per hour, or watts.
-        idle: Likewise.
+        busy: Dollars per hour, or watts, while it loads or runs.
+        idle: Dollars per hour, or watts, while it does neither.
     """
 
     busy: _NONNEGATIVE
@@ -60,7 +60,7 @@ class Tail(Strict):
 
     Attributes:
         quantile: What is above this quantile of an episode's responses counts by its own mean.
-        weight: Of that mean; the rest is the weight of the mean over all.
+        weight: Weight of the mean above the quantile; the rest is the weight of the mean over all.
     """
 
     quantile: Annotated[float, Field(ge=0.5, lt=1)] = 0.99
@@ -75,14 +75,15 @@ class Objective(Strict):
             that of the request alone on the best device, loaded and idle), ``slo`` (requests that miss the
             SLO, unfinished ones included), ``money`` (dollars) or ``energy`` (joules).
         slo: Needed for ``slo``; with any metric, attainment and goodput are reported.
-        usd_per_hour: For ``money``: what each device costs, by name; devices not named cost nothing.
-        watts: For ``energy``: likewise.
+        usd_per_hour: For ``money``: what each device costs in dollars per hour, by name; devices not named
+            cost nothing.
+        watts: For ``energy``: what each device draws in watts, by name; devices not named draw nothing.
         waiting_price: For ``money`` and ``energy``: dollars or joules per second of each request in the
             system. Without it the cheapest schedule would serve nobody.
         tail: With ``mean-response``: what a search makes small is partly the mean of the longest responses.
             Rewards know only sums over requests, so no algorithm that learns from them takes it.
-        fairness: With ``mean-response``: ``models``, likewise, counts every model the same, however rarely it
-            is asked for.
+        fairness: With ``mean-response``: ``models`` counts every model the same in a search, however rarely
+            it is asked for. Rewards cannot, so no algorithm that learns from them takes it.
     """
 
     metric: Literal["mean-response", "slowdown", "slo", "money", "energy"] = "mean-response"
@@ -122,9 +123,9 @@ def with_objective(tables: Tables, objective: Objective, devices: list[str]) -> 
     """Tables that accrue an objective.
 
     Args:
-        tables: Of a scenario.
-        objective: Its objective.
-        devices: Names of its devices, in order.
+        tables: Tables of the scenario.
+        objective: The objective to accrue.
+        devices: Names of the scenario's devices, in order.
 
     Raises:
         UnknownNameError: A rate is given for a device that there is none of.

@@ -33,12 +33,12 @@ class Model(Strict):
     """A model to schedule.
 
     Attributes:
-        name: In tables and logs, and in the performance model.
+        name: Name in tables and logs, and in the performance model.
         checkpoint: GGUF file or Hugging Face folder; needed for real runs.
         catalog: Model of the catalogue, where there is no checkpoint; several models may share one.
-        quantization: Of that model: ``F16``, ``Q8_0``, ``Q4_K_M``...
+        quantization: Quantisation of the catalogue's model: ``F16``, ``Q8_0``, ``Q4_K_M``...
         levels: gpu_layers at which it may be resident: counts, shares like ``50%``, or ``all``.
-        engine: That runs it; None: the scenario's.
+        engine: Engine that runs the model; None: the scenario's.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -85,11 +85,11 @@ class Device(Strict):
     """A device to schedule on.
 
     Attributes:
-        name: In tables and logs.
+        name: Name in tables and logs.
         device: The real one, like ``cuda:0-20GB`` or ``loopback:2-threads-600MB``; the size is its budget.
             Needed for real runs, and where no gpu is given.
         gpu: GPU of the catalogue that simulation takes it to be.
-        reserve_gb: Of the gpu's memory, what no model gets: the driver's, the display's, what fragments.
+        reserve_gb: GB of the gpu's memory that no model gets: the driver's, the display's, what fragments.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -138,7 +138,7 @@ class Device(Strict):
 
     @property
     def memory_bytes(self) -> int:
-        """Its budget: what the device names, else the GPU's memory less the reserve.
+        """The memory budget in bytes: what the device names, else the GPU's memory less the reserve.
 
         Raises:
             InputError: The device names none and there is no GPU, or nothing is left of it.
@@ -160,12 +160,12 @@ class Scenario(Strict):
     """Models on devices under a workload; see the attributes of each part.
 
     Attributes:
-        name: In tables and logs.
+        name: Name in tables and logs.
         description: What it is for, in a sentence or two.
         split: ``train`` if policies may be tuned and trained on it, ``test`` if it is kept for judging them.
-        engine: That runs the models, but for those that name another.
-        models: That are asked for.
-        devices: That hold them.
+        engine: Engine that runs the models, but for those that name another.
+        models: Models that are asked for.
+        devices: Devices that hold the models.
         workload: The requests.
         limits: Bounds of the protocol.
     """

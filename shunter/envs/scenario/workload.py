@@ -43,8 +43,8 @@ class Diurnal(Strict):
     """A rate that swings around its mean like a sine.
 
     Attributes:
-        amplitude: Of the swing over the mean.
-        period_s: Of one swing; the episode begins at a random point of it.
+        amplitude: Height of the swing over the mean rate, a share between 0 and 1.
+        period_s: Seconds of one swing; the episode begins at a random point of it.
     """
 
     amplitude: Annotated[float, Field(gt=0, lt=1)]
@@ -107,7 +107,7 @@ class ClosedLoop(Strict):
     """Users who send their next request after the answer to their last, instead of arrivals at a rate.
 
     Attributes:
-        users: How many.
+        users: Number of users.
         think_s: Mean pause from an answer to the next request, exponential. The first requests are sent at
             evenly spaced quantiles of it.
     """
@@ -120,8 +120,8 @@ class Replay(Strict):
     """A recorded trace instead of synthetic requests: a random stretch of it, begun anew at its end.
 
     Attributes:
-        file: Of any format that ``shunter workload show`` reads; relative to the scenario file.
-        format: Its format; by default as its header shows.
+        file: Trace file in any format that ``shunter workload show`` reads; relative to the scenario file.
+        format: Format of the trace file; by default as its header shows.
         mend: Leave out what is broken in it instead of refusing.
         models: Which model a request asks for: by the trace's ``column``; drawn by popularity for each
             request (``zipf``) or for each session of the trace (``session``).

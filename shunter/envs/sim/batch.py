@@ -31,11 +31,11 @@ class Batch:
 
     Args:
         world: The compiled scenario.
-        environments: How many.
+        environments: Number of environments.
         autoreset: Whether an episode's end starts the next at once.
         oracle: Whether observations tell true remaining lengths instead of expected ones.
         noise: Whether durations differ from the predicted ones by luck drawn for each episode and model.
-        threads: That share the work; results are the same for any number.
+        threads: Number of threads that share the work; results are the same for any number.
 
     Attributes:
         state: States with a leading axis over environments.
@@ -81,8 +81,8 @@ class Batch:
 
         Args:
             keys: One per environment: a new key of its random numbers, or None: go on with the old one.
-            workload_seed: Of the requests of this episode, in place of what the key gives.
-            episode: Of a new key, to begin with.
+            workload_seed: Seed of the requests of this episode, in place of what the key gives.
+            episode: Number of the first episode of a new key.
         """
         clock = self.state.clock[:, 0]
         for e, key in enumerate(keys):

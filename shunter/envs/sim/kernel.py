@@ -43,13 +43,13 @@ class Outputs(NamedTuple):
     """Where a step writes. E environments, A actions, F features, G context features.
 
     Attributes:
-        candidates: (E, A, F) float32.
-        context: (E, G) float32.
-        mask: (E, A) bool.
+        candidates: (E, A, F) float32, a row of features per action.
+        context: (E, G) float32, features of the context.
+        mask: (E, A) bool, which actions are legal.
         result: (E,) records of ``RESULT``.
-        final_candidates: Like candidates: the observation that ended an episode, where one did.
-        final_context: Likewise.
-        final_mask: Likewise.
+        final_candidates: (E, A, F) float32, the candidates that ended an episode, where one did.
+        final_context: (E, G) float32, the context that ended an episode, where one did.
+        final_mask: (E, A) bool, the mask that ended an episode, where one did.
     """
 
     candidates: NDArray[np.float32]
@@ -129,7 +129,7 @@ def begin_episode(t: Tables, s: State, noise: bool) -> None:
     """Starts the next episode; requests of the last one that never arrived are skipped.
 
     Args:
-        t: Tables.
+        t: Tables of the scenario.
         s: State; its first decision is yet to be found.
         noise: Whether durations differ from the predicted ones, by luck drawn for the episode and model.
     """
@@ -233,13 +233,13 @@ def step_batch(
     """Carries out an action in each environment from first to end and takes it to its next decision.
 
     Args:
-        t: Tables.
+        t: Tables of the scenario.
         batch: States with a leading axis over environments.
         actions: (E,) indices of candidates; illegal ones are counted and replaced, see ``legal_action``.
-        out: Overwritten.
+        out: Arrays that the observation and the result are written to.
         again: Only environments that stalled go on; actions are not read.
         autoreset: Whether an episode's end starts the next at once, its last observation put aside.
-        noise: See ``begin_episode``.
+        noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
         first: Environments from here
         end: up to, but without, here.
 

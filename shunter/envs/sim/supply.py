@@ -24,9 +24,10 @@ class Supply:
     """Draws the requests of one environment, episode after episode.
 
     Args:
-        world: Draws them.
-        key: Of the environment; the requests of each of its episodes depend on it and the episode's number.
-        episode: To begin with.
+        world: The compiled world that draws them.
+        key: Key of the environment; the requests of each of its episodes depend on it and the episode's
+            number.
+        episode: Number of the episode to begin with.
         workload_seed: Seed of the requests of that episode instead, for comparisons on the same requests.
     """
 

@@ -35,19 +35,19 @@ CLOCK = record(
     "filled",  # requests put into the ring since then
     "last",  # what taken will be when the episode's requests have all arrived
     "length",  # requests of an episode
-    "key",  # of the environment's random numbers
+    "key",  # key of the environment's random numbers
     "episode",  # how many were begun before
     "starting",  # whether the episode's first decision is yet to be found
     "stalled",  # whether time stands still until the ring is filled or the pool of slots grown
     "free",  # first free slot, -1 if all are in use
     "asking",  # device that asks for a decision, -1 once the episode is over
-    "sender",  # of a closed loop, the user who sends next
-    "send_ns",  # and when; FAR_NS if all wait for answers
+    "sender",  # user of a closed loop who sends next
+    "send_ns",  # when that user sends; FAR_NS if all wait for answers
     "objective",  # what ``cost`` counts, and until when a request must be served
     "ttft_ns",
     "tpot_ns",
     "check_ns",  # before then nobody outside a quantum misses the SLO
-    "missed",  # requests in the system that did
+    "missed",  # requests in the system that missed the SLO
     floats=("cost", "cost_per_s"),  # accrued of an objective other than mean response, and at which rate
 )
 """One record for the whole system."""
@@ -61,7 +61,7 @@ USER = record("send_ns", "first_ns")
 SLOT = record(
     "arrival_ns",
     "first_token_ns",
-    "pause_ns",  # of a closed loop, from the answer to its sender's next request
+    "pause_ns",  # time in a closed loop from the answer to its sender's next request
     "limit_ns",  # after which its SLO is missed, as things stand
     "progress_ns",  # since when it waits: its arrival, then the end of the last quantum that advanced it
     small=(
@@ -76,7 +76,7 @@ SLOT = record(
         "preemptions",  # how often it was left, started and unfinished, for another model
         "next",  # slot behind it in its model's queue, or the next free slot
         "previous",  # slot before it in its model's queue
-        "user",  # of a closed loop, who sent it
+        "user",  # user of a closed loop who sent it
         "missed",  # whether its SLO is missed
     ),
     floats=("weight",),  # what it adds to ``cost_per_s`` while it is in the system
@@ -89,8 +89,8 @@ MODEL = record(
         "head",  # first slot of its queue: admitted, unfinished requests in order of arrival
         "tail",
         "queue_length",
-        "unassigned",  # of these, how many nobody runs and whose KV is nowhere
-        "unassigned_started",  # of these, how many generated tokens
+        "unassigned",  # requests in its queue that nobody runs and whose KV is nowhere
+        "unassigned_started",  # requests of ``unassigned`` that generated tokens
         "cached",  # whether its weights are in the host's memory
         "cached_at",  # how many loads there had been when they were last loaded from there
     ),
@@ -108,7 +108,7 @@ PLACE = record(
     "oldest_ns",  # arrival of the oldest of its batch
     "tokenless_ns",  # arrival of the oldest of them without a token, -1 if none has
     "waiting_ns",  # since when the longest waiting request that the device could run waits, FAR_NS if none
-    "tied_ns",  # likewise, of those whose KV is on the device
+    "tied_ns",  # since when the longest waiting request whose KV is on the device waits, FAR_NS if none
     small=(
         "resident",  # level at which the model is resident on the device
         "evicting",  # level of a resident that the device's next operation unloads

@@ -108,7 +108,7 @@ class State(NamedTuple):
     row: NDArray[np.float32]
 
     def of(self, e: int) -> State:
-        """Of a batch: the state of environment e, as a view."""
+        """The state of environment e of a batch, as a view."""
         return State(*(records[e] for records in self))
 
     def copy(self) -> State:
@@ -140,10 +140,11 @@ def empty_state(
         batch: Leading axes.
         levels: Devices, models and levels.
         max_batch: Requests of a quantum, at most.
-        slots: Of the pool.
-        ring: Requests on their way that it holds.
-        outcomes: How many requests' outcomes are kept.
-        first_sends_ns: Of a closed loop: when each user sends the first request.
+        slots: Number of slots in the pool of requests.
+        ring: Number of requests on their way that the ring holds.
+        outcomes: Number of requests whose outcomes are kept.
+        first_sends_ns: (users,) ns at which each user of a closed loop sends the first request; None: an open
+            one.
     """
     d, m, _ = levels
     users = 0 if first_sends_ns is None else len(first_sends_ns)
@@ -188,7 +189,8 @@ def episode_state(
         requests: The episode's, N of them.
         levels: Devices, models and levels.
         max_batch: Requests of a quantum, at most.
-        first_sends_ns: Of a closed loop: when each user sends the first request.
+        first_sends_ns: (users,) ns at which each user of a closed loop sends the first request; None: an open
+            one.
     """
     count = len(requests.arrival_ns)
     state = empty_state(

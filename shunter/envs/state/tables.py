@@ -22,12 +22,12 @@ LEVEL = np.dtype(
         ("level_ok", np.int64),  # whether it exists, the engine honours it and the device can hold it alone
         ("gpu_share", np.float64),  # share of layers on the device, 1 - offload_ratio
         ("footprint_bytes", np.float64),  # device memory of a resident: weights, KV budget and buffers
-        ("load_s", np.float64),  # of weights in the host's memory
-        ("cold_load_s", np.float64),  # of weights on disk
+        ("load_s", np.float64),  # seconds to load weights from the host's memory
+        ("cold_load_s", np.float64),  # seconds to load weights from disk
         ("unload_s", np.float64),
         ("load_halfwidth", np.float64),  # half width of the 90 % interval of load_s, relative
-        ("prefill_halfwidth", np.float64),  # likewise
-        ("step_halfwidth", np.float64),  # likewise
+        ("prefill_halfwidth", np.float64),  # half width of the 90 % interval of a prefill, relative
+        ("step_halfwidth", np.float64),  # half width of the 90 % interval of a decode step, relative
         ("kv_can_save", np.int64),  # whether KV survives an eviction; otherwise it is dropped and recomputed
     ],
     align=True,
@@ -36,9 +36,9 @@ LEVEL = np.dtype(
 
 DEVICE = np.dtype(
     [
-        ("capacity_bytes", np.float64),  # its budget
+        ("capacity_bytes", np.float64),  # the device's memory budget
         ("busy_rate", np.float64),  # what it costs per second while it loads or runs
-        ("idle_rate", np.float64),  # and while it does not
+        ("idle_rate", np.float64),  # what it costs per second while it does neither
     ],
     align=True,
 )
@@ -56,8 +56,8 @@ LIMITS = np.dtype(
         ("objective", np.int64),  # one of the values above
         ("guard_ns", np.int64),  # longest wait before a request goes first, FAR_NS without such a bound
         ("ttft_ns", np.int64),  # longest time to the first token, FAR_NS without one
-        ("tpot_ns", np.int64),  # longest time per further token, likewise
-        ("waiting_price", np.float64),  # of one request in the system, per second
+        ("tpot_ns", np.int64),  # longest time per further token, FAR_NS without one
+        ("waiting_price", np.float64),  # price of one request in the system, per second
         ("host_bytes", np.float64),  # the host's memory for weights
         ("time_scale_s", np.float64),  # the scenario's own unit of time
     ],
@@ -86,12 +86,12 @@ class Tables(NamedTuple):
         level: (D, M, L) records of ``LEVEL``.
         device: (D,) records of ``DEVICE``.
         limits: (1,) record of ``LIMITS``.
-        prefill_s: (D, M, L, P) over ``prefill_tokens``.
+        prefill_s: (D, M, L, P) seconds of a prefill, over ``prefill_tokens``.
         prefill_tokens: (P,) grid, ascending.
         step_s: (D, M, L, B, C) seconds per decode step for 1 to B requests over ``context_tokens``.
         context_tokens: (C,) grid of the mean context per request, ascending.
-        kv_save_s: (D, M, L, C) over ``context_tokens``.
-        kv_restore_s: (D, M, L, C) likewise.
+        kv_save_s: (D, M, L, C) seconds to save a KV cache, over ``context_tokens``.
+        kv_restore_s: (D, M, L, C) seconds to restore a KV cache, over ``context_tokens``.
         remaining_tokens: (G,) expected further tokens of a request that generated g so far.
         weight_bytes: (M,) what a model's weights take in the host's memory.
         offload_sensitivity: (D, M) how much slower a step is at the level with most layers on the host.

@@ -44,9 +44,9 @@ def draw_requests(
     Args:
         workload: What to draw.
         limits: Lengths are cut to its context.
-        models: Names, in the order of popularity.
+        models: Names of the models, in the order of popularity.
         rate_per_s: Mean arrivals per second.
-        seed: Of everything random.
+        seed: Seed of everything that is drawn.
 
     Returns:
         ``workload.requests`` requests.
@@ -72,9 +72,9 @@ def request_chunks(
     Args:
         workload: What to draw.
         limits: Lengths are cut to its context.
-        models: Names, in the order of popularity.
+        models: Names of the models, in the order of popularity.
         rate_per_s: Mean arrivals per second.
-        seed: Of everything random.
+        seed: Seed of everything that is drawn.
 
     Raises:
         InputError: A trace is missing or broken, or sessions want more models than there are.

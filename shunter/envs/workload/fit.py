@@ -55,12 +55,12 @@ class Fit:
     """A twin's arrivals.
 
     Attributes:
-        name: Of the kind of process.
-        arrivals: For a workload.
+        name: Name of the kind of process.
+        arrivals: The arrivals as a workload states them.
         rate_per_s: Mean rate of the whole trace.
-        seen: Against the first half, which chose it.
-        held_out: Against the second half.
-        floor: First half against second.
+        seen: Likeness of the twin to the first half, which chose it.
+        held_out: Likeness of the twin to the second half.
+        floor: Likeness of the first half to the second.
         others: Scores on the first half of the kinds that were not chosen, by name.
     """
 
@@ -96,7 +96,7 @@ def fit_arrivals(frame: pd.DataFrame, *, seed: int = 0) -> Fit:
 
     Args:
         frame: ``TRACE_COLUMNS``.
-        seed: Of the twins that are drawn for the comparison.
+        seed: Seed of the twins that are drawn for the comparison.
 
     Raises:
         InputError: The trace is too short, or its halves span no time.

@@ -18,8 +18,8 @@ def residency(scenario: Scenario, performance: PerformanceModel) -> pd.DataFrame
     """One row per device, model and level.
 
     Args:
-        scenario: Names them.
-        performance: Predicts.
+        scenario: The scenario that names devices, models and levels.
+        performance: Performance model that predicts times and bytes.
 
     Returns:
         ``device``, ``gpu``, ``model``, ``gpu_layers``, ``total_layers``; ``fits`` and ``device_gb``, KV of a

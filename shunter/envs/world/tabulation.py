@@ -44,9 +44,9 @@ def check_fits(scenario: Scenario, exists: NDArray[np.bool_], footprint: Array) 
     """Checks that every device holds some model and every model fits some device.
 
     Args:
-        scenario: Names devices and models, and budgets.
-        exists: (devices, models, levels).
-        footprint: Likewise, bytes.
+        scenario: Scenario that names devices and models, and gives memory budgets.
+        exists: (devices, models, levels) bool, which levels a model has on a device.
+        footprint: (devices, models, levels) bytes that a model takes at each level.
 
     Raises:
         InputError: One does not; says what the smallest needs.
@@ -67,8 +67,8 @@ def mean_work_s(tables: Tables, pairs: NDArray[np.int64]) -> Array:
     """Seconds of a request of mean lengths run alone where its model is loaded; (devices, models, levels).
 
     Args:
-        tables: Of a scenario.
-        pairs: Prompt and decode lengths, as from ``length_pairs``.
+        tables: Tables of the scenario.
+        pairs: (N, 2) prompt and decode lengths, as from ``length_pairs``.
     """
     prompt, decode = pairs.mean(axis=0)
     grid = tables.context_tokens
@@ -183,8 +183,8 @@ class Tabulation:
         """All that is asked of the performance model; ``h``, ``m``, ``l``, ``b`` and ``k`` say where it goes.
 
         Args:
-            contexts: Token counts of KV copies and contexts.
-            prompts: Of prefills.
+            contexts: Token counts of KV copies and of contexts.
+            prompts: Token counts of prefills.
         """
         rows: list[dict[str, Any]] = []
         for h, hardware in enumerate(self.hardware):

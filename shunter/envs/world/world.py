@@ -139,7 +139,7 @@ class World:
         """The same world with requests arriving at another load.
 
         Raises:
-            InputError: Its requests do not arrive at a rate.
+            InputError: The workload is a closed loop, whose requests arrive at no rate of their own.
         """
         workload = self.scenario.workload
         if workload.closed_loop is not None:

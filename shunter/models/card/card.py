@@ -45,9 +45,9 @@ def write_card(
     """Writes the card beside a saved model.
 
     Args:
-        model: Fitted.
+        model: The fitted model.
         frame: The dataset that it was fitted to.
-        validation: Of that dataset.
+        validation: Held-out scores on that dataset.
         saved: The model's file.
 
     Returns:
@@ -70,7 +70,7 @@ def card_title(model: PerformanceModel, frame: pd.DataFrame) -> str:
     """Engines, devices and dataset that a model is of.
 
     Args:
-        model: Fitted.
+        model: The fitted model.
         frame: The dataset that it was fitted to.
     """
     engines, devices = (_named(frame[column].unique()) for column in ("engine", "device"))

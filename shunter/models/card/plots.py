@@ -23,7 +23,7 @@ def card_figures(model: PerformanceModel, frame: pd.DataFrame, held_out: pd.Data
     """All figures for which there is something to show.
 
     Args:
-        model: Fitted.
+        model: The fitted model.
         frame: The dataset that it was fitted to.
         held_out: ``Validation.held_out``.
     """

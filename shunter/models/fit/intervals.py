@@ -47,8 +47,8 @@ def conformal_quantile(scores: Array, share: float) -> float:
     """Smallest score that a new one exceeds with at most 1 - share, so the largest if there are few.
 
     Args:
-        scores: Of held-out rows, in any order; shape (n_rows,).
-        share: Of new scores to be no larger.
+        scores: Scores of held-out rows, in any order; shape (n_rows,).
+        share: Share of new scores that should be no larger, 0 to 1.
 
     Source: split conformal prediction, rank ceil((n + 1) share); Vovk et al., Algorithmic Learning in a
     Random World, 2005.
@@ -103,7 +103,7 @@ class LogErrors(BaseModel):
 
         Args:
             new_model: Whether a cell's model was not seen; shape (n_cells,).
-            new_device: Whether its device was not.
+            new_device: Whether a cell's device was not seen; shape (n_cells,).
         """
         model = max(self.cell, UNKNOWN if self.model is None else self.model)
         device = max(self.cell, UNKNOWN if self.device is None else self.device)

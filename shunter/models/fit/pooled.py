@@ -35,7 +35,7 @@ class Pooled:
     """A fit, and predictions of fits without the rows predicted: random cells, and whole models (shapes).
 
     Attributes:
-        fit: To all rows.
+        fit: The fit to all rows.
         by_cell: None with fewer than two cells.
         by_model: None with fewer than two shapes of models.
     """
@@ -54,7 +54,7 @@ class _Scored:
     labels: npt.NDArray[np.generic]
 
     def half_width(self, here: npt.NDArray[np.bool_]) -> float:
-        """Of the rows that ``here`` marks."""
+        """Half width of the rows that ``here`` marks, as a log ratio."""
         return half_width(self.scores[here])
 
 
@@ -98,8 +98,8 @@ def fit_engine(target: Target, engine: str, rows: pd.DataFrame, *, correction: b
 
     Args:
         target: One of ``TARGETS``.
-        engine: Its name.
-        rows: Its rows, with ``datasheet``; measured values are positive.
+        engine: Name of the engine.
+        rows: Rows of the engine, with ``datasheet``; measured values are positive.
         correction: Whether to learn corrections where held-out cells show that they help.
     """
     rated = rated_cells(rows)

@@ -24,7 +24,8 @@ class DeviceFit(BaseModel):
     """Physics first: a non-negative sum of features; on top, a learned factor for each known model and level.
 
     Attributes:
-        coefficients: By feature, in the target's unit per unit of the feature; never negative.
+        coefficients: Coefficient of each feature, in the target's unit per unit of the feature; never
+            negative.
         corrections: By model, (gpu_layers, logarithm of the factor) at each level seen, ascending; between
             levels it is interpolated. A model that was not seen has none.
     """
@@ -45,8 +46,8 @@ class DeviceFit(BaseModel):
         """Predicted values.
 
         Args:
-            features: Shape (n_cells, n_features).
-            cells: The same cells' ``model`` and ``gpu_layers``.
+            features: Features of the cells; shape (n_cells, n_features).
+            cells: Columns ``model`` and ``gpu_layers`` of the same cells; shape (n_cells, ...).
 
         Returns:
             Shape (n_cells,).
@@ -93,7 +94,8 @@ class GroupFit(TargetFit):
         page_cache: ``warm`` or ``cold``; empty where it makes no difference.
         physics: What predicts.
         seen_log_errors: 5 % and 95 % quantile of log(measured / predicted) on held-out cells.
-        unseen_log_errors: The same on held-out models; None with fewer than two models.
+        unseen_log_errors: 5 % and 95 % quantile of log(measured / predicted) on held-out models; None with
+            fewer than two models.
     """
 
     device: str
@@ -117,7 +119,7 @@ class GroupFit(TargetFit):
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What it is for."""
+        """Target, engine, device and page cache that the fit is for."""
         return (self.target, self.engine, self.device, self.page_cache)
 
     def doublings_outside(self, features: pd.DataFrame) -> Array:
@@ -178,7 +180,7 @@ def select_features(features: pd.DataFrame, n_cells: int) -> tuple[list[str], li
     data (``DIFFERENCES``). Beyond that, at most ``1 + n_cells // 2`` are used.
 
     Args:
-        features: Shape (n_rows, n_features), most physical first.
+        features: Features of the rows, most physical first; shape (n_rows, n_features).
         n_cells: Distinct cells among the rows.
 
     Returns:
@@ -220,8 +222,9 @@ def fit_physics(
     Medians, so that often and seldom measured cells count alike and a stall in one repeat counts for little.
 
     Args:
-        features: Shape (n_rows, n_features), most physical first; equal in all rows of a cell.
-        measured: Shape (n_rows,).
+        features: Features of the rows, most physical first, equal in all rows of a cell; shape (n_rows,
+            n_features).
+        measured: Measured values; shape (n_rows,).
         smallest: Below it, errors count relative to it; above 0; shape (n_rows,).
         frame: The rows' ``cell_id``, ``model`` and ``gpu_layers``.
         corrected: Whether to learn corrections.
@@ -245,8 +248,8 @@ def mean_over_median(measured: Array, cell_ids: npt.NDArray[np.object_]) -> floa
     A row counts as at most twice its cell's median and at least half: one long stall is no habit.
 
     Args:
-        measured: Positive, outliers too; shape (n_rows,).
-        cell_ids: Shape (n_rows,).
+        measured: Measured values, positive, outliers too; shape (n_rows,).
+        cell_ids: Cell of each row; shape (n_rows,).
     """
     rows = pd.Series(measured).groupby(cell_ids)
     ratio = (measured / rows.transform("median"))[rows.transform("size") >= _FEWEST_REPEATS]

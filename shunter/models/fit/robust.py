@@ -14,7 +14,7 @@ def pseudo_huber(residuals: Array, scale: float = 1.0) -> tuple[Array, Array]:
     """Residuals whose squares are quadratic near 0 and linear beyond a scale, for least squares.
 
     Args:
-        residuals: Shape (n_rows,).
+        residuals: Residuals in any unit; shape (n_rows,).
         scale: Where the square turns linear, in the residuals' unit.
 
     Returns:

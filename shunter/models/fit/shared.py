@@ -36,9 +36,9 @@ class SharedPhysics(BaseModel):
 
     Attributes:
         target: Name in ``PHYSICS``.
-        factors: By term; positive.
+        factors: Factor of each term; positive.
         deviations: By device, the logarithm of how much slower it is than its data sheet says.
-        versions: By engine version, the same of the engine's own work.
+        versions: By engine version, the logarithm of how much slower its own work is than the factors say.
         corrections: By device, then by model, the logarithm of the learned factor; "" is for any model.
     """
 
@@ -65,8 +65,9 @@ class SharedPhysics(BaseModel):
         """Without corrections; shape (n_cells,).
 
         Args:
-            values: As from ``term_values``.
-            frame: The same cells' ``datasheet`` and, where known, ``engine_version``.
+            values: Terms at peak rates, as from ``term_values``; shape (n_cells, n_terms).
+            frame: Columns ``datasheet`` and, where known, ``engine_version`` of the same cells; shape
+                (n_cells, ...).
         """
         physics = PHYSICS[self.target]
         factors = np.array([self.factors[term.name] for term in physics.terms])
@@ -81,8 +82,8 @@ class SharedPhysics(BaseModel):
         """Predicted values; shape (n_cells,).
 
         Args:
-            values: As from ``term_values``.
-            frame: The same cells' ``datasheet`` and ``model``.
+            values: Terms at peak rates, as from ``term_values``; shape (n_cells, n_terms).
+            frame: Columns ``datasheet`` and ``model`` of the same cells; shape (n_cells, ...).
         """
         devices, models = frame["datasheet"].to_numpy(dtype=object), frame["model"].to_numpy(dtype=object)
         log_factor = np.zeros(len(frame))
@@ -98,7 +99,7 @@ class CrossDeviceFit(TargetFit):
 
     Attributes:
         physics: What predicts.
-        errors: Of what was held out, cells, models and devices, by kind of cell; "" is for any kind.
+        errors: Log errors of held-out cells, models and devices, by kind of cell; "" is for any kind.
         devices: Devices in the data.
     """
 
@@ -117,7 +118,7 @@ class CrossDeviceFit(TargetFit):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What it is for."""
+        """Target and engine that the fit is for."""
         return (self.target, self.engine)
 
     def predict(self, frame: pd.DataFrame) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
@@ -169,9 +170,9 @@ def fit_shared(
 
     Args:
         target: Name in ``PHYSICS``.
-        values: As from ``term_values``, a row a measurement; shape (n_rows, n_terms).
-        measured: Positive; shape (n_rows,).
-        frame: The rows' ``datasheet``, ``model`` and ``engine_version``.
+        values: Terms at peak rates, as from ``term_values``, a row a measurement; shape (n_rows, n_terms).
+        measured: Measured values, positive; shape (n_rows,).
+        frame: Columns ``datasheet``, ``model`` and ``engine_version`` of the rows; shape (n_rows, ...).
         corrected: Whether to learn corrections.
     """
     physics = PHYSICS[target]

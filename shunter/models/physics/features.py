@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 Features = dict[str, Array]
 
 HEAD_WIDTH = 128
-"""Of models whose heads are not known: that of most with 3 billion parameters and more."""
+"""Head width of models whose heads are not known: that of most with 3 billion parameters and more."""
 
 DIFFERENCES = {
     f"many_sequences_params_{side}": {f"more_sequences_params_{side}", f"is_batched_params_{side}"}
@@ -178,9 +178,9 @@ class Target:
     """What is predicted.
 
     Attributes:
-        name: With its unit.
+        name: Name of the target, its unit included.
         operation: The dataset's operation that it is about.
-        features: Its physical features.
+        features: Physical features of the target, from placed cells.
         measured: The observed value, from a dataset frame.
         smallest: Below it, errors count relative to it: a clock's or an allocator's grain, per row.
         by_page_cache: Whether warm and cold files are fitted apart.

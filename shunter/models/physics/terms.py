@@ -15,7 +15,7 @@ class Term:
     """One closed form and what is known of its factor beforehand.
 
     Attributes:
-        name: Unique in its target.
+        name: Name, unique in its target.
         value: At peak rates, in the target's unit; shape (n_cells,).
         factor: Median of the prior: how many times as long it takes in fact.
         spread: Standard deviation of the prior's logarithm.
@@ -33,7 +33,7 @@ class Term:
     by_version: bool = False
 
     def of(self, cells: RatedCells) -> Array:
-        """Its value; 0 where it does not apply."""
+        """The term's value; 0 where it does not apply."""
         value = self.value(cells)
         if self.weights:
             value = value * (cells.quantised == (self.weights == "quantised"))
@@ -48,11 +48,12 @@ class TargetPhysics:
     """Stages of one target.
 
     Attributes:
-        stages: In the order in which they follow one another.
+        stages: Stages of the target, in the order in which they follow one another.
         device_spread: How far devices deviate from their data sheets beforehand, as a standard deviation
             of the logarithm.
         model_spread: Root mean square error, as a log ratio, for a model that was not seen, beforehand.
-        version_spread: The same as ``device_spread`` of an engine's versions, in its own work.
+        version_spread: How far an engine's versions deviate in its own work beforehand, as a standard
+            deviation of the logarithm.
     """
 
     stages: tuple[Stage, ...]

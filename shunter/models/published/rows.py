@@ -123,7 +123,7 @@ def published_frame(reference: pd.DataFrame | None = None) -> pd.DataFrame:
     """Published rows in the dataset's columns, with the optional ones that fit and predict understand.
 
     Args:
-        reference: As from ``read_reference``, or rows of your own in its columns; None: all of them.
+        reference: Rows as from ``read_reference``, or your own in its columns; None: all of them.
 
     Returns:
         The usable rows: ``row_id`` is the source's; lengths that a source does not state are those of a short
@@ -196,7 +196,7 @@ def catalog_facts(model: str, quantization: str, *, field: str = "model") -> dic
     """The dataset's model columns of a model of the catalogue; its name there gets the quantisation added.
 
     Args:
-        model: As in the catalogue, or a name of the same shape.
+        model: Name of a model in the catalogue, or another name of a model of that shape, see ``model_name``.
         quantization: One of ``BITS_PER_WEIGHT``; FP16 is F16.
         field: Named in errors.
 

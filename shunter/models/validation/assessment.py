@@ -34,7 +34,7 @@ class Validation:
     Attributes:
         scores: One for each predictor, split and target with held-out rows.
         impossible: Why a split could not be made, by its name.
-        refusals: By predictor, what it said of rows that it had no means to predict.
+        refusals: What each predictor said of rows that it had no means to predict, by predictor.
         held_out: The first predictor's held-out rows: ``split``, ``target``, ``measured``, ``smallest``,
             ``predicted``, ``low``, ``high``, and columns that say what the cell is.
     """

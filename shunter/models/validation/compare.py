@@ -23,7 +23,7 @@ def error_table(models: dict[str, PerformanceModel], frame: pd.DataFrame) -> Rep
     """Errors of each model on a dataset's rows, by target.
 
     Args:
-        models: By the name to show.
+        models: Performance models, by the name to show.
         frame: A validated profile dataset; shape (n_rows, ...).
     """
     scores = {name: _scores(name, model, frame) for name, model in models.items()}

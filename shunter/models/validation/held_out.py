@@ -21,7 +21,7 @@ class Errors(BaseModel):
 
     Attributes:
         mape: Mean absolute error relative to the measured value (0.1 is 10 %).
-        median_ape: Its median.
+        median_ape: Median absolute error relative to the measured value (0.1 is 10 %).
         rows: Rows predicted.
         cells: Distinct cells among them.
         models: Distinct models among them.
@@ -41,8 +41,8 @@ class HeldOut:
     """Measured values and the predictions of models fitted without them; arrays of shape (n_rows,).
 
     Attributes:
-        measured: As in the dataset.
-        predicted: By the model of the fold that lacks the row.
+        measured: Measured values, as in the dataset.
+        predicted: Values that the model of the fold that lacks the row predicts.
         smallest: Below it, errors count relative to it.
         cells: Cell ids.
         models: Model names.
@@ -119,8 +119,8 @@ def hold_out(
     """Predicts each label's rows by a model fitted to all others.
 
     Args:
-        features: Shape (n_rows, n_features).
-        measured: Shape (n_rows,).
+        features: Features of the rows; shape (n_rows, n_features).
+        measured: Measured values; shape (n_rows,).
         smallest: Below it, errors count relative to it; above 0; shape (n_rows,).
         frame: The dataset's rows.
         labels: What is held out together; shape (n_rows,).

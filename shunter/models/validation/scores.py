@@ -24,7 +24,7 @@ class Score:
     """Errors of one predictor on one target's held-out rows; relative ones are shares (0.1 is 10 %).
 
     Attributes:
-        predictor: Its name.
+        predictor: Name of the predictor.
         split: How the rows were held out.
         target: What was predicted.
         rows: Rows predicted.
@@ -38,8 +38,8 @@ class Score:
         coverage_p: Two-sided binomial test of it against 90 %, of as many trials as cells: repeats of one
             are not independent. Cells of one model or device are not either, so that it rejects too often.
         mean_width: Mean of (high - low) / predicted.
-        constant_width: The same of the one interval, predicted times or divided by one factor, that would
-            have held 90 % of these very rows: known only in hindsight.
+        constant_width: Mean of (high - low) / predicted of the one interval, predicted times or divided by
+            one factor, that would have held 90 % of these very rows: known only in hindsight.
     """
 
     predictor: str

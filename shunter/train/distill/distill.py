@@ -29,8 +29,8 @@ class DistillationTask(NamedTuple):
     """A teacher and where it teaches.
 
     Attributes:
-        teacher: Whose decisions to learn.
-        world: To learn them in.
+        teacher: Policy whose decisions are learned.
+        world: World in which the decisions are learned.
     """
 
     teacher: LearnedPolicy
@@ -41,7 +41,7 @@ class Progress(NamedTuple):
     """How far the student is.
 
     Attributes:
-        passes: Over what was shown, of all rounds so far.
+        passes: Passes over what was shown, of all rounds so far.
         agreement: Share of the last round's decisions, before it was learned from, that it would make as its
             teachers do; NaN in the first round.
         loss: Mean Kullback-Leibler divergence from the teachers' decisions over the last pass, in nats.
@@ -60,8 +60,8 @@ def distill(
     """Teaches one network what several do, from the mean of what they rest on.
 
     Args:
-        distillation_tasks: Every world counts the same.
-        settings: See there.
+        distillation_tasks: Teachers and their worlds; every world counts the same.
+        settings: How the network learns: sizes, rounds, seed and more.
         on_progress: Called after each pass.
     """
     torch.set_num_threads(settings.threads)
@@ -155,5 +155,5 @@ class _Student:
             yield total / count
 
     def policy(self) -> LearnedPolicy:
-        """What it would do now."""
+        """The student as a policy, as it is now."""
         return LearnedPolicy("distilled", self.network.exported(), {})

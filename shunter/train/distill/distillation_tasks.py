@@ -33,10 +33,10 @@ class Shown(NamedTuple):
     """Decisions (n, ...) with the teacher's scores of up to ``MOST_CANDIDATES`` candidates.
 
     Attributes:
-        candidates: (n, MOST_CANDIDATES, F) float32.
-        context: (n, G) float32.
+        candidates: (n, MOST_CANDIDATES, F) float32, features of the candidates.
+        context: (n, G) float32, features of the context.
         listed: (n, MOST_CANDIDATES) which candidates there are.
-        scores: (n, MOST_CANDIDATES) of the teacher; minus infinity where there is none.
+        scores: (n, MOST_CANDIDATES) the teacher's scores; minus infinity where there is none.
         agrees: (n,) whether the student would decide as the teacher does.
     """
 
@@ -47,7 +47,7 @@ class Shown(NamedTuple):
     agrees: Bools
 
     def first(self, count: int) -> Shown:
-        """So many of them."""
+        """The first so many decisions."""
         return Shown(*(array[:count] for array in self))  # type: ignore[arg-type]
 
 
@@ -68,17 +68,17 @@ def show(
     """Plays an episode and keeps some of its decisions; returns how many are kept now.
 
     Args:
-        t: Tables.
+        t: Tables of the scenario.
         s: State, at the start of an episode.
         teacher: Vector of the policy that labels.
         student: Vector of the policy that acts where the teacher does not.
         mine: Room for the teacher.
         theirs: Room for the student.
         followed: Probability that a decision is the student's.
-        share: Of decisions that are kept.
-        luck: Uniform random numbers, used in turn.
-        shown: Written to.
-        count: Decisions that it holds.
+        share: Share of decisions that are kept, 0 to 1.
+        luck: Uniform random numbers in [0, 1), used in turn.
+        shown: Arrays that decisions are written to.
+        count: Decisions that ``shown`` holds already.
     """
     at = 0
     while count < shown.context.shape[0] and reach_decision(t, s, mine):
@@ -126,12 +126,12 @@ def collect(
     """Decisions of one world, spread over episodes; half of them are the student's, if there is one.
 
     Args:
-        world: To play in.
-        teacher: Labels them.
-        student: Of the same or another width.
-        decisions: How many to keep at most.
-        episodes: Over how many request sequences, see ``episodes_of``.
-        seed: Of these, and of who acts.
+        world: World to play in.
+        teacher: Policy that labels the decisions.
+        student: Policy that acts in half of them, of any width; None: the teacher acts alone.
+        decisions: Most decisions to keep.
+        episodes: Number of request sequences to play, see ``episodes_of``.
+        seed: Seed of the request sequences, and of who acts.
     """
     follower = teacher if student is None else student
     seeds = [int(key_of(seed, e)) for e in range(episodes_of(world, episodes))]

@@ -23,12 +23,12 @@ def generalized_advantages(
     step t.
 
     Args:
-        rewards: (T, n).
+        rewards: (T, n) rewards of each step.
         values: (T, n) values of the states before each step.
         last_values: (n,) values after the last.
         continues: (T, n) 0 where the episode ended with the step, else 1.
-        discounts: (T, n).
-        traces: (T, n), lambda of each step.
+        discounts: (T, n) discount of each step.
+        traces: (T, n) lambda of each step.
 
     Returns:
         (T, n).
@@ -54,9 +54,9 @@ class DurationBuffer(MaskableDictRolloutBuffer):
     so that those of a heavy load do not drown those of a light one.
 
     Args:
-        *args: As the base class's.
-        worlds: How many; environments are in order of worlds, equally many of each.
-        **kwargs: As the base class's.
+        *args: Positional arguments of the base class.
+        worlds: Number of worlds; environments are in order of worlds, equally many of each.
+        **kwargs: Keyword arguments of the base class.
     """
 
     discounts: Array
@@ -97,8 +97,8 @@ class RecordDurations(BaseCallback):
     where one device decides, over a fraction of one where eight do.
 
     Args:
-        time_constant: Of discounting, in the scenario's time scales, like ``info["elapsed"]``.
-        credit_constant: Of lambda, likewise.
+        time_constant: Time scales of the scenario in which the discount falls to 1 / e.
+        credit_constant: Time scales of the scenario in which lambda falls to 1 / e.
     """
 
     def __init__(self, time_constant: float, credit_constant: float) -> None:

@@ -21,13 +21,13 @@ class PpoCheckpoint:
     """All that a training needs to go on.
 
     Attributes:
-        settings: Of the training, by name.
+        settings: Settings of the training, by name.
         policy: State of the torch module.
         average: State of the running average of its weights.
         optimizer: State of Adam.
         best: Weights of the best validation, as in a policy file.
         steps: Decisions so far.
-        elapsed_s: Spent on them.
+        elapsed_s: Seconds spent on these decisions.
         curve: (steps, elapsed_s, ratio) of each validation.
     """
 

@@ -89,7 +89,7 @@ class ScoringNetwork(nn.Module):
 
     Args:
         actions: Number of candidates A.
-        width: Of the hidden layers.
+        width: Width of the hidden layers.
     """
 
     def __init__(self, actions: int, width: int) -> None:
@@ -164,7 +164,7 @@ class ScoringNetwork(nn.Module):
                     tensor.zero_()
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """Of the policy part, by the names of a policy file."""
+        """Tensors of the policy part, by the names of a policy file."""
         layers = {
             f"{layer}.{part}": x for layer, m in self.layers.items() for part, x in m.named_parameters()
         }

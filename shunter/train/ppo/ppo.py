@@ -42,7 +42,7 @@ class PpoTraining(Training):
     """A training by MaskablePPO; each segment begins with fresh environments and random numbers of its own.
 
     Args:
-        worlds: To train in.
+        worlds: Worlds to train in.
         settings: Hyperparameters.
         validation: Worlds that choose the weights to keep; by default those to train in.
         start: A policy to start from instead of cost-greedy, of the same width or without a network.
@@ -88,7 +88,7 @@ class PpoTraining(Training):
             batch_size=min(settings.batch_size, self.venv.num_envs * settings.rollout_steps),
             n_epochs=settings.epochs,
             gamma=1.0,  # discounting is DurationBuffer's
-            gae_lambda=1.0,  # likewise
+            gae_lambda=1.0,  # lambda is DurationBuffer's
             clip_range=0.15,
             ent_coef=settings.entropy,
             normalize_advantage=False,  # DurationBuffer's too, for each world by itself
@@ -105,12 +105,12 @@ class PpoTraining(Training):
 
     @property
     def decisions(self) -> int:
-        """Trained for so far."""
+        """Decisions trained for so far."""
         return int(self.model.num_timesteps)
 
     @property
     def share(self) -> float:
-        """How much is done."""
+        """Share of the training that is done, 0 to 1."""
         return self.decisions / self.settings.steps
 
     def begin(self) -> None:

@@ -54,12 +54,13 @@ class SchedulingVecEnv(UniformVecEnv):
 
     Args:
         world: The compiled scenario.
-        num_envs: How many environments.
-        seed: See ``SchedulingVectorEnv``; ``seed()`` changes it from the next reset on.
-        reward_scale: Rewards are multiplied by it.
-        oracle: See ``SchedulingEnv``.
-        noise: Likewise.
-        threads: That share the work.
+        num_envs: Number of environments.
+        seed: Seed of all environments, see ``SchedulingVectorEnv``; ``seed()`` changes it from the next reset
+            on.
+        reward_scale: Factor that rewards are multiplied by.
+        oracle: Whether observations tell true remaining lengths instead of expected ones.
+        noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
+        threads: Number of threads that share the work.
     """
 
     def __init__(

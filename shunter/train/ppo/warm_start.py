@@ -19,7 +19,7 @@ LOW, HIGH = BasePolicy(0.5, 0.5, 0.02, 0.25), BasePolicy(12.0, 50.0, 1.0, 4.0)
 """Between these a prior's numbers are drawn by their logarithms."""
 
 DRAWS = 20
-"""How many."""
+"""Number of priors that are drawn."""
 
 FIRST_SEEDS, FINALISTS = 4, 5
 """On how many seeds all are played in one world, and how many of them in all worlds on all seeds, where the

@@ -26,15 +26,15 @@ class WorldsVecEnv(UniformVecEnv):
 
     Args:
         tasks: The worlds.
-        envs_each: Environments of each.
-        seed: As ``SchedulingVecEnv``'s; each task has random numbers of its own.
-        time_constant: In time scales of each world.
+        envs_each: Number of environments of each world.
+        seed: Seed of all environments; each task has random numbers of its own.
+        time_constant: Time constant of discounting, in time scales of each world.
         noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
         anywhere: Whether ``reset`` goes on to somewhere in the episodes, deciding as untrained logits would.
             Where few decisions are made until the next reset, all is learned at their beginning otherwise.
 
     Attributes:
-        prior: Of the policy whose shortlists are shown.
+        prior: Base policy whose shortlists are shown.
     """
 
     def __init__(

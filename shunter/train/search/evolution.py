@@ -89,8 +89,8 @@ class Search(Training):
     """A search under way, generation by generation; each has random numbers of its own.
 
     Args:
-        worlds: To be good in.
-        settings: See there.
+        worlds: Worlds to be good in.
+        settings: Settings of the search.
         validation: Worlds that choose the numbers to keep; by default those to be good in.
         start: A policy to start from instead of the untrained one. Where the settings have no network, that
             of the start is kept as it is, and what is searched is the prior and the linear part.

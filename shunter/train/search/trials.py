@@ -158,15 +158,15 @@ def score_many(
     """Plays every episode with every policy; returns how many decisions that took.
 
     Args:
-        t: Tables.
+        t: Tables of the scenario.
         batch: States that hold the requests of S episodes; used up.
         rings: (S, N) the requests as drawn.
         vectors: (P, size) policies.
-        w: Overwritten.
-        noise: See ``begin_episode``.
+        w: Room for a decision, overwritten.
+        noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
         weight: ``EpisodeScore.tail_weight``.
         by_model: ``EpisodeScore.by_model``.
-        sums: Overwritten.
+        sums: Room for sums of response times, overwritten.
         out: (P, S), overwritten with costs per request.
     """
     decisions = 0
@@ -193,11 +193,11 @@ class Trials:
 
     Args:
         world: The compiled scenario.
-        seeds: Of the workloads; with noise, of the luck of durations too.
-        width: Of the policies' networks.
+        seeds: Seeds of the workloads; with noise, of the luck of durations too.
+        width: Width of the policies' networks; 0 without one.
         score: What is made small.
         noise: Whether durations differ from the predicted ones.
-        lanes: In how many parts policies are tried side by side.
+        lanes: Number of parts in which policies are tried side by side.
     """
 
     def __init__(

@@ -82,13 +82,14 @@ def tune_all(
     """Searches policies' parameters for the lowest geometric mean over worlds and seeds of the mean response.
 
     Args:
-        policies: Classes; one without parameters is only scored.
-        worlds: To be good in.
-        seeds: Of the workloads, the same in every trial: none that is evaluated on later.
-        trials: Of each policy, finished and pruned ones, those found in the storage included.
+        policies: Classes of heuristics; one without parameters is only scored.
+        worlds: Worlds to be good in.
+        seeds: Seeds of the workloads, the same in every trial: none that is evaluated on later.
+        trials: Number of trials of each policy, finished and pruned ones, those found in the storage
+            included.
         storage: A journal file that a search killed at any time goes on from; None: in memory.
         runner: Where trials run; by default here.
-        on_trial: See ``OnTrial``.
+        on_trial: Called with the search's name, its trials done and its best score so far.
 
     Raises:
         InputError: The storage holds a search over other worlds, seeds or features.

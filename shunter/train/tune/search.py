@@ -34,11 +34,11 @@ class Tuned:
 
     Attributes:
         policy: The best parameters as text; those of a heuristic as ``make_policy`` reads them.
-        score: The lowest that a trial reached.
-        default_score: That of the default parameters.
+        score: The lowest score that a trial reached.
+        default_score: The score of the default parameters.
         trials: One row per trial: number, policy, score (missing if pruned), state, pairs (values that it was
             judged on).
-        parameters: The best ones.
+        parameters: The best parameters.
     """
 
     policy: str
@@ -53,13 +53,15 @@ class ParameterSearch:
     """What is searched, and how.
 
     Attributes:
-        name: Of the study in the storage.
-        space: Of the parameters; if empty, the defaults are only scored.
-        defaults: Of the parameters.
-        make: Parameters to their text and to what the work is given.
-        digest: Of all else that a score depends on: two searches with the same one can go on from each other.
+        name: Name of the study in the storage.
+        space: Space of the parameters; if empty, the defaults are only scored.
+        defaults: Default values of the parameters, by name.
+        make: Turns parameters into their text and what the work is given.
+        digest: Hash of all else that a score depends on: two searches with the same one can go on from each
+            other.
         pruner: Gives up trials; see ``optuna.pruners``.
-        round: Trials that are drawn together, and so can run at once; the defaults are a round by themselves.
+        round: Number of trials that are drawn together, and so can run at once; the defaults are a round by
+            themselves.
     """
 
     name: str
@@ -84,14 +86,15 @@ def search_all(
     """Searches side by side, each with the same budget; the first trial is the defaults.
 
     Args:
-        searches: With distinct names.
-        trials: Of each search, finished and pruned ones, those found in the storage included.
+        searches: Searches with distinct names.
+        trials: Number of trials of each search, finished and pruned ones, those found in the storage
+            included.
         work: Scores one trial. It reports (step, value) pairs and gives up, returning None, where the answer
             is true; else it returns the logarithm of the score.
         shared: See ``Work``.
         runner: Where trials run; by default here.
         storage: A journal file that a search killed at any time goes on from; None: in memory.
-        on_trial: See ``OnTrial``.
+        on_trial: Called with the search's name, its trials done and its best score so far.
 
     Raises:
         InputError: The storage holds a search over something else.
@@ -172,7 +175,7 @@ class _Progress:
             self.on_trial(self.search.name, len(_done(self.study)), math.exp(self.study.best_value))
 
     def tuned(self) -> Tuned:
-        """What came of it."""
+        """What came of the search."""
         default, _ = self.search.make(self.search.defaults)
         complete = [trial for trial in _done(self.study) if trial.state.name == "COMPLETE"]
         best = min(complete, key=lambda trial: trial.value)

@@ -59,7 +59,7 @@ class Shared:
     """What all trainings of a search share.
 
     Attributes:
-        worlds: To train in.
+        worlds: Worlds to train in.
         validation: Worlds that they are scored in; if there are none, those to train in.
     """
 
@@ -82,13 +82,13 @@ def tune_training(
     It is the lowest of many on the same validation requests, so it flatters: judge the winner on others.
 
     Args:
-        worlds: To train in.
+        worlds: Worlds to train in.
         settings: Everything that is not searched, and the first trial.
-        trials: Finished and pruned ones, those found in the storage included.
+        trials: Number of trials, finished and pruned ones, those found in the storage included.
         validation: Worlds that trainings are scored in; by default those to train in.
         runner: Where trainings run; by default here.
         storage: A journal file that a search killed at any time goes on from; None: in memory.
-        on_trial: See ``OnTrial``.
+        on_trial: Called with the search's name, its trials done and its best score so far.
 
     Raises:
         InputError: The storage holds a search over other worlds or settings.
