@@ -38,7 +38,7 @@ LENGTHS = (0.25, 1.0, 3.0)
 LOADS = (0.3, 0.6, 0.9)
 
 CAPACITY_SEEDS, CAPACITY_REQUESTS = 8, 600
-"""Of each measurement of a capacity, of which there are dozens."""
+"""Seeds and requests of each measurement of a capacity, of which there are dozens."""
 
 CAPACITY_RULES = ("cost-greedy", "pressure-greedy", "never-preempt")
 

@@ -54,8 +54,8 @@ class _Place:
     Attributes:
         engine: Name in the engine registry.
         device: As users write it.
-        format: Of its checkpoints.
-        quantization: Of their weights.
+        format: Format of its checkpoints.
+        quantization: Quantization of the checkpoints' weights.
         levels: gpu_layers among which a budget picks.
     """
 

@@ -198,7 +198,7 @@ class Capabilities:
         device: The device's name.
         partial_offload: Whether any gpu_layers from 0 to total_layers is honoured; otherwise only all.
         kv_save: Whether KV can be saved to host memory and restored; otherwise it is dropped.
-        checkpoint_formats: Of ``gguf`` and ``safetensors``.
+        checkpoint_formats: Formats that it reads: ``gguf``, ``safetensors`` or both.
         versions: Further library versions worth a fingerprint.
     """
 

@@ -16,7 +16,7 @@ from shunter.envs.world.world import World
 from shunter.eval.execution.runs import Run
 
 TOLERANCE = 0.15
-"""Of a device's budget by which measured memory may be off: pages, and KV saved in the device's process."""
+"""Share of a device's budget by which measured memory may be off: pages, KV saved in its process."""
 
 
 @dataclass(frozen=True)

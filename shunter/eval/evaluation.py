@@ -40,7 +40,7 @@ class Evaluation:
         policies: Names, in the order given; changes are relative to the first.
         seeds: Workload seeds, the same for every policy.
         simulated: Runs by policy, in order of seeds.
-        real: Likewise, all seeds of a repeat before the next; empty if no engines were given.
+        real: Real runs by policy, all seeds of a repeat before the next; empty if no engines were given.
         replays: The real runs' decisions with predicted durations, in the same order.
         interrupted: Whether Ctrl-C cut it short.
         broken: What ended it: an engine that failed and could not be started again.

@@ -30,7 +30,7 @@ class RecordedRun:
     """What is kept of a ``Run``.
 
     Attributes:
-        seed: Of the workload.
+        seed: Seed of the workload.
         requests: As ``Run.requests``.
     """
 

@@ -26,8 +26,8 @@ class Estimate:
 
     Attributes:
         seconds: Predicted.
-        low: Lower end.
-        high: Upper end.
+        low: Lower end of the 90 % interval.
+        high: Upper end of the 90 % interval.
         out_of_range: Whether it was asked for beyond the data of the performance model.
     """
 
@@ -131,7 +131,7 @@ def fitting_sets(sizes: Sequence[float], capacity: float) -> list[tuple[int, ...
     """All sets that fit and to which nothing can be added.
 
     Args:
-        sizes: Of each thing; every one fits alone.
+        sizes: Size of each thing, in the unit of ``capacity``; every one fits alone.
         capacity: What a set may take.
 
     Returns:

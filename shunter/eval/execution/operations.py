@@ -104,7 +104,7 @@ class Place(Protocol):
         """Unloads it; returns start and end."""
 
     def memory(self) -> MemoryReport:
-        """Of all its engines."""
+        """Memory of all engines of the place."""
 
 
 def execute(place: Place, operation: Operation) -> Outcome:

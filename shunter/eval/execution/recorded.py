@@ -25,7 +25,7 @@ def recorded_run(world: World, rows: pd.DataFrame) -> Run:
 
     Args:
         world: As it was when the run was made.
-        rows: Of one run.
+        rows: Rows of one run, from its event log.
 
     Raises:
         InputError: The log does not fit the world.

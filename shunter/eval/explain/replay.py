@@ -67,7 +67,8 @@ class Followed:
             decision, where those of other kinds count as 0: root mean square over decisions of the standard
             deviation. Times the weight it says how much a decision depends on it.
         low: (kinds, inputs) its least value among candidates of its kind; infinity where there were none.
-        high: Its greatest value, likewise.
+        high: (kinds, inputs) its greatest value among candidates of its kind; minus infinity where there were
+            none.
     """
 
     decisions: tuple[Records, ...]
@@ -82,7 +83,7 @@ class Seen(NamedTuple):
     Attributes:
         total: Sums of a decision, overwritten.
         squares: Sums of its squares, overwritten.
-        spread: Of all decisions the sum of the variances among their candidates.
+        spread: Sum over all decisions of the variances among their candidates.
         low: Least value.
         high: Greatest value.
     """
@@ -99,12 +100,12 @@ class Difference:
     """A decision in which the two differ, and what came of each choice.
 
     Attributes:
-        seed: Of the requests.
-        number: Of the decision in its episode.
-        record: Of ``DECISION``.
+        seed: Seed of the requests.
+        number: Number of the decision in its episode.
+        record: The decision's record, as ``DECISION`` has it.
         gain_s: Request-seconds that the policy's choice saved until all requests were served; NaN if one of
             the two was cut off before.
-        near_s: Of these, those within the horizon.
+        near_s: Request-seconds that the policy's choice saved within the horizon; NaN as in ``gain_s``.
     """
 
     seed: int
@@ -208,7 +209,7 @@ def play_from(t: Tables, s: State, action: int, p: Floats, w: Scratch) -> int:
 
 
 def nothing_seen() -> Seen:
-    """Of no decision yet."""
+    """What is kept before any decision."""
     shape = len(KINDS), INPUTS
     return Seen(*(np.full(shape, value) for value in (0.0, 0.0, 0.0, np.inf, -np.inf)))
 
@@ -220,7 +221,7 @@ class _Walk:
         world: The compiled scenario.
         policy: Decides.
         other: Is asked too.
-        seed: Of the requests.
+        seed: Seed of the requests.
         seen: What is kept of the inputs, added to.
     """
 
@@ -260,7 +261,7 @@ def played(world: World, policy: LearnedPolicy, other: LearnedPolicy, seeds: Seq
         world: The compiled scenario.
         policy: Decides.
         other: Is asked too.
-        seeds: Of the requests.
+        seeds: Seeds of the requests, one for each episode.
     """
     decisions, seen = [], nothing_seen()
     for seed in seeds:
@@ -299,8 +300,8 @@ def differences(
         world: The compiled scenario.
         policy: Decides, after either choice too.
         other: Whose choices are tried.
-        seed: Of the requests.
-        decisions: Of the episode, as ``played`` gives them.
+        seed: Seed of the requests.
+        decisions: Decisions of the episode, as ``played`` gives them.
         numbers: Which of them, ascending.
         horizon_s: Until when ``Difference.near_s`` counts.
     """

@@ -46,7 +46,7 @@ class HardwareKind:
         devices: Devices of this type that serve.
         units: All units that are known to be needed.
         units_skipped: Units that were known before, or do not fit.
-        pace: Of one device.
+        pace: How fast one device of this type is, and what is left for one.
 
     Raises:
         InputError: The engine cannot honour a level of the plan.

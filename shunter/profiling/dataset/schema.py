@@ -41,7 +41,7 @@ class Column:
     Attributes:
         name: With the unit as suffix, where it has one.
         dtype: ``str``, ``int64``, ``float64`` or ``bool``; only floats can be missing (NaN).
-        unit: Of the values; empty for names and flags.
+        unit: Unit of the values; empty for names and flags.
         meaning: One line.
         nullable: Whether NaN is allowed.
         minimum: Smallest allowed value.

@@ -34,7 +34,7 @@ class MeteredEngine(Engine):
     Attributes:
         engine_s: Time in timed calls, by the engine's own clock: loads, unloads, prefills, decodes, KV.
         other_s: Time in all other calls, such as memory reports, as this process saw it.
-        readings: Of the last timed call, by column of the dataset.
+        readings: Sensor readings of the last timed call, by column of the dataset.
     """
 
     def __init__(self, engine: Engine, sensors: Sensors) -> None:

@@ -34,7 +34,7 @@ class SweepSettings:
         page_cache: State of the checkpoint's file before a load: ``"warm"``, ``"cold"``.
         repeats: How often each is measured; each repeat is one pass over all models and levels.
         context_tokens: The load's limit per request; None: what the grid needs.
-        seed: Of order and token ids.
+        seed: Seed of order and token ids.
         precision: Further passes measure what is still wider: the 95 % interval of the median, relative to
             the median; None: no further passes.
         max_repeats: Most passes over a unit, with the further ones.
