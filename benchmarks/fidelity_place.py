@@ -64,7 +64,7 @@ class Site:
 
     Attributes:
         engine: Name in the engine registry.
-        device: Without its budget.
+        device: The device, without its budget.
         format: Format of the checkpoints.
         quantization: Quantization of the checkpoints.
         levels: Levels to profile.

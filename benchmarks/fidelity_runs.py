@@ -98,7 +98,7 @@ class RealRuns:
         """A run from its event log, every event as it was.
 
         Args:
-            world: As it was when the run was made.
+            world: The world as it was when the run was made.
             job: The run to read.
         """
         return recorded_run(world, read_event_log(self.folder / job.file))

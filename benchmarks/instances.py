@@ -13,7 +13,7 @@ from shunter.envs.world.world import World
 __all__ = ["INSTANCES", "Instance", "small_world"]
 
 FOOTPRINT_SHARE = (0.48, 0.36, 2.0)
-"""Share of the device's memory that a model takes at each level: two fit, never three; level 0 never."""
+"""Share of the device's memory that a model takes at each level: two fit, never three; at level 0 none."""
 
 QUANTUM_STEPS, QUANTUM_S, WAIT_S = 256, 30.0, 120.0
 """Longer than a server would choose, so that an instance has tens of decisions and not hundreds."""

@@ -21,7 +21,7 @@ class Paired:
     """A relative change and what resampling makes of it; −0.1 is 10 % lower.
 
     Attributes:
-        change: As observed.
+        change: The observed change.
         draws: (R,) changes in resampled seeds, ascending.
     """
 

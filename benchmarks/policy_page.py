@@ -103,7 +103,7 @@ def write_tables(json: Path, results: Results, guard_off: Mapping[str, str]) -> 
     """Writes ``.cells.csv``, one row per cell and policy, and ``.waits.csv``, one per model too.
 
     Args:
-        json: Beside which.
+        json: File beside which the tables are written.
         results: All results.
         guard_off: By label of a policy, the label of the same one in worlds without their guard.
     """

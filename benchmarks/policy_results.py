@@ -30,7 +30,7 @@ class Comparison:
     """Two policies over the cells where both are stable.
 
     Attributes:
-        cells: Where they were compared.
+        cells: Cells where they were compared.
         unstable: Cells that are kept out, since one of the two did not drain there.
         paired: The change; None if no cell is left.
     """
@@ -78,7 +78,7 @@ class Results:
     """All figures.
 
     Attributes:
-        figures: By cell and label.
+        figures: Figures by cell and label of the contender.
         contenders: Contenders that were evaluated in all cells.
         best: Label of the best single baseline, by tuning seeds.
     """
@@ -186,7 +186,7 @@ def quantile_of_longest(figures: Figures, counts: Floats, share: float = 0.999) 
     Args:
         figures: Figures of one policy in one cell.
         counts: (R, S) how often each seed is drawn.
-        share: Which quantile; an observed wait.
+        share: Which quantile, as a share; an observed wait.
 
     Returns:
         (R,) in seconds.

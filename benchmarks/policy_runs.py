@@ -49,7 +49,7 @@ class Contender:
     """A policy to compare, or one for each scenario.
 
     Attributes:
-        label: In tables.
+        label: Its label in tables.
         text: As ``make_policy`` reads it; or a folder of policy files named after scenarios.
         digest: Digest of what the text stands for: of the file's content where it is a file. Nothing is read
             from a folder for it.
@@ -210,7 +210,7 @@ def run_all(
         jobs: Evaluations to do.
         folder: Folder of earlier results; made if need be.
         workers: Processes.
-        say: Is told how far it is.
+        say: Called with a line that says how far it is.
 
     Returns:
         By cell and label of the contender.

@@ -52,9 +52,9 @@ class Outcome:
     Attributes:
         setting: Machine and factors.
         load: Share of the capacity.
-        capacity_per_s: Measured there.
+        capacity_per_s: Measured capacity, requests per second.
         chosen: For each way the rule that stands for it.
-        figures: For each way on the seeds that judge.
+        figures: Figures of each way on the seeds that judge.
     """
 
     setting: Setting

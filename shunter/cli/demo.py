@@ -53,7 +53,7 @@ class Recipe:
     Attributes:
         format: Format of the checkpoints.
         quantization: Quantization of the checkpoints.
-        device: Without its budget, which is set to about half of what all models take.
+        device: The device, without its budget, which is set to about half of what all models take.
         gpu_layers: Levels to profile and to schedule.
         sizes_mb: Catalogue model to size of its weights, most popular first.
     """

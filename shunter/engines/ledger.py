@@ -171,7 +171,7 @@ def decode_steps(
     """Runs the steps of one ``Engine.decode`` and appends the new tokens to ``requests``.
 
     Args:
-        requests: All tokens of each live request.
+        requests: All tokens of each live request, appended to.
         limits: Most tokens of each request, as in ``Engine.decode``.
         max_steps: Most steps, as in ``Engine.decode``.
         max_s: No step starts once this many seconds have passed.

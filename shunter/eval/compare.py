@@ -29,8 +29,8 @@ class Mark:
     Attributes:
         run: Number of the evaluation that is unlike the first, from 2.
         what: Differs: a field of the scenario, the seeds, the performance model ...
-        first: In the first evaluation.
-        other: In this one.
+        first: Its value in the first evaluation.
+        other: Its value in evaluation ``run``.
         touches: Figures: of ``simulated`` or ``real``; ``means``, but no paired differences; or none.
     """
 
@@ -50,9 +50,9 @@ class Change:
         policy: Its name.
         world: ``simulated`` or ``real``.
         sequences: Request sequences that both have.
-        change: Relative; NaN if refused.
-        low: End of the 95 % paired interval.
-        high: The other end.
+        change: Relative change of the mean response; NaN if refused.
+        low: Lower end of the 95 % paired interval.
+        high: Upper end of the 95 % paired interval.
         refused: Why there is no figure.
         marked: What differs besides, that touches this world.
     """

@@ -178,7 +178,7 @@ def evaluate(
 
     Args:
         world: The compiled scenario.
-        policies: With distinct names.
+        policies: Policies with distinct names.
         seeds: Workload seeds.
         engines: From ``open_engines``; None: simulation only. With engines, simulation counts device memory
             as they do. They are of no further use after Ctrl-C.

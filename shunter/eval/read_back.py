@@ -31,7 +31,7 @@ class RecordedRun:
 
     Attributes:
         seed: Seed of the workload.
-        requests: As ``Run.requests``.
+        requests: One row per request, as ``Run.requests``.
     """
 
     seed: int

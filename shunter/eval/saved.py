@@ -50,7 +50,7 @@ def save_evaluation(
     """Writes everything that there is to say of an evaluation.
 
     Args:
-        evaluation: With at least one run.
+        evaluation: An evaluation with at least one run.
         folder: Made if need be.
         title: Title of the report.
         performance: The model that predicted, for the report's pictures; kept beside it.

@@ -42,7 +42,7 @@ class Machine:
         gpus: NVIDIA GPUs, name and memory, as nvidia-smi lists them.
         memory_bytes: RAM, or less where the process is limited to it.
         free_memory_bytes: RAM that can be had without swapping.
-        free_disk_bytes: In the working folder.
+        free_disk_bytes: Free disk space in the working folder.
         versions: Python, shunter and its libraries; missing ones are left out.
         can_train: Whether this interpreter has what ``shunter train`` needs.
         can_scale_out: Whether it has Ray.

@@ -99,7 +99,7 @@ def register_policy(
     Args:
         policy_path: A ``.safetensors`` policy file.
         name: Name of the registered model; see ``default_name``.
-        worlds: To compare on.
+        worlds: Worlds to compare on.
         tracker: The open run that the model is logged to.
         seeds: Workload seeds to compare on, which neither training nor evaluation uses.
 

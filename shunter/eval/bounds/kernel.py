@@ -122,9 +122,9 @@ def expand(
         least: Least durations of the tables, from ``least_times``.
         b: Overwritten.
         work: Overwritten.
-        work_words: Memory of ``work``, its words.
+        work_words: (W,) words that are the memory of ``work``.
         other: Overwritten.
-        other_words: Memory of ``other``, its words.
+        other_words: (W,) words that are the memory of ``other``.
         candidates: (A, F), overwritten.
         context: (G,), overwritten.
         mask: (A,), overwritten.
@@ -247,7 +247,7 @@ def descend(
         least: Least durations of the tables, from ``least_times``.
         b: Overwritten.
         work: Overwritten.
-        work_words: Memory of ``work``, its words.
+        work_words: (W,) words that are the memory of ``work``.
         candidates: (A, F), overwritten.
         context: (G,), overwritten.
         mask: (A,), overwritten.

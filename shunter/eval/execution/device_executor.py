@@ -62,7 +62,7 @@ class DeviceExecutor:
         chaos: What happens to its engines on purpose.
         striker: Carries the strikes of ``chaos`` out.
         now_s: The engines' monotonic clock.
-        workers: Those that run.
+        workers: Workers that run, by name.
         is_abandoned: Whether nothing is to be started again.
     """
 

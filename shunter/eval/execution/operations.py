@@ -70,7 +70,7 @@ class Outcome:
         first_s: Time of a request's first token of this operation, if a prefill made it.
         finish_s: Time of a request's last token, if it reached its limit.
         steps: Decode steps run.
-        memory: After the operation.
+        memory: Memory in use after the operation.
         fault: How it failed; None: it did not. Then there are no tokens, whatever was done.
     """
 

@@ -24,7 +24,7 @@ def recorded_run(world: World, rows: pd.DataFrame) -> Run:
     """A run from its rows.
 
     Args:
-        world: As it was when the run was made.
+        world: The world as it was when the run was made.
         rows: Rows of one run, from its event log.
 
     Raises:

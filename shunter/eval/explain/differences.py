@@ -80,7 +80,7 @@ def try_differences(
     Args:
         world: The compiled scenario.
         policy: Decides.
-        untrained: Whose choices are tried.
+        untrained: The untrained policy, whose choices are tried.
         seeds: Seeds of the requests, one for each episode.
         followed: The policy's episodes on them.
         sample_seed: Seed of the draw.

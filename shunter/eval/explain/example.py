@@ -85,15 +85,15 @@ class Example:
 
     Attributes:
         words: How the policies differ.
-        difference: What came of it.
+        difference: What came of each policy's choice.
         device: The device that asked.
         at_s: When the device asked, seconds since the start.
         queues: Queues of the models that have requests in the system.
         devices: What each device holds and does, by its name.
-        candidates: By score, the highest first.
+        candidates: Candidates by score, the highest first.
         rest: Requests that were unfinished or yet to come.
-        chosen: With the policy's choice; the policy decides from then on.
-        other: With the untrained one's choice; the policy decides from then on, too.
+        chosen: Episode with the policy's choice; the policy decides from then on.
+        other: Episode with the untrained policy's choice; the policy decides from then on, too.
     """
 
     words: str

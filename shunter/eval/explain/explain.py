@@ -62,7 +62,7 @@ class Weight:
 
     Attributes:
         kind: Kind of the candidates that it is for.
-        input: As ``input_names`` has it.
+        input: Name of the input, as ``input_names`` has it.
         weight: Its value.
         feature: The feature that the input reads; see ``shunter.eval.explain.words.group_of``.
         spread: Standard deviation of what it adds to scores, among the candidates of a decision: root mean

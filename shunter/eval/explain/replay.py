@@ -62,7 +62,7 @@ class Followed:
     """Episodes of a policy.
 
     Attributes:
-        decisions: For each episode the records of ``DECISION``.
+        decisions: For each episode, (decisions,) records of ``DECISION``.
         spread: (kinds, inputs) of the linear part: how far each input is apart among the candidates of a
             decision, where those of other kinds count as 0: root mean square over decisions of the standard
             deviation. Times the weight it says how much a decision depends on it.
@@ -171,11 +171,11 @@ def follow(
     Args:
         t: Tables.
         s: State that holds all requests.
-        p: The policy that decides.
+        p: (size,) vector of the policy that decides.
         w: Overwritten.
-        q: The policy that is asked too.
+        q: (size,) vector of the policy that is asked too.
         v: Overwritten.
-        log: Overwritten with records of ``DECISION``.
+        log: (N,) overwritten with records of ``DECISION``.
         seen: Added to.
 
     Returns:
@@ -220,7 +220,7 @@ class _Walk:
     Args:
         world: The compiled scenario.
         policy: Decides.
-        other: Is asked too.
+        other: Another policy, which is asked too.
         seed: Seed of the requests.
         seen: What is kept of the inputs, added to.
     """
@@ -260,7 +260,7 @@ def played(world: World, policy: LearnedPolicy, other: LearnedPolicy, seeds: Seq
     Args:
         world: The compiled scenario.
         policy: Decides.
-        other: Is asked too.
+        other: Another policy, which is asked too.
         seeds: Seeds of the requests, one for each episode.
     """
     decisions, seen = [], nothing_seen()
@@ -299,10 +299,10 @@ def differences(
     Args:
         world: The compiled scenario.
         policy: Decides, after either choice too.
-        other: Whose choices are tried.
+        other: The policy whose choices are tried.
         seed: Seed of the requests.
-        decisions: Decisions of the episode, as ``played`` gives them.
-        numbers: Which of them, ascending.
+        decisions: (decisions,) records of the episode, as ``played`` gives them.
+        numbers: Which decisions of the episode to try, ascending.
         horizon_s: Until when ``Difference.near_s`` counts.
     """
     scratch = policy.scratch(world.actions)

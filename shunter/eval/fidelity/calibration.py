@@ -89,10 +89,10 @@ def calibrate_on(
     """Recalibrates a performance model on real runs, and simulates them with it before and after.
 
     Args:
-        performance: As it was when the runs were predicted; not changed.
+        performance: The model as it was when the runs were predicted; not changed.
         scenario: Scenario of the runs.
         log: Their event log.
-        policies: By the name that the log has; those of others are calibrated on, and not simulated.
+        policies: Policies by the name that the log has; runs of others are calibrated on, and not simulated.
         budgets: What residents counted, as ``Evaluation.to_dict`` has it; by default as predicted.
 
     Raises:

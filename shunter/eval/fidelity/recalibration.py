@@ -83,7 +83,7 @@ class Recalibration:
     Attributes:
         performance: The model with new scales, from all runs that it had not seen.
         moves: Each time, device and model of these runs.
-        errors: By target.
+        errors: Errors of spans, by target.
         halves: What was held out in turn: ``seeds``, ``time``, or nothing (empty).
         runs: Fingerprints of the runs that counted.
         known: Runs that the model was recalibrated on before, which did not count again.
@@ -115,7 +115,7 @@ def recalibrate(
     one that engines were bound to has the same durations.
 
     Args:
-        performance: As it is; not changed.
+        performance: The model as it is; not changed.
         scenario: Scenario of the runs; says what engine and devices they were on.
         logs: Event logs (``shunter.eval.execution.event_log``); rows of simulated runs are passed over.
 

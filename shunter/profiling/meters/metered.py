@@ -28,7 +28,7 @@ class MeteredEngine(Engine):
     """Passes every call on.
 
     Args:
-        engine: Whose calls these are.
+        engine: The engine whose calls these are.
         sensors: Read around each timed call.
 
     Attributes:

@@ -50,7 +50,7 @@ class Measurement:
         engine: Name in the engine registry.
         device: As the user wrote it.
         file: The rows so far.
-        predictions: As they were before the first row.
+        predictions: Predictions as they were before the first row.
     """
 
     plan: PreemptionPlan

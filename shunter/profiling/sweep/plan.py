@@ -84,7 +84,7 @@ class Group:
     Attributes:
         checkpoint: The model.
         gpu_layers: Layers on the device.
-        units: In the order of measurement.
+        units: Units, in the order of measurement.
     """
 
     checkpoint: Checkpoint
@@ -115,7 +115,7 @@ class SweepPlan:
         engine: Name in the engine registry.
         device: Parsed device.
         settings: The grid.
-        groups: By repeat and (model, gpu_layers).
+        groups: Groups of units by repeat and (model, gpu_layers).
         max_batch: Most requests at once. The last loads of a group are for one request only, so that what
             a load's limits cost can be told from what its weights cost.
         max_context_tokens: Every load's limit per request.

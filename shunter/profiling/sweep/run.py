@@ -27,7 +27,7 @@ class SweepProgress:
 
     Attributes:
         units_done: Units measured or skipped.
-        units: All units that are known to be needed; repeats of uncertain cells come to them on the way.
+        units: Units known to be needed; repeats of uncertain cells come to them on the way.
         rows: Rows written by this sweep.
         eta_s: Seconds to go, from what was measured so far.
         text: What is being measured.
@@ -46,7 +46,7 @@ class SweepResult:
 
     Attributes:
         dataset: Path of the Parquet file.
-        session_id: In the rows that it wrote.
+        session_id: Session id in the rows that it wrote.
         rows: Rows written.
         units_measured: Units measured.
         units_skipped: Units that were in the dataset already.
