@@ -44,7 +44,7 @@ def drawn_observations(count: int, actions: int, seed: int) -> dict[str, NDArray
     Args:
         count: How many.
         actions: Candidates of each.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
 
     Returns:
         What ``LearnedPolicy.act_batch`` takes.
@@ -77,7 +77,7 @@ def _drawn(table: Feature, shape: tuple[int, ...], rng: np.random.Generator) -> 
 
 
 def first_of_best(scores: Scores) -> NDArray[np.int64]:
-    """Of each row the first score that no other exceeds by more than ``TIE``."""
+    """Index of each row's first score that no other exceeds by more than ``TIE``."""
     return np.asarray((scores >= scores.max(axis=-1, keepdims=True) - TIE).argmax(axis=-1))
 
 

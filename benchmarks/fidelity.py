@@ -68,7 +68,7 @@ def run(
         quick: A few requests instead of a full run.
         policy: A policy file instead of training.
         work: Folder to work in, and to go on from.
-        minutes: To plan for.
+        minutes: Minutes to plan for.
         engine: Names; None: all.
     """
     folder = work or Path("runs") / ("fidelity-quick" if quick else "fidelity")

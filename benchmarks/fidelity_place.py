@@ -41,7 +41,7 @@ SIZES_MB = {"small": ("Qwen3-8B", 110), "medium": ("Llama-3-8B", 160), "large": 
 """Shape and size of the scenarios' models."""
 
 LOADS = (0.5, 0.8)
-"""Of the capacity; the scenarios' own is the last."""
+"""Loads as shares of the capacity; the scenarios' own is the last."""
 
 BASELINES = ("fifo-swap", "lru-keepalive", "pressure-greedy", "exhaustive", "cost-greedy")
 """The learned policy is the sixth."""
@@ -64,10 +64,10 @@ class Site:
 
     Attributes:
         engine: Name in the engine registry.
-        device: Without its budget.
-        format: Of the checkpoints.
-        quantization: Likewise.
-        levels: To profile.
+        device: The device, without its budget.
+        format: Format of the checkpoints.
+        quantization: Quantization of the checkpoints.
+        levels: Levels to profile.
     """
 
     engine: str
@@ -94,13 +94,13 @@ class Scale:
 
     Attributes:
         profile_s: Budget of the sweep; a quarter of it again after the real runs.
-        train_s: After which training ends.
-        real_s: That real runs may take.
-        requests: Of a run, at least.
-        most_requests: Of a run.
-        repeats: Of the first request sequence, for every policy and load.
-        capacity_requests: Of a run of the capacity's measurement.
-        capacity_seeds: Request sequences of it.
+        train_s: Time after which training ends.
+        real_s: Time that real runs may take.
+        requests: Fewest requests of a run.
+        most_requests: Most requests of a run.
+        repeats: How often the first request sequence is run, for every policy and load.
+        capacity_requests: Requests of a run that measures the capacity; None: ``capacity``'s default.
+        capacity_seeds: Request sequences of that measurement.
     """
 
     profile_s: float
@@ -129,7 +129,7 @@ class Place:
 
     Args:
         site: The engine.
-        folder: Of its own; made if need be.
+        folder: Folder of this engine alone; made if need be.
         scale: How much is done.
         policy: A policy file instead of training.
         say: Prints a line.
@@ -154,8 +154,8 @@ class Place:
         """The scenario as the engine counts memory.
 
         Args:
-            load: None: the scenario's.
-            requests: Of a run; None: as few as there may be.
+            load: Share of the capacity; None: the scenario's.
+            requests: Requests of a run; None: as few as there may be.
         """
         scenario = load_scenario(self.folder / "scenario.yaml")
         if self._compiled is None:

@@ -36,7 +36,7 @@ BARS = {
     ("TTFT", "p90"): 0.20,
     ("TPOT", "mean"): 0.03,
 }
-"""Of the median error over policy × load cells; twice the noise, where that is more."""
+"""Bars of the median error over policy × load cells; twice the noise, where that is more."""
 
 GAINS = {"fifo-swap": 0.30, "lru-keepalive": 0.15, "cost-greedy": 0.08}
 """How much lower the learned policy's mean response must be, on the committed scenario."""
@@ -49,7 +49,7 @@ class Cell:
     """One figure of one policy at one load.
 
     Attributes:
-        name: Of both.
+        name: Names of the policy and the load.
         error: abs(simulated / real - 1).
         noise: How far real runs on the same requests differ; None without repeats.
         saturated: Whether requests piled up in reality.

@@ -31,8 +31,8 @@ class Job:
     Attributes:
         load: Share of the capacity.
         policy: Its name.
-        seed: Of the requests.
-        repeat: Of the same policy, load and seed.
+        seed: Seed of the requests.
+        repeat: Number of the run among those of the same policy, load and seed.
     """
 
     load: float
@@ -42,7 +42,7 @@ class Job:
 
     @property
     def file(self) -> str:
-        """Of its event log."""
+        """Name of its event log."""
         return f"{self.load:g}-{self.policy}-{self.seed}-{self.repeat}.parquet"
 
 
@@ -50,7 +50,7 @@ class RealRuns:
     """Makes runs that are not there yet, and reads those that are.
 
     Args:
-        folder: Of the event logs.
+        folder: Folder of the event logs.
         say: Prints a line.
 
     Attributes:
@@ -98,8 +98,8 @@ class RealRuns:
         """A run from its event log, every event as it was.
 
         Args:
-            world: As it was when the run was made.
-            job: Which.
+            world: The world as it was when the run was made.
+            job: The run to read.
         """
         return recorded_run(world, read_event_log(self.folder / job.file))
 

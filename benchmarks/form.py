@@ -30,7 +30,7 @@ class Row:
     Attributes:
         metric: What was measured, on what, against what.
         value: The figure; None: it could not be had, and ``note`` says why.
-        unit: Of value, interval and bar; empty for ratios.
+        unit: Unit of value, interval and bar; empty for ratios.
         interval: Both ends of a 95 % interval, or None where none is known.
         bar: What it must reach, as written: ``<= 0.1``; empty: reported only.
         ok: Whether it does; None: there is no bar.
@@ -71,7 +71,7 @@ def main(
     """Runs a benchmark as a command: ``python -m benchmarks.NAME [--quick] --json PATH``.
 
     Args:
-        name: Of the module.
+        name: Name of the benchmark's module.
         run: Measures; told whether to be quick. Where there are more options, these and ``json`` follow by
             name.
         description: For ``--help``.

@@ -13,7 +13,7 @@ from shunter.envs.world.world import World
 __all__ = ["INSTANCES", "Instance", "small_world"]
 
 FOOTPRINT_SHARE = (0.48, 0.36, 2.0)
-"""Of the device's memory that a model takes at each level: two fit, never three; all on the host is out."""
+"""Share of the device's memory that a model takes at each level: two fit, never three; at level 0 none."""
 
 QUANTUM_STEPS, QUANTUM_S, WAIT_S = 256, 30.0, 120.0
 """Longer than a server would choose, so that an instance has tens of decisions and not hundreds."""
@@ -28,7 +28,7 @@ class Instance:
         models: How many.
         devices: All alike.
         rate_per_s: Arrivals.
-        seed: Of the workload.
+        seed: Seed of the workload.
     """
 
     requests: int
@@ -59,7 +59,7 @@ def small_world(models: int, devices: int, *, rate_per_s: float, requests: int) 
         models: How many.
         devices: All alike.
         rate_per_s: Arrivals.
-        requests: Of an episode.
+        requests: Requests of an episode.
     """
     world = synthetic_world(models, devices, rate_per_s=rate_per_s, requests=requests)
     capacity = world.tables.capacity_bytes[0]

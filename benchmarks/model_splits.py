@@ -26,7 +26,7 @@ class AccuracySplit:
     """Rows held out together.
 
     Attributes:
-        name: Of the file.
+        name: Name of the split's file.
         what: One sentence.
         folds: By what is held out: the rows that are not fitted. All other decode rows are.
         scored: Rows whose errors count; each is in one fold.

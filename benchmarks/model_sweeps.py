@@ -27,7 +27,7 @@ def sweep_rows(name: str, frame: pd.DataFrame) -> list[Row]:
     that is more. What a split asks beyond that is reported, never mixed with them.
 
     Args:
-        name: Of the dataset, or of its engine.
+        name: Name of the dataset, or of its engine.
         frame: A profile dataset.
     """
     validation = assess(frame, {"shunter": PerformanceModel})
@@ -39,8 +39,8 @@ def split_rows(name: str, validation: Validation, but: Container[str] = ()) -> l
     """Errors of every split, which are reported, and coverages, which are judged.
 
     Args:
-        name: Of the dataset.
-        validation: Of times; memory is passed over.
+        name: Name of the dataset.
+        validation: Validation of times; memory is passed over.
         but: Splits whose errors are shown elsewhere; their coverages are judged all the same.
     """
     timed = [s for s in validation.scores if s.target.endswith("_s")]

@@ -21,8 +21,8 @@ class Paired:
     """A relative change and what resampling makes of it; −0.1 is 10 % lower.
 
     Attributes:
-        change: As observed.
-        draws: (R,) of resampled seeds, ascending.
+        change: The observed change.
+        draws: (R,) changes in resampled seeds, ascending.
     """
 
     change: float
@@ -53,9 +53,9 @@ def paired(mine: Floats, theirs: Floats, seed: int = 0) -> Paired:
     A seed is drawn in all cells at once, since its requests are alike in them.
 
     Args:
-        mine: (cells, seeds), all finite.
-        theirs: Likewise, of the same requests.
-        seed: Of the bootstrap.
+        mine: (cells, seeds) mean responses of the policy, all finite.
+        theirs: (cells, seeds) mean responses of the other policy on the same requests, all finite.
+        seed: Seed of the bootstrap.
     """
     counts = seed_counts(mine.shape[1], seed)
     ratios = np.log((mine @ counts.T) / (theirs @ counts.T)).mean(axis=0)

@@ -56,10 +56,10 @@ class PhaseCell:
         load: Heading of its column.
         verdict: The way that wins, ``undecided`` or ``none drains``.
         tied: Ways that share the win.
-        best_change: Of the best way against waiting; None if one of the two does not drain.
-        preempt_change: Likewise of preempting.
-        clear: Whether the interval of that excludes 0.
-        title: Under the pointer.
+        best_change: Relative change of the best way against waiting; None if one of the two does not drain.
+        preempt_change: Relative change of preempting against waiting; None if one of the two does not drain.
+        clear: Whether the interval of ``preempt_change`` excludes 0.
+        title: Text that a pointer over the cell shows.
     """
 
     machine: str
@@ -106,7 +106,7 @@ def conclusions(rows: Sequence[Row]) -> tuple[str, list[str]]:
     """A title that answers, and what holds at each GPU's own reload cost, at others, and on average.
 
     Args:
-        rows: Of the benchmark.
+        rows: Rows of the benchmark.
     """
     cells, by = phase_cells(rows), {row.metric: row for row in rows}
     machines = {one: load_scenario(one).devices[0].text for one in dict.fromkeys(c.machine for c in cells)}
@@ -167,7 +167,7 @@ def write_diagram(path: Path, rows: Sequence[Row]) -> None:
 
     Args:
         path: HTML file.
-        rows: Of the benchmark.
+        rows: Rows of the benchmark.
     """
     title, lines = conclusions(rows)
     grids = []

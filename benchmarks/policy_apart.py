@@ -121,8 +121,8 @@ def times_clairvoyant(mine_s: Floats, theirs_s: Floats, ratios: Floats) -> tuple
     """Estimates how many times the clairvoyant's response a policy takes, with a 95 % bootstrap interval.
 
     Args:
-        mine_s: (worlds, seeds) its mean responses.
-        theirs_s: Likewise, those of another policy on the same requests.
+        mine_s: (worlds, seeds) mean responses of the policy.
+        theirs_s: (worlds, seeds) mean responses of another policy on the same requests.
         ratios: (N,) the other's over the clairvoyant's, on requests of which that is known.
 
     Returns:

@@ -45,8 +45,8 @@ class Square:
     """One cell of a table.
 
     Attributes:
-        text: In it.
-        colour: Behind it, as CSS has it; empty: hatched.
+        text: Text in it.
+        colour: Colour behind the text, as CSS has it; empty: hatched.
         title: What a pointer over it shows.
         best: Whether it is framed.
     """

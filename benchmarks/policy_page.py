@@ -26,7 +26,7 @@ def conclusions(rows: Sequence[Row], judged: Sequence[str], best: str) -> tuple[
     """A title that says how the first policy stands against the best baseline, and lines that say where.
 
     Args:
-        rows: Of the benchmark; there, how much lower a policy is counts as positive.
+        rows: Rows of the benchmark; there, how much lower a policy is counts as positive.
         judged: Labels of the policies that the rows are of.
         best: Label of the best single baseline.
     """
@@ -71,10 +71,10 @@ def write_picture(
 
     Args:
         path: HTML file.
-        results: All.
+        results: All results.
         judged: Labels that come first.
-        seeds: Of each cell.
-        rows: Of the benchmark, which the page's conclusions are made from.
+        seeds: How many seeds each cell has.
+        rows: Rows of the benchmark, which the page's conclusions are made from.
     """
     labels = [*judged, *_by_mean(results, [label for label in results.labels if label not in judged])]
     best = results.best
@@ -103,9 +103,9 @@ def write_tables(json: Path, results: Results, guard_off: Mapping[str, str]) -> 
     """Writes ``.cells.csv``, one row per cell and policy, and ``.waits.csv``, one per model too.
 
     Args:
-        json: Beside which.
-        results: All.
-        guard_off: By label of a policy that of the same one in worlds without their guard.
+        json: File beside which the tables are written.
+        results: All results.
+        guard_off: By label of a policy, the label of the same one in worlds without their guard.
     """
     cell_rows, wait_rows = [], []
     for (cell, label), figures in results.figures.items():

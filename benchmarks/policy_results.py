@@ -30,7 +30,7 @@ class Comparison:
     """Two policies over the cells where both are stable.
 
     Attributes:
-        cells: Where they were compared.
+        cells: Cells where they were compared.
         unstable: Cells that are kept out, since one of the two did not drain there.
         paired: The change; None if no cell is left.
     """
@@ -45,12 +45,12 @@ class CellVerdict:
     """A policy against the best baseline of one cell, chosen with hindsight on the same requests.
 
     Attributes:
-        cell: Which.
+        cell: The cell.
         baseline: Label of its best baseline; None if all are unstable.
         paired: The change; None if either is unstable.
         p: Holm-adjusted over all cells that compare; 1 where this one does not.
         low: Lower end of the corrected interval.
-        high: Upper end.
+        high: Upper end of the corrected interval.
     """
 
     cell: Cell
@@ -78,8 +78,8 @@ class Results:
     """All figures.
 
     Attributes:
-        figures: By cell and label.
-        contenders: That were evaluated in all cells.
+        figures: Figures by cell and label of the contender.
+        contenders: Contenders that were evaluated in all cells.
         best: Label of the best single baseline, by tuning seeds.
     """
 
@@ -94,7 +94,7 @@ class Results:
 
     @property
     def labels(self) -> list[str]:
-        """Of all contenders."""
+        """Labels of all contenders."""
         return [contender.label for contender in self.contenders]
 
     def best_of(self, cell: Cell) -> str | None:
@@ -184,9 +184,9 @@ def quantile_of_longest(figures: Figures, counts: Floats, share: float = 0.999) 
     """A high quantile of waits in resamples of the seeds, from each seed's longest waits.
 
     Args:
-        figures: Of one policy in one cell.
+        figures: Figures of one policy in one cell.
         counts: (R, S) how often each seed is drawn.
-        share: Which quantile; an observed wait.
+        share: Which quantile, as a share; an observed wait.
 
     Returns:
         (R,) in seconds.

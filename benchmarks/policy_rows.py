@@ -29,7 +29,7 @@ def bar_rows(results: Results, mine: str, greedy: str, fifo: str, keepalive: str
     """A policy against all bars on mean responses.
 
     Args:
-        results: Of it and of all baselines.
+        results: Results of the policy and of all baselines.
         mine: Its label.
         greedy: Label of the tuned cost-greedy.
         fifo: Label of the tuned fifo-swap.

@@ -31,7 +31,7 @@ __all__ = ["Contender", "Figures", "Job", "Waits", "evaluate", "figures_of", "fi
 __all__ += ["longest_waits", "run_all", "source_digest"]
 
 FORMAT = 2
-"""Of the figures kept."""
+"""Version of the figures that are kept."""
 
 _PACKAGE = Path(__file__).parents[1] / "shunter"
 
@@ -39,7 +39,7 @@ _SOURCES = ("envs/*.py", "agents/*.py", "eval/batched.py", "eval/clairvoyant*.py
 """What decides how a run goes, besides scenario and policy."""
 
 TOP_SHARE = 0.1
-"""Of a seed's waits that are kept, the longest: ten times what p99 needs, for resampling seeds."""
+"""Share of a seed's waits that are kept, the longest: ten times what p99 needs, for resampling seeds."""
 
 Floats = NDArray[np.float64]
 
@@ -49,10 +49,10 @@ class Contender:
     """A policy to compare, or one for each scenario.
 
     Attributes:
-        label: In tables.
+        label: Its label in tables.
         text: As ``make_policy`` reads it; or a folder of policy files named after scenarios.
-        digest: Of what the text stands for: of the file's content where it is a file. Of a folder nothing is
-            read from it.
+        digest: Digest of what the text stands for: of the file's content where it is a file. Nothing is read
+            from a folder for it.
         oracle: Whether it sees what no server knows.
         heuristic: Whether it may be the best baseline of a cell.
         guard: Whether it runs in worlds with their guard on waiting.
@@ -75,7 +75,7 @@ class Contender:
 
 
 def file_digest(path: Path) -> str:
-    """Of a file's content."""
+    """Digest of a file's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -84,8 +84,8 @@ class Waits(NamedTuple):
 
     Attributes:
         p99_s: Exceeded by 1 % of requests.
-        p99_9_s: By 0.1 %.
-        max_s: By none.
+        p99_9_s: Exceeded by 0.1 % of requests.
+        max_s: Exceeded by no request.
     """
 
     p99_s: float
@@ -102,14 +102,14 @@ class Figures:
         stable: (S,) whether the episode drained in time.
         requests: (S,) how many there were.
         top_waits_s: (S,) lists of the longest waits for a first token, descending.
-        waits: Of all seeds' requests together.
-        model_waits: Likewise of each model.
+        waits: Longest waits of all seeds' requests together.
+        model_waits: Longest waits of each model's requests in all seeds.
         allowed_waits_s: For each model the longest wait that the guard leaves possible; inf without one.
-        guard_s: Of the world; inf without one.
+        guard_s: The world's guard on waiting; inf without one.
         slo_attainment: (S,) share of requests that met the SLO; empty where there is none.
         swaps: Per episode.
         preemptions: Per episode.
-        time_scale_s: Of the world.
+        time_scale_s: The world's unit of time, ``World.time_scale_s``.
     """
 
     response_s: tuple[float, ...]
@@ -185,7 +185,7 @@ def figures_of(batched: Batched, world: World) -> Figures:
 
 
 def longest_waits(wait_s: Floats) -> Waits:
-    """Of some requests' waits; 0 of none."""
+    """The longest of some requests' waits; 0 of none."""
     if not len(wait_s):
         return Waits(0.0, 0.0, 0.0)
     return Waits(*np.quantile(wait_s, [0.99, 0.999, 1.0], method="higher").tolist())
@@ -207,10 +207,10 @@ def run_all(
     A scenario's jobs are done together: compiling its world takes longer than most evaluations.
 
     Args:
-        jobs: To do.
-        folder: Of earlier results; made if need be.
+        jobs: Evaluations to do.
+        folder: Folder of earlier results; made if need be.
         workers: Processes.
-        say: Is told how far it is.
+        say: Called with a line that says how far it is.
 
     Returns:
         By cell and label of the contender.
@@ -272,7 +272,7 @@ def _cell_digest(cell: Cell, seeds: tuple[int, ...], guard: bool) -> str:
 
 @cache
 def source_digest() -> str:
-    """Of the code that decides how runs go, and of the code of the clairvoyant."""
+    """Digest of the code that decides how runs go, and of the code of the clairvoyant."""
     digest = hashlib.sha256()
     for pattern in _SOURCES:
         for path in sorted(_PACKAGE.glob(pattern)):
@@ -311,7 +311,7 @@ class _Columns(NamedTuple):
 
     @property
     def wait_s(self) -> Floats:
-        """Of each for its first token, until the end where it had none."""
+        """(N,) wait of each request for its first token, until the end where it had none."""
         return np.where(np.isnan(self.first_token_s), self.end_s, self.first_token_s) - self.arrival_s
 
     @property

@@ -42,7 +42,7 @@ class Baselines:
     """The tuned heuristics.
 
     Attributes:
-        policies: By name of the heuristic: with its parameters, as ``make_policy`` reads it.
+        policies: Policies with parameters, as ``make_policy`` reads them, by name of the heuristic.
         scores_s: Geometric mean over cells and tuning seeds of the mean response.
         best: Name of the one with the lowest score: the best single baseline.
     """

@@ -83,7 +83,7 @@ def guard_rows(results: Results, on: str, off: str) -> list[Row]:
     """What the guard costs a policy in mean response, and what it does to waits.
 
     Args:
-        results: Of both.
+        results: Results of both policies.
         on: Label of the policy in worlds with their guard.
         off: Label of the same policy without.
     """

@@ -33,7 +33,7 @@ def beyond_guard_s(world: World, longest_tokens: int) -> dict[str, float]:
     That holds where its model alone is overdue: where several are, what is served before it comes on top.
 
     Args:
-        world: Of any number of devices; the slowest that a model fits counts.
+        world: World of any number of devices; the slowest that a model fits counts.
         longest_tokens: Prompt and answer of the longest request.
 
     Returns:

@@ -38,7 +38,7 @@ LENGTHS = (0.25, 1.0, 3.0)
 LOADS = (0.3, 0.6, 0.9)
 
 CAPACITY_SEEDS, CAPACITY_REQUESTS = 8, 600
-"""Of each measurement of a capacity, of which there are dozens."""
+"""Seeds and requests of each measurement of a capacity, of which there are dozens."""
 
 CAPACITY_RULES = ("cost-greedy", "pressure-greedy", "never-preempt")
 
@@ -52,9 +52,9 @@ class Outcome:
     Attributes:
         setting: Machine and factors.
         load: Share of the capacity.
-        capacity_per_s: Measured there.
+        capacity_per_s: Measured capacity, requests per second.
         chosen: For each way the rule that stands for it.
-        figures: For each way on the seeds that judge.
+        figures: Figures of each way on the seeds that judge.
     """
 
     setting: Setting

@@ -54,8 +54,8 @@ class _Place:
     Attributes:
         engine: Name in the engine registry.
         device: As users write it.
-        format: Of its checkpoints.
-        quantization: Of their weights.
+        format: Format of its checkpoints.
+        quantization: Quantization of the checkpoints' weights.
         levels: gpu_layers among which a budget picks.
     """
 
@@ -78,8 +78,8 @@ class _Scale:
         sizes_mb: Weights of the three models.
         overhead: Grid whose overhead is measured.
         noise: Grid of the decode curve that is compared with itself.
-        grid: What a budget picks from.
-        budget_s: For each engine; None: all of the grid.
+        grid: The grid that a budget picks from.
+        budget_s: Budget of each engine; None: all of the grid.
     """
 
     sizes_mb: tuple[int, ...]
@@ -148,8 +148,8 @@ def overhead_row(engine: str, *, engine_s: float, wall_s: float, cells: int) -> 
 
     Args:
         engine: Its name.
-        engine_s: In warm-up and measured engine calls.
-        wall_s: From before the engine's process is started until it has ended.
+        engine_s: Time in warm-up and measured engine calls.
+        wall_s: Time from before the engine's process is started until it has ended.
         cells: Distinct cells measured.
     """
     metric = f"profiling overhead, {engine}, sweep of {cells} cells"

@@ -86,11 +86,11 @@ class Variant:
     """A search.
 
     Attributes:
-        name: In tables.
-        how: To search.
-        settings: That it has besides those of all.
-        prior: What it begins as.
-        world: What it trains in, made of the cell's.
+        name: Name in tables.
+        how: Kind of search.
+        settings: Settings that it has besides those of all.
+        prior: The policy that it begins as.
+        world: World that it trains in, made of the cell's.
     """
 
     name: str

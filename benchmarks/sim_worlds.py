@@ -23,7 +23,7 @@ def synthetic_world(
         models: Sizes repeat after six.
         devices: All alike.
         rate_per_s: Arrivals.
-        requests: Of an episode.
+        requests: Requests of an episode.
         max_batch: Requests of a quantum, at most.
     """
     scenario = Scenario.parse(

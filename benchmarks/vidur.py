@@ -39,7 +39,7 @@ def write_requests(count: int, path: Path) -> None:
     """The first requests of Azure's conversation trace, slowed down, in Vidur's three columns.
 
     Args:
-        count: Of requests.
+        count: How many requests to write.
         path: CSV to write, as ``shunter workload convert --to vidur`` would.
     """
     frame = read_trace(Path(str(files("shunter.data"))) / TRACE).frame.head(count).copy()

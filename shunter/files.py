@@ -23,7 +23,7 @@ def check_place(field: str, path: Path | None) -> None:
 
     Args:
         field: What the path was given as, such as ``--json``.
-        path: Of the file; None, where none is wanted, is in order.
+        path: Path of the file; None, where none is wanted, is in order.
 
     Raises:
         InputError: It is a folder, or in a folder that does not exist.

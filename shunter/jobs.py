@@ -132,7 +132,7 @@ class _Worker:
     """The node's side: one CPU, a job at a time, in a thread that waits for the driver's answers."""
 
     def version(self) -> str:
-        """Of shunter here."""
+        """Version of shunter in this process."""
         return __version__
 
     def begin(self, work: Work, shared: Any, task: Any) -> Any:

@@ -181,7 +181,7 @@ def drive(ray: Any, tasks: Iterable[Task], *, until: Callable[[], bool] = lambda
     back for others to take; a task that waits for such work yields None.
 
     Args:
-        ray: As from ``connect``.
+        ray: The module, as from ``connect``.
         tasks: Started in this order.
         until: Ends all tasks, also those whose calls were never answered, when it becomes true.
 

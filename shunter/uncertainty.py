@@ -47,7 +47,7 @@ def sign_of(low: float | None, high: float | None) -> int:
 
     Args:
         low: Lower end; None or NaN where there is no interval.
-        high: Upper end, likewise.
+        high: Upper end; None or NaN where there is no interval.
 
     Returns:
         1 or -1 where the whole interval is above or below 0, otherwise 0: the sign is undecided. No interval
@@ -63,7 +63,7 @@ def said(low: float | None, high: float | None, *, above: str, below: str, undec
 
     Args:
         low: Lower end; None or NaN where there is no interval.
-        high: Upper end, likewise.
+        high: Upper end; None or NaN where there is no interval.
         above: The words for an interval above 0.
         below: Those for one below 0.
         undecided: Those for one that holds 0, and for none.
@@ -80,9 +80,9 @@ def bootstrap(
     Kendall's tau of equal means, are left out.
 
     Args:
-        units: (units, columns).
-        statistic: Of (resamples, units, columns); gives (resamples,).
-        seed: Of the resampling; draws are those of ``scipy.stats.bootstrap``.
+        units: (units, columns); what is resampled.
+        statistic: Maps resampled units, (resamples, units, columns), to their figures, (resamples,).
+        seed: Seed of the resampling; draws are those of ``scipy.stats.bootstrap``.
         resamples: How many.
 
     Source:
@@ -114,9 +114,9 @@ def paired_mean_change(mine: Array, theirs: Array, seed: int = 0, resamples: int
     in them; what is NaN for one of the two, as an unfinished episode, counts for neither.
 
     Args:
-        mine: (units,), or (worlds, units).
-        theirs: Likewise, of the same units.
-        seed: Of the bootstrap.
+        mine: (units,), or (worlds, units); the one's values.
+        theirs: The other's values of the same units, in the shape of ``mine``.
+        seed: Seed of the bootstrap.
         resamples: How many.
 
     Returns:

@@ -37,7 +37,7 @@ class DeviceSpec:
         threads: CPU threads the device may use; None where the device is no CPU.
         memory_bytes: Budget for weights, KV and buffers; None means all that the device reports.
         cores: CPU cores that the device may run on, ascending; empty means any.
-        share_percent: Of the time that a loopback device's process may run: a slower device.
+        share_percent: Share of time, in percent, that a loopback device's process may run: a slower device.
         mmap: Whether checkpoints are mapped into memory rather than read, where the engine leaves the choice.
     """
 

@@ -17,7 +17,7 @@ class GpuSpec:
     """One GPU by its data sheet.
 
     Attributes:
-        name: As in the catalogue.
+        name: Name in the catalogue.
         memory_bytes: Device memory, its marketed GB read as GiB, as they are built.
         memory_bandwidth_bytes_per_s: Peak.
         fp16_flop_per_s: Peak dense FP16 of its matrix units; None if it has none.

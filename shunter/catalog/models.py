@@ -20,7 +20,7 @@ class ModelSpec:
     """Shape of a dense decoder-only transformer (Llama and Qwen families).
 
     Attributes:
-        name: As in the catalogue or the checkpoint.
+        name: Name in the catalogue or the checkpoint.
         layers: Transformer layers, without the output layer.
         hidden_size: Width of the residual stream.
         attn_heads: Query heads.

@@ -51,9 +51,9 @@ class Recipe:
     """How the demo uses one engine.
 
     Attributes:
-        format: Of the checkpoints.
-        quantization: Likewise.
-        device: Without its budget, which is set to about half of what all models take.
+        format: Format of the checkpoints.
+        quantization: Quantization of the checkpoints.
+        device: The device, without its budget, which is set to about half of what all models take.
         gpu_layers: Levels to profile and to schedule.
         sizes_mb: Catalogue model to size of its weights, most popular first.
     """
@@ -121,9 +121,9 @@ def demo_findings(policy: LearnedPolicy, simulated: Evaluation, real: Evaluation
     """What came of a demo in words, the answer first.
 
     Args:
-        policy: That was trained; its file says what training added.
-        simulated: Of all policies.
-        real: Of some of them on the engine, and of the same requests simulated.
+        policy: The policy that was trained; its file says what training added.
+        simulated: Evaluation of all policies in simulation.
+        real: Evaluation of some of them on the engine, and of the same requests simulated.
     """
     added, in_reality = verdict_of(policy), real.to_dict()
     of_real = [line for line in verdict(in_reality) if not line.startswith("Simulated: ")]

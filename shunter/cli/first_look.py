@@ -16,7 +16,7 @@ from shunter.train.verdict import TUNED
 from shunter.uncertainty import paired_mean_change
 
 SCENARIO = "unseen-pair"
-"""Of the library's split ``test``: its models and GPUs are in no training."""
+"""Scenario of the library's split ``test``: its models and GPUs are in no training."""
 
 SHIPPED = "shipped policy"
 PEOPLE_RUN = {"fifo-swap": "fifo-swap, as llama-swap does", "lru-keepalive": "lru-keepalive, as Ollama does"}
@@ -32,7 +32,7 @@ def first_look(seeds: Sequence[int]) -> list[str]:
     """Simulates the shipped policy and what people run on the same requests, in seconds.
 
     Args:
-        seeds: Of the workloads; nothing may have been tuned or trained on them.
+        seeds: Seeds of the workloads; nothing may have been tuned or trained on them.
 
     Returns:
         A heading that says what is shown and how to read it, then a line for each policy, the shipped one

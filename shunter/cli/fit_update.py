@@ -41,7 +41,7 @@ def update(
         console: To print on.
         performance: Folder or file of the model.
         events: Event logs.
-        scenario: Of the runs.
+        scenario: Scenario of the runs.
         engine: Instead of the scenario's.
         out: Folder or file to write.
         verbose: Whether tables are printed too.

@@ -55,7 +55,7 @@ def say_answer(
     Args:
         console: To print on.
         findings: The most important first; the last give way if there are too many.
-        places: Of the page and other files, a line each.
+        places: Lines that say where the page and other files are.
         verbose: Whether all are printed.
     """
     room = ANSWER_LINES - len(places)

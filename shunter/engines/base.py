@@ -117,7 +117,7 @@ class MemoryReport:
     """Memory in use now, measured.
 
     Attributes:
-        device_bytes: On the device: allocated memory of a GPU, resident memory of the device's process.
+        device_bytes: Memory on the device: allocated on a GPU, else resident in the device's process.
         host_bytes: Resident memory of the engine's process; equal to device_bytes where they are one.
         kv_preemptions: How often, since its start, the engine by itself took a live request's KV away for
             want of memory, to recompute it; 0 where an engine never does.
@@ -198,7 +198,7 @@ class Capabilities:
         device: The device's name.
         partial_offload: Whether any gpu_layers from 0 to total_layers is honoured; otherwise only all.
         kv_save: Whether KV can be saved to host memory and restored; otherwise it is dropped.
-        checkpoint_formats: Of ``gguf`` and ``safetensors``.
+        checkpoint_formats: Formats that it reads: ``gguf``, ``safetensors`` or both.
         versions: Further library versions worth a fingerprint.
     """
 

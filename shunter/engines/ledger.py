@@ -171,9 +171,9 @@ def decode_steps(
     """Runs the steps of one ``Engine.decode`` and appends the new tokens to ``requests``.
 
     Args:
-        requests: All tokens of each live request.
-        limits: As in ``Engine.decode``; likewise ``max_steps`` and ``max_s``.
-        max_steps: Most steps.
+        requests: All tokens of each live request, appended to.
+        limits: Most tokens of each request, as in ``Engine.decode``.
+        max_steps: Most steps, as in ``Engine.decode``.
         max_s: No step starts once this many seconds have passed.
         now_s: Reads the engine's clock; a step's work must be done when it returns.
         step: Given the requests still in the batch, computes the next token of each.

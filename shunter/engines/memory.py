@@ -35,7 +35,7 @@ def check_fits(
 
     Args:
         model: What is to be loaded.
-        device: Where.
+        device: Name of the device to load it on; for the error.
         needed_bytes: What it is predicted to take there.
         taken_bytes: What others take.
         budget_bytes: What all may take together; None means no limit.

@@ -16,7 +16,7 @@ class EngineEntry:
         extra: Extra of shunter that installs what it needs; None if nothing is.
         packages: What the worker's interpreter needs, as given to pip.
         default_device: Device that it runs on without being told.
-        checkpoint_formats: Of ``gguf`` and ``safetensors``.
+        checkpoint_formats: Formats that it reads: ``gguf``, ``safetensors`` or both.
         description: One line.
         chooses_mmap: Whether a device may ask that checkpoints be mapped into memory.
     """

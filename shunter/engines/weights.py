@@ -22,10 +22,10 @@ class Weights:
     """Sizes of a model's parts.
 
     Attributes:
-        layer_bytes: Of each transformer layer.
-        embedding_bytes: Of the token embedding.
-        head_bytes: Of the output matrix; 0 where the embedding is that too.
-        rest_bytes: Of what else there is, as the last norm.
+        layer_bytes: Size of each transformer layer.
+        embedding_bytes: Size of the token embedding.
+        head_bytes: Size of the output matrix; 0 where the embedding is that too.
+        rest_bytes: Size of all other parts, such as the last norm.
     """
 
     layer_bytes: tuple[int, ...]
@@ -59,7 +59,7 @@ def weigh(
         tensors: As ``read_tensors`` gives them.
         layers: Transformer layers that the checkpoint says it has; None if it was not asked.
         is_tied: Whether an output matrix beside the embedding is left where it is, unused.
-        element_bytes: Of each weight once it is loaded; None: as it is stored.
+        element_bytes: Size of each weight once it is loaded; None: as it is stored.
 
     Raises:
         HeaderError: It holds the tensors of other layers than it says.

@@ -16,7 +16,7 @@ from shunter.envs.world.world import World
 from shunter.eval.execution.runs import Run
 
 TOLERANCE = 0.15
-"""Of a device's budget by which measured memory may be off: pages, and KV saved in the device's process."""
+"""Share of a device's budget by which measured memory may be off: pages, KV saved in its process."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Budget:
     Attributes:
         device: Its name.
         model: Its name.
-        gpu_layers: On the device.
+        gpu_layers: Layers on the device.
         capacity_bytes: The device's budget.
         predicted_bytes: Weights, KV budget and buffers by the performance model alone.
         counted_bytes: What both worlds count: the engine's figure where that is more.
@@ -46,8 +46,8 @@ def budgets(world: World, predicted: World) -> list[Budget]:
     """Budgets of every resident that there may be.
 
     Args:
-        world: As it was run.
-        predicted: Before engines were asked; the same where there are none.
+        world: The world as it was run.
+        predicted: The world before engines were asked; the same where there are none.
     """
     exists = existing_levels(world.gpu_layers, world.devices)
     limits = world.scenario.limits

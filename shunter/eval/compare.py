@@ -17,7 +17,7 @@ from shunter.report.words import WORLDS
 __all__ = ["Change", "Comparison", "compare"]
 
 _IGNORED = ("name", "description", "split")
-"""Of a scenario: what changes no figure."""
+"""Fields of a scenario that change no figure."""
 
 ARRIVAL_TOLERANCE_S = 1e-6
 
@@ -29,8 +29,8 @@ class Mark:
     Attributes:
         run: Number of the evaluation that is unlike the first, from 2.
         what: Differs: a field of the scenario, the seeds, the performance model ...
-        first: In the first evaluation.
-        other: In this one.
+        first: Its value in the first evaluation.
+        other: Its value in evaluation ``run``.
         touches: Figures: of ``simulated`` or ``real``; ``means``, but no paired differences; or none.
     """
 
@@ -50,9 +50,9 @@ class Change:
         policy: Its name.
         world: ``simulated`` or ``real``.
         sequences: Request sequences that both have.
-        change: Relative; NaN if refused.
-        low: End of the 95 % paired interval.
-        high: The other end.
+        change: Relative change of the mean response; NaN if refused.
+        low: Lower end of the 95 % paired interval.
+        high: Upper end of the 95 % paired interval.
         refused: Why there is no figure.
         marked: What differs besides, that touches this world.
     """
@@ -76,7 +76,7 @@ class Comparison:
         runs: The evaluations; the first is what the others are set against.
         metrics: Keys and names of metrics that any of them has.
         marks: What differs.
-        changes: Of policies that an evaluation shares with the first.
+        changes: Changes of the policies that an evaluation shares with the first.
     """
 
     runs: tuple[Recorded, ...]
@@ -151,7 +151,7 @@ def _marks(number: int, first: Recorded, other: Recorded) -> Iterator[Mark]:
         ("shunter's version", versions, WORLDS),
         ("commit", [one.get("commit") for one in made], ()),
     ):
-        # Of a world that only one of them has, nothing is compared.
+        # Nothing is compared in a world that only one of them has.
         shown = [w for w in worlds if all(_has(run, w) for run in (first, other))]
         if pair[0] != pair[1] and (shown or not worlds):
             yield Mark(number, what, _said(pair[0]), _said(pair[1]), tuple(shown))

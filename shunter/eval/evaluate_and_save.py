@@ -56,7 +56,7 @@ class SavedEvaluation:
     """An evaluation and where it was written.
 
     Attributes:
-        evaluation: It.
+        evaluation: The evaluation.
         files: From ``shunter.eval.saved.save_evaluation``.
         mlflow_uri: The store that it was logged to.
         mlflow_run_id: Its run there.
@@ -75,10 +75,10 @@ class SavedEvaluations:
     Attributes:
         saved: An evaluation for each load; those from the one on that was cut short are missing, or are the
             last.
-        warnings: Of policies that were trained for other worlds than these.
+        warnings: A line for each policy that was trained for other worlds than these.
         lost: A line for each worker of the cluster that was lost on the way.
-        comparison: Of several loads; None if there is one, or it was cut short.
-        page: Of the comparison.
+        comparison: Comparison of several loads; None if there is one, or it was cut short.
+        page: Page of the comparison; None where there is no comparison.
         interrupted: Whether Ctrl-C cut it short.
     """
 

@@ -40,7 +40,7 @@ class Evaluation:
         policies: Names, in the order given; changes are relative to the first.
         seeds: Workload seeds, the same for every policy.
         simulated: Runs by policy, in order of seeds.
-        real: Likewise, all seeds of a repeat before the next; empty if no engines were given.
+        real: Real runs by policy, all seeds of a repeat before the next; empty if no engines were given.
         replays: The real runs' decisions with predicted durations, in the same order.
         interrupted: Whether Ctrl-C cut it short.
         broken: What ended it: an engine that failed and could not be started again.
@@ -178,7 +178,7 @@ def evaluate(
 
     Args:
         world: The compiled scenario.
-        policies: With distinct names.
+        policies: Policies with distinct names.
         seeds: Workload seeds.
         engines: From ``open_engines``; None: simulation only. With engines, simulation counts device memory
             as they do. They are of no further use after Ctrl-C.

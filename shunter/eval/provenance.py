@@ -23,8 +23,8 @@ def provenance(
     """What an evaluation was made with.
 
     Args:
-        performance: That predicted; None if it is not known.
-        capabilities: Of the engines that ran for real; empty if none did.
+        performance: The model that predicted; None if it is not known.
+        capabilities: Capabilities of the engines that ran for real; empty if none did.
 
     Returns:
         Plain data: ``created_utc``, ``commit`` (None outside a checkout), ``machine``, ``machine_id``,

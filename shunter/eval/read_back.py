@@ -30,8 +30,8 @@ class RecordedRun:
     """What is kept of a ``Run``.
 
     Attributes:
-        seed: Of the workload.
-        requests: As ``Run.requests``.
+        seed: Seed of the workload.
+        requests: One row per request, as ``Run.requests``.
     """
 
     seed: int

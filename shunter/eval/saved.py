@@ -35,7 +35,7 @@ FILES = {
 gzipped JSON that ui.perfetto.dev opens."""
 
 RESULTS_VERSION = 1
-"""Of ``results.json`` and ``requests.parquet``."""
+"""Version of ``results.json`` and ``requests.parquet``."""
 
 
 def save_evaluation(
@@ -50,10 +50,10 @@ def save_evaluation(
     """Writes everything that there is to say of an evaluation.
 
     Args:
-        evaluation: With at least one run.
+        evaluation: An evaluation with at least one run.
         folder: Made if need be.
-        title: Of the report.
-        performance: That predicted, for the report's pictures; kept beside it.
+        title: Title of the report.
+        performance: The model that predicted, for the report's pictures; kept beside it.
         provenance: From ``shunter.eval.provenance``.
         sources: What each policy was made of, as the user wrote it, by name.
 

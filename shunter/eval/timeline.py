@@ -20,7 +20,7 @@ class Timeline:
     """One run as intervals of time, in seconds since its start.
 
     Attributes:
-        run_id: Of the log.
+        run_id: The run's id in the log.
         title: Policy, world and workload seed.
         devices: Names, in the order in which they first asked.
         models: Names of all that arrived or were loaded, sorted.
@@ -30,7 +30,7 @@ class Timeline:
             unloads it, or the end of the run).
         requests: request_id, model, arrival_s, first_token_s, finish_s; the last two missing if the log
             ends before them.
-        end_s: Of the run.
+        end_s: End of the run.
     """
 
     run_id: str

@@ -25,9 +25,9 @@ class Estimate:
     """A predicted time with its 90 % interval, in seconds.
 
     Attributes:
-        seconds: Predicted.
-        low: Lower end.
-        high: Upper end.
+        seconds: The predicted time.
+        low: Lower end of the 90 % interval.
+        high: Upper end of the 90 % interval.
         out_of_range: Whether it was asked for beyond the data of the performance model.
     """
 
@@ -50,9 +50,9 @@ class Home:
         footprint_bytes: Device memory: weights, KV of a full batch and buffers.
         weight_bytes: What its weights take in the host's memory.
         kv_bytes_per_token: Keys and values of one token.
-        load: From the page cache, or from disk where the host's memory does not hold the weights of all.
-        is_cold: Whether that is from disk.
-        unload: Freeing it.
+        load: Time of a load: from the page cache, or from disk where not all weights fit the host's memory.
+        is_cold: Whether ``load`` is from disk.
+        unload: Time of freeing it.
     """
 
     model: str
@@ -131,7 +131,7 @@ def fitting_sets(sizes: Sequence[float], capacity: float) -> list[tuple[int, ...
     """All sets that fit and to which nothing can be added.
 
     Args:
-        sizes: Of each thing; every one fits alone.
+        sizes: Size of each thing, in the unit of ``capacity``; every one fits alone.
         capacity: What a set may take.
 
     Returns:

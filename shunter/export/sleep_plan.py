@@ -74,7 +74,7 @@ def sleep_plan(
         homes: From ``homes_of``.
         performance: Tells whether it was fitted to rows of a sleeping vLLM, and at which level.
         models_dir: Where a folder of its name lies of each model without a checkpoint.
-        first_port: Of the first server; the others follow.
+        first_port: Port of the first server; the others follow.
 
     Raises:
         InputError: The engine is another, a model has no checkpoint, a device is no GPU, or a level is not

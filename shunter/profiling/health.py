@@ -41,8 +41,8 @@ class Machine:
         cores: Logical cores that this process may use.
         gpus: NVIDIA GPUs, name and memory, as nvidia-smi lists them.
         memory_bytes: RAM, or less where the process is limited to it.
-        free_memory_bytes: Of it, what can be had without swapping.
-        free_disk_bytes: In the working folder.
+        free_memory_bytes: RAM that can be had without swapping.
+        free_disk_bytes: Free disk space in the working folder.
         versions: Python, shunter and its libraries; missing ones are left out.
         can_train: Whether this interpreter has what ``shunter train`` needs.
         can_scale_out: Whether it has Ray.
@@ -69,7 +69,7 @@ class EngineCheck:
         engine: Key of ``ENGINES``.
         device: As users write it.
         works: Whether it started and said what it can do.
-        version: Of the engine; empty if it did not start.
+        version: Version of the engine; empty if it did not start.
         detail: What it can do, or why it did not start, in one line.
         versions: Libraries that it names.
         late: Whether it was given up because it took too long.

@@ -109,7 +109,7 @@ def write_offload_page(curves: pd.DataFrame, path: str | os.PathLike[str], *, so
 
     Args:
         curves: From ``offload_curves``.
-        path: Of the HTML file.
+        path: Path of the HTML file.
         sources: Lines that say where the rows come from.
     """
     note = (

@@ -171,9 +171,9 @@ def write_comparison(
     """Writes the page, and the same as Markdown beside it.
 
     Args:
-        comparison: To show.
-        path: Of the page.
-        title: Of the page.
+        comparison: The comparison to show.
+        path: Path of the page.
+        title: Title of the page.
         lines: What it says first; None: ``comparison_words``.
     """
     lines = comparison_words(comparison) if lines is None else lines

@@ -110,8 +110,8 @@ class Section:
     Attributes:
         title: Its heading.
         notes: Paragraphs below it.
-        figures: Then these.
-        tables: Then these.
+        figures: Figures, below the notes.
+        tables: Tables, below the figures.
     """
 
     title: str
@@ -144,11 +144,11 @@ def write_page(
     """Writes one HTML file that works offline: plotly.js is inside.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         title: What the page comes to, or what it is about.
         paragraphs: The conclusion, then what else there is to say, which becomes a list.
-        figures: Then these.
-        tables: Then these.
+        figures: Figures, below the paragraphs.
+        tables: Tables, below the figures.
     """
     parts = _opening(title, paragraphs)
     parts += _drawn(figures)
@@ -162,10 +162,10 @@ def write_sections(
     """Writes one HTML file of several sections that works offline: plotly.js is inside.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         title: What the page comes to, or what it is about.
         paragraphs: The conclusion, then what else there is to say, which becomes a list.
-        sections: In order.
+        sections: Sections, in order.
     """
     parts = _opening(title, paragraphs)
     links = (f'<a href="#s{i}">{html.escape(section.title)}</a>' for i, section in enumerate(sections))

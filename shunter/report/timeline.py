@@ -38,10 +38,10 @@ def write_timeline(
     """Writes a self-contained page, whole or not at all.
 
     Args:
-        timeline: Of one run.
-        path: Of the HTML file.
+        timeline: Timeline of one run.
+        path: Path of the HTML file.
         from_s: What ended before is left out of the picture.
-        to_s: Likewise what begins after it; None: the end of the run.
+        to_s: What begins after it is left out of the picture; None: the end of the run.
 
     Raises:
         InputError: Nothing is left.
@@ -64,9 +64,9 @@ def timeline_figure(timeline: Timeline, *, from_s: float = 0.0, to_s: float | No
     """Operations and residents by device, and the queues below, on one time axis.
 
     Args:
-        timeline: Of one run.
+        timeline: Timeline of one run.
         from_s: What ended before is left out.
-        to_s: Likewise what begins after it; None: the end of the run.
+        to_s: What begins after it is left out; None: the end of the run.
 
     Raises:
         InputError: Nothing is left.

@@ -49,7 +49,7 @@ def interval_text(found: dict[str, Any], form: str) -> str:
 
     Args:
         found: ``value``, ``low`` and ``high``.
-        form: Of each number, as for ``str.format``.
+        form: Format of each number, as for ``str.format``.
     """
     value, low, high = (found[name] for name in ("value", "low", "high"))
     if value is None or np.isnan(value):

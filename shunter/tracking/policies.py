@@ -52,12 +52,12 @@ class Registration:
     """What became of a policy that was registered.
 
     Attributes:
-        name: Of the registered model.
-        version: Of the policy.
+        name: Name of the registered model.
+        version: Version of the policy.
         champion: Whether it is the champion now.
-        change: Of the mean response against the champion before it; NaN where there was none to compare with.
+        change: Relative change of the mean response against the champion before it; NaN where there was none.
         low: Lower end of its 95 % interval.
-        high: Upper end.
+        high: Upper end of its 95 % interval.
         why: The decision in words.
     """
 
@@ -98,8 +98,8 @@ def register_policy(
 
     Args:
         policy_path: A ``.safetensors`` policy file.
-        name: Of the registered model; see ``default_name``.
-        worlds: To compare on.
+        name: Name of the registered model; see ``default_name``.
+        worlds: Worlds to compare on.
         tracker: The open run that the model is logged to.
         seeds: Workload seeds to compare on, which neither training nor evaluation uses.
 

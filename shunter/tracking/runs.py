@@ -67,7 +67,7 @@ class Tracker:
         """Logs a table that MLflow's pages show beside those of other runs.
 
         Args:
-            frame: It.
+            frame: The table.
             name: Ends in ``.json``.
         """
         with warnings.catch_warnings():
@@ -81,7 +81,7 @@ def tracking(kind: str, name: str, *, folder: str | os.PathLike[str] = ".") -> I
 
     Args:
         kind: profile, fit, train or eval; a tag.
-        name: Of the run.
+        name: Name of the run.
         folder: Where ``mlflow.db`` and ``mlartifacts`` are made if ``MLFLOW_TRACKING_URI`` is not set.
     """
     import_mlflow()

@@ -56,7 +56,7 @@ class WorkerEngine(Engine):
 
     Attributes:
         engine_version: As the engine reported it.
-        python_version: Of the worker's interpreter.
+        python_version: Version of the worker's interpreter.
 
     Raises:
         UnknownNameError: There is no such engine.

@@ -37,22 +37,22 @@ class Durations(Protocol):
     """How long each operation takes, in seconds, and how much memory a model takes."""
 
     def load_s(self, model: str, checkpoint: str, gpu_layers: int) -> float:
-        """Of loading."""
+        """Time of loading the model."""
 
     def unload_s(self, model: str, gpu_layers: int) -> float:
-        """Of unloading."""
+        """Time of unloading the model."""
 
     def prefill_s(self, model: str, gpu_layers: int, tokens: int) -> float:
-        """Of processing this many tokens."""
+        """Time of processing this many tokens."""
 
     def decode_step_s(self, model: str, gpu_layers: int, batch: int, context_tokens: float) -> float:
-        """Of one step; context_tokens is the mean over the batch, with the token being processed."""
+        """Time of one step; context_tokens is the mean over the batch, with the token being processed."""
 
     def kv_save_s(self, model: str, gpu_layers: int, tokens: int) -> float:
-        """Of saving the KV of this many tokens."""
+        """Time of saving the KV of this many tokens."""
 
     def kv_restore_s(self, model: str, gpu_layers: int, tokens: int) -> float:
-        """Of restoring it."""
+        """Time of restoring the KV of this many tokens."""
 
     def device_bytes(self, model: str, gpu_layers: int) -> int:
         """Memory on the device, buffers included."""

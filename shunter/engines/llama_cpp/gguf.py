@@ -30,7 +30,7 @@ class GgufFacts:
         intermediate_size: Width of the MLP.
         vocab_size: Rows of the embedding.
         kv_width: Elements of keys and values that one token adds in one layer.
-        weights: Of its parts.
+        weights: Sizes of the model's parts.
     """
 
     hidden_size: int

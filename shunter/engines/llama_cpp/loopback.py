@@ -41,11 +41,11 @@ class LoopbackDevice:
     Args:
         threads: CPU threads that it computes with.
         cores: CPU cores that it runs on, all of its threads; empty means any. This process stays free.
-        share_percent: Of the time that it may run; what is missing from 100 it is stopped.
+        share_percent: Share of time that the process may run; it is stopped for what is missing from 100.
 
     Attributes:
         pointer: ggml's handle of the device.
-        pid: Of the device process.
+        pid: Id of the device process.
 
     Raises:
         EngineUnavailableError: This build has no RPC, a core is not there, or the process does not start.

@@ -69,7 +69,7 @@ class TransformersEngine(Engine):
     is computed on the host.
 
     Args:
-        name: Of the device.
+        name: Name of the device.
         device: Where torch computes.
         memory_bytes: Budget for weights and KV on the device; None means what is free there.
     """

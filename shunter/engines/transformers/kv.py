@@ -28,10 +28,10 @@ class KvSlots:
     """Slots for ``max_batch`` requests of up to ``context_tokens`` tokens.
 
     Args:
-        shape: Of the model.
+        shape: Sizes of the model's key and value tensors.
         max_batch: Slots.
         context_tokens: Tokens per slot.
-        dtype: Of the elements.
+        dtype: Type of the tensors' elements.
         device: Where the attention is computed.
     """
 

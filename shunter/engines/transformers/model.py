@@ -17,7 +17,7 @@ class TorchModel:
 
     Args:
         net: The transformers model.
-        slots: For its requests.
+        slots: KV slots for its requests.
         device_bytes: What it was predicted to take of the device.
     """
 

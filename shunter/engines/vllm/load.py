@@ -27,10 +27,10 @@ class LoadPlan:
 
     Attributes:
         checkpoint: Hugging Face folder.
-        dtype: Of weights and KV, as torch names it.
+        dtype: Type of weights and KV, as torch names it.
         vocab_size: Tokens that the model knows.
         most_tokens: Longest request that it was made for.
-        gpu_layers: Of them on the device.
+        gpu_layers: Layers on the device, of ``total_layers``.
         total_layers: Transformer layers plus the output layer.
         kv: KV blocks.
         device_bytes: What it counts against the device's budget.

@@ -31,7 +31,7 @@ def engine_arguments(
 
     Args:
         checkpoint: Hugging Face folder.
-        dtype: Of weights and KV, as torch names it; vLLM would turn float32 into bfloat16 by itself.
+        dtype: Type of weights and KV, as torch names it; vLLM would turn float32 into bfloat16 by itself.
         plan: KV blocks.
         blocks: Blocks to have instead of the plan's.
         changes: Further arguments.

@@ -17,7 +17,7 @@ class KvPlan:
         context_tokens: Most tokens of any one request.
         max_batch: Most requests at once.
         block_tokens: Tokens per block.
-        bytes_per_token: Of keys and values over all layers.
+        bytes_per_token: Keys and values of one token over all layers, bytes.
     """
 
     context_tokens: int

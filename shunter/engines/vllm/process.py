@@ -63,7 +63,7 @@ class VllmProcess:
 
     @property
     def memory(self) -> MemoryReport:
-        """Of the process."""
+        """Memory of the process."""
         report: MemoryReport = self._call("memory")
         return report
 

@@ -34,7 +34,7 @@ def create(device: dict[str, Any]) -> Engine:
         engine = _MODULE.create(device)
     except EngineError:
         raise
-    except Exception as error:  # likewise
+    except Exception as error:  # its code may raise anything
         raise _failed(f"{type(error).__name__}: {error}") from error
     if not isinstance(engine, Engine):
         raise _failed(f"create made no Engine: {engine!r}")

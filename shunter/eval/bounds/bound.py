@@ -243,7 +243,7 @@ def remaining_cost_s(t: Tables, s: State, least: Least, b: BoundMemory) -> float
     Args:
         t: Tables.
         s: State at a decision; all requests to come are in its ring.
-        least: Of these tables.
+        least: Least durations of these tables, from ``least_times``.
         b: Overwritten.
     """
     find_ready(s, least, b)

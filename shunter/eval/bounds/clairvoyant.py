@@ -89,7 +89,7 @@ def lower_bound_s(world: World, requests: Requests) -> float:
 
     Args:
         world: The compiled scenario.
-        requests: Of one episode; any number.
+        requests: Requests of one episode, any number of them.
     """
     return _Instance(world, requests).bound_s() / len(requests.model)
 
@@ -99,7 +99,7 @@ def solve(world: World, requests: Requests, *, beam: int = 200, max_nodes: int =
 
     Args:
         world: The compiled scenario.
-        requests: Of one episode; 12 to 30 are practical.
+        requests: Requests of one episode; 12 to 30 are practical.
         beam: States that the beam search keeps after each decision.
         max_nodes: States that branch and bound looks at, at most; 0: no branch and bound.
     """

@@ -31,13 +31,13 @@ class Stack(NamedTuple):
 
     Attributes:
         words: (H, W) the states.
-        device: (H,) that asks.
+        device: (H,) the device that asks in the state.
         bound_s: (H,) least cost of any schedule through the state.
-        order: (H, A) actions, the most promising first
-        listed: (H,) of which there are so many
-        tried: (H,) and so many were tried.
-        keys: (T,) of states that were seen; 0: none.
-        costs_ns: (T,) the least cost at which each was.
+        order: (H, A) actions, the most promising first.
+        listed: (H,) how many actions ``order`` holds.
+        tried: (H,) how many of them were tried.
+        keys: (T,) keys of states that were seen; 0: none.
+        costs_ns: (T,) the least cost at which each state of ``keys`` was seen.
         best: (H,) actions of the best schedule found.
         numbers: (4,) depth, nodes, length of the best schedule (-1: none), states cut off for depth.
         values: (2,) cost of the best schedule and least bound of the states cut off, seconds.
@@ -116,21 +116,21 @@ def expand(
 
     Args:
         t: Tables of an oracle.
-        parents: (B, W) states
-        devices: (B,) that ask in them
-        count: of which there are so many.
-        least: Of the tables.
+        parents: (B, W) words of the states.
+        devices: (B,) the device that asks in each state.
+        count: How many of ``parents`` are states.
+        least: Least durations of the tables, from ``least_times``.
         b: Overwritten.
         work: Overwritten.
-        work_words: Its memory.
+        work_words: (W,) words that are the memory of ``work``.
         other: Overwritten.
-        other_words: Its memory.
+        other_words: (W,) words that are the memory of ``other``.
         candidates: (A, F), overwritten.
         context: (G,), overwritten.
         mask: (A,), overwritten.
         legal: (A,), overwritten.
         children: (B * A, W), overwritten from the front.
-        child_device: (B * A,) that asks next; -1: everyone has been served.
+        child_device: (B * A,) the device that asks next; -1: everyone has been served.
         child_from: (B * A, 2) parent and action.
         child_key: (B * A,) hashes.
         child_s: (B * A, 2) cost of the schedule that cost-greedy ends, and the child's lower bound, seconds.
@@ -244,10 +244,10 @@ def descend(
     Args:
         t: Tables of an oracle.
         k: The bottom is filled in (state, device, bound, ``tried`` -1); may be called again to go on.
-        least: Of the tables.
+        least: Least durations of the tables, from ``least_times``.
         b: Overwritten.
         work: Overwritten.
-        work_words: Its memory.
+        work_words: (W,) words that are the memory of ``work``.
         candidates: (A, F), overwritten.
         context: (G,), overwritten.
         mask: (A,), overwritten.

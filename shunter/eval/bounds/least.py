@@ -18,10 +18,10 @@ class Least(NamedTuple):
     """Least durations over everything that a schedule may choose. M models, D devices.
 
     Attributes:
-        step_s: (M,) of a decode step, whatever the batch.
-        token_s: (G, M) of a decode step over the requests of a group in its batch, for ``GROUPS``.
-        prefill_s: (M, P) of a prefill over ``Tables.prefill_tokens``.
-        load_s: (D, M) of a load; infinite where the device never holds the model.
+        step_s: (M,) least time of a decode step, whatever the batch.
+        token_s: (G, M) least time of a decode step over the requests of a group in its batch, for ``GROUPS``.
+        prefill_s: (M, P) least time of a prefill over ``Tables.prefill_tokens``.
+        load_s: (D, M) least time of a load; infinite where the device never holds the model.
     """
 
     step_s: Floats

@@ -101,7 +101,7 @@ class EngineBackend(Backend):
         device_executors: One per device.
         clock: ``WallClock`` for real engines.
         vocab_sizes: One per model; prompts are random tokens below it.
-        seed: Of the prompts.
+        seed: Seed of the prompts.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ class Batched:
 
     Attributes:
         policy: Its name.
-        seeds: Of the workloads, S of them.
+        seeds: S seeds of the workloads.
         requests: For each seed what ``Run.requests`` is: one row per request.
         counts: For each seed ``shunter.envs.state.state.COUNTS`` by name.
         makespan_s: (S,) time at the end of each episode.
@@ -73,7 +73,7 @@ def evaluate_batched(
     Args:
         world: The compiled scenario.
         policy: Decides; one marked oracle sees true lengths.
-        seeds: Of the workloads.
+        seeds: Seeds of the workloads.
         environments: How many episodes run side by side at most.
     """
     frames: list[pd.DataFrame] = []
@@ -100,7 +100,7 @@ class _Episodes:
     """Episodes side by side; those that are over are moved behind the others.
 
     Attributes:
-        state: Of all.
+        state: State of all episodes, a row each.
         number: (E,) which of the requests given a row's episode is.
     """
 

@@ -44,8 +44,8 @@ class Chaos:
     """Probabilities per operation, and the seed that decides which it hits.
 
     Attributes:
-        kill: That the engine is killed.
-        hang: That it stops.
+        kill: Probability that the engine is killed.
+        hang: Probability that the engine stops.
         seed: The same seed hits the same operations of each device, counted from its start.
     """
 

@@ -53,16 +53,16 @@ class DeviceExecutor:
     """The engines of one device: a worker for each, and which of them runs which model.
 
     Attributes:
-        index: Of the device.
-        name: Of the device.
+        index: Index of the device.
+        name: Name of the device.
         worker_of: The name of its worker for each model.
         start: Starts a worker by its name, ready to run.
         budget_bytes: What its residents may take of the device together; None: what each engine allows.
         deadline: When a call is taken for hung.
         chaos: What happens to its engines on purpose.
-        striker: How.
+        striker: Carries the strikes of ``chaos`` out.
         now_s: The engines' monotonic clock.
-        workers: Those that run.
+        workers: Workers that run, by name.
         is_abandoned: Whether nothing is to be started again.
     """
 
@@ -146,7 +146,7 @@ class DeviceExecutor:
         return unloaded.start_s, unloaded.end_s
 
     def memory(self) -> MemoryReport:
-        """Of all engines together."""
+        """What all engines hold together."""
         reports = [engine.memory() for engine in self.workers.values()]
         return MemoryReport(
             sum(r.device_bytes for r in reports),

@@ -73,7 +73,7 @@ class EventLog:
 
     Attributes:
         rows: One per decision.
-        failures: Of engines, in order.
+        failures: Failures of engines, in order.
     """
 
     def __init__(self, world: World, run: dict[str, Any]) -> None:

@@ -43,9 +43,9 @@ class Failure:
 
     Attributes:
         time_s: When it was dealt with, since the start of the run.
-        device: Where.
+        device: Name of the device.
         operation: ``run``, ``load`` or ``evict``.
-        model: Of the operation.
+        model: Model that the operation was for.
         fault: How it failed.
         requeued: Requests that the operation was for, and that were put back into the queue.
         failed: Those that were given up: it was their last attempt.

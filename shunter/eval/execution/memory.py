@@ -14,7 +14,7 @@ def tree_pss_bytes(pid: int | None = None) -> int:
     """Proportional set size of a process and its descendants, from ``/proc/*/smaps_rollup``.
 
     Args:
-        pid: Of the process; None: this one.
+        pid: Id of the process; None: this one.
     """
     root = psutil.Process(pid)
     total = 0

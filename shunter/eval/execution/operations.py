@@ -70,7 +70,7 @@ class Outcome:
         first_s: Time of a request's first token of this operation, if a prefill made it.
         finish_s: Time of a request's last token, if it reached its limit.
         steps: Decode steps run.
-        memory: After the operation.
+        memory: Memory in use after the operation.
         fault: How it failed; None: it did not. Then there are no tokens, whatever was done.
     """
 
@@ -104,7 +104,7 @@ class Place(Protocol):
         """Unloads it; returns start and end."""
 
     def memory(self) -> MemoryReport:
-        """Of all its engines."""
+        """Memory of all engines of the place."""
 
 
 def execute(place: Place, operation: Operation) -> Outcome:

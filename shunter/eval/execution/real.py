@@ -203,7 +203,7 @@ def run_real(
     Args:
         world: The compiled scenario.
         policy: Decides.
-        seed: Of the workload.
+        seed: Seed of the workload.
         engines: From ``open_engines``; nothing is resident before and after. An error ends them.
         on_progress: Called with the number of finished requests.
 

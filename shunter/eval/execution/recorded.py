@@ -24,8 +24,8 @@ def recorded_run(world: World, rows: pd.DataFrame) -> Run:
     """A run from its rows.
 
     Args:
-        world: As it was when the run was made.
-        rows: Of one run.
+        world: The world as it was when the run was made.
+        rows: Rows of one run, from its event log.
 
     Raises:
         InputError: The log does not fit the world.

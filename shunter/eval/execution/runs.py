@@ -33,7 +33,7 @@ class Run:
 
     Attributes:
         policy: Its name.
-        seed: Of the workload.
+        seed: Seed of the workload.
         world: ``simulated`` or ``real``.
         requests: One row per request: request_id, model, arrival_s, prompt_tokens, decode_tokens,
             first_token_s, finish_s (missing if unfinished), preemptions.
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def failures(self) -> list[Failure]:
-        """Of engines, in order."""
+        """Failures of engines, in order."""
         return self.log.failures
 
 
@@ -95,7 +95,7 @@ def run_policy(
         world: The compiled scenario.
         requests: The episode's requests.
         policy: Decides.
-        seed: Of the workload; recorded.
+        seed: Seed of the workload; recorded.
         make_backend: Makes what carries operations out, given what to call when one has ended.
         world_name: ``simulated`` or ``real``; recorded.
         on_progress: Called with the number of finished requests after every decision.

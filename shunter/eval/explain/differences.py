@@ -38,11 +38,11 @@ class Kind:
         untrained: What the untrained policy chooses; of ``WHATS``.
         chosen: What the policy chooses.
         count: Such decisions in all episodes.
-        share: Of all decisions.
+        share: Share of all decisions that are such.
         tried: How many of them were played out, drawn at random.
         gain_s: Mean of the request-seconds that the policy's choice saved, and its standard error, request
             sequences being what is independent.
-        near_s: Likewise, of those saved within the horizon.
+        near_s: Mean and standard error of the request-seconds saved within the horizon.
         better: Share of those tried in which its choice saved anything.
     """
 
@@ -80,10 +80,10 @@ def try_differences(
     Args:
         world: The compiled scenario.
         policy: Decides.
-        untrained: Whose choices are tried.
-        seeds: Of the requests.
+        untrained: The untrained policy, whose choices are tried.
+        seeds: Seeds of the requests, one for each episode.
         followed: The policy's episodes on them.
-        sample_seed: Of the draw.
+        sample_seed: Seed of the draw.
         horizon_s: Until when ``Difference.near_s`` counts.
     """
     rng = np.random.default_rng(sample_seed)
@@ -144,7 +144,7 @@ def _mean_and_error(values: Floats, sequences: NDArray[np.int64]) -> tuple[float
 
 
 def telling(world: World, tried: Sequence[Difference]) -> list[Difference]:
-    """Of each kind the decision that gained most at once; then the one that lost most."""
+    """The decision of each kind that gained most at once; then the one that lost most."""
     best: dict[str, Difference] = {}
     for one in sorted(tried, key=lambda one: -one.near_s):
         if one.gain_s > 0 and one.near_s > 0:

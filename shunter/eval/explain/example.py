@@ -55,8 +55,8 @@ class Candidate:
 
     Attributes:
         words: What it is.
-        score: Of the policy; minus infinity where it is not on its pruned.
-        untrained: Of the untrained policy.
+        score: Score that the policy gives; minus infinity where its pruning leaves it out.
+        untrained: Score that the untrained policy gives; minus infinity where its pruning leaves it out.
     """
 
     words: str
@@ -84,16 +84,16 @@ class Example:
     """A decision in which the policy differs from the untrained one.
 
     Attributes:
-        words: How.
-        difference: What came of it.
-        device: That asked.
-        at_s: When.
-        queues: Of the models that have requests in the system.
-        devices: Of each device what it holds and does.
-        candidates: By score, the highest first.
+        words: How the policies differ.
+        difference: What came of each policy's choice.
+        device: The device that asked.
+        at_s: When the device asked, seconds since the start.
+        queues: Queues of the models that have requests in the system.
+        devices: What each device holds and does, by its name.
+        candidates: Candidates by score, the highest first.
         rest: Requests that were unfinished or yet to come.
-        chosen: With the policy's choice; the policy decides from then on.
-        other: With the untrained one's choice; the policy decides from then on, too.
+        chosen: Episode with the policy's choice; the policy decides from then on.
+        other: Episode with the untrained policy's choice; the policy decides from then on, too.
     """
 
     words: str
@@ -149,10 +149,10 @@ def after(world: World, policy: Policy, seed: int, number: int, action: int, nam
     Args:
         world: The compiled scenario.
         policy: Takes all others.
-        seed: Of the requests.
-        number: Of the decision.
-        action: That is taken.
-        name: Of the run.
+        seed: Seed of the requests.
+        number: Number of the decision in its episode.
+        action: The action that is taken in it.
+        name: Name of the run; empty: the policy's.
     """
     return simulate(world, _Once(policy, number, action, name or policy.name), seed)
 
@@ -164,8 +164,8 @@ def describe(
 
     Args:
         world: The compiled scenario.
-        policy: That decides.
-        untrained: That it is held against.
+        policy: The policy that decides.
+        untrained: The untrained policy that it is held against.
         difference: The decision.
         words: How the two differ.
     """

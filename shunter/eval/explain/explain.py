@@ -42,11 +42,11 @@ class Contender:
     """A policy on the seeds.
 
     Attributes:
-        name: Of it.
+        name: Name of the policy.
         response_s: (S,) mean response of each sequence; NaN where requests were left unfinished.
         wait_p99_s: (S,) 99th percentile of the wait for a first token.
         response_change: Change of the explained policy's mean response against it.
-        wait_change: Likewise, of its p99 wait.
+        wait_change: Change of the explained policy's p99 wait against it.
     """
 
     name: str
@@ -61,10 +61,10 @@ class Weight:
     """A weight of the linear part.
 
     Attributes:
-        kind: Of the candidates that it is for.
-        input: As ``input_names`` has it.
+        kind: Kind of the candidates that it is for.
+        input: Name of the input, as ``input_names`` has it.
         weight: Its value.
-        feature: That the input reads; see ``shunter.eval.explain.words.group_of``.
+        feature: The feature that the input reads; see ``shunter.eval.explain.words.group_of``.
         spread: Standard deviation of what it adds to scores, among the candidates of a decision: root mean
             square over the decisions of the episodes.
         words: What it does.
@@ -101,14 +101,14 @@ class Explanation:
 
     Attributes:
         world: The compiled scenario.
-        policy: That is explained.
-        seeds: Of the requests.
+        policy: The policy that is explained.
+        seeds: S seeds of the requests.
         contenders: The policy, its prior alone, the untrained policy and tuned cost-greedy.
-        weights: Of the linear part, by spread.
-        groups: By how much worse it is without them.
+        weights: Weights of the linear part, by spread.
+        groups: Groups of features, by how much worse the policy is without them.
         followed: The policy's episodes.
-        kinds: Of differences, by how often there are.
-        horizon_s: Of ``Kind.near_s``.
+        kinds: Kinds of differences, the most frequent first.
+        horizon_s: Horizon within which ``Kind.near_s`` counts.
         examples: Decisions, the ones that gained most first.
     """
 
@@ -170,7 +170,7 @@ def explain(
     Args:
         world: The compiled scenario.
         policy: To explain.
-        seeds: Of the requests; ``SEEDS`` are used for nothing else.
+        seeds: Seeds of the requests; ``SEEDS`` are used for nothing else.
         sample_seed: Draws the decisions whose choices are played out.
         on_progress: Called with what is done next.
 

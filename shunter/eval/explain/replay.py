@@ -62,12 +62,13 @@ class Followed:
     """Episodes of a policy.
 
     Attributes:
-        decisions: For each episode the records of ``DECISION``.
+        decisions: For each episode, (decisions,) records of ``DECISION``.
         spread: (kinds, inputs) of the linear part: how far each input is apart among the candidates of a
             decision, where those of other kinds count as 0: root mean square over decisions of the standard
             deviation. Times the weight it says how much a decision depends on it.
         low: (kinds, inputs) its least value among candidates of its kind; infinity where there were none.
-        high: Its greatest value, likewise.
+        high: (kinds, inputs) its greatest value among candidates of its kind; minus infinity where there were
+            none.
     """
 
     decisions: tuple[Records, ...]
@@ -82,7 +83,7 @@ class SeenInputs(NamedTuple):
     Attributes:
         total: Sums of a decision, overwritten.
         squares: Sums of its squares, overwritten.
-        spread: Of all decisions the sum of the variances among their candidates.
+        spread: Sum over all decisions of the variances among their candidates.
         low: Least value.
         high: Greatest value.
     """
@@ -99,12 +100,12 @@ class Difference:
     """A decision in which the two differ, and what came of each choice.
 
     Attributes:
-        seed: Of the requests.
-        number: Of the decision in its episode.
-        record: Of ``DECISION``.
+        seed: Seed of the requests.
+        number: Number of the decision in its episode.
+        record: The decision's record, as ``DECISION`` has it.
         gain_s: Request-seconds that the policy's choice saved until all requests were served; NaN if one of
             the two was cut off before.
-        near_s: Of these, those within the horizon.
+        near_s: Request-seconds that the policy's choice saved within the horizon; NaN as in ``gain_s``.
     """
 
     seed: int
@@ -170,11 +171,11 @@ def follow(
     Args:
         t: Tables.
         s: State that holds all requests.
-        p: The policy that decides.
+        p: (size,) vector of the policy that decides.
         w: Overwritten.
-        q: The policy that is asked too.
+        q: (size,) vector of the policy that is asked too.
         v: Overwritten.
-        log: Overwritten with records of ``DECISION``.
+        log: (N,) overwritten with records of ``DECISION``.
         seen: Added to.
 
     Returns:
@@ -208,7 +209,7 @@ def play_from(t: Tables, s: State, action: int, p: Floats, w: Scratch) -> int:
 
 
 def nothing_seen() -> SeenInputs:
-    """Of no decision yet."""
+    """What is kept before any decision."""
     shape = len(KINDS), INPUTS
     return SeenInputs(*(np.full(shape, value) for value in (0.0, 0.0, 0.0, np.inf, -np.inf)))
 
@@ -219,8 +220,8 @@ class _Walk:
     Args:
         world: The compiled scenario.
         policy: Decides.
-        other: Is asked too.
-        seed: Of the requests.
+        other: Another policy, which is asked too.
+        seed: Seed of the requests.
         seen: What is kept of the inputs, added to.
     """
 
@@ -264,8 +265,8 @@ def played(world: World, policy: LearnedPolicy, other: LearnedPolicy, seeds: Seq
     Args:
         world: The compiled scenario.
         policy: Decides.
-        other: Is asked too.
-        seeds: Of the requests.
+        other: Another policy, which is asked too.
+        seeds: Seeds of the requests, one for each episode.
     """
     decisions, seen = [], nothing_seen()
     for seed in seeds:
@@ -303,10 +304,10 @@ def differences(
     Args:
         world: The compiled scenario.
         policy: Decides, after either choice too.
-        other: Whose choices are tried.
-        seed: Of the requests.
-        decisions: Of the episode, as ``played`` gives them.
-        numbers: Which of them, ascending.
+        other: The policy whose choices are tried.
+        seed: Seed of the requests.
+        decisions: (decisions,) records of the episode, as ``played`` gives them.
+        numbers: Which decisions of the episode to try, ascending.
         horizon_s: Until when ``Difference.near_s`` counts.
     """
     scratch = policy.scratch(world.actions)

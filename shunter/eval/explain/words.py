@@ -117,8 +117,8 @@ def input_words(kind: str, index: int, weight: float) -> str:
     """What one weight of the linear part does.
 
     Args:
-        kind: Of candidates.
-        index: Of the input.
+        kind: Kind of candidates that the weight is for.
+        index: Index of the weight's input.
         weight: Its sign counts.
     """
     scales = [*CANDIDATE_SCALE, *CONTEXT_SCALE, 0.0]

@@ -39,7 +39,7 @@ class Gap:
         before_s: Simulated with the model as it was.
         after_s: Simulated with one calibrated on the other half of the runs.
         before: Relative error: before_s / real_s - 1.
-        after: Likewise of after_s.
+        after: Relative error after calibration: after_s / real_s - 1.
     """
 
     policy: str
@@ -56,9 +56,9 @@ class Calibration:
     """What came of it.
 
     Attributes:
-        recalibration: On all runs; holds the new model.
+        recalibration: Recalibration on all runs; holds the new model.
         held_out: What was held out in turn: ``seeds``, ``policies`` (with one seed), or nothing (empty).
-        gaps: By policy.
+        gaps: Errors of mean responses, by policy.
         notes: What else to know, in words.
     """
 
@@ -89,10 +89,10 @@ def calibrate_on(
     """Recalibrates a performance model on real runs, and simulates them with it before and after.
 
     Args:
-        performance: As it was when the runs were predicted; not changed.
-        scenario: Of the runs.
+        performance: The model as it was when the runs were predicted; not changed.
+        scenario: Scenario of the runs.
         log: Their event log.
-        policies: By the name that the log has; those of others are calibrated on, and not simulated.
+        policies: Policies by the name that the log has; runs of others are calibrated on, and not simulated.
         budgets: What residents counted, as ``Evaluation.to_dict`` has it; by default as predicted.
 
     Raises:

@@ -34,10 +34,10 @@ class RequestFidelity:
 
     Attributes:
         policy: Its name.
-        quantity: Of ``QUANTITIES``.
-        statistic: Of ``STATISTICS``.
-        simulated_s: Mean over runs of each run's statistic.
-        real_s: Likewise.
+        quantity: One of ``QUANTITIES``.
+        statistic: One of ``STATISTICS``.
+        simulated_s: Statistic of simulated runs, mean over runs.
+        real_s: Statistic of real runs, mean over runs.
         error: simulated / real - 1.
         noise: Mean over pairs of real runs on the same requests of how far they differ, relative to their
             mean; None without repeats.
@@ -59,8 +59,8 @@ class PhaseFidelity:
     Attributes:
         policy: Its name.
         phase: ``warm-up`` (the first tenth of the requests) or ``steady``.
-        simulated_s: Mean response.
-        real_s: Likewise.
+        simulated_s: Mean response of simulated runs.
+        real_s: Mean response of real runs.
         error: simulated / real - 1.
     """
 
@@ -77,8 +77,8 @@ class PolicyLoad:
 
     Attributes:
         policy: Its name.
-        simulated: Growth of the backlog, mean over request sequences.
-        real: Likewise.
+        simulated: Growth of the backlog in simulation, mean over request sequences.
+        real: Growth of the backlog in reality, mean over request sequences.
         saturated: Whether in reality it is shown to have grown by more than a tenth of what arrived; False
             says no more than that this is not shown.
     """
@@ -95,11 +95,11 @@ class Fidelity:
 
     Attributes:
         refused: Why the two are not compared (unlike memory budgets); then all else is empty.
-        operations: By operation.
-        requests: By policy, quantity and statistic.
-        phases: By policy: warm-up apart.
-        loads: By policy: saturation apart.
-        ranking: Of the policies; None with fewer than two.
+        operations: Errors of operations' durations, by operation.
+        requests: Errors of request times, by policy, quantity and statistic.
+        phases: Errors of mean responses, by policy: warm-up apart.
+        loads: Growth of backlogs, by policy: saturation apart.
+        ranking: Orders of the policies; None with fewer than two.
         repeats: Pairs of real runs on the same requests that noise rests on.
         notes: What else a reader must know.
     """
@@ -192,7 +192,7 @@ def _all(runs: Runs) -> Iterator[Run]:
 
 
 def _ranking(simulated: Runs, real: Runs) -> Ranking | None:
-    """Of the policies that ran on the same seeds; an interrupted round counts for nobody."""
+    """Ranks the policies that ran on the same seeds; an interrupted round counts for nobody."""
     shared = set.intersection(*({run.seed for run in runs} for runs in real.values()))
     kept = [
         {name: [run for run in runs if run.seed in shared] for name, runs in world.items()}

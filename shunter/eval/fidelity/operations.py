@@ -33,13 +33,13 @@ class OperationFidelity:
     """Spans that mostly hold one kind of operation.
 
     Attributes:
-        operation: Of ``OPERATIONS``, or ``all``.
+        operation: One of ``OPERATIONS``, or ``all``.
         devices: ``any``; where a node has several devices also ``alone`` and ``co-running``: whether another
             device of the node was at work for more than half of the span.
         spans: How many.
         measured_s: What they took in all.
         predicted_s: What they should have taken.
-        error: Of the sum: predicted / measured - 1.
+        error: Error of the sum: predicted / measured - 1.
         mean_error: Mean of abs(predicted / measured - 1).
         median_error: Its median.
     """

@@ -36,10 +36,10 @@ class Move:
     """How far one time moved.
 
     Attributes:
-        target: Which.
-        engine: Of which engine.
-        device: On which device.
-        model: Of which model.
+        target: Which time moved.
+        engine: Engine whose time it is.
+        device: Device on which it is taken.
+        model: Model whose time it is.
         before: What the fitted time was multiplied by before.
         after: What it is multiplied by now.
         rows: Rows of these logs that it rests on, each by the share that the target has in it.
@@ -62,9 +62,10 @@ class SpanErrors:
         target: What takes most of these spans; ``all`` for all of them.
         spans: How many.
         before: Mean absolute error relative to what was measured, of the model as it was.
-        after: Of models recalibrated on the other half; None where there is no other half.
+        after: Mean absolute error of models recalibrated on the other half; None where there is no other
+            half.
         sum_before: Error of the time that these spans took in all, relative to it: what does not even out.
-        sum_after: The same of models recalibrated on the other half, or None.
+        sum_after: ``sum_before`` of models recalibrated on the other half; None where there is no other half.
     """
 
     target: str
@@ -82,7 +83,7 @@ class Recalibration:
     Attributes:
         performance: The model with new scales, from all runs that it had not seen.
         moves: Each time, device and model of these runs.
-        errors: By target.
+        errors: Errors of spans, by target.
         halves: What was held out in turn: ``seeds``, ``time``, or nothing (empty).
         runs: Fingerprints of the runs that counted.
         known: Runs that the model was recalibrated on before, which did not count again.
@@ -114,8 +115,8 @@ def recalibrate(
     one that engines were bound to has the same durations.
 
     Args:
-        performance: As it is; not changed.
-        scenario: Of the runs; says what engine and devices they were on.
+        performance: The model as it is; not changed.
+        scenario: Scenario of the runs; says what engine and devices they were on.
         logs: Event logs (``shunter.eval.execution.event_log``); rows of simulated runs are passed over.
 
     Raises:
@@ -152,7 +153,7 @@ def _worlds(logs: Iterable[pd.DataFrame]) -> str:
 
 
 def _fingerprint(rows: pd.DataFrame) -> str:
-    """Of a run: its wall-clock times never come twice."""
+    """Digest of a run: its wall-clock times never come twice."""
     times = rows[["run_id", "device", "choice", "decided_s", "start_s", "end_s"]]
     return digest(times.astype(object).where(times.notna(), None).to_numpy().tolist(), 16)
 

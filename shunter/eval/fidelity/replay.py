@@ -37,7 +37,7 @@ class Replayed:
     """A run with the decisions of another.
 
     Attributes:
-        run: What came of it.
+        run: The run that came of those decisions.
         infeasible: Logged decisions that were passed over.
         missing: Decisions asked for after a device's log had ended; cost-greedy took them.
     """
@@ -53,7 +53,7 @@ def replay_exactly(world: World, requests: Requests, rows: pd.DataFrame) -> Run:
     Args:
         world: That of the logged run, with the same guard; with it off all is the same but the masks, since
             a guard only takes choices away.
-        requests: Those of the logged run.
+        requests: Requests of the logged run.
         rows: Its event log, one run's.
 
     Returns:
@@ -72,7 +72,7 @@ def replay_predicted(world: World, requests: Requests, rows: pd.DataFrame) -> Re
 
     Args:
         world: That of the logged run, with any performance model.
-        requests: Those of the logged run.
+        requests: Requests of the logged run.
         rows: Its event log, one run's.
     """
     world = world.with_guard(None)

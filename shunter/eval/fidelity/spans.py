@@ -88,7 +88,7 @@ def run_spans(world: World, requests: Requests, rows: pd.DataFrame) -> list[Span
 
     Args:
         world: The run's scenario, with the performance model that predicts.
-        requests: Those of the run.
+        requests: Requests of the run.
         rows: Its event log; shape (n_decisions, ...).
 
     Raises:

@@ -20,7 +20,7 @@ def fidelity_tables(result: Plain, statistics: Sequence[str] | None = None) -> l
 
     Args:
         result: From ``Evaluation.to_dict``.
-        statistics: Of requests to show, such as ``mean``; None: all.
+        statistics: Statistics of requests to show, such as ``mean``; None: all.
     """
     found = result.get("fidelity")
     if found is None or found["refused"]:

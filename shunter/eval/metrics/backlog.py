@@ -27,7 +27,7 @@ def growth(held_middle: ArrayLike, held_last: ArrayLike, requests: int) -> NDArr
 
     Args:
         held_middle: Requests in the system at the last arrival of the first half; shape (n_runs,) or ().
-        held_last: The same at the last arrival of all.
+        held_last: Requests in the system at the last arrival of all, in the same shape.
         requests: Arrivals of a run.
     """
     grown = np.asarray(held_last, np.float64) - np.asarray(held_middle, np.float64)

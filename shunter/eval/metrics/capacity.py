@@ -31,7 +31,7 @@ from shunter.eval.metrics.backlog import first_half
 __all__ = ["GROWTH", "SEEDS", "Capacity", "capacity", "utilisation"]
 
 GROWTH = 0.02
-"""Of arrivals that may pile up: what a queue at its capacity does by chance over ``REQUESTS`` arrivals."""
+"""Share of arrivals that may pile up: what a queue at its capacity does by chance over ``REQUESTS``."""
 
 REQUESTS = 1500
 """Arrivals of a run, at least."""
@@ -56,7 +56,7 @@ class Capacity:
     Attributes:
         rate_per_s: Largest mean arrival rate that it drains.
         low: Lower end of the 95 % interval, by how the seeds differ.
-        high: Upper end.
+        high: Upper end of the 95 % interval.
         policy: The heuristic.
         by_policy: Rates of all that were taken to the end; the others drain less than it.
     """
@@ -80,8 +80,8 @@ def capacity(
 
     Args:
         world: The compiled scenario; its own rate and guard do not matter: capacity is of the policies.
-        policies: Of which the best counts.
-        seeds: Of the request sequences, at least two.
+        policies: Heuristics; the best one's capacity counts.
+        seeds: Seeds of the request sequences, at least two.
         requests: Arrivals of a run; None: those of the scenario, and at least ``REQUESTS``.
         on_progress: Called with what is being done, rounds done, and about how many there are.
 
@@ -122,7 +122,7 @@ def growth(world: World, policy: Policy, rate_per_s: float, seeds: Sequence[int]
         world: The compiled scenario.
         policy: Decides.
         rate_per_s: Mean arrivals per second.
-        seeds: Of the request sequences, S of them.
+        seeds: S seeds of the request sequences.
         requests: Arrivals of a run.
 
     Returns:

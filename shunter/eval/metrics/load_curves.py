@@ -15,7 +15,7 @@ from shunter.report.words import WORLDS
 __all__ = ["load_curves"]
 
 _RATES = ("load", "rate_per_s")
-"""Of a workload: what may differ along a curve."""
+"""Fields of a workload that may differ along a curve."""
 
 _DASHES = {"simulated": "dot", "real": "solid"}
 _METRICS = {"response_mean_s": "mean response", "response_p95_s": "95th percentile"}

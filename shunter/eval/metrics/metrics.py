@@ -35,7 +35,7 @@ METRICS = {
 """Keys of ``summarize`` and how tables call them."""
 
 SLO_METRICS = {"slo_attainment": "SLO attainment", "goodput_per_s": "goodput, requests/s"}
-"""Likewise, where the objective has an SLO."""
+"""Further keys of ``summarize`` and their names, where the objective has an SLO."""
 
 DEFINITIONS = {
     "response": "arrival to last token; means and quantiles are of the requests that finished",
@@ -88,7 +88,7 @@ class Served(Protocol):
 
     @property
     def seed(self) -> int:
-        """Of the workload."""
+        """Seed of the workload."""
 
     @property
     def requests(self) -> pd.DataFrame:
@@ -184,7 +184,7 @@ def paired_change(runs: Sequence[Served], against: Sequence[Served], seed: int =
     Args:
         runs: One policy's runs.
         against: The other's, of the same workload seeds; either may have several runs of a seed.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
         ``change`` (−0.1 is 10 % lower), ``low``, ``high`` (a 95 % paired bootstrap interval) and ``unit``

@@ -13,7 +13,7 @@ from shunter.eval.metrics.statistics import Array, iqm, performance_profile, pro
 from shunter.uncertainty import bootstrap
 
 THRESHOLDS = (0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)
-"""Of the performance profile: mean response relative to the other policy's on the same requests."""
+"""Thresholds of the performance profile: mean response relative to the other's on the same requests."""
 
 
 def policy_statistics(runs: Sequence[Run], against: Sequence[Run]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Pair:
         policy: One.
         against: The other.
         real: Change of the mean response in reality, with its paired interval.
-        simulated: The same in simulation.
+        simulated: Change of the mean response in simulation, with its paired interval.
     """
 
     policy: str
@@ -46,8 +46,8 @@ class Ranking:
     """Orders of policies by mean response.
 
     Attributes:
-        real: Names, best first.
-        simulated: Likewise.
+        real: Names by real mean response, best first.
+        simulated: Names by simulated mean response, best first.
         tau: Kendall's tau-b between the two, with an interval over units.
         pairs: All pairs of policies.
         unit: What was resampled.
@@ -66,7 +66,7 @@ class Ranking:
 
     @property
     def agreeing(self) -> int:
-        """Of those, pairs with the same sign in simulation."""
+        """Pairs that differ in reality and have the same sign in simulation."""
         return sum(pair.significant and pair.agrees for pair in self.pairs)
 
 

@@ -20,7 +20,7 @@ def iqm(values: ArrayLike, axis: int = 0) -> Any:
 
     Args:
         values: Scores, the independent ones along ``axis``.
-        axis: That is averaged over.
+        axis: The axis that is averaged over.
 
     Source:
         Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice",
@@ -34,7 +34,7 @@ def probability_of_improvement(mine: Sequence[ArrayLike], theirs: Sequence[Array
 
     Args:
         mine: For each request sequence, the scores of one policy's runs on it.
-        theirs: Likewise of the other's.
+        theirs: For each request sequence, the scores of the other policy's runs on it.
 
     Returns:
         The mean over sequences of the share of pairs in which mine is lower; ties count half.

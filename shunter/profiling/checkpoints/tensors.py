@@ -16,7 +16,7 @@ from shunter.engines.headers import GGML_TYPES
 Array: TypeAlias = np.ndarray[Any, Any]
 
 BYTES_PER_WEIGHT = {dtype: nbytes / block for dtype, block, nbytes in GGML_TYPES.values()}
-"""Of a tensor's weights by its type; in Q8_0 and Q4_0 32 weights share one 16-bit scale."""
+"""Bytes per weight of a tensor by its type; in Q8_0 and Q4_0 32 weights share one 16-bit scale."""
 
 _CHUNK = 1 << 20
 

@@ -20,8 +20,8 @@ class Work:
     """What one device measures with one resident.
 
     Attributes:
-        group: Where the units are from.
-        units: Those that are left.
+        group: The group that the units are from.
+        units: Units of the group that are left.
         tries: Devices that were lost over it.
     """
 
@@ -35,18 +35,18 @@ class HardwareKind:
 
     Args:
         plan: What is measured.
-        session_id: In the rows of this type.
+        session_id: Session id in the rows of this type.
         can: What the engine can do on it.
         rows: Rows that need not be measured again.
 
     Attributes:
-        todo: In the plan's order; what a lost device gives back comes first.
+        todo: Work in the plan's order; what a lost device gives back comes first.
         given_up: Work over which several devices were lost.
         under_way: How much is on devices now.
         devices: Devices of this type that serve.
-        units: All units that are known to be needed.
+        units: How many units are known to be needed.
         units_skipped: Units that were known before, or do not fit.
-        pace: Of one device.
+        pace: How fast one device of this type is, and what is left for one.
 
     Raises:
         InputError: The engine cannot honour a level of the plan.

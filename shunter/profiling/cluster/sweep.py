@@ -59,7 +59,7 @@ class ClusterResult:
 
     Attributes:
         dataset: Path of the Parquet file.
-        session_ids: In the rows that it wrote: one for each type of hardware.
+        session_ids: Session ids in the rows that it wrote: one for each type of hardware.
         rows: Rows written.
         units_measured: Units measured, by all devices.
         units_skipped: Units that were in the dataset already.
@@ -123,10 +123,10 @@ def run_cluster_sweep(
     CPUs.
 
     Args:
-        plan: With ``cuda:0`` for "a GPU".
-        address: As ``ray_cluster.connect`` takes it.
+        plan: What is measured, with ``cuda:0`` for "a GPU".
+        address: Address of the cluster, as ``ray_cluster.connect`` takes it.
         dataset: The Parquet dataset, on the driver.
-        mode: As ``run_sweep`` takes it.
+        mode: ``new``, ``resume`` or ``append``, as ``run_sweep`` takes it.
         python: Interpreter that has the engine, on every node; None: the one that runs Ray there.
         progress: Called after each unit.
 

@@ -32,7 +32,7 @@ class GroupFailure:
     Attributes:
         kind: Name of the error's class.
         message: One line.
-        exit_code: Of the error.
+        exit_code: Exit code of the error.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Hello:
     """What a device's worker says of itself.
 
     Attributes:
-        version: Of shunter there.
+        version: Version of shunter on the worker's node.
         can: The engine's capabilities.
         key: Equal for devices that need not be measured twice (``hardware_key``).
     """

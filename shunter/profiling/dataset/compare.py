@@ -25,7 +25,7 @@ class DatasetDiff:
 
     Attributes:
         only_a: Cells of the first alone, a row each, with the columns ``DESCRIPTION`` and ``rows``.
-        only_b: Likewise of the second.
+        only_b: Cells of the second alone, a row each, with the columns of ``only_a``.
         shared: Cells of both, with ``DESCRIPTION``, ``rows_a``, ``rows_b``, the medians ``duration_a_s`` and
             ``duration_b_s``, and ``ratio``, the second's median over the first's (NaN where that is 0).
     """

@@ -39,9 +39,9 @@ class Column:
     """One column of the dataset.
 
     Attributes:
-        name: With the unit as suffix, where it has one.
+        name: Name of the column, with the unit as suffix where it has one.
         dtype: ``str``, ``int64``, ``float64`` or ``bool``; only floats can be missing (NaN).
-        unit: Of the values; empty for names and flags.
+        unit: Unit of the values; empty for names and flags.
         meaning: One line.
         nullable: Whether NaN is allowed.
         minimum: Smallest allowed value.
@@ -159,7 +159,7 @@ def upgraded(frame: pd.DataFrame, version: int) -> pd.DataFrame:
     """A frame of an older schema version in the columns of this one, what it lacks filled in as missing.
 
     Args:
-        frame: As it was read.
+        frame: The dataset as it was read.
         version: One of ``READABLE_VERSIONS``.
     """
     return frame.assign(**_lacking(frame, version)) if version < SCHEMA_VERSION else frame

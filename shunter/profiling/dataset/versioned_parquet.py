@@ -22,9 +22,9 @@ class FileKind:
     Attributes:
         name: What errors call it: ``event log``.
         schema: What errors call its schema: ``the event log schema``.
-        key: Of the version in the file's metadata.
-        version: That this shunter writes.
-        older: Others that it reads.
+        key: Key of the version in the file's metadata.
+        version: The version that this shunter writes.
+        older: Other versions that it reads.
     """
 
     name: str

@@ -38,7 +38,7 @@ class Gpu:
 
     Args:
         nvml: The ``pynvml`` module, initialised.
-        handle: Of the GPU.
+        handle: NVML's handle of the GPU.
     """
 
     UNKNOWN: ClassVar[dict[str, float]] = {

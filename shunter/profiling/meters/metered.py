@@ -28,13 +28,13 @@ class MeteredEngine(Engine):
     """Passes every call on.
 
     Args:
-        engine: Whose calls these are.
+        engine: The engine whose calls these are.
         sensors: Read around each timed call.
 
     Attributes:
         engine_s: Time in timed calls, by the engine's own clock: loads, unloads, prefills, decodes, KV.
         other_s: Time in all other calls, such as memory reports, as this process saw it.
-        readings: Of the last timed call, by column of the dataset.
+        readings: Sensor readings of the last timed call, by column of the dataset.
     """
 
     def __init__(self, engine: Engine, sensors: Sensors) -> None:

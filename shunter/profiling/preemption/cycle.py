@@ -50,9 +50,9 @@ class Cycle:
         resume_step_s: A's first step after it was resumed.
         step_p50_s: A's median step after that.
         device_bytes_idle: Device memory with nothing resident.
-        device_bytes_loaded: With A resident.
-        device_bytes_after_unload_a: After A was unloaded (its saved KV may be in the same memory).
-        device_bytes_after_unload_b: After B was unloaded.
+        device_bytes_loaded: Device memory with A resident.
+        device_bytes_after_unload_a: Device memory after A was unloaded (its saved KV may be in it).
+        device_bytes_after_unload_b: Device memory after B was unloaded.
     """
 
     cut_tokens: int

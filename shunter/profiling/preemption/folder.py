@@ -27,9 +27,9 @@ class Prediction:
     Attributes:
         model: A's model.
         cut_tokens: Tokens that A had generated when it was cut.
-        own_s: Of A's own parts together.
-        low_s: Lower end of the 90 % interval.
-        high_s: Upper end.
+        own_s: Predicted time of A's own parts together.
+        low_s: Lower end of the 90 % interval of ``own_s``.
+        high_s: Upper end of the 90 % interval of ``own_s``.
         out_of_range: Whether the model was asked beyond its data.
     """
 
@@ -50,7 +50,7 @@ class Measurement:
         engine: Name in the engine registry.
         device: As the user wrote it.
         file: The rows so far.
-        predictions: As they were before the first row.
+        predictions: Predictions as they were before the first row.
     """
 
     plan: PreemptionPlan

@@ -27,7 +27,7 @@ class PreemptionSettings:
         gpu_layers: Level of both models, as in ``parse_level``.
         page_cache: State of the files before each load: ``warm`` or ``cold``.
         context_tokens: Every load's limit per request; None: what the jobs need.
-        seed: Of order and tokens.
+        seed: Seed of order and tokens.
     """
 
     job_tokens: int = 200

@@ -33,7 +33,7 @@ def preemption_results(rows: pd.DataFrame) -> dict[str, Any]:
     """Everything that tables and pages show, as plain data.
 
     Args:
-        rows: As from ``read_rows``.
+        rows: Rows as from ``read_rows``; shape (n_cycles, fields of PreemptionRow).
     """
     models = summarise(rows)
     return {"models": models, "line_over_models": line_over_models(models), "paper": paper_cells()}
@@ -43,9 +43,9 @@ def write_preemption_report(rows: pd.DataFrame, plan: PreemptionPlan, folder: Pa
     """Writes ``results.json`` and ``preemption.html``: answers, stacked bars over the cuts, and all tables.
 
     Args:
-        rows: As from ``read_rows``.
+        rows: Rows as from ``read_rows``; shape (n_cycles, fields of PreemptionRow).
         plan: What was asked for.
-        folder: It exists.
+        folder: An existing folder.
     """
     rows = rows.sort_values("weight_bytes", kind="stable")
     results, setting = preemption_results(rows), _setting(rows, plan)

@@ -41,11 +41,11 @@ class PreemptionRow(Cycle):
         hardware_id: Short hash of the hardware.
         load_average: System load over one minute when the cycle ended.
         model: A's model.
-        weight_bytes: Of A's model.
+        weight_bytes: Weights of A's model, bytes.
         gpu_layers: A's layers on the device.
-        total_layers: Of A's model.
+        total_layers: Layers of A's model in all.
         other: B's model.
-        other_weight_bytes: Of B's model.
+        other_weight_bytes: Weights of B's model, bytes.
         page_cache: State of both files before each load: ``warm`` or ``cold``.
         prompt_tokens: A's prompt, and B's.
         job_tokens: Tokens that A generates in all.
@@ -54,8 +54,8 @@ class PreemptionRow(Cycle):
         tokens_equal: Whether A's tokens equal those of an uninterrupted run.
         memory_back: Whether both are back near idle: see ``MEMORY_SLACK``.
         predicted_s: What own_s was predicted to be beforehand; missing without a performance model.
-        predicted_low_s: Lower end of its 90 % interval.
-        predicted_high_s: Upper end.
+        predicted_low_s: Lower end of the 90 % interval of ``predicted_s``.
+        predicted_high_s: Upper end of the 90 % interval of ``predicted_s``.
         predicted_out_of_range: Whether the model was asked beyond its data.
     """
 
@@ -95,7 +95,7 @@ class PreemptionFile:
     """The Parquet file of a measurement; grows cycle by cycle.
 
     Args:
-        path: Of the file; its rows, if there are any, are kept.
+        path: Path of the file; its rows, if there are any, are kept.
 
     Attributes:
         rows: All rows so far; shape (n_cycles, fields of PreemptionRow).

@@ -20,7 +20,7 @@ def summarise(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Summarises the cycles of each model; shares are of the mean overhead.
 
     Args:
-        rows: As from ``read_rows``; shape (n_cycles, fields of PreemptionRow).
+        rows: Rows as from ``read_rows``; shape (n_cycles, fields of PreemptionRow).
 
     Returns:
         By model: plain data. Intervals are None with fewer than two cycles, slopes with fewer than three.

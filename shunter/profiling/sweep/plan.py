@@ -34,7 +34,7 @@ class SweepSettings:
         page_cache: State of the checkpoint's file before a load: ``"warm"``, ``"cold"``.
         repeats: How often each is measured; each repeat is one pass over all models and levels.
         context_tokens: The load's limit per request; None: what the grid needs.
-        seed: Of order and token ids.
+        seed: Seed of order and token ids.
         precision: Further passes measure what is still wider: the 95 % interval of the median, relative to
             the median; None: no further passes.
         max_repeats: Most passes over a unit, with the further ones.
@@ -84,7 +84,7 @@ class Group:
     Attributes:
         checkpoint: The model.
         gpu_layers: Layers on the device.
-        units: In the order of measurement.
+        units: Units, in the order of measurement.
     """
 
     checkpoint: Checkpoint
@@ -115,7 +115,7 @@ class SweepPlan:
         engine: Name in the engine registry.
         device: Parsed device.
         settings: The grid.
-        groups: By repeat and (model, gpu_layers).
+        groups: Groups of units by repeat and (model, gpu_layers).
         max_batch: Most requests at once. The last loads of a group are for one request only, so that what
             a load's limits cost can be told from what its weights cost.
         max_context_tokens: Every load's limit per request.

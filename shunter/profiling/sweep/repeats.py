@@ -25,8 +25,8 @@ class Precision:
 
     Attributes:
         wanted: Width of the 95 % interval of the median, relative to the median.
-        cells: All cells.
-        reached: Cells whose interval is that narrow, or narrower than a millisecond.
+        cells: How many cells there are.
+        reached: How many have an interval that narrow, or narrower than a millisecond.
         widest: The widest others, what they are and their width, widest first.
     """
 

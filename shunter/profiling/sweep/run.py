@@ -27,7 +27,7 @@ class SweepProgress:
 
     Attributes:
         units_done: Units measured or skipped.
-        units: All units that are known to be needed; repeats of uncertain cells come to them on the way.
+        units: Units known to be needed; repeats of uncertain cells come to them on the way.
         rows: Rows written by this sweep.
         eta_s: Seconds to go, from what was measured so far.
         text: What is being measured.
@@ -46,15 +46,16 @@ class SweepResult:
 
     Attributes:
         dataset: Path of the Parquet file.
-        session_id: In the rows that it wrote.
+        session_id: Session id in the rows that it wrote.
         rows: Rows written.
         units_measured: Units measured.
         units_skipped: Units that were in the dataset already.
         refused: One line for each model and level that did not fit the memory.
         duration_s: Seconds it took, from ``begun_s`` of ``run_sweep`` on.
-        engine_s: Of these the seconds in the engine's timed calls, by its own clock: what was measured and
-            what warmed up. The rest is overhead.
-        other_calls_s: Of the rest the seconds in other calls to the engine (memory reports, drops of KV).
+        engine_s: Seconds in the engine's timed calls, by its own clock: what was measured and what warmed up.
+            The rest is overhead.
+        other_calls_s: Seconds in other calls to the engine (memory reports, drops of KV): part of the
+            overhead.
         precision: How well the medians are known; None if no precision was asked for.
         left_out: What of the grid a budget left out, in words.
     """
@@ -107,7 +108,7 @@ class SweepRun:
         measured: Rows that need not be measured again.
         progress: Called after each unit.
         begun_s: When the sweep's time began, on ``clock``.
-        clock: Seconds.
+        clock: Reads the time in seconds.
     """
 
     def __init__(

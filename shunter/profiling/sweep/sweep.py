@@ -86,7 +86,7 @@ def run_sweep(
         mode: ``new``, ``resume`` (measure only what the dataset lacks) or ``append`` (measure all again).
         progress: Called after each unit.
         begun_s: When the budget's time began, on ``clock``: with the engine's start, say. None: now.
-        clock: Seconds; what a budget is measured with.
+        clock: Reads the time in seconds; a budget is measured with it.
 
     Raises:
         InputError: The engine cannot do what is planned, no model fits the memory, the dataset is in the way

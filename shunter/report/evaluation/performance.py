@@ -48,7 +48,7 @@ def performance_section(scenario: Scenario, performance: PerformanceModel | None
 
     Args:
         scenario: Names engine, devices, models and limits.
-        performance: That predicted; None if it is not known, which the section then says.
+        performance: The model that predicted; None if it is not known, which the section then says.
     """
     title = "What was predicted of the models"
     if performance is None:

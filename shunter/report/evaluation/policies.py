@@ -17,7 +17,7 @@ from shunter.report.words import WORLDS, change_text, format_metric
 _COLOURS = {"simulated": "#4c78a8", "real": "#f58518"}
 _DASHES = {"simulated": "dot", "real": "solid"}
 _POINTS = 400
-"""Of a curve: more cannot be told apart on a screen."""
+"""Points of a curve: more cannot be told apart on a screen."""
 
 
 def policies_section(result: dict[str, Any]) -> Section:

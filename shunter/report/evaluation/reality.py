@@ -17,7 +17,7 @@ from shunter.eval.metrics.metrics import request_times
 from shunter.report.page import PALETTE, ReportTable, Section
 
 _MOST_POINTS = 1500
-"""Of one policy or operation in a picture."""
+"""Most points of one policy or operation in a picture."""
 
 _TARGETS = {
     "load_s": "load",

@@ -35,9 +35,9 @@ def write_report(
 
     Args:
         evaluation: What to show.
-        path: Of the HTML file.
-        title: Of the page.
-        performance: That predicted; without it offload and preemption are not drawn.
+        path: Path of the HTML file.
+        title: Title of the page.
+        performance: The model that predicted; without it offload and preemption are not drawn.
         result: From ``evaluation.to_dict``, with ``provenance`` if that is known.
     """
     path = Path(path)
