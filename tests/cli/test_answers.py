@@ -70,8 +70,9 @@ def test_eval_answers_first_and_shows_tables_when_asked(
 def test_eval_at_several_loads_answers_for_each(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loads = ("--load", "0.3", "--load", "0.6", "--seeds", "1", "--out", "runs/loads")
     lines = answer(capsys, "eval", "--scenario", "s.yaml", *loads)
-    assert [line.split(" requests/s. ")[1].split(":")[0] for line in lines[:2]] == ["Simulated"] * 2
-    assert lines[2:] == ["loads beside each other: runs/loads/report.html"]
+    assert lines[0].startswith("Lowest mean response: ")
+    assert [line.split(" requests/s. ")[1].split(":")[0] for line in lines[1:3]] == ["Simulated"] * 2
+    assert lines[3:] == ["loads beside each other: runs/loads/report.html"]
     assert works(capsys, "compare", "runs/loads/load-0.3", "runs/loads/load-0.6").startswith("Run 2: ")
 
 
