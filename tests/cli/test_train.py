@@ -332,7 +332,10 @@ def test_options_that_break_a_rule(
             "settings.steps must be left out for evolution: it is a setting of maskable-ppo "
             "(algorithm: maskable-ppo). Got 5",
         ),
-        ({"settings": {"pair": 5}}, "settings: unknown name 'pair'; did you mean pairs or patience or shared?"),
+        (
+            {"settings": {"pair": 5}},
+            "settings: unknown name 'pair'; did you mean pairs or patience or shared?",
+        ),
         ({"settings": {"pairs": "many"}}, "settings: pairs must be a valid integer"),
         ({"settings": {"minutes": float("nan")}}, "--minutes must be finite. Got nan"),
         ({"settings": [3]}, "settings: settings must be "),

@@ -195,3 +195,23 @@ def test_runs_of_an_interrupted_round_rank_nobody(fake_world: World) -> None:
     found = fidelity({"a": [a, more], "b": [b]}, {"a": [a, more], "b": [b]})
     assert found.ranking is not None
     assert as_repeat(a, 0) is a
+
+
+def paces(**ratios: float) -> str:
+    rows = [
+        {"operation": name, "devices": "any", "measured_s": r, "predicted_s": 1.0}
+        for name, r in ratios.items()
+    ]
+    found = {"refused": [], "requests": [], "operations": rows, "ranking": None, "notes": []}
+    return " ".join(fidelity_verdict({"fidelity": found}))
+
+
+def test_a_machine_that_was_slower_than_when_profiled_is_said_first_and_told_from_a_wrong_model() -> None:
+    assert paces(load=1.1, decode=0.95, all=1.02) == ""
+    slow = paces(load=1.68, prefill=1.58, decode=1.63, all=1.63)
+    assert slow.startswith(
+        "Operations took 1.63 times as long as predicted (load 1.68, prefill 1.58, decode 1.63): "
+    )
+    assert "all kinds alike" in slow
+    assert "all kinds alike" in paces(load=0.6, decode=0.65, all=0.63)
+    assert "a busy machine alone does not explain it" in paces(load=3.0, decode=1.0, all=1.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -13,6 +14,12 @@ from shunter.uncertainty import UNDECIDED
 __all__ = ["fidelity_markdown", "fidelity_tables", "fidelity_verdict"]
 
 Plain = dict[str, Any]
+
+OFF_PACE = 0.15
+"""Share by which all operations together may take longer or shorter than predicted before it is said."""
+
+ALIKE = 1.3
+"""Kinds of operations whose paces differ by less than this factor were slowed down alike."""
 
 
 def fidelity_tables(result: Plain, statistics: Sequence[str] | None = None) -> list[ReportTable]:
@@ -55,7 +62,9 @@ def fidelity_verdict(result: Plain) -> list[str]:
         return []
     if found["refused"]:
         return [f"Simulation and reality are not compared: {reason}." for reason in found["refused"]]
-    lines = [line for line in (_nearness(found), _order(found["ranking"])) if line]
+    lines = [
+        line for line in (_nearness(found), _pace(found["operations"]), _order(found["ranking"])) if line
+    ]
     return [*lines, *(f"Note: {note}." for note in found["notes"])]
 
 
@@ -88,6 +97,29 @@ def _nearness(found: Plain) -> str:
     return (
         f"Mean response: simulation is {middle:.1%} off at the median policy, {worst[0]:.1%} at worst "
         f"({worst[1]}){beside}."
+    )
+
+
+def _pace(operations: Sequence[Plain]) -> str:
+    """How much longer operations took than predicted, where that is much, and whether all kinds did alike."""
+    ratio = {
+        row["operation"]: row["measured_s"] / row["predicted_s"]
+        for row in operations
+        if row["devices"] == "any" and row["predicted_s"] > 0
+    }
+    whole = ratio.pop("all", 1.0)
+    if abs(math.log(max(whole, 1e-9))) <= math.log1p(OFF_PACE):
+        return ""
+    each = ", ".join(f"{name} {value:.2f}" for name, value in ratio.items())
+    alike = max(ratio.values(), default=1.0) < ALIKE * min(ratio.values(), default=1.0)
+    cause = (
+        "all kinds alike, as on a machine that is slower or busier than when it was profiled"
+        if alike
+        else "by kind so unlike that a busy machine alone does not explain it"
+    )
+    return (
+        f"Operations took {whole:.2f} times as long as predicted ({each}): {cause}. Run again when nothing "
+        "else runs, profile anew, or let shunter calibrate follow these runs."
     )
 
 
