@@ -13,12 +13,12 @@ from rich.console import Console
 from shunter.agents.base import Policy
 from shunter.agents.registry import make_policy
 from shunter.cli.fit_update import error_words, span_errors_table, update_table
-from shunter.cli.options import Verbose, open_console, say_answer
+from shunter.cli.options import Json, Verbose, open_console, say_answer
 from shunter.envs.scenario.scenario import Scenario
 from shunter.errors import BrokenFileError, InputError, ShunterError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.fidelity.calibration import Calibration, calibrate_on
-from shunter.files import check_place, finite, write_json
+from shunter.files import finite, write_json
 from shunter.models.performance import PerformanceModel
 from shunter.report.page import ReportTable
 from shunter.tracking.runs import tracking
@@ -44,9 +44,7 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write. Default: RUN/calibrated.", show_default=False)
     ] = None,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="Also write the figures here.", show_default=False)
-    ] = None,
+    json_path: Json = None,
     verbose: Verbose = False,
 ) -> None:
     """Update a performance model from a real evaluation, and show the gap before and after.
@@ -61,7 +59,6 @@ def calibrate(
     shunter calibrate runs/eval --out perf-calibrated --json gap.json
     """
     console = open_console()
-    check_place("--json", json_path)
     results = _results(run)
     model = PerformanceModel.load(performance or run / "performance.json")
     found = calibrate_on(

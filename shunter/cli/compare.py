@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shunter.cli.options import Verbose, open_console, say_answer
+from shunter.cli.options import Json, Verbose, open_console, say_answer
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.compare import Comparison
 from shunter.eval.compare import compare as set_side_by_side
@@ -49,9 +49,7 @@ def compare(
         Path | None,
         typer.Option(help="Also write a page here, and Markdown beside it.", show_default=False),
     ] = None,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="Also write the results here.", show_default=False)
-    ] = None,
+    json_path: Json = None,
     verbose: Verbose = False,
 ) -> None:
     """Set evaluations beside each other.
@@ -90,7 +88,6 @@ def _check(runs: list[str], out: Path | None, json_path: Path | None) -> None:
     if len(set(runs)) < len(runs):
         raise InputError("RUN", "be another each time", runs)
     check_place("--out", out)
-    check_place("--json", json_path)
 
 
 def _tables(comparison: Comparison, metrics: list[str], *, verbose: bool) -> list[ReportTable | None]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from shunter.cli.options import open_console, progress, say
+from shunter.cli.options import Json, open_console, progress, say
 from shunter.errors import InputError
 from shunter.files import write_json
 from shunter.profiling.health import EngineCheck, Machine, check_engines, look_at_machine, next_steps
@@ -28,9 +27,7 @@ def doctor(
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds that an engine may take to start.")
     ] = 120.0,
-    json_path: Annotated[
-        Path | None, typer.Option("--json", help="Also write the findings here.", show_default=False)
-    ] = None,
+    json_path: Json = None,
 ) -> None:
     """Say which engines and devices work on this machine, and what to install next.
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shunter.errors import InputError
+from shunter.files import check_place
 
 LINE_EVERY_S = 10.0
 PERFORMANCE = (
@@ -23,6 +24,23 @@ PERFORMANCE = (
 """Help of the option of that name."""
 RAY = "Share the work among the CPUs of a Ray cluster: auto, host:port, ray://… or local."
 """Help of the option of that name."""
+
+
+def _json_place(path: Path | None) -> Path | None:
+    """Looks at the place for ``--json`` before the work begins, as an option's callback.
+
+    Raises:
+        InputError: See ``check_place``.
+    """
+    check_place("--json", path)
+    return path
+
+
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", callback=_json_place, help="Also write the figures here.", show_default=False),
+]
+"""The option of commands that also write what they found as JSON."""
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="Print the tables too.")]
 """The option of commands that print an answer and keep the tables for those who ask."""
@@ -130,8 +148,9 @@ def free_folder(given: Path | None, *, overwrite: bool, default: Path = Path("ru
     if given is None:
         names = (default if n == 1 else default.with_name(f"{default.name}-{n}") for n in count(1))
         return next(folder for folder in names if not folder.exists())
-    if given.exists() and not given.is_dir():
-        raise InputError("--out", "be a folder", str(given))
+    above = next(folder for folder in (given, *given.parents) if folder.exists())
+    if not above.is_dir():
+        raise InputError("--out", f"be a folder, and {above} is a file", str(given))
     if not overwrite and given.exists() and any(given.iterdir()):
         raise InputError("--out", "be a folder that is new or empty (or give --overwrite)", str(given))
     return given

@@ -13,6 +13,7 @@ import typer
 from shunter.agents.registry import HEURISTICS, make_policy
 from shunter.cli.options import (
     PERFORMANCE,
+    Json,
     Verbose,
     open_console,
     progress,
@@ -38,7 +39,6 @@ ScenarioArgument = Annotated[
     Path, typer.Argument(help="Name in the library, or a file (YAML).", show_default=False)
 ]
 Performance = Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write it here.", show_default=False)]
 
 
 def scenarios_list(verbose: Verbose = False, json_path: Json = None) -> None:

@@ -17,6 +17,7 @@ from shunter.agents.registry import HEURISTICS
 from shunter.cli.options import (
     PERFORMANCE,
     RAY,
+    Json,
     Verbose,
     lost_words,
     open_console,
@@ -29,7 +30,7 @@ from shunter.cli.train import told
 from shunter.envs.scenario.library import performance_of
 from shunter.envs.world.world import make_world
 from shunter.errors import InputError, UnknownNameError
-from shunter.files import check_place, finite, write_json
+from shunter.files import finite, write_json
 from shunter.jobs import Runner, open_runner
 from shunter.train.settings import TrainConfig, TrainSettings, load_config, write_config
 from shunter.train.train_and_save import worlds_of
@@ -73,9 +74,6 @@ _Seeds = Annotated[
 ]
 _Storage = Annotated[Path, typer.Option(help="Journal that a later call goes on from.")]
 _Ray = Annotated[str | None, typer.Option(help=RAY, show_default=False)]
-_JsonPath = Annotated[
-    Path | None, typer.Option("--json", help="Also write the results here.", show_default=False)
-]
 
 
 def tune(
@@ -91,7 +89,7 @@ def tune(
     seeds: _Seeds = "10000-10011",
     storage: _Storage = Path("tune.journal"),
     ray: _Ray = None,
-    json_path: _JsonPath = None,
+    json_path: Json = None,
     verbose: Verbose = False,
 ) -> None:
     """Search the parameters of heuristics, or with --train those of a training.
@@ -112,7 +110,6 @@ def tune(
     console = open_console()
     if (train is None) == (scenario is None):
         raise InputError("--scenario", "be given, or --train instead", list(map(str, scenario or ())))
-    check_place("--json", json_path)
     if train is not None and out.exists():
         raise InputError("--out", "not exist yet", str(out))
     config = None if train is None else load_config(train)

@@ -71,11 +71,11 @@ def check_installed(settings: TrainSettings) -> None:
             ) from None
 
 
-def check_checkpoint(path: Path, settings: TrainSettings) -> None:
-    """Whether a training with these settings can go on from a checkpoint.
+def check_checkpoint(path: Path, settings: TrainSettings, task: str) -> None:
+    """Whether a training of this task (``training.task_digest``) can go on from a checkpoint.
 
     Raises:
-        InputError: It was written with others, or by another algorithm; names the first.
+        InputError: It was written with other settings, of another task or by another algorithm.
         BrokenFileError: It is damaged, or no checkpoint.
     """
     algorithm, written_by = algorithm_of(settings), _writer_of(path)
@@ -85,11 +85,11 @@ def check_checkpoint(path: Path, settings: TrainSettings) -> None:
     if isinstance(settings, EvolutionSettings):
         from shunter.train.search.checkpoint import read_search
 
-        read_search(path, plain(settings))
+        read_search(path, {**plain(settings), "task": task})
     else:
         from shunter.train.ppo.checkpoint import read_checkpoint
 
-        read_checkpoint(path, plain(settings))
+        read_checkpoint(path, {**plain(settings), "task": task})
 
 
 def _writer_of(path: Path) -> str | None:

@@ -25,6 +25,7 @@ from shunter.train.algorithms import check_checkpoint, check_installed
 from shunter.train.result import Curve, TrainResult
 from shunter.train.seeds import CARD_SEEDS, SeedsShared, SeedTraining, TrainingTasks, train_seed
 from shunter.train.settings import TrainSettings, algorithm_of, length_of, plain
+from shunter.train.training import task_digest
 from shunter.train.verdict import shown, verdict_of
 
 __all__ = ["Listener", "TrainingRun", "train_runs"]
@@ -132,9 +133,11 @@ def train_runs(
     """
     for run in runs:
         check_installed(run.settings)
+    tasks = {run.out: task_digest(run.worlds, run.validation, start) for run in runs}
+    for run in runs:
         if checkpoint_of(run.out).exists():
-            check_checkpoint(checkpoint_of(run.out), run.settings)
-    finished = {run.out: _finished(run.out, run.settings) for run in runs if resume}
+            check_checkpoint(checkpoint_of(run.out), run.settings, tasks[run.out])
+    finished = {run.out: _finished(run.out, run.settings, tasks[run.out]) for run in runs if resume}
     with ExitStack() as stack:
         left = [run for run in runs if finished.get(run.out) is None]
         if left:
@@ -195,7 +198,7 @@ def _run_opener(stack: ExitStack, run: TrainingRun, folder: Path) -> Callable[[]
     return open_run
 
 
-def _finished(out: Path, settings: TrainSettings) -> Trained | None:
+def _finished(out: Path, settings: TrainSettings, task: str) -> Trained | None:
     """The policy that an earlier call trained to the end; None if there is none."""
     if not out.exists() or checkpoint_of(out).exists():
         return None
@@ -205,6 +208,8 @@ def _finished(out: Path, settings: TrainSettings) -> Trained | None:
     training = training_of(policy)
     if training is None or training.settings != plain(settings):
         raise InputError("--out", "be of a training with these settings to --resume", str(out))
+    if training.task != task:
+        raise InputError("--out", "be of a training on these scenarios and loads, from this start", str(out))
     ratio = float(policy.metadata["validation_ratio"])
     how = f"finished before; in validation {ratio:.3f} of what the best heuristic there costs"
     return Trained(out, policy, ratio, how)

@@ -222,6 +222,16 @@ class DistillSettings:
         _check_ranges(self, or_zero={"seed"})
 
 
+MOST = {
+    "pairs": 10_000,
+    "episodes": 10_000,
+    "environments": 10_000,
+    "rollout_steps": 1_000_000,
+    "width": 4096,
+}
+"""More of these would not fit into any memory."""
+
+
 def _check_ranges(settings: _Settings | DistillSettings, or_zero: Collection[str]) -> None:
     for name, setting in asdict(settings).items():
         field = f"--{name.replace('_', '-')}"
@@ -229,6 +239,8 @@ def _check_ranges(settings: _Settings | DistillSettings, or_zero: Collection[str
             raise InputError(field, "be finite", setting)
         if name in or_zero and setting < 0:
             raise InputError(field, "be at least 0", setting)
+        if setting > MOST.get(name, math.inf):
+            raise InputError(field, f"be at most {MOST[name]}", setting)
         if name not in or_zero and setting <= 0:
             raise InputError(field, "be greater than 0", setting)
 
@@ -272,16 +284,22 @@ class TrainConfig(Strict):
             return given
         for name in given if isinstance(given, Mapping) else ():
             _check_known(name, algorithm, given[name])
-        return checked(ALGORITHMS[algorithm], given or {}, source="settings", whole="settings")
+        return checked(
+            ALGORITHMS[algorithm], {} if given is None else given, source="settings", whole="settings"
+        )
 
     def tuned(self, parameters: Mapping[str, Any]) -> TrainConfig:
         """The same training with other settings."""
         return self.model_copy(update={"settings": replace(self.settings, **parameters)})
 
 
-def _check_known(name: str, algorithm: str, value: Any) -> None:
+def _check_known(name: Any, algorithm: str, value: Any) -> None:
+    if not isinstance(name, str):
+        raise InputError("settings", "be named by text", name)
     names = {kind: {field.name for field in fields(known)} for kind, known in ALGORITHMS.items()}
     if name in names[algorithm]:
+        if isinstance(value, bool) and not isinstance(getattr(ALGORITHMS[algorithm](), name), bool):
+            raise InputError(f"settings.{name}", "be a number, not yes or no", value)
         return
     for other in names:
         if name in names[other]:

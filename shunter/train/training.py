@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from shunter.agents.learned.file import training_record
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.envs.world.world import World
+from shunter.agents.learned.weights import to_vector
+from shunter.envs.world.world import World, with_absolute_paths
 from shunter.train.result import Curve, OnProgress, TrainResult
 from shunter.train.settings import VALIDATION_SEEDS, TrainSettings, plain
 from shunter.train.validation import PolicyValidation, cut_off_late
 
 __all__ = ["run"]
+
+
+def task_digest(
+    worlds: Sequence[World], validation: Sequence[World] = (), start: LearnedPolicy | None = None
+) -> str:
+    """Names what a training is of besides its settings: worlds, loads, predictions, and what it starts from.
+
+    A checkpoint or a policy of another task is not gone on with.
+    """
+    found = hashlib.sha256()
+    for world in (*worlds, None, *validation):
+        if world is None:
+            found.update(b"validation")
+            continue
+        scenario = with_absolute_paths(world).scenario
+        for section in (scenario.workload, scenario.objective, scenario.limits):
+            found.update(section.model_dump_json().encode())
+        found.update(repr((scenario.name, world.rate_per_s)).encode())
+        for array in map(np.asarray, world.tables):
+            parts: list[Any] = list(array.dtype.names or [...])  # of records, without what lies between
+            for part in parts:
+                found.update(array[part].tobytes())
+    if start is not None:
+        found.update(to_vector(start.weights).tobytes())
+    return found.hexdigest()[:16]
 
 
 class Training(ABC):
@@ -47,11 +77,17 @@ class Training(ABC):
     ) -> None:
         self.begun_s, self.before_s = time.monotonic(), 0.0
         self.settings, self.start = settings, start
+        self.task = task_digest(worlds, validation or (), start)
         self.worlds = [cut_off_late(world) for world in worlds]
         judged = self.worlds if validation is None else list(validation)
         self.validation = PolicyValidation(judged, VALIDATION_SEEDS[: settings.validation_seeds])
         self.curve: list[Curve] = []
         self.best: LearnedPolicy | None = None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What a checkpoint must have been written for, to go on from it: the settings and the task."""
+        return {**plain(self.settings), "task": self.task}
 
     @property
     @abstractmethod
@@ -76,7 +112,7 @@ class Training(ABC):
         """Goes on where a checkpoint was written.
 
         Raises:
-            InputError: It was written with other settings; names the first.
+            InputError: It was written with other settings or of another task; names the first difference.
             BrokenFileError: It is damaged, or no checkpoint.
         """
 
@@ -132,7 +168,13 @@ class Training(ABC):
         before_s = 0.0 if self.start is None else float(self.start.metadata.get("elapsed_s", 0.0))
         settings = plain(self.settings)
         self.best.metadata.update(
-            training_record(self.worlds, steps=self.decisions, seed=self.settings.seed, settings=settings),
+            training_record(
+                self.worlds,
+                steps=self.decisions,
+                seed=self.settings.seed,
+                settings=settings,
+                task=self.task,
+            ),
             baseline=self.validation.baseline,
             elapsed_s=f"{before_s + self.elapsed_s:.1f}",
             validation_ratio=f"{min(point.ratio for point in self.curve):.4f}",

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ import numpy as np
 import pytest
 import yaml
 
+from shunter.agents.learned.base_policy import BasePolicy
 from shunter.agents.learned.file import training_of
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.score_card import score_card_of
+from shunter.agents.learned.weights import untrained_weights
 from shunter.cli.main import main
+from shunter.envs.world.world import World
 from shunter.models.performance import PerformanceModel
 from shunter.train.search.checkpoint import SearchCheckpoint, read_search, write_search
 from shunter.train.search.evolution import threads_of
 from shunter.train.settings import EvolutionSettings, plain
+from shunter.train.training import task_digest
 from shunter.train.verdict import verdict_of
 from tests.cli.test_main import fails, write_scenario
 
@@ -36,7 +41,9 @@ PPO = {
 
 KILLED = """
 import os, signal, sys
+from shunter.agents.learned.weights import untrained_weights
 from shunter.cli.main import main
+from shunter.envs.world.world import World
 from shunter.train import runs
 
 def kill(board, out, share, point):
@@ -339,6 +346,11 @@ def test_options_that_break_a_rule(
         ({"settings": {"pairs": "many"}}, "settings: pairs must be a valid integer"),
         ({"settings": {"minutes": float("nan")}}, "--minutes must be finite. Got nan"),
         ({"settings": [3]}, "settings: settings must be "),
+        ({"settings": []}, "settings: settings must be "),
+        ({"settings": False}, "settings: settings must be "),
+        ({"settings": {1: 2}}, "settings must be named by text. Got 1"),
+        ({"settings": {"pairs": 10**12}}, "--pairs must be at most 10000"),
+        ({"settings": {"shared": True}}, "settings.shared must be a number, not yes or no. Got True"),
         ({"algorithm": "ppo"}, "t.yaml: algorithm must be 'evolution' or 'maskable-ppo'. Got 'ppo'"),
         ({"algorithm": "maskable-ppo", "settings": {"sigma": 0.1}}, "it is a setting of evolution"),
     ],
@@ -359,7 +371,40 @@ def test_checkpoints_that_cannot_be_gone_on_from(folder: Path, capsys: pytest.Ca
     settings = plain(EvolutionSettings(**{**SETTINGS, "pairs": 9}))
     write_search(SearchCheckpoint(arrays, {"settings": settings}), path)
     assert "--pairs must be that of the checkpoint p.checkpoint, 9, to go on" in fails(capsys, *resume)
+    settings = {**plain(EvolutionSettings(**SETTINGS)), "task": "another"}
+    write_search(SearchCheckpoint(arrays, {"settings": settings}), path)
+    rule = "--resume must be of the scenarios, loads and start (--from) of the checkpoint p.checkpoint"
+    assert rule in fails(capsys, *resume)
     path.write_bytes(path.read_bytes()[:-20])
     assert "p.checkpoint: cannot be read: no checkpoint of a search" in fails(capsys, *resume)
     path.write_bytes(b"nothing")
     assert "p.checkpoint: cannot be read: no checkpoint of a search" in fails(capsys, *resume)
+
+
+def test_a_training_of_another_task_is_not_finished_and_not_gone_on_with(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = ["train", "--config", "t.yaml", "--out", "p.safetensors", "--resume"]
+    run(capsys, "--out", "p.safetensors")
+    run(capsys, "--out", "p.safetensors", "--resume")
+    rule = "--out must be of a training on these scenarios and loads, from this start. Got 'p.safetensors'"
+    assert rule in fails(capsys, *again, "--from", "p.safetensors")
+    write_config(loads=[0.5])
+    assert rule in fails(capsys, *again)
+
+
+def test_a_task_is_its_worlds_loads_predictions_and_start(fake_world: World) -> None:
+    other = LearnedPolicy("start", untrained_weights(BasePolicy(2.0)), {})
+    slower = replace(
+        fake_world, tables=fake_world.tables.changed(load_s=2 * fake_world.tables.level["load_s"])
+    )
+    tasks = [
+        task_digest([fake_world]),
+        task_digest([fake_world, fake_world]),
+        task_digest([fake_world], [fake_world]),
+        task_digest([fake_world.at_rate(1.0)]),
+        task_digest([slower]),
+        task_digest([fake_world], start=other),
+    ]
+    assert len(set(tasks)) == len(tasks)
+    assert task_digest([fake_world]) == tasks[0]

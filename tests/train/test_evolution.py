@@ -187,7 +187,7 @@ def test_what_it_begins_with_may_bring_a_network_that_stays(fake_world: World, t
     for name, array in start.weights.items():
         if name not in ("prior", "linear"):
             np.testing.assert_array_equal(whole.policy.weights[name], array)
-    again = train_policy(fake_world, settings, checkpoint=path)  # finished: only read
+    again = train_policy(fake_world, settings, start=start, checkpoint=path)  # finished: only read
     assert numbers(again.policy) == numbers(whole.policy)
 
 

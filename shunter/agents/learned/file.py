@@ -80,6 +80,7 @@ class TrainedOn(Strict):
         steps: Decisions trained for.
         seed: Seed of the training.
         settings: Everything else that was set.
+        task: Digest of the worlds and of what training started from; empty in older files.
         ranges: For each of ``FACTS`` the lowest and the highest value over the worlds in which it is known.
     """
 
@@ -90,6 +91,7 @@ class TrainedOn(Strict):
     steps: int
     seed: int
     settings: dict[str, Any]
+    task: str = ""
     ranges: dict[str, tuple[float, float]]
 
 
@@ -157,7 +159,7 @@ def _all_fit(tables: Tables) -> bool:
 
 
 def training_record(
-    worlds: Sequence[World], *, steps: int, seed: int, settings: Mapping[str, Any]
+    worlds: Sequence[World], *, steps: int, seed: int, settings: Mapping[str, Any], task: str = ""
 ) -> dict[str, str]:
     """Metadata of a policy file that says what the policy was trained on.
 
@@ -166,6 +168,7 @@ def training_record(
         steps: Decisions trained for.
         seed: Seed of the training.
         settings: All other settings of the training, as plain data.
+        task: Digest of the worlds and of what training started from.
     """
     facts = [world_facts(world) for world in worlds]
     scenarios = [world.scenario for world in worlds]
@@ -177,6 +180,7 @@ def training_record(
         steps=steps,
         seed=seed,
         settings=dict(settings),
+        task=task,
         ranges={name: ends for name in FACTS if (ends := _ends([f[name] for f in facts if name in f]))},
     )
     return {"training": training.model_dump_json()}

@@ -20,7 +20,7 @@ from shunter.train.ppo.tasks import make_task
 from shunter.train.ppo.warm_start import best_base_policy
 from shunter.train.ppo.worlds_env import WorldsVecEnv
 from shunter.train.result import Curve
-from shunter.train.settings import PpoSettings, plain
+from shunter.train.settings import PpoSettings
 from shunter.train.training import Training
 
 
@@ -154,7 +154,7 @@ class PpoTraining(Training):
 
     def restore(self, path: Path) -> None:
         """Goes on where a checkpoint was written."""
-        checkpoint = read_checkpoint(path, plain(self.settings))
+        checkpoint = read_checkpoint(path, self.asked)
         self.model.policy.load_state_dict(checkpoint.policy)
         self.average.load_state_dict(checkpoint.average)
         self.model.policy.optimizer.load_state_dict(checkpoint.optimizer)
@@ -167,7 +167,7 @@ class PpoTraining(Training):
         if self.best is None:
             raise RuntimeError("nothing was validated yet")
         checkpoint = PpoCheckpoint(
-            settings=plain(self.settings),
+            settings=self.asked,
             policy=self.model.policy.state_dict(),
             average=self.average.state_dict(),
             optimizer=self.model.policy.optimizer.state_dict(),

@@ -59,12 +59,15 @@ def read_search(path: Path, settings: dict[str, Any]) -> SearchCheckpoint:
 
 
 def check_settings(path: Path, known: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Refuses to go on with other settings than a checkpoint's.
+    """Refuses to go on with another task or other settings than a checkpoint's.
 
     Raises:
         InputError: Names the first that differs.
     """
     for name, value in settings.items():
+        if known.get(name) != value and name == "task":
+            rule = f"be of the scenarios, loads and start (--from) of the checkpoint {path}, to go on from it"
+            raise InputError("--resume", rule, "others, or a checkpoint of before that does not tell")
         if known.get(name) != value:
             rule = f"be that of the checkpoint {path}, {known.get(name)}, to go on from it"
             raise InputError(f"--{name.replace('_', '-')}", rule, value)

@@ -37,7 +37,7 @@ from shunter.errors import InputError
 from shunter.train.result import Curve
 from shunter.train.search.checkpoint import SearchCheckpoint, read_search, write_search
 from shunter.train.search.trials import Trials, episodes_of, score_of
-from shunter.train.settings import EvolutionSettings, plain
+from shunter.train.settings import EvolutionSettings
 from shunter.train.training import Training
 
 __all__ = ["Search"]
@@ -230,7 +230,7 @@ class Search(Training):
 
     def restore(self, path: Path) -> None:
         """Goes on where a checkpoint was written."""
-        checkpoint = read_search(path, plain(self.settings))
+        checkpoint = read_search(path, self.asked)
         arrays, state = checkpoint.arrays, checkpoint.state
         self.center, self.average = arrays["center"], arrays["average"]
         self.width, self.kept = state["width"], arrays["best"][len(self.center) :]
@@ -252,7 +252,7 @@ class Search(Training):
             "best": to_vector(self.best.weights),
         }
         state: dict[str, Any] = {
-            "settings": plain(self.settings),
+            "settings": self.asked,
             "curve": [(p.steps, p.elapsed_s, p.ratio) for p in self.curve],
             "width": self.width,
             "generation": self.generation,
