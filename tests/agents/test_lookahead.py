@@ -8,7 +8,6 @@ import pytest
 
 from shunter.agents.base import Policy, StatePolicy
 from shunter.agents.heuristics.cost_greedy import CostGreedy, greedy_choice
-from shunter.agents.lookahead.batch import Teacher
 from shunter.agents.lookahead.futures import draw_future, estimate_rates, redraw_hidden
 from shunter.agents.lookahead.policy import CandidateSearch, Lookahead, LookaheadSettings, Tried
 from shunter.agents.lookahead.rollout_state import compact, make_scratch
@@ -238,26 +237,6 @@ def test_rates_are_estimated_from_the_past_alone(fake_world: World) -> None:
     assert estimate_rates(copy, rates) == pytest.approx(0.5)
     # The second has been silent for 60 s: its rate can hardly be more than one in 60 s.
     np.testing.assert_allclose(rates, np.array([0.3, 1 / 60, 0.0]) / (0.3 + 1 / 60) * 0.5)
-
-
-def test_a_teacher_gives_the_scores_of_every_environment(fake_world: World) -> None:
-    settings = LookaheadSettings(**{**QUICK, "race": False})
-    batch = Batch(fake_world, 5, autoreset=True)
-    batch.reset([10, 11, 12, 13, 14])
-    for _ in range(25):
-        batch.step(CostGreedy().act_batch(_seen(batch)))
-    one, two = Teacher(fake_world, settings), Teacher(fake_world, settings, threads=2)
-    means, errors = one.lookahead_scores(batch)
-    np.testing.assert_array_equal(np.stack(two.lookahead_scores(batch)), np.stack([means, errors]))
-    assert means.shape == (5, fake_world.actions)
-    assert np.isfinite(means).any(axis=1).all()
-    assert batch.out.mask[np.isfinite(means)].all()
-    search = CandidateSearch(fake_world, settings)
-    for e, action in enumerate(one.act(batch)):
-        out, device = batch.out, int(batch.state.clock["asking"][e, 0])
-        tried = search.try_all(batch.state.of(e), device, out.candidates[e], out.context[e], out.mask[e])
-        assert action == tried.best(settings.confidence)
-    two.close()
 
 
 def _seen(batch: Batch) -> dict[str, Any]:
