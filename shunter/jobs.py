@@ -48,7 +48,7 @@ class Job(ABC):
     def task(self) -> Any:
         """What the work is given: plain data, asked for at each try."""
 
-    def heard(self, message: Any) -> Any:
+    def on_message(self, message: Any) -> Any:
         """Takes a message of the work and answers it."""
         raise NotImplementedError(f"{self.name} expects no messages")
 
@@ -86,7 +86,7 @@ class Runner:
             ShunterError: A job failed; those that were done before are kept.
         """
         for job in jobs:
-            job.done(work(shared, job.heard, job.task()))
+            job.done(work(shared, job.on_message, job.task()))
 
 
 @contextmanager
@@ -259,7 +259,7 @@ class _RayRunner(Runner):
     def _do(self, actor: Any, current: _Round, job: Job) -> Task:
         said = yield actor.begin.remote(current.work, current.shared, job.task())
         while isinstance(said, _Message):
-            said = yield actor.go_on.remote(job.heard(said.content))
+            said = yield actor.go_on.remote(job.on_message(said.content))
         if isinstance(said, _Failed):
             if said.exit_code is None:
                 raise RuntimeError(f"{job.name} failed on its worker:\n{said.message}")

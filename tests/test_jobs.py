@@ -75,7 +75,7 @@ class Sum(Job):
         self.answers.clear()
         return self.number
 
-    def heard(self, message: int) -> int:
+    def on_message(self, message: int) -> int:
         self.answers.append(message)
         return 10 * message
 
@@ -103,7 +103,7 @@ class Guest(Job):
     def task(self) -> int:
         return self.number
 
-    def heard(self, message: int) -> bool:
+    def on_message(self, message: int) -> bool:
         self.here.add(message)
         return len(self.here) == self.number_of_guests
 
@@ -224,10 +224,10 @@ def test_a_node_that_is_killed_costs_a_training_what_is_behind_its_checkpoint(
     seen: dict[int, list[float]] = {0: [], 1: []}
 
     class Seed(SeedTraining):
-        def heard(self, message: Any) -> Any:
+        def on_message(self, message: Any) -> Any:
             """Whether to go on: the kill waits until both have a checkpoint, and they for the kill."""
             if message is not None:
-                super().heard(message)
+                super().on_message(message)
             if victim not in nodes.cluster.worker_nodes:
                 return True
             if all(shares and shares[-1] >= 0.2 for shares in seen.values()):

@@ -118,7 +118,9 @@ def train(
     """
     console = open_console()
     asked = _config(config, scenario, performance, loads, algorithm)
-    settings = told(asked.settings, minutes=minutes, generations=generations, steps=steps, seed=seed)
+    settings = settings_given(
+        asked.settings, minutes=minutes, generations=generations, steps=steps, seed=seed
+    )
     begun = None if start is None else LearnedPolicy.load(start)
     with progress(console) as bar:
         outcome = train_and_save(
@@ -148,7 +150,7 @@ def _show(console: Console, outcome: TrainOutcome, *, verbose: bool) -> None:
         raise typer.Exit(130)
 
 
-def told(settings: TrainSettings, **options: float | None) -> TrainSettings:
+def settings_given(settings: TrainSettings, **options: float | None) -> TrainSettings:
     """The settings with what was given on the command line.
 
     Raises:

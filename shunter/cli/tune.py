@@ -26,7 +26,7 @@ from shunter.cli.options import (
     say_answer,
     seed_list,
 )
-from shunter.cli.train import told
+from shunter.cli.train import settings_given
 from shunter.envs.scenario.library import performance_of
 from shunter.envs.world.world import make_world
 from shunter.errors import InputError, UnknownNameError
@@ -114,7 +114,7 @@ def tune(
         raise InputError("--out", "not exist yet", str(out))
     config = None if train is None else load_config(train)
     lengths = {"minutes": minutes, "generations": generations, "steps": steps}
-    shorter = None if config is None else told(config.settings, **lengths)
+    shorter = None if config is None else settings_given(config.settings, **lengths)
     try:
         with open_runner(ray) as runner, progress(console) as bar:
             if config is not None and shorter is not None:

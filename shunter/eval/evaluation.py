@@ -236,13 +236,13 @@ def _simulate_all(
     jobs = [_Simulation(result.world, policy, seed) for policy in policies for seed in result.seeds]
     each, requests = len(result.seeds), result.world.scenario.workload.requests
 
-    def told(job: _Simulation) -> None:
+    def report(job: _Simulation) -> None:
         if on_progress is not None:
             done = sum(job.run is not None for job in jobs)
             on_progress(f"simulated: {job.name}", done * requests, len(jobs) * requests)
 
     for job in jobs:
-        job.on_done = told
+        job.on_done = report
     try:
         runner.run(_simulate, with_absolute_paths(result.world), jobs)
     finally:

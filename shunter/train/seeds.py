@@ -98,7 +98,7 @@ class SeedTraining(Job):
         checkpoint = self.checkpoint.read_bytes() if self.checkpoint.exists() else None
         return SeedTask(self.ground, self.settings, checkpoint)
 
-    def heard(self, message: _Progress) -> None:
+    def on_message(self, message: _Progress) -> None:
         """Keeps a checkpoint and tells of progress."""
         if message.checkpoint is not None:
             write_bytes(self.checkpoint, message.checkpoint)

@@ -40,7 +40,7 @@ class Backwards(Runner):
 
     def run(self, work: Work, shared: Any, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            job.heard([(0, work(shared, lambda message: False, job.task()))])
+            job.on_message([(0, work(shared, lambda message: False, job.task()))])
         super().run(work, shared, jobs[::-1])
 
 

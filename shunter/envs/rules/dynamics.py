@@ -223,7 +223,7 @@ def complete_run(s: State, d: int) -> None:
 
 
 @internal
-def settle_evictions(s: State, d: int) -> None:
+def finish_evictions(s: State, d: int) -> None:
     """The device's operation is over: what it was evicting is gone, and the KV of its requests saved."""
     for m in range(s.model.shape[0]):
         if s.place[d, m].evicting < 0:
@@ -251,7 +251,7 @@ def complete(s: State, d: int) -> None:
         complete_run(s, d)
     if kind == LOAD or kind == EVICT:
         s.counts[0].loading_ns += device.op_end_ns - device.op_start_ns
-        settle_evictions(s, d)
+        finish_evictions(s, d)
     if kind == LOAD:
         s.place[d, device.op_model].resident = device.op_level
         s.place[d, device.op_model].changed = 1

@@ -13,7 +13,7 @@ generated again; as decoding is greedy they are the same.
 from __future__ import annotations
 
 from shunter.envs.rules.claims import claimable
-from shunter.envs.rules.dynamics import settle_evictions
+from shunter.envs.rules.dynamics import finish_evictions
 from shunter.envs.rules.objectives import end_busy
 from shunter.envs.sim.compiled import internal, jit
 from shunter.envs.state.queues import give_up, touch
@@ -115,7 +115,7 @@ def fail(t: Tables, s: State, d: int, lost: Bools, attempts: int) -> None:
         s.counts[0].running_ns += device.op_end_ns - device.op_start_ns
     else:
         s.counts[0].loading_ns += device.op_end_ns - device.op_start_ns
-        settle_evictions(s, d)
+        finish_evictions(s, d)
     for gone in range(s.model.shape[0]):
         if lost[gone]:
             lose(s, d, gone)

@@ -76,7 +76,7 @@ def end_busy(s: State, d: int) -> None:
 
 
 @internal
-def price(t: Tables, s: State, i: int) -> None:
+def start_accruing(t: Tables, s: State, i: int) -> None:
     """What the request in slot i, just admitted, costs while it is there, and when its SLO is missed."""
     c, r = s.clock[0], s.slot[i]
     weight = 0.0
@@ -94,7 +94,7 @@ def price(t: Tables, s: State, i: int) -> None:
 
 
 @inlined
-def settle(s: State, i: int, finish_ns: int) -> None:
+def stop_accruing(s: State, i: int, finish_ns: int) -> None:
     """The request in slot i leaves; what accrued since it finished is given back."""
     c, r = s.clock[0], s.slot[i]
     c.cost_per_s -= r.weight

@@ -7,7 +7,7 @@ when it ends.
 
 from __future__ import annotations
 
-from shunter.envs.rules.objectives import miss, miss_late, price, settle
+from shunter.envs.rules.objectives import miss, miss_late, start_accruing, stop_accruing
 from shunter.envs.sim.compiled import entry, inlined, internal
 from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import KV_NONE, State
@@ -98,7 +98,7 @@ def send(s: State, pause_ns: int) -> None:
 
 
 @internal
-def answer(s: State, i: int, finish_ns: int) -> None:
+def schedule_next_send(s: State, i: int, finish_ns: int) -> None:
     """The user who sent the request in slot i has the answer, and will send the next after a pause."""
     c, r = s.clock[0], s.slot[i]
     s.user[r.user].send_ns = finish_ns + r.pause_ns
@@ -162,7 +162,7 @@ def enqueue(t: Tables, s: State) -> None:
     c.arrived += 1
     c.taken += 1
     estimate_rate(s, m, c.now_ns)
-    price(t, s, i)
+    start_accruing(t, s, i)
     for d in range(s.place.shape[0]):
         s.place[d, m].changed = 1
         # Who joins behind a full batch changes nothing of what it would take.
@@ -211,9 +211,9 @@ def close(s: State, i: int, left_ns: int, finish_ns: int) -> None:
     finish_ns is -1 if it was not served.
     """
     c, r = s.clock[0], s.slot[i]
-    settle(s, i, left_ns)
+    stop_accruing(s, i, left_ns)
     if s.user.shape[0] > 0:
-        answer(s, i, left_ns)
+        schedule_next_send(s, i, left_ns)
     if r.id < s.outcome.shape[0]:
         kept = s.outcome[r.id]
         kept.first_token_ns = r.first_token_ns

@@ -160,7 +160,7 @@ class _Progress:
         """Whether an earlier trial had the same parameters: a space of a few words is soon exhausted."""
         for done in _done(self.study):
             if done.user_attrs["policy"] == trial.text:
-                trial.heard(list(done.intermediate_values.items()))
+                trial.on_message(list(done.intermediate_values.items()))
                 trial.done(done.value if done.state.name == "COMPLETE" else None)
                 return True
         return False
@@ -206,7 +206,7 @@ class _Trial(Job):
     def task(self) -> Any:
         return self._task
 
-    def heard(self, message: Sequence[tuple[int, float]]) -> bool:
+    def on_message(self, message: Sequence[tuple[int, float]]) -> bool:
         for step, value in message:
             if step not in self._steps:  # it was said before, if a worker was lost
                 self._steps.add(step)
