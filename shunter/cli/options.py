@@ -148,9 +148,11 @@ def free_folder(given: Path | None, *, overwrite: bool, default: Path = Path("ru
     if given is None:
         names = (default if n == 1 else default.with_name(f"{default.name}-{n}") for n in count(1))
         return next(folder for folder in names if not folder.exists())
-    above = next(folder for folder in (given, *given.parents) if folder.exists())
+    if given.exists() and not given.is_dir():
+        raise InputError("--out", "be a folder", str(given))
+    above = next(folder for folder in given.absolute().parents if folder.exists())
     if not above.is_dir():
-        raise InputError("--out", f"be a folder, and {above} is a file", str(given))
+        raise InputError("--out", f"be in a folder, which {above.name} is not", str(given))
     if not overwrite and given.exists() and any(given.iterdir()):
         raise InputError("--out", "be a folder that is new or empty (or give --overwrite)", str(given))
     return given

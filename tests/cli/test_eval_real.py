@@ -105,6 +105,7 @@ def test_a_report_folder_that_exists(folder: Path, capsys: pytest.CaptureFixture
     error = fails(capsys, *arguments, "--out", "a")
     assert "--out must be a folder that is new or empty (or give --overwrite). Got 'a' instead." in error
     assert "--out must be a folder. Got 's.yaml' instead." in fails(capsys, *arguments, "--out", "s.yaml")
+    assert "--out must be in a folder, which s.yaml is not" in fails(capsys, *arguments, "--out", "s.yaml/a")
     works(capsys, *arguments, "--out", "a", "--overwrite")
     for name in ("eval", "eval-2"):
         assert f"runs/{name}/report.html" in works(capsys, *arguments)
