@@ -2,7 +2,7 @@
 
 What decides is a compiled function, ``choose(p, candidates, context, mask, w)``: p are its numbers, w the
 room it works in. It is known when the loop is compiled, and inlined like the rest. Loops that do more at a
-decision than take it (distillation_tasks) have only ``reach_decision`` in common with these.
+decision than take it, as those of distillation, have only ``reach_decision`` in common with these.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from shunter.agents.model_uri import load_registered
 from shunter.cli.options import PERFORMANCE, Verbose, open_console, say, say_answer
 from shunter.envs.scenario.library import performance_of
 from shunter.errors import InputError
-from shunter.files import write_json
+from shunter.files import check_place, write_json
 from shunter.train.verdict import Verdict, shown, verdict_of
 
 File = Annotated[
@@ -159,8 +159,7 @@ def policy_explain(
 
     console = open_console()
     for option, path in (("--out", out), ("--json", as_json)):
-        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise InputError(option, "be a file in an existing folder", str(path))
+        check_place(option, path)
     if not 2 <= seeds <= len(SEEDS):
         raise InputError("--seeds", f"be 2 to {len(SEEDS)}", seeds)
     policy = _learned(file)

@@ -72,7 +72,7 @@ def check_installed(settings: TrainSettings) -> None:
 
 
 def check_checkpoint(path: Path, settings: TrainSettings, task: str) -> None:
-    """Whether a training of this task (``training.task_digest``) can go on from a checkpoint.
+    """Whether a training of this task (``training.training_digest``) can go on from a checkpoint.
 
     Raises:
         InputError: It was written with other settings, of another task or by another algorithm.

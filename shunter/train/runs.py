@@ -25,7 +25,7 @@ from shunter.train.algorithms import check_checkpoint, check_installed
 from shunter.train.result import Curve, TrainResult
 from shunter.train.seeds import CARD_SEEDS, SeedsShared, SeedTraining, TrainingTasks, train_seed
 from shunter.train.settings import TrainSettings, algorithm_of, length_of, plain
-from shunter.train.training import task_digest
+from shunter.train.training import training_digest
 from shunter.train.verdict import shown, verdict_of
 
 __all__ = ["Listener", "TrainingRun", "train_runs"]
@@ -133,7 +133,7 @@ def train_runs(
     """
     for run in runs:
         check_installed(run.settings)
-    tasks = {run.out: task_digest(run.worlds, run.validation, start) for run in runs}
+    tasks = {run.out: training_digest(run.worlds, run.validation, start) for run in runs}
     for run in runs:
         if checkpoint_of(run.out).exists():
             check_checkpoint(checkpoint_of(run.out), run.settings, tasks[run.out])
@@ -162,7 +162,7 @@ def _beginning(runs: Sequence[TrainingRun]) -> str:
 
 
 def _task_sets(runs: Sequence[TrainingRun]) -> tuple[list[TrainingTasks], list[int]]:
-    """The task_sets of some trainings, each once, and which one is each training's."""
+    """The task sets of some trainings, each once, and which one is each training's."""
     task_sets: list[TrainingTasks] = []
     places: dict[tuple[int, int], int] = {}
     of_runs = []
@@ -247,11 +247,11 @@ class _Training:
         """The training's MLflow run, begun when there is something to log."""
         return self._open_run()
 
-    def job(self, ground: int) -> SeedTraining:
+    def job(self, task_set: int) -> SeedTraining:
         """The training as a job."""
         self.run.out.parent.mkdir(parents=True, exist_ok=True)
         return SeedTraining(
-            self.run.settings, checkpoint_of(self.run.out), self._follow, self._take, ground=ground
+            self.run.settings, checkpoint_of(self.run.out), self._follow, self._take, task_set=task_set
         )
 
     def _follow(self, share: float, point: Curve) -> None:

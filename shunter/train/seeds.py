@@ -54,12 +54,12 @@ class SeedTask(NamedTuple):
     """What a training is told.
 
     Attributes:
-        ground: Index into ``SeedsShared.task_sets``.
+        task_set: Index into ``SeedsShared.task_sets``.
         settings: Settings of the algorithm, the seed included.
         checkpoint: Bytes of the last checkpoint, if there is one.
     """
 
-    ground: int
+    task_set: int
     settings: TrainSettings
     checkpoint: bytes | None
 
@@ -79,14 +79,14 @@ class SeedTraining(Job):
         checkpoint: File that is kept up to date, and gone on from if it is there.
         on_progress: Called with how much is done, 0 to 1, and the latest validation.
         on_result: Called with the result.
-        ground: Index into ``SeedsShared.task_sets``.
+        task_set: Index into ``SeedsShared.task_sets``.
     """
 
     settings: TrainSettings
     checkpoint: Path
     on_progress: OnProgress
     on_result: Callable[[TrainResult], None]
-    ground: int = 0
+    task_set: int = 0
 
     @property
     def name(self) -> str:
@@ -96,7 +96,7 @@ class SeedTraining(Job):
     def task(self) -> SeedTask:
         """What differs from the others'."""
         checkpoint = self.checkpoint.read_bytes() if self.checkpoint.exists() else None
-        return SeedTask(self.ground, self.settings, checkpoint)
+        return SeedTask(self.task_set, self.settings, checkpoint)
 
     def on_message(self, message: _Progress) -> None:
         """Keeps a checkpoint and tells of progress."""
@@ -111,7 +111,7 @@ class SeedTraining(Job):
 
 def train_seed(shared: SeedsShared, report: Report, task: SeedTask) -> TrainResult:
     """Trains; the policy has its score card and what training added, on requests that chose nothing."""
-    worlds, validation = shared.task_sets[task.ground]
+    worlds, validation = shared.task_sets[task.task_set]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint"
         if task.checkpoint is not None:

@@ -25,7 +25,7 @@ from shunter.models.performance import PerformanceModel
 from shunter.train.search.checkpoint import SearchCheckpoint, read_search, write_search
 from shunter.train.search.evolution import threads_of
 from shunter.train.settings import EvolutionSettings, plain
-from shunter.train.training import task_digest
+from shunter.train.training import training_digest
 from shunter.train.verdict import verdict_of
 from tests.cli.test_main import fails, write_scenario
 
@@ -399,12 +399,12 @@ def test_a_task_is_its_worlds_loads_predictions_and_start(fake_world: World) -> 
         fake_world, tables=fake_world.tables.changed(load_s=2 * fake_world.tables.level["load_s"])
     )
     tasks = [
-        task_digest([fake_world]),
-        task_digest([fake_world, fake_world]),
-        task_digest([fake_world], [fake_world]),
-        task_digest([fake_world.at_rate(1.0)]),
-        task_digest([slower]),
-        task_digest([fake_world], start=other),
+        training_digest([fake_world]),
+        training_digest([fake_world, fake_world]),
+        training_digest([fake_world], [fake_world]),
+        training_digest([fake_world.at_rate(1.0)]),
+        training_digest([slower]),
+        training_digest([fake_world], start=other),
     ]
     assert len(set(tasks)) == len(tasks)
-    assert task_digest([fake_world]) == tasks[0]
+    assert training_digest([fake_world]) == tasks[0]

@@ -51,6 +51,11 @@ class World:
     service_s: Array
     interpolation_error: float = 0.0
 
+    def content(self) -> bytes:
+        """All that its episodes depend on - scenario, rate, every table - for digests."""
+        tables = [np.ascontiguousarray(table).tobytes() for table in self.tables]
+        return b"".join([self.scenario.model_dump_json().encode(), repr(self.rate_per_s).encode(), *tables])
+
     @property
     def devices(self) -> int:
         """Number of devices."""

@@ -143,8 +143,5 @@ def task_digest(worlds: Sequence[World], seeds: Sequence[int]) -> str:
     """What a search is over: two with the same digest can go on from each other."""
     digest = hashlib.sha256(json.dumps([FEATURES_VERSION, list(seeds)]).encode())
     for world in worlds:
-        digest.update(world.scenario.model_dump_json().encode())
-        digest.update(repr(world.rate_per_s).encode())
-        for table in world.tables:
-            digest.update(np.ascontiguousarray(table).tobytes())
+        digest.update(world.content())
     return digest.hexdigest()
