@@ -109,7 +109,7 @@ class Scheduler(Protocol):
         """The models, as ``GET /v1/models`` lists them."""
 
     def snapshot(self) -> dict[str, Any]:
-        """All that there is now, as plain data: policy, devices with residents, models with queues, decisions."""
+        """All that there is now, as plain data: policy, devices, models with queues, decisions."""
 
     def ready(self) -> str | None:
         """None if all is well, else what is not: a waiter that has not moved for twice its bound."""

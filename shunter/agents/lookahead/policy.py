@@ -189,7 +189,7 @@ class CandidateSearch:
         have = getattr(self, "_root", None)
         if have is not None and len(have.state.slot) >= slots and len(have.state.ring) >= ring:
             return
-        levels, max_batch = self.world.levels, self.world.max_batch
+        levels, max_batch = self.world.levels, self.world.entries
         self._root: RolloutScratch = make_scratch(levels, max_batch, slots=2 * slots, ring=2 * ring)
         self._work: RolloutScratch = make_scratch(levels, max_batch, slots=2 * slots, ring=2 * ring)
 

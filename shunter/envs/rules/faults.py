@@ -73,7 +73,7 @@ def lose(s: State, d: int, m: int) -> None:
             r.home = -1
             r.kv = KV_DROPPED
             model.unassigned += 1
-            model.unassigned_started += 1
+            model.unassigned_started += 1 if r.generated > 0 else 0
         i = r.next
     place.held = 0
 

@@ -90,11 +90,12 @@ def keeps_promotion(s: State, d: int) -> bool:
 
 
 @inlined
-def served_elsewhere(s: State, d: int, m: int) -> bool:
+def served_elsewhere(t: Tables, s: State, d: int, m: int) -> bool:
     """Whether another device than d runs or loads model m, is about to, or was promoted to it."""
     for e in range(s.device.shape[0]):
         other = s.device[e]
         works = (other.op_kind == RUN or other.op_kind == LOAD) and other.op_model == m
+        works = works or (t.limits[0].drain != 0 and s.place[e, m].resident >= 0)
         if e != d and (works or other.pending_model == m or other.promoted_model == m):
             return True
     return False
@@ -125,7 +126,7 @@ def longest_overdue(t: Tables, s: State, d: int) -> int:
     chosen, since_ns = -1, s.clock[0].now_ns - guard_ns
     for m in range(s.model.shape[0]):
         waiting_ns = s.place[d, m].waiting_ns
-        if waiting_ns >= s.clock[0].now_ns - 2 * guard_ns and served_elsewhere(s, d, m):
+        if waiting_ns >= s.clock[0].now_ns - 2 * guard_ns and served_elsewhere(t, s, d, m):
             waiting_ns = s.place[d, m].tied_ns
         if waiting_ns > since_ns or not fits_somehow(t, d, m):
             continue

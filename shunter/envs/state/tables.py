@@ -52,6 +52,7 @@ LIMITS = np.dtype(
         ("decision_ns", np.int64),
         ("max_time_ns", np.int64),
         ("max_batch", np.int64),
+        ("drain", np.int64),  # whether running requests can only be drained, as on servers
         ("oracle", np.int64),  # whether observations tell true remaining lengths
         ("objective", np.int64),  # one of the values above
         ("guard_ns", np.int64),  # longest wait before a request goes first, FAR_NS without such a bound
@@ -66,6 +67,7 @@ LIMITS = np.dtype(
 """Limits of the protocol."""
 
 _DEFAULTS = {
+    "drain": 0,
     "objective": MEAN_RESPONSE,
     "guard_ns": FAR_NS,
     "ttft_ns": FAR_NS,

@@ -127,6 +127,7 @@ class Tabulation:
         self.hardware_of = np.array([self.hardware.index(name) for name in names])
         engines = [scenario.engine_of(model) for model in scenario.models]
         self.saves_kv = np.array([[performance.saves_kv(e, name) for e in engines] for name in names])
+        self.saves_kv &= scenario.limits.preemption == "save"
         self.tables, self.interpolation_error = self._refined()
         self.service_s = self._service_s(self.tables)
 
@@ -283,6 +284,7 @@ class Tabulation:
             step_halfwidth=halfwidth("decode", "b", "k", size=(len(self.batches), grid)),
             offload_sensitivity=_sensitivity(step_s, exists),
             kv_can_save=self.saves_kv[:, :, None],
+            drain=count(limits.preemption == "drain"),
             quantum_steps=count(limits.quantum_steps),
             quantum_ns=count(limits.quantum_s * 1e9),
             max_wait_ns=count(limits.max_wait_s * 1e9),

@@ -72,6 +72,11 @@ class World:
         return self.scenario.limits.max_batch
 
     @property
+    def entries(self) -> int:
+        """Requests that one device may run at once: a batch, or one of every model where servers drain."""
+        return self.max_batch * (self.models if self.scenario.limits.preemption == "drain" else 1)
+
+    @property
     def actions(self) -> int:
         """Number of candidates of a decision."""
         _, models, levels = self.levels

@@ -13,7 +13,7 @@ from shunter.envs.rules.candidates import used_bytes
 from shunter.envs.rules.durations import fill_times
 from shunter.envs.rules.dynamics import admit, complete, next_idle, wake_waiting
 from shunter.envs.rules.faults import fail
-from shunter.envs.sim.simulation import advance
+from shunter.envs.sim.simulation import advance, predict
 from shunter.envs.state.queues import finished, next_arrival_ns, overdue
 from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import (
@@ -78,7 +78,7 @@ class SimulatedBackend(Backend):
 
     def start(self, state: State, device: int) -> None:
         """Predicts the operation; its outcome is known at once."""
-        fill_times(self.world.tables, state, device)
+        predict(self.world.tables, state, device)
         now = state.device[device]
         device_bytes = float(used_bytes(self.world.tables, state, device))
         if now["op_kind"] == LOAD:

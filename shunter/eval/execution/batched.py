@@ -179,7 +179,7 @@ def _begin(world: World, tables: Tables, requests: Sequence[Requests]) -> State:
     state = empty_state(
         shape,
         world.levels,
-        world.max_batch,
+        world.entries,
         slots=SLOTS,
         ring=count,
         outcomes=count,

@@ -130,7 +130,7 @@ class _Episode:
     ) -> None:
         self.world, self.requests, self.policy = world, requests, policy
         first_sends_ns = world.scenario.workload.first_sends_ns()
-        self.state = episode_state(requests, world.levels, world.max_batch, first_sends_ns)
+        self.state = episode_state(requests, world.levels, world.entries, first_sends_ns)
         self.tables = world.tables.changed(oracle=int(policy.oracle))
         open_episode(self.tables, self.state)
         run_id = f"{policy.name}/{seed}/{world_name}"
