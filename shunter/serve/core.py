@@ -23,6 +23,7 @@ from shunter.envs.observation.observe import observe
 from shunter.envs.rules.candidates import legal_action, used_bytes
 from shunter.envs.rules.dynamics import admit, apply, complete, next_idle, open_episode, wake_waiting
 from shunter.envs.rules.serving import (
+    adopt,
     begin_serving,
     cancel,
     end_serving,
@@ -37,7 +38,7 @@ from shunter.envs.state.state import EVICT, IDLE, LOAD, WAIT, empty_state
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 
-__all__ = ["Broken", "Core", "Decision", "Dispatch", "Job", "Refuse", "Start"]
+__all__ = ["Broken", "Core", "Decision", "Dispatch", "Effect", "Job", "Refuse", "Requeued", "Start"]
 
 FALLBACK = "cost-greedy"
 ENDLESS = 1 << 60
@@ -61,6 +62,8 @@ class Job:
         tokens: Generated so far.
         first_ns: When the first of them came; -1 before.
         finish_ns: When its answer ended; -1 before.
+        sent_ns: When it was sent to a server last; -1 before.
+        sends: How often it was sent to one.
         attempts: How many servers it has lost.
     """
 
@@ -73,6 +76,8 @@ class Job:
     tokens: int = 0
     first_ns: int = -1
     finish_ns: int = -1
+    sent_ns: int = -1
+    sends: int = 0
     attempts: int = 0
 
 
@@ -105,6 +110,13 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Requeued:
+    """A request has lost its server before anything was out, and waits again."""
+
+    id: int
+
+
+@dataclass(frozen=True)
 class Refuse:
     """A waiting request cannot be served: its model does not load anywhere."""
 
@@ -118,7 +130,7 @@ class Broken:
     id: int
 
 
-Effect = Dispatch | Start | Refuse | Broken
+Effect = Dispatch | Start | Requeued | Refuse | Broken
 
 
 @dataclass(frozen=True)
@@ -196,7 +208,8 @@ class Core:
         max_queue: Requests that may wait for one model.
         attempts: Servers that a request may lose before it has failed.
         backoff_s: Seconds after which a load that failed is tried again; doubled each time, up to 64 times.
-        on_decision: Called with the decision and what an event log needs: device, mask, choice, seconds.
+        on_decision: Called before a decision is carried out, with its device, choice and seconds too.
+        on_operation: Called with a device that has begun something.
 
     Attributes:
         jobs: Requests in the system, by id.
@@ -210,6 +223,7 @@ class Core:
     attempts: int = 3
     backoff_s: float = 10.0
     on_decision: Callable[[Decision, int, int, float], None] | None = None
+    on_operation: Callable[[int], None] | None = None
     jobs: dict[int, Job] = field(default_factory=dict)
     decisions: deque[Decision] = field(default_factory=lambda: deque(maxlen=100))
     totals: Totals = field(default_factory=Totals)
@@ -235,24 +249,80 @@ class Core:
         self._blocked: dict[tuple[int, int], _Blocked] = {}
         self._unwanted: set[tuple[int, int]] = set()
         self._count = 0
+        self.paused = False
         self.served = np.zeros(world.models, np.int64)
         self._observation = empty_observation(world.actions)
-        self._mask = self._observation["action_mask"].view(np.bool_)
+        self.mask = self._observation["action_mask"].view(np.bool_)
 
     # What happens
 
+    def begin(self, now_ns: int) -> None:
+        """Has every device decide for the first time."""
+        self._step(now_ns)
+
+    def pause(self, now_ns: int, unwanted: set[tuple[int, int]]) -> None:
+        """Loads nothing any more, and unloads these models of these devices; ``is_quiet`` says when it has.
+
+        What runs goes on, and whoever comes to a resident joins.
+        """
+        self.paused = True
+        self._unwanted |= unwanted
+        self._step(now_ns)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no device loads or unloads, or is about to."""
+        return not self._unwanted and not any(self._operations)
+
+    def take_over(
+        self, now_ns: int, old: Core, residents: dict[tuple[int, int], int], moved: list[int]
+    ) -> list[Job]:
+        """Begins where another core, of another scenario, was quiet.
+
+        Args:
+            now_ns: When.
+            old: The other core; it is of no use any more.
+            residents: Level of what each device holds, by indices of device and model, in this core's world.
+            moved: For each model of the other world its index in this one, -1 if it is gone.
+
+        Returns:
+            Requests for models that are gone; they are in no core.
+        """
+        state, lost = self.state, []
+        for (device, model), level in residents.items():
+            state.place["resident"][device, model] = level
+        self.totals, self._count = old.totals, old._count
+        self.decisions = old.decisions
+        admit(self.tables, state, now_ns)
+        for job in sorted(old.jobs.values(), key=lambda job: job.id):
+            if moved[job.model] < 0:
+                lost.append(job)
+                continue
+            job.model = moved[job.model]
+            self._enter(job)
+            admit(self.tables, state, now_ns)
+            if job.device >= 0:
+                adopt(self.tables, state, job.slot, job.device, job.tokens)
+        self._step(now_ns)
+        return lost
+
     def arrive(self, now_ns: int, model: int, prompt_tokens: int) -> Job:
         """A request arrives; there must be room for it in its model's queue (``queued``)."""
-        clock, ring = self.state.clock[0], self.state.ring
-        job = Job(self._count, model, int(clock["free"]), now_ns, prompt_tokens)
+        job = Job(self._count, model, -1, now_ns, prompt_tokens)
         self._count += 1
-        new = ring[int(clock["filled"]) % len(ring)]
-        new["arrival_ns"], new["model"] = now_ns, model
-        new["prompt_tokens"], new["decode_tokens"] = prompt_tokens, UNKNOWN_TOKENS
-        clock["filled"] += 1
-        self.jobs[job.id] = self._at[job.slot] = job
+        self._enter(job)
         self._step(now_ns)
         return job
+
+    def _enter(self, job: Job) -> None:
+        """Puts a request where ``admit`` finds it, and will put it into the first free slot."""
+        clock, ring = self.state.clock[0], self.state.ring
+        job.slot = int(clock["free"])
+        new = ring[int(clock["filled"]) % len(ring)]
+        new["arrival_ns"], new["model"] = job.arrival_ns, job.model
+        new["prompt_tokens"], new["decode_tokens"] = job.prompt_tokens, UNKNOWN_TOKENS
+        clock["filled"] += 1
+        self.jobs[job.id] = self._at[job.slot] = job
 
     def progressed(self, now_ns: int, job: Job, tokens: int) -> None:
         """So many tokens of a request are out; nobody has to decide anything for that."""
@@ -280,16 +350,23 @@ class Core:
             self.totals.failed += 1
         self._step(now_ns, lambda: self._leave(job))
 
-    def lost(self, now_ns: int, job: Job) -> bool:
-        """A request's server broke off before anything was out; returns whether it may wait again."""
+    def lost(self, now_ns: int, job: Job, sends: int) -> bool:
+        """A request's server broke off before anything was out; returns whether it may wait again.
+
+        Args:
+            now_ns: When.
+            job: The request.
+            sends: ``job.sends`` as it was sent to that server: the core may have heard of it before.
+        """
         if job.id not in self.jobs:
             return False
+        if job.device < 0 or job.sends != sends:
+            return True
         job.attempts += 1
         if job.attempts >= self.attempts:
             self.gone(now_ns, job, client=False)
             return False
-        if job.device >= 0:
-            self._step(now_ns, lambda: self._again(job))
+        self._step(now_ns, lambda: self._again(job))
         return True
 
     def ended(self, now_ns: int, device: int, failure: str | None = None, *, memory: bool = False) -> None:
@@ -336,6 +413,8 @@ class Core:
                     self.totals.failed += 1
                     self._leave(job)
                     self._effects.append(Broken(job.id))
+                else:
+                    self._effects.append(Requeued(job.id))
             # The first time it may just be loaded again.
             if (device, model) in self._blocked:
                 self._note_failure(now_ns, device, model, reason)
@@ -435,16 +514,20 @@ class Core:
         for slot in self.state.entry["slot"][device, : self.state.device["op_batch"][device]].tolist():
             job = self._at[slot]
             if job.device < 0:
-                job.device = device
+                job.device, job.sends = device, job.sends + 1
+                job.sent_ns = int(self.state.clock["now_ns"][0])
                 self._effects.append(Dispatch(job.id, device, job.model))
 
     def _ask(self, device: int) -> None:
         tables, state = self.tables, self.state
         if self._put_out(device):
             return
+        if self.paused:
+            self._apply(device, self.world.actions - 1)
+            return
         begun_s = time.perf_counter()
         seen = self._observation
-        observe(tables, state, device, seen["candidates"], seen["context"], self._mask)
+        observe(tables, state, device, seen["candidates"], seen["context"], self.mask)
         wanted, is_fallback = self._wanted(self.policy, device)
         choice = int(legal_action(tables, state, device, wanted))
         took_s = time.perf_counter() - begun_s
@@ -471,6 +554,8 @@ class Core:
         ):
             self.decisions.append(decision)
         self._apply(device, choice)
+        if self.on_operation is not None:
+            self.on_operation(device)
 
     def _wanted(self, policy: Policy, device: int) -> tuple[int, bool]:
         """What a policy chooses; what the fallback does, and True, where it fails."""
@@ -546,6 +631,7 @@ class Core:
         if job.id in self.jobs and self.state.slot["home"][job.slot] >= 0:
             requeue(self.tables, self.state, job.slot)
             job.device = -1
+            self._effects.append(Requeued(job.id))
 
     def _block(self, now_ns: int, device: int, operation: _Operation, reason: str, *, memory: bool) -> None:
         """A load failed: it is tried again alone on the device, or after a while."""

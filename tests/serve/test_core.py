@@ -144,8 +144,9 @@ def happen(servers: Servers, kind: str, which: int, seconds: float) -> None:
         servers.obey()
     elif kind == "break" and running:
         job = running[which % len(running)]
+        sends = job.sends
         del servers.running[job.id]
-        if not core.lost(servers.now_ns, job):
+        if not core.lost(servers.now_ns, job, sends):
             servers.end(job.id, "lost")
         servers.obey()
     elif kind == "crash" and servers.held:

@@ -27,10 +27,11 @@ from shunter.envs.rules.objectives import begin_busy, end_busy
 from shunter.envs.sim.compiled import entry, inlined, internal, jit
 from shunter.envs.state.queues import give_up, next_arrival_ns, touch
 from shunter.envs.state.records import FAR_NS
-from shunter.envs.state.state import EVICT, IDLE, KV_DROPPED, KV_NONE, LOAD, RUN, State
+from shunter.envs.state.state import EVICT, IDLE, KV_DROPPED, KV_LIVE, KV_NONE, LOAD, RUN, State
 from shunter.envs.state.tables import Tables
 
 __all__ = [
+    "adopt",
     "begin_serving",
     "cancel",
     "end_serving",
@@ -266,6 +267,19 @@ def cancel(t: Tables, s: State, i: int) -> None:
     m = s.slot[i].model
     give_up(s, i)
     touch(s, m)
+
+
+@jit
+def adopt(t: Tables, s: State, i: int, d: int, generated: int) -> None:
+    """The request in slot i, which nobody runs, is one that device d's server has been running."""
+    r = s.slot[i]
+    s.model[r.model].unassigned -= 1
+    s.place[d, r.model].held += 1
+    r.home = d
+    r.kv = KV_LIVE
+    r.generated = generated
+    r.progress_ns = s.clock[0].now_ns
+    touch(s, r.model)
 
 
 @jit

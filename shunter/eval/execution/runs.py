@@ -14,7 +14,7 @@ from shunter.agents.base import Policy, StatePolicy
 from shunter.engines.base import EngineError
 from shunter.envs.gym.scheduling import empty_observation
 from shunter.envs.observation.observe import observe
-from shunter.envs.rules.candidates import legal_action
+from shunter.envs.rules.candidates import legal_action, used_bytes
 from shunter.envs.rules.dynamics import apply, open_episode
 from shunter.envs.rules.objectives import accrued, charge_unserved
 from shunter.envs.state.state import WAIT, Requests, State, all_outcomes, counted, episode_state
@@ -153,6 +153,8 @@ class _Episode:
 
     def _decide(self, device: int) -> None:
         tables, state, observation = self.tables, self.state, self.observation
+        if tables.drain[0]:
+            self.log.end_operation(state, device, float(used_bytes(tables, state, device)))
         begun_s = time.perf_counter()
         observe(tables, state, device, observation["candidates"], observation["context"], self.mask)
         choice = int(legal_action(tables, state, device, self._wanted(device)))
