@@ -137,9 +137,9 @@ class Scheduler(Protocol):
         """What happens from now on, one plain dictionary each.
 
         ``{"type", "time_s", "id", "model", "device", ...}``, of which only the first two are always there.
-        Types are arrival, dispatch, first, done, gone, refused, load, ready, drain, unloaded, failed, decision
-        and champion. Metrics read ``reason`` of a load, ``took_s`` of ready, ``took_ms`` and ``fallback`` of a
-        decision.
+        Types are arrival, dispatch, first, done, gone, refused, load, ready, drain, unloaded, failed,
+        decision and champion. Metrics read ``reason`` of a load, ``took_s`` of ready, ``took_ms`` and
+        ``fallback`` of a decision.
         """
 
 
