@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,6 +54,7 @@ async def listen(app: web.Application, settings: HttpSettings, *, drain_s: float
         app,
         handler_cancellation=True,
         access_log=None,
+        logger=_silent(),
         keepalive_timeout=_KEPT_S,
         max_line_size=settings.max_header_bytes,
         max_field_size=settings.max_header_bytes,
@@ -73,6 +75,13 @@ async def listen(app: web.Application, settings: HttpSettings, *, drain_s: float
     port = server.sockets[0].getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return Listening(f"http://{host}:{port}", port, runner, server)
+
+
+def _silent() -> logging.Logger:
+    """A logger for aiohttp's complaints of malformed requests: with it anybody could fill our log."""
+    logger = logging.getLogger(f"{__name__}.malformed")
+    logger.setLevel(logging.CRITICAL)
+    return logger
 
 
 def _address(settings: HttpSettings) -> str:

@@ -31,7 +31,7 @@ function span(s) {
   if (s < 7200) return Math.round(s / 60) + " min";
   return (s / 3600).toFixed(1) + " h";
 }
-function ago(s) { const d = Math.max(0, clockNow() - s); return d < 1 ? "now" : span(Math.floor(d)) + " ago"; }
+function ago(s) { const d = Math.max(0, clockNow() - s); return d < 1 ? "now" : d < 10 ? Math.floor(d) + " s ago" : span(d) + " ago"; }
 function clockNow() { return now.now_s + (performance.now() - clock) / 1000; }
 function hue(name) { const k = now.models.findIndex((m) => m.name === name); return "c" + (k < 0 ? 7 : k % 8); }
 function width(node, share) { node.style.width = (100 * Math.max(0, Math.min(1, share))) + "%"; return node; }
@@ -57,7 +57,10 @@ function drawDevice(d) {
     part.title = r.model + ": " + bytes(r.memory_bytes);
     memory.append(part);
   }
-  if (d.used_bytes > known) memory.append(width(el("i", "other"), (d.used_bytes - known) / d.capacity_bytes));
+  if (d.used_bytes > known) {
+    const coming = d.operation && d.operation.kind === "load" ? "coming " + hue(d.operation.model) : "other";
+    memory.append(width(el("i", coming), (d.used_bytes - known) / d.capacity_bytes));
+  }
   if (d.measured_bytes !== null && d.measured_bytes !== undefined) {
     const mark = el("b");
     mark.style.left = "min(calc(100% - 2px), " + 100 * d.measured_bytes / d.capacity_bytes + "%)";
@@ -73,7 +76,8 @@ function drawDevice(d) {
     el("span", "soft", bytes(d.used_bytes) + " of " + bytes(d.capacity_bytes)
       + (d.measured_bytes ? ", measured " + bytes(d.measured_bytes) : "")));
   return el("article", "card", head, d.text && d.text !== d.name ? el("div", "soft", d.text) : null, memory,
-    el("div", "", ...(residents.length ? residents : [el("div", "soft", "no model here")])), drawOperation(d.operation));
+    el("div", "", ...(residents.length || d.operation ? residents : [el("div", "soft", "no model here")])),
+    drawOperation(d.operation));
 }
 
 function drawOperation(o) {
@@ -90,13 +94,13 @@ function drawOperation(o) {
 
 function drawModel(m, deepest) {
   const line = width(el("i", now.guard_s && m.oldest_wait_s > now.guard_s ? "late" : ""), m.queued / deepest);
-  const wait = m.queued ? "oldest " + span(m.oldest_wait_s) : m.predicted_wait_s ? "wait about " + span(m.predicted_wait_s) : "";
+  const wait = m.queued ? "oldest " + span(m.oldest_wait_s) : m.predicted_wait_s ? "about " + span(m.predicted_wait_s) : "";
   const why = m.state === "failed" || m.reason
     ? el("div", "why", (m.reason || "failed") + (m.retry_in_s ? "; next try in " + span(m.retry_in_s) : "")) : null;
   const alias = m.aliases && m.aliases.length ? el("div", "soft", "also " + m.aliases.join(", ")) : null;
   return el("article", "model",
     el("div", "", el("h3", "", el("i", "dot " + hue(m.name)), m.name), alias),
-    el("div", "queue", el("div", "bar", line), el("span", "soft", m.queued + " waiting" + (wait ? ", " + wait : ""))),
+    el("div", "queue", el("div", "bar", line), el("span", "soft", (m.queued ? m.queued + " waiting" : "none waiting") + (wait ? ", " + wait : ""))),
     el("div", "", pill(m.state), el("span", "soft", " " + m.running + " running, " + (m.served || 0).toLocaleString("en") + " served"
       + (m.failed ? ", " + m.failed + " failed" : ""))),
     spark(m.name), why);
