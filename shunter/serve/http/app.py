@@ -12,6 +12,7 @@ from shunter.serve.http import relay, status
 from shunter.serve.http.access import Access, refusing
 from shunter.serve.http.context import CONTEXT, Context
 from shunter.serve.http.hub import Hub
+from shunter.serve.http.intake import Intake
 from shunter.serve.http.metrics import Metrics
 from shunter.serve.http.settings import HttpSettings
 
@@ -19,10 +20,10 @@ from shunter.serve.http.settings import HttpSettings
 def make_app(scheduler: Scheduler, settings: HttpSettings) -> web.Application:
     """Makes the application of a scheduler; ``listen`` binds it as its handlers need it."""
     access = Access(settings)
-    app = web.Application(middlewares=[refusing(access)], client_max_size=settings.max_body_bytes)
+    app = web.Application(middlewares=[refusing(access)])
     counted = Metrics(scheduler)
     hub = Hub(scheduler, counted, most_followers=settings.max_listeners, most_events=settings.max_events)
-    app[CONTEXT] = Context(scheduler, settings, counted, hub)
+    app[CONTEXT] = Context(scheduler, settings, counted, hub, Intake(settings))
     app.on_response_prepare.append(access.add_headers)
     app.cleanup_ctx.append(_client)
     app.cleanup_ctx.append(hub.running)

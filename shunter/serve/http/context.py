@@ -9,6 +9,7 @@ from aiohttp import web
 
 from shunter.serve.boundary import Scheduler
 from shunter.serve.http.hub import Hub
+from shunter.serve.http.intake import Intake
 from shunter.serve.http.metrics import Metrics
 from shunter.serve.http.settings import HttpSettings
 
@@ -22,6 +23,7 @@ class Context:
         settings: What the operator decided.
         metrics: What is counted.
         hub: Whom to ask for events.
+        intake: What reads bodies.
         client: Asks the servers; there is one only while the application runs.
     """
 
@@ -29,6 +31,7 @@ class Context:
     settings: HttpSettings
     metrics: Metrics
     hub: Hub
+    intake: Intake
     client: aiohttp.ClientSession | None = None
 
 

@@ -14,6 +14,7 @@ from shunter.serve.boundary import Asked, Refused, Ticket, Usage
 from shunter.serve.http.body import read_asked
 from shunter.serve.http.context import CONTEXT, Context
 from shunter.serve.http.errors import Fault, error_event, event_bytes
+from shunter.serve.http.intake import Body
 from shunter.serve.http.tally import Tally, usage_of
 
 _T = TypeVar("_T")
@@ -52,32 +53,24 @@ async def pass_on(request: web.Request) -> web.StreamResponse:
     """Answers a request by a server of its model."""
     context = request.app[CONTEXT]
     arrived_s = asyncio.get_running_loop().time()
+    model = ""
     try:
-        raw = await _read(request, context.settings.body_timeout_s)
-        asked = read_asked(raw, request.path, request.headers)
+        body = await context.intake.read(request)
     except Fault as fault:
-        context.metrics.count_refusal("", fault.status)
+        context.metrics.count_refusal(model, fault.status)
         raise
     try:
+        asked = read_asked(body.raw, request.path, request.headers)
+        model = asked.model
         ticket = context.scheduler.submit(asked)
     except Refused as refused:
-        context.metrics.count_refusal(asked.model, refused.status)
+        context.metrics.count_refusal(model, refused.status)
+        body.drop()
         raise
-    return await _Relay(context, request, asked, raw, ticket, arrived_s).run()
-
-
-async def _read(request: web.Request, timeout_s: float) -> bytes:
     try:
-        async with asyncio.timeout(timeout_s):
-            return await request.read()
-    except TimeoutError:
-        text = f"The body must be there within {timeout_s:g} s."
-        raise Fault(408, "body_timeout", text) from None
-    except web.HTTPRequestEntityTooLarge:
-        text = f"The body must be at most {request.client_max_size} bytes."
-        raise Fault(413, "body_too_large", text) from None
-    except web.RequestPayloadError:
-        raise Fault(400, "invalid_body", "The body must be as its headers say.") from None
+        return await _Relay(context, request, asked, body, ticket, arrived_s).run()
+    finally:
+        body.drop()
 
 
 class _Relay:
@@ -88,14 +81,14 @@ class _Relay:
         context: Context,
         request: web.Request,
         asked: Asked,
-        raw: bytes,
+        body: Body,
         ticket: Ticket,
         arrived_s: float,
     ) -> None:
         self._context = context
         self._request = request
         self._asked = asked
-        self._raw = raw
+        self._body = body
         self._ticket = ticket
         self._arrived_s = arrived_s
         self._next_comment_s = arrived_s + context.settings.first_comment_s
@@ -154,7 +147,7 @@ class _Relay:
         headers = _only(self._request.headers, _TO_SERVER) | {hdrs.ACCEPT_ENCODING: "identity"}
         try:
             self._upstream = await client.post(
-                URL(target, encoded=True), data=self._raw, headers=headers, allow_redirects=False
+                URL(target, encoded=True), data=self._body.raw, headers=headers, allow_redirects=False
             )
         except (aiohttp.ClientError, OSError) as error:
             raise _ServerBroke from error
@@ -179,6 +172,7 @@ class _Relay:
     async def _pass_stream(self, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
         data = await self._while_waiting(_next_piece(upstream.content))
         answer = await self._open(upstream.status, _only(upstream.headers, _TO_CLIENT))
+        self._body.drop()  # what is passed on is not asked again
         while data:
             await self._write(data)
             if self._tally.feed(data):

@@ -24,6 +24,7 @@ class HttpSettings:
         origins: Web origins whose pages may ask (CORS), like ``https://chat.example.org``; ``*``: all.
         hosts: Further names in ``Host`` that are answered when listening at loopback only.
         max_body_bytes: Longest body of a request.
+        max_waiting_bytes: Bodies of all requests that are read or wait, together.
         max_header_bytes: Longest line of a request's head; it may have 128 of them.
         max_connections: Connections at once; further ones are turned away.
         max_listeners: Followers of ``/events`` at once.
@@ -43,6 +44,7 @@ class HttpSettings:
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     max_body_bytes: int = 32 * 1024 * 1024
+    max_waiting_bytes: int = 1024 * 1024 * 1024
     max_header_bytes: int = 8190
     max_connections: int = 4096
     max_listeners: int = 64

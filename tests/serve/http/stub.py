@@ -14,7 +14,7 @@ from aiohttp import web
 
 from shunter.serve.boundary import Asked, Refused, Usage
 from shunter.serve.http.app import make_app
-from shunter.serve.http.listen import listen
+from shunter.serve.http.listen import Listening, listen
 from shunter.serve.http.settings import HttpSettings
 
 SNAPSHOT: dict[str, Any] = {
@@ -247,8 +247,15 @@ class Running:
     stub: StubScheduler
     upstream: Upstream
     client: aiohttp.ClientSession
-    url: str
-    port: int
+    listening: Listening
+
+    @property
+    def url(self) -> str:
+        return self.listening.url
+
+    @property
+    def port(self) -> int:
+        return self.listening.port
 
     @property
     def ticket(self) -> StubTicket:
@@ -260,7 +267,9 @@ class Running:
 
 
 @asynccontextmanager
-async def running(stub: StubScheduler | None = None, **settings: Any) -> AsyncIterator[Running]:
+async def running(
+    stub: StubScheduler | None = None, *, drain_s: float = 0.1, **settings: Any
+) -> AsyncIterator[Running]:
     """Runs a gateway before an upstream, both on ports of their own."""
     stub = stub or StubScheduler()
     upstream = Upstream()
@@ -272,12 +281,12 @@ async def running(stub: StubScheduler | None = None, **settings: Any) -> AsyncIt
     await site.start()
     stub.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     ours = replace(HttpSettings(port=0), **settings)
-    listening = await listen(make_app(stub, ours), ours, drain_s=0.1)
+    listening = await listen(make_app(stub, ours), ours, drain_s=drain_s)
     try:
         async with aiohttp.ClientSession(
             listening.url, connector=aiohttp.TCPConnector(limit=0), auto_decompress=False
         ) as client:
-            yield Running(stub, upstream, client, listening.url, listening.port)
+            yield Running(stub, upstream, client, listening)
     finally:
         await listening.stop()
         await runner.cleanup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from typing import Any
 
 import pytest
@@ -62,6 +63,48 @@ def test_a_body_over_the_limit_is_413() -> None:
                 assert (await got.json())["error"]["type"] == "request_too_large"
 
     play(scene)
+
+
+@pytest.mark.parametrize(("sent", "status"), [(b"x" * 100_000, 413), (b"", 200)])
+def test_a_packed_body_counts_as_what_it_unpacks_to(sent: bytes, status: int) -> None:
+    async def scene() -> None:
+        async with running(max_body_bytes=1000) as run:
+            data = b'{"model":"small","prompt":"' + sent + b'"}'
+            headers = {"Content-Encoding": "gzip"}
+            async with run.client.post("/v1/completions", data=gzip.compress(data), headers=headers) as got:
+                assert got.status == status
+            assert run.upstream.bodies == ([data] if status == 200 else [])
+            async with run.client.post("/v1/completions", data=b"no gzip", headers=headers) as got:
+                assert got.status == 400
+
+    play(scene)
+
+
+def test_bodies_that_wait_take_bounded_memory_and_give_it_back() -> None:
+    async def scene() -> None:
+        async with running(max_waiting_bytes=2500) as run:
+            run.stub.open.clear()
+            asks = [asyncio.create_task(_status(run, prompt="x" * 900)) for _ in range(2)]
+            while len(run.stub.tickets) < 2:
+                await asyncio.sleep(0.01)
+            assert await _status(run, prompt="x" * 900) == 503
+            asks[0].cancel()
+            await asyncio.wait_for(run.stub.ended.wait(), 1)
+            await asyncio.sleep(0.02)
+            run.stub.open.set()
+            assert await asks[1] == 200
+            for _ in range(5):
+                assert await _status(run, prompt="x" * 1500) == 200
+                assert await _status(run, prompt="x" * 1500, model="none") == 404
+                assert await _status(run, prompt="x" * 1500, stream=3) == 400
+
+    play(scene)
+
+
+async def _status(run: Running, **fields: Any) -> int:
+    async with run.post("/v1/completions", **fields) as got:
+        await got.read()
+        return int(got.status)
 
 
 async def _pieces() -> Any:
@@ -132,6 +175,8 @@ def test_a_head_that_does_not_come_is_not_waited_for(begun: bytes) -> None:
             trickle = asyncio.create_task(_trickle(writer, begun))
             try:
                 assert await asyncio.wait_for(reader.read(), 2) == b""
+            except ConnectionResetError:
+                pass  # closed while more was on its way
             finally:
                 trickle.cancel()
                 writer.close()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import aiohttp
 import pytest
 
 from shunter.serve.boundary import Refused, Usage
@@ -224,6 +225,38 @@ def test_a_server_that_breaks_off_in_mid_stream_ends_it_with_an_error() -> None:
             assert pieces == run.upstream.pieces[:2]
             assert json.loads(last.removeprefix(b"data: "))["error"]["type"] == "server_error"
             assert run.ticket.told == [("gone", False)]
+
+    play(scene)
+
+
+def test_a_gateway_that_stops_lets_answers_end_and_followers_go() -> None:
+    async def scene() -> None:
+        async with running(drain_s=5.0) as run:
+            run.upstream.streams(*CHAT)
+            run.upstream.gap_s = 0.05
+            async with run.client.get("/events") as events, run.post(stream=True) as got:
+                await got.content.readchunk()
+                stopping = asyncio.create_task(run.listening.stop())
+                assert (await got.read()).endswith(run.upstream.pieces[-1])
+                await asyncio.wait_for(events.read(), 1)
+                await asyncio.wait_for(stopping, 1)
+            assert [word for word, _ in run.ticket.told] == ["done"]
+            with pytest.raises(aiohttp.ClientConnectorError):
+                await run.client.get("/health")
+
+    play(scene)
+
+
+def test_a_gateway_that_stops_waits_no_longer_than_it_may() -> None:
+    async def scene() -> None:
+        async with running(drain_s=0.1) as run:
+            run.upstream.streams(*CHAT)
+            run.upstream.hangs = True
+            async with run.post(stream=True) as got:
+                await got.content.readchunk()
+                await asyncio.wait_for(run.listening.stop(), 1)
+            await asyncio.wait_for(run.upstream.left.wait(), 1)
+            assert len(run.ticket.told) == 1
 
     play(scene)
 
