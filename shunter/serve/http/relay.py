@@ -41,10 +41,6 @@ _SURELY_TAKEN_BYTES = 32 * 1024
 """A write waits for the client only when more than that is ahead of its end."""
 
 
-class _ClientLeft(ConnectionError):
-    """The client takes no more of its answer."""
-
-
 class _ServerBroke(Exception):
     """The server ended in the midst of an answer, or gave none."""
 
@@ -103,7 +99,7 @@ class _Relay:
         """Answers; whatever happens, the ticket ends exactly once and the server is let go."""
         try:
             return await self._serve()
-        except (asyncio.CancelledError, _ClientLeft):
+        except (asyncio.CancelledError, ConnectionError):  # the server's own errors are _ServerBroke by here
             self._gone(_LEFT, client=True)
             raise
         except Refused as refused:
@@ -206,7 +202,7 @@ class _Relay:
         except (ConnectionError, TimeoutError):
             if transport is not None:
                 transport.abort()
-            raise _ClientLeft from None
+            raise ConnectionResetError("the client takes no more of its answer") from None
 
     async def _while_waiting(self, waited: Coroutine[Any, Any, _T]) -> _T:
         """Waits; a stream that has not begun gets its head and a comment now and then meanwhile."""
