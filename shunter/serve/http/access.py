@@ -72,6 +72,8 @@ class Access:
             hdrs.ACCESS_CONTROL_ALLOW_HEADERS: asked,
             hdrs.ACCESS_CONTROL_MAX_AGE: "600",
         }
+        if "Access-Control-Request-Private-Network" in request.headers:  # from a public page to this machine
+            allowed["Access-Control-Allow-Private-Network"] = "true"
         return web.Response(status=204, headers=allowed)
 
     def _check_host(self, request: web.Request) -> None:
@@ -87,11 +89,11 @@ class Access:
 
     def _has_key(self, request: web.Request) -> bool:
         scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key", "")
-        said = given.encode(errors="surrogateescape")
+        bearer = token.strip() if scheme.lower() == "bearer" else ""
         found = False
-        for key in self._keys:
-            found |= hmac.compare_digest(said, key)
+        for given in (bearer, request.headers.get("x-api-key", "")):
+            for key in self._keys:
+                found |= hmac.compare_digest(given.encode(errors="surrogateescape"), key)
         return found
 
 

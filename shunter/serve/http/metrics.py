@@ -72,12 +72,12 @@ class Metrics:
         if kind == "load":
             reason = event.get("reason", "policy")
             self._loads.labels(*place, reason if reason in _REASONS else "other").inc()
-        elif kind == "ready" and "took_s" in event:
+        elif kind == "ready" and event.get("took_s") is not None:
             self._load.labels(*place).observe(event["took_s"])
         elif kind == "failed":
             self._failures.labels(*place).inc()
         elif kind == "decision":
-            if "took_ms" in event:
+            if event.get("took_ms") is not None:
                 self._decision.observe(event["took_ms"] / 1000)
             if event.get("fallback"):
                 self._fallbacks.inc()

@@ -28,6 +28,7 @@ def test_keys() -> None:
                 ({"Authorization": "Bearer first"}, 200),
                 ({"Authorization": "bearer second"}, 200),
                 ({"x-api-key": "second"}, 200),
+                ({"Authorization": "Bearer of-another", "x-api-key": "first"}, 200),
                 ({"Authorization": "Bearer firs"}, 401),
                 ({"Authorization": "Bearer "}, 401),
                 ({"Authorization": "Basic first"}, 401),
