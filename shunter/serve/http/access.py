@@ -67,7 +67,7 @@ class Access:
     def preflight(self, request: web.Request) -> web.Response:
         """The answer to a browser that asks whether it may ask."""
         asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "authorization, content-type")
-        allowed = {
+        allowed: dict[str, str] = {
             hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST",
             hdrs.ACCESS_CONTROL_ALLOW_HEADERS: asked,
             hdrs.ACCESS_CONTROL_MAX_AGE: "600",
