@@ -9,13 +9,13 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shunter.envs.scenario.scenario import Model
+from shunter.envs.scenario.model import Model
 from shunter.envs.state.tables import Tables
 from shunter.envs.world.world import World
 from shunter.eval.execution.runs import Run
 from tests.random_worlds import ByName, run_on, worlds
 
-_BY_MODEL = ("weight_bytes",)
+_BY_MODEL = ("weight_bytes", "model")
 _BY_DEVICE_AND_MODEL = ("level", "prefill_s", "step_s", "kv_save_s", "kv_restore_s", "offload_sensitivity")
 
 
@@ -37,8 +37,8 @@ def padded(world: World, models: int, levels: int) -> World:
 
     def more(values: np.ndarray, axis: int, count: int) -> np.ndarray:
         filler = np.take(values, [0] * count, axis=axis)
-        if values.dtype.names is not None:
-            filler["level_ok"] = 0
+        for name in {"level_ok", "start_device"} & set(values.dtype.names or ()):
+            filler[name] = {"level_ok": 0, "start_device": -1}[name]
         return np.concatenate([values, filler], axis=axis)
 
     tables: Tables = world.tables

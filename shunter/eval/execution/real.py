@@ -152,7 +152,7 @@ def _warm_up(
     world: World, checkpoints: Sequence[Checkpoint], engine: Engine, device: int, models: Sequence[int]
 ) -> None:
     """Pays for what only a process's first load and step cost, as the profile's warm-up does."""
-    fits, limits = world.tables.level_ok[device], world.scenario.limits
+    fits, scenario = world.tables.level_ok[device], world.scenario
     models = [m for m in models if fits[m].any()]
     if not models:
         return
@@ -161,8 +161,8 @@ def _warm_up(
         "warm-up",
         str(checkpoints[smallest].path),
         world.gpu_layers[smallest][int(fits[smallest].argmax())],
-        context_tokens=limits.context_tokens,
-        max_batch=limits.max_batch,
+        context_tokens=scenario.context_of(scenario.models[smallest]),
+        max_batch=scenario.batch_of(scenario.models[smallest]),
     )
     engine.prefill("warm-up", "0", list(range(WARM_UP_TOKENS)))
     engine.decode("warm-up", {"0": WARM_UP_TOKENS}, max_steps=WARM_UP_TOKENS)
@@ -176,7 +176,6 @@ def bind_footprints(world: World, engines: Sequence[DeviceExecutor]) -> World:
         InputError: A device then holds no model, or a model fits no device.
     """
     footprint_bytes = np.zeros_like(world.tables.footprint_bytes)
-    limits = world.scenario.limits
     for d, device_executor in enumerate(engines):
         for m, model in enumerate(world.scenario.models):
             for level, gpu_layers in enumerate(world.gpu_layers[m]):
@@ -184,8 +183,8 @@ def bind_footprints(world: World, engines: Sequence[DeviceExecutor]) -> World:
                     model.name,
                     str(model.checkpoint),
                     gpu_layers,
-                    context_tokens=limits.context_tokens,
-                    max_batch=limits.max_batch,
+                    context_tokens=world.scenario.context_of(model),
+                    max_batch=world.scenario.batch_of(model),
                 )
     return with_footprints(world, footprint_bytes)
 

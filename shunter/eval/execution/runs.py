@@ -144,6 +144,7 @@ class _Episode:
     def run(self, on_progress: Callable[[int], None]) -> None:
         """Until every request has left or time is over."""
         clock, begun_s = self.state.clock[0], time.perf_counter()
+        self.backend.open(self.state)
         device = self.backend.advance(self.state)
         while device >= 0 and clock["now_ns"] <= self.world.max_time_ns:
             self._decide(device)

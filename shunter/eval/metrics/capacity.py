@@ -19,8 +19,8 @@ from shunter.agents.base import Policy
 from shunter.envs.gym.vector import observation
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.supply import environment_key
-from shunter.envs.workload.draw import popularity
-from shunter.envs.workload.lengths import length_pairs
+from shunter.envs.workload.draw import shares_of
+from shunter.envs.workload.lengths import mean_lengths
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.tabulation import mean_work_s
 from shunter.envs.world.world import World
@@ -161,8 +161,8 @@ def utilisation(world: World, rate_per_s: float) -> Floats:
         level, or the last one that it has; of the models that fit, NaN where none does.
     """
     scenario, (devices, _, levels) = world.scenario, world.levels
-    work_s = mean_work_s(world.tables, length_pairs(scenario.workload, scenario.limits))
-    share = popularity(world.models, scenario.workload.popularity_zipf)
+    work_s = mean_work_s(world.tables, mean_lengths(scenario))
+    share = shares_of(scenario)
     busy = np.full((devices, levels), np.nan)
     for level in range(levels):
         at = [min(level, len(layers) - 1) for layers in world.gpu_layers]
