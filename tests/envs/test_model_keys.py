@@ -148,15 +148,15 @@ def test_what_is_pinned_is_there_from_the_start_and_leaves_less_to_others() -> N
 
 
 def test_no_room_for_what_is_pinned_or_beside_it() -> None:
-    rule = r"must fit some device at some level, beside what"
+    rule = "must fit some device at some level, beside what"
+    pinned, whole = {"pinned": True}, {"levels": ["all"]}
     with pytest.raises(InputError, match=rf"models\.{NAMES[2]}\.pinned {rule} else is pinned"):
-        make_world(laptop({"pinned": True}, {"pinned": "gpu0"}, {"pinned": True, "levels": ["all"]}))
-    with pytest.raises(InputError, match=rf"models\.{NAMES[2]}\.preload {rule} is pinned"):
-        make_world(laptop({"pinned": True}, {"pinned": "gpu0"}, {"preload": True, "levels": ["all"]}))
-    with pytest.raises(
-        InputError, match=r"models\.\S+ must fit some device beside what is pinned there, which"
-    ):
-        make_world(laptop({"pinned": True}, {}, {"pinned": True}))
+        make_world(laptop(pinned, {"pinned": "gpu0"}, {**pinned, **whole}))
+    half, first = {"pinned": True, "levels": ["50%"]}, {"preload": True, **whole}
+    with pytest.raises(InputError, match=rf"models\.{NAMES[1]}\.preload {rule} is pinned"):
+        make_world(laptop(half, first, first))
+    with pytest.raises(InputError, match=r"models\.\S+ must fit some device beside what is pinned there"):
+        make_world(laptop(pinned, {}, pinned))
 
 
 def test_measured_footprints_renew_what_is_pinned() -> None:
@@ -188,9 +188,13 @@ def test_what_lies_idle_is_evicted_when_its_time_is_over() -> None:
     evictions = rows[rows.operation == "evict"]
     assert len(evictions) >= 5
     ends = rows[rows.operation.isin(["run", "load"])]
-    for row in evictions.itertuples():
-        before = ends[(ends.model == row.model) & (ends.end_s <= row.decided_s)].end_s.max()
-        assert row.decided_s - before == pytest.approx(5.0, abs=0.1)
+    idle_s = [
+        row.decided_s - ends[(ends.model == row.model) & (ends.end_s <= row.decided_s)].end_s.max()
+        for row in evictions.itertuples()
+    ]
+    # Where the device is at work at that moment, once it is done.
+    assert min(idle_s) == pytest.approx(5.0, abs=1e-6)
+    assert np.median(idle_s) == pytest.approx(5.0, abs=1e-6)
 
 
 def test_priority_shortens_the_guard() -> None:

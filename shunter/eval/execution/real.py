@@ -35,7 +35,7 @@ def check_binding(world: World) -> list[Checkpoint]:
 
     Raises:
         InputError: A device names no real one; a model names no checkpoint, one that cannot be read, or one
-            in a format that the engine does not load.
+            in a format that the engine does not load; or KV of a type that workers do not keep.
     """
     for device in world.scenario.devices:
         if device.device is None:
@@ -45,6 +45,9 @@ def check_binding(world: World) -> list[Checkpoint]:
     checkpoints = []
     for model in world.scenario.models:
         field = f"models.{model.name}.checkpoint"
+        if model.kv_share != 1.0:
+            rule = "be f16: workers keep KV as their engines do, only servers take another type"
+            raise InputError(f"models.{model.name}.kv_type", rule, model.kv_type)
         if model.checkpoint is None:
             raise InputError(field, "be given to run on real engines", model.checkpoint)
         checkpoint = read_checkpoint(model.checkpoint, field=field)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from shunter.agents.base import Policy, StatePolicy
+from shunter.agents.parameters import for_world
 from shunter.engines.base import EngineError
 from shunter.envs.gym.scheduling import empty_observation
 from shunter.envs.observation.observe import observe
@@ -128,7 +129,7 @@ class _Episode:
         make_backend: Callable[[OnEnd], Backend],
         world_name: str,
     ) -> None:
-        self.world, self.requests, self.policy = world, requests, policy
+        self.world, self.requests, self.policy = world, requests, for_world(policy, world)
         first_sends_ns = world.scenario.workload.first_sends_ns()
         self.state = episode_state(requests, world.levels, world.max_batch, first_sends_ns)
         self.tables = world.tables.changed(oracle=int(policy.oracle))

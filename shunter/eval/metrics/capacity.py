@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from shunter.agents.base import Policy
+from shunter.agents.parameters import for_world
 from shunter.envs.gym.vector import observation
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.supply import environment_key
@@ -135,7 +136,7 @@ def growth(world: World, policy: Policy, rate_per_s: float, seeds: Sequence[int]
     endless = replace(world, scenario=scenario, tables=tables).with_guard(None).at_rate(rate_per_s)
     batch = Batch(endless, len(seeds), autoreset=False, oracle=bool(getattr(policy, "oracle", False)))
     out = batch.reset([environment_key(seed, 0) for seed in seeds])
-    held = np.full((2, len(seeds)), -1)
+    held, policy = np.full((2, len(seeds)), -1), for_world(policy, endless)
     while (held[1] < 0).any():
         actions = policy.act_batch(observation(out, copy=False))
         out = batch.step(np.ascontiguousarray(actions, np.int64))
