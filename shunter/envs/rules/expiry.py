@@ -10,7 +10,7 @@ from __future__ import annotations
 from shunter.envs.rules.claims import claimable_count
 from shunter.envs.sim.compiled import entry, inlined, internal
 from shunter.envs.state.records import FAR_NS
-from shunter.envs.state.state import IDLE, WAIT, State
+from shunter.envs.state.state import WAIT, State
 from shunter.envs.state.tables import Tables
 
 __all__ = ["next_expiry_ns"]
@@ -46,13 +46,15 @@ def expired_model(t: Tables, s: State, d: int) -> int:
 
 @entry
 def next_expiry_ns(t: Tables, s: State) -> int:
-    """When a device that does nothing next holds a model that lay idle for too long; FAR_NS if never."""
+    """When next a device that waits holds a model that lay idle for too long; FAR_NS if none does.
+
+    Idle devices are asked in any case: that must not wake those that wait a second time.
+    """
     soonest = FAR_NS
     if t.limits[0].least_ttl_ns == FAR_NS:
         return soonest
     for d in range(s.device.shape[0]):
-        kind = s.device[d].op_kind
-        if (kind == IDLE or kind == WAIT) and s.device[d].pending_model < 0:
+        if s.device[d].op_kind == WAIT:
             for m in range(s.model.shape[0]):
                 soonest = min(soonest, expiry_ns(t, s, d, m))
     return int(soonest)

@@ -40,7 +40,7 @@ def with_residents(scenario: Scenario, tables: Tables) -> Tables:
         pinned[m] = d
         room[d] -= footprint[d, m, level]
     level_ok &= _fits(footprint, room)
-    for m in np.flatnonzero(pinned >= 0):
+    for m in _in_order(models, footprint, "pinned"):
         level_ok[pinned[m], m] = np.arange(level_ok.shape[2]) == start[m, 1]
     _check_others(scenario, level_ok, footprint, room)
     for m in _in_order(models, footprint, "preload"):
