@@ -241,6 +241,12 @@ class Core:
         self.state = empty_state((), world.levels, world.entries, slots=slots, ring=slots, outcomes=0)
         self.state.clock["last"] = ENDLESS
         open_episode(self.tables, self.state)
+        self.state.place["resident"] = -1  # what is there from the beginning is loaded first
+        self._first = {
+            (int(at["start_device"]), m): int(at["start_level"])
+            for m, at in enumerate(self.tables.model)
+            if at["start_device"] >= 0
+        }
         self._level_ok = self.tables.level["level_ok"].copy()
         self._fallback = make_policy(FALLBACK)
         self._at: dict[int, Job] = {}
@@ -425,7 +431,8 @@ class Core:
 
     def unload(self, now_ns: int, model: int) -> bool:
         """Somebody wants a model unloaded; returns whether it is loaded anywhere."""
-        where = np.flatnonzero(self.state.place["resident"][:, model] >= 0).tolist()
+        pinned = int(self.tables.model["pinned"][model])
+        where = [d for d in np.flatnonzero(self.state.place["resident"][:, model] >= 0).tolist() if d != pinned]
         self._unwanted |= {(device, model) for device in where}
         self._step(now_ns)
         return bool(where)
@@ -609,8 +616,10 @@ class Core:
         self._effects.append(Start(device, operation.evict, model, operation.level, operation.expected_s))
 
     def _put_out(self, device: int) -> bool:
-        """Begins to unload what is not wanted on a device; returns whether it did."""
+        """Begins to unload what is not wanted on a device, or to load what is always; whether it did."""
         state = self.state
+        if self._load_first(device):
+            return True
         for where, model in sorted(self._unwanted):
             if where != device:
                 continue
@@ -619,6 +628,19 @@ class Core:
                 state.device["kept"][device] = 0
                 self._apply(device, self.world.models * self.world.levels[2] + model)
                 return True
+        return False
+
+    def _load_first(self, device: int) -> bool:
+        """Begins to load what a device is to hold from the beginning, unless that has failed; whether it did."""
+        for (where, model), level in self._first.items():
+            if where == device and not self.paused and self.tables.level["level_ok"][device, model, level]:
+                if self.tables.model["pinned"][model] != device:
+                    del self._first[where, model]
+                if self.state.place["resident"][device, model] < 0:
+                    self.state.device["kept"][device] = 0
+                    self._apply(device, model * self.world.levels[2] + level)
+                    return True
+                return False
         return False
 
     def _leave(self, job: Job) -> None:
@@ -695,6 +717,6 @@ class Core:
             assert self.queued(model) == sum(job.device < 0 for job in mine)
             for device in range(self.world.devices):
                 running = sum(job.device == device for job in mine)
-                assert running <= self.world.max_batch
+                assert running <= int(self.tables.model["max_batch"][model])
                 place = state.place[device, model]
                 assert running == 0 or place["resident"] >= 0 or place["evicting"] >= 0

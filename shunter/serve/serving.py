@@ -1,4 +1,4 @@
-"""``shunter serve`` as a function: a gateway with its HTTP side and its signals, from a scenario to its end."""
+"""``shunter serve`` as a function: a gateway with its HTTP side and its signals."""
 
 from __future__ import annotations
 

@@ -107,19 +107,26 @@ def add_work(t: Tables, s: State, d: int, m: int, i: int) -> float:
 
 
 @inlined
+def expected_tokens(t: Tables, m: int, generated: int) -> float:
+    """Expected further tokens of a request to model m that generated so many."""
+    rows, longest = t.remaining_tokens.shape
+    return float(t.remaining_tokens[min(m, rows - 1), min(generated, longest - 1)])
+
+
+@inlined
 def remaining_tokens(t: Tables, s: State, i: int) -> float:
     """Further tokens of the request in slot i: expected, or for an oracle true."""
     r = s.slot[i]
     if t.limits[0].oracle != 0:
         return float(r.decode_tokens - r.generated)
-    return float(t.remaining_tokens[min(r.generated, t.remaining_tokens.shape[0] - 1)])
+    return expected_tokens(t, r.model, r.generated)
 
 
 @internal
 def summarize(t: Tables, s: State, d: int, m: int) -> None:
     """Computes anew what is cached about the first requests of a model that device d could run."""
     place, levels = s.place[d, m], t.level.shape[2]
-    batch = min(claimable_count(s, d, m), t.limits[0].max_batch, s.entry.shape[1])
+    batch = min(claimable_count(s, d, m), t.model[m].max_batch, s.entry.shape[1])
     for level in range(levels):
         s.work[d, m, level].join_s = 0.0
         s.work[d, m, level].back_s = 0.0
@@ -220,7 +227,7 @@ def write_now(t: Tables, s: State, d: int, m: int, used: float, candidates: Feat
         waited = bounded((now_ns - place.tokenless_ns) / t.limits[0].ttft_ns)
     guarded = 0.0
     if t.limits[0].guard_ns != FAR_NS and place.batch > 0:
-        guarded = bounded((now_ns - place.waiting_ns) / t.limits[0].guard_ns)
+        guarded = bounded((1 + t.model[m].priority) * (now_ns - place.waiting_ns) / t.limits[0].guard_ns)
     for level in range(levels):
         if t.level[d, m, level].level_ok == 0:
             continue
@@ -232,7 +239,7 @@ def write_now(t: Tables, s: State, d: int, m: int, used: float, candidates: Feat
         if place.resident != level:
             o[SHORTAGE] = bounded(short_bytes(t, s, d, m, level, used) * share)
     if s.device.shape[0] > 1:
-        tokens = place.remaining if place.batch > 0 else t.remaining_tokens[0]
+        tokens = place.remaining if place.batch > 0 else expected_tokens(t, m, 0)
         held_share, is_running, is_held, startup_s, serve_s = elsewhere(t, s, d, m, tokens)
         startup, serve = bounded(startup_s * 1e9 * per_ns), bounded(serve_s * 1e9 * per_ns)
         for level in range(levels):

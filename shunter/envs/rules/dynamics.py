@@ -35,8 +35,19 @@ __all__ = ["admit", "apply", "complete", "next_idle", "open_episode", "wake_wait
 def open_episode(t: Tables, s: State) -> None:
     """What an empty state lacks before its episode begins."""
     fill_cache(t, s)
+    place_first(t, s)
     open_accounts(t, s)
     send_first(s)
+
+
+@internal
+def place_first(t: Tables, s: State) -> None:
+    """Models that are to be there from the start are; nobody is charged for their loads."""
+    for m in range(s.model.shape[0]):
+        d = t.model[m].start_device
+        if d >= 0:
+            s.place[d, m].resident = t.model[m].start_level
+            s.place[d, m].changed = 1
 
 
 @internal
@@ -110,7 +121,7 @@ def claim(s: State, d: int, i: int) -> None:
 @inlined
 def fill_batch(t: Tables, s: State, d: int, m: int) -> None:
     """Chooses the requests of a quantum: those with live KV, then others by arrival."""
-    limit = min(t.limits[0].max_batch, s.entry.shape[1])
+    limit = min(t.model[m].max_batch, s.entry.shape[1])
     left, i = s.place[d, m].held, s.model[m].head
     while left > 0 and s.device[d].op_batch < limit:
         r = s.slot[i]

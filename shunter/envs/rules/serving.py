@@ -63,7 +63,7 @@ def add_running(t: Tables, s: State, d: int, m: int) -> None:
         i = s.slot[i].next
     joins = s.model[m].unassigned if s.place[d, m].resident >= 0 else 0
     i = s.model[m].head
-    while joins > 0 and batch < t.limits[0].max_batch:
+    while joins > 0 and batch < t.model[m].max_batch:
         if claimable(s, i, d):
             joins -= 1
             batch += 1

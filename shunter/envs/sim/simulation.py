@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shunter.envs.rules.durations import fill_times
 from shunter.envs.rules.dynamics import admit, apply, complete, next_idle, wake_waiting
+from shunter.envs.rules.expiry import next_expiry_ns
 from shunter.envs.rules.serving import is_draining, look_at_servers, serve_all
 from shunter.envs.sim.compiled import entry, inlined
 from shunter.envs.state.queues import due, finished, next_arrival_ns, overdue
@@ -18,9 +19,9 @@ STALLED = -2
 
 
 @inlined
-def next_event_ns(s: State) -> int:
-    """Time of the next completion, end of a wait, or arrival."""
-    soonest = next_arrival_ns(s)
+def next_event_ns(t: Tables, s: State) -> int:
+    """Time of the next completion, end of a wait, arrival, or end of an idle model's time."""
+    soonest = min(next_arrival_ns(s), next_expiry_ns(t, s))
     for d in range(s.device.shape[0]):
         if s.device[d].op_kind != IDLE:
             soonest = min(soonest, s.device[d].op_end_ns)
@@ -46,7 +47,7 @@ def advance(t: Tables, s: State) -> int:
         drains = t.limits[0].drain != 0
         if drains and c.stalled == 0 and not overdue(s):
             serve_all(t, s)
-        now = c.now_ns if c.stalled == 1 else next_event_ns(s)
+        now = c.now_ns if c.stalled == 1 else next_event_ns(t, s)
         admit(t, s, now)
         c.stalled = 1 if due(s, now) else 0
         if c.stalled == 1:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from shunter.agents.base import Policy, StatePolicy
+from shunter.agents.parameters import for_world
 from shunter.engines.base import EngineError
 from shunter.envs.gym.scheduling import empty_observation
 from shunter.envs.observation.observe import observe
@@ -128,7 +129,7 @@ class _Episode:
         make_backend: Callable[[OnEnd], Backend],
         world_name: str,
     ) -> None:
-        self.world, self.requests, self.policy = world, requests, policy
+        self.world, self.requests, self.policy = world, requests, for_world(policy, world)
         first_sends_ns = world.scenario.workload.first_sends_ns()
         self.state = episode_state(requests, world.levels, world.entries, first_sends_ns)
         self.tables = world.tables.changed(oracle=int(policy.oracle))
@@ -144,6 +145,7 @@ class _Episode:
     def run(self, on_progress: Callable[[int], None]) -> None:
         """Until every request has left or time is over."""
         clock, begun_s = self.state.clock[0], time.perf_counter()
+        self.backend.open(self.state)
         device = self.backend.advance(self.state)
         while device >= 0 and clock["now_ns"] <= self.world.max_time_ns:
             self._decide(device)
