@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ _NEEDED = (
     "--parallel",
     "--slots",
 )
-_OPTIONAL = ("--fit", "--load-mode", "--no-mmap", "--rpc")
+_OPTIONAL = ("--fit", "--load-mode", "--no-mmap", "--no-repack", "--rpc")
 """What some versions or builds lack; ``options`` says which there are."""
 
 _HELP_S = 60.0
@@ -48,11 +49,18 @@ def find_binary(given: str | None = None) -> str:
     on_path = shutil.which(NAME)
     if on_path is not None:
         return on_path
-    built = sorted(cache_folder(NAME).glob(f"*/bin/{NAME}"), key=lambda path: path.stat().st_mtime)
+    built = sorted(cache_folder(NAME).glob(f"*-{_processor()}/bin/{NAME}"), key=lambda p: p.stat().st_mtime)
     if built:
         return str(built[-1])
     places = f"--llama-server, ${VARIABLE}, PATH or {cache_folder(NAME)}"
     raise InputError(NAME, f"be named or be in one of {places}; {_HOW}", "nothing there")
+
+
+def _processor() -> str:
+    # As scripts/install_llama_server.sh names builds: one of another kind of processor would not run.
+    with open("/proc/cpuinfo", encoding="ascii") as lines:
+        flags = next((line for line in lines if line.startswith("flags")), os.uname().machine + "\n")
+    return hashlib.sha256(flags.encode()).hexdigest()[:12]
 
 
 def options(binary: str) -> frozenset[str]:

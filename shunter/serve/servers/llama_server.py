@@ -78,6 +78,8 @@ class LlamaServer(ProcessServer):
         command += ["--no-webui", "--metrics", "--slots", "--jinja", "--cache-ram", "0"]
         if "--fit" in self._options:  # it changes what was not asked to be changed, by the memory of now
             command += ["--fit", "off"]
+        if "--no-repack" in self._options:  # as shunter's engine computes, which measured the profiles
+            command.append("--no-repack")
         return [*command, *self._mapping_options(), *launch.args]
 
     def _device_options(self) -> list[str]:

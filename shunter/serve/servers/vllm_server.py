@@ -67,9 +67,7 @@ class VllmServer(ProcessServer):
         gpu = open_gpu(self.device.index)
         total_bytes = gpu.memory_bytes()[1] if gpu else 0.0
         if not total_bytes > 0:
-            rule = (
-                "be a GPU whose memory NVML tells, to give vLLM a share (pip install 'shunter[nvml]')"
-            )
+            rule = "be a GPU whose memory NVML tells, to give vLLM a share (pip install 'shunter[nvml]')"
             raise InputError("device", rule, self.launch.device)
         return ["--gpu-memory-utilization", f"{min(1.0, wanted_bytes / total_bytes):.4f}"]
 
