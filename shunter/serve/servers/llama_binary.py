@@ -84,8 +84,6 @@ def _options(binary: str, _changed_ns: int) -> frozenset[str]:
     known = set(done.stdout.replace(",", " ").split())
     missing = [option for option in _NEEDED if option not in known]
     if missing:
-        says = (
-            f"know {', '.join(missing)}, which its --help does not: it is too old or another program; {_HOW}"
-        )
-        raise InputError(NAME, says, binary)
+        rule = f"know {', '.join(missing)} (its --help does not: too old, or another program); {_HOW}"
+        raise InputError(NAME, rule, binary)
     return frozenset(option for option in _OPTIONAL if option in known)

@@ -55,6 +55,9 @@ class ServerProcess:
         self._state_dir = state_dir
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
+        self._output: asyncio.StreamReader | None = None
+        self._pipes: list[asyncio.ReadTransport] = []
+        self._stdin: int | None = None
         self._record: Path | None = None
         self._start_ticks = 0
 
@@ -84,33 +87,56 @@ class ServerProcess:
         boot = [sys.executable, "-I", str(_BOOT), str(os.getpid()), ",".join(map(str, cores)), *command]
         if threading.current_thread() is not threading.main_thread():
             boot = list(command)  # the signal would come with this thread's end
-        pipe = asyncio.subprocess.PIPE
+        # Pipes of our own: asyncio's Process.wait would wait for whoever inherited one of its pipes too.
+        (ours, errors), output, given = os.pipe(), os.pipe() if piped else None, os.pipe() if piped else None
+        theirs = [errors, *(output[1:] if output else []), *(given[:1] if given else [])]
+        self._stdin = given[1] if given else None
         try:
+            self._reader = asyncio.create_task(self._read(await self._opened(ours)))
+            self._output = await self._opened(output[0]) if output else None
             self._process = await asyncio.create_subprocess_exec(
                 *boot,
-                stdin=pipe if piped else asyncio.subprocess.DEVNULL,
-                stdout=pipe,
-                stderr=pipe if piped else asyncio.subprocess.STDOUT,
+                stdin=given[0] if given else asyncio.subprocess.DEVNULL,
+                stdout=output[1] if output else errors,
+                stderr=errors,
                 start_new_session=True,
                 env=dict(environment),
             )
         except OSError as error:
             raise ServerFailed(f"{self.label} cannot be started: {error.strerror}") from error
+        finally:
+            for end in theirs:
+                os.close(end)
+            if self._process is None:
+                self._close_pipes()
         self.pid = self._process.pid
         self._start_ticks = start_ticks(self.pid) or 0
-        output = self._process.stderr if piped else self._process.stdout
-        self._reader = asyncio.create_task(self._read(output))
         self._record = keep_record(self._state_dir, self.pid, port, launch)
 
-    async def _read(self, output: asyncio.StreamReader | None) -> None:
-        while output is not None and (data := await output.read(_CHUNK_BYTES)):
+    async def _opened(self, end: int) -> asyncio.StreamReader:
+        reader = asyncio.StreamReader()
+        pipe = os.fdopen(end, "rb", buffering=0)
+        connected = asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
+        self._pipes.append((await connected)[0])
+        return reader
+
+    def _close_pipes(self) -> None:
+        for pipe in self._pipes:
+            pipe.close()
+        self._pipes.clear()
+        if self._stdin is not None:
+            os.close(self._stdin)
+            self._stdin = None
+
+    async def _read(self, output: asyncio.StreamReader) -> None:
+        while data := await output.read(_CHUNK_BYTES):
             self.log.write(data)
 
     async def first_line(self) -> str:
         """The first line of a piped process's standard output; empty if it ended before."""
-        if self._process is None or self._process.stdout is None:
-            return ""
-        return (await self._process.stdout.readline()).decode().strip()
+        return (await self._output.readline()).decode().strip() if self._output else ""
 
     def running(self) -> bool:
         """Whether the process is there and has not ended."""
@@ -159,12 +185,10 @@ class ServerProcess:
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
+        self._close_pipes()
         await wait_until(given_back, GIVE_BACK_S)
         if self._record is not None:
             self._record.unlink(missing_ok=True)
-        transport = getattr(self._process, "_transport", None)
-        if transport is not None:
-            transport.close()  # else pipes that are open at the loop's end complain
         self._process = None
 
     def _signal(self, number: signal.Signals) -> None:
