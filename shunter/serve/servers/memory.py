@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from shunter.engines.memory import resident_bytes
+import psutil
+
 from shunter.profiling.meters.energy import Gpu
 
 
@@ -14,8 +15,9 @@ def host_bytes(pids: Sequence[int]) -> int:
     """Memory in RAM of these processes together; pages that they share count once."""
     total_bytes = 0
     for pid in pids:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            total_bytes += resident_bytes(pid) if len(pids) == 1 else _proportional_bytes(pid)
+        with contextlib.suppress(OSError, psutil.Error):  # it has ended meanwhile
+            alone = len(pids) == 1
+            total_bytes += psutil.Process(pid).memory_info().rss if alone else _proportional_bytes(pid)
     return total_bytes
 
 

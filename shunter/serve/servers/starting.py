@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import re
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from shunter.catalog.devices import parse_device
+from shunter.errors import InputError
 from shunter.profiling.meters.energy import open_gpu
 from shunter.serve.boundary import Launch, Server, ServerFailed
 from shunter.serve.servers.failures import PortTakenError, server_failed
@@ -55,7 +57,7 @@ class ProcessServer(Server):
         settings: How.
 
     Raises:
-        InputError: The device's name has no meaning.
+        InputError: The device's name has no meaning, or names cores that are not there.
     """
 
     program = "server"
@@ -64,6 +66,10 @@ class ProcessServer(Server):
     def __init__(self, launch: Launch, settings: ServerSettings) -> None:
         self.launch, self.settings = launch, settings
         self.device = parse_device(launch.device)
+        allowed = os.sched_getaffinity(0)
+        if not set(self.device.cores) <= allowed:
+            there = ", ".join(map(str, sorted(allowed)))
+            raise InputError("device", f"name cores that this process may use ({there})", launch.device)
         self.log = ServerLog(settings.state_dir / "logs" / (_file_name(launch) + ".log"))
         self.process = self._new_process()
         self._gpu: GpuShare | None = None

@@ -217,3 +217,10 @@ def test_an_engine_without_a_server_is_refused(tmp_path: Path) -> None:
         make_server("transformers", launch("m", "cpu", None), settings(tmp_path))
     with pytest.raises(UnknownNameError, match="did you mean llama-cpp"):
         make_server("lama-cpp", launch("m", "cpu", None), settings(tmp_path))
+
+
+def test_cores_that_are_not_there_are_refused(binary: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="device must name cores that this process may use"):
+        LlamaServer(
+            launch("m.gguf", "cpu:1-threads-cores-999", None), settings(tmp_path, llama_server=binary)
+        )
