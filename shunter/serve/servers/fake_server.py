@@ -107,6 +107,7 @@ class FakeServer(Server):
     def crash(self) -> None:
         """Ends it as a process that is killed: connections break off."""
         self._crashed.set()
+        self.pid = 0
         if self._running is not None:
             self._running.cancel()
         server = self._runner.server if self._runner else None

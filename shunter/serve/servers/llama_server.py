@@ -128,7 +128,7 @@ class LlamaServer(ProcessServer):
         if self.device.kind != "loopback" or layers == 0:
             return
         # A build that silently keeps layers on the host would answer all the same, and all figures be wrong.
-        expected_bytes = _weight_bytes(self.launch.checkpoint, layers)
+        expected_bytes = await asyncio.to_thread(_weight_bytes, self.launch.checkpoint, layers)
         held_bytes = self.memory_bytes()[0]
         if expected_bytes >= _CHECKED_BYTES and held_bytes < expected_bytes / 2:
             why = f"holds {held_bytes / 1e6:.1f} MB, not the {expected_bytes / 1e6:.1f} MB of its layers"

@@ -84,9 +84,9 @@ class ServerProcess:
         Raises:
             ServerFailed: The system starts no process.
         """
-        boot = [sys.executable, "-I", str(_BOOT), str(os.getpid()), ",".join(map(str, cores)), *command]
-        if threading.current_thread() is not threading.main_thread():
-            boot = list(command)  # the signal would come with this thread's end
+        # The kernel's signal comes with the end of the thread that starts a process: right for the main one.
+        parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
+        boot = [sys.executable, "-I", str(_BOOT), str(parent), ",".join(map(str, cores)), *command]
         # Pipes of our own: asyncio's Process.wait would wait for whoever inherited one of its pipes too.
         (ours, errors), output, given = os.pipe(), os.pipe() if piped else None, os.pipe() if piped else None
         theirs = [errors, *(output[1:] if output else []), *(given[:1] if given else [])]
@@ -111,7 +111,7 @@ class ServerProcess:
                 self._close_pipes()
         self.pid = self._process.pid
         self._start_ticks = start_ticks(self.pid) or 0
-        self._record = keep_record(self._state_dir, self.pid, port, launch)
+        self._record = await asyncio.to_thread(keep_record, self._state_dir, self.pid, port, launch)
 
     async def _opened(self, end: int) -> asyncio.StreamReader:
         reader = asyncio.StreamReader()

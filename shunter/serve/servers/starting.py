@@ -108,7 +108,7 @@ class ProcessServer(Server):
     async def start(self) -> None:  # noqa: D102
         self._stopping = False
         if self.device.kind == "cuda":
-            self._gpu = GpuShare(open_gpu(self.device.index))
+            self._gpu = GpuShare(await asyncio.to_thread(open_gpu, self.device.index))
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await self._start_once()
