@@ -15,10 +15,11 @@ if [ -x "$built/bin/llama-server" ] && [ -x "$built/bin/llama-bench" ]; then
 fi
 echo "building llama-server of $requirement; this takes some minutes" >&2
 mkdir -p "$cache"
+exec 3>&2
 work=$(mktemp -d "$cache/.building.XXXXXX")
 finish() {
   status=$?
-  [ "$status" -eq 0 ] || tail -n 40 "$work/log" >&2
+  [ "$status" -eq 0 ] || tail -n 40 "$work/log" >&3
   rm -rf "$work"
 }
 trap finish EXIT

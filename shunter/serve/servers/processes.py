@@ -172,15 +172,16 @@ class ServerProcess:
             grace_s: Seconds between the two; 0: it is killed at once.
             given_back: Whether the device has its memory back, once the process is gone.
         """
-        if self._process is None:
+        process = self._process
+        if process is None:
             return
         if self.running() and grace_s > 0:
             self._signal(signal.SIGTERM)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), grace_s)
+                await asyncio.wait_for(process.wait(), grace_s)
         if self.running():
             self._signal(signal.SIGKILL)
-        await self._process.wait()
+        await process.wait()
         await asyncio.to_thread(end_session, self.pid, self._start_ticks)
         if self._reader is not None:
             self._reader.cancel()

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
@@ -82,6 +83,15 @@ def test_what_a_dead_gateway_left_is_ended(tmp_path: Path, sleeper: subprocess.P
     assert [each.pid for each in reap_leftovers(tmp_path)] == [sleeper.pid]
     assert sleeper.wait() == -signal.SIGKILL
     assert not list(path.parent.iterdir())
+
+
+def test_what_a_dead_server_left_is_ended_too(tmp_path: Path) -> None:
+    leader = subprocess.Popen(["/bin/sh", "-c", "sleep 60 & true"], start_new_session=True)
+    leader.wait()
+    (left,) = session_pids(leader.pid)
+    record(tmp_path, leader.pid)
+    assert [each.pid for each in reap_leftovers(tmp_path)] == [leader.pid]
+    assert not runs(left)
 
 
 @pytest.mark.parametrize(
@@ -245,3 +255,23 @@ def test_memory_of_a_gpu_is_the_process_s_own_or_what_the_gpu_s_grew_by() -> Non
     assert share.bytes_of([1]) == 5_000_000_000
     assert share.holds_none_of([1])
     assert GpuShare(None).bytes_of([1]) == 0
+
+
+def test_a_loop_in_another_thread_starts_servers_too(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    code = "import os, time; print(os.sched_getaffinity(0), flush=True); time.sleep(60)"
+    process = ServerProcess("server", ServerLog(tmp_path / "log"), tmp_path)
+
+    async def main(ended: threading.Event) -> None:
+        await process.start([sys.executable, "-c", code], os.environ, cores=[core])
+        while "}" not in process.log.tail():
+            await asyncio.sleep(0.01)
+        await process.end(0)
+        ended.set()
+
+    ended = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(asyncio.wait_for(main(ended), 20)))
+    thread.start()
+    thread.join()
+    assert ended.is_set()
+    assert process.log.tail().strip() == f"{{{core}}}"
