@@ -2,13 +2,15 @@
 # make test   set up .venv with every engine a CPU can run, lint, type-check, test; check that vLLM's result stands
 # make test-quick   lint, type-check, and the quick tests of units: under two minutes once code is compiled
 # make lint   ruff, mypy, and which area may import which
+# make llama-server   build the server that `shunter serve` starts for GGUF models; some minutes, once
 # make test-vllm   set up .venv-vllm, where vLLM has its own torch, test that engine, write results/vllm.json
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 LLAMA_CPP ?= llama-cpp-python==0.3.36
 # A wheel takes minutes to build; it is kept outside the repository, by machine type, and rebuilt if missing.
-WHEELS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/shunter/wheels
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/shunter
+WHEELS ?= $(CACHE)/wheels
 BIN := .venv/bin
 QUICK := tests/catalog tests/docs tests/test_errors.py tests/test_files.py tests/test_public.py tests/test_vllm_result.py \
 	$(addprefix tests/models/test_, datasheets.py features.py intervals.py published.py regressors.py) \
@@ -16,17 +18,20 @@ QUICK := tests/catalog tests/docs tests/test_errors.py tests/test_files.py tests
 	vector.py workload.py) tests/agents/test_baselines.py tests/agents/test_policies.py \
 	tests/eval/test_metrics.py tests/eval/test_worlds_agree.py
 
-.PHONY: demo test test-quick test-vllm lint clean
+.PHONY: demo test test-quick test-vllm llama-server lint clean
 
 demo: .venv/.demo
 	$(BIN)/shunter demo
 
-test: .venv/.test lint
+test: .venv/.test llama-server lint
 	$(BIN)/python -m pytest
 	$(BIN)/python scripts/vllm_result.py check
 
 test-quick: .venv/.test lint
 	$(BIN)/python -m pytest -q -m 'not engine' $(QUICK)
+
+llama-server: .venv/.test
+	PYTHON=$(BIN)/python LLAMA_CPP='$(LLAMA_CPP)' scripts/install_llama_server.sh '$(CACHE)/llama-server'
 
 test-vllm: .venv/.test
 	scripts/test_vllm.sh $(abspath $(BIN))/python .venv-vllm

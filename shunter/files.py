@@ -15,7 +15,25 @@ import psutil
 
 from shunter.errors import InputError, ShunterError
 
-__all__ = ["check_place", "finite", "replaced", "unwritable", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "cache_folder",
+    "check_place",
+    "finite",
+    "replaced",
+    "unwritable",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+
+def cache_folder(name: str) -> Path:
+    """Folder of the user's cache for what can be had again; it need not be there yet.
+
+    Args:
+        name: What it is for.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shunter" / name
 
 
 def check_place(field: str, path: Path | None) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from shunter.errors import ShunterError
 
-__all__ = ["Asked", "Refused", "Scheduler", "Server", "ServerFailed", "Ticket", "Usage"]
+__all__ = ["Asked", "Refused", "Scheduler", "Server", "ServerFailed", "Sleeper", "Ticket", "Usage"]
 
 
 class Refused(ShunterError):
@@ -170,6 +170,8 @@ class Launch:
         max_batch: Requests that it answers at once, at most.
         kv_type: ``f16``, ``q8_0`` or ``q4_0``.
         args: Further arguments of the user's, last on the command line.
+        memory_bytes: Device memory that it may take, for servers that take what they are given (vLLM); None:
+            what the device's name says, or the server's own default.
     """
 
     model: str
@@ -180,6 +182,7 @@ class Launch:
     max_batch: int
     kv_type: str = "f16"
     args: tuple[str, ...] = field(default=())
+    memory_bytes: int | None = None
 
 
 class Server(ABC):
@@ -209,8 +212,30 @@ class Server(ABC):
 
     @abstractmethod
     async def exited(self) -> ServerFailed:
-        """Waits until the process has ended by itself; says how."""
+        """Waits until the process has ended by itself; says how. After ``stop`` it never returns."""
 
     @abstractmethod
     def memory_bytes(self) -> tuple[int, int]:
         """Device and host memory that it takes now, in bytes, as measured."""
+
+
+@runtime_checkable
+class Sleeper(Protocol):
+    """What a server can do too that sleeps: give device memory back and stay a process, to be woken soon."""
+
+    async def sleep(self, level: int) -> None:
+        """Lets it finish what runs, then sends it to sleep; what it keeps is ``Server.memory_bytes``.
+
+        Args:
+            level: 1: weights move to host memory. 2: weights are dropped, and read again when it wakes.
+
+        Raises:
+            ServerFailed: It does not answer, or stays awake.
+        """
+
+    async def wake(self) -> None:
+        """Wakes it; returns when it has answered with a first token.
+
+        Raises:
+            ServerFailed: It does not.
+        """

@@ -6,11 +6,9 @@ from typing import Any, Protocol
 
 from ..base import EngineUnavailableError
 from ..memory import resident_bytes, trim_heap
+from .ggml import GPU_PREFIXES
 from .loopback import LoopbackDevice
 from .native import built_in_device, built_in_devices, device_memory
-
-GPU_PREFIXES = {"cuda": "CUDA", "vulkan": "Vulkan"}
-"""How ggml's names of a kind's devices begin; the ordinal follows. Any backend of ggml needs one row."""
 
 
 class LlamaDevice(Protocol):

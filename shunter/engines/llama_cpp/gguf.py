@@ -10,6 +10,8 @@ from typing import Any
 from ..headers import HeaderError, read_gguf_header
 from ..weights import Weights, weigh
 
+__all__ = ["read_facts"]
+
 CELL_PADDING = 256
 """llama.cpp rounds a sequence's KV cells up to a multiple of this. Source: llama-context.cpp, GGML_PAD."""
 

@@ -6,33 +6,19 @@ really cross a boundary into another process's memory and are computed on there.
 
 from __future__ import annotations
 
-import os
 import select
 import subprocess
-import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..affinity import checked_cores
 from ..base import EngineError, EngineUnavailableError
 from ..memory import resident_bytes
-from .native import (
-    MMAP_THRESHOLD_BYTES,
-    TRIM_THRESHOLD_BYTES,
-    device_memory,
-    free_backend,
-    library_path,
-    open_backend,
-    rpc_device,
-)
+from .ggml import RPC_BUILD_HINT, loopback_command, loopback_environment
+from .native import device_memory, free_backend, library_path, open_backend, rpc_device
 
 _START_S = 30.0
 _ANSWER_S = 60.0
-_BUILD_HINT = (
-    "the loopback device needs llama-cpp-python built with RPC: "
-    'CMAKE_ARGS="-DGGML_RPC=ON" pip install --no-binary llama-cpp-python llama-cpp-python'
-)
 
 
 class LoopbackDevice:
@@ -52,17 +38,14 @@ class LoopbackDevice:
     """
 
     def __init__(self, threads: int, cores: Iterable[int] = (), share_percent: int = 100) -> None:
-        libraries = [library_path("libggml"), library_path("libggml-rpc")]
-        if None in libraries:
-            raise EngineUnavailableError(_BUILD_HINT)
-        script = Path(__file__).with_name("loopback_server.py")
-        command = [sys.executable, "-I", str(script), *map(str, libraries), str(threads), str(os.getpid())]
-        command.append("--cores=" + ",".join(map(str, sorted(checked_cores(cores)))))
-        command.append(f"--share={share_percent}")
+        libggml, libggml_rpc = library_path("libggml"), library_path("libggml-rpc")
+        if libggml is None or libggml_rpc is None:
+            raise EngineUnavailableError(RPC_BUILD_HINT)
+        command = loopback_command((libggml, libggml_rpc), threads, cores, share_percent)
         if threading.current_thread() is threading.main_thread():
             command.append("--parent-is-main-thread")
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(threads)
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=loopback_environment(threads)
         )
         self.pid = self._process.pid
         try:
@@ -148,12 +131,3 @@ class LoopbackDevice:
             fate = "does not answer" if status is None else f"ended with status {status}"
             raise EngineUnavailableError(f"the loopback device's process {fate}")
         return line
-
-
-def _environment(threads: int) -> dict[str, str]:
-    environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
-    # As settle_heap does in this process.
-    environment["MALLOC_MMAP_THRESHOLD_"] = str(MMAP_THRESHOLD_BYTES)
-    environment["MALLOC_TRIM_THRESHOLD_"] = str(TRIM_THRESHOLD_BYTES)
-    environment.setdefault("OMP_WAIT_POLICY", "passive")
-    return environment

@@ -12,14 +12,10 @@ import llama_cpp
 import numpy as np
 
 from ..base import EngineUnavailableError
+from .ggml import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
 
 _ERROR_LEVEL, _CONTINUATION_LEVEL = 4, 5
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-MMAP_THRESHOLD_BYTES = 32 << 20
-"""Blocks from here on bypass the heap. Source: mallopt(3), its greatest value, DEFAULT_MMAP_THRESHOLD_MAX."""
-TRIM_THRESHOLD_BYTES = 1 << 30
-"""Freed memory at the heap's end that stays there until ``trim_heap``."""
 
 _errors: deque[str] = deque(maxlen=6)
 

@@ -1,12 +1,14 @@
-"""Energy and state of a GPU by NVML, and energy of the CPU by RAPL."""
+"""Energy, memory and state of a GPU by NVML, and energy of the CPU by RAPL."""
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, ClassVar
+
+__all__ = ["Gpu", "open_gpu"]
 
 _NAN = float("nan")
 _POWERCAP = Path("/sys/class/powercap")
@@ -53,6 +55,22 @@ class Gpu:
     def energy_j(self) -> float:
         """Joules since the driver was loaded; NaN on GPUs before Volta, which do not count them."""
         return self._read(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
+
+    def memory_bytes(self) -> tuple[float, float]:
+        """Bytes in use, by anybody, and in all; NaN where the driver does not say."""
+        nvml, gpu = self._nvml, self._handle
+        used = self._read(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used)
+        return used, self._read(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).total)
+
+    def process_bytes(self, pids: Collection[int]) -> float:
+        """Bytes that these processes have on it; NaN where the driver does not say, as in some containers."""
+
+        def ask() -> float:
+            there = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+            known = [each.usedGpuMemory for each in there if each.pid in pids and each.usedGpuMemory]
+            return sum(known) if known or not there else _NAN
+
+        return self._read(ask)
 
     def state(self) -> dict[str, float]:
         """The dataset's columns of its clock, temperature and what holds its clock back."""
