@@ -17,7 +17,7 @@ from shunter.cli.main import main
 from shunter.engines.base import WorkerDiedError
 from shunter.engines.fake.engine import FakeEngine
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.preemption.rows import read_rows
+from shunter.profiling.preemption.cycles import read_cycles
 from tests.worlds import durations_for, fit_fake
 
 JOB = ["--engine", "fake", "--device", "cpu:1-threads", "--job-tokens", "30", "--other-tokens", "5"]
@@ -102,7 +102,7 @@ def test_preemption_writes_rows_a_page_and_results(preemption: Any, tmp_path: Pa
         "preemption.html",
         "results.json",
     }
-    rows = read_rows(out / "preemption.parquet")
+    rows = read_cycles(out / "preemption.parquet")
     assert len(rows) == 3 * 2 * 2
     results = json.loads((out / "results.json").read_text())
     for name, summary in results["models"].items():
@@ -129,13 +129,18 @@ def test_the_prediction_is_written_before_anything_is_measured(
     assert code == 130, err
     before = (out / "predictions.json").read_bytes()
     monkeypatch.setattr(Virtual, "interrupt_at", 0)
+    written: list[pd.DataFrame] = []
+    write = command.write_preemption_report
+    monkeypatch.setattr(
+        command, "write_preemption_report", lambda rows, *rest: written.append(rows) or write(rows, *rest)
+    )
     code, text, err = preemption("--out", out, "--resume", "--verbose")
     assert code == 0, err
     assert (out / "predictions.json").read_bytes() == before
     kept = {
         (p["model"], p["cut_tokens"]): p["own_s"] for p in json.loads((out / "predictions.json").read_text())
     }
-    rows = read_rows(out / "preemption.parquet")
+    rows = written[-1]
     cost = fake_performance.preemption_cost_s("fake", "cpu:1-threads", "large", 8 + 20 - 1)
     assert kept["large", 20] == pytest.approx(cost.total_s, rel=0.05)
     assert all(kept[row.model, row.cut_tokens] == row.predicted_s for row in rows.itertuples())
@@ -149,7 +154,7 @@ def test_ctrl_c_keeps_every_finished_cycle(
     monkeypatch.setattr(Virtual, "interrupt_at", 6)
     code, text, _ = preemption("--out", tmp_path / "out")
     assert code == 130
-    assert len(read_rows(tmp_path / "out" / "preemption.parquet")) == 5
+    assert len(read_cycles(tmp_path / "out" / "preemption.parquet")) == 5
     assert "Interrupted; --resume goes on." in text
     assert "5 cycles in preemption.parquet" in text
     monkeypatch.setattr(Virtual, "interrupt_at", 0)
@@ -182,7 +187,7 @@ def test_a_dead_engine_is_one_line_and_leaves_the_finished_cycles(
     assert "the worker was killed" in err
     assert err.count("\n") == 1
     assert "keeps 3 cycles; --resume goes on from there" in text
-    assert len(read_rows(tmp_path / "out" / "preemption.parquet")) == 3
+    assert len(read_cycles(tmp_path / "out" / "preemption.parquet")) == 3
 
 
 def test_a_file_in_the_place_of_the_folder(preemption: Any, tmp_path: Path) -> None:
@@ -210,7 +215,7 @@ def test_an_earlier_measurement_is_not_written_over(preemption: Any, tmp_path: P
         (("--cuts", "40"), "--cuts must fit into a job of 30 tokens"),
         (("--other", "/nowhere"), "--other must name a GGUF file"),
         (("--engine", "fakes"), "--engine: unknown name 'fakes'"),
-        (("--engine", "llama-cpp"), "must be gguf for llama-cpp"),
+        (("--engine", "llama-cpp"), "must be gguf for the engine llama-cpp"),
         (("--device", "tpu"), "--device: unknown name 'tpu'"),
         (("--gpu-layers", "2000"), "--gpu-layers must be all"),
         (("--page-cache", "icy"), "--page-cache must be warm or cold"),

@@ -14,12 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
+from shunter.catalog.devices import parse_device
 from shunter.engines.base import Capabilities, Engine, MemoryReport, WorkerDiedError
 from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.profiling.checkpoints.synthetic import write_checkpoint
+from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.preemption.answers import answers, findings
-from shunter.profiling.preemption.folder import Prediction, open_measurement
+from shunter.profiling.preemption.cycles import PARTS, read_cycles
+from shunter.profiling.preemption.folder import Measurement, Prediction, open_measurement
 from shunter.profiling.preemption.paper import paper_cells, paper_lines
 from shunter.profiling.preemption.plan import (
     PreemptionPlan,
@@ -27,9 +30,7 @@ from shunter.profiling.preemption.plan import (
     cut_points,
     make_preemption_plan,
 )
-from shunter.profiling.preemption.protocol import measure_preemption
 from shunter.profiling.preemption.report import preemption_results
-from shunter.profiling.preemption.rows import PARTS, read_rows
 from shunter.profiling.preemption.summary import slope_per_1000_tokens, summarise
 from shunter.profiling.preemption.tables import preemption_tables
 from tests.worlds import durations_for, fake_engine
@@ -42,6 +43,10 @@ SETTINGS = PreemptionSettings(
 @pytest.fixture(scope="module")
 def models(fake_checkpoints: dict[str, Path]) -> list[Checkpoint]:
     return [read_checkpoint(path) for path in fake_checkpoints.values()]
+
+
+def measured_so_far(plan: PreemptionPlan, folder: Path) -> pd.DataFrame:
+    return Measurement(folder, plan, "fake", "cpu:1-threads").cycles()
 
 
 def measured(
@@ -60,8 +65,8 @@ def measured(
         predict=lambda: predictions,
         resume=resume,
     )
-    measure_preemption(measurement, engine)
-    return read_rows(folder / "preemption.parquet")
+    measurement.run(engine)
+    return measurement.cycles()
 
 
 def test_each_part_is_what_the_engine_took(
@@ -75,7 +80,9 @@ def test_each_part_is_what_the_engine_took(
         assert row.other == "small"
         assert row.load_a_s == pytest.approx(costs.load_s(row.model, "", row.gpu_layers))
         assert row.load_b_s == pytest.approx(costs.load_s("small", "", row.gpu_layers))
-        assert row.unload_a_s == row.unload_b_s == pytest.approx(costs.unload_s(row.model, row.gpu_layers))
+        unload_s = pytest.approx(costs.unload_s(row.model, row.gpu_layers))
+        assert row.unload_a_s == unload_s
+        assert row.unload_b_s == unload_s
         assert row.kv_tokens == 8 + row.cut_tokens - 1
         assert row.kv_save_s == pytest.approx(costs.kv_save_s(row.model, row.gpu_layers, row.kv_tokens))
         assert row.kv_restore_s == pytest.approx(row.kv_save_s)
@@ -109,12 +116,18 @@ def test_the_dependence_on_the_cut_is_that_of_the_kv(
 
 def test_every_cell_is_measured_in_an_order_that_the_seed_decides(models: list[Checkpoint]) -> None:
     plan = make_preemption_plan(models, None, SETTINGS)
-    cells = [(repeat, model.name, cut) for repeat, model, cut in plan.order()]
+    cells = order(plan)
     assert len(set(cells)) == len(cells) == len(models) * 5 * 2
-    assert cells == [(r, m.name, c) for r, m, c in plan.order()]
+    assert cells == order(plan)
     other = make_preemption_plan(models, None, replace(SETTINGS, seed=1))
-    assert cells != [(r, m.name, c) for r, m, c in other.order()]
+    assert cells != order(other)
     assert [r for r, _, _ in cells] == sorted(r for r, _, _ in cells)
+
+
+def order(plan: PreemptionPlan) -> list[tuple[int, str, int]]:
+    """Repeat, model and cut of each unit; a cut of 0 is an uninterrupted run."""
+    sweep = plan.sweep("fake", parse_device("cpu:1-threads"))
+    return [(u.repeat, g.checkpoint.name, u.cut_tokens) for g in sweep.groups for u in g.units]
 
 
 class Leaking(FakeEngine):
@@ -332,34 +345,33 @@ def test_an_interrupted_measurement_goes_on_with_what_is_missing(
     dying = Dying(durations_for(fake_checkpoints), total_layers=fake_engine(fake_checkpoints).total_layers)
     with pytest.raises(WorkerDiedError):
         measured(plan, dying, tmp_path, predictions=predictions)
-    before = read_rows(tmp_path / "preemption.parquet")
+    before = measured_so_far(plan, tmp_path)
     assert len(before) == 3
     (tmp_path / ".preemption.parquet.999999999.tmp").write_text("half a file of a killed process")
 
     frame = measured(plan, fake_engine(fake_checkpoints), tmp_path, resume=True)
     pd.testing.assert_frame_equal(frame.head(3), before)
     assert len(frame) == len(frame[["model", "cut_tokens", "repeat"]].drop_duplicates()) == 2 * 4 * 2
-    assert frame["order"].is_monotonic_increasing
+    assert frame["measured_at"].is_monotonic_increasing
     assert frame["session_id"].nunique() == 2
     assert (frame["predicted_s"] == 1.0).all(), "predictions are those of before the first row"
     assert frame["tokens_equal"].all()
     assert [p.name for p in tmp_path.glob(".*.tmp")] == []
+
+    rows = read_dataset(tmp_path / "preemption.parquet")
+    assert rows["row_id"].str.partition("/")[2].is_unique, "nothing is measured twice"
+    assert len(rows) == 2 * 2 * (4 * 11 + 2)
 
     engine = fake_engine(fake_checkpoints)
     pd.testing.assert_frame_equal(measured(plan, engine, tmp_path, resume=True), frame)
     assert engine.clock.now_s == 0, "nothing is left to measure"
 
 
-def test_what_is_left_of_a_plan(models: list[Checkpoint]) -> None:
+def test_an_uninterrupted_run_precedes_the_cycles_of_its_model(models: list[Checkpoint]) -> None:
     plan = make_preemption_plan(models[:2], None, SETTINGS)
-    first = {(0, "small", cut) for cut in SETTINGS.cuts}
-    left = [(repeat, model.name, cut) for repeat, model, cut in plan.todo(first | {(1, "medium", 10)})]
-    assert not first & set(left)
-    assert (0, "small", None) not in left
-    assert set(left[:2]) == {(0, "medium", None), (1, "small", None)}
-    assert (1, "medium", None) in left
-    assert (1, "medium", 10) not in left
-    assert plan.todo({(r, m.name, c) for r, m, c in plan.order() if c}) == []
+    for group in plan.sweep("fake", parse_device("cpu:1-threads")).groups:
+        assert [unit.kind for unit in group.units] == ["run", *["cycle"] * 4]
+        assert {unit.cut_tokens for unit in group.units[1:]} == set(SETTINGS.cuts)
 
 
 def test_only_the_same_measurement_goes_on(
@@ -442,15 +454,15 @@ def test_files_that_are_none(
     cut = tmp_path / "cut.parquet"
     cut.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(BrokenFileError, match=r"cut\.parquet: cannot be read"):
-        read_rows(cut)
+        read_cycles(cut)
     pq.write_table(table.replace_schema_metadata({}), cut)
-    with pytest.raises(BrokenFileError, match="no preemption measurement"):
-        read_rows(cut)
+    with pytest.raises(BrokenFileError, match="no profile dataset"):
+        read_cycles(cut)
     pq.write_table(table.replace_schema_metadata({"shunter_preemption_schema": "9"}), cut)
     with pytest.raises(VersionError, match="the preemption schema must be version 1"):
-        read_rows(cut)
+        read_cycles(cut)
     with pytest.raises(InputError, match="be an existing Parquet file"):
-        read_rows(tmp_path / "none.parquet")
+        read_cycles(tmp_path / "none.parquet")
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".tmp")] == []
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from shunter.profiling.preemption.rows import PARTS
+from shunter.profiling.preemption.cycles import PARTS
 
 PART_NAMES = {
     "kv_save_s": "KV save",

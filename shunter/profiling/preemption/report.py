@@ -33,7 +33,7 @@ def preemption_results(rows: pd.DataFrame) -> dict[str, Any]:
     """Everything that tables and pages show, as plain data.
 
     Args:
-        rows: Rows as from ``read_rows``; shape (n_cycles, fields of PreemptionRow).
+        rows: Cycles as from ``Measurement.cycles``.
     """
     models = summarise(rows)
     return {"models": models, "line_over_models": line_over_models(models), "paper": paper_cells()}
@@ -43,7 +43,7 @@ def write_preemption_report(rows: pd.DataFrame, plan: PreemptionPlan, folder: Pa
     """Writes ``results.json`` and ``preemption.html``: answers, stacked bars over the cuts, and all tables.
 
     Args:
-        rows: Rows as from ``read_rows``; shape (n_cycles, fields of PreemptionRow).
+        rows: Cycles as from ``Measurement.cycles``.
         plan: What was asked for.
         folder: An existing folder.
     """

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from shunter.profiling.preemption.rows import PARTS
+from shunter.profiling.preemption.cycles import PARTS
 from shunter.uncertainty import bootstrap, ratio_of_sums
 
 SWAP_PARTS = ["unload_a_s", "load_b_s", "unload_b_s", "load_a_s"]
@@ -20,7 +20,7 @@ def summarise(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Summarises the cycles of each model; shares are of the mean overhead.
 
     Args:
-        rows: Rows as from ``read_rows``; shape (n_cycles, fields of PreemptionRow).
+        rows: Cycles as from ``Measurement.cycles``.
 
     Returns:
         By model: plain data. Intervals are None with fewer than two cycles, slopes with fewer than three.

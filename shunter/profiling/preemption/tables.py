@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from shunter.profiling.preemption.cycles import PARTS
 from shunter.profiling.preemption.figures import PART_NAMES
-from shunter.profiling.preemption.rows import PARTS
 from shunter.report.page import ReportTable
 
 _PAPER = "arXiv 2605.19593, Tables II and III, as summarised (machine-written summaries of the text)"
