@@ -16,7 +16,13 @@ from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import start_engine
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.preemption.folder import Measurement, Prediction, open_measurement
+from shunter.profiling.preemption.folder import (
+    Prediction,
+    is_old,
+    open_measurement,
+    read_measurement,
+    run_measurement,
+)
 from shunter.profiling.preemption.plan import (
     PreemptionPlan,
     PreemptionSettings,
@@ -92,10 +98,10 @@ def profile_preemption(
     shunter profile preemption --model small-hf --performance perf --page-cache cold --resume
     """
     settings = PreemptionSettings(
-        job_tokens=job_tokens,
-        other_tokens=other_tokens,
-        prompt_tokens=prompt,
-        cuts=_cut_list(cuts, job_tokens),
+        job_tokens,
+        other_tokens,
+        prompt,
+        _cut_list(cuts, job_tokens),
         repeats=repeats,
         gpu_layers=gpu_layers,
         page_cache=page_cache,
@@ -103,58 +109,54 @@ def profile_preemption(
         seed=seed,
     )
     b = None if other is None else read_models([other], engine, field="--other")[0]
-    plan = make_preemption_plan(read_models(model or [], engine), b, settings)
-    measurement = open_measurement(
-        out,
-        plan,
-        engine=engine,
-        device=device,
-        predict=lambda: _predict(performance, plan, engine, parse_device(device, field="--device").name),
-        resume=resume,
-    )
+    place = parse_device(device, field="--device")
+    plan = make_preemption_plan(read_models(model or [], engine), b, settings, engine=engine, device=place)
+    open_measurement(out, plan, predict=lambda: _predict(performance, plan), resume=resume)
     console = open_console()
-    code = 0 if measurement.is_old else _measure(console, measurement, python, allow_overcommit)
-    _show(console, measurement, verbose)
+    code = 0 if is_old(out) else _measure(console, out, plan, python, allow_overcommit)
+    _show(console, out, plan, verbose)
     if code:
         raise typer.Exit(code)
 
 
-def _measure(console: Console, measurement: Measurement, python: str | None, allow_overcommit: bool) -> int:
+def _measure(console: Console, out: Path, plan: PreemptionPlan, python: str | None, overcommit: bool) -> int:
     """Measures what is missing; the exit code."""
     try:
         with (
-            start_engine(measurement.engine, measurement.device, python=python) as running,
+            start_engine(plan.engine, plan.device.name, python=python) as engine,
             progress(console) as report,
         ):
-            done = measurement.run(
-                running,
-                allow_overcommit=allow_overcommit,
+            done = run_measurement(
+                out,
+                plan,
+                engine,
+                allow_overcommit=overcommit,
                 progress=lambda at: report(at.text, at.units_done, at.units),
             )
     except KeyboardInterrupt:
         say(console, "Interrupted; --resume goes on.")
         return 130
     except EngineError:
-        if kept := len(measurement.cycles()):
-            say(console, f"{measurement.folder} keeps {kept} cycles; --resume goes on from there.")
+        if kept := len(read_measurement(out, plan)):
+            say(console, f"{out} keeps {kept} cycles; --resume goes on from there.")
         raise
     for line in done.refused:
         say(console, f"not measured: {line}")
     return 0
 
 
-def _show(console: Console, measurement: Measurement, verbose: bool) -> None:
-    rows, out = measurement.cycles(), measurement.folder
+def _show(console: Console, out: Path, plan: PreemptionPlan, verbose: bool) -> None:
+    rows = read_measurement(out, plan)
     if rows.empty:
         say(console, f"{out}: no cycle was finished")
         return
-    shown = write_preemption_report(rows, measurement.plan, out)
+    tables, lines = write_preemption_report(rows, plan, out)
     kept = f"{len(rows)} cycles in preemption.parquet"
-    kept += ", to which this version adds none" if measurement.is_old else ""
+    kept += ", to which this version adds none" if is_old(out) else ""
     place = f"page: {out / 'preemption.html'}; {kept}, figures in results.json"
-    say_answer(console, shown.lines, (place,), verbose=verbose)
+    say_answer(console, lines, (place,), verbose=verbose)
     if verbose:
-        for table in shown.tables:
+        for table in tables:
             console.print(table.to_rich())
 
 
@@ -167,7 +169,7 @@ def _cut_list(text: str, job_tokens: int) -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words}))
 
 
-def _predict(path: Path | None, plan: PreemptionPlan, engine: str, device: str) -> list[Prediction]:
+def _predict(path: Path | None, plan: PreemptionPlan) -> list[Prediction]:
     """Predicts A's own part of each cycle, with the model's facts, so that it need not have been profiled."""
     if path is None:
         return []
@@ -177,8 +179,8 @@ def _predict(path: Path | None, plan: PreemptionPlan, engine: str, device: str) 
         facts = model_facts(checkpoint)
         for cut in plan.settings.cuts:
             cost = performance.preemption_cost_s(
-                engine,
-                device,
+                plan.engine,
+                plan.device.name,
                 checkpoint.name,
                 plan.settings.prompt_tokens + cut - 1,
                 gpu_layers=plan.level(checkpoint),

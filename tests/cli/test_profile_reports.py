@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from shunter.cli.main import main
 from shunter.engines.base import WorkerDiedError
 from shunter.engines.fake.engine import FakeEngine
 from shunter.models.performance import PerformanceModel
+from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.preemption.cycles import read_cycles
 from tests.worlds import durations_for, fit_fake
 
@@ -188,6 +190,41 @@ def test_a_dead_engine_is_one_line_and_leaves_the_finished_cycles(
     assert err.count("\n") == 1
     assert "keeps 3 cycles; --resume goes on from there" in text
     assert len(read_cycles(tmp_path / "out" / "preemption.parquet")) == 3
+
+
+def test_what_will_not_fit_is_refused_unless_it_is_to_be_tried(preemption: Any, tmp_path: Path) -> None:
+    tiny = ("--out", tmp_path / "out", "--device", "cpu:1-threads-1MB")
+    code, _, err = preemption(*tiny)
+    assert code == 2
+    assert "--model must fit the memory at one level at least" in err
+    code, text, err = preemption(*tiny, "--allow-overcommit")
+    assert code == 0, err
+    assert "on cpu:1-threads-1MB, warm page cache, 12 cycles" in text
+
+
+def test_rows_are_those_of_a_dataset(
+    preemption: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert preemption("--out", tmp_path / "out")[0] == 0
+    rows = read_dataset(tmp_path / "out" / "preemption.parquet")
+    cycle = ["load", "unload"] * 2 + ["prefill"] * 2 + ["decode"] * 3 + ["kv_save", "kv_restore"]
+    whole = ["prefill", "decode"]
+    assert sorted(rows["operation"]) == sorted(12 * cycle + 6 * whole)
+    code, out, _ = run(capsys, "dataset", "validate", tmp_path / "out" / "preemption.parquet")
+    assert code == 0, out
+
+
+def test_a_folder_of_an_older_shunter_is_shown_as_it_is(preemption: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _, text, _ = preemption("--out", out)
+    cycles = read_cycles(out / "preemption.parquet")
+    unpredicted = dict.fromkeys(("predicted_s", "predicted_low_s", "predicted_high_s"), float("nan"))
+    old = pa.Table.from_pandas(cycles.assign(**unpredicted, predicted_out_of_range=False))
+    before = old.replace_schema_metadata({"shunter_preemption_schema": "1"})
+    pq.write_table(before, out / "preemption.parquet")
+    code, again, err = preemption("--out", out, "--resume")
+    assert code == 0, err
+    assert again == text.replace(".parquet,", ".parquet, to which this version adds none,")
 
 
 def test_a_file_in_the_place_of_the_folder(preemption: Any, tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import shunter.profiling.sweep.sweep
 from shunter.catalog.checkpoints import read_checkpoint
+from shunter.catalog.devices import parse_device
 from shunter.engines.fake.engine import FakeEngine
 from shunter.profiling.dataset.journal import Journal
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.preemption.cycles import read_cycles
-from shunter.profiling.preemption.folder import open_measurement
+from shunter.profiling.preemption.folder import open_measurement, run_measurement
 from shunter.profiling.preemption.plan import PreemptionPlan, PreemptionSettings, make_preemption_plan
 from tests.profiling.test_kill import keys_on_disk
 
@@ -28,7 +29,8 @@ def plan(checkpoint: str) -> PreemptionPlan:
     settings = PreemptionSettings(
         job_tokens=20, other_tokens=5, prompt_tokens=4, cuts=(2, 10, 18), repeats=10
     )
-    return make_preemption_plan([read_checkpoint(checkpoint)], None, settings)
+    models, device = [read_checkpoint(checkpoint)], parse_device("cpu:1-threads")
+    return make_preemption_plan(models, None, settings, engine="fake", device=device)
 
 
 class ReportingJournal(Journal):
@@ -41,12 +43,11 @@ class ReportingJournal(Journal):
 
 def measure(folder: Path, checkpoint: str) -> None:
     """What the killed process runs."""
-    measurement = open_measurement(
-        folder, plan(checkpoint), engine="fake", device="cpu:1-threads", predict=tuple, resume=True
-    )
+    asked = plan(checkpoint)
+    open_measurement(folder, asked, predict=tuple, resume=True)
     shunter.profiling.sweep.sweep.Journal = ReportingJournal  # type: ignore[misc, attr-defined]
-    layers = measurement.plan.models[0].spec.total_layers
-    measurement.run(FakeEngine(device="cpu:1-threads", total_layers=layers))
+    layers = asked.models[0].spec.total_layers
+    run_measurement(folder, asked, FakeEngine(device="cpu:1-threads", total_layers=layers))
 
 
 def killed(folder: Path, checkpoint: Path, after_rows: int | None) -> list[str]:

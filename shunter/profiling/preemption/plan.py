@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -59,8 +60,10 @@ class PreemptionSettings:
 
 @dataclass(frozen=True)
 class PreemptionPlan:
-    """What will be measured: models A, model B, and settings."""
+    """What will be measured: on which engine and device, models A, model B, and settings."""
 
+    engine: str
+    device: DeviceSpec
     models: tuple[Checkpoint, ...]
     other: Checkpoint
     settings: PreemptionSettings
@@ -74,7 +77,18 @@ class PreemptionPlan:
         """Layers of a model on the device."""
         return parse_level(self.settings.gpu_layers, checkpoint.spec.total_layers)
 
-    def sweep(self, engine: str, device: DeviceSpec, *, allow_overcommit: bool = False) -> SweepPlan:
+    def asked(self) -> dict[str, Any]:
+        """All of it as plain data: what a measurement must have in common with one that it goes on with."""
+        return {
+            "engine": self.engine,
+            "device": self.device.name,
+            "models": [model_facts(model) for model in self.models],
+            "other": model_facts(self.other),
+            **asdict(self.settings),
+            "cuts": list(self.settings.cuts),
+        }
+
+    def sweep(self, *, allow_overcommit: bool = False) -> SweepPlan:
         """The sweep of the cycles and of A's uninterrupted runs, with one of which each group begins.
 
         Each repeat is one pass over all models and cuts in random order, so that a slow stretch of the
@@ -101,8 +115,9 @@ class PreemptionPlan:
             seed=s.seed,
             allow_overcommit=allow_overcommit,
         )
-        plan_id = digest([engine, device.name, *map(model_facts, (*self.models, self.other)), asdict(s)])
-        return SweepPlan(engine, device, settings, tuple(groups), 1, self.context_tokens, plan_id)
+        return SweepPlan(
+            self.engine, self.device, settings, tuple(groups), 1, self.context_tokens, digest(self.asked())
+        )
 
 
 def cut_points(count: int, job_tokens: int) -> tuple[int, ...]:
@@ -118,7 +133,12 @@ def cut_points(count: int, job_tokens: int) -> tuple[int, ...]:
 
 
 def make_preemption_plan(
-    models: Sequence[Checkpoint], other: Checkpoint | None, settings: PreemptionSettings
+    models: Sequence[Checkpoint],
+    other: Checkpoint | None,
+    settings: PreemptionSettings,
+    *,
+    engine: str,
+    device: DeviceSpec,
 ) -> PreemptionPlan:
     """Checks what was asked for.
 
@@ -126,6 +146,8 @@ def make_preemption_plan(
         models: A's models.
         other: B's model; None: the smallest of A's.
         settings: What is measured.
+        engine: Name in the engine registry.
+        device: The device.
 
     Raises:
         InputError: No or twice the same model, a cut outside the job, or a level that a model does not have.
@@ -146,7 +168,7 @@ def make_preemption_plan(
     if s.page_cache not in ("warm", "cold"):
         raise InputError("--page-cache", "be warm or cold", s.page_cache)
     smallest = min(models, key=lambda model: model.weight_bytes)
-    plan = PreemptionPlan(tuple(models), other or smallest, settings)
+    plan = PreemptionPlan(engine, device, tuple(models), other or smallest, settings)
     for model in (*plan.models, plan.other):
         plan.level(model)
     return plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def summarise(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Summarises the cycles of each model; shares are of the mean overhead.
 
     Args:
-        rows: Cycles as from ``Measurement.cycles``.
+        rows: Cycles as from ``read_measurement``.
 
     Returns:
         By model: plain data. Intervals are None with fewer than two cycles, slopes with fewer than three.
@@ -61,11 +62,15 @@ def line_over_models(summary: dict[str, dict[str, Any]]) -> dict[str, float] | N
     """
     if len(summary) < 3:
         return None
-    weights = [s["weight_bytes"] for s in summary.values()]
-    line = stats.linregress(weights, [s["own_mean_s"] for s in summary.values()])
-    if line.slope <= 0:
-        return None
-    return {"intercept_s": float(line.intercept), "bytes_per_s": float(1 / line.slope)}
+    line = weights_line(*zip(*((s["weight_bytes"], s["own_mean_s"]) for s in summary.values()), strict=True))
+    return line if 0 < line["bytes_per_s"] < math.inf else None
+
+
+def weights_line(weight_bytes: Any, seconds: Any) -> dict[str, float]:
+    """Straight line through points: seconds = ``intercept_s`` + weights / ``bytes_per_s``."""
+    line = stats.linregress(weight_bytes, seconds)
+    rate = 1 / float(line.slope) if line.slope else math.inf
+    return {"intercept_s": float(line.intercept), "bytes_per_s": rate}
 
 
 def _summary(rows: pd.DataFrame) -> dict[str, Any]:
