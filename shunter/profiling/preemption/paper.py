@@ -37,14 +37,7 @@ def paper_cells() -> list[dict[str, Any]]:
 
 
 def paper_lines(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Straight lines through the cells of each GPU: overhead = intercept + weights / rate.
-
-    Args:
-        cells: From ``paper_cells``.
-
-    Returns:
-        By GPU: ``intercept_s`` and ``bytes_per_s``.
-    """
+    """The ``weights_line`` through the cells (``paper_cells``) of each GPU, by its name."""
     by_gpu = pd.DataFrame(cells).groupby("gpu")
     return {str(gpu): weights_line(group["weight_bytes"], group["overhead_s"]) for gpu, group in by_gpu}
 

@@ -22,11 +22,7 @@ __all__ = ["write_preemption_report"]
 
 
 def preemption_results(rows: pd.DataFrame) -> dict[str, Any]:
-    """Everything that tables and pages show, as plain data.
-
-    Args:
-        rows: Cycles as from ``read_measurement``.
-    """
+    """Everything that tables and pages show of cycles (``read_measurement``), as plain data."""
     models = summarise(rows)
     return {"models": models, "line_over_models": line_over_models(models), "paper": paper_cells()}
 
