@@ -136,15 +136,16 @@ def _cell(world: World, mine: Array, unfinished: int, theirs: Mapping[str, Array
     return Cell(
         scenario=world.scenario.name,
         load=round(load_of(world), 4),
-        response_s=_number(mine.mean()),
+        response_s=if_finite(mine.mean()),
         baseline=best,
-        baseline_response_s=_number(theirs[best].mean()),
-        change=_number(change.value),
-        low=_number(change.low),
-        high=_number(change.high),
+        baseline_response_s=if_finite(theirs[best].mean()),
+        change=if_finite(change.value),
+        low=if_finite(change.low),
+        high=if_finite(change.high),
         unfinished=unfinished,
     )
 
 
-def _number(value: float) -> float | None:
+def if_finite(value: float) -> float | None:
+    """The number as JSON can hold it; None for one that is not finite."""
     return float(value) if np.isfinite(value) else None
