@@ -31,7 +31,7 @@ from shunter.envs.rules.claims import claimable, claimable_count
 from shunter.envs.sim.compiled import entry, inlined, internal
 from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import LOAD, RUN, State
-from shunter.envs.state.tables import Tables
+from shunter.envs.state.tables import Tables, at_tokens
 
 ROTATIONS = 2.25
 """Rotations that the default guard lets pass where work is even and devices idle; see ``Rotation.guard_s``.
@@ -285,15 +285,10 @@ def _work_and_quantum_s(tables: Tables, pairs: NDArray[np.int64]) -> tuple[Float
     limits = tables.limits[0]
     prompt, decode = pairs.mean(axis=0)
     batch = min(int(limits["max_batch"]), tables.step_s.shape[3])
-    prefill_s = _at(prompt, tables.prefill_tokens, tables.prefill_s)
-    step_s = _at(prompt + decode / 2, tables.context_tokens, tables.step_s[..., batch - 1, :])
+    prefill_s = at_tokens(prompt, tables.prefill_tokens, tables.prefill_s)
+    step_s = at_tokens(prompt + decode / 2, tables.context_tokens, tables.step_s[..., batch - 1, :])
     decoding_s = np.minimum(limits["quantum_ns"] * 1e-9 + step_s, limits["quantum_steps"] * step_s)
     return prefill_s + decode * step_s / batch, prefill_s + decoding_s
-
-
-def _at(x: float, grid: Floats, values: Floats) -> Floats:
-    """Interpolates along the last axis."""
-    return np.asarray(np.apply_along_axis(lambda v: np.interp(x, grid, v), -1, values))
 
 
 def _all_fit(footprint: Floats, capacity: Floats, fits: NDArray[np.bool_]) -> bool:

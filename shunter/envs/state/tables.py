@@ -146,3 +146,8 @@ def make_tables(**fields: Any) -> Tables:
             parts[part][name] = fields.pop(name)
     parts.update({name: np.ascontiguousarray(values, np.float64) for name, values in fields.items()})
     return Tables(**parts)
+
+
+def at_tokens(tokens: float, grid: Floats, values: Floats) -> Floats:
+    """Values over a grid of token counts, which is their last axis, interpolated at one count."""
+    return np.asarray(np.apply_along_axis(lambda v: np.interp(tokens, grid, v), -1, values))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shunter.catalog.checkpoints import read_checkpoint
 from shunter.envs.scenario.scenario import Model, Scenario
-from shunter.envs.state.tables import Tables, make_tables
+from shunter.envs.state.tables import Tables, at_tokens, make_tables
 from shunter.envs.workload.draw import popularity
 from shunter.envs.workload.lengths import length_pairs, remaining_tokens
 from shunter.errors import InputError, UnknownNameError
@@ -71,11 +71,9 @@ def mean_work_s(tables: Tables, pairs: NDArray[np.int64]) -> Array:
         pairs: (N, 2) prompt and decode lengths, as from ``length_pairs``.
     """
     prompt, decode = pairs.mean(axis=0)
-    grid = tables.context_tokens
-    prefill = np.apply_along_axis(lambda v: np.interp(prompt, tables.prefill_tokens, v), -1, tables.prefill_s)
-    single = tables.step_s[..., 0, :]
-    step = np.apply_along_axis(lambda v: np.interp(prompt + decode / 2, grid, v), -1, single)
-    return np.asarray(prefill + decode * step)
+    prefill_s = at_tokens(prompt, tables.prefill_tokens, tables.prefill_s)
+    middle, step_s = prompt + decode / 2, tables.step_s[..., 0, :]
+    return np.asarray(prefill_s + decode * at_tokens(middle, tables.context_tokens, step_s))
 
 
 def facts_of_model(model: Model, performance: PerformanceModel) -> dict[str, Any]:
