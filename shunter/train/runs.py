@@ -96,8 +96,9 @@ class Trained:
     @property
     def words(self) -> list[str]:
         """What training added, what it took, and what MLflow made of it."""
-        lines = [*added_words(self.policy), f"{self.out}: {self.how}", self.registered]
-        return [line for line in lines if line]
+        verdict = verdict_of(self.policy)
+        added = () if verdict is None else verdict.words
+        return [line for line in (*added, f"{self.out}: {self.how}", self.registered) if line]
 
 
 def are_complete(trained: Sequence[Trained], runs: Sequence[TrainingRun]) -> bool:
@@ -283,12 +284,6 @@ class _Training:
         return Trained(
             out, result.policy, ratio, how, self.tracker.run_id, registered, interrupted=result.interrupted
         )
-
-
-def added_words(policy: LearnedPolicy) -> tuple[str, ...]:
-    """What training added, as the policy's file has it: two lines, or none if it does not say."""
-    verdict = verdict_of(policy)
-    return () if verdict is None else verdict.words
 
 
 def log_policy(out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracker: Tracker) -> None:

@@ -103,25 +103,17 @@ def log_costs(worlds: Sequence[World], policy: Policy, seeds: Sequence[int]) -> 
     return np.array([np.log(costs(world, policy, seeds).mean()) for world in worlds])
 
 
-def make_score_card(
-    policy: Policy, worlds: Sequence[World], baselines: Mapping[str, Policy], seeds: Sequence[int]
+def score_card(
+    worlds: Sequence[World], mine: Played, theirs: Mapping[str, Played], seeds: Sequence[int]
 ) -> ScoreCard:
     """Judges a policy against the best baseline of each world.
 
     Args:
-        policy: Policy to judge.
         worlds: Scenarios at their loads.
-        baselines: Heuristics by the names to show; none of them an oracle.
+        mine: What the policy did there.
+        theirs: What heuristics did, by the names to show; none of them an oracle.
         seeds: Seeds of the workloads; the policy must not have been chosen on them for the card to be fair.
     """
-    theirs = {name: played(worlds, baseline, seeds) for name, baseline in baselines.items()}
-    return score_card(worlds, played(worlds, policy, seeds), theirs, seeds)
-
-
-def score_card(
-    worlds: Sequence[World], mine: Played, theirs: Mapping[str, Played], seeds: Sequence[int]
-) -> ScoreCard:
-    """The same of what was played already."""
     cells = []
     for w, world in enumerate(worlds):
         responses = {name: other.response_mean_s[w : w + 1] for name, other in theirs.items()}

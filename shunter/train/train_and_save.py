@@ -14,15 +14,7 @@ from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
 from shunter.jobs import open_runner
 from shunter.train.random_scenarios import random_worlds
-from shunter.train.runs import (
-    NOBODY,
-    Listener,
-    Trained,
-    TrainingRun,
-    are_complete,
-    checkpoint_of,
-    train_runs,
-)
+from shunter.train.runs import NOBODY, Listener, Trained, TrainingRun, are_complete, checkpoint_of, train_runs
 from shunter.train.settings import DistillSettings, TrainConfig, shortened
 from shunter.train.specialists import train_specialists
 
