@@ -17,7 +17,7 @@ from shunter.agents.learned.base_policy import MOST_CANDIDATES
 from shunter.agents.learned.compiled import Scratch, choose
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
-from shunter.envs.sim.compiled import internal, jit
+from shunter.envs.sim.compiled import inlined, jit
 from shunter.envs.sim.kernel import begin_episode, environment
 from shunter.envs.sim.randomness import key_of
 from shunter.envs.sim.simulation import begin
@@ -45,6 +45,26 @@ class Shown(NamedTuple):
     listed: Bools
     scores: NDArray[np.float32]
     agrees: Bools
+
+
+@inlined
+def keep(w: Scratch, shown: Shown, count: int) -> bool:
+    """Writes a decision behind those kept; false, and nothing that counts, where there is no choice."""
+    place, listed = 0, 0
+    for a in range(w.mask.shape[0]):
+        listed += 0 if np.isnan(w.prior[a]) else 1
+    if listed < 2:
+        return False
+    for a in range(w.mask.shape[0]):
+        if not np.isnan(w.prior[a]) and place < shown.listed.shape[1]:
+            for f in range(w.candidates.shape[1]):
+                shown.candidates[count, place, f] = w.candidates[a, f]
+            shown.listed[count, place] = True
+            shown.scores[count, place] = w.prior[a]
+            place += 1
+    for g in range(w.context.shape[0]):
+        shown.context[count, g] = w.context[g]
+    return True
 
 
 @jit
@@ -91,26 +111,6 @@ def show(
                 count += 1
             begin(t, s, s.clock[0].asking, other if acts < followed else wanted)
     return count
-
-
-@internal
-def keep(w: Scratch, shown: Shown, count: int) -> bool:
-    """Writes a decision behind those kept; false, and nothing that counts, where there is no choice."""
-    place, listed = 0, 0
-    for a in range(w.mask.shape[0]):
-        listed += 0 if np.isnan(w.prior[a]) else 1
-    if listed < 2:
-        return False
-    for a in range(w.mask.shape[0]):
-        if not np.isnan(w.prior[a]) and place < shown.listed.shape[1]:
-            for f in range(w.candidates.shape[1]):
-                shown.candidates[count, place, f] = w.candidates[a, f]
-            shown.listed[count, place] = True
-            shown.scores[count, place] = w.prior[a]
-            place += 1
-    for g in range(w.context.shape[0]):
-        shown.context[count, g] = w.context[g]
-    return True
 
 
 def collect(
