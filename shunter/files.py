@@ -120,7 +120,11 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 def finite(value: Any) -> Any:
-    """Plain data with None in place of numbers that JSON does not know."""
+    """Plain data with None in place of numbers that JSON does not know; also of arrays and named tuples."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, Mapping):
         return {key: finite(of) for key, of in value.items()}
     if isinstance(value, list | tuple):

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from rich.table import Table
 
 from shunter.catalog.models import ModelSpec, catalog_models, get_model, scaled_model
-from shunter.cli.options import open_console
+from shunter.cli.options import open_console, say
 from shunter.errors import InputError
 from shunter.profiling.checkpoints.synthetic import (
     CHECKPOINT_FORMATS,
@@ -80,7 +80,7 @@ def checkpoint(
     quantization = quantization or CHECKPOINT_FORMATS[kind][0]
     spec = _wanted_shape(like, size, quantization)
     weight_bytes = checkpoint_weight_bytes(spec, kind, quantization)
-    _say(console, f"{_size_text(weight_bytes)} of {quantization} weights ({kind}) to {out}")
+    say(console, f"{_size_text(weight_bytes)} of {quantization} weights ({kind}) to {out}")
     with _progress(console) as progress:
         written = write_checkpoint(
             spec,
@@ -92,14 +92,10 @@ def checkpoint(
             progress=progress,
         )
     facts = f"{spec.params / 1e6:.1f} M parameters, {spec.layers} layers"
-    _say(console, f"{out}: {_size_text(written.weight_bytes)}, {facts}")
+    say(console, f"{out}: {_size_text(written.weight_bytes)}, {facts}")
 
 
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def parse_size_bytes(text: str, *, field: str = "--size") -> float:
+def parse_size_bytes(text: str) -> float:
     """Reads ``240MB`` or ``1.5GB`` as bytes (decimal).
 
     Raises:
@@ -107,7 +103,7 @@ def parse_size_bytes(text: str, *, field: str = "--size") -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB)", text)
     if match is None or float(match[1]) == 0:
-        raise InputError(field, "be a number of MB or GB above zero, like 240MB", text)
+        raise InputError("--size", "be a number of MB or GB above zero, like 240MB", text)
     return float(match[1]) * {"MB": 1e6, "GB": 1e9}[match[2]]
 
 

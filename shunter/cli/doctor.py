@@ -55,11 +55,7 @@ def doctor(
     for step in steps:
         say(console, f"- {step}")
     if json_path is not None:
-        findings = {
-            "machine": asdict(machine),
-            "engines": [asdict(check) for check in checks],
-            "next": steps,
-        }
+        findings = {"machine": asdict(machine), "engines": [asdict(check) for check in checks], "next": steps}
         write_json(json_path, findings)
 
 

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from shunter.agents.registry import DEFAULT_POLICIES
 from shunter.cli.options import (
-    PERFORMANCE,
-    RAY,
+    Performance,
+    Ray,
     Verbose,
     free_folder,
     lost_words,
@@ -35,7 +35,6 @@ from shunter.report.compare import load_words
 from shunter.report.words import change_text, format_metric, verdict
 
 _Scenario = Annotated[Path, typer.Option(help="Scenario file (YAML), or a name of the library.")]
-_Performance = Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)]
 _Policies = Annotated[
     list[str] | None,
     typer.Option(
@@ -66,7 +65,6 @@ _Python = Annotated[
         help="Interpreter that has the engine, or ENGINE=INTERPRETER; repeatable.", show_default=False
     ),
 ]
-_Ray = Annotated[str | None, typer.Option(help=RAY, show_default=False)]
 _Duration = Annotated[
     str | None,
     typer.Option(
@@ -105,7 +103,7 @@ _Json = Annotated[
 
 def eval_(
     scenario: _Scenario,
-    performance: _Performance = None,
+    performance: Performance = None,
     policy: _Policies = None,
     seeds: _Seeds = "20",
     real: _Real = False,
@@ -113,7 +111,7 @@ def eval_(
     repeats: _Repeats = 1,
     engine: _Engine = None,
     python: _Python = None,
-    ray: _Ray = None,
+    ray: Ray = None,
     duration: _Duration = None,
     hang_after: _HangAfter = "30s",
     chaos: _Chaos = None,

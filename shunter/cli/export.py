@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shunter.cli.options import PERFORMANCE, open_console, say
+from shunter.cli.options import Performance, check_new, open_console, say
 from shunter.envs.scenario.library import performance_of
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import load_performance
@@ -17,7 +17,6 @@ from shunter.files import write_text
 ScenarioOption = Annotated[
     Path, typer.Option(help="Scenario file (YAML), or a name of the library.", show_default=False)
 ]
-Performance = Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
@@ -52,7 +51,7 @@ def export_llama_swap(
     from shunter.export.llama_swap import llama_swap_yaml
     from shunter.export.placement import checkpoint_path, homes_of
 
-    _check_free(out, "--out", overwrite)
+    check_new("--out", out, overwrite=overwrite)
     loaded = load_scenario(scenario)
     homes = homes_of(loaded, load_performance(loaded, performance_of(scenario, performance)))
     text = llama_swap_yaml(loaded, homes, models_dir=models_dir, by_demand=by_demand)
@@ -100,8 +99,8 @@ def export_vllm(
     script = out.with_suffix(".sh")
     if script == out:
         raise InputError("--out", "not end in .sh: the script beside the plan does", str(out))
-    _check_free(out, "--out", overwrite)
-    _check_free(script, "--out, its script,", overwrite)
+    check_new("--out", out, overwrite=overwrite)
+    check_new("--out, its script,", script, overwrite=overwrite)
     loaded = load_scenario(scenario)
     model = load_performance(loaded, performance_of(scenario, performance))
     planned = sleep_plan(loaded, homes_of(loaded, model), model, models_dir=models_dir, first_port=port)
@@ -111,10 +110,3 @@ def export_vllm(
     for one in planned.plan["models"]:
         say(console, f"{one['name']}: sleeps at level {one['sleep_level']} on {one['device']}; {one['note']}")
     say(console, f"{out} and {script}: {len(planned.plan['models'])} models")
-
-
-def _check_free(path: Path, field: str, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise InputError(field, "not exist yet (or give --overwrite)", str(path))
-    if not path.absolute().parent.is_dir():
-        raise InputError(field, "be in an existing folder", str(path))

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shunter.cli.options import Verbose, open_console, progress, say_answer
+from shunter.cli.options import Verbose, open_console, percent, progress, say_answer
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.dataset.compare import merge_datasets
@@ -106,7 +106,7 @@ def _errors_words(model: PerformanceModel) -> list[str]:
     lines = []
     for what, name in (("cells", "held_out_cells"), ("models", "held_out_models")):
         errors = {target: getattr(of, name) for target, of in model.cv.items()}
-        figures = ", ".join(f"{target} {_percent(e.mape if e else None)}" for target, e in errors.items())
+        figures = ", ".join(f"{target} {percent(e.mape if e else None)}" for target, e in errors.items())
         lines.append(f"Mean relative error of held-out {what}: {figures}.")
     return lines
 
@@ -162,13 +162,9 @@ def errors_table(model: PerformanceModel) -> Table:
             target,
             str(sum(f.rows for f in fits)),
             str(sum(f.cells for f in fits)),
-            _percent(cells.mape if cells else None),
-            _percent(models.mape if models else None),
-            _percent(errors.noise),
+            percent(cells.mape if cells else None),
+            percent(models.mape if models else None),
+            percent(errors.noise),
             f"{100 * errors.interval[0]:+.0f} to {100 * errors.interval[1]:+.0f} %",
         )
     return table
-
-
-def _percent(share: float | None) -> str:
-    return "unknown" if share is None else f"{100 * share:.1f} %"

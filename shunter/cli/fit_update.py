@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from shunter.cli.options import say_answer
+from shunter.cli.options import percent, say_answer
 from shunter.engines.caller.entries import engine_entry
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.eval.execution.event_log import read_event_log
@@ -74,8 +74,8 @@ def update(
 def error_words(found: Recalibration) -> list[str]:
     """How far predicted spans are off before and after, a line for all together; none without errors."""
     return [
-        f"Mean error of held-out spans: {_percent(e.before, '')} before, {_percent(e.after, '')} after; "
-        f"of their sum {_percent(e.sum_before, '+')} before, {_percent(e.sum_after, '+')} after."
+        f"Mean error of held-out spans: {percent(e.before, '')} before, {percent(e.after, '')} after; "
+        f"of their sum {percent(e.sum_before, '+')} before, {percent(e.sum_after, '+')} after."
         for e in found.errors
         if e.target == "all"
     ]
@@ -101,10 +101,6 @@ def span_errors_table(found: Recalibration) -> Table:
     for column in ("spans", "before", "after", "sum before", "sum after"):
         table.add_column(column, justify="right", no_wrap=True)
     for e in found.errors:
-        mean = (_percent(e.before, ""), _percent(e.after, ""))
-        table.add_row(e.target, str(e.spans), *mean, _percent(e.sum_before, "+"), _percent(e.sum_after, "+"))
+        mean = (percent(e.before), percent(e.after))
+        table.add_row(e.target, str(e.spans), *mean, percent(e.sum_before, "+"), percent(e.sum_after, "+"))
     return table
-
-
-def _percent(share: float | None, sign: str) -> str:
-    return "unknown" if share is None else f"{100 * share:{sign}.1f} %"

@@ -17,13 +17,26 @@ from shunter.errors import InputError
 from shunter.files import check_place
 
 LINE_EVERY_S = 10.0
-PERFORMANCE = (
-    "Fitted performance model; 'published' is one fitted to public llama.cpp benchmarks, with loads, KV "
-    "copies and memory from data sheets. Default: perf; published for scenarios of the library."
-)
-"""Help of the option of that name."""
-RAY = "Share the work among the CPUs of a Ray cluster: auto, host:port, ray://… or local."
-"""Help of the option of that name."""
+
+Performance = Annotated[
+    Path | None,
+    typer.Option(
+        help="Fitted performance model; 'published' is one fitted to public llama.cpp benchmarks, with "
+        "loads, KV copies and memory from data sheets. Default: perf; published for scenarios of the "
+        "library.",
+        show_default=False,
+    ),
+]
+"""The option of commands that predict; see ``shunter.envs.scenario.library.performance_of``."""
+
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        help="Share the work among the CPUs of a Ray cluster: auto, host:port, ray://… or local.",
+        show_default=False,
+    ),
+]
+"""The option of commands whose work can be shared."""
 
 
 def _json_place(path: Path | None) -> Path | None:
@@ -54,10 +67,10 @@ WIDE = 1000
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
-def open_console(*, stderr: bool = False) -> Console:
+def open_console() -> Console:
     """What commands print on: as wide as the terminal, or wide enough for any table where there is none."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=WIDE)
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
 
 
 def say(console: Console, text: str) -> None:
@@ -89,7 +102,12 @@ def lost_words(lost: Iterable[str]) -> list[str]:
     return [f"lost on the way, its work was done elsewhere: {line}" for line in lost]
 
 
-def seed_list(text: str, *, field: str = "--seeds") -> list[int]:
+def percent(share: float | None, sign: str = "") -> str:
+    """A share in words; with the sign ``+`` rises have one too."""
+    return "unknown" if share is None else f"{100 * share:{sign}.1f} %"
+
+
+def seed_list(text: str) -> list[int]:
     """Reads workload seeds: a count (``20`` is 0 to 19), a range (``100-119``) or a list (``3,5,8``).
 
     Raises:
@@ -103,7 +121,7 @@ def seed_list(text: str, *, field: str = "--seeds") -> list[int]:
     words = text.split(",")
     if len(words) > 1 and all(word.isdigit() for word in words):
         return list(dict.fromkeys(map(int, words)))
-    raise InputError(field, "be a count (20), a range (100-119) or a list (3,5,8)", text)
+    raise InputError("--seeds", "be a count (20), a range (100-119) or a list (3,5,8)", text)
 
 
 def seconds(field: str, text: str) -> float:
@@ -132,20 +150,32 @@ def share(field: str, text: str) -> float | None:
     return float(number) / (100 if text.strip().endswith("%") else 1)
 
 
-def free_folder(given: Path | None, *, overwrite: bool, default: Path = Path("runs/eval")) -> Path:
+def check_new(field: str, path: Path, *, overwrite: bool) -> None:
+    """Refuses a file that is there, unless it may be written over, and one that cannot be.
+
+    Raises:
+        InputError: Names the option, and the rule that its path breaks.
+    """
+    if path.exists() and not overwrite:
+        raise InputError(field, "not exist yet (or give --overwrite)", str(path))
+    if not path.absolute().parent.is_dir():
+        raise InputError(field, "be in an existing folder", str(path))
+
+
+def free_folder(given: Path | None, *, overwrite: bool) -> Path:
     """The folder to write a report into; nothing is made yet.
 
     Args:
-        given: As the user named it; None: the default, with the first number that makes it new.
+        given: As the user named it; None: ``runs/eval``, with the first number that makes it new.
         overwrite: Whether one that holds something is written over.
-        default: Where nothing was named.
 
     Raises:
         InputError: The one named holds something, or is no folder.
     """
-    if given is None and overwrite:
-        return default
     if given is None:
+        default = Path("runs/eval")
+        if overwrite:
+            return default
         names = (default if n == 1 else default.with_name(f"{default.name}-{n}") for n in count(1))
         return next(folder for folder in names if not folder.exists())
     if given.exists() and not given.is_dir():

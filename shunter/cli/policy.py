@@ -15,7 +15,7 @@ from shunter.agents.learned.file import FACTS, TrainedOn, training_of
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.score_card import ScoreCard, score_card_of
 from shunter.agents.model_uri import load_registered
-from shunter.cli.options import PERFORMANCE, Verbose, open_console, say, say_answer
+from shunter.cli.options import Performance, Verbose, check_new, open_console, say, say_answer
 from shunter.envs.scenario.library import performance_of
 from shunter.errors import InputError
 from shunter.files import check_place, write_json
@@ -101,7 +101,7 @@ def policy_average(
     """
     if len(files) < 2:
         raise InputError("FILES", "be at least two policy files", len(files))
-    _check_new("--out", out, overwrite)
+    check_new("--out", out, overwrite=overwrite)
     policy = averaged([LearnedPolicy.load(file) for file in files])
     policy.save(out)
     width = len(policy.weights["encode_1.bias"])
@@ -123,7 +123,7 @@ def policy_export(
     """
     from shunter.agents.learned.onnx import export_onnx
 
-    _check_new("--onnx", onnx, overwrite)
+    check_new("--onnx", onnx, overwrite=overwrite)
     export_onnx(_learned(file), onnx)
     say(open_console(), f"{onnx}: {onnx.stat().st_size} bytes")
 
@@ -131,7 +131,7 @@ def policy_export(
 def policy_explain(
     file: File,
     scenario: Annotated[Path, typer.Option(help="Scenario to explain it in: a file or a name.")],
-    performance: Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)] = None,
+    performance: Performance = None,
     load: Annotated[
         float | None, typer.Option(min=0.01, help="Instead of the scenario's.", show_default=False)
     ] = None,
@@ -182,7 +182,7 @@ def policy_explain(
 def policy_register(
     file: Annotated[Path, typer.Argument(help="Policy file.", show_default=False)],
     scenario: Annotated[list[Path], typer.Option(help="Scenario to compare on (YAML); repeatable.")],
-    performance: Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)] = None,
+    performance: Performance = None,
     name: Annotated[
         str | None, typer.Option(help="To register under. Default: shunter-SCENARIO.", show_default=False)
     ] = None,
@@ -262,14 +262,6 @@ def _plain(
         "score_card": {**card.model_dump(mode="json"), "change": card.change} if card else None,
         "verdict": verdict.model_dump(mode="json") if verdict else None,
     }
-
-
-def _check_new(option: str, path: Path, overwrite: bool) -> None:
-    """Refuses a file that is there, and one that cannot be."""
-    if path.exists() and not overwrite:
-        raise InputError(option, "not exist yet (or give --overwrite)", str(path))
-    if not path.absolute().parent.is_dir():
-        raise InputError(option, "be in an existing folder", str(path))
 
 
 def _learned(text: str) -> LearnedPolicy:

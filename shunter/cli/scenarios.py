@@ -11,15 +11,7 @@ import pandas as pd
 import typer
 
 from shunter.agents.registry import HEURISTICS, make_policy
-from shunter.cli.options import (
-    PERFORMANCE,
-    Json,
-    Verbose,
-    open_console,
-    progress,
-    say,
-    seed_list,
-)
+from shunter.cli.options import Json, Performance, Verbose, open_console, progress, say, seed_list
 from shunter.envs.scenario.library import find_scenario, performance_of, scenario_names, write_capacity
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.scenario.workload import Workload
@@ -38,7 +30,6 @@ CONTENDERS = (
 ScenarioArgument = Annotated[
     Path, typer.Argument(help="Name in the library, or a file (YAML).", show_default=False)
 ]
-Performance = Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)]
 
 
 def scenarios_list(verbose: Verbose = False, json_path: Json = None) -> None:

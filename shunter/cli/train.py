@@ -11,8 +11,8 @@ from rich.console import Console
 
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.cli.options import (
-    PERFORMANCE,
-    RAY,
+    Performance,
+    Ray,
     Verbose,
     lost_words,
     open_console,
@@ -40,7 +40,6 @@ _Scenarios = Annotated[
 _Config = Annotated[
     Path | None, typer.Option(help="Training file (YAML); see docs/training.md.", show_default=False)
 ]
-_Performance = Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)]
 _Loads = Annotated[
     str | None,
     typer.Option(help="Shares of capacity to train at, like 0.5,0.7,0.9.", show_default="the scenario's"),
@@ -70,7 +69,6 @@ _Specialists = Annotated[
         "--specialists", help="A training for each scenario, then one network that does as they all do."
     ),
 ]
-_Ray = Annotated[str | None, typer.Option(help=RAY, show_default=False)]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoints.")]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the policy file.")]
 
@@ -78,7 +76,7 @@ _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the polic
 def train(
     scenario: _Scenarios = None,
     config: _Config = None,
-    performance: _Performance = None,
+    performance: Performance = None,
     loads: _Loads = None,
     out: _Out = Path("policy.safetensors"),
     algorithm: _Algorithm = None,
@@ -89,7 +87,7 @@ def train(
     seeds: _Seeds = 1,
     start: _Start = None,
     specialists: _Specialists = False,
-    ray: _Ray = None,
+    ray: Ray = None,
     resume: _Resume = False,
     overwrite: _Overwrite = False,
     verbose: Verbose = False,

@@ -15,9 +15,9 @@ from rich.table import Table
 from shunter.agents.parameters import Heuristic
 from shunter.agents.registry import HEURISTICS
 from shunter.cli.options import (
-    PERFORMANCE,
-    RAY,
     Json,
+    Performance,
+    Ray,
     Verbose,
     lost_words,
     open_console,
@@ -48,7 +48,6 @@ TITLES = {
 _Scenarios = Annotated[
     list[Path] | None, typer.Option(help="Scenario file (YAML); repeatable.", show_default=False)
 ]
-_Performance = Annotated[Path | None, typer.Option(help=PERFORMANCE, show_default=False)]
 _Policies = Annotated[
     list[str] | None,
     typer.Option(help="Heuristic; repeatable. Default: all that are no oracles.", show_default=False),
@@ -73,12 +72,11 @@ _Seeds = Annotated[
     str, typer.Option(help="Workload seeds: a count, a range or a list; none that you evaluate on.")
 ]
 _Storage = Annotated[Path, typer.Option(help="Journal that a later call goes on from.")]
-_Ray = Annotated[str | None, typer.Option(help=RAY, show_default=False)]
 
 
 def tune(
     scenario: _Scenarios = None,
-    performance: _Performance = None,
+    performance: Performance = None,
     policy: _Policies = None,
     train: _Train = None,
     minutes: _Minutes = None,
@@ -88,7 +86,7 @@ def tune(
     trials: _Trials = 40,
     seeds: _Seeds = "10000-10011",
     storage: _Storage = Path("tune.journal"),
-    ray: _Ray = None,
+    ray: Ray = None,
     json_path: Json = None,
     verbose: Verbose = False,
 ) -> None:

@@ -76,13 +76,12 @@ def _split(rows: pd.DataFrame) -> Iterator[RecordedRun]:
             yield RecordedRun(int(str(seed)), run.reset_index(drop=True))
 
 
-def read_evaluation(text: str, *, store: str | None = None, field: str = "RUN") -> Recorded:
+def read_evaluation(text: str, *, store: str | None = None) -> Recorded:
     """Reads an evaluation.
 
     Args:
         text: A folder that ``shunter eval`` or ``shunter demo`` wrote, or an MLflow run id.
         store: MLflow's, a URI or a folder that holds ``mlflow.db``; None: as ``store_uri`` says.
-        field: What errors call it.
 
     Raises:
         InputError: There is neither, or it holds no evaluation.
@@ -90,19 +89,19 @@ def read_evaluation(text: str, *, store: str | None = None, field: str = "RUN") 
         VersionError: It was written by another version.
     """
     if Path(text).is_dir():
-        return _read_folder(Path(text), text, field)
+        return _read_folder(Path(text), text)
     if not _RUN_ID.fullmatch(text):
         rule = "be a folder that shunter eval wrote, or an MLflow run id (32 hexadecimal digits)"
-        raise InputError(field, rule, text)
+        raise InputError("RUN", rule, text)
     with tempfile.TemporaryDirectory() as folder:
-        return _read_folder(_downloaded(text, _uri(store), Path(folder), field), text, field)
+        return _read_folder(_downloaded(text, _uri(store), Path(folder)), text)
 
 
-def _read_folder(folder: Path, source: str, field: str) -> Recorded:
+def _read_folder(folder: Path, source: str) -> Recorded:
     results, requests = folder / FILES["results"], folder / FILES["requests"]
     for path in (results, requests):
         if not path.is_file():
-            raise InputError(field, f"hold {path.name}, as shunter eval writes it", source)
+            raise InputError("RUN", f"hold {path.name}, as shunter eval writes it", source)
     try:
         result = json.loads(results.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -125,7 +124,7 @@ def _uri(store: str | None) -> str:
     return store_uri(store) if store is not None and Path(store).is_dir() else store or store_uri()
 
 
-def _downloaded(run_id: str, uri: str, folder: Path, field: str) -> Path:
+def _downloaded(run_id: str, uri: str, folder: Path) -> Path:
     """Fetches what is needed of a run's artefacts.
 
     Raises:
@@ -133,7 +132,7 @@ def _downloaded(run_id: str, uri: str, folder: Path, field: str) -> Path:
     """
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not database.exists():
-        raise InputError(field, f"be in an MLflow store, and there is none at {database}", run_id)
+        raise InputError("RUN", f"be in an MLflow store, and there is none at {database}", run_id)
     import_mlflow()
     from mlflow import MlflowClient
     from mlflow.artifacts import download_artifacts
@@ -143,7 +142,7 @@ def _downloaded(run_id: str, uri: str, folder: Path, field: str) -> Path:
     try:
         client.get_run(run_id)
     except MlflowException as error:
-        raise InputError(field, f"be a run of the MLflow store {uri} ({error})", run_id) from None
+        raise InputError("RUN", f"be a run of the MLflow store {uri} ({error})", run_id) from None
     present = {artifact.path for artifact in client.list_artifacts(run_id)}
     for name in {FILES["results"], FILES["requests"]} & present:
         try:

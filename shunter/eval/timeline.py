@@ -44,13 +44,12 @@ class Timeline:
     end_s: float
 
 
-def pick_run(events: pd.DataFrame, run_id: str | None, *, field: str = "--run") -> pd.DataFrame:
+def pick_run(events: pd.DataFrame, run_id: str | None) -> pd.DataFrame:
     """The rows of one run of an event log.
 
     Args:
         events: From ``read_event_log``.
         run_id: None if the log holds only one.
-        field: What errors call it.
 
     Raises:
         InputError: The log is empty, or holds several runs and none is named.
@@ -60,9 +59,9 @@ def pick_run(events: pd.DataFrame, run_id: str | None, *, field: str = "--run") 
     if not known:
         raise InputError("EVENTS", "hold at least one decision", "an empty event log")
     if run_id is None and len(known) > 1:
-        raise InputError(field, f"name one of the log's runs: {', '.join(known)}", None)
+        raise InputError("--run", f"name one of the log's runs: {', '.join(known)}", None)
     if run_id is not None and run_id not in known:
-        raise UnknownNameError(field, run_id, known)
+        raise UnknownNameError("--run", run_id, known)
     return events[events["run_id"] == (run_id or known[0])].reset_index(drop=True)
 
 

@@ -432,7 +432,9 @@ class Core:
     def unload(self, now_ns: int, model: int) -> bool:
         """Somebody wants a model unloaded; returns whether it is loaded anywhere."""
         pinned = int(self.tables.model["pinned"][model])
-        where = [d for d in np.flatnonzero(self.state.place["resident"][:, model] >= 0).tolist() if d != pinned]
+        where = [
+            d for d in np.flatnonzero(self.state.place["resident"][:, model] >= 0).tolist() if d != pinned
+        ]
         self._unwanted |= {(device, model) for device in where}
         self._step(now_ns)
         return bool(where)

@@ -58,15 +58,12 @@ class _Ticket:
     gateway: Gateway
     asked: Asked
     job: Job
+    id: int
     model: str
     sent: asyncio.Future[str]
     sends: int = 0
     over: bool = False
     server_url: str = ""
-
-    @property
-    def id(self) -> int:
-        return self.job.id
 
     async def server(self) -> str:
         self.server_url = await asyncio.shield(self.sent)
@@ -226,7 +223,7 @@ class Gateway:
         self._facts = [facts.get(name) or _Model() for name in self.names]
         self._measured_bytes = [None] * world.devices
         self._servers = {to: servers[at] for at, (to, _) in kept.items()}
-        residents = {to: level for to, level in kept.values()}
+        residents = dict(kept.values())
         moved = [self._index.get(name, -1) for name in old_names]
         devices = {at[0]: to[0] for at, (to, _) in kept.items()}
         for job in old.jobs.values():
@@ -278,7 +275,9 @@ class Gateway:
             )
             raise
         job = self.core.arrive(self.now_ns(), model, self._prompt_tokens(model, asked))
-        ticket = _Ticket(self, asked, job, self.names[model], asyncio.get_running_loop().create_future())
+        ticket = _Ticket(
+            self, asked, job, job.id, self.names[model], asyncio.get_running_loop().create_future()
+        )
         self._tickets[job.id] = ticket
         self._tell("arrival", id=job.id, model=ticket.model)
         self._act()
@@ -697,7 +696,7 @@ def launch_of(world: World, device: int, model: int, level: int) -> tuple[str, L
         gpu_layers=world.gpu_layers[model][level],
         context_tokens=scenario.context_of(asked),
         max_batch=scenario.batch_of(asked),
-        kv_type=asked.kv_type,
+        kv_type=asked.kv_type or "f16",
         args=tuple(asked.args),
         memory_bytes=round(float(world.tables.footprint_bytes[device, model, level])),
     )

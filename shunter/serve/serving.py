@@ -16,6 +16,7 @@ from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError, ShunterError
+from shunter.serve.boundary import Launch, Server
 from shunter.serve.gateway import Gateway, GatewaySettings, launch_of
 from shunter.serve.http.app import make_app
 from shunter.serve.http.listen import listen
@@ -155,8 +156,8 @@ async def serve(what: Serving, say: Callable[[str], None]) -> None:
             await listening.stop()
 
 
-def _make(settings: ServerSettings, engine: str, launch: object) -> object:
-    return make_server(engine, launch, settings)  # type: ignore[arg-type]
+def _make(settings: ServerSettings, engine: str, launch: Launch) -> Server:
+    return make_server(engine, launch, settings)
 
 
 async def _read_again(what: Serving, gateway: Gateway, say: Callable[[str], None]) -> None:

@@ -117,20 +117,17 @@ def family_of(seed: int) -> Family | None:
     return list(FAMILIES.values())[seed // 2 % len(FAMILIES)] if seed % 2 else None
 
 
-def random_scenario(seed: int, parts: Parts | None = None) -> Scenario:
-    """Draws a scenario.
+def random_scenario(seed: int) -> Scenario:
+    """Draws a scenario, put together from the parts of the library's training scenarios.
 
     Args:
         seed: Another for another scenario; ``family_of`` says of what kind.
-        parts: Parts to put it together from; by default those of the library's training scenarios.
 
     Returns:
         One whose every model fits some device whole. Of the ordinary kind: unequal devices, more models than
         they hold, some arrival process.
     """
-    parts = parts or training_parts()
-    rng = np.random.default_rng(seed)
-    family = family_of(seed)
+    rng, parts, family = np.random.default_rng(seed), training_parts(), family_of(seed)
     gpus = _gpus(rng, parts, family)
     room = [get_gpu(gpu).memory_bytes - 1e9 for gpu in gpus]
     models = _models(rng, parts, room) if family is None else _family_models(rng, parts, room, family)

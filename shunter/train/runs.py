@@ -96,8 +96,9 @@ class Trained:
     @property
     def words(self) -> list[str]:
         """What training added, what it took, and what MLflow made of it."""
-        lines = [*added_words(self.policy), f"{self.out}: {self.how}", self.registered]
-        return [line for line in lines if line]
+        verdict = verdict_of(self.policy)
+        added = () if verdict is None else verdict.words
+        return [line for line in (*added, f"{self.out}: {self.how}", self.registered) if line]
 
 
 def are_complete(trained: Sequence[Trained], runs: Sequence[TrainingRun]) -> bool:
@@ -143,7 +144,7 @@ def train_runs(
         if left:
             listener.line(_beginning(left))
         board = _Board(listener.progress, len(runs))
-        under_way = [_Training(run, _run_opener(stack, run, folder), board, register) for run in left]
+        under_way = [_Training(run, stack, folder, board, register) for run in left]
         task_sets, places = _task_sets(left)
         with suppress(KeyboardInterrupt):  # what was trained so far is kept
             jobs = [one.job(place) for one, place in zip(under_way, places, strict=True)]
@@ -186,18 +187,6 @@ def title(worlds: Sequence[World]) -> str:
     return "-".join(names) if len(names) < 4 else f"{names[0]}-and-{len(names) - 1}-more"
 
 
-def _run_opener(stack: ExitStack, run: TrainingRun, folder: Path) -> Callable[[], Tracker]:
-    """A function that opens a training's MLflow run, which ends with the stack."""
-
-    def open_run() -> Tracker:
-        name = f"{title(run.worlds)} seed {run.settings.seed}"
-        tracker = stack.enter_context(tracking("train", name, folder=folder))
-        tracker.params({"train": plain(run.settings), "scenarios": _names(run.worlds)})
-        return tracker
-
-    return open_run
-
-
 def _finished(out: Path, settings: TrainSettings, task: str) -> Trained | None:
     """The policy that an earlier call trained to the end; None if there is none."""
     if not out.exists() or checkpoint_of(out).exists():
@@ -235,17 +224,21 @@ class _Training:
     """One training: what is told of it on its way, and kept of it."""
 
     def __init__(
-        self, run: TrainingRun, open_run: Callable[[], Tracker], board: _Board, register: bool
+        self, run: TrainingRun, stack: ExitStack, folder: Path, board: _Board, register: bool
     ) -> None:
         self.run, self.board, self.register = run, board, register
-        self._open_run = open_run
+        self._stack, self._folder = stack, folder
         self.result: TrainResult | None = None
         self._logged = -1
 
     @cached_property
     def tracker(self) -> Tracker:
-        """The training's MLflow run, begun when there is something to log."""
-        return self._open_run()
+        """The training's MLflow run, begun when there is something to log; it ends with the stack."""
+        run = self.run
+        name = f"{title(run.worlds)} seed {run.settings.seed}"
+        tracker = self._stack.enter_context(tracking("train", name, folder=self._folder))
+        tracker.params({"train": plain(run.settings), "scenarios": _names(run.worlds)})
+        return tracker
 
     def job(self, task_set: int) -> SeedTraining:
         """The training as a job."""
@@ -291,12 +284,6 @@ class _Training:
         return Trained(
             out, result.policy, ratio, how, self.tracker.run_id, registered, interrupted=result.interrupted
         )
-
-
-def added_words(policy: LearnedPolicy) -> tuple[str, ...]:
-    """What training added, as the policy's file has it: two lines, or none if it does not say."""
-    verdict = verdict_of(policy)
-    return () if verdict is None else verdict.words
 
 
 def log_policy(out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracker: Tracker) -> None:

@@ -103,25 +103,17 @@ def log_costs(worlds: Sequence[World], policy: Policy, seeds: Sequence[int]) -> 
     return np.array([np.log(costs(world, policy, seeds).mean()) for world in worlds])
 
 
-def make_score_card(
-    policy: Policy, worlds: Sequence[World], baselines: Mapping[str, Policy], seeds: Sequence[int]
+def score_card(
+    worlds: Sequence[World], mine: Played, theirs: Mapping[str, Played], seeds: Sequence[int]
 ) -> ScoreCard:
     """Judges a policy against the best baseline of each world.
 
     Args:
-        policy: Policy to judge.
         worlds: Scenarios at their loads.
-        baselines: Heuristics by the names to show; none of them an oracle.
+        mine: What the policy did there.
+        theirs: What heuristics did, by the names to show; none of them an oracle.
         seeds: Seeds of the workloads; the policy must not have been chosen on them for the card to be fair.
     """
-    theirs = {name: played(worlds, baseline, seeds) for name, baseline in baselines.items()}
-    return score_card(worlds, played(worlds, policy, seeds), theirs, seeds)
-
-
-def score_card(
-    worlds: Sequence[World], mine: Played, theirs: Mapping[str, Played], seeds: Sequence[int]
-) -> ScoreCard:
-    """The same of what was played already."""
     cells = []
     for w, world in enumerate(worlds):
         responses = {name: other.response_mean_s[w : w + 1] for name, other in theirs.items()}
@@ -136,15 +128,16 @@ def _cell(world: World, mine: Array, unfinished: int, theirs: Mapping[str, Array
     return Cell(
         scenario=world.scenario.name,
         load=round(load_of(world), 4),
-        response_s=_number(mine.mean()),
+        response_s=if_finite(mine.mean()),
         baseline=best,
-        baseline_response_s=_number(theirs[best].mean()),
-        change=_number(change.value),
-        low=_number(change.low),
-        high=_number(change.high),
+        baseline_response_s=if_finite(theirs[best].mean()),
+        change=if_finite(change.value),
+        low=if_finite(change.low),
+        high=if_finite(change.high),
         unfinished=unfinished,
     )
 
 
-def _number(value: float) -> float | None:
+def if_finite(value: float) -> float | None:
+    """The number as JSON can hold it; None for one that is not finite."""
     return float(value) if np.isfinite(value) else None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from shunter.agents.learned.file import training_of, training_record
@@ -26,19 +27,6 @@ from shunter.train.settings import DistillSettings, plain
 from shunter.train.verdict import judge
 
 
-@dataclass(frozen=True)
-class Taught:
-    """One network that does as several policies do.
-
-    Attributes:
-        policy: The policy.
-        registered: Name and version in MLflow's registry, in words.
-    """
-
-    policy: LearnedPolicy
-    registered: str
-
-
 def train_specialists(
     runs: Sequence[TrainingRun],
     distillation: DistillSettings,
@@ -48,7 +36,7 @@ def train_specialists(
     resume: bool,
     runner: Runner,
     listener: Listener,
-) -> tuple[list[Trained], Taught | None]:
+) -> tuple[list[Trained], Trained | None]:
     """Trains a policy for each scenario, then one for all; logs all of them to MLflow and registers that one.
 
     Args:
@@ -72,16 +60,15 @@ def train_specialists(
         tracker.params({"train": settings, "scenarios": [run.worlds[0].scenario.name for run in runs]})
         policy = _taught(runs, [one.policy for one in trained], distillation, tracker, listener)
         policy.metadata |= judge(policy, worlds, CARD_SEEDS, start=start)
-        record = training_record(worlds, steps=_steps(trained), seed=runs[0].settings.seed, settings=settings)
-        policy.metadata |= record
+        known = [training_of(one.policy) for one in trained]
+        steps = sum(training.steps for training in known if training is not None)
+        seed = runs[0].settings.seed
+        policy.metadata |= training_record(worlds, steps=steps, seed=seed, settings=settings)
         policy.save(out)
         log_policy(out, policy, worlds, tracker)
-        return trained, Taught(policy, register_trained(out, worlds, tracker))
-
-
-def _steps(trained: Sequence[Trained]) -> int:
-    known = [training_of(one.policy) for one in trained]
-    return sum(training.steps for training in known if training is not None)
+        how = f"taught what the {len(trained)} policies in {out.with_suffix('')} decide"
+        registered = register_trained(out, worlds, tracker)
+        return trained, Trained(out, policy, math.nan, how, tracker.run_id, registered)
 
 
 def _taught(

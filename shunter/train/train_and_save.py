@@ -6,27 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict
 
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.scenario.library import performance_of
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
-from shunter.jobs import Runner, open_runner
+from shunter.jobs import open_runner
 from shunter.train.random_scenarios import random_worlds
-from shunter.train.runs import (
-    NOBODY,
-    Listener,
-    Trained,
-    TrainingRun,
-    added_words,
-    are_complete,
-    checkpoint_of,
-    train_runs,
-)
+from shunter.train.runs import NOBODY, Listener, Trained, TrainingRun, are_complete, checkpoint_of, train_runs
 from shunter.train.settings import DistillSettings, TrainConfig, shortened
-from shunter.train.specialists import Taught, train_specialists
+from shunter.train.specialists import train_specialists
 
 __all__ = ["TrainOutcome", "train_and_save", "worlds_of"]
 
@@ -90,47 +80,29 @@ def train_and_save(
     runs = _runs_of_specialists(config, folder) if with_specialists else _runs_of_seeds(config, out, seeds)
     paths = [out, folder] if with_specialists else [out, *(run.out for run in runs)]
     _refuse_leftovers(paths, resume, overwrite)
-    taught = None
     with open_runner(ray) as runner:
-        how = _How(start=start, resume=resume, runner=runner, listener=listener)
         if with_specialists:
             distillation = config.distill or DistillSettings()
-            trained, taught = train_specialists(runs, distillation, out, **how)
+            trained, kept = train_specialists(
+                runs, distillation, out, start=start, resume=resume, runner=runner, listener=listener
+            )
         else:
-            trained = train_runs(runs, **how)
-    policy, words = _taught(out, trained, taught) if with_specialists else _best(out, trained)
-    if policy is None:
-        words = [f"{len(trained)} of {len(runs)} trainings have something to keep"]
+            trained = train_runs(runs, start=start, resume=resume, runner=runner, listener=listener)
+            kept = _best(out, trained)
+    policy, words = None, [f"{len(trained)} of {len(runs)} trainings have something to keep"]
+    if kept is not None:
+        policy, words = kept.policy, kept.words
     return TrainOutcome(policy, tuple(trained), tuple(words), are_complete(trained, runs), tuple(runner.lost))
 
 
-class _How(TypedDict):
-    start: LearnedPolicy | None
-    resume: bool
-    runner: Runner
-    listener: Listener
-
-
-def _taught(
-    out: Path, trained: Sequence[Trained], taught: Taught | None
-) -> tuple[LearnedPolicy | None, list[str]]:
-    if taught is None:
-        return None, []
-    place = f"{out}: taught what the {len(trained)} policies in {out.with_suffix('')} decide"
-    return taught.policy, [*added_words(taught.policy), place, taught.registered]
-
-
-def _best(out: Path, trained: Sequence[Trained]) -> tuple[LearnedPolicy | None, list[str]]:
+def _best(out: Path, trained: Sequence[Trained]) -> Trained | None:
     """The best of all seeds, which goes into a file of its own if there are several."""
-    if not trained:
-        return None, []
-    best = min(trained, key=lambda one: one.ratio)
-    if best.out == out:
-        return best.policy, best.words
+    best = min(trained, key=lambda one: one.ratio, default=None)
+    if best is None or best.out == out:
+        return best
     best.policy.save(out)
     ratios = ", ".join(f"{one.ratio:.3f}" for one in trained)
-    place = f"{out}: the best of {len(trained)} seeds ({ratios})"
-    return best.policy, [*added_words(best.policy), place, *filter(None, [best.registered])]
+    return replace(best, out=out, how=f"the best of {len(trained)} seeds ({ratios})")
 
 
 def _runs_of_seeds(config: TrainConfig, out: Path, seeds: int) -> list[TrainingRun]:

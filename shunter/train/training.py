@@ -159,11 +159,7 @@ class Training(ABC):
         settings = plain(self.settings)
         self.best.metadata.update(
             training_record(
-                self.worlds,
-                steps=self.decisions,
-                seed=self.settings.seed,
-                settings=settings,
-                task=self.task,
+                self.worlds, steps=self.decisions, seed=self.settings.seed, settings=settings, task=self.task
             ),
             baseline=self.validation.baseline,
             elapsed_s=f"{before_s + self.elapsed_s:.1f}",

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from shunter.agents.base import Policy
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.world.world import World
 from shunter.train.search.trials import Trials, score_of
@@ -48,15 +47,10 @@ class PolicyValidation:
         self.baseline = min(scores, key=lambda name: scores[name].mean())
         self._baseline = scores[self.baseline]
 
-    def ratio(self, policy: Policy) -> float:
+    def ratio(self, policy: LearnedPolicy) -> float:
         """Geometric mean over worlds of what it costs over what the baseline costs."""
-        if isinstance(policy, LearnedPolicy):
-            own = np.array([self._log_cost(world, policy) for world in self.worlds])
-        else:
-            own = log_costs(self.worlds, policy, self.seeds)
-        return float(np.exp((own - self._baseline).mean()))
-
-    def _log_cost(self, world: World, policy: LearnedPolicy) -> float:
-        """What ``log_costs`` gives, without tables of requests."""
-        trials = Trials(world, self.seeds, width=policy.width, score=score_of(world))
-        return float(np.log(trials.costs(policy.vector[None])[0].mean()))
+        own = []
+        for world in self.worlds:  # what ``log_costs`` gives, without tables of requests
+            trials = Trials(world, self.seeds, width=policy.width, score=score_of(world))
+            own.append(np.log(trials.costs(policy.vector[None])[0].mean()))
+        return float(np.exp((np.array(own) - self._baseline).mean()))

@@ -11,7 +11,7 @@ from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.scenario.fields import Strict
 from shunter.envs.world.world import World
-from shunter.train.selection import Played, best_of, heuristics, played, score_card
+from shunter.train.selection import Played, best_of, heuristics, if_finite, played, score_card
 from shunter.uncertainty import paired_mean_change, sign_of
 
 __all__ = ["TUNED", "Verdict", "shown", "untrained_policy", "verdict_of"]
@@ -140,9 +140,9 @@ def judge(
         start=_standing("untrained" if start is None else "start", begun),
         tuned=_standing(TUNED_COST_GREEDY.name, others[TUNED_COST_GREEDY.name]),
         best=_standing(best, others[best]),
-        change=_number(change.value),
-        low=_number(change.low),
-        high=_number(change.high),
+        change=if_finite(change.value),
+        low=if_finite(change.low),
+        high=if_finite(change.high),
     )
     card = score_card(worlds, mine, others, seeds)
     return {**card.record(), "verdict": verdict.model_dump_json()}
@@ -161,11 +161,7 @@ def verdict_of(policy: LearnedPolicy) -> Verdict | None:
 def _standing(name: str, done: Played) -> Standing:
     return Standing(
         policy=name,
-        response_s=_number(np.exp(np.log(done.response_mean_s.mean(axis=1)).mean())),
-        ttft_p99_s=_number(np.exp(np.log(done.ttft_p99_s).mean())),
+        response_s=if_finite(np.exp(np.log(done.response_mean_s.mean(axis=1)).mean())),
+        ttft_p99_s=if_finite(np.exp(np.log(done.ttft_p99_s).mean())),
         unfinished=int(done.unfinished.sum()),
     )
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from shunter.agents.base import Policy
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.heuristics.fifo_swap import FifoSwap
 from shunter.agents.learned.file import (
@@ -19,14 +21,14 @@ from shunter.agents.learned.file import (
 )
 from shunter.agents.learned.inputs import KINDS
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.score_card import score_card_of
+from shunter.agents.learned.score_card import ScoreCard, score_card_of
 from shunter.envs.observation.features import feature
 from shunter.envs.scenario.workload import Workload
 from shunter.envs.workload.draw import popularity
 from shunter.envs.world.world import World, make_world
 from shunter.errors import BrokenFileError, InputError
 from shunter.models.performance import PerformanceModel
-from shunter.train.selection import make_score_card, mean_responses
+from shunter.train.selection import mean_responses, played, score_card
 from tests.agents.test_policies import observations
 from tests.networks import random_policy
 from tests.worlds import fake_scenario
@@ -180,6 +182,13 @@ def test_damaged_records_are_refused(fake_world: World) -> None:
     policy.metadata["score_card"] = '{"seeds": [1], "cells": [{"scenario": 3}]}'
     with pytest.raises(InputError, match=r"random-net: score_card: cells\.0"):
         score_card_of(policy)
+
+
+def make_score_card(
+    policy: Policy, worlds: Sequence[World], baselines: Mapping[str, Policy], seeds: Sequence[int]
+) -> ScoreCard:
+    theirs = {name: played(worlds, baseline, seeds) for name, baseline in baselines.items()}
+    return score_card(worlds, played(worlds, policy, seeds), theirs, seeds)
 
 
 def test_a_score_card_is_against_the_best_baseline(fake_world: World, tmp_path: Path) -> None:

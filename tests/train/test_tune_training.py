@@ -9,9 +9,10 @@ import pytest
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.train.algorithms import train_policy
+from shunter.train.seeds import TrainingTasks
 from shunter.train.settings import ALGORITHMS, EvolutionSettings, PpoSettings, TrainSettings
 from shunter.train.tune.search import Tuned
-from shunter.train.tune.training import TRAINING_SPACES, Shared, train_for_score, tune_training
+from shunter.train.tune.training import TRAINING_SPACES, train_for_score, tune_training
 
 SEARCH = EvolutionSettings(generations=10, pairs=6, episodes=2, validate_every=2, threads=1)
 PPO = PpoSettings(
@@ -66,7 +67,7 @@ def test_a_training_tells_its_validations_and_can_be_given_up(
         told.extend(message)
         return len(told) == 3
 
-    assert train_for_score(Shared([fake_world], []), report, settings) is None
+    assert train_for_score(TrainingTasks([fake_world], []), report, settings) is None
     assert [step for step, _ in told] == [1, 2, 3]
     values = [value for _, value in told]
     assert values == sorted(values, reverse=True)

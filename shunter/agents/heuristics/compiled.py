@@ -32,6 +32,8 @@ from shunter.agents.learned.compiled import Scratch
 from shunter.agents.parameters import Choice, Heuristic
 from shunter.envs.observation.features import feature
 from shunter.envs.sim.compiled import inlined, jit
+from shunter.envs.sim.randomness import GOLDEN
+from shunter.envs.sim.randomness import inlined_spread as spread
 from shunter.envs.state.state import Bools, State
 from shunter.envs.state.tables import Tables
 
@@ -65,11 +67,6 @@ SWAP, JOIN, FIRST, PREEMPT = (feature(f"{name}_time") for name in ("swap", "join
 UNUSED, FOOTPRINT, SHORTAGE = feature("unused_time"), feature("footprint"), feature("shortage")
 TOP_LEVEL, RESIDENT_HERE, GPU_SHARE = feature("top_level"), feature("resident_here"), feature("gpu_share")
 LAST, STARTUP_ELSEWHERE = feature("turned_to_last"), feature("startup_elsewhere")
-
-U30, U27, U31 = np.uint64(30), np.uint64(27), np.uint64(31)
-FACTOR, SPREAD, SPREAD_MORE = (
-    np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-)
 
 
 class Seen(NamedTuple):
@@ -134,19 +131,11 @@ def pressure_of(r: Floats, c: Features) -> float:
 
 
 @inlined
-def mix(bits: np.uint64) -> np.uint64:
-    """``shunter.agents.heuristics.random_choice.mixed``."""
-    bits = (bits ^ (bits >> U30)) * SPREAD
-    bits = (bits ^ (bits >> U27)) * SPREAD_MORE
-    return bits ^ (bits >> U31)
-
-
-@inlined
 def hash_of(c: Features) -> np.uint64:
     """``shunter.agents.heuristics.random_choice.hashed``."""
     bits, found = c.view(np.uint32), np.uint64(0)
     for f in range(bits.shape[0]):
-        found ^= mix(np.uint64(bits[f]) + np.uint64(f + 1) * FACTOR)
+        found ^= spread(np.uint64(bits[f]) + np.uint64(f + 1) * GOLDEN)
     return found
 
 
@@ -154,7 +143,7 @@ def hash_of(c: Features) -> np.uint64:
 def random_score(r: Floats, c: Features, context: Features) -> float:
     """Score of a candidate as ``random`` has it: a hash of what is seen, 0 to 1."""
     seen = hash_of(c) ^ hash_of(context)
-    return float(np.float64(mix(seen ^ mix(np.uint64(r[1])))) / 2.0**64)
+    return float(np.float64(spread(seen ^ spread(np.uint64(r[1])))) / 2.0**64)
 
 
 @inlined

@@ -19,7 +19,7 @@ from shunter.envs.observation.features import feature
 from shunter.envs.sim.compiled import entry, jit
 from shunter.envs.state.state import Bools
 
-__all__ = ["CostGreedy", "greedy_score_of"]
+__all__ = ["CostGreedy", "greedy_choice", "greedy_score_of"]
 
 Features = NDArray[np.float32]
 

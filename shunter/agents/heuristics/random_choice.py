@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from shunter.agents.base import Scores, is_, value
 from shunter.agents.heuristics.rules import compose, runs
 from shunter.agents.parameters import Heuristic, whole
-
-FACTOR = np.uint64(0x9E3779B97F4A7C15)
+from shunter.envs.sim.randomness import GOLDEN, spread
 
 
 @dataclass(frozen=True)
@@ -35,24 +34,13 @@ class Random(Heuristic):
     def scores(self, candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_]) -> Scores:
         """A hash of each candidate's features and the context."""
         seen = hashed(candidates) ^ hashed(context)[..., None]
-        luck = mixed(seen ^ mixed(np.full(1, self.seed, np.uint64))) / 2.0**64
+        luck = spread(seen ^ spread(np.full(1, self.seed, np.uint64))) / 2.0**64
         new = is_(candidates, "load") & (value(candidates, "requests") > 0)
         return compose(candidates, luck, runs(candidates) | new, luck)
-
-
-def mixed(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spreads every bit over all.
-
-    Source:
-        The finaliser of SplitMix64: Steele, Lea and Flood 2014, doi 10.1145/2714064.2660195.
-    """
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return bits ^ (bits >> np.uint64(31))
 
 
 def hashed(features: NDArray[Any]) -> NDArray[np.uint64]:
     """A hash of the last axis."""
     bits = np.ascontiguousarray(features, np.float32).view(np.uint32).astype(np.uint64)
-    place = np.arange(1, bits.shape[-1] + 1, dtype=np.uint64) * FACTOR
-    return np.asarray(np.bitwise_xor.reduce(mixed(bits + place), axis=-1))
+    place = np.arange(1, bits.shape[-1] + 1, dtype=np.uint64) * GOLDEN
+    return np.asarray(np.bitwise_xor.reduce(spread(bits + place), axis=-1))

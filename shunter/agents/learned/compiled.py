@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.agents.episodes import play_all, play_on
+from shunter.agents.episodes import empty_observed, play_all, play_on
 from shunter.agents.heuristics.cost_greedy import loss_of, rate_of
 from shunter.agents.heuristics.rules import is_copy
 from shunter.agents.learned.base_policy import MOST_CANDIDATES, OTHERS_BUSY, PENDING, PRIOR_INPUT, BasePolicy
@@ -23,7 +23,7 @@ from shunter.agents.learned.inputs import (
     INPUTS,
     KINDS,
 )
-from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, feature
+from shunter.envs.observation.features import feature
 from shunter.envs.sim.compiled import entry, inlined, internal, jit
 from shunter.envs.state.state import Bools, Ints, State
 from shunter.envs.state.tables import Tables
@@ -90,9 +90,7 @@ class Scratch(NamedTuple):
 def make_scratch(actions: int, width: int) -> Scratch:
     """Room for a policy whose network has this width, 0 without one."""
     return Scratch(
-        candidates=np.zeros((actions, len(FEATURES)), np.float32),
-        context=np.zeros(len(CONTEXT_FEATURES), np.float32),
-        mask=np.zeros(actions, np.bool_),
+        *empty_observed(actions),
         prior=np.zeros(actions),
         inputs=np.zeros(OWN + 1),
         shared=np.zeros(SHARED),

@@ -5,21 +5,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.agents.episodes import Observed
 from shunter.agents.heuristics.cost_greedy import greedy_choice, greedy_score_of
 from shunter.agents.lookahead.futures import draw_future, redraw_hidden
 from shunter.agents.lookahead.rollout import play_out
-from shunter.agents.lookahead.rollout_state import copy_words
+from shunter.agents.lookahead.rollout_state import RolloutScratch, copy_words
 from shunter.envs.observation.features import feature
 from shunter.envs.sim.compiled import internal, jit
 from shunter.envs.sim.randomness import key_of
-from shunter.envs.state.state import Bools, Floats, Ints, State
+from shunter.envs.state.state import Bools, Floats, Ints
 from shunter.envs.state.tables import Tables
 
 Features = NDArray[np.float32]
 
 IS_EVICT, IS_LOAD, IS_WAIT = feature("is_evict"), feature("is_load"), feature("is_wait")
 REQUESTS, ARRIVALS, SWAP = feature("requests"), feature("arrivals"), feature("swap_time")
-MAX_DECISIONS = 100_000
 HEAT = 8
 """Samples after which hopeless candidates are given up."""
 
@@ -93,13 +93,10 @@ def any_alive(costs: Floats, samples: int, count: int, alive: Bools) -> bool:
 @jit
 def rollout_costs(
     t: Tables,
-    root: State,
-    root_words: Ints,
-    work: State,
-    work_words: Ints,
+    root: RolloutScratch,
+    work: RolloutScratch,
     d: int,
     actions: Ints,
-    count: int,
     rates: Floats,
     total_rate: float,
     lengths: Ints,
@@ -108,9 +105,7 @@ def rollout_costs(
     hide: bool,
     race: bool,
     key: int,
-    candidates: Features,
-    context: Features,
-    mask: Bools,
+    w: Observed,
     alive: Bools,
     costs: Floats,
 ) -> None:
@@ -119,12 +114,9 @@ def rollout_costs(
     Args:
         t: Tables of the scenario.
         root: Copy of the state; what it hides is drawn anew for each sample.
-        root_words: (W,) the block of memory that root lies in.
-        work: Another copy of the state, spoilt.
-        work_words: (W,) the block of memory that work lies in.
+        work: Room for another, spoilt.
         d: The asking device.
-        actions: (K,) candidates to try
-        count: of which the first so many count.
+        actions: (K,) candidates to try.
         rates: (M,) estimated arrivals per second.
         total_rate: Sum of the rates.
         lengths: (M, N) decode lengths of each model, ascending, or (1, N) of all.
@@ -134,12 +126,11 @@ def rollout_costs(
         race: Whether candidates that cost more than the first on average are given up after every ``HEAT``
             samples.
         key: Key of the random numbers.
-        candidates: (A, F) room for the features of candidates, overwritten.
-        context: (G,) room for the features of the context, overwritten.
-        mask: (A,) room for which candidates are legal, overwritten.
+        w: Room for observations, overwritten.
         alive: (K,) which candidates were not given up, overwritten.
         costs: (samples, K) request-seconds, written where played.
     """
+    count = actions.shape[0]
     for k in range(count):
         alive[k] = True
     for n in range(costs.shape[0]):
@@ -147,10 +138,10 @@ def rollout_costs(
             break
         if hide:
             sample = key_of(key, n)
-            redraw_hidden(t, root, lengths, sample)
-            draw_future(root, rates, total_rate, pairs, horizon_s, sample)
+            redraw_hidden(t, root.state, lengths, sample)
+            draw_future(root.state, rates, total_rate, pairs, horizon_s, sample)
         for k in range(count):
             if not alive[k]:
                 continue
-            copy_words(root_words, work_words)
-            costs[n, k] = play_out(t, work, d, actions[k], candidates, context, mask, MAX_DECISIONS)
+            copy_words(root.words, work.words)
+            costs[n, k] = play_out(t, work.state, d, actions[k], w)

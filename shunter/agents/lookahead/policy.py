@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.agents.episodes import empty_observed
 from shunter.agents.lookahead.futures import estimate_rates, keep_future
 from shunter.agents.lookahead.kernel import choose_candidates, rollout_costs
 from shunter.agents.lookahead.rollout_state import RolloutScratch, compact, make_scratch
-from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, context_feature
+from shunter.envs.observation.features import context_feature
 from shunter.envs.sim.randomness import key_of
+from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import State
 from shunter.envs.workload.lengths import pairs_by_model, stacked_pairs
 from shunter.envs.world.world import World
@@ -107,7 +109,7 @@ class CandidateSearch:
 
     def __init__(self, world: World, settings: LookaheadSettings, *, oracle: bool = False) -> None:
         self.world, self.settings, self.oracle = world, settings, oracle
-        self.tables = world.tables.changed(oracle=int(oracle))
+        self.tables = world.tables.changed(oracle=int(oracle), max_time_ns=FAR_NS)
         scenario = world.scenario
         self.pairs = stacked_pairs(pairs_by_model(scenario.workload, scenario.limits, scenario.models))
         self.lengths = np.sort(self.pairs[..., 1])
@@ -115,9 +117,7 @@ class CandidateSearch:
         self._actions = np.zeros(settings.candidates, np.int64)
         self._alive = np.zeros(settings.candidates, np.bool_)
         self._rates = np.zeros(world.models)
-        self._candidates = np.zeros((world.actions, len(FEATURES)), np.float32)
-        self._context = np.zeros(len(CONTEXT_FEATURES), np.float32)
-        self._mask = np.zeros(world.actions, np.bool_)
+        self._observed = empty_observed(world.actions)
         self._place_of = np.zeros(0, np.int64)
         self._make_room(32, 32)
 
@@ -150,20 +150,16 @@ class CandidateSearch:
         self._make_room(int(clock["in_system"]) + expected, expected)
         if len(self._place_of) < len(state.slot):
             self._place_of = np.zeros(len(state.slot), np.int64)
-        root, work = self._root, self._work
-        compact(state, root.state, self._place_of)
+        compact(state, self._root.state, self._place_of)
         if self.oracle:
-            keep_future(state, root.state, self.horizon_s)
+            keep_future(state, self._root.state, self.horizon_s)
         key = key_of(self.settings.seed, int(clock["now_ns"]))
         rollout_costs(
             self.tables,
-            root.state,
-            root.words,
-            work.state,
-            work.words,
+            self._root,
+            self._work,
             device,
-            self._actions,
-            count,
+            self._actions[:count],
             self._rates,
             total,
             self.lengths,
@@ -172,9 +168,7 @@ class CandidateSearch:
             not self.oracle,
             self.settings.race,
             key,
-            self._candidates,
-            self._context,
-            self._mask,
+            self._observed,
             self._alive,
             costs,
         )

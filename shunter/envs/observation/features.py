@@ -81,12 +81,7 @@ FEATURE_TABLE = (
         "held", "count", FEATURE_MAX, "of requests, those whose KV is on this device: no other can run them"
     ),
     Feature("elsewhere", "flag", 1, "another device holds the model at any level, or loads it now"),
-    Feature(
-        "startup_elsewhere",
-        "scales",
-        FEATURE_MAX,
-        "predicted time until another device could run it",
-    ),
+    Feature("startup_elsewhere", "scales", FEATURE_MAX, "predicted time until another device could run it"),
     Feature("serve_elsewhere", "scales", FEATURE_MAX, "and decoded a request of mean remaining length alone"),
     Feature("top_level", "flag", 1, "the highest level that fits this device"),
     Feature(

@@ -9,9 +9,8 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.sim.compiled import bound
-from shunter.envs.sim.kernel import RESULT, Outputs, begin_batch, step_batch
+from shunter.envs.sim.kernel import Outputs, begin_batch, make_outputs, step_batch
 from shunter.envs.sim.simulation import STALLED
 from shunter.envs.sim.supply import Supply
 from shunter.envs.state.state import State, empty_state, grow_slots
@@ -66,7 +65,7 @@ class Batch:
             first_sends_ns=world.scenario.workload.first_sends_ns(),
         )
         self.state.clock["length"] = world.scenario.workload.requests
-        self._buffers = (self._outputs(), self._outputs())
+        self._buffers = (make_outputs(environments, world.actions), make_outputs(environments, world.actions))
         self.out = self._buffers[0]
         self._supplies: list[Supply | None] = [None] * environments
         self._no_actions = np.zeros(environments, np.int64)
@@ -114,18 +113,6 @@ class Batch:
         """Ends the threads."""
         if self._pool is not None:
             self._pool.shutdown()
-
-    def _outputs(self) -> Outputs:
-        e, a, f, g = self.environments, self.world.actions, len(FEATURES), len(CONTEXT_FEATURES)
-        return Outputs(
-            candidates=np.zeros((e, a, f), np.float32),
-            context=np.zeros((e, g), np.float32),
-            mask=np.zeros((e, a), np.bool_),
-            result=np.zeros(e, RESULT),
-            final_candidates=np.zeros((e, a, f), np.float32),
-            final_context=np.zeros((e, g), np.float32),
-            final_mask=np.zeros((e, a), np.bool_),
-        )
 
     def go_on(self) -> None:
         """Gives environments that stalled what they lack, until none does."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.observation.observe import observe
 from shunter.envs.rules.candidates import legal_action
 from shunter.envs.rules.dynamics import open_episode
@@ -17,7 +18,7 @@ from shunter.envs.sim.simulation import STALLED, advance, begin
 from shunter.envs.state.state import IDLE, Bools, Ints, Records, State
 from shunter.envs.state.tables import Tables
 
-__all__ = ["RESULT", "Outputs", "begin_batch", "begin_episode", "environment", "step_batch"]
+__all__ = ["Outputs", "begin_batch", "begin_episode", "environment", "make_outputs", "step_batch"]
 
 RESULT = np.dtype(
     [
@@ -59,6 +60,20 @@ class Outputs(NamedTuple):
     final_candidates: NDArray[np.float32]
     final_context: NDArray[np.float32]
     final_mask: Bools
+
+
+def make_outputs(environments: int, actions: int) -> Outputs:
+    """Room for the steps of so many environments with so many candidates."""
+    e, f, g = environments, len(FEATURES), len(CONTEXT_FEATURES)
+    return Outputs(
+        candidates=np.zeros((e, actions, f), np.float32),
+        context=np.zeros((e, g), np.float32),
+        mask=np.zeros((e, actions), np.bool_),
+        result=np.zeros(e, RESULT),
+        final_candidates=np.zeros((e, actions, f), np.float32),
+        final_context=np.zeros((e, g), np.float32),
+        final_mask=np.zeros((e, actions), np.bool_),
+    )
 
 
 @inlined

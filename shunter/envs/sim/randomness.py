@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from shunter.envs.sim.compiled import internal, jit
+from shunter.envs.sim.compiled import inlined, internal, jit
 
-__all__ = ["key_of", "uniform"]
+__all__ = ["GOLDEN", "inlined_spread", "key_of", "spread", "uniform"]
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST = np.uint64(0xBF58476D1CE4E5B9)
 SECOND = np.uint64(0x94D049BB133111EB)
 
 
-@internal
-def mix(x: int | np.uint64) -> np.uint64:
-    """Scrambles 64 bits so that neighbouring inputs give unrelated outputs.
+def spread(bits: Any) -> Any:
+    """Spreads every bit of a uint64, or of an array of them, over all.
 
     Source:
-        Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators": SplitMix64.
+        The finaliser of SplitMix64: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
+        generators", doi 10.1145/2714064.2660195.
     """
-    z = np.uint64(x) + GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * FIRST
-    z = (z ^ (z >> np.uint64(27))) * SECOND
-    return z ^ (z >> np.uint64(31))
+    bits = (bits ^ (bits >> np.uint64(30))) * FIRST
+    bits = (bits ^ (bits >> np.uint64(27))) * SECOND
+    return bits ^ (bits >> np.uint64(31))
+
+
+inlined_spread = inlined(spread)
+"""``spread`` for compiled code."""
+
+
+@internal
+def mix(x: int | np.uint64) -> np.uint64:
+    """Scrambles 64 bits so that neighbouring inputs give unrelated outputs: SplitMix64."""
+    return inlined_spread(np.uint64(x) + GOLDEN)  # type: ignore[no-any-return]
 
 
 @jit

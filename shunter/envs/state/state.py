@@ -48,7 +48,6 @@ __all__ = [
     "all_outcomes",
     "counted",
     "empty_state",
-    "episode_state",
     "grow_slots",
     "in_use",
 ]
@@ -175,31 +174,6 @@ def empty_state(
         state.device[name] = -1
     for name in ("first_token_ns", "finish_ns"):
         state.outcome[name] = -1
-    return state
-
-
-def episode_state(
-    requests: Requests,
-    levels: tuple[int, int, int],
-    max_batch: int,
-    first_sends_ns: Ints | None = None,
-) -> State:
-    """A state that holds all requests of one episode and keeps all their outcomes.
-
-    Args:
-        requests: The episode's, N of them.
-        levels: Devices, models and levels.
-        max_batch: Requests of a quantum, at most.
-        first_sends_ns: (users,) ns at which each user of a closed loop sends the first request; None: an open
-            one.
-    """
-    count = len(requests.arrival_ns)
-    state = empty_state(
-        (), levels, max_batch, slots=count, ring=count, outcomes=count, first_sends_ns=first_sends_ns
-    )
-    for name, values in zip(Requests._fields, requests, strict=True):
-        state.ring[name] = values
-    state.clock["filled"] = state.clock["last"] = count
     return state
 
 

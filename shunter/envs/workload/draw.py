@@ -65,14 +65,20 @@ def draw_requests(
     Returns:
         ``workload.requests`` requests.
     """
-    chunks, count = [], 0
+    chunks = episode_chunks(workload, limits, models, rate_per_s, seed)
+    return Requests(*map(np.concatenate, zip(*chunks, strict=True)))
+
+
+def episode_chunks(
+    workload: Workload, limits: Limits, models: Sequence[Model], rate_per_s: float, seed: int
+) -> Iterator[Requests]:
+    """The requests of ``draw_requests`` in pieces, drawn as they are asked for."""
+    left = workload.requests
     for chunk in request_chunks(workload, limits, models, rate_per_s, seed):
-        chunks.append(chunk)
-        count += len(chunk.arrival_ns)
-        if count >= workload.requests:
-            break
-    joined = [np.concatenate(columns)[: workload.requests] for columns in zip(*chunks, strict=True)]
-    return Requests(*joined)
+        yield Requests(*(values[:left] for values in chunk))
+        left -= len(chunk.arrival_ns)
+        if left <= 0:
+            return
 
 
 def request_chunks(

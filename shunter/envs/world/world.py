@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from shunter.envs.rules.guard import Rotation, rotation
 from shunter.envs.scenario.fields import checked
 from shunter.envs.scenario.limits import Limits
+from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.objective import with_objective
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.scenario.workload import Workload
 from shunter.envs.state.records import FAR_NS
-from shunter.envs.state.state import Requests
+from shunter.envs.state.state import Requests, State, empty_state
 from shunter.envs.state.tables import Tables
-from shunter.envs.workload.draw import draw_requests, replay_rate_per_s, request_chunks, shares_of
+from shunter.envs.workload.draw import draw_requests, episode_chunks, replay_rate_per_s, shares_of
 from shunter.envs.workload.lengths import mean_lengths
 from shunter.envs.world.residents import with_residents
 from shunter.envs.world.tabulation import Tabulation, check_fits, existing_levels
@@ -160,18 +161,48 @@ class World:
 
     def draw(self, seed: int) -> Requests:
         """Draws the requests of one episode."""
-        scenario = self.scenario
-        return draw_requests(scenario.workload, scenario.limits, scenario.models, self.rate_per_s, seed)
+        return draw_requests(*self._drawn_from, seed)
 
     def chunks(self, seed: int) -> Iterator[Requests]:
         """The same requests in pieces, drawn as they are asked for."""
-        scenario, left = self.scenario, self.scenario.workload.requests
-        chunks = request_chunks(scenario.workload, scenario.limits, scenario.models, self.rate_per_s, seed)
-        for chunk in chunks:
-            yield Requests(*(values[:left] for values in chunk))
-            left -= len(chunk.arrival_ns)
-            if left <= 0:
-                return
+        return episode_chunks(*self._drawn_from, seed)
+
+    @property
+    def _drawn_from(self) -> tuple[Workload, Limits, list[Model], float]:
+        scenario = self.scenario
+        return scenario.workload, scenario.limits, scenario.models, self.rate_per_s
+
+    def states_of(
+        self, drawn: Sequence[Requests], *, slots: int | None = None, outcomes: bool = True
+    ) -> State:
+        """States of episodes side by side that are yet to begin: each holds all of its requests.
+
+        Args:
+            drawn: Requests of each episode.
+            slots: Requests in the system that each has room for; by default all of an episode.
+            outcomes: Whether all requests' outcomes are kept.
+        """
+        count = max(len(requests.arrival_ns) for requests in drawn)
+        state = empty_state(
+            (len(drawn),),
+            self.levels,
+            self.entries,
+            slots=slots or count,
+            ring=count,
+            outcomes=count if outcomes else 0,
+            first_sends_ns=self.scenario.workload.first_sends_ns(),
+        )
+        for e, requests in enumerate(drawn):
+            for name, values in zip(Requests._fields, requests, strict=True):
+                state.ring[name][e, : len(values)] = values
+            state.clock["filled"][e] = state.clock["length"][e] = len(requests.arrival_ns)
+        return state
+
+    def state_of(self, requests: Requests) -> State:
+        """The state of one episode that holds all of its requests, and keeps all their outcomes."""
+        state = self.states_of([requests]).of(0)
+        state.clock["last"] = state.clock["length"]
+        return state
 
     def action_name(self, action: int) -> str:
         """An action in words: ``run-or-load small@17``, ``evict small`` or ``wait``."""

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.agents.episodes import empty_observed
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.lookahead.rollout_state import RolloutScratch, make_scratch
-from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.rules.dynamics import open_episode
 from shunter.envs.sim.simulation import advance
 from shunter.envs.state.records import FAR_NS
-from shunter.envs.state.state import Requests, State, episode_state
+from shunter.envs.state.state import Requests, State
 from shunter.envs.world.world import World
 from shunter.eval.bounds.bound import remaining_cost_s
 from shunter.eval.bounds.kernel import Stack, descend, expand
@@ -118,7 +118,7 @@ class _Instance:
     def __init__(self, world: World, requests: Requests) -> None:
         count = len(requests.model)
         self.world = world
-        self.tables = world.tables.changed(oracle=1, guard_ns=FAR_NS)
+        self.tables = world.tables.changed(oracle=1, guard_ns=FAR_NS, max_time_ns=FAR_NS)
         self.least = least_times(self.tables)
         self.memory = bound_memory(count, world.models)
         sizes = {"slots": count, "ring": count}
@@ -128,11 +128,7 @@ class _Instance:
         state = _fresh(self.root, world, requests)
         open_episode(self.tables, state)
         self.device = int(advance(self.tables, state))
-        self.seen = (
-            np.zeros((world.actions, len(FEATURES)), np.float32),
-            np.zeros(len(CONTEXT_FEATURES), np.float32),
-            np.zeros(world.actions, np.bool_),
-        )
+        self.observed = empty_observed(world.actions)
 
     def bound_s(self) -> float:
         """Lower bound of the sum of all response times."""
@@ -157,14 +153,11 @@ class _Instance:
                 self.tables,
                 words,
                 devices,
-                len(words),
                 self.least,
                 self.memory,
-                self.work.state,
-                self.work.words,
-                self.other.state,
-                self.other.words,
-                *self.seen,
+                self.work,
+                self.other,
+                self.observed,
                 legal,
                 children,
                 child_device,
@@ -200,9 +193,8 @@ class _Instance:
                 stack,
                 self.least,
                 self.memory,
-                self.work.state,
-                self.work.words,
-                *self.seen,
+                self.work,
+                self.observed,
                 max_nodes,
                 MARGIN * best_s,
             )
@@ -242,8 +234,7 @@ class _Instance:
 
 def _fresh(scratch: RolloutScratch, world: World, requests: Requests) -> State:
     """Writes the beginning of an episode into a scratch."""
-    fresh = episode_state(requests, world.levels, world.entries)
-    for target, source in zip(scratch.state, fresh, strict=True):
+    for target, source in zip(scratch.state, world.state_of(requests), strict=True):
         if target.size:
             target[...] = source
     return scratch.state

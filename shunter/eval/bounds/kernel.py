@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.agents.heuristics.cost_greedy import greedy_score_of
+from shunter.agents.episodes import Observed
+from shunter.agents.heuristics.cost_greedy import greedy_choice, greedy_score_of
 from shunter.agents.lookahead.rollout import play_out
-from shunter.agents.lookahead.rollout_state import copy_words
+from shunter.agents.lookahead.rollout_state import RolloutScratch, copy_words
 from shunter.envs.observation.observe import observe
 from shunter.envs.rules.candidates import mask_actions
 from shunter.envs.sim.compiled import internal, jit
@@ -19,9 +20,7 @@ from shunter.envs.state.tables import Tables
 from shunter.eval.bounds.bound import remaining_cost_s
 from shunter.eval.bounds.least import BoundMemory, Least
 
-Features = NDArray[np.float32]
 MIX = 0x9E3779B97F4A7C15
-MAX_DECISIONS = 100_000
 PROBES = 8
 """Places of the table of known states that are looked at before a state is given up as unknown."""
 
@@ -94,16 +93,11 @@ def expand(
     t: Tables,
     parents: NDArray[np.int64],
     devices: Ints,
-    count: int,
     least: Least,
     b: BoundMemory,
-    work: State,
-    work_words: Ints,
-    other: State,
-    other_words: Ints,
-    candidates: Features,
-    context: Features,
-    mask: Bools,
+    work: RolloutScratch,
+    other: RolloutScratch,
+    w: Observed,
     legal: Bools,
     children: NDArray[np.int64],
     child_device: Ints,
@@ -118,16 +112,11 @@ def expand(
         t: Tables of an oracle.
         parents: (B, W) words of the states.
         devices: (B,) the device that asks in each state.
-        count: How many of ``parents`` are states.
         least: Least durations of the tables, from ``least_times``.
         b: Overwritten.
         work: Overwritten.
-        work_words: (W,) words that are the memory of ``work``.
         other: Overwritten.
-        other_words: (W,) words that are the memory of ``other``.
-        candidates: (A, F), overwritten.
-        context: (G,), overwritten.
-        mask: (A,), overwritten.
+        w: Overwritten.
         legal: (A,), overwritten.
         children: (B * A, W), overwritten from the front.
         child_device: (B * A,) the device that asks next; -1: everyone has been served.
@@ -139,57 +128,46 @@ def expand(
     Returns:
         How many children there are.
     """
-    made = 0
-    for p in range(count):
-        copy_words(parents[p], work_words)
-        mask_actions(t, work, devices[p], legal)
+    made, s = 0, work.state
+    for p in range(parents.shape[0]):
+        copy_words(parents[p], work.words)
+        mask_actions(t, s, devices[p], legal)
         for a in range(legal.shape[0]):
             if not legal[a]:
                 continue
-            copy_words(parents[p], work_words)
-            begin(t, work, devices[p], a)
-            device = advance(t, work)
-            paid_s = work.clock[0].cost_ns * 1e-9
+            copy_words(parents[p], work.words)
+            begin(t, s, devices[p], a)
+            device = advance(t, s)
+            paid_s = s.clock[0].cost_ns * 1e-9
             child_s[made, 0] = paid_s
             child_s[made, 1] = paid_s
             if device >= 0:
-                child_s[made, 1] = paid_s + remaining_cost_s(t, work, least, b)
+                child_s[made, 1] = paid_s + remaining_cost_s(t, s, least, b)
                 if child_s[made, 1] >= best_s:
                     continue
-                copy_words(work_words, children[made])
-                copy_words(work_words, other_words)
-                observe(t, other, device, candidates, context, mask)
-                child_s[made, 0] = paid_s + finish_s(t, other, device, candidates, context, mask)
+                copy_words(work.words, children[made])
+                copy_words(work.words, other.words)
+                observe(t, other.state, device, w.candidates, w.context, w.mask)
+                first = greedy_choice(w.candidates, w.mask)
+                child_s[made, 0] = paid_s + play_out(t, other.state, device, first, w)
             child_device[made] = device
             child_from[made, 0] = p
             child_from[made, 1] = a
-            child_key[made] = state_key(work, device)
+            child_key[made] = state_key(s, device)
             made += 1
     return made
 
 
 @internal
-def finish_s(t: Tables, s: State, device: int, candidates: Features, context: Features, mask: Bools) -> float:
-    """Request-seconds from now on if cost-greedy decides, the present observation having been made."""
-    best, top = 0, -np.inf
-    for a in range(mask.shape[0]):
-        if mask[a] and greedy_score_of(candidates[a]) > top:
-            best, top = a, greedy_score_of(candidates[a])
-    return play_out(t, s, device, best, candidates, context, mask, MAX_DECISIONS)
-
-
-@internal
-def rank_actions(
-    t: Tables, s: State, device: int, candidates: Features, context: Features, mask: Bools, order: Ints
-) -> int:
+def rank_actions(t: Tables, s: State, device: int, w: Observed, order: Ints) -> int:
     """Lists the legal actions, the one that cost-greedy likes best first; returns how many."""
-    observe(t, s, device, candidates, context, mask)
+    observe(t, s, device, w.candidates, w.context, w.mask)
     count = 0
-    for a in range(mask.shape[0]):
-        if not mask[a]:
+    for a in range(w.mask.shape[0]):
+        if not w.mask[a]:
             continue
-        score, at = greedy_score_of(candidates[a]), count
-        while at > 0 and greedy_score_of(candidates[order[at - 1]]) < score:
+        score, at = greedy_score_of(w.candidates[a]), count
+        while at > 0 and greedy_score_of(w.candidates[order[at - 1]]) < score:
             order[at] = order[at - 1]
             at -= 1
         order[at] = a
@@ -231,11 +209,8 @@ def descend(
     k: Stack,
     least: Least,
     b: BoundMemory,
-    work: State,
-    work_words: Ints,
-    candidates: Features,
-    context: Features,
-    mask: Bools,
+    work: RolloutScratch,
+    w: Observed,
     max_nodes: int,
     margin_s: float,
 ) -> bool:
@@ -247,21 +222,19 @@ def descend(
         least: Least durations of the tables, from ``least_times``.
         b: Overwritten.
         work: Overwritten.
-        work_words: (W,) words that are the memory of ``work``.
-        candidates: (A, F), overwritten.
-        context: (G,), overwritten.
-        mask: (A,), overwritten.
+        w: Overwritten.
         max_nodes: Stops after so many states.
         margin_s: States that cannot better the best schedule by more than this are not looked at.
 
     Returns:
         Whether nothing is left to look at.
     """
+    s = work.state
     while k.numbers[1] < max_nodes:
         h = k.numbers[0]
         if k.tried[h] < 0:
-            copy_words(k.words[h], work_words)
-            k.listed[h] = rank_actions(t, work, k.device[h], candidates, context, mask, k.order[h])
+            copy_words(k.words[h], work.words)
+            k.listed[h] = rank_actions(t, s, k.device[h], w, k.order[h])
             k.tried[h] = 0
         if k.tried[h] == k.listed[h] or k.bound_s[h] >= k.values[0] - margin_s:
             if h == 0:
@@ -271,22 +244,22 @@ def descend(
         action = k.order[h, k.tried[h]]
         k.tried[h] += 1
         k.numbers[1] += 1
-        copy_words(k.words[h], work_words)
-        begin(t, work, k.device[h], action)
-        device = advance(t, work)
-        paid_ns = work.clock[0].cost_ns
+        copy_words(k.words[h], work.words)
+        begin(t, s, k.device[h], action)
+        device = advance(t, s)
+        paid_ns = s.clock[0].cost_ns
         if device < 0:
             if paid_ns * 1e-9 < k.values[0]:
                 remember_best(k, paid_ns * 1e-9)
             continue
-        bound_s = max(k.bound_s[h], paid_ns * 1e-9 + remaining_cost_s(t, work, least, b))
-        if bound_s >= k.values[0] - margin_s or seen_before(k, state_key(work, device), paid_ns):
+        bound_s = max(k.bound_s[h], paid_ns * 1e-9 + remaining_cost_s(t, s, least, b))
+        if bound_s >= k.values[0] - margin_s or seen_before(k, state_key(s, device), paid_ns):
             continue
         if h + 1 == k.words.shape[0]:
             k.numbers[3] += 1
             k.values[1] = min(k.values[1], bound_s)
             continue
-        copy_words(work_words, k.words[h + 1])
+        copy_words(work.words, k.words[h + 1])
         k.device[h + 1] = device
         k.bound_s[h + 1] = bound_s
         k.tried[h + 1] = -1

@@ -14,12 +14,10 @@ from shunter.agents.heuristics.compiled import play_rules, rule_vector
 from shunter.agents.learned.compiled import make_scratch, play_batch
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.parameters import for_world
-from shunter.envs.gym.scheduling import Observation
-from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
+from shunter.envs.gym.vector import observation
 from shunter.envs.rules.objectives import accrued, charge_unserved
-from shunter.envs.sim.kernel import RESULT, Outputs, begin_batch, step_batch
-from shunter.envs.state.state import Requests, State, counted, empty_state, grow_slots
-from shunter.envs.state.tables import Tables
+from shunter.envs.sim.kernel import begin_batch, make_outputs, step_batch
+from shunter.envs.state.state import Requests, counted, grow_slots
 from shunter.envs.world.world import World
 from shunter.eval.execution.runs import request_frame
 
@@ -110,9 +108,10 @@ class _Episodes:
         self.policy = policy = for_world(policy, world)
         self._on_state = policy if isinstance(policy, StatePolicy) else None  # the check is not free
         self.tables = world.tables.changed(oracle=int(policy.oracle), max_time_ns=world.max_time_ns)
-        self.state = _begin(world, self.tables, requests)
+        self.state = world.states_of(requests, slots=SLOTS)
+        begin_batch(self.tables, self.state, np.ones(len(requests), np.bool_), False)
         self.number = np.arange(len(requests))
-        self._out = _outputs(len(requests), world.actions)
+        self._out = make_outputs(len(requests), world.actions)
         self._actions = np.zeros(len(requests), np.int64)
         self._active = len(requests)
 
@@ -138,11 +137,7 @@ class _Episodes:
 
     def _choose(self) -> NDArray[np.int64]:
         n = self._active
-        seen: Observation = {
-            "candidates": self._out.candidates[:n],
-            "context": self._out.context[:n],
-            "action_mask": self._out.mask[:n].view(np.int8),
-        }
+        seen = {name: values[:n] for name, values in observation(self._out, copy=False).items()}
         if self._on_state is None:
             return self.policy.act_batch(seen)
         chosen = np.zeros(n, np.int64)
@@ -171,38 +166,3 @@ class _Episodes:
             kept = (self._out.candidates, self._out.context, self._out.mask, self.number)
             for array in (*self.state, *kept):
                 array[pair] = array[swapped]
-
-
-def _begin(world: World, tables: Tables, requests: Sequence[Requests]) -> State:
-    """States at the start of their episodes; each holds all requests and keeps all outcomes."""
-    count = max(len(r.arrival_ns) for r in requests)
-    shape = (len(requests),)
-    state = empty_state(
-        shape,
-        world.levels,
-        world.entries,
-        slots=SLOTS,
-        ring=count,
-        outcomes=count,
-        first_sends_ns=world.scenario.workload.first_sends_ns(),
-    )
-    for e, drawn in enumerate(requests):
-        for name, values in zip(Requests._fields, drawn, strict=True):
-            state.ring[name][e, : len(values)] = values
-        state.clock["filled"][e] = state.clock["length"][e] = len(drawn.arrival_ns)
-    begin_batch(tables, state, np.ones(len(requests), np.bool_), False)
-    return state
-
-
-def _outputs(environments: int, actions: int) -> Outputs:
-    """Room for what episodes see; nothing is kept of the observation that ends one."""
-    e, f, g = environments, len(FEATURES), len(CONTEXT_FEATURES)
-    return Outputs(
-        candidates=np.zeros((e, actions, f), np.float32),
-        context=np.zeros((e, g), np.float32),
-        mask=np.zeros((e, actions), np.bool_),
-        result=np.zeros(e, RESULT),
-        final_candidates=np.zeros((e, actions, f), np.float32),
-        final_context=np.zeros((e, g), np.float32),
-        final_mask=np.zeros((e, actions), np.bool_),
-    )

@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -62,7 +61,7 @@ class Chaos:
         return Strike("kill" if chance < self.kill else "hang", when, victim)
 
 
-def parse_chaos(text: str, *, seed: int = 0, field: str = "--chaos") -> Chaos:
+def parse_chaos(text: str, *, seed: int = 0) -> Chaos:
     """Reads ``kill=0.05,hang=0.01``.
 
     Raises:
@@ -73,24 +72,19 @@ def parse_chaos(text: str, *, seed: int = 0, field: str = "--chaos") -> Chaos:
     for part in text.split(","):
         name, _, number = part.strip().partition("=")
         if name not in KINDS:
-            raise UnknownNameError(field, name, KINDS)
+            raise UnknownNameError("--chaos", name, KINDS)
         try:
             chances[name] = float(number)
         except ValueError:
-            raise InputError(field, "give probabilities, like kill=0.05,hang=0.01", text) from None
+            raise InputError("--chaos", "give probabilities, like kill=0.05,hang=0.01", text) from None
     if not all(0 <= p <= 1 for p in chances.values()) or sum(chances.values()) > 1:
-        raise InputError(field, "give probabilities from 0 to 1, at most 1 together", text)
+        raise InputError("--chaos", "give probabilities from 0 to 1, at most 1 together", text)
     return Chaos(**chances, seed=seed)
-
-
-class _Processes(Protocol):
-    def pids(self) -> list[int]: ...
 
 
 def strike_process(engine: Engine, strike: Strike) -> None:
     """Kills one of a worker's processes, or stops the one that answers calls."""
-    worker: _Processes = engine  # type: ignore[assignment] # only workers are struck
-    pids = worker.pids()
+    pids: list[int] = engine.pids()  # type: ignore[attr-defined] # only workers are struck
     if not pids:
         return
     pid = pids[int(strike.victim * len(pids))] if strike.kind == "kill" else pids[0]

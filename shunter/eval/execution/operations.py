@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from shunter.engines.base import Engine, LoadResult, MemoryReport
+from shunter.engines.base import Engine, MemoryReport
 from shunter.eval.execution.failures import Fault
+
+if TYPE_CHECKING:
+    from shunter.eval.execution.device_executor import DeviceExecutor
 
 
 @dataclass(frozen=True)
@@ -89,25 +92,7 @@ class Outcome:
         self.end_s = max(self.end_s, end_s)
 
 
-class Place(Protocol):
-    """Where operations are carried out: a device, with the engines that run there."""
-
-    def engine(self, model: str) -> Engine:
-        """The engine that runs a model."""
-
-    def load(
-        self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
-    ) -> LoadResult:
-        """Loads a model on its engine."""
-
-    def unload(self, model: str) -> tuple[float, float]:
-        """Unloads it; returns start and end."""
-
-    def memory(self) -> MemoryReport:
-        """Memory of all engines of the place."""
-
-
-def execute(place: Place, operation: Operation) -> Outcome:
+def execute(place: DeviceExecutor, operation: Operation) -> Outcome:
     """Carries out an operation.
 
     Raises:

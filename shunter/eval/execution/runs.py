@@ -18,7 +18,7 @@ from shunter.envs.observation.observe import observe
 from shunter.envs.rules.candidates import legal_action, used_bytes
 from shunter.envs.rules.dynamics import apply, open_episode
 from shunter.envs.rules.objectives import accrued, charge_unserved
-from shunter.envs.state.state import WAIT, Requests, State, all_outcomes, counted, episode_state
+from shunter.envs.state.state import WAIT, Requests, State, all_outcomes, counted
 from shunter.envs.world.world import World
 from shunter.errors import PolicyError, ShunterError
 from shunter.eval.execution.backends import Backend, OnEnd, SimulatedBackend
@@ -130,8 +130,7 @@ class _Episode:
         world_name: str,
     ) -> None:
         self.world, self.requests, self.policy = world, requests, for_world(policy, world)
-        first_sends_ns = world.scenario.workload.first_sends_ns()
-        self.state = episode_state(requests, world.levels, world.entries, first_sends_ns)
+        self.state = world.state_of(requests)
         self.tables = world.tables.changed(oracle=int(policy.oracle))
         open_episode(self.tables, self.state)
         run_id = f"{policy.name}/{seed}/{world_name}"

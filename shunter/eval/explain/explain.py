@@ -25,6 +25,7 @@ from shunter.eval.explain.differences import HORIZON, Kind, kinds_of, named, tel
 from shunter.eval.explain.example import Example, describe
 from shunter.eval.explain.replay import Followed, played
 from shunter.eval.explain.words import group_of, input_words
+from shunter.files import finite
 from shunter.uncertainty import Interval, paired_mean_change
 
 __all__ = ["SEEDS", "Explanation", "WeightGroup", "explain"]
@@ -136,7 +137,7 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         workload = self.world.scenario.workload
-        figures: dict[str, Any] = _plain(
+        figures: dict[str, Any] = finite(
             {
                 "scenario": self.world.scenario.name,
                 "load": workload.load,
@@ -282,16 +283,3 @@ def _weights(policy: LearnedPolicy, followed: Followed) -> list[Weight]:
         words = input_words(KINDS[k], int(i), weight)
         found.append(Weight(KINDS[k], names[i], group_of(int(i)), weight, float(spread[k, i]), words))
     return sorted(found, key=lambda one: -one.spread)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON can hold it: what is not finite is null."""
-    if isinstance(value, Interval):
-        value = value._asdict()
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(one) for one in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.agents.episodes import reach_decision
 from shunter.agents.heuristics.rules import is_copy
 from shunter.agents.learned.compiled import (
     IS_EVICT,
@@ -35,7 +36,7 @@ from shunter.envs.rules.dynamics import open_episode
 from shunter.envs.sim.compiled import entry, inlined, internal, jit
 from shunter.envs.sim.simulation import advance, begin
 from shunter.envs.state.records import FAR_NS, record
-from shunter.envs.state.state import Records, State, episode_state
+from shunter.envs.state.state import Records, State
 from shunter.envs.state.tables import Tables
 from shunter.envs.world.world import World
 
@@ -183,10 +184,8 @@ def follow(
     """
     c = s.clock[0]
     for k in range(log.shape[0]):
-        c.asking = advance(t, s)
-        if c.asking < 0 or c.now_ns > t.limits[0].max_time_ns:
+        if not reach_decision(t, s, w):
             return k
-        observe(t, s, c.asking, w.candidates, w.context, w.mask)
         chosen = choose(p, w.candidates, w.context, w.mask, w)
         see_decision(w, seen)
         other = choose(q, w.candidates, w.context, w.mask, v)
@@ -233,9 +232,8 @@ class _Walk:
         seed: int,
         seen: SeenInputs | None = None,
     ) -> None:
-        first_sends_ns = world.scenario.workload.first_sends_ns()
         self.world, self.policy, self.other = world, policy, other
-        self.state = episode_state(world.draw(seed), world.levels, world.entries, first_sends_ns)
+        self.state = world.state_of(world.draw(seed))
         open_episode(world.tables, self.state)
         self.scratch = policy.scratch(world.actions)
         self._asked = other.scratch(world.actions)
@@ -313,7 +311,7 @@ def differences(
     scratch = policy.scratch(world.actions)
     for number, state in zip(numbers, walk(world, policy, other, seed, numbers), strict=True):
         one = decisions[number]
-        ends = copied(state), copied(state)
+        ends = state.copy(), state.copy()
         over = [
             play_from(world.tables, end, int(action), policy.vector, scratch) < 0
             for end, action in zip(ends, (one["chosen"], one["other"]), strict=True)
@@ -324,11 +322,6 @@ def differences(
             gain_s = request_s(ends[1]) - request_s(ends[0])
             near_s = request_s(ends[1], until_ns) - request_s(ends[0], until_ns)
         yield Difference(seed, number, one, gain_s, near_s)
-
-
-def copied(state: State) -> State:
-    """A state of its own."""
-    return State._make(records.copy() for records in state)
 
 
 def request_s(state: State, until_ns: int = FAR_NS) -> float:

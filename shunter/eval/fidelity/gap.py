@@ -118,9 +118,7 @@ class Fidelity:
         plain = asdict(self)
         if self.ranking is not None:
             ranking = plain["ranking"]
-            ranking["tau"] = self.ranking.tau._asdict()
             for row, pair in zip(ranking["pairs"], self.ranking.pairs, strict=True):
-                row.update(real=pair.real._asdict(), simulated=pair.simulated._asdict())
                 row.update(significant=pair.significant, agrees=pair.agrees)
             ranking.update(significant=self.ranking.significant, agreeing=self.ranking.agreeing)
         cleaned: dict[str, Any] = finite(plain)

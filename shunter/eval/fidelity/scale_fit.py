@@ -98,15 +98,9 @@ def _prior_rows(key: Key, known: Scale | None) -> float:
 
 
 def _changed(key: Key, known: Scale | None, log_scale: float, rows: float) -> Scale:
-    target, engine, device, page_cache, model = key
-    return Scale.model_validate(
-        {
-            "target": target,
-            "engine": engine,
-            "device": device,
-            "page_cache": page_cache,
-            "model": model,
-            "factor": (known.factor if known else 1.0) * float(np.exp(log_scale)),
-            "rows": (known.rows if known else 0.0) + rows,
-        }
-    )
+    names = ("target", "engine", "device", "page_cache", "model")
+    figures = {
+        "factor": (known.factor if known else 1.0) * float(np.exp(log_scale)),
+        "rows": (known.rows if known else 0.0) + rows,
+    }
+    return Scale.model_validate({**dict(zip(names, key, strict=True)), **figures})

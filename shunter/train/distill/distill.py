@@ -66,16 +66,21 @@ def distill(
     """
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.seed)
-    student = _Student(
-        _mean_base([distillation_task.teacher.prior for distillation_task in distillation_tasks]), settings
-    )
+    student = _Student(_mean_base([task.teacher.prior for task in distillation_tasks]), settings)
     shown: list[Shown] = []
     passes = 0
     for number in range(settings.rounds):
-        policy = student.policy() if number else None
+        policy, key = student.policy() if number else None, int(key_of(settings.seed, number))
         new = [
-            _collect(distillation_task, policy, settings, number, i)
-            for i, distillation_task in enumerate(distillation_tasks)
+            collect(
+                task.world,
+                task.teacher,
+                policy,
+                settings.decisions,
+                episodes=settings.episodes,
+                seed=int(key_of(key, place)),
+            )
+            for place, task in enumerate(distillation_tasks)
         ]
         agreement = float(np.concatenate([one.agrees for one in new]).mean()) if number else float("nan")
         shown += new
@@ -84,24 +89,6 @@ def distill(
             if on_progress is not None:
                 on_progress(Progress(passes, agreement, loss))
     return student.policy()
-
-
-def _collect(
-    distillation_task: DistillationTask,
-    student: LearnedPolicy | None,
-    settings: DistillSettings,
-    number: int,
-    place: int,
-) -> Shown:
-    seed = int(key_of(int(key_of(settings.seed, number)), place))
-    return collect(
-        distillation_task.world,
-        distillation_task.teacher,
-        student,
-        settings.decisions,
-        episodes=settings.episodes,
-        seed=seed,
-    )
 
 
 def _mean_base(priors: Sequence[BasePolicy]) -> BasePolicy:
@@ -119,7 +106,7 @@ class _Student:
         self.network.prior.copy_(torch.tensor(prior))
         parameters = [p for name, p in self.network.named_parameters() if not name.startswith("value.")]
         self.optimizer = torch.optim.Adam(parameters, lr=settings.learning_rate)
-        self.done, self.schedule = 0.0, settings.learning_rate
+        self.done = 0.0
 
     def learn(self, shown: Sequence[Shown], distillation_tasks: int) -> Iterator[float]:
         """Learns; gives the mean divergence after each pass."""

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from shunter.agents.episodes import reach_decision
 from shunter.agents.learned.base_policy import MOST_CANDIDATES
-from shunter.agents.learned.compiled import Scratch, choose, make_scratch
+from shunter.agents.learned.compiled import Scratch, choose
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
-from shunter.envs.sim.compiled import jit
+from shunter.envs.sim.compiled import inlined, jit
 from shunter.envs.sim.kernel import begin_episode, environment
 from shunter.envs.sim.randomness import key_of
 from shunter.envs.sim.simulation import begin
-from shunter.envs.state.state import Bools, State
+from shunter.envs.state.state import Bools, Records, State
 from shunter.envs.state.tables import Tables
 from shunter.envs.world.world import World
 from shunter.train.search.trials import Trials, episodes_of, rewind
@@ -46,15 +46,32 @@ class Shown(NamedTuple):
     scores: NDArray[np.float32]
     agrees: Bools
 
-    def first(self, count: int) -> Shown:
-        """The first so many decisions."""
-        return Shown(*(array[:count] for array in self))  # type: ignore[arg-type]
+
+@inlined
+def keep(w: Scratch, shown: Shown, count: int) -> bool:
+    """Writes a decision behind those kept; false, and nothing that counts, where there is no choice."""
+    place, listed = 0, 0
+    for a in range(w.mask.shape[0]):
+        listed += 0 if np.isnan(w.prior[a]) else 1
+    if listed < 2:
+        return False
+    for a in range(w.mask.shape[0]):
+        if not np.isnan(w.prior[a]) and place < shown.listed.shape[1]:
+            for f in range(w.candidates.shape[1]):
+                shown.candidates[count, place, f] = w.candidates[a, f]
+            shown.listed[count, place] = True
+            shown.scores[count, place] = w.prior[a]
+            place += 1
+    for g in range(w.context.shape[0]):
+        shown.context[count, g] = w.context[g]
+    return True
 
 
 @jit
 def show(
     t: Tables,
-    s: State,
+    batch: State,
+    rings: Records,
     teacher: Floats,
     student: Floats,
     mine: Scratch,
@@ -63,55 +80,37 @@ def show(
     share: float,
     luck: Floats,
     shown: Shown,
-    count: int,
 ) -> int:
-    """Plays an episode and keeps some of its decisions; returns how many are kept now.
+    """Plays the episodes of a batch and keeps some of their decisions; returns how many.
 
     Args:
         t: Tables of the scenario.
-        s: State, at the start of an episode.
+        batch: States that hold the requests of E episodes; used up.
+        rings: (E, N) the requests as drawn.
         teacher: Vector of the policy that labels.
         student: Vector of the policy that acts where the teacher does not.
         mine: Room for the teacher.
         theirs: Room for the student.
         followed: Probability that a decision is the student's.
         share: Share of decisions that are kept, 0 to 1.
-        luck: Uniform random numbers in [0, 1), used in turn.
+        luck: Uniform random numbers in [0, 1), used in turn; each episode begins with another.
         shown: Arrays that decisions are written to.
-        count: Decisions that ``shown`` holds already.
     """
-    at = 0
-    while count < shown.context.shape[0] and reach_decision(t, s, mine):
-        wanted = choose(teacher, mine.candidates, mine.context, mine.mask, mine)
-        other = choose(student, mine.candidates, mine.context, mine.mask, theirs)
-        acts, kept = luck[at % luck.shape[0]], luck[(at + 1) % luck.shape[0]]
-        at += 2
-        listed = 0
-        for a in range(mine.mask.shape[0]):
-            listed += 0 if np.isnan(mine.prior[a]) else 1
-        if kept < share and listed > 1:
-            place = 0
-            for a in range(mine.mask.shape[0]):
-                if not np.isnan(mine.prior[a]) and place < shown.listed.shape[1]:
-                    for f in range(mine.candidates.shape[1]):
-                        shown.candidates[count, place, f] = mine.candidates[a, f]
-                    shown.listed[count, place] = True
-                    shown.scores[count, place] = mine.prior[a]
-                    place += 1
-            for g in range(mine.context.shape[0]):
-                shown.context[count, g] = mine.context[g]
-            shown.agrees[count] = wanted == other
-            count += 1
-        begin(t, s, s.clock[0].asking, other if acts < followed else wanted)
+    count = 0
+    for e in range(rings.shape[0]):
+        s, own, at = environment(batch, e), luck[e % luck.shape[0] :], 0
+        rewind(s, rings[e])
+        begin_episode(t, s, False)
+        while count < shown.context.shape[0] and reach_decision(t, s, mine):
+            wanted = choose(teacher, mine.candidates, mine.context, mine.mask, mine)
+            other = choose(student, mine.candidates, mine.context, mine.mask, theirs)
+            acts, kept = own[at % own.shape[0]], own[(at + 1) % own.shape[0]]
+            at += 2
+            if kept < share and keep(mine, shown, count):
+                shown.agrees[count] = wanted == other
+                count += 1
+            begin(t, s, s.clock[0].asking, other if acts < followed else wanted)
     return count
-
-
-@jit
-def start_over(t: Tables, batch: State, rings: np.ndarray, e: int, noise: bool) -> None:
-    """Takes episode e of a batch back to its start."""
-    s = environment(batch, e)
-    rewind(s, rings[e])
-    begin_episode(t, s, noise)
 
 
 def collect(
@@ -136,29 +135,23 @@ def collect(
     follower = teacher if student is None else student
     seeds = [int(key_of(seed, e)) for e in range(episodes_of(world, episodes))]
     trials = Trials(world, seeds, width=teacher.width)
-    lane, rings = trials.lanes[0], trials.rings
-    shown = _room(decisions)
+    lane, shown = trials.lanes[0], _room(decisions)
     luck = np.random.default_rng(seed).random(4096)
     _, made = trials.costs(teacher.vector[None])
-    share = decisions / max(1, made)
-    theirs, count = make_scratch(world.actions, follower.width), 0
-    for e in range(len(seeds)):
-        start_over(trials.tables, lane.state, rings, e, False)
-        followed = 0.0 if student is None else 0.5
-        count = show(
-            trials.tables,
-            lane.state.of(e),
-            teacher.vector,
-            follower.vector,
-            lane.scratch,
-            theirs,
-            followed,
-            share,
-            luck[e % len(luck) :],
-            shown,
-            count,
-        )
-    return shown.first(count)
+    count = show(
+        trials.tables,
+        lane.state,
+        trials.rings,
+        teacher.vector,
+        follower.vector,
+        lane.scratch,
+        follower.scratch(world.actions),
+        0.0 if student is None else 0.5,
+        decisions / max(1, made),
+        luck,
+        shown,
+    )
+    return Shown(*(array[:count] for array in shown))  # type: ignore[arg-type]
 
 
 def _room(decisions: int) -> Shown:

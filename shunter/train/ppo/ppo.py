@@ -118,19 +118,15 @@ class PpoTraining(Training):
         if self.start is not None:
             self.begin_from(self.start)
         elif self.settings.warm_start:
-            self.choose_base_policy()
+            prior = torch.tensor(best_base_policy([task.world for task in self.tasks]))
+            for network in (self.model.policy.mlp_extractor, self.average.module):
+                network.prior.copy_(prior)
         super().begin()
 
     def begin_from(self, start: LearnedPolicy) -> None:
         """Takes over a policy's weights."""
         for network in (self.model.policy.mlp_extractor, self.average.module):
             network.import_(start.weights)
-
-    def choose_base_policy(self) -> None:
-        """Takes over the prior that is best in these worlds."""
-        prior = torch.tensor(best_base_policy([task.world for task in self.tasks]))
-        for network in (self.model.policy.mlp_extractor, self.average.module):
-            network.prior.copy_(prior)
 
     def candidate(self) -> LearnedPolicy:
         """The average of the latest weights."""

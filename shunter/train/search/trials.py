@@ -18,7 +18,7 @@ from shunter.agents.learned.compiled import Scratch, make_scratch, play
 from shunter.envs.rules.objectives import charge_unserved
 from shunter.envs.sim.compiled import inlined, internal, jit
 from shunter.envs.sim.kernel import begin_episode, environment
-from shunter.envs.state.state import Records, Requests, State, empty_state
+from shunter.envs.state.state import Records, State
 from shunter.envs.state.tables import MEAN_RESPONSE, SLO, Tables
 from shunter.envs.world.world import World
 
@@ -210,26 +210,11 @@ class Trials:
         noise: bool = False,
         lanes: int = 1,
     ) -> None:
-        drawn = [world.draw(seed) for seed in seeds]
-        count = max(len(r.arrival_ns) for r in drawn)
         self.tables, self.score, self.noise = world.tables, score, noise
-        state = empty_state(
-            (len(drawn),),
-            world.levels,
-            world.entries,
-            slots=count,
-            ring=count,
-            outcomes=0 if score.plain else count,
-            first_sends_ns=world.scenario.workload.first_sends_ns(),
-        )
-        clock = state.clock[:, 0]
-        for e, (requests, seed) in enumerate(zip(drawn, seeds, strict=True)):
-            for name, values in zip(Requests._fields, requests, strict=True):
-                state.ring[name][e, : len(values)] = values
-            clock["filled"][e] = clock["length"][e] = len(requests.arrival_ns)
-            clock["key"][e] = int(seed) % 2**63
+        state = world.states_of([world.draw(seed) for seed in seeds], outcomes=not score.plain)
+        state.clock["key"][:, 0] = [int(seed) % 2**63 for seed in seeds]
         self.rings = state.ring.copy()
-        longest = max(1, round(score.tail_share * count))
+        longest = max(1, round(score.tail_share * state.ring.shape[1]))
         self.lanes = [
             Lane(
                 state.copy(),

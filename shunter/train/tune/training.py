@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from shunter.envs.world.world import World, with_absolute_paths
 from shunter.jobs import Report, Runner
 from shunter.train.algorithms import check_installed, train_policy
 from shunter.train.result import Curve
+from shunter.train.seeds import TrainingTasks
 from shunter.train.settings import EvolutionSettings, PpoSettings, TrainSettings, plain
 from shunter.train.tune.heuristic import task_digest
 from shunter.train.tune.search import OnTrial, ParameterSearch, Tuned, search_all
@@ -54,19 +55,6 @@ class _GivenUpError(Exception):
     pass
 
 
-@dataclass(frozen=True)
-class Shared:
-    """What all trainings of a search share.
-
-    Attributes:
-        worlds: Worlds to train in.
-        validation: Worlds that they are scored in; if there are none, those to train in.
-    """
-
-    worlds: list[World]
-    validation: list[World]
-
-
 def tune_training(
     worlds: Sequence[World],
     settings: TrainSettings,
@@ -102,7 +90,7 @@ def tune_training(
         text = ",".join(f"{name}={value}" for name, value in parameters.items())
         return text, replace(settings, **parameters)
 
-    shared = Shared(
+    shared = TrainingTasks(
         worlds=[with_absolute_paths(world) for world in worlds],
         validation=[with_absolute_paths(world) for world in validation],
     )
@@ -129,7 +117,7 @@ def _pruner() -> Any:
     return MedianPruner(n_startup_trials=FEWEST_TRIALS, n_warmup_steps=FEWEST_VALIDATIONS)
 
 
-def train_for_score(shared: Shared, report: Report, settings: TrainSettings) -> float | None:
+def train_for_score(shared: TrainingTasks, report: Report, settings: TrainSettings) -> float | None:
     """Trains for the logarithm of the lowest validation ratio; None where the training was given up.
 
     Each validation but the last, whose value is the result, is reported as (number, lowest so far).
