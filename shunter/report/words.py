@@ -123,14 +123,14 @@ def _mode_words(result: dict[str, Any], mode: str, rows: dict[str, Any]) -> Iter
     changes = {name: row["response_change"] for name, row in rows.items() if name != first}
     if changes:
         yield f"Against {first}: {', '.join(f'{n} {change_text(c)}' for n, c in changes.items())}."
-        yield _told_apart(first, changes)
+        yield _clear_words(first, changes)
     unserved = {n: row["unfinished"] for n, row in rows.items() if row["unfinished"] > 0}
     if unserved:
         counts = ", ".join(f"{name} {count:.0f}" for name, count in unserved.items())
         yield f"Requests that were not served, and that no mean counts: {counts}."
 
 
-def _told_apart(first: str, changes: dict[str, Any]) -> str:
+def _clear_words(first: str, changes: dict[str, Any]) -> str:
     """Which intervals are clear of zero."""
     claims = {
         "below": "lower by more than chance",
