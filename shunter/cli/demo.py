@@ -18,10 +18,10 @@ from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.catalog.models import get_model, scaled_model
-from shunter.cli.eval_ import show_tables
+from shunter.cli.evaluations.eval_ import show_tables
 from shunter.cli.first_look import first_look
-from shunter.cli.fit import errors_table
 from shunter.cli.options import Verbose, open_console, progress, say, say_answer
+from shunter.cli.performance.fit import errors_table
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import make_world

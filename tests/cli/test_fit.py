@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 from shunter.catalog.checkpoints import Checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.catalog.models import ModelSpec
-from shunter.cli.fit import fit
 from shunter.cli.options import ANSWER_LINES
-from shunter.cli.predict import predict
+from shunter.cli.performance.fit import fit
+from shunter.cli.performance.predict import predict
 from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
 from shunter.models import PerformanceModel

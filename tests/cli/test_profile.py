@@ -3,8 +3,8 @@ import typer
 from typer.testing import CliRunner
 
 from shunter.catalog.models import ModelSpec
-from shunter.cli import profile as command
 from shunter.cli.main import main
+from shunter.cli.profiles import profile as command
 from shunter.engines.base import WorkerDiedError
 from shunter.engines.fake.engine import FakeEngine, LinearDurations
 from shunter.errors import BrokenFileError, InputError, UnknownNameError

@@ -122,7 +122,7 @@ def _update(
     *,
     verbose: bool,
 ) -> None:
-    from shunter.cli.fit_update import update
+    from shunter.cli.performance.fit_update import update
 
     if data:
         rule = "be left out with --update, which takes event logs (--events)"
