@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shunter.agents.heuristics.fifo_collated import FifoCollated
+from shunter.agents.heuristics.fifo.collated import FifoCollated
 from shunter.agents.parameters import Choice
 from shunter.agents.registry import HEURISTICS, make_policy
 from shunter.errors import InputError, UnknownNameError
