@@ -21,7 +21,7 @@ from shunter.envs.world.world import World
 from shunter.eval.execution.backends import EngineBackend
 from shunter.eval.execution.clocks import VirtualClock
 from shunter.eval.execution.device_executor import DeviceExecutor
-from shunter.eval.execution.failures import Failure, Fault
+from shunter.eval.execution.faults.failures import Failure, Fault
 from shunter.eval.execution.runs import Run, run_policy
 from tests.fake_executor import TableDurations
 

@@ -27,7 +27,7 @@ from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import make_world
 from shunter.errors import UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
-from shunter.eval.execution.failure_log import execution_lines
+from shunter.eval.execution.faults.failure_log import execution_lines
 from shunter.eval.execution.real import open_engines
 from shunter.eval.fidelity.tables import fidelity_verdict
 from shunter.eval.provenance import capabilities_of, provenance

@@ -15,7 +15,7 @@ from shunter.errors import InputError
 from shunter.eval.budgets import budgets
 from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.event_log import EventLog
-from shunter.eval.execution.failure_log import failure_rows
+from shunter.eval.execution.faults.failure_log import failure_rows
 from shunter.eval.execution.real import bind_footprints, run_real
 from shunter.eval.execution.runs import BrokenRun, InterruptedRun, Run, as_repeat, simulate
 from shunter.eval.fidelity.gap import Fidelity, fidelity, same_seeds

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from shunter.envs.observation.features import FEATURES_VERSION
 from shunter.envs.state.state import EVICT, LOAD, RUN, WAIT, State
 from shunter.envs.world.world import World
-from shunter.eval.execution.failures import Failure
+from shunter.eval.execution.faults.failures import Failure
 from shunter.files import replaced
 from shunter.profiling.dataset.versioned_parquet import FileKind, read_versioned_parquet, stamped
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from shunter.engines.base import Engine, LoadResult, MemoryReport
-from shunter.eval.execution.failures import Fault
+from shunter.eval.execution.faults.failures import Fault
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from shunter.engines.caller.entries import engine_entry, start_engine
 from shunter.envs.world.world import World, with_footprints
 from shunter.errors import InputError
 from shunter.eval.execution.backends import EngineBackend
-from shunter.eval.execution.chaos import Chaos
 from shunter.eval.execution.clocks import WallClock
 from shunter.eval.execution.device_executor import Deadline, DeviceExecutor
+from shunter.eval.execution.faults.chaos import Chaos
 from shunter.eval.execution.runs import Run, run_policy
 
 __all__ = ["bind_footprints", "open_engines", "run_real"]

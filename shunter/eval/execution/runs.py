@@ -22,7 +22,7 @@ from shunter.envs.world.world import World
 from shunter.errors import PolicyError, ShunterError
 from shunter.eval.execution.backends import Backend, OnEnd, SimulatedBackend
 from shunter.eval.execution.event_log import EventLog
-from shunter.eval.execution.failures import Failure
+from shunter.eval.execution.faults.failures import Failure
 
 __all__ = ["Run", "as_repeat", "run_policy", "simulate"]
 

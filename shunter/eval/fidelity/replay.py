@@ -26,7 +26,7 @@ from shunter.envs.state.state import IDLE, RUN, WAIT, Requests, State
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.eval.execution.backends import Backend, OnEnd, SimulatedBackend
-from shunter.eval.execution.failures import Failure, Fault
+from shunter.eval.execution.faults.failures import Failure, Fault
 from shunter.eval.execution.runs import Run, run_policy
 
 __all__ = ["replay_predicted"]
