@@ -212,7 +212,7 @@ def _rounds_row(engine: str, found: Evaluations) -> Row:
 
 
 def drift_rows(engine: str, before: pd.DataFrame, after: pd.DataFrame) -> list[Row]:
-    """How much slower the same configurations were after the real runs: what no simulator can know beforehand.
+    """How much slower configurations were after the real runs: what no simulator can know beforehand.
 
     Args:
         engine: Its name.
