@@ -198,8 +198,28 @@ def evaluate(
         world = bind_footprints(world, engines)
     names = [p.name for p in policies]
     result = Evaluation(world, names, list(seeds), repeats=repeats, predicted=predicted)
-    total = repeats * len(seeds) * len(policies) * world.scenario.workload.requests
-    done = 0
+    try:
+        _simulate_all(result, policies, runner or Runner(), on_progress if engines is None else None)
+        if engines is not None:
+            _run_all(result, policies, engines, on_progress)
+    except KeyboardInterrupt as stop:
+        result.interrupted = True
+        if isinstance(stop, InterruptedRun) and stop.run.mode == "real":
+            result.partial = stop.run
+    except BrokenRun as broken:
+        result.broken, result.partial = broken, broken.run
+    return result
+
+
+def _run_all(
+    result: Evaluation,
+    policies: Sequence[Policy],
+    engines: Sequence[DeviceExecutor],
+    on_progress: OnProgress | None,
+) -> None:
+    """Adds the real runs one by one, each with its replay on predicted durations."""
+    world, requests = result.world, result.world.scenario.workload.requests
+    total, done = result.repeats * len(result.seeds) * len(policies) * requests, 0
 
     def reporter(text: str) -> Callable[[int], None]:
         def report(finished: int) -> None:
@@ -208,25 +228,16 @@ def evaluate(
 
         return report
 
-    try:
-        _simulate_all(result, policies, runner or Runner(), on_progress if engines is None else None)
-        rounds = [(repeat, seed) for repeat in range(repeats) for seed in seeds]
-        for number, (repeat, seed) in enumerate(rounds if engines is not None else ()):
-            first = number % len(policies)
-            for policy in (*policies[first:], *policies[:first]):
-                report = reporter(f"real: {policy.name}, seed {seed}")
-                run = as_repeat(run_real(world, policy, seed, engines or (), on_progress=report), repeat)
-                replayed = replay_predicted(world, world.draw(seed), run.log.frame())
-                result.real.setdefault(policy.name, []).append(run)
-                result.replays.setdefault(policy.name, []).append(replayed)
-                done += world.scenario.workload.requests
-    except KeyboardInterrupt as stop:
-        result.interrupted = True
-        if isinstance(stop, InterruptedRun) and stop.run.mode == "real":
-            result.partial = stop.run
-    except BrokenRun as broken:
-        result.broken, result.partial = broken, broken.run
-    return result
+    rounds = [(repeat, seed) for repeat in range(result.repeats) for seed in result.seeds]
+    for number, (repeat, seed) in enumerate(rounds):
+        first = number % len(policies)
+        for policy in (*policies[first:], *policies[:first]):
+            report = reporter(f"real: {policy.name}, seed {seed}")
+            run = as_repeat(run_real(world, policy, seed, engines, on_progress=report), repeat)
+            replayed = replay_predicted(world, world.draw(seed), run.log.frame())
+            result.real.setdefault(policy.name, []).append(run)
+            result.replays.setdefault(policy.name, []).append(replayed)
+            done += requests
 
 
 def _simulate_all(

@@ -90,6 +90,22 @@ def any_alive(costs: Floats, samples: int, count: int, alive: Bools) -> bool:
     return left
 
 
+@internal
+def imagine(
+    t: Tables,
+    root: State,
+    rates: Floats,
+    total_rate: float,
+    lengths: Ints,
+    pairs: Ints,
+    horizon_s: float,
+    sample: int,
+) -> None:
+    """Draws anew what the state hides, and the requests that are still to come."""
+    redraw_hidden(t, root, lengths, sample)
+    draw_future(root, rates, total_rate, pairs, horizon_s, sample)
+
+
 @jit
 def rollout_costs(
     t: Tables,
@@ -146,11 +162,8 @@ def rollout_costs(
         if race and n > 0 and n % HEAT == 0 and not any_alive(costs, n, count, alive):
             break
         if hide:
-            sample = key_of(key, n)
-            redraw_hidden(t, root, lengths, sample)
-            draw_future(root, rates, total_rate, pairs, horizon_s, sample)
+            imagine(t, root, rates, total_rate, lengths, pairs, horizon_s, key_of(key, n))
         for k in range(count):
-            if not alive[k]:
-                continue
-            copy_words(root_words, work_words)
-            costs[n, k] = play_out(t, work, d, actions[k], candidates, context, mask, MAX_DECISIONS)
+            if alive[k]:
+                copy_words(root_words, work_words)
+                costs[n, k] = play_out(t, work, d, actions[k], candidates, context, mask, MAX_DECISIONS)

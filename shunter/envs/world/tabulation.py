@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shunter.catalog.checkpoints import read_checkpoint
+from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.scenario import Model, Scenario
 from shunter.envs.state.tables import Tables, make_tables
 from shunter.envs.workload.draw import popularity
@@ -258,9 +259,6 @@ class Tabulation:
         limits = self.scenario.limits
         load_s = fill("load", seconds)
 
-        def count(value: float) -> NDArray[np.int64]:
-            return np.array([round(value)], np.int64)
-
         return make_tables(
             level_ok=level_ok,
             gpu_share=self._gpu_share(),
@@ -283,13 +281,8 @@ class Tabulation:
             step_halfwidth=halfwidth("decode", "b", "k", size=(len(self.batches), grid)),
             offload_sensitivity=_sensitivity(step_s, exists),
             kv_can_save=self.saves_kv[:, :, None],
-            quantum_steps=count(limits.quantum_steps),
-            quantum_ns=count(limits.quantum_s * 1e9),
-            max_wait_ns=count(limits.max_wait_s * 1e9),
-            decision_ns=count(limits.decision_s * 1e9),
-            max_time_ns=count(limits.max_time_s * 1e9),
-            max_batch=count(limits.max_batch),
-            oracle=count(0),
+            **_counts(limits),
+            oracle=np.array([0], np.int64),
             time_scale_s=np.array([self._time_scale_s(load_s, step_s, exists)]),
         )
 
@@ -334,6 +327,19 @@ class Tabulation:
 
 def _middle(grid: Array) -> Array:
     return np.sqrt(grid[:-1] * grid[1:]).round()
+
+
+def _counts(limits: Limits) -> dict[str, NDArray[np.int64]]:
+    """The limits that rules count in whole steps, requests and nanoseconds, as tables hold them."""
+    counts = {
+        "quantum_steps": limits.quantum_steps,
+        "quantum_ns": limits.quantum_s * 1e9,
+        "max_wait_ns": limits.max_wait_s * 1e9,
+        "decision_ns": limits.decision_s * 1e9,
+        "max_time_ns": limits.max_time_s * 1e9,
+        "max_batch": limits.max_batch,
+    }
+    return {name: np.array([round(value)], np.int64) for name, value in counts.items()}
 
 
 def _relative(width: Array, centre: Array) -> Array:

@@ -56,6 +56,24 @@ class Stack(NamedTuple):
     values: Floats
 
 
+class Children(NamedTuple):
+    """States that one action leads to, filled in from the front; room for C of them.
+
+    Attributes:
+        words: (C, W) the states.
+        device: (C,) the device that asks next; -1: everyone has been served.
+        came_from: (C, 2) parent and action.
+        key: (C,) hashes.
+        cost_s: (C, 2) cost of the schedule that cost-greedy ends, and the child's lower bound, seconds.
+    """
+
+    words: NDArray[np.int64]
+    device: Ints
+    came_from: NDArray[np.int64]
+    key: NDArray[np.uint64]
+    cost_s: NDArray[np.float64]
+
+
 @internal
 def stir(key: np.uint64, value: int) -> np.uint64:
     """Adds a value to a hash."""
@@ -94,7 +112,6 @@ def expand(
     t: Tables,
     parents: NDArray[np.int64],
     devices: Ints,
-    count: int,
     least: Least,
     b: BoundMemory,
     work: State,
@@ -105,11 +122,7 @@ def expand(
     context: Features,
     mask: Bools,
     legal: Bools,
-    children: NDArray[np.int64],
-    child_device: Ints,
-    child_from: NDArray[np.int64],
-    child_key: NDArray[np.uint64],
-    child_s: NDArray[np.float64],
+    children: Children,
     best_s: float,
 ) -> int:
     """Takes every legal action in each of some states; each child is judged by playing it to the end.
@@ -118,7 +131,6 @@ def expand(
         t: Tables of an oracle.
         parents: (B, W) words of the states.
         devices: (B,) the device that asks in each state.
-        count: How many of ``parents`` are states.
         least: Least durations of the tables, from ``least_times``.
         b: Overwritten.
         work: Overwritten.
@@ -129,53 +141,62 @@ def expand(
         context: (G,), overwritten.
         mask: (A,), overwritten.
         legal: (A,), overwritten.
-        children: (B * A, W), overwritten from the front.
-        child_device: (B * A,) the device that asks next; -1: everyone has been served.
-        child_from: (B * A, 2) parent and action.
-        child_key: (B * A,) hashes.
-        child_s: (B * A, 2) cost of the schedule that cost-greedy ends, and the child's lower bound, seconds.
+        children: Room for B * A of them, overwritten.
         best_s: Children whose bound is not below this are left out.
 
     Returns:
         How many children there are.
     """
     made = 0
-    for p in range(count):
+    for p in range(parents.shape[0]):
         copy_words(parents[p], work_words)
         mask_actions(t, work, devices[p], legal)
         for a in range(legal.shape[0]):
             if not legal[a]:
                 continue
-            copy_words(parents[p], work_words)
-            begin(t, work, devices[p], a)
-            device = advance(t, work)
-            paid_s = work.clock[0].cost_ns * 1e-9
-            child_s[made, 0] = paid_s
-            child_s[made, 1] = paid_s
-            if device >= 0:
-                child_s[made, 1] = paid_s + remaining_cost_s(t, work, least, b)
-                if child_s[made, 1] >= best_s:
-                    continue
-                copy_words(work_words, children[made])
-                copy_words(work_words, other_words)
-                observe(t, other, device, candidates, context, mask)
-                child_s[made, 0] = paid_s + finish_s(t, other, device, candidates, context, mask)
-            child_device[made] = device
-            child_from[made, 0] = p
-            child_from[made, 1] = a
-            child_key[made] = state_key(work, device)
+            device = take(t, parents[p], work, work_words, devices[p], a)
+            cost_s = children.cost_s[made]
+            cost_s[1] = least_s(t, work, device, least, b)
+            if device >= 0 and cost_s[1] >= best_s:
+                continue
+            copy_words(work_words, children.words[made])
+            copy_words(work_words, other_words)
+            cost_s[0] = greedy_s(t, other, device, candidates, context, mask)
+            children.device[made] = device
+            children.came_from[made, 0] = p
+            children.came_from[made, 1] = a
+            children.key[made] = state_key(work, device)
             made += 1
     return made
 
 
 @internal
-def finish_s(t: Tables, s: State, device: int, candidates: Features, context: Features, mask: Bools) -> float:
-    """Request-seconds from now on if cost-greedy decides, the present observation having been made."""
+def take(t: Tables, parent: Ints, work: State, work_words: Ints, device: int, action: int) -> int:
+    """Takes an action in a copy of a state; returns the device that asks next, -1 at the end."""
+    copy_words(parent, work_words)
+    begin(t, work, device, action)
+    return advance(t, work)
+
+
+@internal
+def least_s(t: Tables, s: State, device: int, least: Least, b: BoundMemory) -> float:
+    """Least request-seconds of any schedule through a state at which a device asks, or none does (-1)."""
+    paid_s: float = s.clock[0].cost_ns * 1e-9
+    return paid_s if device < 0 else paid_s + remaining_cost_s(t, s, least, b)
+
+
+@internal
+def greedy_s(t: Tables, s: State, device: int, candidates: Features, context: Features, mask: Bools) -> float:
+    """Request-seconds of the schedule that cost-greedy ends; the state is spoilt."""
+    paid_s: float = s.clock[0].cost_ns * 1e-9
+    if device < 0:
+        return paid_s
+    observe(t, s, device, candidates, context, mask)
     best, top = 0, -np.inf
     for a in range(mask.shape[0]):
         if mask[a] and greedy_score_of(candidates[a]) > top:
             best, top = a, greedy_score_of(candidates[a])
-    return play_out(t, s, device, best, candidates, context, mask, MAX_DECISIONS)
+    return paid_s + play_out(t, s, device, best, candidates, context, mask, MAX_DECISIONS)
 
 
 @internal
@@ -225,6 +246,21 @@ def remember_best(k: Stack, cost_s: float) -> None:
         k.best[h] = k.order[h, k.tried[h] - 1]
 
 
+@internal
+def push(k: Stack, words: Ints, device: int, bound_s: float) -> None:
+    """Puts a state on the stack; counts it as cut off where the stack is full."""
+    h = k.numbers[0] + 1
+    if h == k.words.shape[0]:
+        k.numbers[3] += 1
+        k.values[1] = min(k.values[1], bound_s)
+        return
+    copy_words(words, k.words[h])
+    k.device[h] = device
+    k.bound_s[h] = bound_s
+    k.tried[h] = -1
+    k.numbers[0] = h
+
+
 @jit
 def descend(
     t: Tables,
@@ -271,9 +307,7 @@ def descend(
         action = k.order[h, k.tried[h]]
         k.tried[h] += 1
         k.numbers[1] += 1
-        copy_words(k.words[h], work_words)
-        begin(t, work, k.device[h], action)
-        device = advance(t, work)
+        device = take(t, k.words[h], work, work_words, k.device[h], action)
         paid_ns = work.clock[0].cost_ns
         if device < 0:
             if paid_ns * 1e-9 < k.values[0]:
@@ -282,13 +316,5 @@ def descend(
         bound_s = max(k.bound_s[h], paid_ns * 1e-9 + remaining_cost_s(t, work, least, b))
         if bound_s >= k.values[0] - margin_s or seen_before(k, state_key(work, device), paid_ns):
             continue
-        if h + 1 == k.words.shape[0]:
-            k.numbers[3] += 1
-            k.values[1] = min(k.values[1], bound_s)
-            continue
-        copy_words(work_words, k.words[h + 1])
-        k.device[h + 1] = device
-        k.bound_s[h + 1] = bound_s
-        k.tried[h + 1] = -1
-        k.numbers[0] = h + 1
+        push(k, work_words, device, bound_s)
     return False
