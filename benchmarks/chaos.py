@@ -21,7 +21,7 @@ from shunter.agents.registry import make_policy
 from shunter.catalog.models import get_model, scaled_model
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World, make_world
-from shunter.eval.execution.chaos import Chaos
+from shunter.eval.execution.faults.chaos import Chaos
 from shunter.eval.execution.memory import tree_pss_bytes
 from shunter.eval.execution.real import bind_footprints, open_engines, run_real
 from shunter.eval.execution.runs import Run

@@ -48,7 +48,7 @@ MINUTES = {True: 5.0, False: 60.0}
 """By ``--quick``."""
 
 OTHER_S = {True: 45.0, False: 220.0}
-"""For each engine: checkpoints, fit, engine starts, capacity, compilation, replays, cells measured again."""
+"""Of each engine: checkpoints, fit, starts, capacity, compilation, replays, configurations measured again."""
 
 _console = Console()
 

@@ -121,7 +121,7 @@ GRID = SweepSettings(
     context_tokens=192,
     repeats=3,
 )
-"""Profiled cells; no evaluated request has the lengths of one."""
+"""Profiled configurations; no evaluated request has the lengths of one."""
 
 
 class Place:
@@ -213,9 +213,9 @@ class Place:
         ]
 
     def _unprofiled(self, world: World) -> Iterator[int]:
-        """Seeds of which no request has the lengths of a profiled cell."""
-        cells = {(p, d) for p in GRID.prompt_tokens for d in GRID.decode_tokens}
-        return (seed for seed in count(FIRST_SEED) if not cells & _lengths(world, seed))
+        """Seeds of which no request has the lengths of a profiled configuration."""
+        profiled = {(p, d) for p in GRID.prompt_tokens for d in GRID.decode_tokens}
+        return (seed for seed in count(FIRST_SEED) if not profiled & _lengths(world, seed))
 
     def evaluations(
         self, requests: int, jobs: Sequence[Job], runs: RealRuns
@@ -237,7 +237,7 @@ class Place:
             yield load, found
 
     def again(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The profile, and some of its cells measured again, in a quarter of the time."""
+        """The profile, and some of its configurations measured again, in a quarter of the time."""
 
         def measure() -> None:
             self._sweep("again", self.scale.profile_s / 4)

@@ -212,12 +212,12 @@ def _rounds_row(engine: str, found: Evaluations) -> Row:
 
 
 def drift_rows(engine: str, before: pd.DataFrame, after: pd.DataFrame) -> list[Row]:
-    """How much slower the same cells were after the real runs: what no simulator can know beforehand.
+    """How much slower configurations were after the real runs: what no simulator can know beforehand.
 
     Args:
         engine: Its name.
         before: The profile.
-        after: Some of its cells, measured again.
+        after: Some of its configurations, measured again.
     """
     rows = []
     for operation in ("load", "prefill", "decode"):

@@ -21,7 +21,7 @@ from shunter.envs.world.world import World
 from shunter.eval.execution.backends import EngineBackend
 from shunter.eval.execution.clocks import VirtualClock
 from shunter.eval.execution.device_executor import DeviceExecutor
-from shunter.eval.execution.failures import Failure, Fault
+from shunter.eval.execution.faults.failures import Failure, Fault
 from shunter.eval.execution.runs import Run, run_policy
 from tests.fake_executor import TableDurations
 
@@ -160,7 +160,7 @@ def execute_faulty(world: World, policy: Policy, seed: int, fate: Fate) -> tuple
         )
         return backends[0]
 
-    run = run_policy(world, requests, policy, seed=seed, make_backend=make_backend, world_name="real")
+    run = run_policy(world, requests, policy, seed=seed, make_backend=make_backend, mode="real")
     assert all(
         device_executor.is_empty and device_executor.memory().device_bytes == 0
         for device_executor in device_executors

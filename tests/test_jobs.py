@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
-from shunter.agents.heuristics.fifo_collated import FifoCollated
+from shunter.agents.heuristics.fifo.collated import FifoCollated
 from shunter.agents.registry import make_policy
 from shunter.envs.world.world import World
 from shunter.errors import InputError, ShunterError

@@ -36,8 +36,9 @@ def test_the_base_install_does_not_need_torch() -> None:
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'torch': raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, NoTorch())\n"
-        "import shunter.envs.gym.scheduling, shunter.eval.evaluation, shunter.cli.eval_, shunter.cli.demo\n"
-        "import shunter.cli.train, shunter.cli.profile, shunter.cli.fit, shunter.cli.predict\n"
+        "import shunter.envs.gym.scheduling, shunter.eval.evaluation, shunter.cli.demo\n"
+        "import shunter.cli.evaluations.eval_, shunter.cli.policies.train, shunter.cli.profiles.profile\n"
+        "import shunter.cli.performance.fit, shunter.cli.performance.predict\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -10,18 +10,18 @@ from typing import Any
 
 from shunter.agents.base import Policy
 from shunter.agents.heuristics.cost_greedy import CostGreedy
-from shunter.agents.heuristics.cost_table import CostTable
-from shunter.agents.heuristics.count_lru import CountLru
-from shunter.agents.heuristics.exhaustive import Exhaustive
-from shunter.agents.heuristics.fifo_collated import FifoCollated
-from shunter.agents.heuristics.fifo_swap import FifoSwap
-from shunter.agents.heuristics.lru_keepalive import LruKeepalive
-from shunter.agents.heuristics.never_preempt import NeverPreempt
-from shunter.agents.heuristics.pressure_greedy import PressureGreedy
+from shunter.agents.heuristics.fifo.collated import FifoCollated
+from shunter.agents.heuristics.fifo.cost_table import CostTable
+from shunter.agents.heuristics.fifo.exhaustive import Exhaustive
+from shunter.agents.heuristics.fifo.never_preempt import NeverPreempt
+from shunter.agents.heuristics.fifo.swap import FifoSwap
+from shunter.agents.heuristics.greedy.pressure import PressureGreedy
+from shunter.agents.heuristics.greedy.sjf import Sjf, SjfOracle
+from shunter.agents.heuristics.greedy.startup import StartupGreedy
+from shunter.agents.heuristics.lru.count import CountLru
+from shunter.agents.heuristics.lru.keepalive import LruKeepalive
+from shunter.agents.heuristics.lru.size import SizeLru
 from shunter.agents.heuristics.random_choice import Random
-from shunter.agents.heuristics.size_lru import SizeLru
-from shunter.agents.heuristics.sjf import Sjf, SjfOracle
-from shunter.agents.heuristics.startup_greedy import StartupGreedy
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.lookahead.policy import Lookahead
 from shunter.agents.parameters import Heuristic, Space, read_parameters

@@ -18,16 +18,16 @@ from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.catalog.models import get_model, scaled_model
-from shunter.cli.eval_ import show_tables
+from shunter.cli.evaluations.eval_ import show_tables
 from shunter.cli.first_look import first_look
-from shunter.cli.fit import errors_table
 from shunter.cli.options import Verbose, open_console, progress, say, say_answer
+from shunter.cli.performance.fit import errors_table
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import make_world
 from shunter.errors import UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
-from shunter.eval.execution.failure_log import execution_lines
+from shunter.eval.execution.faults.failure_log import execution_lines
 from shunter.eval.execution.real import open_engines
 from shunter.eval.fidelity.tables import fidelity_verdict
 from shunter.eval.provenance import capabilities_of, provenance
@@ -244,9 +244,12 @@ class _Demo:
             tracker.params({"engine": self.engine, "device": self.recipe.device})
             tracker.metrics({"rows": result.rows, "duration_s": result.duration_s})
             tracker.artifact(dataset)
-        cells = int(read_dataset(dataset).cell_id.nunique())
-        say(self.console, f"{dataset}: {result.rows} new rows, {cells} cells, {result.duration_s:.0f} s")
-        self.summary["cells_profiled"] = cells
+        configurations = int(read_dataset(dataset).cell_id.nunique())
+        say(
+            self.console,
+            f"{dataset}: {result.rows} new rows, {configurations} configurations, {result.duration_s:.0f} s",
+        )
+        self.summary["cells_profiled"] = configurations
         self.summary["mlflow_run_ids"]["profile"] = tracker.run_id
 
     def _fit(self) -> PerformanceModel:
@@ -270,8 +273,8 @@ class _Demo:
 
     def _scenario(self, checkpoints: dict[str, Path], performance: PerformanceModel) -> Path:
         """Writes a scenario whose device holds about half of the models, and at least the largest."""
-        cells = [
-            performance.cells(
+        configurations = [
+            performance.configurations(
                 self.engine,
                 self.recipe.device,
                 name,
@@ -281,7 +284,10 @@ class _Demo:
             )
             for name in checkpoints
         ]
-        sizes = [float(performance.predict(cell)["device_bytes_predicted"].iloc[0]) for cell in cells]
+        sizes = [
+            float(performance.predict(configuration)["device_bytes_predicted"].iloc[0])
+            for configuration in configurations
+        ]
         budget_mb = -(-max(0.55 * sum(sizes), 1.1 * max(sizes)) // 1e7) * 10
         scenario = {
             "name": f"demo-{self.engine}",

@@ -23,10 +23,10 @@ COMMANDS = {
     "dataset show": "Print rows of a dataset, or of the published reference measurements.",
     "dataset validate": "Check every row of a dataset and say what it holds.",
     "dataset merge": "Put datasets together, no row twice.",
-    "dataset diff": "Compare two datasets cell by cell.",
+    "dataset diff": "Compare two datasets configuration by configuration.",
     "dataset convert": "Turn Parquet into CSV and back.",
     "fit": "Fit a performance model to a dataset.",
-    "predict": "Predict times and memory of cells that were never measured.",
+    "predict": "Predict times and memory of configurations that were never measured.",
     "models compare": "Compare two performance models: errors, predictions and parameters.",
     "workload show": "Say what a request trace holds.",
     "workload convert": "Write a request trace in another format.",
@@ -50,12 +50,18 @@ COMMANDS = {
     "demo": "Run all of it, small, on this machine.",
     "doctor": "Say which engines and devices work here, and what to install next.",
 }
-"""Each is a function of that name, its words joined by _, in the module of ``shunter.cli`` of that name
-(or ``MODULES``), imported when it is asked for."""
+"""Each is a function of that name, its words joined by _, in the module of that name (or ``MODULES``), in
+``shunter.cli`` or its folder in ``FOLDERS``; imported when it is asked for."""
 
 FUNCTIONS = {"eval": "eval_", "export llama-swap": "export_llama_swap"}
 GROUPS = ("dataset", "export", "models", "policy", "scenarios", "workload")
 MODULES = {name: name.split()[0] for name in COMMANDS if " " in name and name.split()[0] in GROUPS}
+FOLDERS = {
+    "profiles": ("checkpoint", "profile", "profile_offload", "profile_preemption", "dataset"),
+    "performance": ("fit", "predict", "models", "calibrate"),
+    "policies": ("train", "tune", "policy"),
+    "evaluations": ("eval_", "compare", "timeline", "export"),
+}
 
 
 class _LazyGroup(TyperGroup):
@@ -88,7 +94,9 @@ class _LazyGroup(TyperGroup):
 def _function(name: str) -> Callable[..., None]:
     function = FUNCTIONS.get(name, name.replace(" ", "_"))
     module = MODULES.get(name, function)
-    loaded: Callable[..., None] = getattr(importlib.import_module(f"shunter.cli.{module}"), function)
+    folders = [folder for folder, modules in FOLDERS.items() if module in modules]
+    path = ".".join(("shunter.cli", *folders, module))
+    loaded: Callable[..., None] = getattr(importlib.import_module(path), function)
     return loaded
 
 

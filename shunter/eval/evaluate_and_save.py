@@ -18,8 +18,8 @@ from shunter.envs.world.world import World, load_performance, make_world
 from shunter.errors import InputError
 from shunter.eval.compare import Comparison, compare
 from shunter.eval.evaluation import Evaluation, OnProgress, evaluate
-from shunter.eval.execution.chaos import Chaos
 from shunter.eval.execution.device_executor import Deadline
+from shunter.eval.execution.faults.chaos import Chaos
 from shunter.eval.execution.real import bind_footprints, check_binding, open_engines
 from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.read_back import read_evaluation

@@ -15,7 +15,7 @@ from shunter.errors import InputError
 from shunter.eval.budgets import budgets
 from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.event_log import EventLog
-from shunter.eval.execution.failure_log import failure_rows
+from shunter.eval.execution.faults.failure_log import failure_rows
 from shunter.eval.execution.real import bind_footprints, run_real
 from shunter.eval.execution.runs import BrokenRun, InterruptedRun, Run, as_repeat, simulate
 from shunter.eval.fidelity.gap import Fidelity, fidelity, same_seeds
@@ -135,7 +135,7 @@ class Evaluation:
         out: dict[str, Any] = {}
         for kind, runs in (("simulated", self.simulated), ("real", self.real)):
             if runs.get(name):
-                out[kind] = _world_dict(runs[name], runs[self.policies[0]])
+                out[kind] = _mode_dict(runs[name], runs[self.policies[0]])
         if self.real.get(name):
             out["real"]["overhead_share"] = overhead_share(self.real[name])
             out["real"]["failures"] = sum(len(run.failures) for run in self.real[name])
@@ -147,8 +147,8 @@ class Evaluation:
         return out
 
 
-def _world_dict(runs: Sequence[Run], first: Sequence[Run]) -> dict[str, Any]:
-    """One policy in one world, beside the first one on the seeds that both have."""
+def _mode_dict(runs: Sequence[Run], first: Sequence[Run]) -> dict[str, Any]:
+    """One policy in one mode, beside the first one on the seeds that both have."""
     shared = {run.seed for run in runs} & {run.seed for run in first}
     mine, theirs = ([run for run in each if run.seed in shared] for each in (runs, first))
     return {
@@ -198,8 +198,28 @@ def evaluate(
         world = bind_footprints(world, engines)
     names = [p.name for p in policies]
     result = Evaluation(world, names, list(seeds), repeats=repeats, predicted=predicted)
-    total = repeats * len(seeds) * len(policies) * world.scenario.workload.requests
-    done = 0
+    try:
+        _simulate_all(result, policies, runner or Runner(), on_progress if engines is None else None)
+        if engines is not None:
+            _run_all(result, policies, engines, on_progress)
+    except KeyboardInterrupt as stop:
+        result.interrupted = True
+        if isinstance(stop, InterruptedRun) and stop.run.mode == "real":
+            result.partial = stop.run
+    except BrokenRun as broken:
+        result.broken, result.partial = broken, broken.run
+    return result
+
+
+def _run_all(
+    result: Evaluation,
+    policies: Sequence[Policy],
+    engines: Sequence[DeviceExecutor],
+    on_progress: OnProgress | None,
+) -> None:
+    """Adds the real runs one by one, each with its replay on predicted durations."""
+    world, requests = result.world, result.world.scenario.workload.requests
+    total, done = result.repeats * len(result.seeds) * len(policies) * requests, 0
 
     def reporter(text: str) -> Callable[[int], None]:
         def report(finished: int) -> None:
@@ -208,25 +228,16 @@ def evaluate(
 
         return report
 
-    try:
-        _simulate_all(result, policies, runner or Runner(), on_progress if engines is None else None)
-        rounds = [(repeat, seed) for repeat in range(repeats) for seed in seeds]
-        for number, (repeat, seed) in enumerate(rounds if engines is not None else ()):
-            first = number % len(policies)
-            for policy in (*policies[first:], *policies[:first]):
-                report = reporter(f"real: {policy.name}, seed {seed}")
-                run = as_repeat(run_real(world, policy, seed, engines or (), on_progress=report), repeat)
-                replayed = replay_predicted(world, world.draw(seed), run.log.frame())
-                result.real.setdefault(policy.name, []).append(run)
-                result.replays.setdefault(policy.name, []).append(replayed)
-                done += world.scenario.workload.requests
-    except KeyboardInterrupt as stop:
-        result.interrupted = True
-        if isinstance(stop, InterruptedRun) and stop.run.world == "real":
-            result.partial = stop.run
-    except BrokenRun as broken:
-        result.broken, result.partial = broken, broken.run
-    return result
+    rounds = [(repeat, seed) for repeat in range(result.repeats) for seed in result.seeds]
+    for number, (repeat, seed) in enumerate(rounds):
+        first = number % len(policies)
+        for policy in (*policies[first:], *policies[:first]):
+            report = reporter(f"real: {policy.name}, seed {seed}")
+            run = as_repeat(run_real(world, policy, seed, engines, on_progress=report), repeat)
+            replayed = replay_predicted(world, world.draw(seed), run.log.frame())
+            result.real.setdefault(policy.name, []).append(run)
+            result.replays.setdefault(policy.name, []).append(replayed)
+            done += requests
 
 
 def _simulate_all(

@@ -89,24 +89,9 @@ def sleep_plan(
     measured_level = int(measured[1]) if measured else None
     models = []
     for m, home in enumerate(homes):
-        port = first_port + m
-        serve = _serve(scenario, home, checkpoint_path(scenario, m, models_dir), port)
+        port, path = first_port + m, checkpoint_path(scenario, m, models_dir)
         costs = _costs(home, levels[m], measured_level)
-        models.append(
-            {
-                "name": home.model,
-                "device": scenario.devices[home.device].name,
-                "port": port,
-                "serve": serve,
-                "sleep_level": levels[m],
-                "sleep": _sleep(port, levels[m]),
-                "wake": _wake(port, levels[m]),
-                **costs,
-                "device_mb": round(home.footprint_bytes / 1e6),
-                "host_mb_asleep": round(home.weight_bytes / 1e6) if levels[m] == 1 else 0,
-                "share_of_requests": round(home.share, 4),
-            }
-        )
+        models.append(_server(scenario, home, path, port, levels[m], costs))
     memory_gb = scenario.limits.host_memory_gb
     plan = {
         "scenario": scenario.name,
@@ -117,6 +102,24 @@ def sleep_plan(
         "models": models,
     }
     return SleepPlan(plan, _script(models))
+
+
+def _server(
+    scenario: Scenario, home: Home, path: Path, port: int, level: int, costs: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "name": home.model,
+        "device": scenario.devices[home.device].name,
+        "port": port,
+        "serve": _serve(scenario, home, path, port),
+        "sleep_level": level,
+        "sleep": _sleep(port, level),
+        "wake": _wake(port, level),
+        **costs,
+        "device_mb": round(home.footprint_bytes / 1e6),
+        "host_mb_asleep": round(home.weight_bytes / 1e6) if level == 1 else 0,
+        "share_of_requests": round(home.share, 4),
+    }
 
 
 _UNSTATED = "not stated (limits.host_memory_gb): taken to hold the weights of all models"

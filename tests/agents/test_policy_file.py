@@ -11,7 +11,7 @@ import pytest
 
 from shunter.agents.base import Policy
 from shunter.agents.heuristics.cost_greedy import CostGreedy
-from shunter.agents.heuristics.fifo_swap import FifoSwap
+from shunter.agents.heuristics.fifo.swap import FifoSwap
 from shunter.agents.learned.file import (
     distance_from_training,
     load_of,

@@ -111,7 +111,7 @@ def test_the_rest_says_where_errors_come_from(found: dict[float, Evaluation]) ->
     assert rows["fake: mean load over mean service"].value > 0
 
 
-def test_drift_is_of_the_cells_that_were_measured_again() -> None:
+def test_drift_is_of_the_configurations_that_were_measured_again() -> None:
     before = pd.DataFrame(
         {"operation": "decode", "cell_id": list("aabc"), "duration_s": [1.0, 3.0, 1.0, 9.0]}
     )
@@ -178,7 +178,7 @@ def test_a_run_that_cannot_be_read_back_is_made_again(
     assert runs.read(fake_world, Job(0.5, "fifo-swap", 0, 0)).requests.finish_s.notna().all()
 
 
-def test_a_plan_is_kept_and_no_request_has_the_lengths_of_a_profiled_cell(
+def test_a_plan_is_kept_and_no_request_has_the_lengths_of_a_profiled_configuration(
     fake_world: World, fake_performance: PerformanceModel, tmp_path: Path
 ) -> None:
     scale = FULL.__class__(**{**vars(FULL), "real_s": 4000.0})

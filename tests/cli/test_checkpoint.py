@@ -4,7 +4,7 @@ from typer.testing import CliRunner
 
 from shunter.catalog.checkpoints import read_checkpoint
 from shunter.catalog.models import catalog_models
-from shunter.cli.checkpoint import checkpoint, parse_size_bytes
+from shunter.cli.profiles.checkpoint import checkpoint, parse_size_bytes
 from shunter.errors import InputError, UnknownNameError
 
 app = typer.Typer()

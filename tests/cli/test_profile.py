@@ -3,8 +3,8 @@ import typer
 from typer.testing import CliRunner
 
 from shunter.catalog.models import ModelSpec
-from shunter.cli import profile as command
 from shunter.cli.main import main
+from shunter.cli.profiles import profile as command
 from shunter.engines.base import WorkerDiedError
 from shunter.engines.fake.engine import FakeEngine, LinearDurations
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
@@ -138,7 +138,7 @@ def test_a_budget_says_what_is_expected_and_repeats_while_there_is_time(run, che
     wide = [*GRID[:4], "--prompt", "8,16,32,64,128,256", "--decode", "4,8", "--cuts", "8,16"]
     dry = run("--model", checkpoint, "--out", out, *wide, "--budget", "0.2s", "--dry-run")
     assert "expected within 0 s" in dry.output
-    assert "cells of the grid" in dry.output
+    assert "configurations of the grid" in dry.output
     result = run("--model", checkpoint, "--out", out, *wide, "--budget", "60s", "--precision", "none")
     assert result.output.splitlines()[-1].startswith(f"{out}: ")
     assert set(read_dataset(out)["repeat"]) == set(range(6))  # on a virtual clock there is time for all
@@ -155,7 +155,7 @@ def test_a_budget_without_a_grid_picks_from_a_richer_one(run, checkpoint, tmp_pa
 def test_the_end_says_how_well_the_medians_are_known(run, checkpoint, tmp_path):
     result = run("--model", checkpoint, "--out", tmp_path / "d.parquet", *GRID)
     cells = read_dataset(tmp_path / "d.parquet")["cell_id"].nunique()
-    assert f"median known within 20% (95 % interval): {cells} of {cells} cells" in result.output
+    assert f"median known within 20% (95 % interval): {cells} of {cells} configurations" in result.output
 
 
 def test_a_worker_that_is_gone_is_an_error_that_says_how_to_go_on(checkpoint, tmp_path, monkeypatch):

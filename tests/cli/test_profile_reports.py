@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from shunter.cli import profile_preemption as command
 from shunter.cli.main import main
+from shunter.cli.profiles import profile_preemption as command
 from shunter.engines.base import WorkerDiedError
 from shunter.engines.fake.engine import FakeEngine
 from shunter.models.performance import PerformanceModel
@@ -86,11 +86,11 @@ def test_the_words_after_profile(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_imports_no_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "shunter.cli.profile_offload", raising=False)
+    monkeypatch.delitem(sys.modules, "shunter.cli.profiles.profile_offload", raising=False)
     code, out, _ = run(capsys, "--help")
     assert code == 0
     assert "profile offload" in out
-    assert "shunter.cli.profile_offload" not in sys.modules
+    assert "shunter.cli.profiles.profile_offload" not in sys.modules
 
 
 def test_preemption_writes_rows_a_page_and_results(preemption: Any, tmp_path: Path) -> None:

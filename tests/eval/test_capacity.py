@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
-from shunter.agents.heuristics.fifo_swap import FifoSwap
+from shunter.agents.heuristics.fifo.swap import FifoSwap
 from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.envs.world.world import make_world
 from shunter.errors import InputError

@@ -17,8 +17,8 @@ from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
-from shunter.eval.execution.chaos import Chaos, parse_chaos
 from shunter.eval.execution.device_executor import Deadline
+from shunter.eval.execution.faults.chaos import Chaos, parse_chaos
 from shunter.eval.execution.memory import tree_pss_bytes
 from shunter.eval.execution.real import open_engines, run_real
 from shunter.eval.execution.runs import InterruptedRun

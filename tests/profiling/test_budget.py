@@ -39,7 +39,7 @@ def test_a_budget_is_held_and_every_model_and_level_measured(tmp_path):
     assert result.engine_s <= result.duration_s
     first = {(g.checkpoint.name, g.gpu_layers, u) for g in made.groups for u in g.units if u.repeat == 0}
     assert result.left_out[0].startswith("left out ")
-    assert f" of {len(first)} cells of the grid" in result.left_out[0]
+    assert f" of {len(first)} configurations of the grid" in result.left_out[0]
     assert any("prompt_tokens" in line for line in result.left_out[1:])
 
 

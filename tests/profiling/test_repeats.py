@@ -6,7 +6,7 @@ import pytest
 from shunter.engines.fake.engine import FakeEngine, LinearDurations
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.sweep.plan import SweepSettings
-from shunter.profiling.sweep.repeats import CellTimes, median_interval
+from shunter.profiling.sweep.repeats import ConfigurationTimes, median_interval
 from shunter.profiling.sweep.sweep import run_sweep
 from tests.profiling.test_sweep import plan
 
@@ -15,9 +15,15 @@ SETTINGS = SweepSettings(
 )
 
 
-def row(repeat, duration_s, cell="c"):
+def row(repeat, duration_s, configuration="c"):
     facts = {"operation": "prefill", "model": "m", "gpu_layers": 2, "batch": 1, "tokens": 8}
-    return {**facts, "context_tokens": 0, "cell_id": cell, "repeat": repeat, "duration_s": duration_s}
+    return {
+        **facts,
+        "context_tokens": 0,
+        "cell_id": configuration,
+        "repeat": repeat,
+        "duration_s": duration_s,
+    }
 
 
 @pytest.mark.parametrize(("count", "low", "high"), [(6, 0, 5), (9, 1, 7), (20, 5, 14)])
@@ -38,7 +44,7 @@ def test_one_value_says_nothing():
 
 
 def test_rows_of_one_pass_count_as_one_value():
-    times = CellTimes()
+    times = ConfigurationTimes()
     for duration_s in (1.0, 1.0, 1.0, 1.0):
         times.add(row(0, duration_s))
     assert times.width("c") == math.inf
@@ -48,7 +54,7 @@ def test_rows_of_one_pass_count_as_one_value():
 
 
 def test_less_than_a_millisecond_is_narrow():
-    times = CellTimes()
+    times = ConfigurationTimes()
     for repeat in range(6):
         times.add(row(repeat, 1e-4 * (repeat + 1)))
     assert times.width("c") == 0.0
@@ -81,7 +87,7 @@ def test_only_units_with_a_wide_interval_are_repeated_up_to_the_cap(tmp_path):
     }
     assert set(read_dataset(out).query("operation == 'load'")["repeat"]) == {0, 1, 2}
     found = result.precision
-    assert (found.cells - found.reached, len(found.widest)) == (1, 1)
+    assert (found.configurations - found.reached, len(found.widest)) == (1, 1)
     assert found.widest[0][0] == "prefill of a, 9 layers, 64 tokens"
     assert found.widest[0][1] > 0.1
 

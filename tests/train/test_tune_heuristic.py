@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.heuristics.cost_greedy import CostGreedy
-from shunter.agents.heuristics.fifo_collated import FifoCollated
-from shunter.agents.heuristics.fifo_swap import FifoSwap
+from shunter.agents.heuristics.fifo.collated import FifoCollated
+from shunter.agents.heuristics.fifo.swap import FifoSwap
 from shunter.agents.registry import make_policy
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError
@@ -73,7 +73,7 @@ def test_a_search_goes_on_where_it_stopped(world: World, tmp_path: Path) -> None
 KILLED = """
 import os, signal, sys
 from benchmarks.sim_worlds import synthetic_world
-from shunter.agents.heuristics.fifo_collated import FifoCollated
+from shunter.agents.heuristics.fifo.collated import FifoCollated
 from shunter.train.tune.heuristic import tune
 world = synthetic_world(4, 1, rate_per_s=0.25, requests=60)
 def die(done, best):

@@ -38,9 +38,12 @@ class TraceFormat(Protocol):
     """
 
     @property
-    def columns(self) -> Mapping[str, str]: ...
+    def columns(self) -> Mapping[str, str]:
+        """The format's own names of our columns."""
+
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """Who publishes traces in it."""
 
     def read(self, path: Path) -> pd.DataFrame:
         """The file's columns under our names, values as they stand; arrivals in seconds where numeric.

@@ -30,11 +30,11 @@ def residency(scenario: Scenario, performance: PerformanceModel) -> pd.DataFrame
     tabulation = Tabulation(scenario, performance)
     asked = np.rint(tabulation.lengths @ np.array([1.0, 0.5]))
     contexts = np.unique(asked)
-    cells = tabulation.cells(contexts, np.empty(0))
-    of_model = np.searchsorted(contexts, asked)[cells.m]
-    is_step = cells.operation.eq("decode") & cells.b.eq(0) & cells.k.eq(of_model)
-    cells = cells[cells.operation.eq("load") | is_step]
-    predicted = performance.predict(cells)
+    configurations = tabulation.configurations(contexts, np.empty(0))
+    of_model = np.searchsorted(contexts, asked)[configurations.m]
+    is_step = configurations.operation.eq("decode") & configurations.b.eq(0) & configurations.k.eq(of_model)
+    configurations = configurations[configurations.operation.eq("load") | is_step]
+    predicted = performance.predict(configurations)
     loads, steps = (
         {(row.h, row.m, row.l): row for row in predicted[predicted.operation == name].itertuples()}
         for name in ("load", "decode")

@@ -27,7 +27,7 @@ from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import Requests, State
 from shunter.envs.world.world import World
 from shunter.eval.bounds.bound import remaining_cost_s
-from shunter.eval.bounds.kernel import Stack, descend, expand
+from shunter.eval.bounds.kernel import Children, Stack, descend, expand
 from shunter.eval.bounds.least import bound_memory, least_times
 
 __all__ = ["Clairvoyant", "solve"]
@@ -138,13 +138,8 @@ class _Instance:
     def search_beam(self, width: int) -> tuple[float, tuple[int, ...]]:
         """Beam search; returns the least sum of response times and the decisions before cost-greedy's."""
         words, devices = self.root.words[None], np.array([self.device])
-        actions, size = self.world.actions, len(self.root.words)
-        children = np.zeros((width * actions, size), np.int64)
-        child_device, child_from = (
-            np.zeros(width * actions, np.int64),
-            np.zeros((width * actions, 2), np.int64),
-        )
-        child_key, child_s = np.zeros(width * actions, np.uint64), np.zeros((width * actions, 2))
+        actions = self.world.actions
+        found = self._children(width * actions)
         paths: list[tuple[int, ...]] = [()]
         best_s, best = np.inf, ()
         legal = np.zeros(actions, np.bool_)
@@ -159,23 +154,28 @@ class _Instance:
                 self.other,
                 self.observed,
                 legal,
-                children,
-                child_device,
-                child_from,
-                child_key,
-                child_s,
+                found,
                 best_s,
             )
             if not made:
                 break
-            first = int(child_s[:made, 0].argmin())
-            if child_s[first, 0] < best_s:
-                best_s = float(child_s[first, 0])
-                best = (*paths[child_from[first, 0]], int(child_from[first, 1]))
-            kept = _keep(child_s[:made], child_key[:made], child_device[:made], width, best_s)
-            paths = [(*paths[child_from[i, 0]], int(child_from[i, 1])) for i in kept]
-            words, devices = children[kept].copy(), child_device[kept].copy()
+            first = int(found.cost_s[:made, 0].argmin())
+            if found.cost_s[first, 0] < best_s:
+                best_s = float(found.cost_s[first, 0])
+                best = (*paths[found.came_from[first, 0]], int(found.came_from[first, 1]))
+            kept = _keep(found.cost_s[:made], found.key[:made], found.device[:made], width, best_s)
+            paths = [(*paths[found.came_from[i, 0]], int(found.came_from[i, 1])) for i in kept]
+            words, devices = found.words[kept].copy(), found.device[kept].copy()
         return best_s, best
+
+    def _children(self, room: int) -> Children:
+        return Children(
+            words=np.zeros((room, len(self.root.words)), np.int64),
+            device=np.zeros(room, np.int64),
+            came_from=np.zeros((room, 2), np.int64),
+            key=np.zeros(room, np.uint64),
+            cost_s=np.zeros((room, 2)),
+        )
 
     def branch(
         self, best_s: float, best: tuple[int, ...], max_nodes: int

@@ -55,6 +55,24 @@ class Stack(NamedTuple):
     values: Floats
 
 
+class Children(NamedTuple):
+    """States that one action leads to, filled in from the front; room for C of them.
+
+    Attributes:
+        words: (C, W) the states.
+        device: (C,) the device that asks next; -1: everyone has been served.
+        came_from: (C, 2) parent and action.
+        key: (C,) hashes.
+        cost_s: (C, 2) cost of the schedule that cost-greedy ends, and the child's lower bound, seconds.
+    """
+
+    words: NDArray[np.int64]
+    device: Ints
+    came_from: NDArray[np.int64]
+    key: NDArray[np.uint64]
+    cost_s: NDArray[np.float64]
+
+
 @internal
 def stir(key: np.uint64, value: int) -> np.uint64:
     """Adds a value to a hash."""
@@ -99,11 +117,7 @@ def expand(
     other: RolloutScratch,
     w: Observed,
     legal: Bools,
-    children: NDArray[np.int64],
-    child_device: Ints,
-    child_from: NDArray[np.int64],
-    child_key: NDArray[np.uint64],
-    child_s: NDArray[np.float64],
+    children: Children,
     best_s: float,
 ) -> int:
     """Takes every legal action in each of some states; each child is judged by playing it to the end.
@@ -118,11 +132,7 @@ def expand(
         other: Overwritten.
         w: Overwritten.
         legal: (A,), overwritten.
-        children: (B * A, W), overwritten from the front.
-        child_device: (B * A,) the device that asks next; -1: everyone has been served.
-        child_from: (B * A, 2) parent and action.
-        child_key: (B * A,) hashes.
-        child_s: (B * A, 2) cost of the schedule that cost-greedy ends, and the child's lower bound, seconds.
+        children: Room for B * A of them, overwritten.
         best_s: Children whose bound is not below this are left out.
 
     Returns:
@@ -138,22 +148,22 @@ def expand(
             copy_words(parents[p], work.words)
             begin(t, s, devices[p], a)
             device = advance(t, s)
-            paid_s = s.clock[0].cost_ns * 1e-9
-            child_s[made, 0] = paid_s
-            child_s[made, 1] = paid_s
+            paid_s, cost_s = s.clock[0].cost_ns * 1e-9, children.cost_s[made]
+            cost_s[0] = paid_s
+            cost_s[1] = paid_s
             if device >= 0:
-                child_s[made, 1] = paid_s + remaining_cost_s(t, s, least, b)
-                if child_s[made, 1] >= best_s:
+                cost_s[1] = paid_s + remaining_cost_s(t, s, least, b)
+                if cost_s[1] >= best_s:
                     continue
-                copy_words(work.words, children[made])
+                copy_words(work.words, children.words[made])
                 copy_words(work.words, other.words)
                 observe(t, other.state, device, w.candidates, w.context, w.mask)
                 first = greedy_choice(w.candidates, w.mask)
-                child_s[made, 0] = paid_s + play_out(t, other.state, device, first, w)
-            child_device[made] = device
-            child_from[made, 0] = p
-            child_from[made, 1] = a
-            child_key[made] = state_key(s, device)
+                cost_s[0] = paid_s + play_out(t, other.state, device, first, w)
+            children.device[made] = device
+            children.came_from[made, 0] = p
+            children.came_from[made, 1] = a
+            children.key[made] = state_key(s, device)
             made += 1
     return made
 
@@ -201,6 +211,21 @@ def remember_best(k: Stack, cost_s: float) -> None:
     k.numbers[2] = k.numbers[0] + 1
     for h in range(k.numbers[0] + 1):
         k.best[h] = k.order[h, k.tried[h] - 1]
+
+
+@internal
+def push(k: Stack, words: Ints, device: int, bound_s: float) -> None:
+    """Puts a state on the stack; counts it as cut off where the stack is full."""
+    h = k.numbers[0] + 1
+    if h == k.words.shape[0]:
+        k.numbers[3] += 1
+        k.values[1] = min(k.values[1], bound_s)
+        return
+    copy_words(words, k.words[h])
+    k.device[h] = device
+    k.bound_s[h] = bound_s
+    k.tried[h] = -1
+    k.numbers[0] = h
 
 
 @jit
@@ -255,13 +280,5 @@ def descend(
         bound_s = max(k.bound_s[h], paid_ns * 1e-9 + remaining_cost_s(t, s, least, b))
         if bound_s >= k.values[0] - margin_s or seen_before(k, state_key(s, device), paid_ns):
             continue
-        if h + 1 == k.words.shape[0]:
-            k.numbers[3] += 1
-            k.values[1] = min(k.values[1], bound_s)
-            continue
-        copy_words(work.words, k.words[h + 1])
-        k.device[h + 1] = device
-        k.bound_s[h + 1] = bound_s
-        k.tried[h + 1] = -1
-        k.numbers[0] = h + 1
+        push(k, work.words, device, bound_s)
     return False

@@ -33,7 +33,7 @@ from shunter.envs.state.state import (
 from shunter.envs.world.world import World
 from shunter.eval.execution.clocks import Clock
 from shunter.eval.execution.device_executor import DeviceExecutor
-from shunter.eval.execution.failures import Failure, Fault
+from shunter.eval.execution.faults.failures import Failure, Fault
 from shunter.eval.execution.operations import Eviction, Join, Operation, Outcome
 
 __all__ = ["SimulatedBackend"]

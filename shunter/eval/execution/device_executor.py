@@ -17,8 +17,8 @@ from shunter.engines.base import (
     MemoryReport,
 )
 from shunter.engines.caller.client import WorkerEngine
-from shunter.eval.execution.chaos import Chaos, Striker, strike_process, striking
-from shunter.eval.execution.failures import Fault, fault_kind, is_survivable
+from shunter.eval.execution.faults.chaos import Chaos, Striker, strike_process, striking
+from shunter.eval.execution.faults.failures import Fault, fault_kind, is_survivable
 from shunter.eval.execution.operations import Operation, Outcome, execute
 
 __all__ = ["Deadline", "DeviceExecutor"]

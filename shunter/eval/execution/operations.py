@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shunter.engines.base import Engine, MemoryReport
-from shunter.eval.execution.failures import Fault
+from shunter.eval.execution.faults.failures import Fault
 
 if TYPE_CHECKING:
     from shunter.eval.execution.device_executor import DeviceExecutor

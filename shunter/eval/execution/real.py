@@ -1,4 +1,4 @@
-"""The real world: engines in worker processes, on the wall clock."""
+"""Reality: engines in worker processes, on the wall clock."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from shunter.engines.caller.entries import engine_entry, start_engine
 from shunter.envs.world.world import World, with_footprints
 from shunter.errors import InputError
 from shunter.eval.execution.backends import EngineBackend
-from shunter.eval.execution.chaos import Chaos
 from shunter.eval.execution.clocks import WallClock
 from shunter.eval.execution.device_executor import Deadline, DeviceExecutor
+from shunter.eval.execution.faults.chaos import Chaos
 from shunter.eval.execution.runs import Run, run_policy
 
 __all__ = ["bind_footprints", "open_engines", "run_real"]
@@ -225,7 +225,7 @@ def run_real(
             make_backend=lambda on_end: EngineBackend(
                 world, requests, on_end, engines, clock, vocab_sizes, seed
             ),
-            world_name="real",
+            mode="real",
             on_progress=on_progress,
         )
     except BaseException:

@@ -26,7 +26,7 @@ from shunter.envs.state.state import IDLE, RUN, WAIT, Requests, State
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.eval.execution.backends import Backend, OnEnd, SimulatedBackend
-from shunter.eval.execution.failures import Failure, Fault
+from shunter.eval.execution.faults.failures import Failure, Fault
 from shunter.eval.execution.runs import Run, run_policy
 
 __all__ = ["replay_predicted"]
@@ -89,7 +89,7 @@ def _run(
     make_backend: Callable[[OnEnd], Backend],
 ) -> Run:
     seed = int(rows["seed"].iloc[0])
-    return run_policy(world, requests, script, seed=seed, make_backend=make_backend, world_name="replayed")
+    return run_policy(world, requests, script, seed=seed, make_backend=make_backend, mode="replayed")
 
 
 class _Script:

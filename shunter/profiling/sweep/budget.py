@@ -109,7 +109,7 @@ class BudgetPlanner:
         never = [c for i, c in enumerate(self._candidates) if not self._rows[i]]
         if not never:
             return ()
-        lines = [f"left out {len(never)} of {len(self._candidates)} cells of the grid"]
+        lines = [f"left out {len(never)} of {len(self._candidates)} configurations of the grid"]
         for kind, axes in _AXES.items():
             mine = [c for c in never if c.unit.kind == kind]
             if mine:

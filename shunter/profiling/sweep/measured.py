@@ -16,7 +16,7 @@ from shunter.errors import InputError
 from shunter.profiling.dataset.journal import Journal
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit, in_order
-from shunter.profiling.sweep.repeats import CellTimes, Precision
+from shunter.profiling.sweep.repeats import ConfigurationTimes, Precision
 
 
 def earlier_rows(dataset: str | os.PathLike[str], journal: Journal) -> list[Mapping[str, Any]]:
@@ -50,8 +50,8 @@ class Measured:
 
     def __init__(self, plan: SweepPlan, *, kv_save: bool, rows: Iterable[Mapping[str, Any]] = ()) -> None:
         self._plan, self._kv_save = plan, kv_save
-        self._cell_of: dict[str, str] = {}
-        self._times = CellTimes()
+        self._configuration_of: dict[str, str] = {}
+        self._times = ConfigurationTimes()
         for row in {_key(row): row for row in rows}.values():  # where a unit was measured again: the last
             self.keep(row)
 
@@ -61,20 +61,22 @@ class Measured:
         A unit that was cut short runs again as a whole, but its finished rows are not wanted twice.
         """
         key = _key(row)
-        if key in self._cell_of:
+        if key in self._configuration_of:
             return False
-        self._cell_of[key] = str(row["cell_id"])
+        self._configuration_of[key] = str(row["cell_id"])
         self._times.add(row)
         return True
 
     def has(self, group: Group, unit: Unit) -> bool:
         """Whether all rows of a unit are there."""
-        return all(key in self._cell_of for key in self._keys(group, unit))
+        return all(key in self._configuration_of for key in self._keys(group, unit))
 
     def is_wide(self, group: Group, unit: Unit) -> bool:
-        """Whether a cell of a unit, of any repeat, is known less well than the settings ask for."""
+        """Whether a configuration of a unit, of any repeat, is known less well than the settings ask for."""
         wanted = self._plan.settings.precision
-        return wanted is not None and any(self._times.width(c) > wanted for c in self._cells(group, unit))
+        return wanted is not None and any(
+            self._times.width(c) > wanted for c in self._configurations(group, unit)
+        )
 
     def further_pass(self, repeat: int) -> list[Group]:
         """One more pass over the units that are still wide, in random order; empty where none is."""
@@ -87,16 +89,18 @@ class Measured:
         return [group for group in groups if group.units]
 
     def precision(self) -> Precision | None:
-        """How well the cells of the plan are known; None if no precision was asked for."""
+        """How well the configurations of the plan are known; None if no precision was asked for."""
         if self._plan.settings.precision is None:
             return None
         units = [(g, u) for g in self._plan.groups for u in g.units if u.repeat == 0]
-        cells = {cell for group, unit in units for cell in self._cells(group, unit)}
-        return self._times.precision(self._plan.settings.precision, cells)
+        configurations = {
+            configuration for group, unit in units for configuration in self._configurations(group, unit)
+        }
+        return self._times.precision(self._plan.settings.precision, configurations)
 
-    def _cells(self, group: Group, unit: Unit) -> list[str]:
+    def _configurations(self, group: Group, unit: Unit) -> list[str]:
         keys = self._keys(group, replace(unit, repeat=0))
-        return [self._cell_of[key] for key in keys if key in self._cell_of]
+        return [self._configuration_of[key] for key in keys if key in self._configuration_of]
 
     def _keys(self, group: Group, unit: Unit) -> list[str]:
         return self._plan.row_keys(group, unit, kv_save=self._kv_save)

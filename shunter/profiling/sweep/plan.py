@@ -172,8 +172,8 @@ def make_plan(
     """Lays a grid out as groups of units, both in random order.
 
     Each repeat is one pass over all models and levels: a stretch of time in which the machine was slow then
-    falls on a few repeats of many cells, not on all repeats of one model. It also means that an interrupted
-    sweep has measured nearly everything once.
+    falls on a few repeats of many configurations, not on all repeats of one model. It also means that an
+    interrupted sweep has measured nearly everything once.
 
     Raises:
         InputError: No or twice the same model, a level that a model does not have, an empty grid, or a

@@ -1,4 +1,4 @@
-"""How well the median of a cell is known from its repeats, and which cells need more of them."""
+"""How well the median of a configuration is known from its repeats, and which of them need more."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ _WIDEST = 3
 
 @dataclass(frozen=True)
 class Precision:
-    """How well a sweep knows its cells.
+    """How well a sweep knows its configurations.
 
     Attributes:
         wanted: Width of the 95 % interval of the median, relative to the median.
-        cells: How many cells there are.
+        configurations: How many configurations there are.
         reached: How many have an interval that narrow, or narrower than a millisecond.
         widest: The widest others, what they are and their width, widest first.
     """
 
     wanted: float
-    cells: int
+    configurations: int
     reached: int
     widest: tuple[tuple[str, float], ...]
 
     def lines(self) -> list[str]:
         """What to tell people."""
         return [
-            f"median known within {self.wanted:.0%} (95 % interval): {self.reached} of {self.cells} cells",
+            f"median known within {self.wanted:.0%} (95 % interval): "
+            f"{self.reached} of {self.configurations} configurations",
             *(
                 f"  still wide: {name}: {f'{width:.0%}' if math.isfinite(width) else 'measured once'}"
                 for name, width in self.widest
@@ -71,8 +72,8 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return math.exp(logs.mean() - half), math.exp(logs.mean() + half)
 
 
-class CellTimes:
-    """Durations of cells, one value for each pass: rows of one pass share the state of the machine."""
+class ConfigurationTimes:
+    """Durations of configurations, one value for each pass: its rows share the state of the machine."""
 
     def __init__(self) -> None:
         self._passes: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -89,10 +90,10 @@ class CellTimes:
         low, high = median_interval(values)
         return 0.0 if high - low <= GRAIN_S else (high - low) / max(float(np.median(values)), 1e-9)
 
-    def precision(self, wanted: float, cells: Iterable[str]) -> Precision:
-        """How many of some cells are known as well as wanted."""
-        widths = {cell: self.width(cell) for cell in cells}
-        wide = sorted((w, self._names[cell]) for cell, w in widths.items() if w > wanted)
+    def precision(self, wanted: float, configurations: Iterable[str]) -> Precision:
+        """How many of some configurations are known as well as wanted."""
+        widths = {configuration: self.width(configuration) for configuration in configurations}
+        wide = sorted((w, self._names[configuration]) for configuration, w in widths.items() if w > wanted)
         widest = tuple((name, width) for width, name in wide[: -_WIDEST - 1 : -1])
         return Precision(wanted, len(widths), len(widths) - len(wide), widest)
 

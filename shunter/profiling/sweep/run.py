@@ -28,7 +28,7 @@ class SweepProgress:
 
     Attributes:
         units_done: Units measured or skipped.
-        units: Units known to be needed; repeats of uncertain cells come to them on the way.
+        units: Units known to be needed; repeats of uncertain configurations come to them on the way.
         rows: Rows written by this sweep.
         eta_s: Seconds to go, from what was measured so far.
         text: What is being measured.

@@ -15,7 +15,7 @@ _QUANTITIES = ("response", "TTFT", "TPOT")
 
 
 def fidelity_section(result: dict[str, Any]) -> Section | None:
-    """Errors against noise, and pairs of policies in both worlds; None if the evaluation holds none.
+    """Errors against noise, and pairs of policies in both modes; None if the evaluation holds none.
 
     Args:
         result: From ``Evaluation.to_dict``; its ``fidelity``.
@@ -85,16 +85,16 @@ def _errors(requests: list[dict[str, Any]]) -> go.Figure:
 
 
 def _pairs(pairs: list[dict[str, Any]]) -> go.Figure:
-    """Changes of one policy against another, with intervals, in both worlds."""
+    """Changes of one policy against another, with intervals, in both modes."""
     figure = go.Figure()
     names = [f"{pair['policy']} against {pair['against']}" for pair in pairs]
-    for world, colour, shift in (("simulated", COLOURS[0], -0.12), ("real", COLOURS[1], 0.12)):
-        found = [pair[world] for pair in pairs]
+    for mode, colour, shift in (("simulated", COLOURS[0], -0.12), ("real", COLOURS[1], 0.12)):
+        found = [pair[mode] for pair in pairs]
         figure.add_scatter(
             x=[f["value"] for f in found],
             y=[i + shift for i in range(len(pairs))],
             mode="markers",
-            name=world,
+            name=mode,
             marker={"color": colour, "size": 8},
             error_x={
                 "type": "data",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.execution.failure_log import execution_lines
+from shunter.eval.execution.faults.failure_log import execution_lines
 from shunter.eval.fidelity.tables import fidelity_verdict
 from shunter.eval.metrics.load_curves import load_curves
 from shunter.models.performance import PerformanceModel

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from shunter.agents.base import Policy
 from shunter.agents.registry import make_policy
-from shunter.cli.fit_update import error_words, span_errors_table, update_table
 from shunter.cli.options import Json, Verbose, open_console, say_answer
+from shunter.cli.performance.fit_update import error_words, span_errors_table, update_table
 from shunter.envs.scenario.scenario import Scenario
 from shunter.errors import BrokenFileError, InputError, ShunterError
 from shunter.eval.execution.event_log import read_event_log

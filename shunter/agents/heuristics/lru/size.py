@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.agents.base import Scores, value
-from shunter.agents.heuristics.count_lru import CountLru
+from shunter.agents.heuristics.lru.count import CountLru
 from shunter.agents.heuristics.rules import idle_first
 from shunter.agents.parameters import whole
 

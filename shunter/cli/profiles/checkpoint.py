@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -75,22 +76,13 @@ def checkpoint(
         raise InputError("OUT", "name the file or folder to write", None)
     if like is None:
         raise InputError("--like", "name a model of the catalogue (shunter checkpoint --list)", None)
-    kind = format or ("gguf" if out.suffix == ".gguf" else "safetensors")
-    check_kind(kind, quantization or CHECKPOINT_FORMATS.get(kind, ("",))[0])
-    quantization = quantization or CHECKPOINT_FORMATS[kind][0]
+    kind, quantization = _kind_of(out, format, quantization)
     spec = _wanted_shape(like, size, quantization)
     weight_bytes = checkpoint_weight_bytes(spec, kind, quantization)
     say(console, f"{_size_text(weight_bytes)} of {quantization} weights ({kind}) to {out}")
     with _progress(console) as progress:
-        written = write_checkpoint(
-            spec,
-            out,
-            format=kind,
-            quantization=quantization,
-            seed=seed,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        write = partial(write_checkpoint, seed=seed, overwrite=overwrite, progress=progress)
+        written = write(spec, out, format=kind, quantization=quantization)
     facts = f"{spec.params / 1e6:.1f} M parameters, {spec.layers} layers"
     say(console, f"{out}: {_size_text(written.weight_bytes)}, {facts}")
 
@@ -105,6 +97,13 @@ def parse_size_bytes(text: str) -> float:
     if match is None or float(match[1]) == 0:
         raise InputError("--size", "be a number of MB or GB above zero, like 240MB", text)
     return float(match[1]) * {"MB": 1e6, "GB": 1e9}[match[2]]
+
+
+def _kind_of(out: Path, format: str | None, quantization: str | None) -> tuple[str, str]:
+    """Format and quantization, where they were left open what OUT's name says and the format's first."""
+    kind = format or ("gguf" if out.suffix == ".gguf" else "safetensors")
+    check_kind(kind, quantization or CHECKPOINT_FORMATS.get(kind, ("",))[0])
+    return kind, quantization or CHECKPOINT_FORMATS[kind][0]
 
 
 def _wanted_shape(like: str, size: str | None, quantization: str) -> ModelSpec:

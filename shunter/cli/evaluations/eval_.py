@@ -27,9 +27,9 @@ from shunter.engines.registry import ENGINES
 from shunter.errors import InputError
 from shunter.eval.evaluate_and_save import RealRuns, SavedEvaluations, evaluate_and_save
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.execution.chaos import parse_chaos
 from shunter.eval.execution.device_executor import Deadline
-from shunter.eval.execution.failure_log import execution_lines
+from shunter.eval.execution.faults.chaos import parse_chaos
+from shunter.eval.execution.faults.failure_log import execution_lines
 from shunter.eval.fidelity.tables import fidelity_tables, fidelity_verdict
 from shunter.report.compare import load_words
 from shunter.report.words import change_text, format_metric, verdict
@@ -211,7 +211,7 @@ def show_tables(console: Console, evaluation: Evaluation) -> None:
 
 
 def results_table(result: dict[str, Any], kind: str, title: str) -> Table:
-    """A column for each policy: its metrics in one world, and the paired change against the first."""
+    """A column for each policy: its metrics in one mode, and the paired change against the first."""
     rows = {name: policy[kind] for name, policy in result["policies"].items() if kind in policy}
     table = Table(title=title)
     table.add_column("")

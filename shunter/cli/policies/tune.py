@@ -26,7 +26,7 @@ from shunter.cli.options import (
     say_answer,
     seed_list,
 )
-from shunter.cli.train import settings_given
+from shunter.cli.policies.train import settings_given
 from shunter.envs.scenario.library import performance_of
 from shunter.envs.world.world import make_world
 from shunter.errors import InputError, UnknownNameError

@@ -11,7 +11,7 @@ from rich.console import Console
 from shunter.catalog.devices import parse_device
 from shunter.catalog.work import FACT_COLUMNS
 from shunter.cli.options import Verbose, open_console, progress, say, say_answer
-from shunter.cli.profile import AllowOvercommit, Context, Python, Seed
+from shunter.cli.profiles.profile import AllowOvercommit, Context, Python, Seed
 from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import start_engine
 from shunter.errors import InputError

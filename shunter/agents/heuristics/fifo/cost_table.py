@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.agents.base import Scores, value
-from shunter.agents.heuristics.fifo_collated import FifoCollated
+from shunter.agents.heuristics.fifo.collated import FifoCollated
 from shunter.agents.heuristics.rules import compose
 from shunter.agents.parameters import choice, number
 

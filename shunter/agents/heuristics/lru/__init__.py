@@ -1,0 +1,1 @@
+"""Rules that say which resident makes room: the least recently used, or the largest."""

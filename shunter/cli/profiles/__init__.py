@@ -1,0 +1,1 @@
+"""Commands that measure, and what measures: checkpoints, profiles and datasets."""
