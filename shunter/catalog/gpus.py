@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from shunter.errors import UnknownNameError
 
-__all__ = ["catalog_gpus", "get_gpu"]
+__all__ = ["GpuSpec", "catalog_gpus", "get_gpu"]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from shunter.eval.compare import Change, Comparison
 from shunter.eval.metrics.load_curves import load_curves
+from shunter.report.figures import error_bars
 from shunter.report.page import PALETTE, ReportTable, Section, write_markdown, write_sections
 from shunter.report.words import WORLDS, best_text, format_metric, verdict
 from shunter.uncertainty import UNDECIDED, said
@@ -209,14 +210,7 @@ def _changes_figure(comparison: Comparison) -> go.Figure | None:
                 y=[f"{c.policy}, {c.world}" for c in shown],
                 x=[c.change for c in shown],
                 marker={"color": PALETTE[number - 2], "opacity": 0.5},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [0.0 if math.isnan(c.high) else c.high - c.change for c in shown],
-                    "arrayminus": [0.0 if math.isnan(c.low) else c.change - c.low for c in shown],
-                    "color": "#333",
-                    "thickness": 1.5,
-                },
+                error_x=error_bars(((c.change, c.low, c.high) for c in shown), color="#333", thickness=1.5),
                 customdata=[change_words(c) for c in shown],
                 hovertemplate="%{y}: %{customdata}<extra></extra>",
             )

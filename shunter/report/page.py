@@ -98,7 +98,8 @@ class ReportTable:
             *self.rows,
         ]
         table = "\n".join(
-            "| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines
+            "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in line) + " |"
+            for line in lines
         )
         return f"{table}\n\n{self.note}" if self.note else table
 

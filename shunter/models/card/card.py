@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -299,13 +299,6 @@ def _write_markdown(
 ) -> None:
     parts = [f"# {title}", *paragraphs, f"Plots: [{_NAMES[1]}]({path.with_suffix('.html').name})"]
     for table in tables:
-        parts.append(f"## {table.title}")
-        head = [table.columns, tuple("---" for _ in table.columns)]
-        parts.append("\n".join("| " + " | ".join(map(_escaped, row)) + " |" for row in [*head, *table.rows]))
-        parts += [table.note] if table.note else []
+        parts += [f"## {table.title}", replace(table, prose=True).to_markdown()]
     parts += ["## Limits and notes", "\n".join(f"- {text}" for text in limits)]
     write_text(path, "\n\n".join(parts) + "\n")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from shunter.models.state import ResidentMemory
+from shunter.report.figures import add_band
 from shunter.report.page import COLOURS
 
 _PANELS = 3  # side by side
@@ -106,7 +107,7 @@ def offload_figure(
         rows = decodes[decodes["model"] == resident.model]
         if len(resident.gpu_layers) > 1 and len(rows):
             curve = _offload_curve(model, resident, context)
-            _band(figure, curve["offload"], curve["low"], curve["high"], colour)
+            add_band(figure, curve["offload"], curve["low"], curve["high"], colour)
             _line(figure, curve["offload"], curve["rate"], resident.model, colour)
             middle = rows.groupby("offload_ratio")["duration_s"].median()
             _points(figure, middle.index, 1 / middle, "measured", colour, "circle", {}, legend=False)
@@ -172,7 +173,7 @@ def preemption_figure(model: PerformanceModel, engine: str, device: str) -> go.F
     place = {"row": 1, "col": 1}
     for colour, resident, costs in zip(COLOURS * len(residents), residents, costs_of, strict=False):
         if len(costs):
-            _band(figure, costs["cut_tokens"], costs["low_s"], costs["high_s"], colour, place)
+            add_band(figure, costs["cut_tokens"], costs["low_s"], costs["high_s"], colour, **place)
             _line(figure, costs["cut_tokens"], costs["total_s"], resident.model, colour, place)
         index = sensitivity(model, resident)
         if index is not None:
@@ -244,23 +245,6 @@ def _line(
 ) -> None:
     line = {"color": colour, "dash": dash}
     figure.add_scatter(x=x, y=y, mode="lines", name=name, legendgroup=name, line=line, **(place or {}))
-
-
-def _band(
-    figure: go.Figure, x: Any, low: Any, high: Any, colour: str, place: dict[str, int] | None = None
-) -> None:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    figure.add_scatter(
-        x=[*x, *list(x)[::-1]],
-        y=[*high, *list(low)[::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.15)",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
-        **(place or {}),
-    )
 
 
 def _cell_texts(rows: pd.DataFrame) -> list[str]:

@@ -15,6 +15,7 @@ from shunter.envs.workload.lengths import length_pairs
 from shunter.envs.world.tabulation import facts_of_model
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
+from shunter.report.figures import add_band
 from shunter.report.page import PALETTE, Section
 
 _CUTS, _LEVELS = 9, 40
@@ -133,19 +134,8 @@ def _costs(one: _Asked) -> pd.DataFrame:
 
 
 def _add_curve(figure: go.Figure, curve: pd.DataFrame, name: str, colour: str, column: int) -> None:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     place = {"row": 1, "col": column, "legendgroup": name}
-    figure.add_scatter(
-        x=[*curve["x"], *curve["x"][::-1]],
-        y=[*curve["high"], *curve["low"][::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.15)",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
-        **place,
-    )
+    add_band(figure, curve["x"], curve["low"], curve["high"], colour, **place)
     figure.add_scatter(
         x=curve["x"],
         y=curve["y"],

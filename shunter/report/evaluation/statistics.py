@@ -7,10 +7,10 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from shunter.report.figures import WORLD_DASHES
 from shunter.report.page import PALETTE, ReportTable, Section
 from shunter.report.words import WORLDS, format_metric, interval_text
 
-_DASHES = {"simulated": "dot", "real": "solid"}
 _ALL = "all models"
 
 
@@ -72,7 +72,7 @@ def _figure(rows: list[tuple[str, str, dict[str, Any]]]) -> go.Figure:
             x=[float(ratio) for ratio in profile],
             y=list(profile.values()),
             mode="lines+markers",
-            line={"color": colours[name], "dash": _DASHES[world], "shape": "hv"},
+            line={"color": colours[name], "dash": WORLD_DASHES[world], "shape": "hv"},
             row=1,
             col=1,
         )
