@@ -36,6 +36,10 @@ class Estimate:
     high: float
     out_of_range: bool
 
+    def rounded(self) -> list[float]:
+        """The time and both ends of its interval, as files say them."""
+        return [float(f"{s:.3g}") for s in (self.seconds, self.low, self.high)]
+
 
 @dataclass(frozen=True)
 class Home:

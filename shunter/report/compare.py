@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -189,14 +190,12 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
     changes = changes_table(comparison)
     if changes is not None:
         figure = _changes_figure(comparison)
-        yield Section("Paired differences", figures=(figure,) if figure else (), tables=(_untitled(changes),))
+        yield Section(
+            "Paired differences", figures=(figure,) if figure else (), tables=(replace(changes, title=""),)
+        )
     yield load_curves([run.result for run in comparison.runs])
     tables = (metric_table(comparison, metric) for metric in comparison.metrics)
     yield Section("Metrics side by side", tables=tuple(t for t in tables if t is not None))
-
-
-def _untitled(table: ReportTable) -> ReportTable:
-    return ReportTable("", table.columns, table.rows, table.note, table.prose)
 
 
 def _changes_figure(comparison: Comparison) -> go.Figure | None:

@@ -15,16 +15,7 @@ WORLD_DASHES = {"simulated": "dot", "real": "solid"}
 
 
 def add_band(figure: go.Figure, x: Any, low: Any, high: Any, colour: str, **place: Any) -> None:
-    """Draws what lies between two curves, pale and without an entry in the legend.
-
-    Args:
-        figure: Drawn to.
-        x: Where both curves have their points; shape (n_points,).
-        low: The lower curve; shape (n_points,).
-        high: The upper curve; shape (n_points,).
-        colour: As ``#4c78a8``.
-        **place: The panel, and what else plotly takes for a trace.
-    """
+    """Draws what lies between two curves, each of shape (n_points,); pale, and not in the legend."""
     red, green, blue = pc.hex_to_rgb(colour)
     figure.add_scatter(
         x=[*x, *list(x)[::-1]],

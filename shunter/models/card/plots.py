@@ -21,13 +21,7 @@ _HELD_OUT_SPLITS = {"random cells": "circle", "leave one model out": "x-thin-ope
 
 
 def card_figures(model: PerformanceModel, frame: pd.DataFrame, held_out: pd.DataFrame) -> list[go.Figure]:
-    """All figures for which there is something to show.
-
-    Args:
-        model: The fitted model.
-        frame: The dataset that it was fitted to.
-        held_out: ``Validation.held_out``.
-    """
+    """All figures for which there is something to show."""
     figures = [held_out_figure(held_out), residual_figure(held_out)] if len(held_out) else []
     for engine, device in sorted({(r.engine, r.device) for r in model.residents}):
         figures += [
@@ -211,15 +205,8 @@ def _finish(figure: go.Figure, title: str) -> go.Figure:
     for trace in figure.data:  # one legend entry for all panels
         trace.showlegend = bool(trace.name) and trace.name not in seen and trace.showlegend is not False
         seen |= {trace.name} if trace.showlegend else set()
-    legend = {
-        "orientation": "h",
-        "yanchor": "bottom",
-        "y": 1.0,
-        "yref": "container",
-        "xanchor": "center",
-        "x": 0.6,
-    }
-    return figure.update_layout(title=title, template="plotly_white", legend={**legend, "y": 0.97})
+    place = {"yanchor": "bottom", "y": 0.97, "yref": "container", "xanchor": "center", "x": 0.6}
+    return figure.update_layout(title=title, template="plotly_white", legend={"orientation": "h", **place})
 
 
 def _points(

@@ -101,7 +101,7 @@ class DeviceWorker:
             line = shortage(self._plan, group, engine)
             if line is not None:
                 return GroupFailure(DeviceMemoryError.__name__, line, 1)
-            self._run = GroupRun(engine, self._plan, group, row_facts, self._record)
+            self._run = GroupRun(engine, self._plan, group, row_facts, self._rows.append)
             self._resident.enter_context(self._run.resident())
         except (ShunterError, EngineError) as error:
             return self._failed(error)
@@ -111,12 +111,12 @@ class DeviceWorker:
         """Measures one unit of the group that is open."""
         if self._run is None:
             raise RuntimeError("measure before open")
-        self._rows = []
+        self._rows.clear()
         try:
             self._run.measure(unit)
         except (ShunterError, EngineError) as error:
             return self._failed(error)
-        return self._rows
+        return list(self._rows)
 
     def leave(self) -> GroupFailure | None:
         """Unloads the group's model."""
@@ -129,9 +129,6 @@ class DeviceWorker:
     def close(self) -> None:
         """Ends the engine's process."""
         self._stack.close()
-
-    def _record(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
 
     def _failed(self, error: ShunterError | EngineError) -> GroupFailure:
         self._resident.pop_all()

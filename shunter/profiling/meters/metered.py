@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -62,34 +62,30 @@ class MeteredEngine(Engine):
     def load(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
     ) -> LoadResult:
-        before = self.sensors.energy()
-        done = self._engine.load(
-            model, checkpoint, gpu_layers, context_tokens=context_tokens, max_batch=max_batch
+        done = self._timed(
+            lambda: self._engine.load(
+                model, checkpoint, gpu_layers, context_tokens=context_tokens, max_batch=max_batch
+            )
         )
         self.sensors.find_processes()
-        return self._timed(done, before)
+        return done
 
     def unload(self, model: str) -> Timed:  # noqa: D102
-        before = self.sensors.energy()
-        return self._timed(self._engine.unload(model), before)
+        return self._timed(lambda: self._engine.unload(model))
 
     def prefill(self, model: str, request: str, tokens: list[int]) -> PrefillResult:  # noqa: D102
-        before = self.sensors.energy()
-        return self._timed(self._engine.prefill(model, request, tokens), before)
+        return self._timed(lambda: self._engine.prefill(model, request, tokens))
 
     def decode(  # noqa: D102
         self, model: str, limits: dict[str, int], *, max_steps: int, max_s: float | None = None
     ) -> DecodeResult:
-        before = self.sensors.energy()
-        return self._timed(self._engine.decode(model, limits, max_steps=max_steps, max_s=max_s), before)
+        return self._timed(lambda: self._engine.decode(model, limits, max_steps=max_steps, max_s=max_s))
 
     def save_kv(self, model: str, request: str) -> KvResult:  # noqa: D102
-        before = self.sensors.energy()
-        return self._timed(self._engine.save_kv(model, request), before)
+        return self._timed(lambda: self._engine.save_kv(model, request))
 
     def restore_kv(self, model: str, request: str) -> KvResult:  # noqa: D102
-        before = self.sensors.energy()
-        return self._timed(self._engine.restore_kv(model, request), before)
+        return self._timed(lambda: self._engine.restore_kv(model, request))
 
     def drop_kv(self, model: str, request: str) -> None:  # noqa: D102
         with self._other():
@@ -106,7 +102,9 @@ class MeteredEngine(Engine):
     def close(self) -> None:  # noqa: D102
         self._engine.close()
 
-    def _timed(self, done: _T, before: dict[str, float]) -> _T:
+    def _timed(self, call: Callable[[], _T]) -> _T:
+        before = self.sensors.energy()
+        done = call()
         self.engine_s += done.duration_s
         self.readings = self.sensors.after(before)
         return done
