@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 from shunter.engines.base import (
@@ -33,31 +31,27 @@ class MeteredEngine(Engine):
 
     Attributes:
         engine_s: Time in timed calls, by the engine's own clock: loads, unloads, prefills, decodes, KV.
-        other_s: Time in all other calls, such as memory reports, as this process saw it.
         readings: Sensor readings of the last timed call, by column of the dataset.
     """
 
     def __init__(self, engine: Engine, sensors: Sensors) -> None:
         self.sensors = sensors
         self.engine_s = 0.0
-        self.other_s = 0.0
         self.readings: dict[str, float] = {}
         self._engine = engine
         self._can: Capabilities | None = None
 
     def capabilities(self) -> Capabilities:
         """As Engine says; so are the calls below. Asked once: they do not change."""
-        with self._other():
-            self._can = self._can or self._engine.capabilities()
-            return self._can
+        self._can = self._can or self._engine.capabilities()
+        return self._can
 
     def footprint_bytes(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
     ) -> int:
-        with self._other():
-            return self._engine.footprint_bytes(
-                model, checkpoint, gpu_layers, context_tokens=context_tokens, max_batch=max_batch
-            )
+        return self._engine.footprint_bytes(
+            model, checkpoint, gpu_layers, context_tokens=context_tokens, max_batch=max_batch
+        )
 
     def load(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
@@ -88,16 +82,13 @@ class MeteredEngine(Engine):
         return self._timed(lambda: self._engine.restore_kv(model, request))
 
     def drop_kv(self, model: str, request: str) -> None:  # noqa: D102
-        with self._other():
-            self._engine.drop_kv(model, request)
+        self._engine.drop_kv(model, request)
 
     def memory(self) -> MemoryReport:  # noqa: D102
-        with self._other():
-            return self._engine.memory()
+        return self._engine.memory()
 
     def drop_page_cache(self, checkpoint: str) -> None:  # noqa: D102
-        with self._other():
-            self._engine.drop_page_cache(checkpoint)
+        self._engine.drop_page_cache(checkpoint)
 
     def close(self) -> None:  # noqa: D102
         self._engine.close()
@@ -108,9 +99,3 @@ class MeteredEngine(Engine):
         self.engine_s += done.duration_s
         self.readings = self.sensors.after(before)
         return done
-
-    @contextmanager
-    def _other(self) -> Iterator[None]:
-        start_s = time.monotonic()
-        yield
-        self.other_s += time.monotonic() - start_s
