@@ -78,10 +78,6 @@ def homes_of(scenario: Scenario, performance: PerformanceModel) -> list[Home]:
     Models are placed in the order of the work that they bring, each where the busiest device then has least;
     at its fastest level that fits.
 
-    Args:
-        scenario: Models, devices and workload.
-        performance: Predicts.
-
     Raises:
         InputError: As ``shunter.envs.world.tabulation.Tabulation``.
     """

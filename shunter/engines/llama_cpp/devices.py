@@ -75,10 +75,6 @@ class CpuDevice(_InProcess):
 class GpuDevice(_InProcess):
     """A GPU that the build of llama.cpp supports, by ggml's name of it.
 
-    Args:
-        kind: Key of ``GPU_PREFIXES``.
-        index: The backend's ordinal.
-
     Raises:
         EngineUnavailableError: The build has no such backend, or there is no such GPU.
     """

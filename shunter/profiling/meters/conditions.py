@@ -47,11 +47,7 @@ class Sample:
 
 
 class Sensors:
-    """Reads a machine's counters.
-
-    Args:
-        device: Its GPU is read if it is one.
-    """
+    """Reads a machine's counters, and those of the device if it is a GPU."""
 
     def __init__(self, device: DeviceSpec) -> None:
         self._gpu = open_gpu(device.index) if device.kind == "cuda" else None
@@ -95,11 +91,7 @@ class Sensors:
         return {"cpu_energy_j": self._rapl.energy_j(), "device_energy_j": device_j}
 
     def after(self, before: dict[str, float]) -> dict[str, float]:
-        """The dataset's columns of an operation that just ended.
-
-        Args:
-            before: ``energy()`` just before it.
-        """
+        """The dataset's columns of an operation that just ended, with ``energy()`` just before it."""
         now = self.energy()
         used_j = {
             "cpu_energy_j": difference(

@@ -23,11 +23,7 @@ _T = TypeVar("_T", bound=Timed)
 
 
 class MeteredEngine(Engine):
-    """Passes every call on.
-
-    Args:
-        engine: The engine whose calls these are.
-        sensors: Read around each timed call.
+    """Passes every call of an engine on, and reads the sensors around each timed one.
 
     Attributes:
         engine_s: Time in timed calls, by the engine's own clock: loads, unloads, prefills, decodes, KV.

@@ -16,11 +16,7 @@ _QUANTITIES = ("response", "TTFT", "TPOT")
 
 
 def fidelity_section(result: dict[str, Any]) -> Section | None:
-    """Errors against noise, and pairs of policies in both worlds; None if the evaluation holds none.
-
-    Args:
-        result: From ``Evaluation.to_dict``; its ``fidelity``.
-    """
+    """Errors against noise, and pairs of policies in both worlds; None if the evaluation holds none."""
     found = result.get("fidelity")
     if found is None:
         return None

@@ -15,11 +15,7 @@ _ALL = "all models"
 
 
 def statistics_section(result: dict[str, Any]) -> Section | None:
-    """Robust aggregates and waits; None if the evaluation holds none.
-
-    Args:
-        result: From ``Evaluation.to_dict``; ``statistics`` and ``waits`` of each policy and world.
-    """
+    """Robust aggregates and waits of each policy and world; None if the evaluation holds none."""
     rows = [
         (name, world, policy[world])
         for name, policy in result["policies"].items()
