@@ -14,7 +14,7 @@ QUICK := tests/catalog tests/docs tests/test_errors.py tests/test_files.py tests
 	$(addprefix tests/models/test_, datasheets.py features.py intervals.py published.py regressors.py) \
 	$(addprefix tests/envs/test_, env.py guard.py objectives.py records.py scenario.py seed_ranges.py symmetry.py \
 	vector.py workload.py) tests/agents/test_baselines.py tests/agents/test_policies.py \
-	tests/eval/test_metrics.py tests/eval/test_worlds_agree.py
+	tests/eval/test_metrics.py tests/eval/test_modes_agree.py
 
 .PHONY: demo test test-quick test-vllm lint clean
 

@@ -33,7 +33,7 @@ def response_s(world: World, requests: Requests, policy: Policy) -> float:
         policy,
         seed=0,
         make_backend=lambda on_end: SimulatedBackend(world, requests, on_end),
-        world_name="simulated",
+        mode="simulated",
     )
     return float((result.requests.finish_s - result.requests.arrival_s).mean())
 

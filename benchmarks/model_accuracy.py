@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.model_accuracy [--quick] --json PATH``; a full run takes some minutes on 2 cores.
 Errors are of the very class that users call: published rows become a profile dataset, and a
-``PerformanceModel`` fitted without a fold predicts it. Held-out cells of own sweeps are judged too: those of
-``SHUNTER_DATASETS=a.parquet:b.parquet``, or else of sweeps that it makes itself, five minutes an engine (a
-few cells with ``--quick``), which want an otherwise idle machine.
+``PerformanceModel`` fitted without a fold predicts it. Held-out configurations of own sweeps are judged too:
+those of ``SHUNTER_DATASETS=a.parquet:b.parquet``, or else of sweeps that it makes itself, five minutes an
+engine (a few configurations with ``--quick``), which want an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from shunter.models.validation.scores import Score, score
 from shunter.profiling.dataset.reference import PAPER, read_reference
 from shunter.profiling.dataset.table import read_dataset
 
-__all__ = ["held_out_cells", "preemption_cells", "run"]
+__all__ = ["held_out_predictions", "preemption_cells", "run"]
 
 _BARS: dict[str, float | None] = {
     "leave_gpu_out": 0.09,
@@ -61,7 +61,7 @@ def run(quick: bool) -> list[Row]:
     return [*rows, _speed_row(decode)]
 
 
-def held_out_cells(
+def held_out_predictions(
     frame: pd.DataFrame, split: AccuracySplit, make: Callable[[], Predictor] = PerformanceModel
 ) -> pd.DataFrame:
     """Predictions of a split's scored rows by fits without their folds.
@@ -86,7 +86,7 @@ def held_out_cells(
 def _split_rows(
     frame: pd.DataFrame, split: AccuracySplit, bar: float | None, rivals: dict[str, Callable[[], Predictor]]
 ) -> list[Row]:
-    done = held_out_cells(frame, split)
+    done = held_out_predictions(frame, split)
     own = _score("shunter", split.name, done)
     head = reported(
         f"decode MAPE, {split.name}", own.mape, interval=own.mape_interval, note=_note(split, own)
@@ -97,7 +97,7 @@ def _split_rows(
             alone = _score("shunter", str(label), part)
             rows.append(reported(f"decode MAPE, {split.name}: {label}", alone.mape))
     for name, make in rivals.items():
-        other = _score(name, split.name, held_out_cells(frame, split, make))
+        other = _score(name, split.name, held_out_predictions(frame, split, make))
         rows.append(reported(f"decode MAPE, {split.name}, {name}", other.mape, interval=other.mape_interval))
     return rows + _coverage_rows(split.name, own, _constant_width_s(frame, split, done))
 

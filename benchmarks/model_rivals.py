@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from shunter.models.cells import sheet_names
+from shunter.models.configurations import sheet_names
 from shunter.models.performance import PerformanceModel
-from shunter.models.physics import rated_cells
+from shunter.models.physics import rated_configurations
 from shunter.models.validation.baselines import Predictor
 
 __all__ = ["RIVALS", "Roofline", "SheetRegressor"]
@@ -63,7 +63,7 @@ class Roofline:
 
 
 def _roofline_terms(frame: pd.DataFrame) -> Array:
-    c = rated_cells(_with_sheets(frame))
+    c = rated_configurations(_with_sheets(frame))
     weights = c.at.read_bytes_device / c.bandwidth + c.at.read_bytes_host / c.host_bandwidth
     held = c.at.context_tokens * (c.at.kv_bytes_device / c.bandwidth + c.at.kv_bytes_host / c.host_bandwidth)
     return np.column_stack([weights, held, np.ones(len(frame))])
@@ -74,7 +74,7 @@ def _with_sheets(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _logs(frame: pd.DataFrame) -> Array:
-    c = rated_cells(_with_sheets(frame))
+    c = rated_configurations(_with_sheets(frame))
     columns = (
         *(c.bandwidth, c.matrix, c.clocks, c.link, c.host_bandwidth, c.gpu_count, c.kv_on_host, c.quantised),
         *(c.at.layers, c.at.hidden_size, c.at.weight_bytes, c.at.read_bytes_device, c.at.read_bytes_host),

@@ -1,4 +1,4 @@
-"""How wrong performance models are on a dataset: held-out cells against bars, other splits beside them."""
+"""How wrong performance models are on a dataset: held-out configurations against bars, other splits apart."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ COVERAGE_ROWS = 50
 def sweep_rows(name: str, frame: pd.DataFrame) -> list[Row]:
     """All rows of one sweep.
 
-    Held-out cells have the bars of ``error_rows``: 3, 5, 8 and 10 %, or twice the noise of the same rows if
-    that is more. What a split asks beyond that is reported, never mixed with them.
+    Held-out configurations have the bars of ``error_rows``: 3, 5, 8 and 10 %, or twice the noise of the same
+    rows if that is more. What a split asks beyond that is reported, never mixed with them.
 
     Args:
         name: Name of the dataset, or of its engine.
@@ -53,8 +53,8 @@ def split_rows(name: str, validation: Validation, but: Container[str] = ()) -> l
 
 def coverage_row(metric: str, s: Score) -> Row:
     """Judges the coverage of a split: it must not be rejected at 5 %."""
-    cells = f", as many trials as cells: {s.cells}" if s.cells < s.rows else " taken as independent"
-    note = f"two-sided binomial test against 0.9, {s.rows} rows{cells}"
+    trials = f", as many trials as cells: {s.cells}" if s.cells < s.rows else " taken as independent"
+    note = f"two-sided binomial test against 0.9, {s.rows} rows{trials}"
     return at_least(reported(f"{metric}: p of coverage {s.coverage:.3f}", s.coverage_p, note=note), 0.05)
 
 

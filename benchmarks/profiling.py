@@ -143,22 +143,22 @@ def own_sweeps(*, quick: bool) -> dict[str, pd.DataFrame]:
         return {place.engine: _swept(place, scale, models[place], work)[0] for place in _PLACES}
 
 
-def overhead_row(engine: str, *, engine_s: float, wall_s: float, cells: int) -> Row:
+def overhead_row(engine: str, *, engine_s: float, wall_s: float, configurations: int) -> Row:
     """Judges the profiling overhead.
 
     Args:
         engine: Its name.
         engine_s: Time in warm-up and measured engine calls.
         wall_s: Time from before the engine's process is started until it has ended.
-        cells: Distinct cells measured.
+        configurations: Distinct configurations measured.
     """
-    metric = f"profiling overhead, {engine}, sweep of {cells} cells"
+    metric = f"profiling overhead, {engine}, sweep of {configurations} cells"
     note = f"1 - {engine_s:.1f} s in engine calls / {wall_s:.1f} s; process starts are overhead"
     return at_most(Row(metric, 1 - engine_s / wall_s, note=note), 0.10)
 
 
 def interleaved(engine: Engine, plan: SweepPlan, *, say: Callable[[str], None]) -> pd.DataFrame:
-    """Runs a plan's decodes twice, the two sweeps taking turns cell by cell, in random order.
+    """Runs a plan's decodes twice, the two sweeps taking turns at each configuration, in random order.
 
     Args:
         engine: Without residents.
@@ -185,14 +185,14 @@ def interleaved(engine: Engine, plan: SweepPlan, *, say: Callable[[str], None]) 
 
 
 def curve_difference(rows: pd.DataFrame) -> tuple[float, tuple[float, float], int]:
-    """How much two sweeps of the same cells differ.
+    """How much two sweeps of the same configurations differ.
 
     Args:
         rows: From ``interleaved``.
 
     Returns:
-        The median over cells of abs(B / A - 1), A and B the medians of a cell's repeats; its 95 % bootstrap
-        interval over cells; the number of cells.
+        The median over configurations of abs(B / A - 1), A and B the medians of its repeats; its 95 %
+        bootstrap interval; the number of configurations.
     """
     medians = rows.groupby(["cell_id", "sweep"])["duration_s"].median().unstack()
     differences = (medians["B"] / medians["A"] - 1).abs().to_numpy()
@@ -203,7 +203,7 @@ def curve_difference(rows: pd.DataFrame) -> tuple[float, tuple[float, float], in
 
 
 def error_rows(engine: str, frame: pd.DataFrame) -> list[Row]:
-    """Judges the errors of a fit on held-out cells, beside the noise of the same dataset.
+    """Judges the errors of a fit on held-out configurations, beside the noise of the same dataset.
 
     Args:
         engine: Its name.
@@ -226,7 +226,7 @@ def error_rows(engine: str, frame: pd.DataFrame) -> list[Row]:
 
 
 def _noise(rows: pd.DataFrame) -> float | None:
-    """Mean of abs(duration / its cell's median - 1) over cells with repeats; None without any."""
+    """Mean of abs(duration / its configuration's median - 1) over those with repeats; None without any."""
     repeated = rows[rows.groupby("cell_id")["duration_s"].transform("size") > 1]
     if repeated.empty:
         return None
@@ -253,17 +253,17 @@ def _measured_overhead(place: _Place, scale: _Scale, models: Sequence[Path], wor
     with start_engine(place.engine, place.device) as engine:
         result = run_sweep(plan, engine, out, progress=_progress(f"overhead, {place.engine}"))
     wall_s = time.monotonic() - start_s
-    cells = read_dataset(out)["cell_id"].nunique()
-    return overhead_row(place.engine, engine_s=result.engine_s, wall_s=wall_s, cells=cells)
+    configurations = read_dataset(out)["cell_id"].nunique()
+    return overhead_row(place.engine, engine_s=result.engine_s, wall_s=wall_s, configurations=configurations)
 
 
 def _measured_noise(scale: _Scale, models: Sequence[Path]) -> list[Row]:
     plan = plan_models(models[1:2], engine=_LOOPBACK.engine, device=_LOOPBACK.device, settings=scale.noise)
     with start_engine(_LOOPBACK.engine, _LOOPBACK.device) as engine:
         rows = interleaved(engine, plan, say=_say)
-    difference, interval, cells = curve_difference(rows)
+    difference, interval, configurations = curve_difference(rows)
     metric = "noise floor: the loopback device's decode curve against itself, median over cells"
-    note = f"{cells} cells, {scale.noise.repeats} repeats in each of two sweeps that take turns"
+    note = f"{configurations} cells, {scale.noise.repeats} repeats in each of two sweeps that take turns"
     single = _noise(rows.assign(cell_id=rows["cell_id"] + rows["sweep"]))
     return [
         at_most(Row(metric, difference, interval=interval, note=note), 0.10),

@@ -203,7 +203,7 @@ def drive(ray: Any, tasks: Iterable[Task], *, until: Callable[[], bool] = lambda
         while (waiting or parked) and not until():
             for reference in _ready(ray, waiting):
                 task = waiting.pop(reference)
-                advance(task, _answer(ray, reference, task))
+                advance(task, _step_of(ray, reference, task))
             again, parked[:] = list(parked), []
             for task in again:
                 advance(task, partial(next, task))
@@ -219,7 +219,7 @@ def _ready(ray: Any, waiting: dict[Any, Task]) -> list[Any]:
     return list(ready)
 
 
-def _answer(ray: Any, reference: Any, task: Task) -> Callable[[], Any]:
+def _step_of(ray: Any, reference: Any, task: Task) -> Callable[[], Any]:
     exceptions = ray.exceptions
     gone = (
         exceptions.RayActorError,

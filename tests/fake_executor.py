@@ -104,7 +104,7 @@ def execute_on(world: World, policy: Policy, seed: int, device_executors: list[D
             [512] * world.models,
             seed,
         ),
-        world_name="real",
+        mode="real",
     )
     assert all(
         device_executor.is_empty and device_executor.memory().device_bytes == 0

@@ -160,7 +160,7 @@ def execute_faulty(world: World, policy: Policy, seed: int, fate: Fate) -> tuple
         )
         return backends[0]
 
-    run = run_policy(world, requests, policy, seed=seed, make_backend=make_backend, world_name="real")
+    run = run_policy(world, requests, policy, seed=seed, make_backend=make_backend, mode="real")
     assert all(
         device_executor.is_empty and device_executor.memory().device_bytes == 0
         for device_executor in device_executors

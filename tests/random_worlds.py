@@ -196,5 +196,5 @@ def run_on(world: World, requests: Requests, policy: Policy) -> Run:
         policy,
         seed=0,
         make_backend=lambda on_end: SimulatedBackend(world, requests, on_end),
-        world_name="simulated",
+        mode="simulated",
     )

@@ -76,13 +76,16 @@ def dataset_validate(path: DataPath) -> None:
         rule = f"be at most total_layers ({above['total_layers'].iloc[0]})"
         raise InputError(field, rule, int(above["gpu_layers"].iloc[0]))
     console = open_console()
-    cells = data["cell_id"].nunique()
-    say(console, f"{path}: valid, schema version {SCHEMA_VERSION}, {len(data)} rows, {cells} cells")
+    configurations = data["cell_id"].nunique()
+    say(
+        console,
+        f"{path}: valid, schema version {SCHEMA_VERSION}, {len(data)} rows, {configurations} configurations",
+    )
     for column in ("engine", "device", "model", "operation"):
         counts = data[column].value_counts().sort_index()
         say(console, f"{column}: " + ", ".join(f"{name} ({count})" for name, count in counts.items()))
     far = int(data["is_outlier"].sum())
-    say(console, f"outliers: {far} rows far from their cell's median, kept and flagged (is_outlier)")
+    say(console, f"outliers: {far} rows far from their configuration's median, kept and flagged (is_outlier)")
     if journal_path(path).exists():
         say(console, f"note: {journal_path(path).name} holds rows of an unfinished sweep; --resume adds them")
 
@@ -110,9 +113,9 @@ def dataset_merge(
 
 
 def dataset_diff(a: DataPath, b: DataPath, limit: Limit = 20) -> None:
-    """Compare two datasets: cells that one of them lacks, and medians of the cells of both.
+    """Compare two datasets: configurations that one of them lacks, and medians of the configurations of both.
 
-    Shared cells come with the largest change first; the ratio is B's median duration over A's.
+    Shared configurations come with the largest change first; the ratio is B's median duration over A's.
 
     Examples:
 
@@ -123,12 +126,15 @@ def dataset_diff(a: DataPath, b: DataPath, limit: Limit = 20) -> None:
     shared = diff.shared.iloc[(diff.shared["ratio"] - 1).abs().argsort()[::-1]]
     if len(shared):
         rows = [_compared(row) for row in _records(shared.head(limit))]
-        console.print(_table(f"Cells of both: median durations, A {a.name}, B {b.name}", rows))
+        console.print(_table(f"Configurations of both: median durations, A {a.name}, B {b.name}", rows))
     for name, only in ((a.name, diff.only_a), (b.name, diff.only_b)):
         if len(only):
-            rows = [{**_cell(row), "rows": str(row["rows"])} for row in _records(only.head(limit))]
-            console.print(_table(f"Cells of {name} only", rows))
-    counts = f"{len(shared)} cells in both, {len(diff.only_a)} only in {a}, {len(diff.only_b)} only in {b}"
+            rows = [{**_configuration(row), "rows": str(row["rows"])} for row in _records(only.head(limit))]
+            console.print(_table(f"Configurations of {name} only", rows))
+    counts = (
+        f"{len(shared)} configurations in both, "
+        f"{len(diff.only_a)} only in {a}, {len(diff.only_b)} only in {b}"
+    )
     ratio = diff.shared["ratio"].median()
     say(console, counts + ("" if pd.isna(ratio) else f"; median ratio of durations {ratio:.3f}"))
 
@@ -173,7 +179,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [dict(zip(frame.columns, values, strict=True)) for values in frame.itertuples(index=False)]
 
 
-def _cell(row: dict[str, Any]) -> dict[str, str]:
+def _configuration(row: dict[str, Any]) -> dict[str, str]:
     tokens = {"prefill": "tokens", "kv_save": "tokens", "kv_restore": "tokens"}.get(row["operation"])
     lengths = f"{row['prompt_tokens']}+{row['decode_tokens']}" if tokens is None else str(row[tokens])
     loads = row["operation"] in ("load", "unload")
@@ -188,12 +194,12 @@ def _cell(row: dict[str, Any]) -> dict[str, str]:
 
 
 def _measured(row: dict[str, Any]) -> dict[str, str]:
-    return {**_cell(row), "time": _time(row["duration_s"]), "tokens/s": _number(row["tokens_per_s"])}
+    return {**_configuration(row), "time": _time(row["duration_s"]), "tokens/s": _number(row["tokens_per_s"])}
 
 
 def _compared(row: dict[str, Any]) -> dict[str, str]:
     medians = {"A": _time(row["duration_a_s"]), "B": _time(row["duration_b_s"])}
-    return {**_cell(row), **medians, "B/A": "" if pd.isna(row["ratio"]) else f"{row['ratio']:.2f}"}
+    return {**_configuration(row), **medians, "B/A": "" if pd.isna(row["ratio"]) else f"{row['ratio']:.2f}"}
 
 
 def _show_reference(console: Console, data: pd.DataFrame) -> None:

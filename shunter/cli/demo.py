@@ -244,9 +244,12 @@ class _Demo:
             tracker.params({"engine": self.engine, "device": self.recipe.device})
             tracker.metrics({"rows": result.rows, "duration_s": result.duration_s})
             tracker.artifact(dataset)
-        cells = int(read_dataset(dataset).cell_id.nunique())
-        say(self.console, f"{dataset}: {result.rows} new rows, {cells} cells, {result.duration_s:.0f} s")
-        self.summary["cells_profiled"] = cells
+        configurations = int(read_dataset(dataset).cell_id.nunique())
+        say(
+            self.console,
+            f"{dataset}: {result.rows} new rows, {configurations} configurations, {result.duration_s:.0f} s",
+        )
+        self.summary["cells_profiled"] = configurations
         self.summary["mlflow_run_ids"]["profile"] = tracker.run_id
 
     def _fit(self) -> PerformanceModel:
@@ -270,8 +273,8 @@ class _Demo:
 
     def _scenario(self, checkpoints: dict[str, Path], performance: PerformanceModel) -> Path:
         """Writes a scenario whose device holds about half of the models, and at least the largest."""
-        cells = [
-            performance.cells(
+        configurations = [
+            performance.configurations(
                 self.engine,
                 self.recipe.device,
                 name,
@@ -281,7 +284,10 @@ class _Demo:
             )
             for name in checkpoints
         ]
-        sizes = [float(performance.predict(cell)["device_bytes_predicted"].iloc[0]) for cell in cells]
+        sizes = [
+            float(performance.predict(configuration)["device_bytes_predicted"].iloc[0])
+            for configuration in configurations
+        ]
         budget_mb = -(-max(0.55 * sum(sizes), 1.1 * max(sizes)) // 1e7) * 10
         scenario = {
             "name": f"demo-{self.engine}",

@@ -213,7 +213,7 @@ def show_tables(console: Console, evaluation: Evaluation) -> None:
 
 
 def results_table(result: dict[str, Any], kind: str, title: str) -> Table:
-    """A column for each policy: its metrics in one world, and the paired change against the first."""
+    """A column for each policy: its metrics in one mode, and the paired change against the first."""
     rows = {name: policy[kind] for name, policy in result["policies"].items() if kind in policy}
     table = Table(title=title)
     table.add_column("")

@@ -61,8 +61,8 @@ def fit(
     """Fit a performance model to datasets, print its cross-validated errors and write its model card.
 
     Errors are mean absolute errors relative to what was measured, of fits that had not seen it: for held-out
-    cells (other cells of the same model were seen) and for held-out models (none were). "Repeats differ" is
-    the noise of the measurement itself.
+    configurations (other configurations of the same model were seen) and for held-out models (none were).
+    "Repeats differ" is the noise of the measurement itself.
 
     The card (card.html, card.md, validation.json, beside the model) holds errors by split against baselines,
     coverage of the intervals, offload curves and preemption costs.
@@ -102,9 +102,9 @@ def fit(
 
 
 def _errors_words(model: PerformanceModel) -> list[str]:
-    """The errors of held-out cells and of held-out models, a line each."""
+    """The errors of held-out configurations and of held-out models, a line each."""
     lines = []
-    for what, name in (("cells", "held_out_cells"), ("models", "held_out_models")):
+    for what, name in (("configurations", "held_out_cells"), ("models", "held_out_models")):
         errors = {target: getattr(of, name) for target, of in model.cv.items()}
         figures = ", ".join(f"{target} {_percent(e.mape if e else None)}" for target, e in errors.items())
         lines.append(f"Mean relative error of held-out {what}: {figures}.")
@@ -152,17 +152,17 @@ def errors_table(model: PerformanceModel) -> Table:
     """The model's cross-validated errors, a row for each target."""
     table = Table(title="Errors on what was held out (mean relative)")
     table.add_column("target", no_wrap=True)
-    for column in ("rows", "cells", "held-out cells", "held-out models", "repeats differ"):
+    for column in ("rows", "configurations", "held-out configurations", "held-out models", "repeats differ"):
         table.add_column(column, justify="right")
     table.add_column("90 % interval", justify="right", no_wrap=True)
     for target, errors in model.cv.items():
         fits = [f for f in (*model.state_.fits, *model.state_.shared) if f.target == target]
-        cells, models = errors.held_out_cells, errors.held_out_models
+        configurations, models = errors.held_out_cells, errors.held_out_models
         table.add_row(
             target,
             str(sum(f.rows for f in fits)),
             str(sum(f.cells for f in fits)),
-            _percent(cells.mape if cells else None),
+            _percent(configurations.mape if configurations else None),
             _percent(models.mape if models else None),
             _percent(errors.noise),
             f"{100 * errors.interval[0]:+.0f} to {100 * errors.interval[1]:+.0f} %",

@@ -1,4 +1,4 @@
-"""``shunter predict``: predicts the cells of a table."""
+"""``shunter predict``: predicts the configurations of a table."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ from shunter.models.performance import PerformanceModel
 
 
 def predict(
-    cells: Annotated[Path, typer.Argument(help="Cells to predict (.csv or .parquet).", show_default=False)],
+    configurations: Annotated[
+        Path, typer.Argument(help="Configurations to predict (.csv or .parquet).", show_default=False)
+    ],
     performance: Annotated[Path, typer.Option(help="Performance model that shunter fit wrote.")] = Path(
         "perf"
     ),
     out: Annotated[Path, typer.Option(help="Table to write (.csv or .parquet).")] = Path("predictions.csv"),
 ) -> None:
-    """Predict times and memory of cells: rows with engine, device, model and operation.
+    """Predict times and memory of configurations: rows with engine, device, model and operation.
 
     Other columns are those of the dataset (gpu_layers, batch, tokens, context_tokens, …); what is left out is
     filled in: all layers on the device, one request, a warm page cache, the profiled limits.
 
     Examples:
 
-    shunter predict cells.csv --performance perf --out predictions.csv
+    shunter predict configurations.csv --performance perf --out predictions.csv
     """
-    for field, path in (("CELLS", cells), ("--out", out)):
+    for field, path in (("CONFIGURATIONS", configurations), ("--out", out)):
         if path.suffix not in (".csv", ".parquet"):
             raise InputError(field, "end in .csv or .parquet", str(path))
-    predicted = PerformanceModel.load(performance).predict(_read(cells))
+    predicted = PerformanceModel.load(performance).predict(_read(configurations))
     _write(predicted, out)
     outside = int(predicted["out_of_range"].sum())
-    text = f"{out}: {len(predicted)} cells, {outside} of them beyond what was profiled"
+    text = f"{out}: {len(predicted)} configurations, {outside} of them beyond what was profiled"
     open_console().print(text, highlight=False, soft_wrap=True)
 
 
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
-        raise InputError("CELLS", "be an existing table", str(path))
+        raise InputError("CONFIGURATIONS", "be an existing table", str(path))
     try:
         return _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
     except (ValueError, pa.ArrowException, OSError, pd.errors.ParserWarning) as error:

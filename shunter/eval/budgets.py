@@ -29,7 +29,7 @@ class Budget:
         gpu_layers: Layers on the device.
         capacity_bytes: The device's budget.
         predicted_bytes: Weights, KV budget and buffers by the performance model alone.
-        counted_bytes: What both worlds count: the engine's figure where that is more.
+        counted_bytes: What both modes count: the engine's figure where that is more.
         kv_tokens: Tokens of KV in it: requests of a batch, times the context limit.
     """
 
@@ -98,7 +98,7 @@ def _undercounted(real: Sequence[Run]) -> Iterator[str]:
     """Devices where residents take more than they count.
 
     What a process needs itself is unknown, but the same whatever is resident: so residents that count more
-    must not measure more by more than that. Taking less than is counted is no harm: both worlds count alike.
+    must not measure more by more than that. Taking less than is counted is no harm: both modes count alike.
     """
     world = real[0].log.world
     for d, device in enumerate(world.scenario.devices):

@@ -12,7 +12,7 @@ import numpy as np
 
 from shunter.eval.metrics.metrics import paired_change
 from shunter.eval.read_back import Recorded, RecordedRun
-from shunter.report.words import WORLDS
+from shunter.report.words import MODES
 
 __all__ = ["Change", "Comparison", "compare"]
 
@@ -38,7 +38,7 @@ class Mark:
     what: str
     first: str
     other: str
-    touches: tuple[str, ...] = WORLDS
+    touches: tuple[str, ...] = MODES
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,18 @@ class Change:
     Attributes:
         run: Number of the evaluation, from 2.
         policy: Its name.
-        world: ``simulated`` or ``real``.
+        mode: ``simulated`` or ``real``.
         sequences: Request sequences that both have.
         change: Relative change of the mean response; NaN if refused.
         low: Lower end of the 95 % paired interval.
         high: Upper end of the 95 % paired interval.
         refused: Why there is no figure.
-        marked: What differs besides, that touches this world.
+        marked: What differs besides, that touches this mode.
     """
 
     run: int
     policy: str
-    world: str
+    mode: str
     sequences: int
     change: float = math.nan
     low: float = math.nan
@@ -101,7 +101,7 @@ class Comparison:
                     "seeds": run.result["seeds"],
                     "provenance": run.result["provenance"],
                     "policies": {
-                        name: {w: run.result["policies"][name].get(w) for w in WORLDS}
+                        name: {mode: run.result["policies"][name].get(mode) for mode in MODES}
                         for name in run.policies
                     },
                 }
@@ -122,11 +122,11 @@ def compare(runs: Sequence[Recorded]) -> Comparison:
     first, *others = runs
     marks = tuple(mark for number, run in enumerate(others, 2) for mark in _marks(number, first, run))
     changes = [
-        _change(number, policy, world, first, run, marks)
+        _change(number, policy, mode, first, run, marks)
         for number, run in enumerate(others, 2)
         for policy in run.policies
-        for world in WORLDS
-        if all(world in one.result["policies"].get(policy, {}) for one in (first, run))
+        for mode in MODES
+        if all(mode in one.result["policies"].get(policy, {}) for one in (first, run))
     ]
     metrics = {key: name for run in runs for key, name in run.result["metrics"].items()}
     return Comparison(tuple(runs), metrics, marks, tuple(changes))
@@ -144,16 +144,16 @@ def _marks(number: int, first: Recorded, other: Recorded) -> Iterator[Mark]:
     made = [run.result["provenance"] for run in (first, other)]
     digests = [(one.get("performance") or {}).get("digest") for one in made]
     versions = [one.get("versions", {}).get("shunter") for one in made]
-    for what, pair, worlds in (
+    for what, pair, modes in (
         ("performance model", digests, ("simulated",)),
         ("engine version", [one.get("engine_version") for one in made], ("real",)),
         ("machine", [one.get("machine_id") for one in made], ("real",)),
-        ("shunter's version", versions, WORLDS),
+        ("shunter's version", versions, MODES),
         ("commit", [one.get("commit") for one in made], ()),
     ):
-        # Nothing is compared in a world that only one of them has.
-        shown = [w for w in worlds if all(_has(run, w) for run in (first, other))]
-        if pair[0] != pair[1] and (shown or not worlds):
+        # Nothing is compared in a mode that only one of them has.
+        shown = [mode for mode in modes if all(_has(run, mode) for run in (first, other))]
+        if pair[0] != pair[1] and (shown or not modes):
             yield Mark(number, what, _said(pair[0]), _said(pair[1]), tuple(shown))
 
 
@@ -170,25 +170,25 @@ def _fields(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield name, PurePath(of).name if key == "checkpoint" and of else of
 
 
-def _has(run: Recorded, world: str) -> bool:
-    return any(world in policy for policy in run.result["policies"].values())
+def _has(run: Recorded, mode: str) -> bool:
+    return any(mode in policy for policy in run.result["policies"].values())
 
 
 def _change(
-    number: int, policy: str, world: str, first: Recorded, other: Recorded, marks: Sequence[Mark]
+    number: int, policy: str, mode: str, first: Recorded, other: Recorded, marks: Sequence[Mark]
 ) -> Change:
     """The paired change over the seeds that both have."""
-    mine, theirs = other.runs(policy, world), first.runs(policy, world)
+    mine, theirs = other.runs(policy, mode), first.runs(policy, mode)
     seeds = {run.seed for run in mine} & {run.seed for run in theirs}
     mine, theirs = (_once([run for run in runs if run.seed in seeds]) for runs in (mine, theirs))
-    said = Change(number, policy, world, len(seeds))
+    said = Change(number, policy, mode, len(seeds))
     if not seeds:
         return replace(said, refused="no request sequence in common: other workload seeds")
     open_loop = not first.result["scenario"]["workload"].get("closed_loop")
     if not all(_same_requests(a, b, open_loop) for a, b in zip(mine, theirs, strict=True)):
         return replace(said, refused="other requests under the same seeds")
     found = paired_change(mine, theirs)
-    marked = tuple(mark.what for mark in marks if mark.run == number and world in mark.touches)
+    marked = tuple(mark.what for mark in marks if mark.run == number and mode in mark.touches)
     figures = {name: found[name] for name in ("change", "low", "high")}
     return replace(said, **figures, marked=marked)
 

@@ -135,7 +135,7 @@ class Evaluation:
         out: dict[str, Any] = {}
         for kind, runs in (("simulated", self.simulated), ("real", self.real)):
             if runs.get(name):
-                out[kind] = _world_dict(runs[name], runs[self.policies[0]])
+                out[kind] = _mode_dict(runs[name], runs[self.policies[0]])
         if self.real.get(name):
             out["real"]["overhead_share"] = overhead_share(self.real[name])
             out["real"]["failures"] = sum(len(run.failures) for run in self.real[name])
@@ -147,8 +147,8 @@ class Evaluation:
         return out
 
 
-def _world_dict(runs: Sequence[Run], first: Sequence[Run]) -> dict[str, Any]:
-    """One policy in one world, beside the first one on the seeds that both have."""
+def _mode_dict(runs: Sequence[Run], first: Sequence[Run]) -> dict[str, Any]:
+    """One policy in one mode, beside the first one on the seeds that both have."""
     shared = {run.seed for run in runs} & {run.seed for run in first}
     mine, theirs = ([run for run in each if run.seed in shared] for each in (runs, first))
     return {
@@ -222,7 +222,7 @@ def evaluate(
                 done += world.scenario.workload.requests
     except KeyboardInterrupt as stop:
         result.interrupted = True
-        if isinstance(stop, InterruptedRun) and stop.run.world == "real":
+        if isinstance(stop, InterruptedRun) and stop.run.mode == "real":
             result.partial = stop.run
     except BrokenRun as broken:
         result.broken, result.partial = broken, broken.run

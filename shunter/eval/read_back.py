@@ -14,13 +14,14 @@ from typing import Any
 import pandas as pd
 
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.eval.saved import FILES, RESULTS_VERSION
+from shunter.eval.execution.event_log import with_mode
+from shunter.eval.saved import FILES, OLDER_VERSIONS, RESULTS_VERSION
 from shunter.tracking.store import import_mlflow, store_uri
 
 __all__ = ["read_evaluation"]
 
 _KEYS = ("results_version", "provenance", "scenario", "seeds", "metrics", "policies", "changes_against")
-_COLUMNS = {"policy", "seed", "world", "request_id", "model", "arrival_s", "first_token_s", "finish_s"}
+_COLUMNS = {"policy", "seed", "mode", "request_id", "model", "arrival_s", "first_token_s", "finish_s"}
 _COLUMNS |= {"prompt_tokens", "decode_tokens"}
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -57,14 +58,14 @@ class Recorded:
         """Names, in order."""
         return list(self.result["policies"])
 
-    def metric(self, policy: str, world: str, metric: str) -> float:
-        """A metric; NaN where it, the world or the policy is missing."""
-        value = self.result["policies"].get(policy, {}).get(world, {}).get(metric)
+    def metric(self, policy: str, mode: str, metric: str) -> float:
+        """A metric; NaN where it, the mode or the policy is missing."""
+        value = self.result["policies"].get(policy, {}).get(mode, {}).get(metric)
         return math.nan if value is None else float(value)
 
-    def runs(self, policy: str, world: str) -> list[RecordedRun]:
+    def runs(self, policy: str, mode: str) -> list[RecordedRun]:
         """A policy's runs, repeats of a seed in order."""
-        rows = self.requests[(self.requests["policy"] == policy) & (self.requests["world"] == world)]
+        rows = self.requests[(self.requests["policy"] == policy) & (self.requests["mode"] == mode)]
         return list(_split(rows))
 
 
@@ -110,10 +111,10 @@ def _read_folder(folder: Path, source: str, field: str) -> Recorded:
     missing = [key for key in _KEYS if not isinstance(result, dict) or key not in result]
     if missing:
         raise BrokenFileError(results, f"it lacks {', '.join(missing)}")
-    if result["results_version"] != RESULTS_VERSION:
+    if result["results_version"] not in (*OLDER_VERSIONS, RESULTS_VERSION):
         raise VersionError(results, "results_version", result["results_version"], RESULTS_VERSION)
     try:
-        frame = pd.read_parquet(requests)
+        frame = with_mode(pd.read_parquet(requests))
     except (OSError, ValueError) as error:
         raise BrokenFileError(requests, str(error)) from None
     if not set(frame) >= _COLUMNS:

@@ -34,8 +34,11 @@ FILES = {
 """Names in the folder; ``performance`` only where the performance model is known, ``traces`` is a folder of
 gzipped JSON that ui.perfetto.dev opens."""
 
-RESULTS_VERSION = 1
-"""Version of ``results.json`` and ``requests.parquet``."""
+RESULTS_VERSION = 2
+"""Version of ``results.json`` and ``requests.parquet``; in version 1 the latter called ``mode`` ``world``."""
+
+OLDER_VERSIONS = (1,)
+"""Other versions that are read."""
 
 
 def save_evaluation(
@@ -77,7 +80,7 @@ def save_evaluation(
 
 
 def log_evaluation(tracker: Tracker, files: Mapping[str, Path]) -> None:
-    """Logs a saved evaluation to MLflow: metrics are called POLICY/WORLD/METRIC in every run.
+    """Logs a saved evaluation to MLflow: metrics are called POLICY/MODE/METRIC in every run.
 
     Args:
         tracker: The open run.
@@ -104,9 +107,9 @@ def log_evaluation(tracker: Tracker, files: Mapping[str, Path]) -> None:
 
 
 def _write_requests(evaluation: Evaluation, path: Path) -> None:
-    """A row per request and run: policy, seed, world and the columns of ``Run.requests``."""
+    """A row per request and run: policy, seed, mode and the columns of ``Run.requests``."""
     runs = [r for runs in (*evaluation.simulated.values(), *evaluation.real.values()) for r in runs]
-    frames = [run.requests.assign(policy=run.policy, seed=run.seed, world=run.world) for run in runs]
+    frames = [run.requests.assign(policy=run.policy, seed=run.seed, mode=run.mode) for run in runs]
     with replaced(path) as temporary:
         pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
 
@@ -115,6 +118,6 @@ def _write_traces(evaluation: Evaluation, folder: Path) -> None:
     """One for each policy, of its first run; ``shunter timeline`` writes any other."""
     folder.mkdir(exist_ok=True)
     for run in (runs[0] for runs in (evaluation.real or evaluation.simulated).values() if runs):
-        name = re.sub(r"[^\w.=-]", "_", f"{run.policy}-{run.seed}-{run.world}")
+        name = re.sub(r"[^\w.=-]", "_", f"{run.policy}-{run.seed}-{run.mode}")
         trace = json.dumps(perfetto_trace(read_timeline(run.log.frame())), allow_nan=False)
         write_bytes(folder / f"{name}.json.gz", gzip.compress(trace.encode(), compresslevel=5, mtime=0))

@@ -21,7 +21,7 @@ class Timeline:
 
     Attributes:
         run_id: The run's id in the log.
-        title: Policy, world and workload seed.
+        title: Policy, mode and workload seed.
         devices: Names, in the order in which they first asked.
         models: Names of all that arrived or were loaded, sorted.
         decisions: The log's rows.
@@ -78,7 +78,7 @@ def read_timeline(rows: pd.DataFrame) -> Timeline:
     end_s = float(np.nanmax([rows["decided_s"].max(), operations["end_s"].max()]))
     return Timeline(
         run_id=str(first["run_id"]),
-        title=f"{first['policy']}, {first['world']}, workload seed {first['seed']}",
+        title=f"{first['policy']}, {first['mode']}, workload seed {first['seed']}",
         devices=tuple(rows["device"].unique()),
         models=tuple(sorted({*requests["model"], *operations["model"].dropna()})),
         decisions=rows,

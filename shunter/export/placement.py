@@ -102,12 +102,18 @@ def _home(tabulation: Tabulation, m: int, d: int, level: int, share: float) -> H
     tables, facts = tabulation.tables, tabulation.facts[m]
     limits = tabulation.scenario.limits
     is_cold = bool(tables.weight_bytes.sum() > tables.limits[0]["host_bytes"])
-    cells = tabulation.cells(np.array([limits.context_tokens]), np.array([limits.context_tokens]))
-    mine = (cells.h == tabulation.hardware_of[d]) & (cells.m == m) & (cells.l == level)
+    configurations = tabulation.configurations(
+        np.array([limits.context_tokens]), np.array([limits.context_tokens])
+    )
+    mine = (
+        (configurations.h == tabulation.hardware_of[d])
+        & (configurations.m == m)
+        & (configurations.l == level)
+    )
     is_f32 = facts.get("checkpoint_format") == "safetensors" and facts.get("quantization") == "F32"
 
     def estimate(operation: str, page_cache: str) -> Estimate:
-        asked = cells[mine & (cells.operation == operation)].assign(page_cache=page_cache)
+        asked = configurations[mine & (configurations.operation == operation)].assign(page_cache=page_cache)
         row = tabulation.performance.predict(asked).iloc[0]
         seconds, low, high = map(float, row[["duration_s_predicted", "duration_s_low", "duration_s_high"]])
         return Estimate(seconds, low, high, bool(row.out_of_range))

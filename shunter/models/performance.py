@@ -1,4 +1,4 @@
-"""PerformanceModel: predicts time, memory and preemption cost of cells that were never measured."""
+"""PerformanceModel: predicts time, memory and preemption cost of configurations that were never measured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from shunter.errors import InputError, UnknownNameError
-from shunter.models.cells import complete, hardware_name, model_facts, sheet_names
+from shunter.models.configurations import complete, hardware_name, model_facts, sheet_names
 from shunter.models.fit.fitting import fit_state
 from shunter.models.fit.regressors import GroupFit
 from shunter.models.fit.shared import CrossDeviceFit
@@ -71,7 +71,7 @@ class PreemptionCost:
 
 
 class PerformanceModel:
-    """Physics with learned corrections: time, memory and preemption cost of cells that were never measured.
+    """Physics with learned corrections: time, memory and preemption cost of what was never measured.
 
     Devices with data sheets (GPUs of the catalogue, by name) are fitted together, so that one that was never
     measured is predicted from its data sheet; others, such as ``cpu:1-threads``, each by themselves.
@@ -79,8 +79,8 @@ class PerformanceModel:
     Example::
 
         model = PerformanceModel().fit(read_dataset("profile.parquet"))
-        cells = model.cells("transformers", "cpu", "tiny", operation="decode", batch=[1, 2, 4])
-        model.predict(cells)["duration_s_predicted"]
+        asked = model.configurations("transformers", "cpu", "tiny", operation="decode", batch=[1, 2, 4])
+        model.predict(asked)["duration_s_predicted"]
 
     Args:
         correction: Whether to learn corrections on top of physics.
@@ -152,33 +152,34 @@ class PerformanceModel:
         """Which model was profiled on which engine and device, at which levels and limits."""
         return self.state_.residents
 
-    def cells(self, engine: str, device: str, model: str, **cell: Any) -> pd.DataFrame:
-        """Builds cells to predict.
+    def configurations(self, engine: str, device: str, model: str, **configuration: Any) -> pd.DataFrame:
+        """Builds configurations to predict.
 
         Args:
             engine: Name of the engine, as profiled.
             device: Name of the device, as profiled.
             model: Name of the model, as profiled.
-            **cell: ``operation`` and any of the dataset's cell columns; scalars and arrays of one length are
-                broadcast. Left out ones are as in ``complete``. Model facts may be given for another model.
+            **configuration: ``operation`` and any of the dataset's configuration columns; scalars and arrays
+                of one length are broadcast. Left out ones are as in ``complete``. Model facts may be given
+                for another model.
 
         Returns:
-            Shape (n_cells, ...).
+            Shape (n_configurations, ...).
         """
-        arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(value)) for value in cell.values()))
-        n_cells = len(arrays[0]) if arrays else 1
-        columns = {"engine": [engine] * n_cells, "device": [device] * n_cells, "model": [model] * n_cells}
-        return self.complete(pd.DataFrame({**columns, **dict(zip(cell, arrays, strict=True))}))
+        arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(value)) for value in configuration.values()))
+        n = len(arrays[0]) if arrays else 1
+        columns = {"engine": [engine] * n, "device": [device] * n, "model": [model] * n}
+        return self.complete(pd.DataFrame({**columns, **dict(zip(configuration, arrays, strict=True))}))
 
     def complete(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Fills in columns that cells lack: see ``shunter.models.cells.complete``."""
+        """Fills in columns that configurations lack: see ``shunter.models.configurations.complete``."""
         return complete(frame, self.state_)
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Predicts cells, all at once.
+        """Predicts configurations, all at once.
 
         Args:
-            frame: Cells in the dataset's columns; what ``complete`` can fill in may be left out.
+            frame: Configurations in the dataset's columns; what ``complete`` can fill in may be left out.
 
         Returns:
             The frame with ``duration_s_predicted`` (decode: of one step; half of all take less),
@@ -192,22 +193,22 @@ class PerformanceModel:
                 sheet, or a page cache state without data on such a device; or one of those with several GPUs.
             UnknownNameError: An unknown operation.
         """
-        cells = self.complete(frame).reset_index(drop=True)
-        out = np.full((len(cells), len(PREDICTIONS)), np.nan)
-        mean_s = np.empty(len(cells))
-        outside = np.zeros(len(cells), dtype=bool)
+        configurations = self.complete(frame).reset_index(drop=True)
+        out = np.full((len(configurations), len(PREDICTIONS)), np.nan)
+        mean_s = np.empty(len(configurations))
+        outside = np.zeros(len(configurations), dtype=bool)
         # Devices with data sheets share one fit, so that they need no groups of their own.
-        local = cells["datasheet"] == ""
+        local = configurations["datasheet"] == ""
         keys = [
-            cells["operation"],
-            cells["engine"],
-            *(cells[n].where(local, "") for n in ("device", "page_cache")),
+            configurations["operation"],
+            configurations["engine"],
+            *(configurations[n].where(local, "") for n in ("device", "page_cache")),
         ]
-        groups: dict[Any, Any] = cells.groupby(keys, sort=False).indices
+        groups: dict[Any, Any] = configurations.groupby(keys, sort=False).indices
         for (operation, engine, device, page_cache), where in groups.items():
             if operation not in _TIMED:
                 raise UnknownNameError("operation", str(operation), _TIMED)
-            rows = cells.iloc[where]
+            rows = configurations.iloc[where]
             where_s = (engine, device, page_cache)
             out[where, :3], outside[where] = self._predicted(_TIMED[operation], where_s, rows)
             mean_s[where] = out[where, 0] * self._fit_of(_TIMED[operation], where_s, rows).mean_over_median
@@ -226,7 +227,7 @@ class PerformanceModel:
         return any(key[:3] == where for key in self._fits) or (shared is not None and sheet in shared.devices)
 
     def preemption_cost_s(
-        self, engine: str, device: str, model: str, cut_tokens: int, **cell: Any
+        self, engine: str, device: str, model: str, cut_tokens: int, **configuration: Any
     ) -> PreemptionCost:
         """Predicts the cost of one preemption: KV save, unload, load and KV restore.
 
@@ -235,11 +236,13 @@ class PerformanceModel:
             device: Name of the device, as profiled.
             model: Name of the model, as profiled.
             cut_tokens: Tokens in the request's KV cache when it is cut.
-            **cell: ``gpu_layers``, ``page_cache`` and other cell columns, scalars.
+            **configuration: ``gpu_layers``, ``page_cache`` and other configuration columns, scalars.
         """
         keeps = self.saves_kv(engine, device)
         operations = ["kv_save", "unload", "load", "kv_restore"] if keeps else ["unload", "load", "prefill"]
-        asked = self.cells(engine, device, model, operation=operations, tokens=cut_tokens, **cell)
+        asked = self.configurations(
+            engine, device, model, operation=operations, tokens=cut_tokens, **configuration
+        )
         done = self.predict(asked).set_index("operation")
         part_s = done["duration_s_predicted"]
         return PreemptionCost(
@@ -268,7 +271,7 @@ class PerformanceModel:
         ]
         total_layers = int(model_facts(self.state_, model)["total_layers"])
         fewest = min([*levels, total_layers])
-        asked = self.cells(
+        asked = self.configurations(
             engine,
             device,
             model,
@@ -320,7 +323,7 @@ class PerformanceModel:
     def _predicted(
         self, target: Target, where: tuple[str, str, str], rows: pd.DataFrame
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """Values with both ends of their intervals, (n_cells, 3), and what is out of range, (n_cells,)."""
+        """Values with both ends of their intervals, (n_configurations, 3), and what is out of range."""
         fitted, outside = self._fitted(target, where, rows)
         return fitted * scale_factors(self.state_.scales, target.name, where[0], rows)[:, None], outside
 
@@ -358,7 +361,7 @@ class PerformanceModel:
 def _refuse_split(rows: pd.DataFrame) -> None:
     if "gpu_count" in rows and (rows["gpu_count"] > 1).any():
         raise InputError(
-            "cells: column gpu_count", "be 1 on a device without data sheet", rows["gpu_count"].max()
+            "configurations: column gpu_count", "be 1 on a device without data sheet", rows["gpu_count"].max()
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from shunter.catalog.work import placed_cells
+from shunter.catalog.work import placed_configurations
 from shunter.errors import InputError
 from shunter.models.datasheets import HOST, datasheet
 from shunter.profiling.dataset.schema import COLUMNS
@@ -78,7 +78,7 @@ def _check_sizes(frame: pd.DataFrame) -> None:
 
 def _check_speed(frame: pd.DataFrame) -> None:
     decode = (frame["operation"] == "decode").to_numpy()
-    at, duration_s = placed_cells(frame), np.maximum(frame["duration_s"].to_numpy(dtype=float), 1e-6)
+    at, duration_s = placed_configurations(frame), np.maximum(frame["duration_s"].to_numpy(dtype=float), 1e-6)
     count = frame["gpu_count"].fillna(1).to_numpy(dtype=float) if "gpu_count" in frame else 1.0
     fastest_s = (at.read_bytes_device + at.read_bytes_host) / (_FASTEST_BYTES_PER_S * count)
     rule = f"be long enough to read the weights at {_FASTEST_BYTES_PER_S:g} bytes/s"
@@ -100,7 +100,7 @@ def _peak_bytes_per_s(frame: pd.DataFrame) -> Array:
 def _check_units(frame: pd.DataFrame) -> None:
     """Refuses sessions whose durations are a thousand times the others' in what both measured.
 
-    Cells that both measured say it best; without any, all operations of models that both measured must.
+    Configurations that both measured say it best; without any, all operations of models of both must.
     """
     for key, unanimous in (("cell_id", False), ("model", True)):
         medians = frame.groupby([*_WHERE, "operation", key, "session_id"])["duration_s"].median().unstack()
@@ -137,9 +137,9 @@ def _constant(frame: pd.DataFrame) -> list[str]:
     counts = groups[["duration_s", "cell_id"]].nunique()
     same = counts[(counts["duration_s"] == 1) & (counts["cell_id"] > 1)]
     return [
-        f"{engine} {device}: every {operation} took the very same time, in {cells} cells: nothing shows what "
-        f"it depends on"
-        for engine, device, operation, _, cells in same.reset_index().to_numpy().tolist()
+        f"{engine} {device}: every {operation} took the very same time, in {configurations} configurations: "
+        "nothing shows what it depends on"
+        for engine, device, operation, _, configurations in same.reset_index().to_numpy().tolist()
     ]
 
 
@@ -148,7 +148,7 @@ def _slow(frame: pd.DataFrame) -> list[str]:
     rows = frame[(frame["operation"] == "decode") & (frame["duration_s"] > 0)]
     if rows.empty:
         return []
-    at = placed_cells(rows)
+    at = placed_configurations(rows)
     read = pd.Series(at.read_bytes_device + at.read_bytes_host, index=rows.index)
     rates = rows.assign(rate=read / rows["duration_s"]).groupby(["engine", "device", "session_id"])
     medians = rates["rate"].median().reset_index()
@@ -161,11 +161,11 @@ def _slow(frame: pd.DataFrame) -> list[str]:
 
 
 def _far_apart(frame: pd.DataFrame) -> list[str]:
-    cells = frame[frame["duration_s"] > 1e-6].groupby([*_WHERE, "operation", "cell_id"])["duration_s"]
-    times = (cells.max() / cells.min()).to_numpy()
+    repeats = frame[frame["duration_s"] > 1e-6].groupby([*_WHERE, "operation", "cell_id"])["duration_s"]
+    times = (repeats.max() / repeats.min()).to_numpy()
     if not (times > _APART).any():
         return []
     return [
-        f"{int((times > _APART).sum())} cells have repeats that differ by up to {times.max():.3g} times: "
-        f"stalls, or mixed units; cells count by their medians"
+        f"{int((times > _APART).sum())} configurations have repeats that differ by up to "
+        f"{times.max():.3g} times: stalls, or mixed units; configurations count by their medians"
     ]

@@ -45,25 +45,25 @@ class Scale(BaseModel):
 
 
 def scale_factors(
-    scales: Iterable[Scale], target: str, engine: str, cells: pd.DataFrame
+    scales: Iterable[Scale], target: str, engine: str, configurations: pd.DataFrame
 ) -> npt.NDArray[np.float64]:
-    """What predictions are multiplied by, shape (n_cells,).
+    """What predictions are multiplied by, shape (n_configurations,).
 
     Args:
         scales: Any factors; those of other targets and engines are passed over.
         target: What is predicted.
-        engine: Name of the engine of all cells.
-        cells: Cells with device, model and page_cache; shape (n_cells, any).
+        engine: Name of the engine of all configurations.
+        configurations: Configurations with device, model and page_cache; shape (n_configurations, any).
     """
-    factors = np.ones(len(cells))
+    factors = np.ones(len(configurations))
     mine = [scale for scale in scales if (scale.target, scale.engine) == (target, engine)]
     if not mine:
         return factors
-    # Categories: each name is compared once, however many cells repeat it.
+    # Categories: each name is compared once, however many configurations repeat it.
     asked = [n for n in ("device", "page_cache", "model") if any(getattr(scale, n) for scale in mine)]
-    columns = {name: pd.Categorical(cells[name]) for name in asked}
+    columns = {name: pd.Categorical(configurations[name]) for name in asked}
     for scale in mine:
-        where = np.ones(len(cells), dtype=bool)
+        where = np.ones(len(configurations), dtype=bool)
         for name, column in columns.items():
             wanted = getattr(scale, name)
             if wanted:

@@ -25,10 +25,12 @@ class TargetErrors(BaseModel):
     """Errors of one target over all engines and devices.
 
     Attributes:
-        held_out_cells: Cells of known models that were left out; None with fewer than two cells.
+        held_out_cells: Configurations of known models that were left out; None with fewer than two
+            configurations.
         held_out_models: Whole models that were left out; None with fewer than two models.
-        noise: How much repeats of a cell differ from its median (0.1 is 10 %).
-        interval: The 90 % interval for held-out cells, relative to the prediction (-0.1 is 10 % less).
+        noise: How much repeats of a configuration differ from its median (0.1 is 10 %).
+        interval: The 90 % interval for held-out configurations, relative to the prediction (-0.1 is 10 %
+            less).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

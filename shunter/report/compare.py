@@ -13,7 +13,7 @@ from shunter.eval.compare import Change, Comparison
 from shunter.eval.metrics.load_curves import load_curves
 from shunter.report.figures import error_bars
 from shunter.report.page import PALETTE, ReportTable, Section, write_markdown, write_sections
-from shunter.report.words import WORLDS, best_text, format_metric, verdict
+from shunter.report.words import MODES, best_text, format_metric, verdict
 from shunter.uncertainty import UNDECIDED, said
 
 __all__ = [
@@ -34,18 +34,16 @@ def comparison_words(comparison: Comparison) -> list[str]:
     for number in range(2, len(comparison.runs) + 1):
         changes = [c for c in comparison.changes if c.run == number]
         parts = []
-        for world in WORLDS:
-            here = [c for c in changes if c.world == world and not c.refused]
+        for mode in MODES:
+            here = [c for c in changes if c.mode == mode and not c.refused]
             if here:
-                parts.append(f"{world}, {_counts(here)}")
+                parts.append(f"{mode}, {_counts(here)}")
         refused = list(dict.fromkeys(c.refused for c in changes if c.refused))
         parts += [f"not paired: {reason}" for reason in refused]
         if not changes:
-            parts.append("it shares no policy with run 1 in the same world")
+            parts.append("it shares no policy with run 1 in the same mode")
         unlike = list(
-            dict.fromkeys(
-                m.what for m in comparison.marks if m.run == number and set(m.touches) & set(WORLDS)
-            )
+            dict.fromkeys(m.what for m in comparison.marks if m.run == number and set(m.touches) & set(MODES))
         )
         if unlike:
             parts.append(f"not alike in {', '.join(unlike)}, which may be what moved the figures")
@@ -66,14 +64,14 @@ def _counts(changes: Sequence[Change]) -> str:
 
 
 def figures_words(comparison: Comparison) -> list[str]:
-    """How much the mean responses changed, a line for each run and world."""
+    """How much the mean responses changed, a line for each run and mode."""
     lines = []
     for number in range(2, len(comparison.runs) + 1):
-        for world in WORLDS:
-            here = [c for c in comparison.changes if (c.run, c.world) == (number, world) and not c.refused]
+        for mode in MODES:
+            here = [c for c in comparison.changes if (c.run, c.mode) == (number, mode) and not c.refused]
             if here:
                 changes = ", ".join(f"{c.policy} {change_words(c)}" for c in here)
-                lines.append(f"Mean response of run {number} against run 1, {world}: {changes}.")
+                lines.append(f"Mean response of run {number} against run 1, {mode}: {changes}.")
     return lines
 
 
@@ -113,16 +111,16 @@ def runs_table(comparison: Comparison) -> ReportTable:
 
 
 def metric_table(comparison: Comparison, metric: str) -> ReportTable | None:
-    """One metric: a row per policy and world, a column per run; None if no run has it."""
+    """One metric: a row per policy and mode, a column per run; None if no run has it."""
     rows = []
     for policy in comparison.policies:
-        for world in WORLDS:
-            values = [run.metric(policy, world, metric) for run in comparison.runs]
+        for mode in MODES:
+            values = [run.metric(policy, mode, metric) for run in comparison.runs]
             if not all(map(math.isnan, values)):
-                rows.append((policy, world, *(format_metric(metric, value) for value in values)))
+                rows.append((policy, mode, *(format_metric(metric, value) for value in values)))
     if not rows:
         return None
-    columns = ("policy", "world", *(f"run {n}" for n in range(1, len(comparison.runs) + 1)))
+    columns = ("policy", "mode", *(f"run {n}" for n in range(1, len(comparison.runs) + 1)))
     name = comparison.metrics[metric]
     return ReportTable(f"{name[:1].upper()}{name[1:]}", columns, tuple(rows))
 
@@ -132,12 +130,12 @@ def changes_table(comparison: Comparison) -> ReportTable | None:
     rows = []
     for c in comparison.changes:
         unlike = ", ".join(c.marked) or "-"
-        rows.append((str(c.run), c.policy, c.world, str(c.sequences), change_words(c), unlike))
+        rows.append((str(c.run), c.policy, c.mode, str(c.sequences), change_words(c), unlike))
     note = (
         "Change of the mean response against run 1, on the same requests, with its 95 % paired bootstrap "
         "interval: negative = lower response = better. A figure is marked by all that is unlike besides."
     )
-    columns = ("run", "policy", "world", "sequences", "change against run 1", "unlike besides")
+    columns = ("run", "policy", "mode", "sequences", "change against run 1", "unlike besides")
     return ReportTable("Paired differences", columns, tuple(rows), note, prose=True) if rows else None
 
 
@@ -206,7 +204,7 @@ def _changes_figure(comparison: Comparison) -> go.Figure | None:
             figure.add_bar(
                 orientation="h",
                 name=f"run {number}",
-                y=[f"{c.policy}, {c.world}" for c in shown],
+                y=[f"{c.policy}, {c.mode}" for c in shown],
                 x=[c.change for c in shown],
                 marker={"color": PALETTE[number - 2], "opacity": 0.5},
                 error_x=error_bars(((c.change, c.low, c.high) for c in shown), color="#333", thickness=1.5),

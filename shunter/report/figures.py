@@ -9,9 +9,9 @@ from typing import Any
 import plotly.colors as pc
 import plotly.graph_objects as go
 
-__all__ = ["WORLD_DASHES", "add_band"]
+__all__ = ["MODE_DASHES", "add_band"]
 
-WORLD_DASHES = {"simulated": "dot", "real": "solid"}
+MODE_DASHES = {"simulated": "dot", "real": "solid"}
 
 
 def add_band(figure: go.Figure, x: Any, low: Any, high: Any, colour: str, **place: Any) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from shunter.uncertainty import UNDECIDED, said
 
-__all__ = ["WORLDS", "change_text", "decided_text", "format_metric", "verdict"]
+__all__ = ["MODES", "change_text", "decided_text", "format_metric", "verdict"]
 
-WORLDS = ("simulated", "real")
+MODES = ("simulated", "real")
 
 
 def format_metric(metric: str, value: float | None) -> str:
@@ -60,13 +60,13 @@ def interval_text(found: dict[str, Any], form: str) -> str:
 
 def headline(result: dict[str, Any]) -> str:
     """What an ``Evaluation.to_dict`` comes to in one sentence, from real runs where there are any."""
-    world, rows = _nearest_reality(result)
+    mode, rows = _nearest_reality(result)
     words = f"the lowest mean response is that of {best_text(result)}"
     if len(rows) == 1:
         words = f"mean response of {best_text(result)}"
     elif _lowest(rows) == result["changes_against"]:
         words = f"no policy has a lower mean response than {best_text(result)}"
-    return f"{world.capitalize()}: {words}."
+    return f"{mode.capitalize()}: {words}."
 
 
 def best_text(result: dict[str, Any]) -> str:
@@ -79,9 +79,9 @@ def best_text(result: dict[str, Any]) -> str:
 
 
 def _nearest_reality(result: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The real world if anything ran there, else the simulated one; and each policy's figures in it."""
-    world = next(w for w in reversed(WORLDS) if any(w in p for p in result["policies"].values()))
-    return world, {name: p[world] for name, p in result["policies"].items() if world in p}
+    """Reality if anything ran there, else simulation; and each policy's figures in it."""
+    mode = next(m for m in reversed(MODES) if any(m in p for p in result["policies"].values()))
+    return mode, {name: p[mode] for name, p in result["policies"].items() if mode in p}
 
 
 def _lowest(rows: dict[str, Any]) -> str:
@@ -92,33 +92,33 @@ def _lowest(rows: dict[str, Any]) -> str:
 def verdict(result: dict[str, Any]) -> list[str]:
     """The findings of an ``Evaluation.to_dict``; each names its numbers and their uncertainty."""
     lines = []
-    for world in WORLDS:
-        rows = {n: p[world] for n, p in result["policies"].items() if world in p}
+    for mode in MODES:
+        rows = {n: p[mode] for n, p in result["policies"].items() if mode in p}
         if rows:
-            lines.append(" ".join(_world_words(result, world, rows)))
+            lines.append(" ".join(_mode_words(result, mode, rows)))
     lines += _error_words(result)
     if result["interrupted"]:
         lines.append("The evaluation was cut short: only complete runs are counted.")
     return lines
 
 
-def _world_words(result: dict[str, Any], world: str, rows: dict[str, Any]) -> Iterator[str]:
+def _mode_words(result: dict[str, Any], mode: str, rows: dict[str, Any]) -> Iterator[str]:
     best, first = _lowest(rows), result["changes_against"]
     yield (
-        f"{world.capitalize()}: {best} has the lowest mean response "
+        f"{mode.capitalize()}: {best} has the lowest mean response "
         f"({format_metric('response_mean_s', rows[best]['response_mean_s'])})."
     )
     changes = {name: row["response_change"] for name, row in rows.items() if name != first}
     if changes:
         yield f"Against {first}: {', '.join(f'{n} {change_text(c)}' for n, c in changes.items())}."
-        yield _told_apart(first, changes)
+        yield _clear_words(first, changes)
     unserved = {n: row["unfinished"] for n, row in rows.items() if row["unfinished"] > 0}
     if unserved:
         counts = ", ".join(f"{name} {count:.0f}" for name, count in unserved.items())
         yield f"Requests that were not served, and that no mean counts: {counts}."
 
 
-def _told_apart(first: str, changes: dict[str, Any]) -> str:
+def _clear_words(first: str, changes: dict[str, Any]) -> str:
     """Which intervals are clear of zero."""
     claims = {
         "below": "lower by more than chance",

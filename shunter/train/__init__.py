@@ -1,4 +1,4 @@
-"""Training policies in the simulated world.
+"""Training policies in simulation.
 
 ``train_and_save`` does all that ``shunter train`` does; in it ``algorithms.train_policy`` trains by any
 algorithm, in the loop of ``training``: direct search (``search``, the default) or MaskablePPO (``ppo``,

@@ -118,7 +118,7 @@ def train_seed(shared: SeedsShared, report: Report, task: SeedTask) -> TrainResu
             path.write_bytes(task.checkpoint)
         sent_steps = -1
 
-        def tell(share: float, point: Curve) -> None:
+        def on_progress(share: float, point: Curve) -> None:
             nonlocal sent_steps
             is_new = point.steps != sent_steps and path.exists()
             sent_steps = point.steps
@@ -130,7 +130,7 @@ def train_seed(shared: SeedsShared, report: Report, task: SeedTask) -> TrainResu
             validation=validation or None,
             start=shared.start,
             checkpoint=path,
-            on_progress=tell,
+            on_progress=on_progress,
         )
     result.policy.metadata.update(judge(result.policy, worlds, CARD_SEEDS, start=shared.start))
     return result

@@ -3,7 +3,7 @@ from dataclasses import asdict
 import pandas as pd
 import pytest
 
-from benchmarks.model_accuracy import held_out_cells, preemption_cells
+from benchmarks.model_accuracy import held_out_predictions, preemption_cells
 from benchmarks.model_rivals import RIVALS
 from benchmarks.model_splits import FOLDER, AccuracySplit, make_accuracy_splits, read_split
 from shunter.models.published.rows import published_frame
@@ -56,8 +56,10 @@ def test_a_fold_is_predicted_without_its_rows(frame):
     split = AccuracySplit("one", "", {"RTX 4090": ids}, ids)
     wrong = some.assign(duration_s=some["duration_s"].where(some["device"] != "RTX 4090", 99.0))
     for make in RIVALS.values():
-        right = held_out_cells(some, split, make)["duration_s_predicted"]
-        pd.testing.assert_series_equal(held_out_cells(wrong, split, make)["duration_s_predicted"], right)
+        right = held_out_predictions(some, split, make)["duration_s_predicted"]
+        pd.testing.assert_series_equal(
+            held_out_predictions(wrong, split, make)["duration_s_predicted"], right
+        )
         assert right.between(0.001, 0.1).all()
 
 

@@ -13,7 +13,7 @@ def rows(fake_checkpoints, tmp_path_factory):
     return {row.metric: row for row in sweep_rows("fake", frame)}
 
 
-def test_held_out_cells_have_bars_and_other_splits_are_reported_apart(rows):
+def test_held_out_configurations_have_bars_and_other_splits_are_reported_apart(rows):
     assert rows["held-out cells' mean error, fake, decode"].ok
     for split in ("leave one model out", "longer context", "larger batch"):
         row = rows[f"fake: decode_step_s MAPE, {split}"]

@@ -16,13 +16,13 @@ from tests.worlds import fake_engine, fit_fake
 
 @pytest.mark.parametrize(("engine_s", "ok"), [(91.0, True), (89.0, False)])
 def test_overhead_is_what_is_not_in_the_engine(engine_s: float, ok: bool) -> None:
-    row = overhead_row("transformers", engine_s=engine_s, wall_s=100, cells=97)
+    row = overhead_row("transformers", engine_s=engine_s, wall_s=100, configurations=97)
     assert row.value == pytest.approx(1 - engine_s / 100)
     assert row.ok is ok
     assert "97 cells" in row.metric
 
 
-def test_two_sweeps_take_turns_on_every_cell(fake_checkpoints: dict[str, Path]) -> None:
+def test_two_sweeps_take_turns_on_every_configuration(fake_checkpoints: dict[str, Path]) -> None:
     settings = SweepSettings(
         gpu_layers=("0", "50%", "all"), prompt_tokens=(16, 64), decode_tokens=(8,), batch=(1,), repeats=3
     )
@@ -36,18 +36,18 @@ def test_two_sweeps_take_turns_on_every_cell(fake_checkpoints: dict[str, Path]) 
     turns = [set(pair) for pair in rows["sweep"].to_numpy().reshape(-1, 2).tolist()]
     assert turns == [{"A", "B"}] * len(turns)
     assert len(lines) == len(plan.groups)
-    difference, interval, cells = curve_difference(rows)
+    difference, interval, configurations = curve_difference(rows)
     assert difference == pytest.approx(0, abs=1e-9)
     assert interval == pytest.approx((0, 0), abs=1e-9)
-    assert cells == 6
+    assert configurations == 6
 
 
-def test_the_difference_is_that_of_the_cells_medians() -> None:
-    cells = {"a": (1.0, 1.02), "b": (2.0, 1.9), "c": (3.0, 3.3), "d": (1.0, 1.04), "e": (1.0, 1.0)}
+def test_the_difference_is_that_of_the_configurations_medians() -> None:
+    both = {"a": (1.0, 1.02), "b": (2.0, 1.9), "c": (3.0, 3.3), "d": (1.0, 1.04), "e": (1.0, 1.0)}
     rows = pd.DataFrame(
         [
-            (sweep, cell, value * factor)
-            for cell, values in cells.items()
+            (sweep, name, value * factor)
+            for name, values in both.items()
             for sweep, value in zip("AB", values, strict=True)
             for factor in (1, 0.9, 9)
         ],

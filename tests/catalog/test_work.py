@@ -12,7 +12,7 @@ from shunter.catalog import work
 from shunter.catalog.checkpoints import Checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.catalog.models import ModelSpec
-from shunter.models.physics import rated_cells
+from shunter.models.physics import rated_configurations
 from shunter.models.physics.decode import kv_read_s, matrix_s, weight_read_s
 from shunter.models.physics.features import TARGETS, feature_frame
 from shunter.models.physics.memory import device_kv_bytes, device_weights_bytes
@@ -37,7 +37,7 @@ CHECKPOINT = Checkpoint(
 
 
 @pytest.fixture
-def cell() -> pd.DataFrame:
+def configuration() -> pd.DataFrame:
     facts: dict[str, Any] = {
         "params": SPEC.params,
         "weight_bytes": CHECKPOINT.weight_bytes,
@@ -58,10 +58,11 @@ def cell() -> pd.DataFrame:
     return pd.DataFrame([{**facts, "datasheet": "RTX 4090"}])
 
 
-def test_the_fit_over_gpus_divides_the_features_of_one_device_by_rates(cell: pd.DataFrame) -> None:
-    rated = rated_cells(cell)
+def test_the_fit_over_gpus_divides_the_features_of_one_device_by_rates(configuration: pd.DataFrame) -> None:
+    rated = rated_configurations(configuration)
     decode, prefill, load, kv = (
-        feature_frame(TARGETS[t], cell).iloc[0] for t in ("decode_step_s", "prefill_s", "load_s", "kv_save_s")
+        feature_frame(TARGETS[t], configuration).iloc[0]
+        for t in ("decode_step_s", "prefill_s", "load_s", "kv_save_s")
     )
     flop_per_s = rated.matrix[0]
     sequences_params = decode["more_sequences_params_device"] * 3 / 2  # of three, two are more
@@ -81,7 +82,7 @@ def test_the_fit_over_gpus_divides_the_features_of_one_device_by_rates(cell: pd.
         assert amount > 0
 
 
-def test_a_sweep_is_designed_for_the_same_terms(cell: pd.DataFrame) -> None:
+def test_a_sweep_is_designed_for_the_same_terms(configuration: pd.DataFrame) -> None:
     settings = SweepSettings(
         gpu_layers=("all",), prompt_tokens=(100,), decode_tokens=(8,), batch=(3,), cut_tokens=(), repeats=1
     )
@@ -90,7 +91,7 @@ def test_a_sweep_is_designed_for_the_same_terms(cell: pd.DataFrame) -> None:
     )
     group = plan.groups[0]
     told = next(observations(plan, group, unit) for unit in group.units if unit.kind == "run")
-    at = work.placed_cells(cell)
+    at = work.placed_configurations(configuration)
     all_params = float(SPEC.params)
     _, params, on_device, on_host, pairs, activations = told["prefill"]
     assert (params, on_device, on_host) == (all_params, 100 * all_params, 0.0)
@@ -102,9 +103,9 @@ def test_a_sweep_is_designed_for_the_same_terms(cell: pd.DataFrame) -> None:
     assert width == work.attended_width(at).device[0]
 
 
-def test_sides_add_up_to_the_whole_wherever_the_layers_are(cell: pd.DataFrame) -> None:
+def test_sides_add_up_to_the_whole_wherever_the_layers_are(configuration: pd.DataFrame) -> None:
     for layers in range(SPEC.total_layers + 1):
-        at = work.placed_cells(cell.assign(gpu_layers=layers))
+        at = work.placed_configurations(configuration.assign(gpu_layers=layers))
         assert sum(work.layers(at)) == SPEC.layers
         assert sum(work.weights_held_bytes(at)) == CHECKPOINT.weight_bytes
         assert sum(work.kv_copied_bytes(at)) == pytest.approx(100 * SPEC.kv_bytes_per_token())

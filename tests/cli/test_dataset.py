@@ -64,13 +64,14 @@ def test_show_reference_prints_figures_and_says_whose_they_are(capsys):
 
 def test_validate_says_what_is_there(measured, capsys):
     out = run(capsys, "validate", "d.parquet")
-    cells = measured["cell_id"].nunique()
+    configurations = measured["cell_id"].nunique()
     assert (
-        f"d.parquet: valid, schema version {SCHEMA_VERSION}, {4 * ROWS_PER_GROUP} rows, {cells} cells" in out
+        f"d.parquet: valid, schema version {SCHEMA_VERSION}, {4 * ROWS_PER_GROUP} rows, "
+        f"{configurations} configurations" in out
     )
     assert f"model: a ({2 * ROWS_PER_GROUP}), b ({2 * ROWS_PER_GROUP})" in out
     assert "unfinished" not in out
-    assert "outliers: 0 rows far from their cell's median" in out
+    assert "outliers: 0 rows far from their configuration's median" in out
     with Journal("d.parquet", plan_id="p", session_id="s"):
         pass
     assert "d.parquet.journal.jsonl holds rows of an unfinished sweep" in run(capsys, "validate", "d.parquet")
@@ -86,7 +87,7 @@ def test_validate_says_what_is_there(measured, capsys):
         ),
     ],
 )
-def test_validate_finds_what_no_single_cell_shows(capsys, rows, says):
+def test_validate_finds_what_no_single_configuration_shows(capsys, rows, says):
     write_dataset(frame_of(rows), "d.parquet")
     assert says in run(capsys, "validate", "d.parquet", code=2)
 
@@ -124,9 +125,12 @@ def test_diff_prints_medians_beside_each_other_largest_change_first(capsys):
     write_dataset(frame_of(b), "b.parquet")
     out = run(capsys, "diff", "a.parquet", "b.parquet")
     assert out.index("0.50") < out.index("1.10")
-    assert "Cells of a.parquet only" in out
-    assert out.index("Cells of a.parquet only") < out.index("lonely")
-    assert "2 cells in both, 1 only in a.parquet, 0 only in b.parquet; median ratio of durations 0.800" in out
+    assert "Configurations of a.parquet only" in out
+    assert out.index("Configurations of a.parquet only") < out.index("lonely")
+    assert (
+        "2 configurations in both, 1 only in a.parquet, 0 only in b.parquet; median ratio of durations 0.800"
+        in out
+    )
 
 
 def test_convert_there_and_back_changes_nothing(measured, capsys):

@@ -56,7 +56,7 @@ def test_fit_prints_the_errors_of_each_target_and_writes_the_model(run, data, tm
     ):
         assert any(target in line and "%" in line for line in result.output.splitlines())
     lines = result.output.splitlines()
-    assert lines[0].startswith("Mean relative error of held-out cells: load_s ")
+    assert lines[0].startswith("Mean relative error of held-out configurations: load_s ")
     assert lines[-1] == f"{tmp_path}/perf/performance.json: 2 models, 8 targets"
     assert len(lines) <= ANSWER_LINES
     verbose = run("fit", data, "--out", tmp_path / "again", "--quick", "--verbose")
@@ -75,7 +75,7 @@ def test_fit_of_a_broken_dataset_writes_nothing(run, data, tmp_path):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_predict_fills_in_what_is_left_out(run, data, tmp_path, suffix):
     run("fit", data, "--out", tmp_path / "perf", "--quick")
-    cells = pd.DataFrame(
+    configurations = pd.DataFrame(
         {
             "engine": "fake",
             "device": "cpu:1-threads",
@@ -84,29 +84,29 @@ def test_predict_fills_in_what_is_left_out(run, data, tmp_path, suffix):
             "context_tokens": [10.5, 0, 5000.0],
         }
     )
-    source, out = tmp_path / f"cells{suffix}", tmp_path / "new" / f"out{suffix}"
-    cells.to_csv(source, index=False) if suffix == ".csv" else cells.to_parquet(source, index=False)
+    source, out = tmp_path / f"configurations{suffix}", tmp_path / "new" / f"out{suffix}"
+    (configurations.to_csv if suffix == ".csv" else configurations.to_parquet)(source, index=False)
     result = run("predict", source, "--performance", tmp_path / "perf", "--out", out)
-    assert "3 cells, 1 of them beyond what was profiled" in result.output
+    assert "3 configurations, 1 of them beyond what was profiled" in result.output
     done = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
     assert done["duration_s_predicted"][0] == pytest.approx(9e-3 + 2e-4, rel=0.05)
     assert done["duration_s_predicted"][1] == pytest.approx(0.14, rel=0.05)
     assert done["out_of_range"].tolist() == [False, False, True]
-    assert list(done.columns[:5]) == list(cells.columns)
+    assert list(done.columns[:5]) == list(configurations.columns)
 
 
 def test_predict_refuses_what_it_cannot_read(run, data, tmp_path):
     run("fit", data, "--out", tmp_path / "perf", "--quick")
     with pytest.raises(InputError, match=r"end in \.csv or \.parquet"):
-        run("predict", tmp_path / "cells.txt", "--performance", tmp_path / "perf")
+        run("predict", tmp_path / "configurations.txt", "--performance", tmp_path / "perf")
     with pytest.raises(InputError, match="existing table"):
-        run("predict", tmp_path / "cells.csv", "--performance", tmp_path / "perf")
-    (tmp_path / "cells.parquet").write_bytes(b"PAR1")
-    with pytest.raises(BrokenFileError, match=r"cells\.parquet"):
-        run("predict", tmp_path / "cells.parquet", "--performance", tmp_path / "perf")
-    (tmp_path / "cells.csv").write_text("engine,device,model,operation\nfake,cpu:1-threads,c,load\n")
+        run("predict", tmp_path / "configurations.csv", "--performance", tmp_path / "perf")
+    (tmp_path / "configurations.parquet").write_bytes(b"PAR1")
+    with pytest.raises(BrokenFileError, match=r"configurations\.parquet"):
+        run("predict", tmp_path / "configurations.parquet", "--performance", tmp_path / "perf")
+    (tmp_path / "configurations.csv").write_text("engine,device,model,operation\nfake,cpu:1-threads,c,load\n")
     with pytest.raises(UnknownNameError, match="model: unknown name 'c'"):
-        run("predict", tmp_path / "cells.csv", "--performance", tmp_path / "perf")
+        run("predict", tmp_path / "configurations.csv", "--performance", tmp_path / "perf")
     assert not (tmp_path / "predictions.csv").exists()
 
 

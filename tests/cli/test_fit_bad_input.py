@@ -56,7 +56,7 @@ def whole(column, value):
 
 
 def again(frame, times):
-    """The same cells, measured in another session, with all durations so many times as long."""
+    """The same configurations, measured in another session, with all durations so many times as long."""
     return frame.assign(duration_s=frame["duration_s"] * times, session_id="s2", row_id="2" + frame["row_id"])
 
 
@@ -65,7 +65,7 @@ def two_sessions(times):
 
 
 def two_grids(times):
-    """Like ``two_sessions``, but no cell is in both."""
+    """Like ``two_sessions``, but no configuration is in both."""
     longer = "tokens > 40 or context_tokens > 40"
     return lambda frame: pd.concat([frame.query(f"not ({longer})"), again(frame.query(longer), times)])
 
@@ -110,12 +110,18 @@ NOTED = {
         lambda frame: frame[(frame["batch"] == 1) & (frame["gpu_layers"] == frame["total_layers"])],
         "always the same, so its effect is unknown: batch",
     ),
-    "a row per cell": (lambda frame: frame.drop_duplicates(["cell_id", "operation"]), "cannot tell apart"),
+    "a row per configuration": (
+        lambda frame: frame.drop_duplicates(["cell_id", "operation"]),
+        "cannot tell apart",
+    ),
     "one row": (lambda frame: frame[frame["operation"] == "load"].head(1), "its error is unknown"),
     "no loads": (lambda frame: frame[frame["operation"] != "load"], "load_s: not fitted, the dataset has no"),
     "all in ms": (lambda f: f.assign(duration_s=1000 * f["duration_s"]), "are its durations in seconds?"),
-    "one time for all": (whole("duration_s", 1.0), "every decode took the very same time, in 40 cells"),
-    "a stall": (with_value("duration_s", 9000.0), "1 cells have repeats that differ by up to"),
+    "one time for all": (
+        whole("duration_s", 1.0),
+        "every decode took the very same time, in 40 configurations",
+    ),
+    "a stall": (with_value("duration_s", 9000.0), "1 configurations have repeats that differ by up to"),
     "a slower day": (two_sessions(3.0), "cannot tell apart"),
 }
 
@@ -130,31 +136,37 @@ def test_fit_goes_on_and_says_what_to_doubt(name, good, fit, tmp_path):
 
 
 HEAD = "engine,device,model,operation,batch,context_tokens"
-CELL = f"fake,{DEVICE},b,decode,"
+CONFIGURATION = f"fake,{DEVICE},b,decode,"
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
         ("", "No columns to parse"),
-        (f"{HEAD}\n{CELL}1,10,3\n", "cannot be read: Length of header"),
-        ("engine,device\nfake,cpu\n", "cells must have the columns model, operation"),
-        (f"{HEAD}\n{CELL}1,10\n{CELL}x,10\n", "row 1, column batch must be a number .* Got 'x'"),
-        (f"{HEAD}\n{CELL},10\n", "row 0, column batch must be a number .* Got nan"),
-        (f"{HEAD}\n{CELL}-1,10\n", "row 0, column batch must be a number of at least 0 .* Got -1"),
-        (f"{HEAD}\n{CELL}inf,10\n", "row 0, column batch must be a number .* Got inf"),
-        (f"{HEAD}\n{CELL}1,1e999\n", "row 0, column context_tokens must be a number .* Got inf"),
+        (f"{HEAD}\n{CONFIGURATION}1,10,3\n", "cannot be read: Length of header"),
+        ("engine,device\nfake,cpu\n", "configurations must have the columns model, operation"),
+        (
+            f"{HEAD}\n{CONFIGURATION}1,10\n{CONFIGURATION}x,10\n",
+            "row 1, column batch must be a number .* Got 'x'",
+        ),
+        (f"{HEAD}\n{CONFIGURATION},10\n", "row 0, column batch must be a number .* Got nan"),
+        (f"{HEAD}\n{CONFIGURATION}-1,10\n", "row 0, column batch must be a number of at least 0 .* Got -1"),
+        (f"{HEAD}\n{CONFIGURATION}inf,10\n", "row 0, column batch must be a number .* Got inf"),
+        (f"{HEAD}\n{CONFIGURATION}1,1e999\n", "row 0, column context_tokens must be a number .* Got inf"),
         (f"{HEAD}\nfake,{DEVICE},,decode,1,1\n", "row 0, column model must be a name"),
         (f"{HEAD}\nfake,{DEVICE},b,,1,1\n", "row 0, column operation must be a name"),
         (f"{HEAD}\nfake,{DEVICE},7,decode,1,1\n", "model: unknown name '7'"),
-        (f"{HEAD},page_cache\n{CELL}1,1,hot\n", "column page_cache must be one of warm, cold. Got 'hot'"),
-        (f"{HEAD},params\n{CELL}1,1,\n", "column params must be a number of at least 1"),
+        (
+            f"{HEAD},page_cache\n{CONFIGURATION}1,1,hot\n",
+            "column page_cache must be one of warm, cold. Got 'hot'",
+        ),
+        (f"{HEAD},params\n{CONFIGURATION}1,1,\n", "column params must be a number of at least 1"),
     ],
 )
 def test_predict_refuses_in_one_line_and_writes_nothing(table, message, shunter, perf, tmp_path):
-    (tmp_path / "cells.csv").write_text(table)
+    (tmp_path / "configurations.csv").write_text(table)
     code, _, stderr = shunter(
-        "predict", tmp_path / "cells.csv", "--performance", perf, "--out", "new/out.csv"
+        "predict", tmp_path / "configurations.csv", "--performance", perf, "--out", "new/out.csv"
     )
     assert code == 2
     assert re.search(message, stderr)
@@ -162,18 +174,25 @@ def test_predict_refuses_in_one_line_and_writes_nothing(table, message, shunter,
     assert not (tmp_path / "new").exists()
 
 
-def test_predict_of_no_cells_is_an_empty_table(shunter, perf, tmp_path):
-    (tmp_path / "cells.csv").write_text(f"{HEAD}\n")
-    code, stdout, _ = shunter("predict", tmp_path / "cells.csv", "--performance", perf, "--out", "out.csv")
-    assert (code, stdout.strip()) == (0, "out.csv: 0 cells, 0 of them beyond what was profiled")
+def test_predict_of_no_configurations_is_an_empty_table(shunter, perf, tmp_path):
+    (tmp_path / "configurations.csv").write_text(f"{HEAD}\n")
+    code, stdout, _ = shunter(
+        "predict", tmp_path / "configurations.csv", "--performance", perf, "--out", "out.csv"
+    )
+    assert (code, stdout.strip()) == (0, "out.csv: 0 configurations, 0 of them beyond what was profiled")
     assert pd.read_csv(tmp_path / "out.csv").empty
 
 
 def test_predict_into_a_place_that_cannot_be_written_is_one_line(shunter, perf, tmp_path):
-    (tmp_path / "cells.csv").write_text(f"{HEAD}\n{CELL}1,10\n")
+    (tmp_path / "configurations.csv").write_text(f"{HEAD}\n{CONFIGURATION}1,10\n")
     (tmp_path / "file").write_text("")
     code, _, stderr = shunter(
-        "predict", tmp_path / "cells.csv", "--performance", perf, "--out", tmp_path / "file" / "out.csv"
+        "predict",
+        tmp_path / "configurations.csv",
+        "--performance",
+        perf,
+        "--out",
+        tmp_path / "file" / "out.csv",
     )
     assert code == 1
     assert re.search(r"out\.csv: cannot be written: ", stderr)

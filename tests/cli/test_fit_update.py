@@ -12,8 +12,8 @@ from shunter.cli.options import ANSWER_LINES
 from shunter.envs.world.world import World
 from shunter.eval.execution.event_log import write_event_logs
 from shunter.models.performance import PerformanceModel
+from tests.eval.test_modes_agree import execute
 from tests.eval.test_recalibration import OtherMachine
-from tests.eval.test_worlds_agree import execute
 
 Run = Callable[..., tuple[int, str]]
 

@@ -1,4 +1,4 @@
-"""The guard: who has waited too long goes first, whatever the policy, in every world."""
+"""The guard: who has waited too long goes first, whatever the policy, in either mode."""
 
 from __future__ import annotations
 

@@ -12,9 +12,11 @@ from shunter.envs.world.world import World, make_world
 from shunter.models.performance import PerformanceModel
 
 
-def direct_s(world: World, performance: PerformanceModel, operation: str, **cell: object) -> np.ndarray:
+def direct_s(
+    world: World, performance: PerformanceModel, operation: str, **configuration: object
+) -> np.ndarray:
     model = world.scenario.models[0].name
-    asked = performance.cells("fake", "cpu:1-threads", model, operation=operation, **cell)
+    asked = performance.configurations("fake", "cpu:1-threads", model, operation=operation, **configuration)
     predicted: pd.Series = performance.predict(asked)["duration_s_mean"]
     return predicted.to_numpy()
 

@@ -71,7 +71,7 @@ def test_a_recorded_run_is_the_run(fake_world: World) -> None:
     run = as_repeat(execute(fake_world, make_policy("cost-greedy"), 3, OtherMachine), 2)
     (rows,) = real_runs(run.log.frame())
     again = recorded_run(fake_world, rows)
-    assert (again.policy, again.seed, again.world) == ("cost-greedy", 3, "real")
+    assert (again.policy, again.seed, again.mode) == ("cost-greedy", 3, "real")
     assert again.decision_s == pytest.approx(run.decision_s)
     pd.testing.assert_frame_equal(again.requests[EVENTS], run.requests[EVENTS], check_exact=True)
     same = [column for column in rows if column != "decision_s"]

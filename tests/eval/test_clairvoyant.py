@@ -26,7 +26,7 @@ def response_s(world: World, requests: Requests, policy: Any) -> float:
         policy,
         seed=0,
         make_backend=lambda on_end: SimulatedBackend(world, requests, on_end),
-        world_name="simulated",
+        mode="simulated",
     )
     return float((run.requests.finish_s - run.requests.arrival_s).mean())
 

@@ -58,12 +58,12 @@ def test_what_is_read_back_is_what_was_written(folder: Path, evaluation: Evaluat
     recorded = read_evaluation(str(folder))
     assert recorded.policies == evaluation.policies
     for policy in evaluation.policies:
-        for world, runs in (("simulated", evaluation.simulated), ("real", evaluation.real)):
-            back = recorded.runs(policy, world)
+        for mode, runs in (("simulated", evaluation.simulated), ("real", evaluation.real)):
+            back = recorded.runs(policy, mode)
             assert [run.seed for run in back] == [run.seed for run in runs[policy]]
             for ours, theirs in zip(back, runs[policy], strict=True):
                 pd.testing.assert_frame_equal(ours.requests[theirs.requests.columns], theirs.requests)
-            assert paired_change(back, recorded.runs("fifo-swap", world)) == paired_change(
+            assert paired_change(back, recorded.runs("fifo-swap", mode)) == paired_change(
                 runs[policy], runs["fifo-swap"]
             )
 
@@ -81,12 +81,12 @@ def test_a_policy_that_answers_later_is_seen_and_by_how_much(
     folder: Path, changed: Callable[..., Recorded]
 ) -> None:
     def later(frame: pd.DataFrame) -> pd.DataFrame:
-        slow = (frame["policy"] == "cost-greedy") & (frame["world"] == "real")
+        slow = (frame["policy"] == "cost-greedy") & (frame["mode"] == "real")
         response_s = frame["finish_s"] - frame["arrival_s"]
         return frame.assign(finish_s=frame["finish_s"] + response_s.where(slow, 0.0) * 0.5)
 
     comparison = compare([read_evaluation(str(folder)), changed(change_requests=later)])
-    by = {(c.policy, c.world): c for c in comparison.changes}
+    by = {(c.policy, c.mode): c for c in comparison.changes}
     slow = by["cost-greedy", "real"]
     assert slow.change == pytest.approx(0.5)
     assert 0.49 < slow.low <= slow.high < 0.51
@@ -106,7 +106,7 @@ def test_what_is_unlike_is_marked_where_it_touches(folder: Path, changed: Callab
         ("performance model", ("simulated",)),
         ("engine version", ("real",)),
     }
-    marked = {c.world: c.marked for c in comparison.changes}
+    marked = {c.mode: c.marked for c in comparison.changes}
     assert marked == {"simulated": ("performance model",), "real": ("engine version",)}
 
 
@@ -150,8 +150,15 @@ def test_folders_that_hold_no_evaluation(
         read_evaluation(str(copy))
 
 
+def test_results_of_version_1_called_the_mode_world(folder: Path, changed: Callable[..., Recorded]) -> None:
+    older = changed(
+        lambda result: result.update(results_version=1), lambda frame: frame.rename(columns={"mode": "world"})
+    )
+    pd.testing.assert_frame_equal(older.requests, read_evaluation(str(folder)).requests)
+
+
 def test_results_of_another_version(changed: Callable[..., Recorded]) -> None:
-    with pytest.raises(VersionError, match="results_version must be version 1"):
+    with pytest.raises(VersionError, match="results_version must be version 2"):
         changed(lambda result: result.update(results_version=99))
 
 

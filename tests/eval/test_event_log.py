@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -53,6 +54,13 @@ def test_choices_were_legal(run: Run) -> None:
     assert all(mask[choice] for mask, choice in zip(frame["mask"], frame["choice"], strict=True))
 
 
+def test_logs_of_version_4_called_the_mode_world(run: Run, tmp_path: Path) -> None:
+    table = run.log.table()
+    older = table.rename_columns(["world" if name == "mode" else name for name in table.column_names])
+    pq.write_table(older.replace_schema_metadata({"event_log_version": "4"}), tmp_path / "e.parquet")
+    pd.testing.assert_frame_equal(read_event_log(tmp_path / "e.parquet"), run.log.frame())
+
+
 def test_files_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "e.parquet"
     with pytest.raises(InputError, match="be an existing Parquet file"):
@@ -65,5 +73,5 @@ def test_files_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
     with pytest.raises(BrokenFileError, match="it is no event log"):
         read_event_log(path)
     pq.write_table(run.log.table().replace_schema_metadata({"event_log_version": "9"}), path)
-    with pytest.raises(VersionError, match="the event log schema must be version 4"):
+    with pytest.raises(VersionError, match="the event log schema must be version 5"):
         read_event_log(path)

@@ -17,7 +17,7 @@ from shunter.eval.fidelity.scale_fit import Observation, fit_scales
 from shunter.eval.fidelity.spans import run_spans
 from shunter.models.performance import PerformanceModel
 from shunter.models.state import write_state
-from tests.eval.test_worlds_agree import TableDurations, execute
+from tests.eval.test_modes_agree import TableDurations, execute
 
 Log = Callable[[int], pd.DataFrame]
 DEFAULT_POLICIES = ("cost-greedy", "fifo-swap", "random")
@@ -166,7 +166,7 @@ def test_logs_without_a_real_run_of_the_scenario_are_refused(
 ) -> None:
     scenario, rows = fake_world.scenario, log(0)
     with pytest.raises(InputError, match=r"hold a real run .* Got 'simulated runs only'"):
-        recalibrate(fake_performance, scenario, [rows.assign(world="simulated")])
+        recalibrate(fake_performance, scenario, [rows.assign(mode="simulated")])
     with pytest.raises(InputError, match="Got 'no rows'"):
         recalibrate(fake_performance, scenario, [rows.iloc[:0]])
     with pytest.raises(InputError, match="hold operations that ended"):

@@ -36,7 +36,7 @@ def test_logged_decisions_and_durations_give_every_event_again(
 
     pd.testing.assert_frame_equal(again.requests[EVENTS], run.requests[EVENTS], check_exact=True)
     ours, theirs = again.log.frame(), run.log.frame()
-    same = [c for c in ours if c not in ("run_id", "world", "decision_s")]
+    same = [c for c in ours if c not in ("run_id", "mode", "decision_s")]
     pd.testing.assert_frame_equal(ours[same], theirs[same], check_exact=True)
     assert again.counts == run.counts
 

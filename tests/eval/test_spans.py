@@ -9,7 +9,7 @@ from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.eval.execution.runs import simulate
 from shunter.eval.fidelity.spans import run_spans
-from tests.eval.test_worlds_agree import execute
+from tests.eval.test_modes_agree import execute
 
 TARGETS = {"load_s", "unload_s", "prefill_s", "decode_step_s", "kv_save_s", "kv_restore_s"}
 

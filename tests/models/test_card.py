@@ -62,7 +62,7 @@ def test_the_card_shows_parameters_and_what_could_not_be_tested(few, validation,
         assert line in text
 
 
-def test_a_card_of_one_model_and_a_row_per_cell_is_still_a_card(dataset, tmp_path):
+def test_a_card_of_one_model_and_a_row_per_configuration_is_still_a_card(dataset, tmp_path):
     one = dataset[(dataset["model"] == "b") & (dataset["batch"] == 1) & (dataset["operation"] == "decode")]
     one = one.drop_duplicates("cell_id").reset_index(drop=True)
     validation = assess(one, {"shunter": PREDICTORS["shunter"]})

@@ -16,11 +16,11 @@ FACTS = {
     "kv_bytes_per_token": 8.0,
     "vocab_size": 8,
 }
-CELL = {"batch": 1, "tokens": 10, "context_tokens": 20.0, "max_batch": 2, "max_context_tokens": 30}
+CONFIGURATION = {"batch": 1, "tokens": 10, "context_tokens": 20.0, "max_batch": 2, "max_context_tokens": 30}
 
 
-def features(target, gpu_layers, **cell):
-    frame = pd.DataFrame([{**FACTS, **CELL, "gpu_layers": gpu_layers, **cell}])
+def features(target, gpu_layers, **configuration):
+    frame = pd.DataFrame([{**FACTS, **CONFIGURATION, "gpu_layers": gpu_layers, **configuration}])
     return feature_frame(TARGETS[target], frame).iloc[0]
 
 

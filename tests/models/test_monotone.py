@@ -42,8 +42,9 @@ def rising(values):
     return bool(np.all(np.diff(values) >= -1e-9 * np.abs(values[:-1])))
 
 
-def times(model, engine, device, name, **cell):
-    return model.predict(model.cells(engine, device, name, **cell))["duration_s_predicted"].to_numpy()
+def times(model, engine, device, name, **configuration):
+    asked = model.configurations(engine, device, name, **configuration)
+    return model.predict(asked)["duration_s_predicted"].to_numpy()
 
 
 @MORE
@@ -66,7 +67,7 @@ def test_a_gpu_s_step_never_gets_faster_with_context_or_batch(gpu, name, layers,
 @given(st.sampled_from(GPUS), st.sampled_from(MODELS), st.floats(1, 8000), st.integers(2, 30))
 def test_layers_left_on_a_slower_host_never_make_a_gpu_s_step_faster(gpu, name, context, fewest):
     model = shared()[0]
-    total = int(model.cells("llama-cpp", gpu, name, operation="decode")["total_layers"].iloc[0])
+    total = int(model.configurations("llama-cpp", gpu, name, operation="decode")["total_layers"].iloc[0])
     levels = np.arange(total - 1, min(fewest, total - 1) - 1, -1)
     steps = times(
         model,
@@ -85,11 +86,11 @@ def test_layers_left_on_a_slower_host_never_make_a_gpu_s_step_faster(gpu, name, 
 @given(st.sampled_from(GPUS), st.lists(st.floats(1.0, 50.0), min_size=2, max_size=6), st.booleans())
 def test_more_bytes_never_load_faster_on_a_gpu(gpu, factors, offloaded):
     model = shared()[1]
-    cells = model.cells(
+    configurations = model.configurations(
         "llama-cpp", gpu, "Llama-3-8B Q4_0", operation="load", gpu_layers=9 if offloaded else 33
     )
     sizes = np.sort(factors)
-    grown = cells.loc[[0] * len(sizes)].reset_index(drop=True)
+    grown = configurations.loc[[0] * len(sizes)].reset_index(drop=True)
     for column in ("weight_bytes", "layer_weight_bytes", "params"):
         grown[column] = grown[column] * sizes
     assert rising(model.predict(grown)["duration_s_predicted"].to_numpy())
@@ -118,9 +119,11 @@ def test_a_local_step_never_gets_faster_with_context_or_batch(local, name, layer
     st.integers(0, 7),
 )
 def test_more_bytes_are_never_faster_on_a_local_device(local, name, operation, factors, layers):
-    cells = local.cells("fake", DEVICE, name, operation=operation, gpu_layers=layers, context_tokens=50.0)
+    configurations = local.configurations(
+        "fake", DEVICE, name, operation=operation, gpu_layers=layers, context_tokens=50.0
+    )
     sizes = np.sort(factors)
-    grown = cells.loc[[0] * len(sizes)].reset_index(drop=True)
+    grown = configurations.loc[[0] * len(sizes)].reset_index(drop=True)
     for column in ("weight_bytes", "layer_weight_bytes", "params", "kv_bytes_per_token"):
         grown[column] = grown[column] * sizes
     assert rising(local.predict(grown)["duration_s_predicted"].to_numpy())

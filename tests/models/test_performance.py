@@ -8,7 +8,7 @@ import pytest
 from shunter.catalog.work import FACT_COLUMNS
 from shunter.errors import BrokenFileError, InputError, UnknownNameError, VersionError
 from shunter.models import PerformanceModel
-from shunter.models.cells import complete
+from shunter.models.configurations import complete
 from shunter.models.physics.features import TARGETS
 
 DEVICE = "loopback:1-threads"
@@ -19,12 +19,12 @@ def model(dataset):
     return PerformanceModel().fit(dataset)
 
 
-def predicted(model, operation, name="b", **cell):
-    cells = model.cells("fake", DEVICE, name, operation=operation, **cell)
-    return model.predict(cells)["duration_s_predicted"].to_numpy()
+def predicted(model, operation, name="b", **configuration):
+    configurations = model.configurations("fake", DEVICE, name, operation=operation, **configuration)
+    return model.predict(configurations)["duration_s_predicted"].to_numpy()
 
 
-def test_it_recovers_the_physics_at_cells_that_were_not_measured(model, physics):
+def test_it_recovers_the_physics_at_configurations_that_were_not_measured(model, physics):
     levels = np.array([1, 4, 7, 10, 11])
     want = [physics.decode_step_s("b", int(level), 3, 50.0) for level in levels]
     got = predicted(model, "decode", gpu_layers=levels, batch=3, context_tokens=50.0)
@@ -41,22 +41,22 @@ def test_it_recovers_the_physics_at_cells_that_were_not_measured(model, physics)
 def test_it_predicts_a_model_between_those_that_it_saw(two_models, dataset, physics):
     fitted = PerformanceModel().fit(two_models)
     facts = dataset.loc[dataset["model"] == "b", list(FACT_COLUMNS)].iloc[0]
-    cells = fitted.cells(
+    configurations = fitted.configurations(
         "fake", DEVICE, "b", operation="decode", gpu_layers=[0, 5, 11], batch=2, context_tokens=30, **facts
     )
     want = [physics.decode_step_s("b", level, 2, 30) for level in (0, 5, 11)]
-    assert fitted.predict(cells)["duration_s_predicted"].tolist() == pytest.approx(want, rel=0.05)
+    assert fitted.predict(configurations)["duration_s_predicted"].tolist() == pytest.approx(want, rel=0.05)
 
 
 def test_memory_is_predicted_for_loads_only(model, physics):
-    cells = model.cells("fake", DEVICE, "c", operation=["load", "decode"], gpu_layers=7)
-    done = model.predict(cells)
+    configurations = model.configurations("fake", DEVICE, "c", operation=["load", "decode"], gpu_layers=7)
+    done = model.predict(configurations)
     assert done["device_bytes_predicted"][0] == pytest.approx(physics.device_bytes("c", 7), rel=0.02)
     assert done["device_bytes_predicted"].isna().tolist() == [False, True]
     assert done["host_bytes_predicted"].isna().tolist() == [False, True]
 
 
-def test_errors_are_reported_for_held_out_cells_and_held_out_models_apart(model):
+def test_errors_are_reported_for_held_out_configurations_and_held_out_models_apart(model):
     assert set(model.cv) == set(TARGETS)
     for target in set(TARGETS) - {"host_bytes"}:
         errors = model.cv[target]
@@ -81,8 +81,10 @@ def test_beyond_the_data_the_flag_is_set_and_the_interval_widens(dataset):
     rng = np.random.default_rng(1)
     noisy = dataset.assign(duration_s=dataset["duration_s"] * np.exp(0.1 * rng.standard_normal(len(dataset))))
     fitted = PerformanceModel().fit(noisy)
-    cells = fitted.cells("fake", DEVICE, "c", operation="decode", batch=[4, 8, 16], context_tokens=68.0)
-    done = fitted.predict(cells)
+    configurations = fitted.configurations(
+        "fake", DEVICE, "c", operation="decode", batch=[4, 8, 16], context_tokens=68.0
+    )
+    done = fitted.predict(configurations)
     assert done["out_of_range"].tolist() == [False, True, True]
     width = np.log(done["duration_s_high"] / done["duration_s_low"]).to_numpy()
     assert width[0] < width[1] < width[2]
@@ -91,40 +93,42 @@ def test_beyond_the_data_the_flag_is_set_and_the_interval_widens(dataset):
 def test_an_unseen_level_between_is_in_range_but_a_first_split_is_not(one_model):
     whole = one_model[one_model["gpu_layers"].isin([0, 11])]
     fitted = PerformanceModel().fit(whole)
-    cells = fitted.cells("fake", DEVICE, "b", operation="decode", gpu_layers=[0, 5, 11], context_tokens=20)
-    assert fitted.predict(cells)["out_of_range"].tolist() == [False, True, False]
+    configurations = fitted.configurations(
+        "fake", DEVICE, "b", operation="decode", gpu_layers=[0, 5, 11], context_tokens=20
+    )
+    assert fitted.predict(configurations)["out_of_range"].tolist() == [False, True, False]
 
 
 def test_an_engine_or_device_without_data_is_refused_with_the_known_ones(model):
-    cells = model.cells("fake", "cuda:0", "b", operation="decode")
+    configurations = model.configurations("fake", "cuda:0", "b", operation="decode")
     with pytest.raises(InputError, match=r"known: fake loopback:1-threads. Got 'fake cuda:0' instead"):
-        model.predict(cells)
-    cells = model.cells("fake", DEVICE, "b", operation="load", page_cache="cold")
+        model.predict(configurations)
+    configurations = model.configurations("fake", DEVICE, "b", operation="load", page_cache="cold")
     with pytest.raises(InputError, match="known: fake loopback:1-threads warm"):
-        model.predict(cells)
+        model.predict(configurations)
 
 
 def test_unknown_names_are_refused(model):
     with pytest.raises(UnknownNameError, match="model: unknown name 'bb'"):
-        model.cells("fake", DEVICE, "bb", operation="decode")
+        model.configurations("fake", DEVICE, "bb", operation="decode")
     with pytest.raises(UnknownNameError, match="did you mean decode"):
-        model.predict(model.cells("fake", DEVICE, "b", operation="decoding"))
+        model.predict(model.configurations("fake", DEVICE, "b", operation="decoding"))
 
 
 @pytest.mark.parametrize(
-    ("cell", "message"),
+    ("configuration", "message"),
     [
         ({"batch": -1}, "row 0, column batch must be a number of at least 0"),
         ({"tokens": [5.0, np.nan]}, "row 1, column tokens must be a number"),
         ({"gpu_layers": 12}, "column gpu_layers must be a number of at least 0 and at most total_layers"),
     ],
 )
-def test_bad_cells_are_named(model, cell, message):
+def test_bad_configurations_are_named(model, configuration, message):
     with pytest.raises(InputError, match=message):
-        model.cells("fake", DEVICE, "b", operation="prefill", **cell)
+        model.configurations("fake", DEVICE, "b", operation="prefill", **configuration)
 
 
-def test_cells_without_an_operation_are_refused(model):
+def test_configurations_without_an_operation_are_refused(model):
     with pytest.raises(InputError, match="operation"):
         model.predict(pd.DataFrame({"engine": ["fake"], "device": [DEVICE], "model": ["b"]}))
 
@@ -237,9 +241,9 @@ def test_one_name_for_two_checkpoints_is_refused(dataset):
         PerformanceModel().fit(frame)
 
 
-def test_many_cells_at_once_give_what_each_gives_alone(model):
+def test_many_configurations_at_once_give_what_each_gives_alone(model):
     levels, batches = np.meshgrid(np.arange(12), np.arange(1, 5))
-    cells = model.cells(
+    configurations = model.configurations(
         "fake",
         DEVICE,
         "b",
@@ -248,8 +252,8 @@ def test_many_cells_at_once_give_what_each_gives_alone(model):
         batch=batches.ravel(),
         context_tokens=9.0,
     )
-    together = model.predict(cells)
-    alone = pd.concat([model.predict(cells.iloc[[i]]) for i in range(0, len(cells), 7)])
+    together = model.predict(configurations)
+    alone = pd.concat([model.predict(configurations.iloc[[i]]) for i in range(0, len(configurations), 7)])
     pd.testing.assert_frame_equal(together.iloc[::7], alone)
 
 
@@ -259,7 +263,7 @@ def test_order_and_other_rows_do_not_matter(model, dataset):
 
 
 def test_a_table_without_heads_has_those_that_were_profiled(model):
-    known = model.cells("fake", DEVICE, "b", operation="decode")
+    known = model.configurations("fake", DEVICE, "b", operation="decode")
     assert known["attn_heads"].tolist() == [8]
     found = complete(known.drop(columns="attn_heads"), model.state_)
     assert found["attn_heads"].tolist() == [8]

@@ -9,9 +9,9 @@ from shunter.models.published.rows import catalog_facts
 OPERATIONS = ("decode", "prefill", "load", "unload", "kv_save", "kv_restore")
 
 
-def predicted(gpu, model, **cell):
+def predicted(gpu, model, **configuration):
     performance = published_performance()
-    return performance.predict(performance.cells(ENGINE, gpu, model, **cell))
+    return performance.predict(performance.configurations(ENGINE, gpu, model, **configuration))
 
 
 def test_the_shipped_model_is_what_fitting_gives():
@@ -19,11 +19,13 @@ def test_the_shipped_model_is_what_fitting_gives():
     assert fresh.state_.data_fingerprint == shipped.state_.data_fingerprint
     assert fresh.notes == shipped.notes
     for gpu in ("RTX A6000", "T4", "H100 PCIe 80GB"):
-        cells = fresh.cells(
+        configurations = fresh.configurations(
             ENGINE, gpu, "Llama-3-8B Q4_K_M", operation=OPERATIONS, tokens=700, context_tokens=700.0
         )
         columns = ["duration_s_predicted", "duration_s_low", "duration_s_high"]
-        np.testing.assert_allclose(fresh.predict(cells)[columns], shipped.predict(cells)[columns], rtol=1e-3)
+        np.testing.assert_allclose(
+            fresh.predict(configurations)[columns], shipped.predict(configurations)[columns], rtol=1e-3
+        )
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -74,8 +76,8 @@ def test_it_is_near_what_is_known():
 )
 def test_predictions_stay_what_they_were(gpu, gpu_layers, batch, expected_s):
     """Of the shipped file: a change of terms must not move them. A new fit brings new ones."""
-    cell = {"gpu_layers": gpu_layers, "batch": batch, "tokens": 700, "context_tokens": 900.0}
-    got = predicted(gpu, "Llama-3-8B Q4_K_M", operation=list(OPERATIONS), **cell)
+    configuration = {"gpu_layers": gpu_layers, "batch": batch, "tokens": 700, "context_tokens": 900.0}
+    got = predicted(gpu, "Llama-3-8B Q4_K_M", operation=list(OPERATIONS), **configuration)
     np.testing.assert_allclose(got.duration_s_predicted, expected_s, rtol=1e-12)
 
 
@@ -87,9 +89,9 @@ def test_offloading_slows_down_more_than_in_proportion():
 
 @pytest.mark.parametrize("operation", ["load", "unload", "kv_save", "kv_restore"])
 def test_what_no_row_shows_is_marked_and_wide(operation):
-    cell = predicted("RTX 3090", "Llama-3-8B Q4_K_M", operation=operation, tokens=1000)
-    assert cell.out_of_range[0]
-    assert cell.duration_s_high[0] / cell.duration_s_low[0] > 3
+    configuration = predicted("RTX 3090", "Llama-3-8B Q4_K_M", operation=operation, tokens=1000)
+    assert configuration.out_of_range[0]
+    assert configuration.duration_s_high[0] / configuration.duration_s_low[0] > 3
     assert any(
         note.startswith(f"{operation}_s on {ENGINE}: not measured") for note in published_performance().notes
     )
@@ -113,8 +115,10 @@ def test_facts_need_a_known_model_and_quantisation():
 
 def test_intervals_of_what_nobody_published_are_the_priors_twice_as_wide() -> None:
     model = published_performance()
-    cells = model.cells("llama-cpp", "RTX A6000", "Llama-3-8B Q4_K_M", operation=["load", "unload"])
-    done = model.predict(cells).set_index("operation")
+    configurations = model.configurations(
+        "llama-cpp", "RTX A6000", "Llama-3-8B Q4_K_M", operation=["load", "unload"]
+    )
+    done = model.predict(configurations).set_index("operation")
     fits = {(fit.target, fit.engine): fit.errors[""].cell for fit in model.state_.shared}
     for operation, target in (("load", "load_s"), ("unload", "unload_s")):
         row = done.loc[operation]

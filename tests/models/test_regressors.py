@@ -13,8 +13,8 @@ from shunter.models.fit.regressors import (
 
 
 def rows(n, repeats=1, models="m", levels=0):
-    cells = np.repeat([f"cell-{i}" for i in range(n)], repeats)
-    return pd.DataFrame({"cell_id": cells, "model": models, "gpu_layers": levels})
+    configurations = np.repeat([f"configuration-{i}" for i in range(n)], repeats)
+    return pd.DataFrame({"cell_id": configurations, "model": models, "gpu_layers": levels})
 
 
 def test_known_coefficients_come_back():
@@ -48,9 +48,9 @@ def test_a_stall_in_one_repeat_counts_for_little():
 
 def test_means_of_repeats_are_over_their_medians_by_what_few_of_them_take_longer():
     measured = np.array([1.0, 1.0, 1.6, 10.0, 10.0, 1000.0, 5.0, 9.0])
-    cells = np.array(list("aaabbbcc"), dtype=object)
-    assert mean_over_median(measured, cells) == pytest.approx((1 + 1 + 1.6 + 1 + 1 + 2) / 6)
-    assert mean_over_median(measured[6:], cells[6:]) == 1.0
+    configurations = np.array(list("aaabbbcc"), dtype=object)
+    assert mean_over_median(measured, configurations) == pytest.approx((1 + 1 + 1.6 + 1 + 1 + 2) / 6)
+    assert mean_over_median(measured[6:], configurations[6:]) == 1.0
 
 
 def test_what_physics_leaves_is_corrected_by_model_and_level_and_not_for_new_models():
@@ -79,7 +79,7 @@ def test_noise_is_not_taken_for_a_correction():
     assert (plain.corrections, plain.coefficients) == ({}, fit.coefficients)
 
 
-def test_one_cell_of_each_model_and_level_is_no_ground_for_a_correction():
+def test_one_configuration_of_each_model_and_level_is_no_ground_for_a_correction():
     frame = rows(3, models=["a", "b", "c"])
     features = pd.DataFrame({"bytes": [1.0, 2.0, 3.0]})
     fit = fit_physics(features, np.array([1.0, 3.0, 2.5]), np.full(3, 1e-6), frame)
@@ -91,7 +91,7 @@ def test_features_that_data_cannot_tell_apart_are_left_out_last_first():
     assert select_features(features, 4) == (["bytes", "constant"], ["twice"])
 
 
-def test_few_cells_allow_few_features():
+def test_few_configurations_allow_few_features():
     features = pd.DataFrame(np.random.default_rng(0).uniform(1, 2, (6, 5)), columns=list("abcde"))
     assert select_features(features, 1)[0] == ["a"]
     assert select_features(features, 2)[0] == ["a", "b"]

@@ -21,15 +21,15 @@ def scale(target: str, factor: float, **changes: object) -> Scale:
 
 
 @pytest.fixture(scope="module")
-def cells(fake_performance: PerformanceModel) -> pd.DataFrame:
+def configurations(fake_performance: PerformanceModel) -> pd.DataFrame:
     return pd.concat(
-        fake_performance.cells("fake", "cpu:1-threads-50MB", model, operation=["load", "decode"])
+        fake_performance.configurations("fake", "cpu:1-threads-50MB", model, operation=["load", "decode"])
         for model in ("small", "large")
     )
 
 
 def test_times_with_both_ends_of_their_intervals_are_multiplied_and_memory_is_not(
-    fake_performance: PerformanceModel, cells: pd.DataFrame
+    fake_performance: PerformanceModel, configurations: pd.DataFrame
 ) -> None:
     scales = [
         scale("load_s", 2.0, page_cache="warm"),
@@ -40,12 +40,12 @@ def test_times_with_both_ends_of_their_intervals_are_multiplied_and_memory_is_no
     ]
     scaled = fake_performance.with_scales(scales, ["a run"])
 
-    before, after = fake_performance.predict(cells), scaled.predict(cells)
+    before, after = fake_performance.predict(configurations), scaled.predict(configurations)
 
     np.testing.assert_allclose(after[TIMES] / before[TIMES], np.outer([2.0, 1.5, 2.0, 3.0], np.ones(4)))
     others = [column for column in before if column not in TIMES]
     pd.testing.assert_frame_equal(after[others], before[others])
-    cold = cells.assign(page_cache="cold")
+    cold = configurations.assign(page_cache="cold")
     cold = cold[cold["operation"] == "decode"]
     assert scaled.predict(cold)[TIMES[0]].tolist() == pytest.approx(
         after[TIMES[0]].to_numpy()[[1, 3]].tolist()

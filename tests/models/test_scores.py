@@ -6,9 +6,9 @@ from shunter.models.validation.scores import score
 from shunter.models.validation.splits import make_splits
 
 
-def asked(measured, predicted, low=np.nan, high=np.nan, cells=None):
+def asked(measured, predicted, low=np.nan, high=np.nan, configurations=None):
     n = len(measured)
-    names = cells or [f"c{i}" for i in range(n)]
+    names = configurations or [f"c{i}" for i in range(n)]
     columns = {"measured": measured, "predicted": predicted, "smallest": 1e-6, "low": low, "high": high}
     return pd.DataFrame({"cell_id": names, **columns})
 
@@ -28,7 +28,7 @@ def test_coverage_far_from_nine_tenths_is_rejected():
     assert right.coverage_p == pytest.approx(1.0)
 
 
-def test_repeats_of_a_cell_are_one_trial():
+def test_repeats_of_a_configuration_are_one_trial():
     rows = ([1.0] * 19 + [3.0]) * 15
     alone = score("p", "s", "t", asked(rows, [1.0] * 300, 0.5, 2.0))
     assert alone.coverage_p < 0.05

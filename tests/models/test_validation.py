@@ -8,8 +8,8 @@ from shunter.models.validation.held_out import HeldOut, fold_labels, hold_out, l
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=80))
-def test_repeats_of_a_cell_never_straddle_folds(cells):
-    names = np.array([f"c{c}" for c in cells], dtype=object)
+def test_repeats_of_a_configuration_never_straddle_folds(configurations):
+    names = np.array([f"c{c}" for c in configurations], dtype=object)
     folds = fold_labels(names)
     assert len({(c, f) for c, f in zip(names, folds, strict=True)}) == len(set(names))
     assert len(set(folds)) == min(10, len(set(names)))
@@ -17,8 +17,10 @@ def test_repeats_of_a_cell_never_straddle_folds(cells):
 
 def held_out(measured, predicted, **changes):
     n = len(measured)
-    cells = np.array(["a"] * (n // 2) + ["b"] * (n - n // 2), dtype=object)
-    return HeldOut(np.array(measured), np.array(predicted), np.full(n, 1e-6), cells, cells, np.ones(n))
+    configurations = np.array(["a"] * (n // 2) + ["b"] * (n - n // 2), dtype=object)
+    return HeldOut(
+        np.array(measured), np.array(predicted), np.full(n, 1e-6), configurations, configurations, np.ones(n)
+    )
 
 
 def test_errors_are_relative_to_what_was_measured():
@@ -33,7 +35,7 @@ def test_the_interval_encloses_no_error_at_all():
     assert (low, high) == (0.0, pytest.approx(np.log(2)))
 
 
-def test_noise_is_the_spread_within_cells_and_not_between_them():
+def test_noise_is_the_spread_within_configurations_and_not_between_them():
     assert held_out([1.0, 1.0, 9.0, 9.0], [1.0] * 4).noise() == 0
     assert held_out([0.9, 1.1, 9.0, 9.0], [1.0] * 4).noise() == pytest.approx(0.05)
 

@@ -28,7 +28,7 @@ def test_rows_that_differ_under_one_id_are_refused():
         merge_datasets({"a": a, "b": b})
 
 
-def test_a_diff_tells_cells_of_one_side_and_medians_of_shared_ones():
+def test_a_diff_tells_configurations_of_one_side_and_medians_of_shared_ones():
     a = frame_of([row(str(i), cell_id="both", duration_s=d) for i, d in enumerate((1.0, 2.0, 9.0))])
     a = pd.concat([a, frame_of([row("3", cell_id="left")])], ignore_index=True)
     b = frame_of([row("4", cell_id="both", duration_s=3.0), row("5", cell_id="right")])

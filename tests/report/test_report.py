@@ -59,9 +59,9 @@ def test_the_same_stands_in_markdown(page: Path, evaluation: Evaluation) -> None
     for line in verdict(result):
         assert line in text
     for name in evaluation.policies:
-        for world in ("simulated", "real"):
-            mean_s = result["policies"][name][world]["response_mean_s"]
-            assert f"| {name} | {world} | {mean_s:.3f} s |" in text
+        for mode in ("simulated", "real"):
+            mean_s = result["policies"][name][mode]["response_mean_s"]
+            assert f"| {name} | {mode} | {mean_s:.3f} s |" in text
 
 
 def test_sections_follow_the_data(evaluation: Evaluation, simulated_only: Evaluation) -> None:

@@ -1,4 +1,4 @@
-"""The Gymnasium face of the simulated world."""
+"""The Gymnasium face of simulation."""
 
 from __future__ import annotations
 

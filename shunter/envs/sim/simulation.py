@@ -1,4 +1,4 @@
-"""The simulated world: runs the shared rules with predicted durations from one decision to the next."""
+"""Simulation: runs the shared rules with predicted durations from one decision to the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
 """A compiled scenario.
 
-A performance model asked once for every cell (``tabulation``), as tables (``World``).
+A performance model asked once for every configuration (``tabulation``), as tables (``World``).
 """

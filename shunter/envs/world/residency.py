@@ -29,9 +29,11 @@ def residency(scenario: Scenario, performance: PerformanceModel) -> pd.DataFrame
     """
     tabulation = Tabulation(scenario, performance)
     prompt, decode = tabulation.pairs.mean(axis=0)
-    cells = tabulation.cells(np.array([round(prompt + decode / 2)]), np.empty(0))
-    cells = cells[cells.operation.eq("load") | (cells.operation.eq("decode") & cells.b.eq(0))]
-    predicted = performance.predict(cells)
+    configurations = tabulation.configurations(np.array([round(prompt + decode / 2)]), np.empty(0))
+    configurations = configurations[
+        configurations.operation.eq("load") | (configurations.operation.eq("decode") & configurations.b.eq(0))
+    ]
+    predicted = performance.predict(configurations)
     loads, steps = (
         {(row.h, row.m, row.l): row for row in predicted[predicted.operation == name].itertuples()}
         for name in ("load", "decode")

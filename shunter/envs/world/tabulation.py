@@ -1,4 +1,4 @@
-"""Tables for the dynamics: a performance model asked for every cell of a scenario, once."""
+"""Tables for the dynamics: a performance model asked for every configuration of a scenario, once."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def facts_of_model(model: Model, performance: PerformanceModel) -> dict[str, Any
 
 
 class Tabulation:
-    """Asks the performance model for every cell of the tables.
+    """Asks the performance model for every configuration of the tables.
 
     The grid of token counts is refined until what lies between its points is interpolated to within
     ``TOLERANCE``, or it has ``MOST_POINTS``.
@@ -135,8 +135,8 @@ class Tabulation:
         while True:
             self.context_grid = self._grid(points)
             self.prompt_grid = self._with_uneven(self.context_grid)
-            cells = self.cells(self.context_grid, self.prompt_grid)
-            tables = self._tables(cells, self.performance.predict(cells))
+            configurations = self.configurations(self.context_grid, self.prompt_grid)
+            tables = self._tables(configurations, self.performance.predict(configurations))
             error = self._interpolation_error(tables)
             if error <= TOLERANCE or points >= MOST_POINTS:
                 return tables, error
@@ -161,25 +161,25 @@ class Tabulation:
     def _interpolation_error(self, tables: Tables) -> float:
         """Largest relative error midway between grid points."""
         contexts, prompts = _middle(self.context_grid), _middle(self.prompt_grid)
-        cells = self.cells(contexts, prompts)
-        direct_s = self.performance.predict(cells)["duration_s_mean"].to_numpy(dtype=np.float64)
+        configurations = self.configurations(contexts, prompts)
+        direct_s = self.performance.predict(configurations)["duration_s_mean"].to_numpy(dtype=np.float64)
         first = np.array([list(self.hardware_of).index(h) for h in range(len(self.hardware))])
         worst = 0.0
         for operation, table in _TABLE_OF.items():
-            rows = np.flatnonzero(cells.operation == operation)
+            rows = np.flatnonzero(configurations.operation == operation)
             values = getattr(tables, table)
             is_prefill = operation == "prefill"
             grid, middle = (self.prompt_grid, prompts) if is_prefill else (self.context_grid, contexts)
             weight = (middle - grid[:-1]) / np.diff(grid)
             between = values[..., :-1] * (1 - weight) + values[..., 1:] * weight
             axes = ("m", "l", "b", "k") if operation == "decode" else ("m", "l", "k")
-            device = first[cells["h"].to_numpy()[rows]]
-            interpolated_s = between[(device, *(cells[axis].to_numpy()[rows] for axis in axes))]
+            device = first[configurations["h"].to_numpy()[rows]]
+            interpolated_s = between[(device, *(configurations[axis].to_numpy()[rows] for axis in axes))]
             error = np.abs(interpolated_s - direct_s[rows]) / np.maximum(direct_s[rows], 1e-6)
             worst = max(worst, float(error.max(initial=0.0)))
         return worst
 
-    def cells(self, contexts: Array, prompts: Array) -> pd.DataFrame:
+    def configurations(self, contexts: Array, prompts: Array) -> pd.DataFrame:
         """All that is asked of the performance model; ``h``, ``m``, ``l``, ``b`` and ``k`` say where it goes.
 
         Args:
@@ -200,7 +200,7 @@ class Tabulation:
                         "l": level,
                         "gpu_layers": gpu_layers,
                     }
-                    rows += [{**base, **cell} for cell in operations]
+                    rows += [{**base, **configuration} for configuration in operations]
         frame = pd.DataFrame(rows)
         frame["offload_ratio"] = 1 - frame.gpu_layers / frame.total_layers
         return frame
@@ -219,24 +219,24 @@ class Tabulation:
 
     def _operations(self, saves_kv: bool, contexts: Array, prompts: Array) -> list[dict[str, Any]]:
         blank = {"batch": 1, "tokens": 0, "context_tokens": 0.0, "b": 0, "k": 0}
-        cells = [{**blank, "operation": "load"}, {**blank, "operation": "unload"}]
+        configurations = [{**blank, "operation": "load"}, {**blank, "operation": "unload"}]
         for k, tokens in enumerate(prompts):
-            cells.append({**blank, "operation": "prefill", "tokens": int(tokens), "k": k})
+            configurations.append({**blank, "operation": "prefill", "tokens": int(tokens), "k": k})
         for k, tokens in enumerate(contexts):
             for operation in ("kv_save", "kv_restore") if saves_kv else ():
-                cells.append({**blank, "operation": operation, "tokens": int(tokens), "k": k})
+                configurations.append({**blank, "operation": operation, "tokens": int(tokens), "k": k})
             for b, batch in enumerate(self.batches):
                 decode = {"operation": "decode", "batch": int(batch), "context_tokens": float(tokens)}
-                cells.append({**blank, **decode, "b": b, "k": k})
-        return cells
+                configurations.append({**blank, **decode, "b": b, "k": k})
+        return configurations
 
-    def _tables(self, cells: pd.DataFrame, predicted: pd.DataFrame) -> Tables:
+    def _tables(self, configurations: pd.DataFrame, predicted: pd.DataFrame) -> Tables:
         shape, grid, prompts = self.shape, len(self.context_grid), len(self.prompt_grid)
 
         def fill(operation: str, column: str, *axes: str, size: tuple[int, ...] = ()) -> Array:
-            rows = (cells.operation == operation).to_numpy()
+            rows = (configurations.operation == operation).to_numpy()
             table = np.zeros((len(self.hardware), *shape[1:], *size))
-            index = tuple(cells.loc[rows, axis].to_numpy() for axis in ("h", "m", "l", *axes))
+            index = tuple(configurations.loc[rows, axis].to_numpy() for axis in ("h", "m", "l", *axes))
             table[index] = predicted.loc[rows, column].to_numpy(dtype=np.float64)
             return np.asarray(table[self.hardware_of])
 
@@ -267,7 +267,7 @@ class Tabulation:
             footprint_bytes=footprint,
             capacity_bytes=capacity,
             load_s=load_s,
-            cold_load_s=self._cold_load_s(cells, load_s),
+            cold_load_s=self._cold_load_s(configurations, load_s),
             weight_bytes=np.array([float(f["weight_bytes"]) for f in self.facts]),
             host_bytes=np.inf if limits.host_memory_gb is None else limits.host_memory_gb * 1e9,
             unload_s=fill("unload", seconds),
@@ -293,11 +293,11 @@ class Tabulation:
             time_scale_s=np.array([self._time_scale_s(load_s, step_s, exists)]),
         )
 
-    def _cold_load_s(self, cells: pd.DataFrame, load_s: Array) -> Array:
+    def _cold_load_s(self, configurations: pd.DataFrame, load_s: Array) -> Array:
         """Loads from disk, where the host's memory is limited: else nobody asks for them."""
         if self.scenario.limits.host_memory_gb is None:
             return load_s
-        loads = cells[cells.operation == "load"].assign(page_cache="cold")
+        loads = configurations[configurations.operation == "load"].assign(page_cache="cold")
         cold_s = np.zeros((len(self.hardware), *self.shape[1:]))
         predicted_s = self.performance.predict(loads).duration_s_mean
         cold_s[loads.h, loads.m, loads.l] = predicted_s.to_numpy(dtype=np.float64)

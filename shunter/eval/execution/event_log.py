@@ -1,4 +1,4 @@
-"""The event log: one row per decision and its operation, the same schema for both worlds."""
+"""The event log: one row per decision and its operation, the same schema for both modes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from shunter.profiling.dataset.versioned_parquet import FileKind, read_versioned
 
 __all__ = ["EventLog", "read_event_log", "write_event_logs"]
 
-EVENT_LOG_VERSION = 4
-_KIND = FileKind("event log", "the event log schema", "event_log_version", EVENT_LOG_VERSION)
+EVENT_LOG_VERSION = 5
+_KIND = FileKind("event log", "the event log schema", "event_log_version", EVENT_LOG_VERSION, older=(4,))
 
 KINDS = {WAIT: "wait", RUN: "run", LOAD: "load", EVICT: "evict"}
 
 EVENT_COLUMNS: dict[str, pa.DataType] = {
-    "run_id": pa.string(),  # one policy on one workload seed in one world
+    "run_id": pa.string(),  # one policy on one workload seed in one mode
     "policy": pa.string(),
     "seed": pa.int64(),  # of the workload
-    "world": pa.string(),  # simulated or real
+    "mode": pa.string(),  # simulated or real
     "decision_id": pa.int64(),
     "features_version": pa.int64(),
     "device": pa.string(),
@@ -69,7 +69,7 @@ class EventLog:
 
     Args:
         world: Names models and devices.
-        run: Values of ``run_id``, ``policy``, ``seed`` and ``world``, the same in every row.
+        run: Values of ``run_id``, ``policy``, ``seed`` and ``mode``, the same in every row.
 
     Attributes:
         rows: One per decision.
@@ -195,7 +195,12 @@ def read_event_log(path: str | os.PathLike[str]) -> pd.DataFrame:
         BrokenFileError: It is truncated or no event log.
         VersionError: It was written in another version of the schema.
     """
-    return read_versioned_parquet(path, _KIND)[0]
+    return with_mode(read_versioned_parquet(path, _KIND)[0])
+
+
+def with_mode(frame: pd.DataFrame) -> pd.DataFrame:
+    """A log or table of requests as this version has it: older ones call the column ``mode`` ``world``."""
+    return frame.rename(columns={"world": "mode"})
 
 
 def _seconds(ns: int) -> float | None:

@@ -1,4 +1,4 @@
-"""The real world: engines in worker processes, on the wall clock."""
+"""Reality: engines in worker processes, on the wall clock."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def run_real(
             make_backend=lambda on_end: EngineBackend(
                 world, requests, on_end, engines, clock, vocab_sizes, seed
             ),
-            world_name="real",
+            mode="real",
             on_progress=on_progress,
         )
     except BaseException:

@@ -16,7 +16,7 @@ __all__ = ["recorded_run"]
 
 def real_runs(log: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The rows of each real run of an event log."""
-    for _, rows in log[log["world"] == "real"].groupby("run_id", sort=False):
+    for _, rows in log[log["mode"] == "real"].groupby("run_id", sort=False):
         yield rows
 
 
@@ -32,10 +32,10 @@ def recorded_run(world: World, rows: pd.DataFrame) -> Run:
     """
     first = rows.iloc[0]
     run = replay_exactly(world, world.draw(int(first["seed"])), rows)
-    run.log.mark({name: first[name] for name in ("run_id", "policy", "world")})
+    run.log.mark({name: first[name] for name in ("run_id", "policy", "mode")})
     return replace(
         run,
-        world=str(first["world"]),
+        mode=str(first["mode"]),
         policy=str(first["policy"]),
         decision_s=float(rows["decision_s"].mean()),
     )

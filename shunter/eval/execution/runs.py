@@ -1,4 +1,4 @@
-"""One policy on one sequence of requests, in either world, by one loop."""
+"""One policy on one sequence of requests, in either mode, by one loop."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Run:
     Attributes:
         policy: Its name.
         seed: Seed of the workload.
-        world: ``simulated`` or ``real``.
+        mode: ``simulated`` or ``real``.
         requests: One row per request: request_id, model, arrival_s, prompt_tokens, decode_tokens,
             first_token_s, finish_s (missing if unfinished), preemptions.
         counts: ``shunter.envs.state.state.COUNTS`` by name.
@@ -47,7 +47,7 @@ class Run:
 
     policy: str
     seed: int
-    world: str
+    mode: str
     requests: pd.DataFrame
     counts: dict[str, int]
     makespan_s: float
@@ -86,7 +86,7 @@ def run_policy(
     *,
     seed: int,
     make_backend: Callable[[OnEnd], Backend],
-    world_name: str,
+    mode: str,
     on_progress: Callable[[int], None] | None = None,
 ) -> Run:
     """Runs a policy until every request is served or ``limits.max_time_s`` is over.
@@ -97,14 +97,14 @@ def run_policy(
         policy: Decides.
         seed: Seed of the workload; recorded.
         make_backend: Makes what carries operations out, given what to call when one has ended.
-        world_name: ``simulated`` or ``real``; recorded.
+        mode: ``simulated`` or ``real``; recorded.
         on_progress: Called with the number of finished requests after every decision.
 
     Raises:
         InterruptedRun: Ctrl-C.
         BrokenRun: An engine failed and cannot be started again.
     """
-    episode = _Episode(world, requests, policy, seed, make_backend, world_name)
+    episode = _Episode(world, requests, policy, seed, make_backend, mode)
     try:
         episode.run(on_progress or (lambda served: None))
     except KeyboardInterrupt:
@@ -126,15 +126,15 @@ class _Episode:
         policy: Policy,
         seed: int,
         make_backend: Callable[[OnEnd], Backend],
-        world_name: str,
+        mode: str,
     ) -> None:
         self.world, self.requests, self.policy = world, requests, policy
         first_sends_ns = world.scenario.workload.first_sends_ns()
         self.state = episode_state(requests, world.levels, world.max_batch, first_sends_ns)
         self.tables = world.tables.changed(oracle=int(policy.oracle))
         open_episode(self.tables, self.state)
-        run_id = f"{policy.name}/{seed}/{world_name}"
-        run = {"run_id": run_id, "policy": policy.name, "seed": seed, "world": world_name}
+        run_id = f"{policy.name}/{seed}/{mode}"
+        run = {"run_id": run_id, "policy": policy.name, "seed": seed, "mode": mode}
         self.log = EventLog(world, run)
         self.backend = make_backend(self.log.end)
         self.observation = empty_observation(world.actions)
@@ -184,7 +184,7 @@ class _Episode:
         return Run(
             policy=run["policy"],
             seed=run["seed"],
-            world=run["world"],
+            mode=run["mode"],
             requests=frame,
             counts=counts,
             makespan_s=int(self.state.clock["now_ns"][0]) * 1e-9,
@@ -204,12 +204,12 @@ def simulate(world: World, policy: Policy, seed: int) -> Run:
         policy,
         seed=seed,
         make_backend=lambda on_end: SimulatedBackend(world, requests, on_end),
-        world_name="simulated",
+        mode="simulated",
     )
 
 
 def as_repeat(run: Run, repeat: int) -> Run:
-    """Marks a run as one of several of the same policy, seed and world, so that logs tell them apart."""
+    """Marks a run as one of several of the same policy, seed and mode, so that logs tell them apart."""
     if repeat:
         run.log.mark({"run_id": f"{run.log.run['run_id']}/{repeat}"})
     return run

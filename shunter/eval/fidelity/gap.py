@@ -195,8 +195,8 @@ def _ranking(simulated: Runs, real: Runs) -> Ranking | None:
     """Ranks the policies that ran on the same seeds; an interrupted round counts for nobody."""
     shared = set.intersection(*({run.seed for run in runs} for runs in real.values()))
     kept = [
-        {name: [run for run in runs if run.seed in shared] for name, runs in world.items()}
-        for world in (simulated, real)
+        {name: [run for run in runs if run.seed in shared] for name, runs in mode.items()}
+        for mode in (simulated, real)
     ]
     return rank(*kept) if shared else None
 

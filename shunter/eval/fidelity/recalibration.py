@@ -125,7 +125,7 @@ def recalibrate(
     world = make_world(scenario, performance)
     real = [rows for log in logs for rows in real_runs(log)]
     if not real:
-        raise InputError("event log", "hold a real run (shunter eval --real)", _worlds(logs))
+        raise InputError("event log", "hold a real run (shunter eval --real)", _modes(logs))
     new = {_fingerprint(rows): rows for rows in real}
     known = [name for name in new if name in performance.state_.recalibrated_on]
     runs = [_observed(world, name, rows) for name, rows in new.items() if name not in known]
@@ -147,8 +147,8 @@ def recalibrate(
     )
 
 
-def _worlds(logs: Iterable[pd.DataFrame]) -> str:
-    found = sorted({str(name) for log in logs for name in log["world"].unique()})
+def _modes(logs: Iterable[pd.DataFrame]) -> str:
+    found = sorted({str(name) for log in logs for name in log["mode"].unique()})
     return f"{' and '.join(found)} runs only" if found else "no rows"
 
 

@@ -89,7 +89,7 @@ def _run(
     make_backend: Callable[[OnEnd], Backend],
 ) -> Run:
     seed = int(rows["seed"].iloc[0])
-    return run_policy(world, requests, script, seed=seed, make_backend=make_backend, world_name="replayed")
+    return run_policy(world, requests, script, seed=seed, make_backend=make_backend, mode="replayed")
 
 
 class _Script:

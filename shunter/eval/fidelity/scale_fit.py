@@ -54,15 +54,15 @@ def fit_scales(observations: Sequence[Observation], known: Mapping[Key, Scale]) 
     Returns:
         The known ones with those of the parts observed, by key: a device's and each model's.
     """
-    cells = sorted({key for o in observations for key in o.parts_s})
-    if not cells:
+    of_models = sorted({key for o in observations for key in o.parts_s})
+    if not of_models:
         return dict(known)
-    keys = sorted({(*key[:4], "") for key in cells}) + cells
+    keys = sorted({(*key[:4], "") for key in of_models}) + of_models
     position = {key: i for i, key in enumerate(keys)}
-    members = np.zeros((len(cells), len(keys)))
-    for row, key in enumerate(cells):
+    members = np.zeros((len(of_models), len(keys)))
+    for row, key in enumerate(of_models):
         members[row, position[(*key[:4], "")]] = members[row, position[key]] = 1.0
-    parts_s = np.array([[o.parts_s.get(key, 0.0) for key in cells] for o in observations])
+    parts_s = np.array([[o.parts_s.get(key, 0.0) for key in of_models] for o in observations])
     measured = np.log([o.measured_s for o in observations])
     prior_rows = np.array([_prior_rows(key, known.get(key)) for key in keys])
     log_scales, rows = _most_probable(parts_s, measured, members, prior_rows)

@@ -9,9 +9,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from shunter.report.figures import WORLD_DASHES
+from shunter.report.figures import MODE_DASHES
 from shunter.report.page import PALETTE, Section
-from shunter.report.words import WORLDS
+from shunter.report.words import MODES
 
 __all__ = ["load_curves"]
 
@@ -55,22 +55,22 @@ def _figure(by_rate: dict[float, dict[str, Any]]) -> go.Figure:
     figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.04)
     policies = dict.fromkeys(name for result in by_rate.values() for name in result["policies"])
     for policy, colour in zip(policies, PALETTE * len(policies), strict=False):
-        for world in WORLDS:
+        for mode in MODES:
             for column, metric in enumerate(_METRICS, 1):
                 points = [
                     (rate, value)
                     for rate, result in by_rate.items()
-                    if _known(value := result["policies"].get(policy, {}).get(world, {}).get(metric))
+                    if _known(value := result["policies"].get(policy, {}).get(mode, {}).get(metric))
                 ]
                 if points:
                     figure.add_scatter(
                         x=[rate for rate, _ in points],
                         y=[value for _, value in points],
                         mode="lines+markers",
-                        name=f"{policy}, {world}",
-                        legendgroup=f"{policy}, {world}",
+                        name=f"{policy}, {mode}",
+                        legendgroup=f"{policy}, {mode}",
                         showlegend=column == 1,
-                        line={"color": colour, "dash": WORLD_DASHES[world]},
+                        line={"color": colour, "dash": MODE_DASHES[mode]},
                         hovertemplate="%{y:.4g} s at %{x:.4g}/s",
                         row=1,
                         col=column,

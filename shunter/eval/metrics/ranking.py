@@ -71,7 +71,7 @@ class Ranking:
 
 
 def rank(simulated: Mapping[str, Sequence[Run]], real: Mapping[str, Sequence[Run]]) -> Ranking | None:
-    """Ranks policies in both worlds; None with fewer than two, or where nothing was finished.
+    """Ranks policies in both modes; None with fewer than two, or where nothing was finished.
 
     Args:
         simulated: Runs by policy.
@@ -90,8 +90,8 @@ def rank(simulated: Mapping[str, Sequence[Run]], real: Mapping[str, Sequence[Run
     return Ranking(_order(of, 0), _order(of, 1), tau, pairs, unit)
 
 
-def _order(of: Mapping[str, tuple[Array, Array]], world: int) -> tuple[str, ...]:
-    return tuple(sorted(of, key=lambda name: of[name][world].mean()))
+def _order(of: Mapping[str, tuple[Array, Array]], mode: int) -> tuple[str, ...]:
+    return tuple(sorted(of, key=lambda name: of[name][mode].mean()))
 
 
 def _pair(one: str, other: str, ones: tuple[Array, Array], others: tuple[Array, Array]) -> Pair:

@@ -98,11 +98,12 @@ def _paragraphs(model: PerformanceModel, frame: pd.DataFrame) -> list[str]:
     return [
         f"Predicts the time of loads, unloads, prefills, decode steps and KV copies, and the memory of "
         f"residents, with 90 % intervals. Fitted by shunter {__version__} to {len(frame)} rows, "
-        f"{frame['cell_id'].nunique()} cells, of {len(model.models)} models; fingerprint of the rows: "
-        f"{model.state_.data_fingerprint}; file format version {model.state_.version}.",
+        f"{frame['cell_id'].nunique()} configurations, of {len(model.models)} models; "
+        f"fingerprint of the rows: {model.state_.data_fingerprint}; "
+        f"file format version {model.state_.version}.",
         "All errors below are of predictions for rows that the predictor had not seen; each split says what "
         "was seen of their kind. Errors are relative to what was measured. The noise floor is how much "
-        "repeats of one cell differ from their median: no predictor can stay below it for long.",
+        "repeats of one configuration differ from their median: no predictor can stay below it for long.",
     ]
 
 
@@ -158,12 +159,13 @@ def _error_tables(validation: Validation) -> Iterable[ReportTable]:
                     percent(first.noise),
                 )
             )
-        columns = ("target", "rows (cells)", *predictors, f"median, {predictors[0]}", "noise floor")
+        columns = ("target", "rows (configurations)", *predictors, f"median, {predictors[0]}", "noise floor")
         yield ReportTable(f"Mean errors, {split}: {seen}", columns, tuple(rows), _ERRORS_NOTE)
 
 
 _ERRORS_NOTE = (
-    "Mean absolute percentage error of the median prediction, with its 95 % bootstrap interval over cells."
+    "Mean absolute percentage error of the median prediction, with its 95 % bootstrap interval over "
+    "configurations."
 )
 
 
@@ -184,9 +186,10 @@ def _interval_table(validation: Validation) -> list[ReportTable]:
     columns = ("split", "target", "rows", "inside", "test against 90 %", "mean width", "constant width")
     note = (
         "Inside: share of held-out rows within their 90 % interval. Test: two-sided binomial at 5 %, of as "
-        "many trials as cells, on splits with at least 50 rows. Width: (high - low) / predicted; constant: "
-        "the same of the one factor that would have held 90 % of these rows, known only in hindsight. Cells "
-        "of one model or device share errors, so that the test rejects more often than in one of 20 cases."
+        "many trials as configurations, on splits with at least 50 rows. Width: (high - low) / predicted; "
+        "constant: the same of the one factor that would have held 90 % of these rows, known only in "
+        "hindsight. Configurations of one model or device share errors, so that the test rejects more often "
+        "than in one of 20 cases."
     )
     return [ReportTable("90 % intervals", columns, tuple(rows), note)] if rows else []
 

@@ -17,7 +17,7 @@ _LEAST = 0.05
 
 
 def largest_errors(held_out: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Targets, engines, devices and models whose held-out cells are off all the same way, worst first.
+    """Targets, engines, devices and models whose held-out configurations are all off one way, worst first.
 
     Args:
         held_out: ``Validation.held_out``; shape (n_rows, any).

@@ -52,7 +52,7 @@ def held_out_figure(held_out: pd.DataFrame) -> go.Figure:
         for colour, (split, symbol) in zip(COLOURS, _HELD_OUT_SPLITS.items(), strict=False):
             of_split = floored[floored["split"] == split]
             _points(figure, of_split["measured"], of_split["predicted"], split, colour, symbol, place)
-            figure.data[-1].update(text=_cell_texts(of_split), hovertemplate=_HOVER)
+            figure.data[-1].update(text=_configuration_texts(of_split), hovertemplate=_HOVER)
         what = "MB" if target.endswith("_bytes") else "ms"
         figure.update_xaxes(title_text=f"measured, {what}", type="log", **place)
         figure.update_yaxes(title_text="predicted" if place["col"] == 1 else None, type="log", **place)
@@ -72,7 +72,7 @@ def residual_figure(held_out: pd.DataFrame) -> go.Figure:
             spread = np.random.default_rng(0).uniform(-0.15, 0.15, len(of_split))
             x = pd.Categorical(of_split["model"], categories=sorted(rows["model"].unique())).codes + spread
             _points(figure, pd.Series(x), ratio, split, colour, symbol, place)
-            figure.data[-1].update(text=_cell_texts(of_split), hovertemplate=_HOVER)
+            figure.data[-1].update(text=_configuration_texts(of_split), hovertemplate=_HOVER)
         figure.add_hline(y=1, line={"color": "#999", "dash": "dot", "width": 1}, **place)
         _points(figure, [None, None], [0.95, 1.05], "", "#fff", "circle", place, legend=False)
         names = sorted(rows["model"].unique())
@@ -115,7 +115,7 @@ def offload_figure(
 
 def _offload_curve(model: PerformanceModel, resident: ResidentMemory, context: float) -> pd.DataFrame:
     levels = np.arange(min(resident.gpu_layers), max(resident.gpu_layers) + 1)
-    cells = model.cells(
+    configurations = model.configurations(
         resident.engine,
         resident.device,
         resident.model,
@@ -123,10 +123,10 @@ def _offload_curve(model: PerformanceModel, resident: ResidentMemory, context: f
         gpu_layers=levels,
         context_tokens=context,
     )
-    done = model.predict(cells)
+    done = model.predict(configurations)
     return pd.DataFrame(
         {
-            "offload": 1 - levels / cells["total_layers"],
+            "offload": 1 - levels / configurations["total_layers"],
             "rate": 1 / done["duration_s_predicted"],
             "low": 1 / done["duration_s_high"],
             "high": 1 / done["duration_s_low"],
@@ -234,7 +234,7 @@ def _line(
     figure.add_scatter(x=x, y=y, mode="lines", name=name, legendgroup=name, line=line, **(place or {}))
 
 
-def _cell_texts(rows: pd.DataFrame) -> list[str]:
+def _configuration_texts(rows: pd.DataFrame) -> list[str]:
     names = ("model", "quantization", "gpu_layers", "batch", "tokens", "context_tokens")
     return [
         ", ".join(f"{n} {v}" for n, v in zip(names, row, strict=True)) for row in rows[list(names)].to_numpy()

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from shunter.catalog.work import CELL_COLUMNS, FACT_COLUMNS
+from shunter.catalog.work import CONFIGURATION_COLUMNS, FACT_COLUMNS
 from shunter.errors import InputError
-from shunter.models.cells import sheet_names
+from shunter.models.configurations import sheet_names
 from shunter.models.datasheets import gpu_name
 from shunter.models.fit.intervals import FEW, group_half_width
 from shunter.models.fit.pooled import fit_engine
@@ -42,7 +42,7 @@ def fit_state(frame: pd.DataFrame, *, correction: bool = True) -> FittedState:
 
     Args:
         frame: A profile dataset, which may have ``EXTRA_COLUMNS`` too.
-        correction: Whether to learn corrections where held-out cells show that they help.
+        correction: Whether to learn corrections where held-out configurations show that they help.
 
     Raises:
         InputError: It has no rows, a row breaks the schema, or one model name stands for two checkpoints.
@@ -68,7 +68,7 @@ def fit_state(frame: pd.DataFrame, *, correction: bool = True) -> FittedState:
             whole = fit_engine(target, engine, rows, correction=correction)
             notes += _few_notes(target, engine, rows)
             shared.append(whole.fit)
-            held_out.append((whole.by_cell, whole.by_model))
+            held_out.append((whole.by_configuration, whole.by_model))
         if held_out:
             cv[target.name] = _target_errors(held_out)
         else:
@@ -135,19 +135,26 @@ def _fit_group(
 ) -> tuple[GroupFit, tuple[HeldOut | None, HeldOut | None]]:
     features, measured = feature_frame(target, rows), target.measured(rows)
     smallest = target.smallest(rows)
-    cells = rows["cell_id"].to_numpy(dtype=object)
+    configurations = rows["cell_id"].to_numpy(dtype=object)
     shapes = shape_names(rows)
-    n_cells = len(set(cells))
-    _, left_out = select_features(features, n_cells)
+    n_configurations = len(set(configurations))
+    _, left_out = select_features(features, n_configurations)
     where = f"{target.name} on {key[0]} {key[1]}" + (f" ({key[2]})" if key[2] else "")
-    by_cell, corrected = _better(features, measured, smallest, rows, fold_labels(cells), correction)
+    by_configuration, corrected = _better(
+        features, measured, smallest, rows, fold_labels(configurations), correction
+    )
     by_model = hold_out(features, measured, smallest, rows, shapes)
-    if by_cell is None:
-        notes.append(f"{where}: one cell only, so its error is unknown; the interval is a factor of 2")
+    if by_configuration is None:
+        notes.append(
+            f"{where}: one configuration only, so its error is unknown; the interval is a factor of 2"
+        )
     physics = fit_physics(features, measured, smallest, rows, corrected=corrected)
     left_out = [name for name in left_out if name not in physics.coefficients]
     if left_out:
-        notes.append(f"{where}: {n_cells} cells cannot tell apart, and so leave out, {', '.join(left_out)}")
+        notes.append(
+            f"{where}: {n_configurations} configurations cannot tell apart, and so leave out, "
+            f"{', '.join(left_out)}"
+        )
     fit = GroupFit(
         target=target.name,
         engine=key[0],
@@ -155,23 +162,23 @@ def _fit_group(
         page_cache=key[2],
         physics=physics,
         ranges={str(name): (float(features[name].min()), float(features[name].max())) for name in features},
-        seen_log_errors=log_error_interval(by_cell) if by_cell else _NO_ERRORS_KNOWN,
-        unseen_log_errors=_unseen_interval(target, shapes, by_cell, by_model),
+        seen_log_errors=log_error_interval(by_configuration) if by_configuration else _NO_ERRORS_KNOWN,
+        unseen_log_errors=_unseen_interval(target, shapes, by_configuration, by_model),
         models=tuple(sorted(set(rows["model"]))),
         rows=len(rows),
-        cells=n_cells,
-        mean_over_median=mean_over_median(np.maximum(measured, smallest), cells),
+        cells=n_configurations,
+        mean_over_median=mean_over_median(np.maximum(measured, smallest), configurations),
     )
-    return fit, (by_cell, by_model)
+    return fit, (by_configuration, by_model)
 
 
 def _unseen_interval(
-    target: Target, shapes: npt.NDArray[np.str_], by_cell: HeldOut | None, by_model: HeldOut | None
+    target: Target, shapes: npt.NDArray[np.str_], by_configuration: HeldOut | None, by_model: HeldOut | None
 ) -> tuple[float, float] | None:
-    """Log ratios of a model that was not seen; None where not even cells could be held out."""
-    if by_cell is None:
+    """Log ratios of a model that was not seen; None where not even configurations could be held out."""
+    if by_configuration is None:
         return None
-    noise = float((by_cell.log_errors() ** 2).mean())
+    noise = float((by_configuration.log_errors() ** 2).mean())
     prior = math.sqrt(PHYSICS[target.name].model_spread ** 2 + noise)
     if by_model is not None and len(np.unique(shapes)) >= FEW:
         return log_error_interval(by_model)
@@ -188,7 +195,7 @@ def _better(
     folds: npt.NDArray[np.int64],
     correction: bool,
 ) -> tuple[HeldOut | None, bool]:
-    """Held-out cells with and without corrections: noise and few cells can make corrections a loss."""
+    """Held-out configurations with and without corrections: noise and few of them can make these a loss."""
     plain = hold_out(features, measured, smallest, rows, folds, corrected=False)
     if not correction:
         return plain, False
@@ -201,13 +208,13 @@ def _better(
 
 
 def _target_errors(held_out: list[tuple[HeldOut | None, HeldOut | None]]) -> TargetErrors:
-    by_cell = _joined([cell for cell, _ in held_out])
+    by_configuration = _joined([configuration for configuration, _ in held_out])
     by_model = _joined([model for _, model in held_out])
-    low, high = log_error_interval(by_cell) if by_cell else _NO_ERRORS_KNOWN
+    low, high = log_error_interval(by_configuration) if by_configuration else _NO_ERRORS_KNOWN
     return TargetErrors(
-        held_out_cells=by_cell.errors() if by_cell else None,
+        held_out_cells=by_configuration.errors() if by_configuration else None,
         held_out_models=by_model.errors() if by_model else None,
-        noise=by_cell.noise() if by_cell else None,
+        noise=by_configuration.noise() if by_configuration else None,
         interval=(float(np.expm1(low)), float(np.expm1(high))),
     )
 
@@ -254,7 +261,9 @@ def _outlier_notes(frame: pd.DataFrame) -> list[str]:
     others = len(flagged) - on_sheets
     notes = [f"{on_sheets} rows flagged as outliers left out, but for intervals"] if on_sheets else []
     if others:
-        notes.append(f"{others} rows flagged as outliers count only in their cells' medians and in intervals")
+        notes.append(
+            f"{others} rows flagged as outliers count only in their configurations' medians and in intervals"
+        )
     return notes
 
 
@@ -288,7 +297,7 @@ def _notes(frame: pd.DataFrame) -> list[str]:
         for column, what in (("hardware_id", "machines"), ("engine_version", "engine versions")):
             if rows[column].nunique() > 1:
                 notes.append(f"{engine} {device}: rows of {rows[column].nunique()} {what} are fitted as one")
-        constant = [name for name in CELL_COLUMNS if rows[name].nunique() == 1]
+        constant = [name for name in CONFIGURATION_COLUMNS if rows[name].nunique() == 1]
         if constant:
             notes.append(
                 f"{engine} {device}: always the same, so its effect is unknown: {', '.join(constant)}"

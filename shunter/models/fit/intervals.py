@@ -1,10 +1,10 @@
 """90 % prediction intervals from held-out errors: conformal, by what was held out.
 
 The score is abs(log(measured / predicted)) of predictions by fits that lack the row's fold: CV+ with its
-folds' fits replaced by the final one. Folds hold out cells, whole models, or whole devices, so that an unseen
-model or device has the width that unseen ones had.
+folds' fits replaced by the final one. Folds hold out configurations, whole models, or whole devices, so that
+an unseen model or device has the width that unseen ones had.
 
-Scores are divided by what widens an interval out of range, and are taken apart by kind of cell where
+Scores are divided by what widens an interval out of range, and are taken apart by kind of configuration where
 there are enough of them (Mondrian).
 
 On a device by itself models are few, and a quantile of what was held out says little. There the interval for
@@ -84,7 +84,7 @@ def group_half_width(errors: Array, groups: npt.NDArray[np.generic], prior: floa
 
 
 class LogErrors(BaseModel):
-    """Half widths of 90 % intervals as log ratios, by what is new about a cell.
+    """Half widths of 90 % intervals as log ratios, by what is new about a configuration.
 
     Attributes:
         cell: Model and device were seen.
@@ -99,11 +99,11 @@ class LogErrors(BaseModel):
     device: HalfWidth | None
 
     def half_width(self, new_model: npt.NDArray[np.bool_], new_device: npt.NDArray[np.bool_]) -> Array:
-        """Half widths of cells; what is new in both ways has the wider, and none is narrower than a seen one.
+        """Half widths; what is new in both ways has the wider, and none is narrower than a seen one.
 
         Args:
-            new_model: Whether a cell's model was not seen; shape (n_cells,).
-            new_device: Whether a cell's device was not seen; shape (n_cells,).
+            new_model: Whether a configuration's model was not seen; shape (n_configurations,).
+            new_device: Whether a configuration's device was not seen; shape (n_configurations,).
         """
         model = max(self.cell, UNKNOWN if self.model is None else self.model)
         device = max(self.cell, UNKNOWN if self.device is None else self.device)

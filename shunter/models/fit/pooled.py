@@ -18,7 +18,7 @@ from shunter.models.fit.shared import (
     ranges_of,
     term_values,
 )
-from shunter.models.physics import kinds, rated_cells
+from shunter.models.physics import kinds, rated_configurations
 from shunter.models.physics.features import Target, shape_names
 from shunter.models.validation.held_out import HeldOut, fold_labels
 
@@ -32,16 +32,16 @@ _NORMAL = 1.645
 
 @dataclass(frozen=True)
 class Pooled:
-    """A fit, and predictions of fits without the rows predicted: random cells, and whole models (shapes).
+    """A fit, and predictions of rows left out of it: random configurations, and whole models (shapes).
 
     Attributes:
         fit: The fit to all rows.
-        by_cell: None with fewer than two cells.
+        by_configuration: None with fewer than two configurations.
         by_model: None with fewer than two shapes of models.
     """
 
     fit: CrossDeviceFit
-    by_cell: HeldOut | None
+    by_configuration: HeldOut | None
     by_model: HeldOut | None
 
 
@@ -87,9 +87,9 @@ class _Rows:
             fit = self.fit(~out, corrected=corrected)
             predicted[out] = fit.predict(self.values[out], self.frame[out])
             outside[out] = doublings_of(name, ranges_of(name, self.values[~out]), self.values[out])
-        cells, models = (self.frame[name].to_numpy(dtype=object) for name in ("cell_id", "model"))
+        configurations, models = (self.frame[name].to_numpy(dtype=object) for name in ("cell_id", "model"))
         smallest = self.target.smallest(self.frame)
-        held_out = HeldOut(self.measured, predicted, smallest, cells, models, 1 + outside)
+        held_out = HeldOut(self.measured, predicted, smallest, configurations, models, 1 + outside)
         return _Scored(held_out, np.log(self.measured / predicted) / (1 + outside), labels)
 
 
@@ -100,12 +100,12 @@ def fit_engine(target: Target, engine: str, rows: pd.DataFrame, *, correction: b
         target: One of ``TARGETS``.
         engine: Name of the engine.
         rows: Rows of the engine, with ``datasheet``; measured values are positive.
-        correction: Whether to learn corrections where held-out cells show that they help.
+        correction: Whether to learn corrections where held-out configurations show that they help.
     """
-    rated = rated_cells(rows)
+    rated = rated_configurations(rows)
     values = term_values(target.name, rated)
     data = _Rows(target, rows, values, target.measured(rows))
-    cells, corrected = _by_cell(data, correction)
+    configurations, corrected = _by_configuration(data, correction)
     models = data.hold_out(_folds(shape_names(rows)), corrected=False)
     devices = data.hold_out(_folds(rows["datasheet"].to_numpy(dtype=str)), corrected=False)
     fit = CrossDeviceFit(
@@ -113,24 +113,25 @@ def fit_engine(target: Target, engine: str, rows: pd.DataFrame, *, correction: b
         engine=engine,
         physics=data.fit(np.ones(len(rows), dtype=bool), corrected=corrected),
         ranges=ranges_of(target.name, values),
-        errors=_errors_by_kind(kinds(rated), _calibrating(rows), cells, models, devices),
+        errors=_errors_by_kind(kinds(rated), _calibrating(rows), configurations, models, devices),
         devices=tuple(sorted(map(str, rows["datasheet"].unique()))),
         models=tuple(sorted(map(str, rows["model"].unique()))),
         rows=len(rows),
         cells=rows["cell_id"].nunique(),
         mean_over_median=mean_over_median(data.measured, rows["cell_id"].to_numpy(dtype=object)),
     )
-    return Pooled(fit, cells.held_out if cells else None, models.held_out if models else None)
+    by_configuration, by_model = (scored.held_out if scored else None for scored in (configurations, models))
+    return Pooled(fit, by_configuration, by_model)
 
 
 def _errors_by_kind(
     kind: npt.NDArray[np.object_],
     known: npt.NDArray[np.bool_],
-    cells: _Scored | None,
+    configurations: _Scored | None,
     models: _Scored | None,
     devices: _Scored | None,
 ) -> dict[str, LogErrors]:
-    """Half widths by kind of cell; one with few known rows, models or devices has those of all kinds.
+    """Half widths by kind; one with few known rows, models or devices has those of all kinds.
 
     A kind that was hardly measured is left out: see ``CrossDeviceFit.predict``.
     """
@@ -141,7 +142,7 @@ def _errors_by_kind(
             here = known & (kind == name)
             here = here if here.sum() >= _LEAST_ROWS else known
             found[str(name)] = LogErrors(
-                cell=UNKNOWN if cells is None else cells.half_width(here),
+                cell=UNKNOWN if configurations is None else configurations.half_width(here),
                 model=_of_wholes(models, here, known, least),
                 device=_of_wholes(devices, here, known),
             )
@@ -170,8 +171,8 @@ def _of_wholes(
     return max(least, scored.half_width(here if enough else known))
 
 
-def _by_cell(data: _Rows, correction: bool) -> tuple[_Scored | None, bool]:
-    """Held-out cells with and without corrections: the better, and whether it has them."""
+def _by_configuration(data: _Rows, correction: bool) -> tuple[_Scored | None, bool]:
+    """Held-out configurations with and without corrections: the better, and whether it has them."""
     folds = fold_labels(data.frame["cell_id"].to_numpy(dtype=object))
     plain = data.hold_out(folds, corrected=False)
     corrected = data.hold_out(folds, corrected=True) if correction else None

@@ -36,24 +36,26 @@ class DeviceFit(BaseModel):
     corrections: dict[str, tuple[tuple[int, float], ...]]
 
     def physical(self, features: pd.DataFrame) -> Array:
-        """The sum without corrections; shape (n_cells,)."""
+        """The sum without corrections; shape (n_configurations,)."""
         total = np.zeros(len(features))
         for name, coefficient in self.coefficients.items():
             total += coefficient * features[name].to_numpy()
         return total
 
-    def predict(self, features: pd.DataFrame, cells: pd.DataFrame) -> Array:
+    def predict(self, features: pd.DataFrame, configurations: pd.DataFrame) -> Array:
         """Predicted values.
 
         Args:
-            features: Features of the cells; shape (n_cells, n_features).
-            cells: Columns ``model`` and ``gpu_layers`` of the same cells; shape (n_cells, ...).
+            features: Features of the configurations; shape (n_configurations, n_features).
+            configurations: Columns ``model`` and ``gpu_layers`` of the same configurations; shape
+                (n_configurations, ...).
 
         Returns:
-            Shape (n_cells,).
+            Shape (n_configurations,).
         """
-        log_factor = np.zeros(len(cells))
-        models, levels = cells["model"].to_numpy(dtype=object), cells["gpu_layers"].to_numpy(dtype=np.float64)
+        log_factor = np.zeros(len(configurations))
+        models = configurations["model"].to_numpy(dtype=object)
+        levels = configurations["gpu_layers"].to_numpy(dtype=np.float64)
         for model in set(models) & set(self.corrections):
             known_levels, known = zip(*self.corrections[model], strict=True)
             here = models == model
@@ -70,9 +72,9 @@ class TargetFit(BaseModel):
         ranges: Smallest and largest value seen, by feature or term, used or not.
         models: Models in the data.
         rows: Rows in the data.
-        cells: Distinct cells in the data.
-        mean_over_median: How much longer repeats of a cell take on average than their median, which is what
-            is fitted: what many of them take in all is their mean's business.
+        cells: Distinct configurations in the data.
+        mean_over_median: How much longer repeats of a configuration take on average than their median, which
+            is what is fitted: what many of them take in all is their mean's business.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -93,7 +95,7 @@ class GroupFit(TargetFit):
         device: Device of the data.
         page_cache: ``warm`` or ``cold``; empty where it makes no difference.
         physics: What predicts.
-        seen_log_errors: 5 % and 95 % quantile of log(measured / predicted) on held-out cells.
+        seen_log_errors: 5 % and 95 % quantile of log(measured / predicted) on held-out configurations.
         unseen_log_errors: 5 % and 95 % quantile of log(measured / predicted) on held-out models; None with
             fewer than two models.
     """
@@ -130,7 +132,7 @@ class GroupFit(TargetFit):
         return doublings_outside(self.ranges, {name: features[name].to_numpy() for name in self.ranges})
 
     def interval_ends(self, features: pd.DataFrame, models: npt.NDArray[np.object_]) -> tuple[Array, Array]:
-        """Ends of the 90 % interval as log ratios, out of range too; shapes (n_cells,).
+        """Ends of the 90 % interval as log ratios, out of range too; shapes (n_configurations,).
 
         Errors add up in the logarithm as one goes further from what was seen: one more width a doubling. What
         a feature costs that was always 0 is unknown, so it adds a factor of 2 either way.
@@ -143,7 +145,7 @@ class GroupFit(TargetFit):
         return low * wider - unknown, high * wider + unknown
 
     def log_errors(self, models: npt.NDArray[np.object_]) -> tuple[Array, Array]:
-        """Ends of the 90 % interval as log ratios; shapes (n_cells,).
+        """Ends of the 90 % interval as log ratios; shapes (n_configurations,).
 
         For models not in the data they are those of held-out models, never narrower, or a factor of 2 either
         way where none could be held out.
@@ -155,7 +157,7 @@ class GroupFit(TargetFit):
 
 
 def doublings_outside(ranges: Mapping[str, tuple[float, float]], values: Mapping[str, Array]) -> Array:
-    """How many times the farthest value must be halved or doubled to be in its range; shape (n_cells,).
+    """How often the farthest value must be halved or doubled to be in range; shape (n_configurations,).
 
     One that was always 0 and is not here counts as one doubling; so does one that is 0 and never was.
     """
@@ -171,23 +173,23 @@ def doublings_outside(ranges: Mapping[str, tuple[float, float]], values: Mapping
     return worst
 
 
-def select_features(features: pd.DataFrame, n_cells: int) -> tuple[list[str], list[str]]:
+def select_features(features: pd.DataFrame, n_configurations: int) -> tuple[list[str], list[str]]:
     """Picks the features that the data can tell apart, most physical first.
 
     A feature that is always 0 is no loss, nor one that equals another. Nor is one side (device or host) that
     never does a twentieth of what the other does: its coefficient would be fitted to noise. A combination of
     features before it cannot be told from them, unless it is the difference of two that are used whatever the
-    data (``DIFFERENCES``). Beyond that, at most ``1 + n_cells // 2`` are used.
+    data (``DIFFERENCES``). Beyond that, at most ``1 + n_configurations // 2`` are used.
 
     Args:
         features: Features of the rows, most physical first; shape (n_rows, n_features).
-        n_cells: Distinct cells among the rows.
+        n_configurations: Distinct configurations among the rows.
 
     Returns:
         Names to use, and names left out though they matter.
     """
     largest = {str(name): float(features[name].max()) for name in features}
-    most = min(n_cells, 1 + n_cells // 2)
+    most = min(n_configurations, 1 + n_configurations // 2)
     used: list[str] = []
     left_out: list[str] = []
     basis = np.empty((len(features), 0))
@@ -217,13 +219,14 @@ def _other_side(name: str) -> str:
 def fit_physics(
     features: pd.DataFrame, measured: Array, smallest: Array, frame: pd.DataFrame, *, corrected: bool = True
 ) -> DeviceFit:
-    """Fits the medians of cells: first the coefficients, then the corrections to what they leave.
+    """Fits the medians of configurations: first the coefficients, then the corrections to what they leave.
 
-    Medians, so that often and seldom measured cells count alike and a stall in one repeat counts for little.
+    Medians, so that often and seldom measured configurations count alike and a stall in one repeat counts for
+    little.
 
     Args:
-        features: Features of the rows, most physical first, equal in all rows of a cell; shape (n_rows,
-            n_features).
+        features: Features of the rows, most physical first, equal in all rows of a configuration; shape
+            (n_rows, n_features).
         measured: Measured values; shape (n_rows,).
         smallest: Below it, errors count relative to it; above 0; shape (n_rows,).
         frame: The rows' ``cell_id``, ``model`` and ``gpu_layers``.
@@ -242,16 +245,16 @@ def fit_physics(
     return fit.model_copy(update={"corrections": _corrections(left, frame)})
 
 
-def mean_over_median(measured: Array, cell_ids: npt.NDArray[np.object_]) -> float:
-    """The mean of measured / its cell's median, over the rows of cells with at least three; 1 without any.
+def mean_over_median(measured: Array, configuration_ids: npt.NDArray[np.object_]) -> float:
+    """The mean of measured / its configuration's median, where that has three rows or more; 1 without any.
 
-    A row counts as at most twice its cell's median and at least half: one long stall is no habit.
+    A row counts as at most twice its configuration's median and at least half: one long stall is no habit.
 
     Args:
         measured: Measured values, positive, outliers too; shape (n_rows,).
-        cell_ids: Cell of each row; shape (n_rows,).
+        configuration_ids: Configuration of each row; shape (n_rows,).
     """
-    rows = pd.Series(measured).groupby(cell_ids)
+    rows = pd.Series(measured).groupby(configuration_ids)
     ratio = (measured / rows.transform("median"))[rows.transform("size") >= _FEWEST_REPEATS]
     return float(ratio.clip(0.5, 2.0).mean()) if len(ratio) else 1.0
 

@@ -1,9 +1,9 @@
 """One calibration for all devices that have data sheets: factors of closed-form terms, found in log space.
 
-The prediction of a cell is the sum over stages of the p-norm of ``factor x term``; the factors of terms that
-depend on the device are multiplied by one deviation a device, drawn towards 1; a learned correction, one a
-device and one a device and model, is what that leaves, drawn towards 1 again. Every term grows with what
-it is about and no factor is negative, so more bytes on slower memory are never faster.
+The prediction of a configuration is the sum over stages of the p-norm of ``factor x term``; the factors of
+terms that depend on the device are multiplied by one deviation a device, drawn towards 1; a learned
+correction, one a device and one a device and model, is what that leaves, drawn towards 1 again. Every term
+grows with what it is about and no factor is negative, so more bytes on slower memory are never faster.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy.optimize import least_squares
 from shunter.models.fit.intervals import UNKNOWN, LogErrors
 from shunter.models.fit.regressors import TargetFit, doublings_outside, shrunk_means
 from shunter.models.fit.robust import pseudo_huber
-from shunter.models.physics import PHYSICS, RatedCells, TargetPhysics, kinds, rated_cells
+from shunter.models.physics import PHYSICS, RatedConfigurations, TargetPhysics, kinds, rated_configurations
 
 Array = npt.NDArray[np.float64]
 
@@ -62,12 +62,12 @@ class SharedPhysics(BaseModel):
         return self
 
     def physical(self, values: Array, frame: pd.DataFrame) -> Array:
-        """Without corrections; shape (n_cells,).
+        """Without corrections; shape (n_configurations,).
 
         Args:
-            values: Terms at peak rates, as from ``term_values``; shape (n_cells, n_terms).
-            frame: Columns ``datasheet`` and, where known, ``engine_version`` of the same cells; shape
-                (n_cells, ...).
+            values: Terms at peak rates, as from ``term_values``; shape (n_configurations, n_terms).
+            frame: Columns ``datasheet`` and, where known, ``engine_version`` of the same configurations;
+                shape (n_configurations, ...).
         """
         physics = PHYSICS[self.target]
         factors = np.array([self.factors[term.name] for term in physics.terms])
@@ -79,11 +79,12 @@ class SharedPhysics(BaseModel):
         return _total(physics, values, np.log(factors) + moved)[0]
 
     def predict(self, values: Array, frame: pd.DataFrame) -> Array:
-        """Predicted values; shape (n_cells,).
+        """Predicted values; shape (n_configurations,).
 
         Args:
-            values: Terms at peak rates, as from ``term_values``; shape (n_cells, n_terms).
-            frame: Columns ``datasheet`` and ``model`` of the same cells; shape (n_cells, ...).
+            values: Terms at peak rates, as from ``term_values``; shape (n_configurations, n_terms).
+            frame: Columns ``datasheet`` and ``model`` of the same configurations; shape (n_configurations,
+                ...).
         """
         devices, models = frame["datasheet"].to_numpy(dtype=object), frame["model"].to_numpy(dtype=object)
         log_factor = np.zeros(len(frame))
@@ -99,7 +100,8 @@ class CrossDeviceFit(TargetFit):
 
     Attributes:
         physics: What predicts.
-        errors: Log errors of held-out cells, models and devices, by kind of cell; "" is for any kind.
+        errors: Log errors of held-out configurations, models and devices, by kind of configuration; "" is for
+            any kind.
         devices: Devices in the data.
     """
 
@@ -125,12 +127,12 @@ class CrossDeviceFit(TargetFit):
         """Predicted values, the half widths of their 90 % intervals as log ratios, and what is out of range.
 
         Args:
-            frame: Cells of devices with data sheets, complete.
+            frame: Configurations of devices with data sheets, complete.
 
         Returns:
-            Shapes (n_cells,).
+            Shapes (n_configurations,).
         """
-        rated = rated_cells(frame)
+        rated = rated_configurations(frame)
         values = term_values(self.target, rated)
         predicted = self.physics.predict(values, frame)
         outside = doublings_of(self.target, self.ranges, values)
@@ -146,13 +148,13 @@ class CrossDeviceFit(TargetFit):
         return predicted, half * (1 + outside), outside > 0
 
 
-def term_values(target: str, cells: RatedCells) -> Array:
-    """All terms of a target at peak rates; shape (n_cells, n_terms)."""
-    return np.column_stack([term.of(cells) for term in PHYSICS[target].terms])
+def term_values(target: str, configurations: RatedConfigurations) -> Array:
+    """All terms of a target at peak rates; shape (n_configurations, n_terms)."""
+    return np.column_stack([term.of(configurations) for term in PHYSICS[target].terms])
 
 
 def doublings_of(target: str, ranges: dict[str, tuple[float, float]], values: Array) -> Array:
-    """How far cells are from the ranges of terms, in doublings; shape (n_cells,)."""
+    """How far configurations are from the ranges of terms, in doublings; shape (n_configurations,)."""
     names = [term.name for term in PHYSICS[target].terms]
     return doublings_outside(ranges, dict(zip(names, values.T, strict=True)))
 
@@ -249,7 +251,7 @@ class _Problem:
 
 
 def _total(physics: TargetPhysics, values: Array, log_factors: Array) -> tuple[Array, Array]:
-    """The prediction, and its derivative by the logarithm of each factor; (n_cells,), (n_cells, n_terms)."""
+    """The prediction (n_configurations,), and its derivative by the logarithm of each factor (…, n_terms)."""
     scaled = values * np.exp(log_factors)
     total = np.full(len(values), np.finfo(float).tiny)
     slopes = scaled.copy()
@@ -275,7 +277,7 @@ def _flags(physics: TargetPhysics) -> tuple[npt.NDArray[np.bool_], npt.NDArray[n
 
 
 def _moves(physics: TargetPhysics, log_device: Array, log_version: Array) -> Array:
-    """What deviations add to the logarithms of factors; shape (n_cells, n_terms)."""
+    """What deviations add to the logarithms of factors; shape (n_configurations, n_terms)."""
     by_device, by_version = _flags(physics)
     return np.outer(log_device, by_device) + np.outer(log_version, by_version)
 
@@ -299,6 +301,6 @@ def _corrections(left: Array, frame: pd.DataFrame) -> dict[str, dict[str, float]
 
 
 def _looked_up(table: dict[str, float], names: npt.NDArray[np.object_], default: float = 0.0) -> Array:
-    """Each name's value; by distinct names, since tables of cells repeat few of them often."""
+    """Each name's value; by distinct names, since tables of configurations repeat few of them often."""
     codes, distinct = pd.factorize(names)
     return np.array([table.get(str(name), default) for name in distinct], dtype=np.float64)[codes]

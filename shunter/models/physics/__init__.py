@@ -8,10 +8,10 @@ longest counts (a roofline with a rounded edge); stages follow one another.
 
 from __future__ import annotations
 
-from shunter.models.physics.cells import EXTRA_COLUMNS, RatedCells, kinds, rated_cells
 from shunter.models.physics.decode import DECODE
 from shunter.models.physics.memory import DEVICE, HOST
 from shunter.models.physics.prefill import PREFILL, UBATCH_TOKENS
+from shunter.models.physics.rated import EXTRA_COLUMNS, RatedConfigurations, kinds, rated_configurations
 from shunter.models.physics.swap import KV, LOAD, UNLOAD
 from shunter.models.physics.terms import Stage, TargetPhysics, Term
 
@@ -19,12 +19,12 @@ __all__ = [
     "EXTRA_COLUMNS",
     "PHYSICS",
     "UBATCH_TOKENS",
-    "RatedCells",
+    "RatedConfigurations",
     "Stage",
     "TargetPhysics",
     "Term",
     "kinds",
-    "rated_cells",
+    "rated_configurations",
 ]
 
 PHYSICS: dict[str, TargetPhysics] = {
@@ -39,7 +39,7 @@ PHYSICS: dict[str, TargetPhysics] = {
 }
 """Stages by target. Loads: the spread of device deviations is that of published load rates on like links,
 which differ by a factor of several with pinning and the loader; other spreads are engineering judgement.
-Spreads over models are of devices without data sheets, each by itself, beyond the error for held-out cells:
-in quiet own sweeps of three sizes of one architecture it was 0.07 or less (prefill, KV copies), 0.03 for
-decode and none for loads; they are given about twice that and more, since architectures differ by more.
-How far other sizes are from those seen widens intervals besides."""
+Spreads over models are of devices without data sheets, each by itself, beyond the error for held-out
+configurations: in quiet own sweeps of three sizes of one architecture it was 0.07 or less (prefill, KV
+copies), 0.03 for decode and none for loads; they are given about twice that and more, since architectures
+differ by more. How far other sizes are from those seen widens intervals besides."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from shunter.catalog import work
-from shunter.models.physics.cells import Array, RatedCells
+from shunter.models.physics.rated import Array, RatedConfigurations
 from shunter.models.physics.terms import Stage, Term
 
 _BYTES_PER_LANE_CLOCK = 8.0
 HOST_FLOP_PER_S = 5e11
 
 
-def weight_read_s(c: RatedCells) -> Array:
+def weight_read_s(c: RatedConfigurations) -> Array:
     """A step reads each weight on the device once. Bytes / (bytes/s).
 
     Source: Pope et al., Efficiently Scaling Transformer Inference, 2022, section 2.
@@ -20,7 +20,7 @@ def weight_read_s(c: RatedCells) -> Array:
     return work.weights_read_bytes(c.at).device / c.bandwidth
 
 
-def weight_issue_s(c: RatedCells) -> Array:
+def weight_issue_s(c: RatedConfigurations) -> Array:
     """The same reads as multiprocessors can have them in flight, 8 bytes a clock each. Bytes / (bytes/s).
 
     It binds where memory is fast for the number of multiprocessors (HBM). Source: Little's law; Volkov,
@@ -29,7 +29,7 @@ def weight_issue_s(c: RatedCells) -> Array:
     return work.weights_read_bytes(c.at).device / (_BYTES_PER_LANE_CLOCK * c.clocks)
 
 
-def matrix_s(c: RatedCells) -> Array:
+def matrix_s(c: RatedConfigurations) -> Array:
     """A decode step's multiplications: 2 a parameter and sequence. FLOP / (FLOP/s).
 
     Source: Williams et al., Roofline, 2009; Kaplan et al., Scaling Laws, 2020, section 2.1.
@@ -37,63 +37,63 @@ def matrix_s(c: RatedCells) -> Array:
     return 2 * work.sequence_params(c.at, c.at.batch).device / c.matrix
 
 
-def host_read_s(c: RatedCells) -> Array:
+def host_read_s(c: RatedConfigurations) -> Array:
     """A step reads each weight of the host's layers once. Bytes / (bytes/s)."""
     return work.weights_read_bytes(c.at).host / c.host_bandwidth
 
 
-def host_matrix_s(c: RatedCells) -> Array:
+def host_matrix_s(c: RatedConfigurations) -> Array:
     """Multiplications of the host's layers, at half a TFLOP/s. FLOP / (FLOP/s)."""
     return 2 * work.sequence_params(c.at, c.at.batch).host / HOST_FLOP_PER_S
 
 
-def kv_read_s(c: RatedCells) -> Array:
+def kv_read_s(c: RatedConfigurations) -> Array:
     """A step reads the keys and values of all tokens before it. Bytes / (bytes/s)."""
     return (1 - c.kv_on_host) * work.kv_read_bytes(c.at).device / c.bandwidth
 
 
-def attention_issue_s(c: RatedCells) -> Array:
+def attention_issue_s(c: RatedConfigurations) -> Array:
     """Attention works with the width of the queries, which grouped queries make wider than the keys."""
     return (1 - c.kv_on_host) * work.attended_width(c.at).device / c.clocks
 
 
-def host_kv_read_s(c: RatedCells) -> Array:
+def host_kv_read_s(c: RatedConfigurations) -> Array:
     """The same for KV in host memory. Bytes / (bytes/s)."""
     read = work.kv_read_bytes(c.at)
     return (read.host + c.kv_on_host * read.device) / c.host_bandwidth
 
 
-def launch_s(c: RatedCells) -> Array:
+def launch_s(c: RatedConfigurations) -> Array:
     """Kernels of one layer: 10 us a layer on the device."""
     return 1e-5 * work.layers(c.at).device
 
 
-def host_launch_s(c: RatedCells) -> Array:
+def host_launch_s(c: RatedConfigurations) -> Array:
     """Threads that meet after each operation: 10 us a layer on the host."""
     return 1e-5 * work.layers(c.at).host
 
 
-def step_s(c: RatedCells) -> Array:
+def step_s(c: RatedConfigurations) -> Array:
     """What each step costs whatever the model: 100 us."""
     return np.full_like(c.bandwidth, 1e-4)
 
 
-def hop_s(c: RatedCells) -> Array:
+def hop_s(c: RatedConfigurations) -> Array:
     """Activations cross from host to device once a step: 100 us, where layers are on both."""
     return 1e-4 * c.at.is_split
 
 
-def kv_hop_s(c: RatedCells) -> Array:
+def kv_hop_s(c: RatedConfigurations) -> Array:
     """Each device layer's attention goes to the host and back where KV stays there: 100 us a layer."""
     return 1e-4 * c.kv_on_host * c.at.layers_device
 
 
-def kv_hop_width_s(c: RatedCells) -> Array:
+def kv_hop_width_s(c: RatedConfigurations) -> Array:
     """The same, by width: 0.1 us an element of the residual stream and layer."""
     return 1e-7 * c.kv_on_host * c.at.layers_device * c.at.hidden_size
 
 
-def gpu_hop_s(c: RatedCells) -> Array:
+def gpu_hop_s(c: RatedConfigurations) -> Array:
     """Activations go from GPU to GPU: 100 us for each further one."""
     return 1e-4 * (c.gpu_count - 1)
 

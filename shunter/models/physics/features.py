@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from shunter.catalog import work
-from shunter.catalog.work import PlacedCells, placed_cells
+from shunter.catalog.work import PlacedConfigurations, placed_configurations
 
 __all__ = ["MOST_UNEVEN_TOKENS"]
 
@@ -30,8 +30,9 @@ DIFFERENCES = {
     f"many_sequences_params_{side}": {f"more_sequences_params_{side}", f"is_batched_params_{side}"}
     for side in ("device", "host")
 }
-"""Features that are the difference of two others in all cells that can be, not only in those measured. Beside
-both such a one is none too many, since coefficients are not negative; which of them has what is the same."""
+"""Features that are the difference of two others in all configurations that can be, not only in those
+measured. Beside both such a one is none too many, since coefficients are not negative; which of them has what
+is the same."""
 
 ROWS_TOGETHER = 4
 """Tokens that matrix kernels of processors take at once; what is left of a pass reads the weights again."""
@@ -70,7 +71,7 @@ def _both(name: str, sides: work.Sides) -> Features:
     return {f"{name}_device": sides.device, f"{name}_host": sides.host}
 
 
-def _decode(c: PlacedCells) -> Features:
+def _decode(c: PlacedConfigurations) -> Features:
     """One decode step of a batch: every weight is read once; each further sequence adds computation and KV.
 
     Weights beyond the cache are read from memory. Attention reads KV, and computes with each query head, of
@@ -99,7 +100,7 @@ def _decode(c: PlacedCells) -> Features:
     }
 
 
-def _prefill(c: PlacedCells) -> Features:
+def _prefill(c: PlacedConfigurations) -> Features:
     """One prompt: computation per token and weight, one pass over the weights, attention in tokens squared.
 
     On processors a few tokens that do not fill a kernel's rows cost another pass over the weights, and
@@ -128,7 +129,7 @@ def _prefill(c: PlacedCells) -> Features:
     }
 
 
-def _load(c: PlacedCells) -> Features:
+def _load(c: PlacedConfigurations) -> Features:
     """A load: bytes brought to each side, work per layer, buffers for all KV. Units: bytes, layers."""
     weights = work.weights_held_bytes(c)
     return {
@@ -140,7 +141,7 @@ def _load(c: PlacedCells) -> Features:
     }
 
 
-def _unload(c: PlacedCells) -> Features:
+def _unload(c: PlacedConfigurations) -> Features:
     """An unload: memory given back, page by page, and work per layer. Units: bytes, layers."""
     return {
         "constant": np.ones_like(c.layers),
@@ -150,7 +151,7 @@ def _unload(c: PlacedCells) -> Features:
     }
 
 
-def _kv(c: PlacedCells) -> Features:
+def _kv(c: PlacedConfigurations) -> Features:
     """One request's KV copied to or from the host: bytes on each side, a tensor or two per layer."""
     copied = work.kv_copied_bytes(c)
     return {
@@ -161,7 +162,7 @@ def _kv(c: PlacedCells) -> Features:
     }
 
 
-def _memory(c: PlacedCells) -> Features:
+def _memory(c: PlacedConfigurations) -> Features:
     """A resident's footprint: its weights on each side, the KV reserved there, buffers. Units: bytes."""
     weights = work.weights_held_bytes(c)
     return {
@@ -180,7 +181,7 @@ class Target:
     Attributes:
         name: Name of the target, its unit included.
         operation: The dataset's operation that it is about.
-        features: Physical features of the target, from placed cells.
+        features: Physical features of the target, from placed configurations.
         measured: The observed value, from a dataset frame.
         smallest: Below it, errors count relative to it: a clock's or an allocator's grain, per row.
         by_page_cache: Whether warm and cold files are fitted apart.
@@ -188,7 +189,7 @@ class Target:
 
     name: str
     operation: str
-    features: Callable[[PlacedCells], Features]
+    features: Callable[[PlacedConfigurations], Features]
     measured: Callable[[pd.DataFrame], Array]
     smallest: Callable[[pd.DataFrame], Array]
     by_page_cache: bool = False
@@ -236,7 +237,8 @@ def feature_names(target: str) -> frozenset[str]:
     if target not in TARGETS:
         return frozenset()
     nothing = np.empty(0)
-    return frozenset(TARGETS[target].features(PlacedCells(**{f.name: nothing for f in fields(PlacedCells)})))
+    empty = PlacedConfigurations(**{f.name: nothing for f in fields(PlacedConfigurations)})
+    return frozenset(TARGETS[target].features(empty))
 
 
 def feature_frame(target: Target, frame: pd.DataFrame) -> pd.DataFrame:
@@ -244,9 +246,10 @@ def feature_frame(target: Target, frame: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         target: One of ``TARGETS``.
-        frame: Cells with ``FACT_COLUMNS`` and ``CELL_COLUMNS``; shape (n_cells, any).
+        frame: Configurations with ``FACT_COLUMNS`` and ``CONFIGURATION_COLUMNS``; shape (n_configurations,
+            any).
 
     Returns:
-        Shape (n_cells, n_features), most physical first.
+        Shape (n_configurations, n_features), most physical first.
     """
-    return pd.DataFrame(target.features(placed_cells(frame)), index=frame.index)
+    return pd.DataFrame(target.features(placed_configurations(frame)), index=frame.index)

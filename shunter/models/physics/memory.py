@@ -5,32 +5,32 @@ from __future__ import annotations
 import numpy as np
 
 from shunter.catalog import work
-from shunter.models.physics.cells import Array, RatedCells
+from shunter.models.physics.rated import Array, RatedConfigurations
 from shunter.models.physics.terms import Stage, Term
 
 
-def device_weights_bytes(c: RatedCells) -> Array:
+def device_weights_bytes(c: RatedConfigurations) -> Array:
     """Weights on the device."""
     return work.weights_held_bytes(c.at).device
 
 
-def device_kv_bytes(c: RatedCells) -> Array:
+def device_kv_bytes(c: RatedConfigurations) -> Array:
     """KV reserved on the device."""
     return (1 - c.kv_on_host) * work.kv_reserved_bytes(c.at).device
 
 
-def host_weights_bytes(c: RatedCells) -> Array:
+def host_weights_bytes(c: RatedConfigurations) -> Array:
     """Weights on the host."""
     return work.weights_held_bytes(c.at).host
 
 
-def host_kv_bytes(c: RatedCells) -> Array:
+def host_kv_bytes(c: RatedConfigurations) -> Array:
     """KV reserved on the host."""
     reserved = work.kv_reserved_bytes(c.at)
     return reserved.host + c.kv_on_host * reserved.device
 
 
-def runtime_bytes(c: RatedCells) -> Array:
+def runtime_bytes(c: RatedConfigurations) -> Array:
     """Runtime context and work buffers: 500 MB."""
     return np.full_like(c.bandwidth, 5e8)
 

@@ -14,19 +14,19 @@ from __future__ import annotations
 import numpy as np
 
 from shunter.catalog import work
-from shunter.models.physics.cells import Array, RatedCells
 from shunter.models.physics.decode import HOST_FLOP_PER_S, step_s, weight_read_s
+from shunter.models.physics.rated import Array, RatedConfigurations
 from shunter.models.physics.terms import Stage, Term
 
 UBATCH_TOKENS = 512
 """Tokens that one pass over the weights processes in prefill. Source: llama.cpp's default n_ubatch."""
 
 
-def _passes(c: RatedCells) -> Array:
+def _passes(c: RatedConfigurations) -> Array:
     return np.ceil(np.maximum(c.at.tokens, 1.0) / UBATCH_TOKENS)
 
 
-def _pipeline(c: RatedCells) -> Array:
+def _pipeline(c: RatedConfigurations) -> Array:
     """Share of the work that one of several GPUs in a pipeline spends: m passes through n stages.
 
     Source: Huang et al., GPipe, 2019, section 2.2: (m + n - 1) / m steps of 1/n of the work.
@@ -35,49 +35,49 @@ def _pipeline(c: RatedCells) -> Array:
     return np.asarray(share, dtype=np.float64)
 
 
-def prompt_matrix_s(c: RatedCells) -> Array:
+def prompt_matrix_s(c: RatedConfigurations) -> Array:
     """Prefill's multiplications: 2 a parameter and token; GPUs that share them work as a pipeline."""
     return 2 * work.token_params(c.at).device / c.matrix * _pipeline(c)
 
 
-def prompt_lane_s(c: RatedCells) -> Array:
+def prompt_lane_s(c: RatedConfigurations) -> Array:
     """Weights unpacked for, and work outside of, matrix units: an operation a parameter and pass."""
     return _passes(c) * c.at.params_device / (256 * c.clocks) * _pipeline(c)
 
 
-def prompt_weight_read_s(c: RatedCells) -> Array:
+def prompt_weight_read_s(c: RatedConfigurations) -> Array:
     """Each pass of prefill reads all weights. Bytes / (bytes/s)."""
     return _passes(c) * weight_read_s(c) * _pipeline(c)
 
 
-def prompt_attention_s(c: RatedCells) -> Array:
+def prompt_attention_s(c: RatedConfigurations) -> Array:
     """Scores and values of all pairs of tokens, half of them masked: 2 x tokens^2 x width a layer."""
     return 2 * (1 - c.kv_on_host) * work.pair_width(c.at).device / c.matrix * _pipeline(c)
 
 
-def prompt_host_attention_s(c: RatedCells) -> Array:
+def prompt_host_attention_s(c: RatedConfigurations) -> Array:
     """The same on the processor, for layers whose KV is in host memory, at half a TFLOP/s."""
     pairs = work.pair_width(c.at)
     return 2 * (pairs.host + c.kv_on_host * pairs.device) / HOST_FLOP_PER_S
 
 
-def prompt_activation_s(c: RatedCells) -> Array:
+def prompt_activation_s(c: RatedConfigurations) -> Array:
     """Activations written and read, 2 bytes a token, width and layer. Bytes / (bytes/s)."""
     return 2 * work.token_width(c.at).device / c.bandwidth * _pipeline(c)
 
 
-def prompt_launch_s(c: RatedCells) -> Array:
+def prompt_launch_s(c: RatedConfigurations) -> Array:
     """Kernels of one layer and pass: 10 us."""
     return 1e-5 * _passes(c) * work.layers(c.at).device
 
 
-def prompt_host_s(c: RatedCells) -> Array:
+def prompt_host_s(c: RatedConfigurations) -> Array:
     """Multiplications of the host's layers where there is no device, at half a TFLOP/s."""
     seconds = 2 * work.token_params(c.at).host / HOST_FLOP_PER_S
     return np.where(c.at.layers_device == 0, seconds, 0.0)
 
 
-def prompt_link_s(c: RatedCells) -> Array:
+def prompt_link_s(c: RatedConfigurations) -> Array:
     """The host's weights go to the device for each pass, which llama.cpp does for 32 tokens and more."""
     return (c.at.layers_device > 0) * _passes(c) * work.weights_read_bytes(c.at).host / c.link
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shunter.models.physics.cells import Array, RatedCells
+from shunter.models.physics.rated import Array, RatedConfigurations
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Term:
 
     Attributes:
         name: Name, unique in its target.
-        value: At peak rates, in the target's unit; shape (n_cells,).
+        value: At peak rates, in the target's unit; shape (n_configurations,).
         factor: Median of the prior: how many times as long it takes in fact.
         spread: Standard deviation of the prior's logarithm.
         weights: ``dense`` or ``quantised`` if it is for such weights only.
@@ -25,18 +25,18 @@ class Term:
     """
 
     name: str
-    value: Callable[[RatedCells], Array]
+    value: Callable[[RatedConfigurations], Array]
     factor: float
     spread: float
     weights: str = ""
     by_device: bool = False
     by_version: bool = False
 
-    def of(self, cells: RatedCells) -> Array:
+    def of(self, configurations: RatedConfigurations) -> Array:
         """The term's value; 0 where it does not apply."""
-        value = self.value(cells)
+        value = self.value(configurations)
         if self.weights:
-            value = value * (cells.quantised == (self.weights == "quantised"))
+            value = value * (configurations.quantised == (self.weights == "quantised"))
         return np.asarray(value, dtype=np.float64)
 
 

@@ -3,7 +3,7 @@
 llama.cpp's published rows are decodes and prefills, each of one sequence. What they lack comes from physics
 with its priors (``shunter.models.physics``): unloads, KV copies and memory from the priors alone, loads from
 the priors after the one published reload whose device has a data sheet (transformers on an RTX 5000 Ada).
-All cells of these are ``out_of_range``, with intervals as wide as the priors leave them.
+All configurations of these are ``out_of_range``, with intervals as wide as the priors leave them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import pandas as pd
 
 from shunter.catalog.gpus import catalog_gpus
 from shunter.catalog.models import catalog_models
-from shunter.models.cells import complete
+from shunter.models.configurations import complete
 from shunter.models.fit.intervals import COVERAGE, LogErrors
 from shunter.models.fit.shared import CrossDeviceFit, SharedPhysics, term_values
 from shunter.models.performance import PerformanceModel
-from shunter.models.physics import PHYSICS, rated_cells
+from shunter.models.physics import PHYSICS, rated_configurations
 from shunter.models.published.rows import catalog_facts, published_frame
 from shunter.models.state import FittedState
 
@@ -99,8 +99,8 @@ def _half(width: float) -> LogErrors:
 def _prior_half_width(state: FittedState, target: str) -> float:
     """Half width that 90 % of what the priors hold possible stays within, as a log ratio."""
     physics, rng = PHYSICS[target], np.random.default_rng(0)
-    cells = complete(_typical_cells(_UNPUBLISHED[target]), state)
-    values = term_values(target, rated_cells(cells))
+    configurations = complete(_typical_configurations(_UNPUBLISHED[target]), state)
+    values = term_values(target, rated_configurations(configurations))
     terms = physics.terms
     centre = np.log([term.factor for term in terms])
     drawn = rng.normal(0.0, [term.spread for term in terms], (_DRAWS, len(terms)))
@@ -111,7 +111,7 @@ def _prior_half_width(state: FittedState, target: str) -> float:
     return float(np.quantile(np.abs(ratios), COVERAGE))
 
 
-def _typical_cells(operation: str) -> pd.DataFrame:
+def _typical_configurations(operation: str) -> pd.DataFrame:
     rows = []
     for gpu, model, share in product(catalog_gpus(), catalog_models(), (0.5, 1.0)):
         facts = catalog_facts(model, "Q4_K_M")

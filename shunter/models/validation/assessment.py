@@ -36,7 +36,7 @@ class Validation:
         impossible: Why a split could not be made, by its name.
         refusals: What each predictor said of rows that it had no means to predict, by predictor.
         held_out: The first predictor's held-out rows: ``split``, ``target``, ``measured``, ``smallest``,
-            ``predicted``, ``low``, ``high``, and columns that say what the cell is.
+            ``predicted``, ``low``, ``high``, and columns that say what the configuration is.
     """
 
     scores: tuple[Score, ...]
@@ -115,7 +115,7 @@ def target_rows(predicted: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
     Returns:
         Target names and frames of ``measured``, ``smallest``, ``predicted``, ``low``, ``high`` and the
-        columns that say what the cell is. Targets without rows are left out.
+        columns that say what the configuration is. Targets without rows are left out.
     """
     found = []
     for target in TARGETS.values():

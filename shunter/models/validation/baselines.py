@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from shunter.catalog.work import CELL_COLUMNS, FACT_COLUMNS
+from shunter.catalog.work import CONFIGURATION_COLUMNS, FACT_COLUMNS
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from shunter.models.physics.features import TARGETS, Target
@@ -19,7 +19,7 @@ __all__ = ["PREDICTORS", "Predictor"]
 Array = npt.NDArray[np.float64]
 
 _NAMES = ("engine", "device", "page_cache")
-_NUMBERS = (*FACT_COLUMNS, *CELL_COLUMNS)
+_NUMBERS = (*FACT_COLUMNS, *CONFIGURATION_COLUMNS)
 _TREES = 100
 
 

@@ -40,8 +40,9 @@ def error_table(models: dict[str, PerformanceModel], frame: pd.DataFrame) -> Rep
     ]
     headings = (text for name in models for text in (f"{name}: error", f"{name}: inside"))
     note = (
-        "Mean absolute error relative to the measurement with its 95 % interval (bootstrap of cells), the "
-        "share of rows inside their 90 % intervals. Rows that a model was fitted to flatter it."
+        "Mean absolute error relative to the measurement with its 95 % interval (bootstrap of "
+        "configurations), the share of rows inside their 90 % intervals. Rows that a model was fitted to "
+        "flatter it."
     )
     return ReportTable("Errors on the same rows", ("target", *headings), tuple(rows), note)
 
@@ -53,7 +54,7 @@ def in_sample(models: dict[str, PerformanceModel], frame: pd.DataFrame) -> list[
 
 
 def prediction_table(models: dict[str, PerformanceModel], frame: pd.DataFrame) -> ReportTable:
-    """How far the second model's predictions of a dataset's cells are from the first's, by target."""
+    """How far the second model's predictions for a dataset are from the first's, by target."""
     first, second = (_targets(model, frame.drop_duplicates("cell_id")) for model in models.values())
     rows = []
     for target, asked in first.items():
@@ -61,7 +62,8 @@ def prediction_table(models: dict[str, PerformanceModel], frame: pd.DataFrame) -
         texts = [f"{q:.3f}" for q in np.quantile(ratio, [0.0, 0.5, 1.0])] if len(ratio) else ["-"] * 3
         rows.append((target, str(len(ratio)), *texts))
     a, b = models
-    return ReportTable(f"Predictions of {b} over those of {a}", ("target", "cells", *_SPREAD), tuple(rows))
+    columns = ("target", "configurations", *_SPREAD)
+    return ReportTable(f"Predictions of {b} over those of {a}", columns, tuple(rows))
 
 
 _SPREAD = ("smallest", "median", "largest")

@@ -1,4 +1,4 @@
-"""How wrong the regressors are on what they have not seen: held-out cells and held-out models, apart."""
+"""How wrong regressors are on what they have not seen: held-out configurations and models, apart."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Errors(BaseModel):
         mape: Mean absolute error relative to the measured value (0.1 is 10 %).
         median_ape: Median absolute error relative to the measured value (0.1 is 10 %).
         rows: Rows predicted.
-        cells: Distinct cells among them.
+        cells: Distinct configurations among them.
         models: Distinct models among them.
     """
 
@@ -44,7 +44,7 @@ class HeldOut:
         measured: Measured values, as in the dataset.
         predicted: Values that the model of the fold that lacks the row predicts.
         smallest: Below it, errors count relative to it.
-        cells: Cell ids.
+        configurations: Configuration ids.
         models: Model names.
         wider: What an interval is widened by for being out of range of that fold's data; 1 within.
     """
@@ -52,19 +52,19 @@ class HeldOut:
     measured: Array
     predicted: Array
     smallest: Array
-    cells: npt.NDArray[np.object_]
+    configurations: npt.NDArray[np.object_]
     models: npt.NDArray[np.object_]
     wider: Array
 
     def errors(self) -> Errors:
         """Sums up."""
         ape = np.abs(self.predicted - self.measured) / np.maximum(self.measured, self.smallest)
-        cells, models = len(set(self.cells)), len(set(self.models))
+        configurations, models = len(set(self.configurations)), len(set(self.models))
         return Errors(
             mape=float(ape.mean()),
             median_ape=float(np.median(ape)),
             rows=len(ape),
-            cells=cells,
+            cells=configurations,
             models=models,
         )
 
@@ -74,11 +74,11 @@ class HeldOut:
         return np.asarray(np.log(ratio) / self.wider, dtype=np.float64)
 
     def noise(self) -> float:
-        """How much repeats of a cell differ: the mean of abs(measured / its cell's median - 1).
+        """How much repeats of a configuration differ: the mean of abs(measured / their median - 1).
 
-        No prediction of a cell can have a smaller error on its rows for long.
+        No prediction of a configuration can have a smaller error on its rows for long.
         """
-        median = pd.Series(self.measured).groupby(self.cells).transform("median").to_numpy()
+        median = pd.Series(self.measured).groupby(self.configurations).transform("median").to_numpy()
         return float((np.abs(self.measured - median) / np.maximum(median, self.smallest)).mean())
 
     def __add__(self, other: HeldOut) -> HeldOut:
@@ -86,23 +86,23 @@ class HeldOut:
             np.concatenate([self.measured, other.measured]),
             np.concatenate([self.predicted, other.predicted]),
             np.concatenate([self.smallest, other.smallest]),
-            np.concatenate([self.cells, other.cells]),
+            np.concatenate([self.configurations, other.configurations]),
             np.concatenate([self.models, other.models]),
             np.concatenate([self.wider, other.wider]),
         )
 
 
-def fold_labels(cells: npt.NDArray[np.object_], folds: int = FOLDS) -> npt.NDArray[np.int64]:
-    """Deals cells to folds at random, always the same way; repeats of a cell share its fold.
+def fold_labels(configurations: npt.NDArray[np.object_], folds: int = FOLDS) -> npt.NDArray[np.int64]:
+    """Deals configurations to folds at random, always the same way; repeats of one share its fold.
 
     Args:
-        cells: Cell id of each row; shape (n_rows,).
+        configurations: Configuration id of each row; shape (n_rows,).
         folds: Most folds.
 
     Returns:
         Fold of each row; shape (n_rows,).
     """
-    names, inverse = np.unique(cells.astype(str), return_inverse=True)
+    names, inverse = np.unique(configurations.astype(str), return_inverse=True)
     dealt = np.random.default_rng(0).permutation(len(names)) % min(folds, len(names))
     return np.asarray(dealt[inverse], dtype=np.int64)
 
@@ -132,7 +132,7 @@ def hold_out(
     distinct = np.unique(labels)
     if len(distinct) < 2:
         return None
-    cells = frame["cell_id"].to_numpy(dtype=object)
+    configurations = frame["cell_id"].to_numpy(dtype=object)
     predicted, wider = np.zeros(len(features)), np.ones(len(features))
     for label in distinct:
         out = labels == label
@@ -142,10 +142,11 @@ def hold_out(
             {str(n): (float(v.min()), float(v.max())) for n, v in features[~out].items()},
             {str(n): v.to_numpy() for n, v in features[out].items()},
         )
-    return HeldOut(measured, predicted, smallest, cells, frame["model"].to_numpy(dtype=object), wider)
+    models = frame["model"].to_numpy(dtype=object)
+    return HeldOut(measured, predicted, smallest, configurations, models, wider)
 
 
 def log_error_interval(held_out: HeldOut) -> tuple[float, float]:
-    """Log ratios measured / predicted between which 90 % of new cells should be; they enclose 0."""
+    """Log ratios measured / predicted between which 90 % of new configurations should be; they enclose 0."""
     errors = held_out.log_errors()
     return min(0.0, -conformal_quantile(-errors, 0.95)), max(0.0, conformal_quantile(errors, 0.95))

@@ -28,15 +28,16 @@ class Score:
         split: How the rows were held out.
         target: What was predicted.
         rows: Rows predicted.
-        cells: Distinct cells among them.
+        cells: Distinct configurations among them.
         refused: Further rows that the predictor had no means to predict.
         mape: Mean absolute error relative to the measurement.
-        mape_interval: 95 % bootstrap interval of it; cells are drawn, with all of their repeats.
+        mape_interval: 95 % bootstrap interval of it; configurations are drawn, with all of their repeats.
         median_ape: Median absolute error relative to the measurement.
-        noise: How much repeats of a cell differ from its median, on average; None without repeats.
+        noise: How much repeats of a configuration differ from its median, on average; None without repeats.
         coverage: Share of rows inside their 90 % interval; None without intervals.
-        coverage_p: Two-sided binomial test of it against 90 %, of as many trials as cells: repeats of one
-            are not independent. Cells of one model or device are not either, so that it rejects too often.
+        coverage_p: Two-sided binomial test of it against 90 %, of as many trials as configurations: repeats
+            of one are not independent. Configurations of one model or device are not either, so that it
+            rejects too often.
         mean_width: Mean of (high - low) / predicted.
         constant_width: Mean of (high - low) / predicted of the one interval, predicted times or divided by
             one factor, that would have held 90 % of these very rows: known only in hindsight.
@@ -91,9 +92,9 @@ def score(predictor: str, split: str, target: str, asked: pd.DataFrame) -> Score
     )
 
 
-def _bootstrap(ape: Array, cells: npt.NDArray[np.str_]) -> tuple[float, float] | None:
-    """Both ends of the mean's 95 % percentile interval; None for one cell."""
-    _, inverse = np.unique(cells, return_inverse=True)
+def _bootstrap(ape: Array, configurations: npt.NDArray[np.str_]) -> tuple[float, float] | None:
+    """Both ends of the mean's 95 % percentile interval; None for one configuration."""
+    _, inverse = np.unique(configurations, return_inverse=True)
     units = np.column_stack([np.bincount(inverse, ape), np.bincount(inverse)])
     if len(units) < 2:
         return None
@@ -102,11 +103,11 @@ def _bootstrap(ape: Array, cells: npt.NDArray[np.str_]) -> tuple[float, float] |
 
 
 def _noise(rows: pd.DataFrame) -> float | None:
-    cells = rows.groupby("cell_id")["measured"]
-    repeated = (cells.transform("size") > 1).to_numpy()
+    configurations = rows.groupby("cell_id")["measured"]
+    repeated = (configurations.transform("size") > 1).to_numpy()
     if not repeated.any():
         return None
-    middle = cells.transform("median")
+    middle = configurations.transform("median")
     spread: pd.Series[float] = (rows["measured"] - middle).abs() / np.maximum(middle, rows["smallest"])
     return float(spread[repeated].mean())
 
@@ -119,8 +120,9 @@ def _coverage(known: pd.DataFrame) -> tuple[float | None, float | None]:
     # Below a clock's or an allocator's grain a measurement says no more than that it was that small.
     measured = np.maximum(known["measured"], known["smallest"])
     inside = (known["low"] <= measured) & (measured <= np.maximum(known["high"], known["smallest"]))
-    cells = int(known["cell_id"].nunique())
-    return float(inside.mean()), float(binomtest(round(float(inside.mean()) * cells), cells, LEVEL).pvalue)
+    trials = int(known["cell_id"].nunique())
+    hits = round(float(inside.mean()) * trials)
+    return float(inside.mean()), float(binomtest(hits, trials, LEVEL).pvalue)
 
 
 def _constant_width(measured: Array, predicted: Array, smallest: Array) -> float:

@@ -25,7 +25,7 @@ _LENGTH_OF = {
 _BATCH_OF = {"decode": "batch"}
 
 SPLITS = {
-    "random cells": "other cells of the same model, engine and device were seen",
+    "random cells": "other configurations of the same model, engine and device were seen",
     "leave one model out": "no row of the model was seen, in no quantisation",
     "leave one device out": "no row of the device was seen",
     "leave one engine out": "no row of the engine was seen",
@@ -53,8 +53,8 @@ class Split:
 def make_splits(frame: pd.DataFrame) -> list[Split]:
     """All splits of a dataset, in the order of ``SPLITS``.
 
-    Repeats of a cell are always held out together. The extrapolations hold out the rows whose length or batch
-    is above the middle one of those measured for their operation, engine and device.
+    Repeats of a configuration are always held out together. The extrapolations hold out the rows whose length
+    or batch is above the middle one of those measured for their operation, engine and device.
 
     Args:
         frame: A profile dataset; shape (n_rows, ...).
@@ -73,7 +73,7 @@ def _random(frame: pd.DataFrame) -> Split:
     labels = fold_labels(frame["cell_id"].to_numpy(dtype=object), RANDOM_FOLDS)
     folds = tuple(labels == fold for fold in range(int(labels.max()) + 1))
     if len(folds) < 2:
-        return Split("random cells", (), "the dataset has one cell only")
+        return Split("random cells", (), "the dataset has one configuration only")
     return Split("random cells", folds)
 
 

@@ -1,4 +1,4 @@
-"""Datasets beside each other: merged without doubling a row, and compared cell by cell."""
+"""Datasets beside each other: merged without doubling a row, and compared configuration by configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DESCRIPTION = (
     *("engine", "device", "model", "quantization", "operation", "gpu_layers", "batch"),
     *("prompt_tokens", "decode_tokens", "tokens", "page_cache", "max_batch"),
 )
-"""Columns that say what a cell is, for people."""
+"""Columns that say what a configuration is, for people."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,11 @@ class DatasetDiff:
     """Two datasets compared by ``cell_id``.
 
     Attributes:
-        only_a: Cells of the first alone, a row each, with the columns ``DESCRIPTION`` and ``rows``.
-        only_b: Cells of the second alone, a row each, with the columns of ``only_a``.
-        shared: Cells of both, with ``DESCRIPTION``, ``rows_a``, ``rows_b``, the medians ``duration_a_s`` and
-            ``duration_b_s``, and ``ratio``, the second's median over the first's (NaN where that is 0).
+        only_a: Configurations of the first alone, a row each, with the columns ``DESCRIPTION`` and ``rows``.
+        only_b: Configurations of the second alone, a row each, with the columns of ``only_a``.
+        shared: Configurations of both, with ``DESCRIPTION``, ``rows_a``, ``rows_b``, the medians
+            ``duration_a_s`` and ``duration_b_s``, and ``ratio``, the second's median over the first's (NaN
+            where that is 0).
     """
 
     only_a: pd.DataFrame
@@ -68,24 +69,24 @@ def _same(a: object, b: object) -> bool:
 
 
 def diff_datasets(a: pd.DataFrame, b: pd.DataFrame) -> DatasetDiff:
-    """Compares two validated datasets: the cells of either alone, and durations of the cells of both."""
-    cells_a, cells_b = _cells(a), _cells(b)
-    both = cells_a.index[cells_a.index.isin(cells_b.index)]
-    shared = cells_a.loc[both, list(DESCRIPTION)].assign(
-        rows_a=cells_a.loc[both, "rows"],
-        rows_b=cells_b.loc[both, "rows"],
-        duration_a_s=cells_a.loc[both, "duration_s"],
-        duration_b_s=cells_b.loc[both, "duration_s"],
+    """Compares two validated datasets: configurations of either alone, and durations of those of both."""
+    configurations_a, configurations_b = _configurations(a), _configurations(b)
+    both = configurations_a.index[configurations_a.index.isin(configurations_b.index)]
+    shared = configurations_a.loc[both, list(DESCRIPTION)].assign(
+        rows_a=configurations_a.loc[both, "rows"],
+        rows_b=configurations_b.loc[both, "rows"],
+        duration_a_s=configurations_a.loc[both, "duration_s"],
+        duration_b_s=configurations_b.loc[both, "duration_s"],
     )
     shared["ratio"] = (shared["duration_b_s"] / shared["duration_a_s"]).where(shared["duration_a_s"] > 0)
     return DatasetDiff(
-        cells_a.drop(index=both).drop(columns="duration_s"),
-        cells_b.drop(index=both).drop(columns="duration_s"),
+        configurations_a.drop(index=both).drop(columns="duration_s"),
+        configurations_b.drop(index=both).drop(columns="duration_s"),
         shared,
     )
 
 
-def _cells(frame: pd.DataFrame) -> pd.DataFrame:
+def _configurations(frame: pd.DataFrame) -> pd.DataFrame:
     groups = frame.groupby("cell_id", sort=False)
-    cells = groups[list(DESCRIPTION)].first()
-    return cells.assign(rows=groups.size(), duration_s=groups["duration_s"].median())
+    configurations = groups[list(DESCRIPTION)].first()
+    return configurations.assign(rows=groups.size(), duration_s=groups["duration_s"].median())

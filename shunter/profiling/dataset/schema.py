@@ -8,7 +8,7 @@ Conditions (background load, clocks, temperature, swapping) are those of the uni
 was part of; energy is that of the whole operation, for a decode all its steps. What a machine does not report
 is missing. Nothing is left out for a bad condition: ``is_outlier`` flags rows, and whoever reads the dataset
 decides.
-* Summaries: take a cell's median over all of its rows; it needs no exclusion.
+* Summaries: take a configuration's median over all of its rows; it needs no exclusion.
 * Fits by squared errors: leave flagged rows out, or weigh them down, and say how many they were.
 * Tails (what a user waits at worst): keep them, they are real.
 
@@ -124,7 +124,9 @@ COLUMNS = (
     _condition("sm_clock_mhz", "MHz", "the GPU's SM clock just after the operation"),
     _condition("device_temperature_c", "°C", "the GPU's just after the operation"),
     _condition("throttle_reasons", "", "NVML's bit mask of why its clock is held back; 0: it is not"),
-    Column("is_outlier", "bool", "", "far from its cell's median; kept, and flagged on every write", since=2),
+    Column(
+        "is_outlier", "bool", "", "far from its configuration's median; kept, flagged at a write", since=2
+    ),
 )
 
 

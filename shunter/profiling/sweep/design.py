@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shunter.catalog import work
-from shunter.catalog.work import PlacedCells
+from shunter.catalog.work import PlacedConfigurations
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit
 
 Array = npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ def observations(plan: SweepPlan, group: Group, unit: Unit) -> dict[str, tuple[f
     return told
 
 
-def _placed(group: Group, **asked: float) -> PlacedCells:
+def _placed(group: Group, **asked: float) -> PlacedConfigurations:
     """One cell whose layers are all alike: each side has its share of everything, the output layer too."""
     checkpoint, spec = group.checkpoint, group.checkpoint.spec
     device = group.gpu_layers / spec.total_layers
@@ -65,10 +65,12 @@ def _placed(group: Group, **asked: float) -> PlacedCells:
         cell[f"read_bytes_{side}"] = checkpoint.weight_bytes * share
         cell[f"params_{side}"] = spec.params * share
         cell[f"kv_bytes_{side}"] = spec.kv_bytes_per_token() * share
-    return PlacedCells(**{f.name: np.array(cell.get(f.name, 0.0), np.float64) for f in fields(PlacedCells)})
+    return PlacedConfigurations(
+        **{f.name: np.array(cell.get(f.name, 0.0), np.float64) for f in fields(PlacedConfigurations)}
+    )
 
 
-def _decode(c: PlacedCells) -> tuple[float, ...]:
+def _decode(c: PlacedConfigurations) -> tuple[float, ...]:
     more = c.batch - 1
     return _terms(
         *work.weights_read_bytes(c),
@@ -80,7 +82,7 @@ def _decode(c: PlacedCells) -> tuple[float, ...]:
     )
 
 
-def _prefill(c: PlacedCells) -> tuple[float, ...]:
+def _prefill(c: PlacedConfigurations) -> tuple[float, ...]:
     weights = c.params_device + c.params_host
     return _terms(weights, *work.token_params(c), sum(work.pair_width(c)), sum(work.token_width(c)))
 

@@ -16,7 +16,7 @@ _QUANTITIES = ("response", "TTFT", "TPOT")
 
 
 def fidelity_section(result: dict[str, Any]) -> Section | None:
-    """Errors against noise, and pairs of policies in both worlds; None if the evaluation holds none."""
+    """Errors against noise, and pairs of policies in both modes; None if the evaluation holds none."""
     found = result.get("fidelity")
     if found is None:
         return None
@@ -82,16 +82,16 @@ def _errors(requests: list[dict[str, Any]]) -> go.Figure:
 
 
 def _pairs(pairs: list[dict[str, Any]]) -> go.Figure:
-    """Changes of one policy against another, with intervals, in both worlds."""
+    """Changes of one policy against another, with intervals, in both modes."""
     figure = go.Figure()
     names = [f"{pair['policy']} against {pair['against']}" for pair in pairs]
-    for world, colour, shift in (("simulated", COLOURS[0], -0.12), ("real", COLOURS[1], 0.12)):
-        found = [pair[world] for pair in pairs]
+    for mode, colour, shift in (("simulated", COLOURS[0], -0.12), ("real", COLOURS[1], 0.12)):
+        found = [pair[mode] for pair in pairs]
         figure.add_scatter(
             x=[f["value"] for f in found],
             y=[i + shift for i in range(len(pairs))],
             mode="markers",
-            name=world,
+            name=mode,
             marker={"color": colour, "size": 8},
             error_x=error_bars((f["value"], f["low"], f["high"]) for f in found),
             text=[f"{n}: {interval_text(f, '{:+.1%}')}" for n, f in zip(names, found, strict=True)],

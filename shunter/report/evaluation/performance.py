@@ -33,14 +33,14 @@ class _Asked:
     hardware: str
     facts: dict[str, Any]
 
-    def cells(self, **cell: Any) -> pd.DataFrame:
+    def configurations(self, **configuration: Any) -> pd.DataFrame:
         limits = {
             "max_batch": self.scenario.limits.max_batch,
             "max_context_tokens": self.scenario.limits.context_tokens,
         }
         facts = {k: v for k, v in self.facts.items() if k != "model"}
-        return self.performance.cells(
-            self.engine, self.hardware, str(self.facts["model"]), **{**facts, **limits, **cell}
+        return self.performance.configurations(
+            self.engine, self.hardware, str(self.facts["model"]), **{**facts, **limits, **configuration}
         )
 
 
@@ -105,8 +105,10 @@ def _speeds(one: _Asked, chosen: list[int], context_tokens: float) -> pd.DataFra
     total = int(one.facts["total_layers"])
     between = np.linspace(0, total, min(total, _LEVELS) + 1).round().astype(int)
     levels = np.union1d(between, chosen)
-    cells = one.cells(operation="decode", gpu_layers=levels, context_tokens=context_tokens, batch=1)
-    done = one.performance.predict(cells)
+    configurations = one.configurations(
+        operation="decode", gpu_layers=levels, context_tokens=context_tokens, batch=1
+    )
+    done = one.performance.predict(configurations)
     return pd.DataFrame(
         {
             "gpu_layers": levels,
@@ -127,7 +129,7 @@ def _costs(one: _Asked) -> pd.DataFrame:
     columns = {"y": "duration_s_predicted", "low": "duration_s_low", "high": "duration_s_high"}
     sums = {name: np.zeros(len(cuts)) for name in columns}
     for operation in parts:
-        done = one.performance.predict(one.cells(operation=operation, tokens=cuts))
+        done = one.performance.predict(one.configurations(operation=operation, tokens=cuts))
         for name, column in columns.items():
             sums[name] += done[column].to_numpy(np.float64)
     return pd.DataFrame({"x": cuts, **sums})

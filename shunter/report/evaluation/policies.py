@@ -11,9 +11,9 @@ from plotly.subplots import make_subplots
 
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.metrics.metrics import request_times
-from shunter.report.figures import WORLD_DASHES, error_bars
+from shunter.report.figures import MODE_DASHES, error_bars
 from shunter.report.page import PALETTE, ReportTable, Section
-from shunter.report.words import WORLDS, change_text, format_metric
+from shunter.report.words import MODES, change_text, format_metric
 
 _COLOURS = {"simulated": "#4c78a8", "real": "#f58518"}
 _POINTS = 400
@@ -24,14 +24,14 @@ def policies_section(result: dict[str, Any]) -> Section:
     """Metrics of every policy, and the paired changes with their intervals."""
     rows = []
     for name, policy in result["policies"].items():
-        for world in WORLDS:
-            if world in policy:
-                of = policy[world]
+        for mode in MODES:
+            if mode in policy:
+                of = policy[mode]
                 mean, *others = (format_metric(m, of[m]) for m in result["metrics"])
-                rows.append((name, world, mean, change_text(of["response_change"]), *others))
+                rows.append((name, mode, mean, change_text(of["response_change"]), *others))
     against = result["changes_against"]
     first, *rest = result["metrics"].values()
-    columns = ("policy", "world", first, f"against {against}", *rest)
+    columns = ("policy", "mode", first, f"against {against}", *rest)
     note = (
         f"Change of the mean response against {against} on the same requests, with its paired 95 % bootstrap "
         "interval: negative = lower response = better; undecided where the interval holds zero."
@@ -43,11 +43,11 @@ def policies_section(result: dict[str, Any]) -> Section:
 def _means_and_changes(result: dict[str, Any]) -> go.Figure:
     titles = ("mean response", f"change against {result['changes_against']}, 95 % interval")
     figure = make_subplots(1, 2, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.04)
-    for world in WORLDS:
-        rows = {n: p[world] for n, p in result["policies"].items() if world in p}
+    for mode in MODES:
+        rows = {n: p[mode] for n, p in result["policies"].items() if mode in p}
         names, changes = list(rows), [row["response_change"] for row in rows.values()]
-        look = {"name": world, "legendgroup": world, "orientation": "h", "y": names}
-        marker = {"color": _COLOURS[world]}
+        look = {"name": mode, "legendgroup": mode, "orientation": "h", "y": names}
+        marker = {"color": _COLOURS[mode]}
         if not rows:
             continue
         means_s = [row["response_mean_s"] for row in rows.values()]
@@ -60,7 +60,7 @@ def _means_and_changes(result: dict[str, Any]) -> go.Figure:
             row=1,
             col=1,
         )
-        # Bars and no points: the worlds stand beside each other here as on the left.
+        # Bars and no points: the modes stand beside each other here as on the left.
         figure.add_bar(
             **look,
             x=[c["change"] for c in changes],
@@ -77,7 +77,7 @@ def _means_and_changes(result: dict[str, Any]) -> go.Figure:
     figure.update_yaxes(autorange="reversed", automargin=True)
     figure.update_xaxes(title_text="seconds", rangemode="tozero", row=1, col=1)
     figure.update_xaxes(title_text="relative change (negative = better)", tickformat="+.0%", row=1, col=2)
-    bars = sum(world in p for p in result["policies"].values() for world in WORLDS)
+    bars = sum(mode in p for p in result["policies"].values() for mode in MODES)
     return figure.update_layout(
         template="plotly_white", height=170 + 24 * bars, legend={"traceorder": "normal"}, margin={"t": 60}
     )
@@ -89,7 +89,7 @@ def responses_section(evaluation: Evaluation) -> Section:
         1, 2, shared_yaxes=True, subplot_titles=("response", "time to first token"), horizontal_spacing=0.04
     )
     for policy, colour in zip(evaluation.policies, PALETTE * len(evaluation.policies), strict=False):
-        for world, runs in (("simulated", evaluation.simulated), ("real", evaluation.real)):
+        for mode, runs in (("simulated", evaluation.simulated), ("real", evaluation.real)):
             if not runs.get(policy):
                 continue
             times = [request_times(run) for run in runs[policy]]
@@ -98,11 +98,11 @@ def responses_section(evaluation: Evaluation) -> Section:
                 figure.add_scatter(
                     x=seconds,
                     y=shares,
-                    name=f"{policy}, {world}",
-                    legendgroup=f"{policy}, {world}",
+                    name=f"{policy}, {mode}",
+                    legendgroup=f"{policy}, {mode}",
                     showlegend=column == 1,
                     mode="lines",
-                    line={"color": colour, "dash": WORLD_DASHES[world]},
+                    line={"color": colour, "dash": MODE_DASHES[mode]},
                     hovertemplate="%{y:.1%} within %{x:.4g} s",
                     row=1,
                     col=column,

@@ -7,33 +7,33 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from shunter.report.figures import WORLD_DASHES
+from shunter.report.figures import MODE_DASHES
 from shunter.report.page import PALETTE, ReportTable, Section
-from shunter.report.words import WORLDS, format_metric, interval_text
+from shunter.report.words import MODES, format_metric, interval_text
 
 _ALL = "all models"
 
 
 def statistics_section(result: dict[str, Any]) -> Section | None:
-    """Robust aggregates and waits of each policy and world; None if the evaluation holds none."""
+    """Robust aggregates and waits of each policy and mode; None if the evaluation holds none."""
     rows = [
-        (name, world, policy[world])
+        (name, mode, policy[mode])
         for name, policy in result["policies"].items()
-        for world in WORLDS
-        if "statistics" in policy.get(world, {})
+        for mode in MODES
+        if "statistics" in policy.get(mode, {})
     ]
     if not rows:
         return None
     against = result["changes_against"]
     columns = (
         "policy",
-        "world",
+        "mode",
         "sequences",
         f"IQM against {against}",
         "P(improvement)",
         "longest wait",
     )
-    texts = tuple((name, world, *_texts(of)) for name, world, of in rows)
+    texts = tuple((name, mode, *_texts(of)) for name, mode, of in rows)
     note = (
         f"IQM: mean of the middle half of the sequences' mean responses relative to {against}'s, below 1 = "
         "lower = better. P(improvement): that a run is quicker than one of it on the same requests."
@@ -60,15 +60,15 @@ def _figure(rows: list[tuple[str, str, dict[str, Any]]]) -> go.Figure:
     titles = ("performance profile", "mean wait by model")
     figure = make_subplots(1, 2, subplot_titles=titles, horizontal_spacing=0.1)
     colours = dict(zip(dict.fromkeys(name for name, _, _ in rows), PALETTE * len(rows), strict=False))
-    for name, world, of in rows:
-        look = {"name": f"{name}, {world}", "legendgroup": f"{name}, {world}"}
+    for name, mode, of in rows:
+        look = {"name": f"{name}, {mode}", "legendgroup": f"{name}, {mode}"}
         profile = of["statistics"]["profile"]
         figure.add_scatter(
             **look,
             x=[float(ratio) for ratio in profile],
             y=list(profile.values()),
             mode="lines+markers",
-            line={"color": colours[name], "dash": WORLD_DASHES[world], "shape": "hv"},
+            line={"color": colours[name], "dash": MODE_DASHES[mode], "shape": "hv"},
             row=1,
             col=1,
         )
@@ -77,7 +77,7 @@ def _figure(rows: list[tuple[str, str, dict[str, Any]]]) -> go.Figure:
             **look,
             x=list(waits),
             y=[row["mean_s"] for row in waits.values()],
-            marker={"color": colours[name], "opacity": 1.0 if world == "real" else 0.5},
+            marker={"color": colours[name], "opacity": 1.0 if mode == "real" else 0.5},
             showlegend=False,
             row=1,
             col=2,

@@ -136,14 +136,16 @@ def train_for_score(shared: Shared, report: Report, settings: TrainSettings) -> 
     """
     known: list[Curve] = []
 
-    def tell(share: float, point: Curve) -> None:
+    def on_progress(share: float, point: Curve) -> None:
         if point.steps > 0 and point not in known:  # the untrained policy is alike in all trials
             known.append(point)
             if report([(len(known), math.log(min(p.ratio for p in known)))]):
                 raise _GivenUpError
 
     try:
-        result = train_policy(shared.worlds, settings, validation=shared.validation or None, on_progress=tell)
+        result = train_policy(
+            shared.worlds, settings, validation=shared.validation or None, on_progress=on_progress
+        )
     except _GivenUpError:
         return None
     if result.interrupted:

@@ -1,4 +1,4 @@
-"""Cells with the peak rates of where their parts are."""
+"""Configurations with the peak rates of where their parts are."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from shunter.catalog.work import PlacedCells, placed_cells
+from shunter.catalog.work import PlacedConfigurations, placed_configurations
 from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, datasheet
 
 Array = npt.NDArray[np.float64]
 
 EXTRA_COLUMNS = ("gpu_count", "kv_on_host", "host_bandwidth_bytes_per_s")
-"""Columns that cells may have beside the dataset's: GPUs that share the layers (1), whether the KV cache
-is in host memory though its layers are not (0), and the host's peak memory bandwidth."""
+"""Columns that configurations may have beside the dataset's: GPUs that share the layers (1), whether the KV
+cache is in host memory though its layers are not (0), and the host's peak memory bandwidth."""
 
 
 @dataclass(frozen=True)
-class RatedCells:
-    """Cells with the peak rates of where their parts are; arrays of shape (n_cells,).
+class RatedConfigurations:
+    """Configurations with the peak rates of where their parts are; arrays of shape (n_configurations,).
 
     Attributes:
         at: Where layers, weights and KV are.
@@ -35,7 +35,7 @@ class RatedCells:
         cold: 1 where the file is not in the page cache.
     """
 
-    at: PlacedCells
+    at: PlacedConfigurations
     bandwidth: Array
     matrix: Array
     clocks: Array
@@ -47,11 +47,11 @@ class RatedCells:
     cold: Array
 
 
-def rated_cells(frame: pd.DataFrame) -> RatedCells:
-    """Cells of devices that have data sheets, or of ``host``.
+def rated_configurations(frame: pd.DataFrame) -> RatedConfigurations:
+    """Configurations of devices that have data sheets, or of ``host``.
 
     Args:
-        frame: Cells with the columns that ``complete`` gives, ``datasheet`` among them.
+        frame: Configurations with the columns that ``complete`` gives, ``datasheet`` among them.
     """
     codes, names = pd.factorize(frame["datasheet"])
     sheets = [None if name == HOST else datasheet(str(name)) for name in names]
@@ -67,8 +67,8 @@ def rated_cells(frame: pd.DataFrame) -> RatedCells:
 
     bits = 8 * frame["weight_bytes"].to_numpy(dtype=np.float64) / frame["params"].to_numpy(dtype=np.float64)
     cold = frame["page_cache"].eq("cold") if "page_cache" in frame else pd.Series(False, index=frame.index)
-    return RatedCells(
-        at=placed_cells(frame),
+    return RatedConfigurations(
+        at=placed_configurations(frame),
         bandwidth=rate("bandwidth_bytes_per_s"),
         matrix=rate("matrix_flop_per_s"),
         clocks=rate("lane_clocks_per_s"),
@@ -81,7 +81,7 @@ def rated_cells(frame: pd.DataFrame) -> RatedCells:
     )
 
 
-def kinds(c: RatedCells) -> npt.NDArray[np.object_]:
-    """Kinds of cells whose errors differ: on ``several`` GPUs, in part ``offloaded``, or ``whole``."""
+def kinds(c: RatedConfigurations) -> npt.NDArray[np.object_]:
+    """Kinds of configurations that err apart: on ``several`` GPUs, in part ``offloaded``, or ``whole``."""
     whole = np.where(c.at.layers_host + c.kv_on_host > 0, "offloaded", "whole")
     return np.asarray(np.where(c.gpu_count > 1, "several", whole), dtype=object)

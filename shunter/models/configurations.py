@@ -1,4 +1,4 @@
-"""Cells to predict: rows in the dataset's columns, with what is left out filled in, and checked."""
+"""Configurations to predict: rows in the dataset's columns, with what is left out filled in, and checked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from shunter.catalog.devices import parse_device
-from shunter.catalog.work import CELL_COLUMNS, FACT_COLUMNS
+from shunter.catalog.work import CONFIGURATION_COLUMNS, FACT_COLUMNS
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.datasheets import HOST, gpu_name
 from shunter.models.physics import EXTRA_COLUMNS
@@ -26,7 +26,7 @@ _MOST = 1e18
 
 
 def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
-    """Fills in columns that cells lack, and adds ``datasheet``: the device's name there, empty without one.
+    """Fills in columns that are missing, and adds ``datasheet``: the device's name there, empty without one.
 
     A device may be named with its memory budget, or as a GPU of the catalogue. Model facts come
     from the profiled model of that name, or from the catalogue (``Llama-3-8B Q4_K_M``);
@@ -34,7 +34,8 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     over decode_tokens steps after the prompt; max_batch and max_context_tokens are those of the profile.
 
     Args:
-        frame: Cells with at least engine, device, model and operation; shape (n_cells, any).
+        frame: Configurations with at least engine, device, model and operation; shape (n_configurations,
+            any).
         state: What was profiled.
 
     Returns:
@@ -46,7 +47,7 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     """
     missing = [name for name in _NEEDED if name not in frame]
     if missing:
-        raise InputError("cells", f"have the columns {', '.join(missing)}", list(map(str, frame)))
+        raise InputError("configurations", f"have the columns {', '.join(missing)}", list(map(str, frame)))
     frame = _named(frame)
     frame = _with_facts(frame.assign(device=_by_name(frame["device"], hardware_name)), state)
     zero = pd.Series(0, index=frame.index)
@@ -73,14 +74,14 @@ def sheet_names(devices: pd.Series[Any], known: Mapping[str, str]) -> pd.Series[
     """Names in the data sheets; empty where there is none.
 
     Args:
-        devices: Names of devices as cells have them; shape (n_cells,).
+        devices: Names of devices as configurations have them; shape (n_configurations,).
         known: Names in the data sheets of devices that are called otherwise, by device.
     """
     return _by_name(devices, lambda name: _sheet_name(name, known))
 
 
 def _by_name(names: pd.Series[Any], found: Callable[[str], str]) -> pd.Series[Any]:
-    """Looks each distinct name up once, since tables of cells repeat few of them often."""
+    """Looks each distinct name up once, since tables of configurations repeat few of them often."""
     codes, distinct = pd.factorize(names, use_na_sentinel=False)
     return pd.Series(np.array([found(str(n)) for n in distinct], dtype=object)[codes], index=names.index)
 
@@ -110,7 +111,7 @@ def model_facts(state: FittedState, model: str) -> dict[str, Any]:
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Names as text: a table of cells may hold a model called 7, but none without a name."""
+    """Names as text: a table of configurations may hold a model called 7, but none without a name."""
     for name in _NEEDED:
         _check(frame[name], frame[name].notna(), "be a name")
     texts = {n: frame[n].map(str) for n in _NEEDED if not pd.api.types.is_string_dtype(frame[n])}
@@ -144,7 +145,7 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     least = {"gpu_count": 1, **dict.fromkeys(FACT_COLUMNS, 1)}
     limits = {"gpu_layers": frame["total_layers"]}
     numbers = {}
-    for name in (*FACT_COLUMNS, *CELL_COLUMNS, *EXTRA_COLUMNS):
+    for name in (*FACT_COLUMNS, *CONFIGURATION_COLUMNS, *EXTRA_COLUMNS):
         if name in frame:
             values = pd.to_numeric(frame[name], errors="coerce")
             most = pd.to_numeric(limits[name], errors="coerce") if name in limits else _MOST
@@ -163,4 +164,4 @@ def _check(values: pd.Series[Any], good: pd.Series[bool], rule: str) -> None:
         row = int((~good).to_numpy().argmax())
         value = values.iloc[row]
         got = getattr(value, "item", lambda: value)()
-        raise InputError(f"cells: row {row}, column {values.name}", rule, got)
+        raise InputError(f"configurations: row {row}, column {values.name}", rule, got)
