@@ -124,11 +124,9 @@ def _costs(one: _Asked) -> pd.DataFrame:
     """Seconds of a preemption over the tokens when cut: x, y, low, high."""
     most = one.scenario.limits.context_tokens
     cuts = np.unique(np.geomspace(1, max(2, most), _CUTS).round().astype(int))
-    keeps = one.performance.saves_kv(one.engine, one.hardware)
-    parts = ("kv_save", "unload", "load", "kv_restore") if keeps else ("unload", "load", "prefill")
     columns = {"y": "duration_s_predicted", "low": "duration_s_low", "high": "duration_s_high"}
     sums = {name: np.zeros(len(cuts)) for name in columns}
-    for operation in parts:
+    for operation in one.performance.preemption_parts(one.engine, one.hardware):
         done = one.performance.predict(one.configurations(operation=operation, tokens=cuts))
         for name, column in columns.items():
             sums[name] += done[column].to_numpy(np.float64)
