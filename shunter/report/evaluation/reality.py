@@ -12,21 +12,13 @@ from plotly.subplots import make_subplots
 
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.runs import Run
+from shunter.eval.fidelity.operations import OPERATIONS
 from shunter.eval.fidelity.spans import run_spans
 from shunter.eval.metrics.metrics import request_times
 from shunter.report.page import PALETTE, ReportTable, Section
 
 _MOST_POINTS = 1500
 """Most points of one policy or operation in a picture."""
-
-_TARGETS = {
-    "load_s": "load",
-    "unload_s": "unload",
-    "prefill_s": "prefill",
-    "decode_step_s": "decode",
-    "kv_save_s": "KV save",
-    "kv_restore_s": "KV restore",
-}
 
 Array = NDArray[np.float64]
 
@@ -78,7 +70,7 @@ def _operations_figure(evaluation: Evaluation) -> go.Figure:
                     most = max(span.parts_s, key=lambda part: span.parts_s[part])
                     points[most.target].append((span.measured_s, span.predicted_s))
     figure = make_subplots(1, 1)
-    for (target, name), colour in zip(_TARGETS.items(), PALETTE, strict=False):
+    for (target, name), colour in zip(OPERATIONS.items(), PALETTE, strict=False):
         if points[target]:
             pairs = np.array(points[target])
             x, y = pairs[_some(np.arange(len(pairs)))].T
