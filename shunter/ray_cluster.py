@@ -61,14 +61,12 @@ class Node:
         name: For people: its host name and the beginning of its id, since several may be on one host.
         cpus: CPUs that Ray may use there.
         gpus: GPUs that Ray may use there.
-        accelerator_type: As Ray names it, like ``A100``; empty if it names none.
     """
 
     node_id: str
     name: str
     cpus: int
     gpus: int
-    accelerator_type: str
 
 
 @contextmanager
@@ -157,14 +155,11 @@ def live_nodes(ray: Any) -> list[Node]:
 
 def _node(entry: dict[str, Any]) -> Node:
     resources = entry["Resources"]
-    prefix = "accelerator_type:"
-    types = sorted(name.removeprefix(prefix) for name in resources if name.startswith(prefix))
     return Node(
         entry["NodeID"],
         f"{entry['NodeManagerHostname']} ({entry['NodeID'][:6]})",
         int(resources.get("CPU", 0)),
         int(resources.get("GPU", 0)),
-        types[0] if types else "",
     )
 
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 
 from shunter.errors import UnknownNameError
 
-__all__ = ["catalog_gpus", "get_gpu"]
+__all__ = ["GpuSpec", "catalog_gpus", "get_gpu"]
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,15 @@ class GpuSpec:
     Attributes:
         name: Name in the catalogue.
         memory_bytes: Device memory, its marketed GB read as GiB, as they are built.
-        memory_bandwidth_bytes_per_s: Peak.
+        bandwidth_bytes_per_s: Peak of its memory.
         fp16_flop_per_s: Peak dense FP16 of its matrix units; None if it has none.
         fp16_vector_flop_per_s: Peak FP16 outside of them.
+        lane_clocks_per_s: Multiprocessors (compute units) x boost clock: what bounds how many reads and
+            operations are in flight. Where they are not known it follows from the FP16 rate outside of matrix
+            units, 256 operations each, which holds for GPUs with 128 lanes and checks 16 of those known.
         pcie_gen: Generation of its PCIe link.
         pcie_lanes: Lanes of it.
-        pcie_bytes_per_s: The link's theoretical rate in one direction.
+        link_bytes_per_s: The link's theoretical rate in one direction, from the host or to it.
         memory_source: Where memory, bandwidth and link were looked up.
         fp16_cross_checked: Whether, and where, a second source says the same of FP16.
         notes: What to know when using the figures.
@@ -32,15 +35,21 @@ class GpuSpec:
 
     name: str
     memory_bytes: int
-    memory_bandwidth_bytes_per_s: float
+    bandwidth_bytes_per_s: float
     fp16_flop_per_s: float | None
     fp16_vector_flop_per_s: float
+    lane_clocks_per_s: float
     pcie_gen: int
     pcie_lanes: int
-    pcie_bytes_per_s: float
+    link_bytes_per_s: float
     memory_source: str
     fp16_cross_checked: str
     notes: str
+
+    @property
+    def matrix_flop_per_s(self) -> float:
+        """Peak dense FP16 of its matrix units, or of its lanes if it has none."""
+        return self.fp16_flop_per_s or 256 * self.lane_clocks_per_s
 
 
 @cache
@@ -48,21 +57,25 @@ def catalog_gpus() -> dict[str, GpuSpec]:
     """All GPUs of the catalogue by name.
 
     Source: ``shunter/data/gpus.csv``; each row names what it was looked up in and checked against.
+    Multiprocessors and clocks: the vendors' architecture white papers and data sheets.
     """
     text = files("shunter.data").joinpath("gpus.csv").read_text(encoding="utf-8")
     return {row["gpu"]: _spec(row) for row in csv.DictReader(text.splitlines())}
 
 
 def _spec(row: dict[str, str]) -> GpuSpec:
+    vector_flop_per_s = float(row["fp16_vector_tflops"]) * 1e12
+    clocks_per_s = float(row["multiprocessors"] or 0) * float(row["boost_clock_ghz"] or 0) * 1e9
     return GpuSpec(
         name=row["gpu"],
         memory_bytes=int(row["vram_gb"]) * 2**30,
-        memory_bandwidth_bytes_per_s=float(row["mem_bandwidth_gb_s"]) * 1e9,
+        bandwidth_bytes_per_s=float(row["mem_bandwidth_gb_s"]) * 1e9,
         fp16_flop_per_s=float(row["fp16_tensor_dense_tflops"]) * 1e12 or None,
-        fp16_vector_flop_per_s=float(row["fp16_vector_tflops"]) * 1e12,
+        fp16_vector_flop_per_s=vector_flop_per_s,
+        lane_clocks_per_s=clocks_per_s or vector_flop_per_s / 256,
         pcie_gen=int(row["pcie_gen"]),
         pcie_lanes=int(row["pcie_lanes"]),
-        pcie_bytes_per_s=float(row["pcie_theoretical_gb_s_per_direction"]) * 1e9,
+        link_bytes_per_s=float(row["pcie_theoretical_gb_s_per_direction"]) * 1e9,
         memory_source=row["vram_bw_pcie_source"],
         fp16_cross_checked=row["fp16_dense_cross_checked"],
         notes=row["notes"],

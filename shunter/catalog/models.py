@@ -123,11 +123,6 @@ def scaled_model(base: ModelSpec, params: float, *, vocab_size: int = 512) -> Mo
     a range; the vocabulary is cut, since a real one would be most of a small model. Heads are 64 wide, or 32
     where the steps in width, one group of heads each, would be too coarse.
 
-    Args:
-        base: The model whose proportions and family are kept.
-        params: Wanted parameters.
-        vocab_size: Vocabulary of the result.
-
     Raises:
         InputError: More parameters are wanted than the base has, or too few for two layers.
     """

@@ -31,14 +31,7 @@ def trim_heap() -> None:
 def check_fits(
     model: str, device: str, *, needed_bytes: int, taken_bytes: int, budget_bytes: int | None
 ) -> None:
-    """Refuses a load that is predicted to need more than is left.
-
-    Args:
-        model: What is to be loaded.
-        device: Name of the device to load it on; for the error.
-        needed_bytes: What it is predicted to take there.
-        taken_bytes: What others take.
-        budget_bytes: What all may take together; None means no limit.
+    """Refuses a load that is predicted to need more than is left of a budget; None means no limit.
 
     Raises:
         DeviceMemoryError: It needs more.

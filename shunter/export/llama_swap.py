@@ -122,15 +122,11 @@ def _metadata(scenario: Scenario, home: Home) -> dict[str, Any]:
         "total_layers": home.total_layers,
         "share_of_requests": round(home.share, 4),
         "device_mb": round(home.footprint_bytes / 1e6),
-        "load_s": [_rounded(s) for s in (home.load.seconds, home.load.low, home.load.high)],
+        "load_s": home.load.rounded(),
         "load_from": "disk" if home.is_cold else "page cache",
-        "unload_s": [_rounded(s) for s in (home.unload.seconds, home.unload.low, home.unload.high)],
+        "unload_s": home.unload.rounded(),
         "beyond_the_data": home.load.out_of_range or home.unload.out_of_range,
     }
-
-
-def _rounded(seconds: float) -> float:
-    return float(f"{seconds:.3g}")
 
 
 def _sets(scenario: Scenario, homes: Sequence[Home], short: dict[str, str]) -> dict[str, str]:

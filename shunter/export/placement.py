@@ -36,6 +36,10 @@ class Estimate:
     high: float
     out_of_range: bool
 
+    def rounded(self) -> list[float]:
+        """The time and both ends of its interval, as files say them."""
+        return [float(f"{s:.3g}") for s in (self.seconds, self.low, self.high)]
+
 
 @dataclass(frozen=True)
 class Home:
@@ -73,10 +77,6 @@ def homes_of(scenario: Scenario, performance: PerformanceModel) -> list[Home]:
 
     Models are placed in the order of the work that they bring, each where the busiest device then has least;
     at its fastest level that fits.
-
-    Args:
-        scenario: Models, devices and workload.
-        performance: Predicts.
 
     Raises:
         InputError: As ``shunter.envs.world.tabulation.Tabulation``.

@@ -19,7 +19,7 @@ import yaml
 from shunter.catalog.gpus import get_gpu
 from shunter.envs.scenario.scenario import Scenario
 from shunter.errors import InputError
-from shunter.export.placement import Estimate, Home, checkpoint_path, fitting_sets, gpu_index
+from shunter.export.placement import Home, checkpoint_path, fitting_sets, gpu_index
 from shunter.models.performance import PerformanceModel
 
 __all__ = ["sleep_plan"]
@@ -138,7 +138,7 @@ def _levels(scenario: Scenario, homes: Sequence[Home]) -> list[int]:
 
 def _costs(home: Home, level: int, measured_level: int | None) -> dict[str, Any]:
     """What a sleeping vLLM's loads and unloads were is waking and sleeping; else they are restarts."""
-    load, unload = _interval(home.load), _interval(home.unload)
+    load, unload = home.load.rounded(), home.unload.rounded()
     if level == measured_level:
         costs = {"wake_s": load, "sleep_s": unload, "reload_s": None}
         note = "reload_s not measured: loads of the performance model wake a sleeping vLLM"
@@ -151,10 +151,6 @@ def _costs(home: Home, level: int, measured_level: int | None) -> dict[str, Any]
     if level == measured_level and (home.load.out_of_range or home.unload.out_of_range):
         note += "; predicted beyond the data"
     return {**costs, "note": note}
-
-
-def _interval(estimate: Estimate) -> list[float]:
-    return [float(f"{s:.3g}") for s in (estimate.seconds, estimate.low, estimate.high)]
 
 
 def _serve(scenario: Scenario, home: Home, path: Path, port: int) -> str:

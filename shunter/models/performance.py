@@ -226,6 +226,11 @@ class PerformanceModel:
         sheet = sheet_names(pd.Series([where[2]]), self.state_.devices)[0]
         return any(key[:3] == where for key in self._fits) or (shared is not None and sheet in shared.devices)
 
+    def preemption_parts(self, engine: str, device: str) -> tuple[str, ...]:
+        """The operations of a preemption there: where KV cannot be saved, the tokens are processed again."""
+        keeps = self.saves_kv(engine, device)
+        return ("kv_save", "unload", "load", "kv_restore") if keeps else ("unload", "load", "prefill")
+
     def preemption_cost_s(
         self, engine: str, device: str, model: str, cut_tokens: int, **configuration: Any
     ) -> PreemptionCost:
@@ -238,18 +243,17 @@ class PerformanceModel:
             cut_tokens: Tokens in the request's KV cache when it is cut.
             **configuration: ``gpu_layers``, ``page_cache`` and other configuration columns, scalars.
         """
-        keeps = self.saves_kv(engine, device)
-        operations = ["kv_save", "unload", "load", "kv_restore"] if keeps else ["unload", "load", "prefill"]
+        parts = self.preemption_parts(engine, device)
         asked = self.configurations(
-            engine, device, model, operation=operations, tokens=cut_tokens, **configuration
+            engine, device, model, operation=parts, tokens=cut_tokens, **configuration
         )
         done = self.predict(asked).set_index("operation")
         part_s = done["duration_s_predicted"]
         return PreemptionCost(
-            kv_save_s=float(part_s["kv_save"]) if keeps else 0.0,
+            kv_save_s=float(part_s.get("kv_save", 0.0)),
             unload_s=float(part_s["unload"]),
             load_s=float(part_s["load"]),
-            kv_restore_s=float(part_s["kv_restore" if keeps else "prefill"]),
+            kv_restore_s=float(part_s[parts[-1]]),
             low_s=float(done["duration_s_low"].sum()),
             high_s=float(done["duration_s_high"].sum()),
             out_of_range=bool(done["out_of_range"].any()),

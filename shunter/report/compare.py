@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import plotly.graph_objects as go
 
 from shunter.eval.compare import Change, Comparison
 from shunter.eval.metrics.load_curves import load_curves
+from shunter.report.figures import error_bars
 from shunter.report.page import PALETTE, ReportTable, Section, write_markdown, write_sections
 from shunter.report.words import MODES, best_text, format_metric, verdict
 from shunter.uncertainty import UNDECIDED, said
@@ -186,14 +188,12 @@ def _sections(comparison: Comparison) -> Iterator[Section]:
     changes = changes_table(comparison)
     if changes is not None:
         figure = _changes_figure(comparison)
-        yield Section("Paired differences", figures=(figure,) if figure else (), tables=(_untitled(changes),))
+        yield Section(
+            "Paired differences", figures=(figure,) if figure else (), tables=(replace(changes, title=""),)
+        )
     yield load_curves([run.result for run in comparison.runs])
     tables = (metric_table(comparison, metric) for metric in comparison.metrics)
     yield Section("Metrics side by side", tables=tuple(t for t in tables if t is not None))
-
-
-def _untitled(table: ReportTable) -> ReportTable:
-    return ReportTable("", table.columns, table.rows, table.note, table.prose)
 
 
 def _changes_figure(comparison: Comparison) -> go.Figure | None:
@@ -207,14 +207,7 @@ def _changes_figure(comparison: Comparison) -> go.Figure | None:
                 y=[f"{c.policy}, {c.mode}" for c in shown],
                 x=[c.change for c in shown],
                 marker={"color": PALETTE[number - 2], "opacity": 0.5},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [0.0 if math.isnan(c.high) else c.high - c.change for c in shown],
-                    "arrayminus": [0.0 if math.isnan(c.low) else c.change - c.low for c in shown],
-                    "color": "#333",
-                    "thickness": 1.5,
-                },
+                error_x=error_bars(((c.change, c.low, c.high) for c in shown), color="#333", thickness=1.5),
                 customdata=[change_words(c) for c in shown],
                 hovertemplate="%{y}: %{customdata}<extra></extra>",
             )

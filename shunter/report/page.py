@@ -98,7 +98,8 @@ class ReportTable:
             *self.rows,
         ]
         table = "\n".join(
-            "| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines
+            "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in line) + " |"
+            for line in lines
         )
         return f"{table}\n\n{self.note}" if self.note else table
 
@@ -120,7 +121,7 @@ class Section:
     tables: tuple[ReportTable, ...] = ()
 
 
-def report_folder(path: Path, *, field: str = "--out") -> Path:
+def report_folder(path: Path) -> Path:
     """Makes the folder if need be.
 
     Raises:
@@ -129,7 +130,7 @@ def report_folder(path: Path, *, field: str = "--out") -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(field, "be a folder that can be written", f"{path}: {error.strerror}") from error
+        raise InputError("--out", "be a folder that can be written", f"{path}: {error.strerror}") from error
     return path
 
 
@@ -159,14 +160,7 @@ def write_page(
 def write_sections(
     path: str | os.PathLike[str], *, title: str, paragraphs: Sequence[str], sections: Sequence[Section]
 ) -> Path:
-    """Writes one HTML file of several sections that works offline: plotly.js is inside.
-
-    Args:
-        path: Path of the file.
-        title: What the page comes to, or what it is about.
-        paragraphs: The conclusion, then what else there is to say, which becomes a list.
-        sections: Sections, in order.
-    """
+    """Writes one HTML file of several sections, in order; otherwise as ``write_page``."""
     parts = _opening(title, paragraphs)
     links = (f'<a href="#s{i}">{html.escape(section.title)}</a>' for i, section in enumerate(sections))
     parts.append(f"<nav>{''.join(links)}</nav>")

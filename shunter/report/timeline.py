@@ -35,13 +35,7 @@ _ROW_PIXELS, _MOST_PIXELS, _QUEUE_PIXELS, _SPACE_PIXELS = 26, 900, 170, 20
 def write_timeline(
     timeline: Timeline, path: str | os.PathLike[str], *, from_s: float = 0.0, to_s: float | None = None
 ) -> Path:
-    """Writes a self-contained page, whole or not at all.
-
-    Args:
-        timeline: Timeline of one run.
-        path: Path of the HTML file.
-        from_s: What ended before is left out of the picture.
-        to_s: What begins after it is left out of the picture; None: the end of the run.
+    """Writes ``timeline_figure`` as a self-contained page, whole or not at all.
 
     Raises:
         InputError: Nothing is left.

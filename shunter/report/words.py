@@ -59,11 +59,7 @@ def interval_text(found: dict[str, Any], form: str) -> str:
 
 
 def headline(result: dict[str, Any]) -> str:
-    """What an evaluation comes to in one sentence, from real runs where there are any.
-
-    Args:
-        result: From ``Evaluation.to_dict``.
-    """
+    """What an ``Evaluation.to_dict`` comes to in one sentence, from real runs where there are any."""
     mode, rows = _nearest_reality(result)
     words = f"the lowest mean response is that of {best_text(result)}"
     if len(rows) == 1:
@@ -74,11 +70,7 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def best_text(result: dict[str, Any]) -> str:
-    """The policy with the lowest mean response, with that, and its change against the first policy.
-
-    Args:
-        result: From ``Evaluation.to_dict``; real runs count where there are any.
-    """
+    """The policy of the lowest mean response, real if there are such, and its change against the first."""
     _, rows = _nearest_reality(result)
     first, best = result["changes_against"], _lowest(rows)
     mean = format_metric("response_mean_s", rows[best]["response_mean_s"])
@@ -98,11 +90,7 @@ def _lowest(rows: dict[str, Any]) -> str:
 
 
 def verdict(result: dict[str, Any]) -> list[str]:
-    """The findings in words; each names its numbers and their uncertainty.
-
-    Args:
-        result: From ``Evaluation.to_dict``.
-    """
+    """The findings of an ``Evaluation.to_dict``; each names its numbers and their uncertainty."""
     lines = []
     for mode in MODES:
         rows = {n: p[mode] for n, p in result["policies"].items() if mode in p}

@@ -94,14 +94,8 @@ def register_policy(
 
     A version begins as undecided, and the alias moves in one step after it is complete: whenever this is
     cut off, the champion is the old one or the new one. Registering the same file again takes up the
-    undecided version that was left; the champion's own file is not registered twice.
-
-    Args:
-        policy_path: A ``.safetensors`` policy file.
-        name: Name of the registered model; see ``default_name``.
-        worlds: Worlds to compare on.
-        tracker: The open run that the model is logged to.
-        seeds: Workload seeds to compare on, which neither training nor evaluation uses.
+    undecided version that was left; the champion's own file is not registered twice. Seeds are of
+    workloads; those given if none are asked for serve no training, validation or evaluation.
 
     Raises:
         InputError: There is no such file, MLflow takes no such name, or there is no world or seed.

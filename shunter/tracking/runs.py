@@ -64,12 +64,7 @@ class Tracker:
             self._client.log_artifact(self.run_id, str(path))
 
     def table(self, frame: pd.DataFrame, name: str) -> None:
-        """Logs a table that MLflow's pages show beside those of other runs.
-
-        Args:
-            frame: The table.
-            name: Ends in ``.json``.
-        """
+        """Logs a table, as ``NAME.json``, that MLflow's pages show beside those of other runs."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside MLflow's own dependencies
             self._client.log_table(self.run_id, frame, name)

@@ -43,7 +43,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    for read in (gpus.catalog_gpus, models.catalog_models, datasheets._sheets, datasheets.gpu_name):
+    for read in (gpus.catalog_gpus, models.catalog_models, datasheets.gpu_name):
         read.cache_clear()
 
 
@@ -69,7 +69,6 @@ def write(path: Path, **names: str) -> Path:
 def test_a_gpu_is_one_row(data: Path, tmp_path: Path) -> None:
     add_row(data / "gpus.csv", "RTX 3090", "NPU 9000")
     new, old = write(tmp_path / "new.yaml", gpu="NPU 9000"), write(tmp_path / "old.yaml")
-    # Nearly: of the one it copies the exact clock is known beside its row.
     assert mean_response_s(new) == pytest.approx(mean_response_s(old), rel=0.05)
 
 

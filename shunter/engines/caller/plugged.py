@@ -20,13 +20,7 @@ _BOOT = Path(__file__).parents[1] / "worker" / "boot_plugged.py"
 class PluggedWorker(WorkerEngine):
     """A third party's engine on one device, in a worker process; otherwise as ``WorkerEngine``.
 
-    Args:
-        name: The engine's.
-        entry: Its facts; the worker imports its module, so the package must be installed there too.
-        device: Where it runs.
-        python: Interpreter that has the engine; None means this one.
-        timeout_s: Longest that a call may take.
-        start_timeout_s: Longest that the process may take to import its engine and say hello.
+    The worker imports the entry's module, so the package must be installed there too.
 
     Raises:
         EngineUnavailableError: The interpreter or the device cannot run it.

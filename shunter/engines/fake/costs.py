@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
-
-
-class FakeClock(Protocol):
-    """What a fake engine's time is read from and written to."""
-
-    now_s: float
+from typing import TypeAlias
 
 
 @dataclass
@@ -33,34 +27,15 @@ class FakeWallClock:
         time.sleep(max(0.0, value - time.monotonic()))
 
 
-class Durations(Protocol):
-    """How long each operation takes, in seconds, and how much memory a model takes."""
-
-    def load_s(self, model: str, checkpoint: str, gpu_layers: int) -> float:
-        """Time of loading the model."""
-
-    def unload_s(self, model: str, gpu_layers: int) -> float:
-        """Time of unloading the model."""
-
-    def prefill_s(self, model: str, gpu_layers: int, tokens: int) -> float:
-        """Time of processing this many tokens."""
-
-    def decode_step_s(self, model: str, gpu_layers: int, batch: int, context_tokens: float) -> float:
-        """Time of one step; context_tokens is the mean over the batch, with the token being processed."""
-
-    def kv_save_s(self, model: str, gpu_layers: int, tokens: int) -> float:
-        """Time of saving the KV of this many tokens."""
-
-    def kv_restore_s(self, model: str, gpu_layers: int, tokens: int) -> float:
-        """Time of restoring the KV of this many tokens."""
-
-    def device_bytes(self, model: str, gpu_layers: int) -> int:
-        """Memory on the device, buffers included."""
+FakeClock: TypeAlias = FakeVirtualClock | FakeWallClock
+"""What a fake engine's time is read from and written to."""
 
 
 @dataclass(frozen=True)
 class LinearDurations:
-    """The same simple costs for every model, linear in everything.
+    """How long each operation takes, in seconds, and how much memory a model takes: linear in everything.
+
+    The same simple costs for every model; a subclass may have others for each.
 
     Attributes:
         layer_bytes: Weights and buffers of one layer.
@@ -91,7 +66,10 @@ class LinearDurations:
         return 0.005 + self.token_s * tokens
 
     def decode_step_s(self, model: str, gpu_layers: int, batch: int, context_tokens: float) -> float:
-        """A time per layer by where it is, and one per request and token of context."""
+        """A time per layer by where it is, and one per request and token of context.
+
+        context_tokens is the mean over the batch, with the token being processed.
+        """
         layers = gpu_layers + 3 * (self.total_layers - gpu_layers)
         return self.layer_step_s * layers + 2e-4 * batch + 1e-7 * batch * context_tokens
 
@@ -104,5 +82,5 @@ class LinearDurations:
         return self.kv_save_s(model, gpu_layers, tokens)
 
     def device_bytes(self, model: str, gpu_layers: int) -> int:
-        """The layers that are there."""
+        """Memory on the device, buffers included: that of the layers that are there."""
         return self.layer_bytes * gpu_layers

@@ -22,7 +22,7 @@ from ..headers import read_tensors
 from ..ledger import Ledger, Saved, checked_level, decode_steps
 from ..memory import check_fits
 from ..weights import weigh
-from .costs import Durations, FakeClock, FakeVirtualClock, FakeWallClock, LinearDurations
+from .costs import FakeClock, FakeVirtualClock, FakeWallClock, LinearDurations
 
 __all__ = ["FakeEngine", "FakeWallClock", "LinearDurations"]
 
@@ -34,7 +34,7 @@ VOCAB_SIZE = 32_000
 class _Level:
     gpu_layers: int
     total_layers: int
-    durations: Durations
+    durations: LinearDurations
 
 
 class FakeEngine(Engine):
@@ -56,7 +56,7 @@ class FakeEngine(Engine):
 
     def __init__(
         self,
-        durations: Durations | None = None,
+        durations: LinearDurations | None = None,
         clock: FakeClock | None = None,
         *,
         device: str = "fake",
@@ -65,7 +65,7 @@ class FakeEngine(Engine):
         partial_offload: bool = True,
         kv_bytes_per_token: int = 10_000,
     ) -> None:
-        self.durations: Durations = LinearDurations() if durations is None else durations
+        self.durations = LinearDurations() if durations is None else durations
         self._has_own_durations = durations is not None
         self.clock: FakeClock = FakeVirtualClock() if clock is None else clock
         self.device = device

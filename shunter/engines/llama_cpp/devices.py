@@ -38,42 +38,44 @@ class LlamaDevice(Protocol):
         """Ends it, after everything on it was freed."""
 
 
-class CpuDevice:
-    """The engine's own process."""
+class _InProcess:
+    """A device without a process of its own, never seen to be lost; calls return when all is done."""
 
-    pointer: int | None = None
     lost = False
 
     def check(self) -> None:
-        """It cannot be lost."""
-
-    def used_bytes(self) -> int:
-        """Resident memory of this process."""
-        return resident_bytes()
+        """A lost GPU shows in the next call's own error."""
 
     def settle(self) -> None:
         """Nothing is ever under way."""
 
     def trim(self) -> None:
-        """Trims this process's heap."""
-        trim_heap()
+        """A GPU's backend frees at once."""
 
     def close(self) -> None:
         """There is nothing to end."""
 
 
-class GpuDevice:
-    """A GPU that the build of llama.cpp supports, by ggml's name of it.
+class CpuDevice(_InProcess):
+    """The engine's own process."""
 
-    Args:
-        kind: Key of ``GPU_PREFIXES``.
-        index: The backend's ordinal.
+    pointer: int | None = None
+
+    def used_bytes(self) -> int:
+        """Resident memory of this process."""
+        return resident_bytes()
+
+    def trim(self) -> None:
+        """Trims this process's heap."""
+        trim_heap()
+
+
+class GpuDevice(_InProcess):
+    """A GPU that the build of llama.cpp supports, by ggml's name of it.
 
     Raises:
         EngineUnavailableError: The build has no such backend, or there is no such GPU.
     """
-
-    lost = False
 
     def __init__(self, kind: str, index: int) -> None:
         name = f"{GPU_PREFIXES[kind]}{index}"
@@ -85,22 +87,10 @@ class GpuDevice:
             )
         self.pointer = pointer
 
-    def check(self) -> None:
-        """A lost GPU shows in the next call's own error."""
-
     def used_bytes(self) -> int:
         """Allocated memory of the GPU, whoever allocated it."""
         free, total = device_memory(self.pointer)
         return total - free
-
-    def settle(self) -> None:
-        """The backend's calls that move weights or KV return when they are done."""
-
-    def trim(self) -> None:
-        """The backend frees at once."""
-
-    def close(self) -> None:
-        """There is nothing to end."""
 
 
 def open_device(device: dict[str, Any]) -> LlamaDevice:

@@ -71,14 +71,7 @@ class GgufFacts:
         return self.output_bytes + sum(self.weights.layer_bytes[self.total_layers - gpu_layers :])
 
     def device_bytes(self, gpu_layers: int, context_tokens: int, max_batch: int, batch_tokens: int) -> int:
-        """Predicted device memory of a resident: weights, KV and an estimate of the compute buffer.
-
-        Args:
-            gpu_layers: Layers on the device.
-            context_tokens: Most tokens of one request.
-            max_batch: Most requests at once.
-            batch_tokens: Most tokens of one forward pass.
-        """
+        """Predicted device memory of a resident: weights, KV and an estimate of the compute buffer."""
         if gpu_layers == 0:
             return 0
         cells = cells_per_request(context_tokens)

@@ -55,20 +55,16 @@ def library_path(stem: str) -> str | None:
     return None
 
 
-def _load(stem: str) -> ctypes.CDLL:
-    path = library_path(stem)
-    if path is None:
-        raise EngineUnavailableError(f"this build of llama-cpp-python does not carry {stem}")
-    return ctypes.CDLL(path)
-
-
 def native_functions(stem: str, signatures: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
     """Functions of a loaded library by name, with (result, argument, ...) types set.
 
     Raises:
         EngineUnavailableError: The library or a function is not there.
     """
-    library, functions = _load(stem), {}
+    path = library_path(stem)
+    if path is None:
+        raise EngineUnavailableError(f"this build of llama-cpp-python does not carry {stem}")
+    library, functions = ctypes.CDLL(path), {}
     for name, (result, *arguments) in signatures.items():
         if not hasattr(library, name):
             raise EngineUnavailableError(f"{stem} of llama-cpp-python {llama_cpp.__version__} lacks {name}")

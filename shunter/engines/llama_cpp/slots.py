@@ -13,11 +13,7 @@ from .model import LlamaModel
 
 
 class LlamaSlots:
-    """Requests of one resident by name.
-
-    Args:
-        model: The loaded model.
-        count: Its slots.
+    """Requests of one resident by name, each in one of its slots.
 
     Attributes:
         slot_of: Slot of each live request.

@@ -1,6 +1,6 @@
 """vLLM, one vLLM engine per resident model, on the CPU or one CUDA GPU.
 
-Settings are read from the worker's environment: see ``vllm_settings``.
+Settings are read from the worker's environment: see ``settings``.
 """
 
 from __future__ import annotations

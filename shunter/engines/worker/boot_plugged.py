@@ -8,29 +8,24 @@ engine raises are those that the wire knows.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
 import sys
 from types import ModuleType
 
 PACKAGE = "shunter.engines"
-HERE = os.path.dirname(os.path.realpath(__file__))
 
 
 def register(folder: str) -> None:
     """Makes the folder importable as ``PACKAGE``; of what lies above it nothing is run."""
-    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry or os.curdir) != HERE]
+    boot = importlib.import_module(
+        "boot"
+    )  # beside this script, whose folder is on the path until it registers
     above = ModuleType("shunter")
     above.__path__ = [os.path.dirname(folder)]
     sys.modules["shunter"] = above
-    init = os.path.join(folder, "__init__.py")
-    spec = importlib.util.spec_from_file_location(PACKAGE, init, submodule_search_locations=[folder])
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{folder} is no package")
-    package = importlib.util.module_from_spec(spec)
-    sys.modules[PACKAGE] = package
-    spec.loader.exec_module(package)
+    boot.PACKAGE = PACKAGE  # type: ignore[attr-defined]
+    boot.register(folder)
 
 
 def enter(name: str) -> None:
@@ -41,6 +36,6 @@ def enter(name: str) -> None:
 
 
 if __name__ == "__main__":
-    register(os.path.dirname(HERE))
+    register(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
     enter(sys.argv[sys.argv.index("--engine") + 1])
     sys.exit(importlib.import_module(PACKAGE + ".worker.serve").main(sys.argv[1:]))

@@ -12,7 +12,7 @@ from shunter.errors import InputError
 from shunter.eval.execution.runs import Run
 from shunter.eval.fidelity.spans import Span, run_spans
 
-__all__ = ["operation_fidelity"]
+__all__ = ["OPERATIONS", "operation_fidelity"]
 
 OPERATIONS = {
     "load_s": "load",

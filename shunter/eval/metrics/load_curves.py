@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from shunter.report.figures import MODE_DASHES
 from shunter.report.page import PALETTE, Section
 from shunter.report.words import MODES
 
@@ -17,7 +18,6 @@ __all__ = ["load_curves"]
 _RATES = ("load", "rate_per_s")
 """Fields of a workload that may differ along a curve."""
 
-_DASHES = {"simulated": "dot", "real": "solid"}
 _METRICS = {"response_mean_s": "mean response", "response_p95_s": "95th percentile"}
 
 
@@ -70,7 +70,7 @@ def _figure(by_rate: dict[float, dict[str, Any]]) -> go.Figure:
                         name=f"{policy}, {mode}",
                         legendgroup=f"{policy}, {mode}",
                         showlegend=column == 1,
-                        line={"color": colour, "dash": _DASHES[mode]},
+                        line={"color": colour, "dash": MODE_DASHES[mode]},
                         hovertemplate="%{y:.4g} s at %{x:.4g}/s",
                         row=1,
                         col=column,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -29,11 +29,7 @@ _NAMES = ("card.md", "card.html", "validation.json")
 
 
 def card_paths(saved: Path) -> tuple[Path, Path, Path]:
-    """Where the card of a saved model is: Markdown, HTML and JSON, beside it.
-
-    Args:
-        saved: What ``PerformanceModel.save`` returned.
-    """
+    """Where the card of a saved model is: Markdown, HTML and JSON, beside it."""
     stem = "" if saved.name == "performance.json" else f"{saved.stem}."
     markdown, page, data = (saved.with_name(stem + name) for name in _NAMES)
     return markdown, page, data
@@ -43,12 +39,6 @@ def write_card(
     model: PerformanceModel, frame: pd.DataFrame, validation: Validation, saved: Path
 ) -> tuple[Path, Path, Path]:
     """Writes the card beside a saved model.
-
-    Args:
-        model: The fitted model.
-        frame: The dataset that it was fitted to.
-        validation: Held-out scores on that dataset.
-        saved: The model's file.
 
     Returns:
         The Markdown file, the HTML page (self-contained, with plots) and the scores as JSON.
@@ -67,12 +57,7 @@ def write_card(
 
 
 def card_title(model: PerformanceModel, frame: pd.DataFrame) -> str:
-    """Engines, devices and dataset that a model is of.
-
-    Args:
-        model: The fitted model.
-        frame: The dataset that it was fitted to.
-    """
+    """Engines, devices and dataset that a model is of."""
     engines, devices = (_named(frame[column].unique()) for column in ("engine", "device"))
     days = sorted({str(at)[:10] for at in frame["measured_at"]})
     when = " to ".join(dict.fromkeys((days[0], days[-1])))
@@ -302,13 +287,6 @@ def _write_markdown(
 ) -> None:
     parts = [f"# {title}", *paragraphs, f"Plots: [{_NAMES[1]}]({path.with_suffix('.html').name})"]
     for table in tables:
-        parts.append(f"## {table.title}")
-        head = [table.columns, tuple("---" for _ in table.columns)]
-        parts.append("\n".join("| " + " | ".join(map(_escaped, row)) + " |" for row in [*head, *table.rows]))
-        parts += [table.note] if table.note else []
+        parts += [f"## {table.title}", replace(table, prose=True).to_markdown()]
     parts += ["## Limits and notes", "\n".join(f"- {text}" for text in limits)]
     write_text(path, "\n\n".join(parts) + "\n")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from shunter.models.state import ResidentMemory
+from shunter.report.figures import add_band
 from shunter.report.page import COLOURS
 
 _PANELS = 3  # side by side
@@ -20,13 +21,7 @@ _HELD_OUT_SPLITS = {"random cells": "circle", "leave one model out": "x-thin-ope
 
 
 def card_figures(model: PerformanceModel, frame: pd.DataFrame, held_out: pd.DataFrame) -> list[go.Figure]:
-    """All figures for which there is something to show.
-
-    Args:
-        model: The fitted model.
-        frame: The dataset that it was fitted to.
-        held_out: ``Validation.held_out``.
-    """
+    """All figures for which there is something to show."""
     figures = [held_out_figure(held_out), residual_figure(held_out)] if len(held_out) else []
     for engine, device in sorted({(r.engine, r.device) for r in model.residents}):
         figures += [
@@ -106,7 +101,7 @@ def offload_figure(
         rows = decodes[decodes["model"] == resident.model]
         if len(resident.gpu_layers) > 1 and len(rows):
             curve = _offload_curve(model, resident, context)
-            _band(figure, curve["offload"], curve["low"], curve["high"], colour)
+            add_band(figure, curve["offload"], curve["low"], curve["high"], colour)
             _line(figure, curve["offload"], curve["rate"], resident.model, colour)
             middle = rows.groupby("offload_ratio")["duration_s"].median()
             _points(figure, middle.index, 1 / middle, "measured", colour, "circle", {}, legend=False)
@@ -172,7 +167,7 @@ def preemption_figure(model: PerformanceModel, engine: str, device: str) -> go.F
     place = {"row": 1, "col": 1}
     for colour, resident, costs in zip(COLOURS * len(residents), residents, costs_of, strict=False):
         if len(costs):
-            _band(figure, costs["cut_tokens"], costs["low_s"], costs["high_s"], colour, place)
+            add_band(figure, costs["cut_tokens"], costs["low_s"], costs["high_s"], colour, **place)
             _line(figure, costs["cut_tokens"], costs["total_s"], resident.model, colour, place)
         index = sensitivity(model, resident)
         if index is not None:
@@ -210,15 +205,8 @@ def _finish(figure: go.Figure, title: str) -> go.Figure:
     for trace in figure.data:  # one legend entry for all panels
         trace.showlegend = bool(trace.name) and trace.name not in seen and trace.showlegend is not False
         seen |= {trace.name} if trace.showlegend else set()
-    legend = {
-        "orientation": "h",
-        "yanchor": "bottom",
-        "y": 1.0,
-        "yref": "container",
-        "xanchor": "center",
-        "x": 0.6,
-    }
-    return figure.update_layout(title=title, template="plotly_white", legend={**legend, "y": 0.97})
+    place = {"yanchor": "bottom", "y": 0.97, "yref": "container", "xanchor": "center", "x": 0.6}
+    return figure.update_layout(title=title, template="plotly_white", legend={"orientation": "h", **place})
 
 
 def _points(
@@ -244,23 +232,6 @@ def _line(
 ) -> None:
     line = {"color": colour, "dash": dash}
     figure.add_scatter(x=x, y=y, mode="lines", name=name, legendgroup=name, line=line, **(place or {}))
-
-
-def _band(
-    figure: go.Figure, x: Any, low: Any, high: Any, colour: str, place: dict[str, int] | None = None
-) -> None:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    figure.add_scatter(
-        x=[*x, *list(x)[::-1]],
-        y=[*high, *list(low)[::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.15)",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
-        **(place or {}),
-    )
 
 
 def _configuration_texts(rows: pd.DataFrame) -> list[str]:

@@ -28,7 +28,14 @@ from shunter.models.physics.features import (
 )
 from shunter.models.plausible import check_plausible
 from shunter.models.state import FittedState, ResidentMemory, TargetErrors
-from shunter.models.validation.held_out import HeldOut, fold_labels, hold_out, log_error_interval
+from shunter.models.validation.held_out import (
+    HeldOut,
+    better,
+    fold_labels,
+    hold_out,
+    joined,
+    log_error_interval,
+)
 from shunter.profiling.dataset.fingerprint import digest
 from shunter.profiling.dataset.schema import validate
 
@@ -140,8 +147,9 @@ def _fit_group(
     n_configurations = len(set(configurations))
     _, left_out = select_features(features, n_configurations)
     where = f"{target.name} on {key[0]} {key[1]}" + (f" ({key[2]})" if key[2] else "")
-    by_configuration, corrected = _better(
-        features, measured, smallest, rows, fold_labels(configurations), correction
+    folds = fold_labels(configurations)
+    by_configuration, corrected = better(
+        lambda corrected: hold_out(features, measured, smallest, rows, folds, corrected=corrected), correction
     )
     by_model = hold_out(features, measured, smallest, rows, shapes)
     if by_configuration is None:
@@ -187,29 +195,9 @@ def _unseen_interval(
     return -half, half
 
 
-def _better(
-    features: pd.DataFrame,
-    measured: Array,
-    smallest: Array,
-    rows: pd.DataFrame,
-    folds: npt.NDArray[np.int64],
-    correction: bool,
-) -> tuple[HeldOut | None, bool]:
-    """Held-out configurations with and without corrections: noise and few of them can make these a loss."""
-    plain = hold_out(features, measured, smallest, rows, folds, corrected=False)
-    if not correction:
-        return plain, False
-    corrected = hold_out(features, measured, smallest, rows, folds, corrected=True)
-    if plain is None or corrected is None:
-        return None, False
-    if corrected.errors().mape < plain.errors().mape:
-        return corrected, True
-    return plain, False
-
-
 def _target_errors(held_out: list[tuple[HeldOut | None, HeldOut | None]]) -> TargetErrors:
-    by_configuration = _joined([configuration for configuration, _ in held_out])
-    by_model = _joined([model for _, model in held_out])
+    by_configuration = joined(configuration for configuration, _ in held_out)
+    by_model = joined(model for _, model in held_out)
     low, high = log_error_interval(by_configuration) if by_configuration else _NO_ERRORS_KNOWN
     return TargetErrors(
         held_out_cells=by_configuration.errors() if by_configuration else None,
@@ -217,14 +205,6 @@ def _target_errors(held_out: list[tuple[HeldOut | None, HeldOut | None]]) -> Tar
         noise=by_configuration.noise() if by_configuration else None,
         interval=(float(np.expm1(low)), float(np.expm1(high))),
     )
-
-
-def _joined(parts: list[HeldOut | None]) -> HeldOut | None:
-    known = [part for part in parts if part is not None]
-    total = known[0] if known else None
-    for part in known[1:]:
-        total = part if total is None else total + part
-    return total
 
 
 def _models(frame: pd.DataFrame) -> dict[str, dict[str, float | int | str]]:

@@ -20,7 +20,7 @@ from shunter.models.fit.shared import (
 )
 from shunter.models.physics import kinds, rated_configurations
 from shunter.models.physics.features import Target, shape_names
-from shunter.models.validation.held_out import HeldOut, fold_labels
+from shunter.models.validation.held_out import Errors, HeldOut, better, fold_labels
 
 Array = npt.NDArray[np.float64]
 
@@ -52,6 +52,10 @@ class _Scored:
     held_out: HeldOut
     scores: Array
     labels: npt.NDArray[np.generic]
+
+    def errors(self) -> Errors:
+        """How far the predictions are off."""
+        return self.held_out.errors()
 
     def half_width(self, here: npt.NDArray[np.bool_]) -> float:
         """Half width of the rows that ``here`` marks, as a log ratio."""
@@ -105,7 +109,10 @@ def fit_engine(target: Target, engine: str, rows: pd.DataFrame, *, correction: b
     rated = rated_configurations(rows)
     values = term_values(target.name, rated)
     data = _Rows(target, rows, values, target.measured(rows))
-    configurations, corrected = _by_configuration(data, correction)
+    folds = fold_labels(rows["cell_id"].to_numpy(dtype=object))
+    configurations, corrected = better(
+        lambda corrected: data.hold_out(folds, corrected=corrected), correction
+    )
     models = data.hold_out(_folds(shape_names(rows)), corrected=False)
     devices = data.hold_out(_folds(rows["datasheet"].to_numpy(dtype=str)), corrected=False)
     fit = CrossDeviceFit(
@@ -169,18 +176,6 @@ def _of_wholes(
         return None
     enough = len(np.unique(scored.labels[here])) >= _LEAST_WHOLES
     return max(least, scored.half_width(here if enough else known))
-
-
-def _by_configuration(data: _Rows, correction: bool) -> tuple[_Scored | None, bool]:
-    """Held-out configurations with and without corrections: the better, and whether it has them."""
-    folds = fold_labels(data.frame["cell_id"].to_numpy(dtype=object))
-    plain = data.hold_out(folds, corrected=False)
-    corrected = data.hold_out(folds, corrected=True) if correction else None
-    if plain is None or corrected is None:
-        return plain, False
-    if corrected.held_out.errors().mape < plain.held_out.errors().mape:
-        return corrected, True
-    return plain, False
 
 
 def _folds(names: npt.NDArray[np.str_], most: int = 20) -> npt.NDArray[np.int64]:

@@ -22,6 +22,7 @@ from shunter.models.fit.intervals import COVERAGE, LogErrors
 from shunter.models.fit.shared import CrossDeviceFit, SharedPhysics, term_values
 from shunter.models.performance import PerformanceModel
 from shunter.models.physics import PHYSICS, rated_configurations
+from shunter.models.physics.features import TARGETS
 from shunter.models.published.rows import catalog_facts, published_frame
 from shunter.models.state import FittedState
 
@@ -31,14 +32,7 @@ PUBLISHED = "published"
 """What users call it where a performance model is asked for."""
 ENGINE = "llama-cpp"
 FILE = "published_performance.json"
-_UNPUBLISHED = {
-    "load_s": "load",
-    "unload_s": "unload",
-    "kv_save_s": "kv_save",
-    "kv_restore_s": "kv_restore",
-    "device_bytes": "load",
-    "host_bytes": "load",
-}
+_UNPUBLISHED = {t.name: t.operation for t in TARGETS.values() if t.operation not in ("prefill", "decode")}
 _DRAWS = 400
 
 
@@ -70,6 +64,7 @@ def fit_published() -> PerformanceModel:
 def _from_priors(state: FittedState, target: str, reload: CrossDeviceFit) -> CrossDeviceFit:
     """A fit without data; it names all GPUs, as llama.cpp does these things on any of them."""
     terms = PHYSICS[target].terms
+    half = _prior_half_width(state, target) / 2
     measured = reload.physics.factors if target == "load_s" else {}
     physics = SharedPhysics(
         target=target,
@@ -84,16 +79,12 @@ def _from_priors(state: FittedState, target: str, reload: CrossDeviceFit) -> Cro
         physics=physics,
         # Nothing was seen: that counts as one doubling out of range, which doubles the width.
         ranges={term.name: (0.0, 0.0) for term in terms},
-        errors={"": _half(_prior_half_width(state, target) / 2)},
+        errors={"": LogErrors(cell=half, model=half, device=half)},
         devices=tuple(catalog_gpus()),
         models=(),
         rows=0,
         cells=0,
     )
-
-
-def _half(width: float) -> LogErrors:
-    return LogErrors(cell=width, model=width, device=width)
 
 
 def _prior_half_width(state: FittedState, target: str) -> float:

@@ -8,7 +8,6 @@ and ``refused`` says why, row by row.
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pandas as pd
 from shunter.catalog.models import ModelSpec, catalog_models
 from shunter.errors import UnknownNameError
 from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, gpu_name, host_bandwidth_bytes_per_s
+from shunter.models.physics import EXTRA_COLUMNS
 from shunter.profiling.dataset.reference import read_reference
 from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION
 
@@ -132,32 +132,23 @@ def published_frame(reference: pd.DataFrame | None = None) -> pd.DataFrame:
     reference = read_reference() if reference is None else reference
     usable = reference[[refused(row) == "" for _, row in reference.iterrows()]]
     rows = [_row(row) for _, row in usable.iterrows()]
-    frame = pd.DataFrame(rows, columns=[*(c.name for c in COLUMNS), *_EXTRA])
+    frame = pd.DataFrame(rows, columns=[*(c.name for c in COLUMNS), *EXTRA_COLUMNS])
     return frame.astype({c.name: c.dtype for c in COLUMNS})
 
 
-_EXTRA = ("gpu_count", "kv_on_host", "host_bandwidth_bytes_per_s")
 _ZERO = ("device_bytes", "host_bytes", "device_bytes_before", "host_bytes_before", "load_average", "repeat")
 _TEXT = ("session_id", "measured_at", "hardware", "versions", "checkpoint_format", "output")
 
 
-def _known_spec(text: str) -> ModelSpec:
-    spec = spec_of(text)
-    if spec is None:
-        raise UnknownNameError("model", text, {**catalog_models(), **_MORE_SPECS})
-    return spec
-
-
 def _row(row: Any) -> dict[str, Any]:
-    spec = replace(_known_spec(row["model"]), name=model_name(row["model"]))
-    facts = _facts(spec, row["quantization"])
-    context = row["context_tokens"] if np.isfinite(row["context_tokens"]) else _DEFAULT_CONTEXT_TOKENS
-    tokens = row["tokens"] if np.isfinite(row["tokens"]) else 0
-    prompt = row["prompt_tokens"] if np.isfinite(row["prompt_tokens"]) else tokens
-    decode = row["decode_tokens"] if np.isfinite(row["decode_tokens"]) else 0
+    def known(name: str, default: float) -> float:
+        return row[name] if np.isfinite(row[name]) else default
+
+    facts = catalog_facts(row["model"], row["quantization"])
+    total_layers, tokens = facts["total_layers"], known("tokens", 0)
+    prompt, decode = known("prompt_tokens", tokens), known("decode_tokens", 0)
     device = HOST if row["device"] == "cpu" else gpu_name(row["device"])
-    layers = row["gpu_layers"] if np.isfinite(row["gpu_layers"]) else spec.total_layers
-    bandwidth = host_bandwidth_bytes_per_s(row["cpu"])
+    layers = known("gpu_layers", total_layers)
     return {
         **dict.fromkeys(_ZERO, 0),
         **dict.fromkeys(_TEXT, ""),
@@ -171,14 +162,14 @@ def _row(row: Any) -> dict[str, Any]:
         "device_kind": "cpu" if device == HOST else "cuda",
         "hardware_id": "published",
         "operation": row["operation"],
-        "gpu_layers": min(layers, spec.total_layers),
-        "offload_ratio": max(0.0, 1 - layers / spec.total_layers),
+        "gpu_layers": min(layers, total_layers),
+        "offload_ratio": max(0.0, 1 - layers / total_layers),
         "page_cache": row["page_cache"] or "warm",
-        "batch": row["batch"] if np.isfinite(row["batch"]) else 1,
+        "batch": known("batch", 1),
         "prompt_tokens": prompt,
         "decode_tokens": decode,
         "tokens": tokens,
-        "context_tokens": context,
+        "context_tokens": known("context_tokens", _DEFAULT_CONTEXT_TOKENS),
         "max_batch": 1,
         "max_context_tokens": max(1, prompt + decode),
         "duration_s": row["duration_s"],
@@ -186,9 +177,9 @@ def _row(row: Any) -> dict[str, Any]:
         "steps": decode if row["operation"] == "decode" and np.isfinite(row["prompt_tokens"]) else 0,
         "includes_process_start": bool(row["includes_process_start"]),
         "is_outlier": False,
-        "gpu_count": max(1.0, row["gpu_count"]) if np.isfinite(row["gpu_count"]) else 1.0,
+        "gpu_count": max(1.0, known("gpu_count", 1.0)),
         "kv_on_host": _kv_on_host(row),
-        "host_bandwidth_bytes_per_s": bandwidth or HOST_BANDWIDTH_BYTES_PER_S,
+        "host_bandwidth_bytes_per_s": host_bandwidth_bytes_per_s(row["cpu"]) or HOST_BANDWIDTH_BYTES_PER_S,
     }
 
 
@@ -209,22 +200,10 @@ def catalog_facts(model: str, quantization: str, *, field: str = "model") -> dic
     quantization = "F16" if quantization == "FP16" else quantization
     if quantization not in BITS_PER_WEIGHT:
         raise UnknownNameError(f"{field}.quantization", quantization, BITS_PER_WEIGHT)
-    return _facts(replace(spec, name=model_name(model)), quantization)
-
-
-def facts_of(name: str) -> dict[str, Any] | None:
-    """The dataset's model columns by name and quantisation (``Llama-3-8B Q4_K_M``); None if unknown."""
-    shape, _, quantization = name.rpartition(" ")
-    if spec_of(shape) is None or quantization not in BITS_PER_WEIGHT:
-        return None
-    return catalog_facts(shape, quantization)
-
-
-def _facts(spec: ModelSpec, quantization: str) -> dict[str, Any]:
     # Sources round sizes differently, or read GB as GiB; one shape in one format has one size.
     weight_bytes = spec.params * BITS_PER_WEIGHT[quantization] / 8
     return {
-        "model": f"{spec.name} {quantization}",
+        "model": f"{model_name(model)} {quantization}",
         "quantization": quantization,
         "params": spec.params,
         "weight_bytes": int(weight_bytes),
@@ -236,6 +215,14 @@ def _facts(spec: ModelSpec, quantization: str) -> dict[str, Any]:
         "kv_bytes_per_token": spec.kv_bytes_per_token(),
         "vocab_size": spec.vocab_size,
     }
+
+
+def facts_of(name: str) -> dict[str, Any] | None:
+    """The dataset's model columns by name and quantisation (``Llama-3-8B Q4_K_M``); None if unknown."""
+    shape, _, quantization = name.rpartition(" ")
+    if spec_of(shape) is None or quantization not in BITS_PER_WEIGHT:
+        return None
+    return catalog_facts(shape, quantization)
 
 
 def _kv_on_host(row: Any) -> float:

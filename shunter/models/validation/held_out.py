@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -81,15 +83,37 @@ class HeldOut:
         median = pd.Series(self.measured).groupby(self.configurations).transform("median").to_numpy()
         return float((np.abs(self.measured - median) / np.maximum(median, self.smallest)).mean())
 
-    def __add__(self, other: HeldOut) -> HeldOut:
-        return HeldOut(
-            np.concatenate([self.measured, other.measured]),
-            np.concatenate([self.predicted, other.predicted]),
-            np.concatenate([self.smallest, other.smallest]),
-            np.concatenate([self.configurations, other.configurations]),
-            np.concatenate([self.models, other.models]),
-            np.concatenate([self.wider, other.wider]),
-        )
+
+def joined(parts: Iterable[HeldOut | None]) -> HeldOut | None:
+    """All rows of several, one after another; None where nothing could be held out."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    columns = ([getattr(part, column.name) for part in known] for column in fields(HeldOut))
+    return HeldOut(*map(np.concatenate, columns))
+
+
+class _Judged(Protocol):
+    def errors(self) -> Errors: ...
+
+
+JudgedT = TypeVar("JudgedT", bound=_Judged)
+
+
+def better(hold_out: Callable[[bool], JudgedT | None], correction: bool) -> tuple[JudgedT | None, bool]:
+    """Held-out configurations with and without corrections: noise and few of them can make these a loss.
+
+    Args:
+        hold_out: Predicts them by fits that learn corrections or do not; None where it cannot.
+        correction: Whether corrections may be learned.
+
+    Returns:
+        The predictions with the smaller error, and whether they have corrections.
+    """
+    plain, corrected = hold_out(False), hold_out(True) if correction else None
+    if plain is not None and corrected is not None and corrected.errors().mape < plain.errors().mape:
+        return corrected, True
+    return plain, False
 
 
 def fold_labels(configurations: npt.NDArray[np.object_], folds: int = FOLDS) -> npt.NDArray[np.int64]:

@@ -27,14 +27,10 @@ _FILE_TYPES = {
 def write_gguf(
     spec: ModelSpec, path: Path, quantization: str, seed: int, on_bytes: Callable[[int], None]
 ) -> None:
-    """Writes one GGUF file, tensor by tensor.
+    """Writes one GGUF file, tensor by tensor, and calls ``on_bytes`` with the size of each.
 
-    Args:
-        spec: Shape; its vocabulary must hold ``MIN_VOCAB`` tokens.
-        path: File to create.
-        quantization: Type of all matrices; norms and biases are F32.
-        seed: Same seed, same bytes.
-        on_bytes: Called with the size of each tensor written.
+    The same seed gives the same bytes. Norms and biases are F32. The vocabulary must hold ``MIN_VOCAB``
+    tokens.
     """
     writer = GGUFWriter(path, spec.architecture)
     try:

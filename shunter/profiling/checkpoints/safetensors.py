@@ -23,12 +23,7 @@ def write_safetensors(
 ) -> None:
     """Writes a folder with ``config.json`` and ``model.safetensors``, tensor by tensor.
 
-    Args:
-        spec: Shape.
-        path: Folder to create.
-        quantization: Type of all tensors: F32, F16 or BF16.
-        seed: Same seed, same bytes.
-        on_bytes: Called with the size of each tensor written.
+    Calls ``on_bytes`` with the size of each. The same seed gives the same bytes; all tensors are of one type.
     """
     path.mkdir()
     config = json.dumps(_config(spec, quantization), indent=2)

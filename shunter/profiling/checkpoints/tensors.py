@@ -93,15 +93,10 @@ def stored_bytes(tensor: SynthTensor, format: str, quantization: str) -> int:
 
 
 def draw_weights(tensor: SynthTensor, dtype: str, seed: tuple[int, int]) -> Array:
-    """Draws a tensor's values in its stored type.
+    """Draws a tensor's values in its stored type; the seed is the checkpoint's with the tensor's number.
 
     Matrices have mean 0 and variance gain²/columns, so that activations keep their scale through the layers.
     Quantised blocks are drawn as they are stored, several times faster than quantising floats.
-
-    Args:
-        tensor: What to fill.
-        dtype: One of ``BYTES_PER_WEIGHT``.
-        seed: The checkpoint's seed and the tensor's number.
 
     Returns:
         Array of the tensor's shape (BF16 as uint16); for Q8_0 and Q4_0 uint8 of shape (rows, row bytes).

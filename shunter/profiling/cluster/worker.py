@@ -71,7 +71,6 @@ class DeviceWorker:
         self._stack = ExitStack()
         self._engine: WorkerEngine | None = None
         self._run: GroupRun | None = None
-        self._rows: list[dict[str, Any]] = []
         self._resident = ExitStack()
 
     def start(self) -> Hello | GroupFailure:
@@ -101,7 +100,7 @@ class DeviceWorker:
             line = shortage(self._plan, group, engine)
             if line is not None:
                 return GroupFailure(DeviceMemoryError.__name__, line, 1)
-            self._run = GroupRun(engine, self._plan, group, row_facts, self._record)
+            self._run = GroupRun(engine, self._plan, group, row_facts, lambda row: None)
             self._resident.enter_context(self._run.resident())
         except (ShunterError, EngineError) as error:
             return self._failed(error)
@@ -111,12 +110,10 @@ class DeviceWorker:
         """Measures one unit of the group that is open."""
         if self._run is None:
             raise RuntimeError("measure before open")
-        self._rows = []
         try:
-            self._run.measure(unit)
+            return self._run.measure(unit)
         except (ShunterError, EngineError) as error:
             return self._failed(error)
-        return self._rows
 
     def leave(self) -> GroupFailure | None:
         """Unloads the group's model."""
@@ -129,9 +126,6 @@ class DeviceWorker:
     def close(self) -> None:
         """Ends the engine's process."""
         self._stack.close()
-
-    def _record(self, row: dict[str, Any]) -> None:
-        self._rows.append(row)
 
     def _failed(self, error: ShunterError | EngineError) -> GroupFailure:
         self._resident.pop_all()

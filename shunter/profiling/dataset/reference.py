@@ -50,32 +50,12 @@ _PER_SECOND = {"s": 1, "ms": 1000}
 _ALL_ON_GPU = r"all layers on GPU|-ngl 2000000"
 _UNSAID = r"unknown|not stated|both"
 _ORDER = (
-    *(
-        "row_id",
-        "system",
-        "source",
-        "provenance",
-        "engine",
-        "software",
-        "device",
-        "gpu_count",
-        "vram_gb",
-        "cpu",
-    ),
-    *(
-        "model",
-        "params",
-        "quantization",
-        "weight_bytes",
-        "layers",
-        "total_layers",
-        "gpu_layers",
-        "offload_ratio",
-    ),
-    *("operation", "metric", "value", "unit", "batch", "prompt_tokens", "decode_tokens", "tokens"),
-    *("context_tokens", "duration_s", "tokens_per_s", "kv_bytes", "kv_bytes_per_token", "page_cache"),
-    *("includes_process_start", "storage_or_link", "event", "confidence", "notes"),
-    *("source_gpu_layers", "source_device", "source_quantization"),
+    *("row_id", "system", "source", "provenance", "engine", "software", "device", "gpu_count"),
+    *("vram_gb", "cpu", "model", "params", "quantization", "weight_bytes", "layers", "total_layers"),
+    *("gpu_layers", "offload_ratio", "operation", "metric", "value", "unit", "batch", "prompt_tokens"),
+    *("decode_tokens", "tokens", "context_tokens", "duration_s", "tokens_per_s", "kv_bytes"),
+    *("kv_bytes_per_token", "page_cache", "includes_process_start", "storage_or_link", "event"),
+    *("confidence", "notes", "source_gpu_layers", "source_device", "source_quantization"),
 )
 
 

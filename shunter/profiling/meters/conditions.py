@@ -6,6 +6,7 @@ What a machine does not report is missing (NaN), also when a reading fails in th
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -46,17 +47,11 @@ class Sample:
 
 
 class Sensors:
-    """Reads a machine's counters.
+    """Reads a machine's counters, and those of the device if it is a GPU."""
 
-    Args:
-        device: Its GPU is read if it is one.
-        gpu: Read instead of it.
-        rapl: Read instead of this machine's.
-    """
-
-    def __init__(self, device: DeviceSpec, *, gpu: Gpu | None = None, rapl: Rapl | None = None) -> None:
-        self._gpu = gpu or (open_gpu(device.index) if device.kind == "cuda" else None)
-        self._rapl = rapl or Rapl()
+    def __init__(self, device: DeviceSpec) -> None:
+        self._gpu = open_gpu(device.index) if device.kind == "cuda" else None
+        self._rapl = Rapl()
         self._own: list[psutil.Process] = []
         self._samples: deque[Sample] = deque(maxlen=64)
         self._clock = (float("-inf"), _NAN)
@@ -96,11 +91,7 @@ class Sensors:
         return {"cpu_energy_j": self._rapl.energy_j(), "device_energy_j": device_j}
 
     def after(self, before: dict[str, float]) -> dict[str, float]:
-        """The dataset's columns of an operation that just ended.
-
-        Args:
-            before: ``energy()`` just before it.
-        """
+        """The dataset's columns of an operation that just ended, with ``energy()`` just before it."""
         now = self.energy()
         used_j = {
             "cpu_energy_j": difference(
@@ -141,7 +132,7 @@ def _swapped_bytes(vmstat: Path) -> float:
     except OSError:
         return _NAN
     pages = [int(line.split()[1]) for line in lines if line.startswith(("pswpin ", "pswpout "))]
-    return sum(pages) * float(_page_bytes()) if pages else _NAN
+    return float(sum(pages)) * os.sysconf("SC_PAGE_SIZE") if pages else _NAN
 
 
 def _stall_s(pressure_file: Path) -> float:
@@ -151,12 +142,6 @@ def _stall_s(pressure_file: Path) -> float:
         return _NAN
     totals = [line.rpartition("total=")[2] for line in lines if line.startswith("full ")]
     return int(totals[0]) / 1e6 if totals else _NAN
-
-
-def _page_bytes() -> int:
-    import resource
-
-    return resource.getpagesize()
 
 
 def _cpu_s(process: psutil.Process) -> float:

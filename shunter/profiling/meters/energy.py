@@ -33,14 +33,10 @@ def difference(before: float, after: float, *, wraps_at: float = _NAN) -> float:
 
 
 class Gpu:
-    """One NVIDIA GPU through NVML (``pynvml`` of nvidia-ml-py).
+    """One NVIDIA GPU through NVML (``pynvml`` of nvidia-ml-py, initialised).
 
     The energy counter moves in steps of some ten milliseconds: for shorter operations it is a mean over many
     rows that says something.
-
-    Args:
-        nvml: The ``pynvml`` module, initialised.
-        handle: NVML's handle of the GPU.
     """
 
     UNKNOWN: ClassVar[dict[str, float]] = {

@@ -54,9 +54,7 @@ class SweepResult:
         refused: One line for each model and level that did not fit the memory.
         duration_s: Seconds it took, from ``begun_s`` of ``run_sweep`` on.
         engine_s: Seconds in the engine's timed calls, by its own clock: what was measured and what warmed up.
-            The rest is overhead.
-        other_calls_s: Seconds in other calls to the engine (memory reports, drops of KV): part of the
-            overhead.
+            The rest is overhead, such as memory reports and drops of KV.
         precision: How well the medians are known; None if no precision was asked for.
         left_out: What of the grid a budget left out, in words.
     """
@@ -69,7 +67,6 @@ class SweepResult:
     refused: tuple[str, ...]
     duration_s: float
     engine_s: float = 0.0
-    other_calls_s: float = 0.0
     precision: Precision | None = None
     left_out: tuple[str, ...] = ()
 
@@ -156,7 +153,6 @@ class SweepRun:
             tuple(self._refused),
             self._clock() - self._begun_s,
             self._engine.engine_s,
-            self._engine.other_s,
             self._measured.precision(),
             self._planner.left_out() if self._planner else (),
         )

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from shunter.eval.fidelity.tables import fidelity_tables
+from shunter.report.figures import error_bars
 from shunter.report.page import COLOURS, Section
 from shunter.report.words import interval_text
 
@@ -15,11 +16,7 @@ _QUANTITIES = ("response", "TTFT", "TPOT")
 
 
 def fidelity_section(result: dict[str, Any]) -> Section | None:
-    """Errors against noise, and pairs of policies in both modes; None if the evaluation holds none.
-
-    Args:
-        result: From ``Evaluation.to_dict``; its ``fidelity``.
-    """
+    """Errors against noise, and pairs of policies in both modes; None if the evaluation holds none."""
     found = result.get("fidelity")
     if found is None:
         return None
@@ -96,12 +93,7 @@ def _pairs(pairs: list[dict[str, Any]]) -> go.Figure:
             mode="markers",
             name=mode,
             marker={"color": colour, "size": 8},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [_length(f["high"], f["value"]) for f in found],
-                "arrayminus": [_length(f["value"], f["low"]) for f in found],
-            },
+            error_x=error_bars((f["value"], f["low"], f["high"]) for f in found),
             text=[f"{n}: {interval_text(f, '{:+.1%}')}" for n, f in zip(names, found, strict=True)],
             hovertemplate="%{text}<extra></extra>",
         )
@@ -112,7 +104,3 @@ def _pairs(pairs: list[dict[str, Any]]) -> go.Figure:
     )
     height = 170 + 30 * len(pairs)
     return figure.update_layout(template="plotly_white", height=height, title="Pairs of policies")
-
-
-def _length(high: float | None, low: float | None) -> float:
-    return 0.0 if high is None or low is None else high - low

@@ -16,6 +16,7 @@ from shunter.envs.workload.lengths import mean_lengths
 from shunter.envs.world.tabulation import facts_of_model
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
+from shunter.report.figures import add_band
 from shunter.report.page import PALETTE, Section
 
 _CUTS, _LEVELS = 9, 40
@@ -126,11 +127,9 @@ def _costs(one: _Asked) -> pd.DataFrame:
     """Seconds of a preemption over the tokens when cut: x, y, low, high."""
     most = one.scenario.context_of(one.model)
     cuts = np.unique(np.geomspace(1, max(2, most), _CUTS).round().astype(int))
-    keeps = one.performance.saves_kv(one.engine, one.hardware)
-    parts = ("kv_save", "unload", "load", "kv_restore") if keeps else ("unload", "load", "prefill")
     columns = {"y": "duration_s_predicted", "low": "duration_s_low", "high": "duration_s_high"}
     sums = {name: np.zeros(len(cuts)) for name in columns}
-    for operation in parts:
+    for operation in one.performance.preemption_parts(one.engine, one.hardware):
         done = one.performance.predict(one.configurations(operation=operation, tokens=cuts))
         for name, column in columns.items():
             sums[name] += done[column].to_numpy(np.float64)
@@ -138,19 +137,8 @@ def _costs(one: _Asked) -> pd.DataFrame:
 
 
 def _add_curve(figure: go.Figure, curve: pd.DataFrame, name: str, colour: str, column: int) -> None:
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     place = {"row": 1, "col": column, "legendgroup": name}
-    figure.add_scatter(
-        x=[*curve["x"], *curve["x"][::-1]],
-        y=[*curve["high"], *curve["low"][::-1]],
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.15)",
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        showlegend=False,
-        **place,
-    )
+    add_band(figure, curve["x"], curve["low"], curve["high"], colour, **place)
     figure.add_scatter(
         x=curve["x"],
         y=curve["y"],

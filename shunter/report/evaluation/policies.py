@@ -11,11 +11,11 @@ from plotly.subplots import make_subplots
 
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.metrics.metrics import request_times
+from shunter.report.figures import MODE_DASHES, error_bars
 from shunter.report.page import PALETTE, ReportTable, Section
 from shunter.report.words import MODES, change_text, format_metric
 
 _COLOURS = {"simulated": "#4c78a8", "real": "#f58518"}
-_DASHES = {"simulated": "dot", "real": "solid"}
 _POINTS = 400
 """Points of a curve: more cannot be told apart on a screen."""
 
@@ -66,14 +66,9 @@ def _means_and_changes(result: dict[str, Any]) -> go.Figure:
             x=[c["change"] for c in changes],
             showlegend=False,
             marker={**marker, "opacity": 0.45},
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": [_length(c["high"], c["change"]) for c in changes],
-                "arrayminus": [_length(c["change"], c["low"]) for c in changes],
-                "color": "#333",
-                "thickness": 1.5,
-            },
+            error_x=error_bars(
+                ((c["change"], c["low"], c["high"]) for c in changes), color="#333", thickness=1.5
+            ),
             customdata=[change_text(c) for c in changes],
             hovertemplate="%{y}: %{customdata}<extra></extra>",
             row=1,
@@ -107,7 +102,7 @@ def responses_section(evaluation: Evaluation) -> Section:
                     legendgroup=f"{policy}, {mode}",
                     showlegend=column == 1,
                     mode="lines",
-                    line={"color": colour, "dash": _DASHES[mode]},
+                    line={"color": colour, "dash": MODE_DASHES[mode]},
                     hovertemplate="%{y:.1%} within %{x:.4g} s",
                     row=1,
                     col=column,
@@ -125,7 +120,3 @@ def _curve(seconds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     served = int(np.isfinite(ordered).sum())
     picked = np.unique(np.linspace(0, served - 1, min(served, _POINTS)).round().astype(np.int64))
     return (picked + 1) / len(ordered), ordered[picked]
-
-
-def _length(high: float | None, low: float | None) -> float:
-    return 0.0 if high is None or low is None or np.isnan(high - low) else high - low

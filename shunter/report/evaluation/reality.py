@@ -12,21 +12,13 @@ from plotly.subplots import make_subplots
 
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.runs import Run
+from shunter.eval.fidelity.operations import OPERATIONS
 from shunter.eval.fidelity.spans import run_spans
 from shunter.eval.metrics.metrics import request_times
 from shunter.report.page import PALETTE, ReportTable, Section
 
 _MOST_POINTS = 1500
 """Most points of one policy or operation in a picture."""
-
-_TARGETS = {
-    "load_s": "load",
-    "unload_s": "unload",
-    "prefill_s": "prefill",
-    "decode_step_s": "decode",
-    "kv_save_s": "KV save",
-    "kv_restore_s": "KV restore",
-}
 
 Array = NDArray[np.float64]
 
@@ -49,7 +41,6 @@ def reality_section(evaluation: Evaluation, result: dict[str, Any]) -> Section |
 def _requests_figure(evaluation: Evaluation) -> go.Figure:
     titles = ("simulated freely", "real decisions, predicted durations")
     figure = make_subplots(1, 2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04)
-    lowest, highest = np.inf, 0.0
     for policy, colour in zip(evaluation.policies, PALETTE * len(evaluation.policies), strict=False):
         real = _responses(evaluation.real.get(policy, []))
         replays = [replay.run for replay in evaluation.replays.get(policy, [])]
@@ -60,10 +51,8 @@ def _requests_figure(evaluation: Evaluation) -> go.Figure:
             if len(real) == 0 or len(predicted) != len(real):
                 continue
             picked = _some(np.flatnonzero(np.isfinite(real) & np.isfinite(predicted)))
-            x, y = real[picked], predicted[picked]
-            lowest, highest = _widened(lowest, highest, x, y)
-            _add_points(figure, x, y, policy, colour, column)
-    _add_identity(figure, lowest, highest, (1, 2))
+            _add_points(figure, real[picked], predicted[picked], policy, colour, column)
+    _add_identity(figure, (1, 2))
     figure.update_xaxes(title_text="real response, seconds", type="log")
     figure.update_yaxes(type="log")
     figure.update_yaxes(title_text="simulated response, seconds", row=1, col=1)
@@ -81,14 +70,12 @@ def _operations_figure(evaluation: Evaluation) -> go.Figure:
                     most = max(span.parts_s, key=lambda part: span.parts_s[part])
                     points[most.target].append((span.measured_s, span.predicted_s))
     figure = make_subplots(1, 1)
-    lowest, highest = np.inf, 0.0
-    for (target, name), colour in zip(_TARGETS.items(), PALETTE, strict=False):
+    for (target, name), colour in zip(OPERATIONS.items(), PALETTE, strict=False):
         if points[target]:
             pairs = np.array(points[target])
             x, y = pairs[_some(np.arange(len(pairs)))].T
-            lowest, highest = _widened(lowest, highest, x, y)
             _add_points(figure, x, y, f"{name} ({len(pairs)})", colour, 1)
-    _add_identity(figure, lowest, highest, (1,))
+    _add_identity(figure, (1,))
     figure.update_xaxes(title_text="measured, seconds", type="log")
     figure.update_yaxes(title_text="predicted, seconds", type="log")
     return figure.update_layout(
@@ -130,11 +117,6 @@ def _some(indices: NDArray[np.int64]) -> NDArray[np.int64]:
     return indices[:: max(1, -(-len(indices) // _MOST_POINTS))]
 
 
-def _widened(lowest: float, highest: float, *values: Array) -> tuple[float, float]:
-    found = np.concatenate(values)
-    return (min(lowest, found.min()), max(highest, found.max())) if len(found) else (lowest, highest)
-
-
 def _add_points(figure: go.Figure, x: Array, y: Array, name: str, colour: str, column: int) -> None:
     figure.add_scatter(
         x=x,
@@ -150,13 +132,16 @@ def _add_points(figure: go.Figure, x: Array, y: Array, name: str, colour: str, c
     )
 
 
-def _add_identity(figure: go.Figure, lowest: float, highest: float, columns: tuple[int, ...]) -> None:
-    if lowest > highest:
+def _add_identity(figure: go.Figure, columns: tuple[int, ...]) -> None:
+    """Draws where both axes say the same, as far as there are points."""
+    drawn = [value for trace in figure.data for axis in (trace.x, trace.y) for value in axis]
+    if not drawn:
         return
+    ends = [min(drawn), max(drawn)]
     for column in columns:
         figure.add_scatter(
-            x=[lowest, highest],
-            y=[lowest, highest],
+            x=ends,
+            y=ends,
             mode="lines",
             name="no error",
             legendgroup="no error",

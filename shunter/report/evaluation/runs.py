@@ -27,11 +27,7 @@ def timelines_section(evaluation: Evaluation) -> Section:
 
 
 def failures_section(result: dict[str, Any]) -> Section | None:
-    """A row for each operation that an engine failed; None if the evaluation records no failures.
-
-    Args:
-        result: From ``Evaluation.to_dict``; ``failures`` is a list of mappings of names to plain values.
-    """
+    """A row for each operation that an engine failed; None if the evaluation records no failures."""
     failures = result.get("failures")
     if failures is None:
         return None

@@ -7,19 +7,15 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from shunter.report.figures import MODE_DASHES
 from shunter.report.page import PALETTE, ReportTable, Section
 from shunter.report.words import MODES, format_metric, interval_text
 
-_DASHES = {"simulated": "dot", "real": "solid"}
 _ALL = "all models"
 
 
 def statistics_section(result: dict[str, Any]) -> Section | None:
-    """Robust aggregates and waits; None if the evaluation holds none.
-
-    Args:
-        result: From ``Evaluation.to_dict``; ``statistics`` and ``waits`` of each policy and mode.
-    """
+    """Robust aggregates and waits of each policy and mode; None if the evaluation holds none."""
     rows = [
         (name, mode, policy[mode])
         for name, policy in result["policies"].items()
@@ -72,7 +68,7 @@ def _figure(rows: list[tuple[str, str, dict[str, Any]]]) -> go.Figure:
             x=[float(ratio) for ratio in profile],
             y=list(profile.values()),
             mode="lines+markers",
-            line={"color": colours[name], "dash": _DASHES[mode], "shape": "hv"},
+            line={"color": colours[name], "dash": MODE_DASHES[mode], "shape": "hv"},
             row=1,
             col=1,
         )
