@@ -100,6 +100,7 @@ class VllmServer(ProcessServer):
             await self._call("POST", "/wake_up", tags="weights")
             await self._call("POST", "/collective_rpc", {"method": "reload_weights"})
             await self._call("POST", "/wake_up", tags="kv_cache")
+            await self._call("POST", "/reset_prefix_cache")  # what it remembers of KV is no more
         else:
             await self._call("POST", "/wake_up")
         await self._until_sleeping(False)

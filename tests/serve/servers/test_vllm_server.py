@@ -58,6 +58,7 @@ def test_it_sleeps_gives_memory_back_and_wakes_with_a_first_token(
         woken = ["/wake_up"]
         if level == 2:
             woken = ["/wake_up?tags=weights", "/collective_rpc", "/wake_up?tags=kv_cache"]
+            woken.append("/reset_prefix_cache")
         assert calls == [slept, *woken, "/v1/completions"]
         await server.stop()
 
