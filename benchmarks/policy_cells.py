@@ -8,7 +8,7 @@ from functools import cache
 
 from shunter.envs.scenario.library import scenario_names
 from shunter.envs.scenario.scenario import load_scenario
-from shunter.envs.workload.draw import popularity
+from shunter.envs.workload.draw import shares_of
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
 
@@ -76,7 +76,7 @@ def kinds(scenario: str) -> tuple[str, ...]:
     """What is hard about a scenario, as its file shows; a scenario may be of several kinds."""
     loaded = load_scenario(scenario)
     workload, devices, models = loaded.workload, len(loaded.devices), len(loaded.models)
-    shares = popularity(models, workload.popularity_zipf)
+    shares = shares_of(loaded)
     skewed, equal = workload.popularity_zipf >= SKEWED, len({d.hardware_name for d in loaded.devices}) == 1
     crowded = models > 2 * devices
     changing = workload.sessions is not None or workload.popularity_drift_s is not None

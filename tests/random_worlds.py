@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from shunter.envs.scenario.objective import with_objective
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.state.state import Requests
 from shunter.envs.state.tables import make_tables
+from shunter.envs.world.residents import with_residents
 from shunter.envs.world.world import World
+from shunter.errors import InputError
 from shunter.eval.execution.backends import SimulatedBackend
 from shunter.eval.execution.runs import Run, run_policy
 from tests.fake_executor import TableDurations
@@ -71,6 +73,45 @@ def worlds(draw: st.DrawFn, *, host_limit: bool = True, requests: int = 16) -> W
         }
     )
     return random_world(scenario, levels, rng, host_limit and draw(st.booleans()))
+
+
+@st.composite
+def keyed_worlds(draw: st.DrawFn, *, requests: int = 16) -> World:
+    """A random world whose models have keys of their own, of every kind, as far as there is room."""
+    world = draw(worlds(host_limit=False, requests=requests))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    models = [
+        {
+            "name": model.name,
+            "max_batch": int(rng.integers(1, world.max_batch + 1)),
+            "context_tokens": int(rng.choice([64, 256])),
+            "lengths": rng.choice(["azure2023_conv", "mooncake_synthetic"]),
+            "weight": float(rng.uniform(0.1, 3.0)),
+            "ttl_s": float(rng.uniform(0.01, 2.0)) if rng.random() < 0.5 else None,
+            "replicas_max": int(rng.integers(1, 4)) if rng.random() < 0.5 else None,
+            "priority": int(rng.choice([0, 0, 1, 9])),
+        }
+        for model in world.scenario.models
+    ]
+    for key in ("pinned", "preload"):
+        chosen = models[int(rng.integers(len(models)))]
+        place = [True, world.scenario.devices[int(rng.integers(world.devices))].name]
+        if rng.random() < 0.6 and not chosen.get("pinned"):
+            chosen[key] = place[int(rng.integers(2))]
+            chosen["ttl_s"] = None if key == "pinned" else chosen["ttl_s"]
+    try:
+        return with_keys(world, models)
+    except InputError:  # no room for what is to stay
+        return with_keys(world, [{**model, "pinned": False, "preload": False} for model in models])
+
+
+def with_keys(world: World, models: list[dict[str, Any]]) -> World:
+    """The world with models of other keys."""
+    scenario = Scenario.parse({**world.scenario.model_dump(), "models": models})
+    tables = world.tables.changed(max_batch=[scenario.batch_of(model) for model in scenario.models])
+    rows = np.linspace(1.0, 2.0, world.models)[:, None] * tables.remaining_tokens
+    tables = with_residents(scenario, tables._replace(remaining_tokens=rows))
+    return replace(world, scenario=scenario, tables=tables).with_guard(scenario.limits.guard_s)
 
 
 def random_world(scenario: Scenario, levels: int, rng: np.random.Generator, host_limit: bool) -> World:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
-from shunter.agents.base import ScoringPolicy
+import numpy as np
+from numpy.typing import NDArray
+
+from shunter.agents.base import Policy, ScoringPolicy
+from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
 
-__all__ = ["Choice", "Heuristic", "Number", "Space", "number", "rounded"]
+__all__ = ["Choice", "Heuristic", "Number", "Space", "for_world", "number", "rounded"]
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,14 @@ class Number:
         high: Upper end of what tuning tries; what users give may lie outside.
         log: Whether it is tuned by its logarithm.
         whole: Whether it is a whole number, at least 1.
+        is_time: Whether it is a time, in the world's time scales; with ``_s`` behind its name, in seconds.
     """
 
     low: float
     high: float
     log: bool = False
     whole: bool = False
+    is_time: bool = False
 
     def read(self, name: str, text: str) -> float:
         """Reads a value.
@@ -71,6 +77,11 @@ def number(default: float, low: float, high: float, *, log: bool = True) -> Any:
     return field(default=default, metadata={"space": Number(low, high, log)})
 
 
+def time_scales(default: float, low: float, high: float) -> Any:
+    """A field of a ``Heuristic`` that is a time, in time scales; users may give it in seconds."""
+    return field(default=default, metadata={"space": Number(low, high, log=True, is_time=True)})
+
+
 def whole(default: int, low: int, high: int) -> Any:
     """A field of a ``Heuristic`` that is a whole number; see ``Number``."""
     return field(default=default, metadata={"space": Number(low, high, whole=True)})
@@ -85,24 +96,76 @@ def choice(default: str, *others: str) -> Any:
 class Heuristic(ScoringPolicy):
     """A policy whose fields are its parameters, each made by ``number``, ``whole`` or ``choice``.
 
-    Its name tells those that are not the defaults: ``fifo-collated:max_wait=30``.
+    Its name tells those that are not the defaults: ``fifo-collated:max_wait_s=30``.
+
+    Attributes:
+        seconds: Parameters given in seconds, and how many; ``in_world`` makes time scales of them.
     """
+
+    seconds: tuple[tuple[str, float], ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", type(self).text(vars(self)))
 
     @classmethod
+    def spelling(cls) -> Space:
+        """All parameters as users may write them: times in seconds too, with ``_s`` behind their names."""
+        space = cls.space()
+        times = {name: of for name, of in space.items() if isinstance(of, Number) and of.is_time}
+        return {**space, **{f"{name}_s": of for name, of in times.items()}}
+
+    @classmethod
+    def spelled(cls, **values: Any) -> Self:
+        """The policy with parameters as ``spelling`` names them.
+
+        Raises:
+            InputError: One is given both in time scales and in seconds.
+        """
+        space = cls.space()
+        seconds = {name.removesuffix("_s"): value for name, value in values.items() if name not in space}
+        for name in seconds.keys() & values.keys():
+            raise InputError(f"{cls.name}: {name}", f"be left out where {name}_s is given", values[name])
+        rest = {name: value for name, value in values.items() if name in space}
+        return cls(**rest, seconds=tuple(seconds.items()))
+
+    def in_world(self, time_scale_s: float) -> Self:
+        """The same policy with times in a world's time scales, of so many seconds each; its name stays."""
+        if not self.seconds:
+            return self
+        made = replace(self, seconds=(), **{name: value / time_scale_s for name, value in self.seconds})
+        object.__setattr__(made, "name", self.name)
+        return made
+
+    def act_batch(self, observations: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+        """Chooses for a batch of observations; returns shape (batch,).
+
+        Raises:
+            InputError: Times are in seconds, and nobody said what they are in the world's time scales.
+        """
+        if self.seconds:
+            raise InputError(self.name, "be made ready by in_world: observations know no seconds", None)
+        return super().act_batch(observations)
+
+    @classmethod
     def space(cls) -> Space:
         """What it is tuned in; empty if it has no parameters."""
-        return {f.name: f.metadata["space"] for f in fields(cls)}
+        return {f.name: f.metadata["space"] for f in fields(cls) if f.metadata}
 
     @classmethod
     def text(cls, values: Mapping[str, Any]) -> str:
         """How the policy with these parameters is written; defaults are left out."""
         others = [
-            f"{f.name}={values[f.name]}" for f in fields(cls) if values.get(f.name, f.default) != f.default
+            f"{f.name}={values[f.name]}"
+            for f in fields(cls)
+            if f.metadata and values.get(f.name, f.default) != f.default
         ]
+        others += [f"{name}_s={value}" for name, value in values.get("seconds", ())]
         return ":".join([cls.name, ",".join(others)]) if others else cls.name
+
+
+def for_world(policy: Policy, world: World) -> Policy:
+    """The policy as it decides in a world: times that were given in seconds are in its time scales."""
+    return policy.in_world(world.time_scale_s) if isinstance(policy, Heuristic) else policy
 
 
 def rounded(value: float) -> float:

@@ -71,7 +71,7 @@ def make_policy(text: str) -> Policy:
     Args:
         text: A name from ``HEURISTICS`` or ``STATE_POLICIES``, the path of a ``.safetensors`` policy file,
             the URI of a registered model (``models:/…``), or a name that an installed package offers in
-            ``shunter.policies``. Parameters may follow, as in ``fifo-collated:max_wait=30``.
+            ``shunter.policies``. Parameters may follow, as in ``fifo-collated:max_wait_s=30``.
 
     Raises:
         UnknownNameError: It is none of these, or has no such parameter.
@@ -95,7 +95,7 @@ def _split(text: str) -> tuple[str, str]:
 def _maker(name: str) -> tuple[Callable[..., Policy], Space]:
     """What makes the policy from its parameters, and which it takes."""
     if name in HEURISTICS:
-        return HEURISTICS[name], HEURISTICS[name].space()
+        return HEURISTICS[name].spelled, HEURISTICS[name].spelling()
     if name in STATE_POLICIES:
         return STATE_POLICIES[name], {}
     if name.startswith("models:/"):
@@ -114,10 +114,11 @@ def _plugged(name: str) -> tuple[Callable[..., Policy], Space]:
     if entry is None:
         raise UnknownNameError("--policy", name, [*ours, *plugin_names(POLICY_GROUP)])
     kind = load_plugin(entry)
+    is_heuristic = isinstance(kind, type) and issubclass(kind, Heuristic)
 
     def make(**values: Any) -> Policy:
         try:
-            policy = kind(**values)
+            policy = kind.spelled(**values) if is_heuristic else kind(**values)
         except Exception as error:  # a third party's constructor may raise anything
             why = f"making it failed: {type(error).__name__}: {error}"
             raise PluginError("--policy", name, package_of(entry), why) from error
@@ -126,4 +127,4 @@ def _plugged(name: str) -> tuple[Callable[..., Policy], Space]:
             raise PluginError("--policy", name, package_of(entry), why)
         return policy
 
-    return make, kind.space() if isinstance(kind, type) and issubclass(kind, Heuristic) else {}
+    return make, kind.spelling() if is_heuristic else {}

@@ -19,8 +19,10 @@ DEVICE_KINDS = {
 GPU_KINDS = ("cuda", "vulkan")
 """Kinds that are no CPU: they have no threads and no cores to set."""
 
+_UUID = r"(?:GPU|MIG)-[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+_PCI = r"[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]"
 _PATTERN = re.compile(
-    r"^(?P<kind>[a-z]+)(?::(?P<index>\d+))?(?:[:-](?P<threads>\d+)-threads?)?"
+    rf"^(?P<kind>[a-z]+)(?::(?:(?P<address>{_UUID}|{_PCI})|(?P<index>\d+)))?(?:[:-](?P<threads>\d+)-threads?)?"
     r"(?:[:-]cores?-(?P<cores>\d+(?:\+\d+)*))?(?:[:-]share-(?P<share>\d+))?"
     r"(?P<mmap>[:-]mmap)?(?:[:-](?P<size>\d+)(?P<unit>MB|GB))?$"
 )
@@ -39,6 +41,7 @@ class DeviceSpec:
         cores: CPU cores that the device may run on, ascending; empty means any.
         share_percent: Share of time, in percent, that a loopback device's process may run: a slower device.
         mmap: Whether checkpoints are mapped into memory rather than read, where the engine leaves the choice.
+        address: UUID or PCI address of a GPU that is named by it instead of an index; empty: by index.
     """
 
     name: str
@@ -49,6 +52,7 @@ class DeviceSpec:
     cores: tuple[int, ...] = ()
     share_percent: int = 100
     mmap: bool = False
+    address: str = ""
 
     @property
     def hardware_name(self) -> str:
@@ -57,7 +61,8 @@ class DeviceSpec:
         Other cores or another way to load make another name (``loopback:1-threads-cores-0-mmap``), so that
         their rows are never mixed in a dataset.
         """
-        base = f"{self.kind}:{self.index}" if self.threads is None else f"{self.kind}:{self.threads}-threads"
+        where = self.address or self.index
+        base = f"{self.kind}:{where}" if self.threads is None else f"{self.kind}:{self.threads}-threads"
         cores = "-cores-" + "+".join(map(str, self.cores)) if self.cores else ""
         share = f"-share-{self.share_percent}" if self.share_percent < 100 else ""
         return base + cores + share + "-mmap" * self.mmap
@@ -66,10 +71,12 @@ class DeviceSpec:
 def parse_device(text: str, *, field: str = "device") -> DeviceSpec:
     """Reads a device name of the form ``kind[:index][:N-threads][-cores-N[+N]][-share-NN][-mmap][-NNNMB]``.
 
-    Without threads a device has one for each of its cores, or one.
+    A CUDA device may have its UUID or PCI address in place of an index, as nvidia-smi prints them: these stay
+    when GPUs are added or taken out. Without threads a device has one for each of its cores, or one.
 
     Args:
-        text: For example ``cuda:0``, ``cuda:0-20GB``, ``cpu``, ``loopback:2-threads-cores-0+1-mmap-600MB``.
+        text: For example ``cuda:0``, ``cuda:0-20GB``, ``cuda:0000:65:00.0-20GB``, ``cpu``,
+            ``loopback:2-threads-cores-0+1-mmap-600MB``.
         field: Named in errors.
 
     Raises:
@@ -90,13 +97,15 @@ def parse_device(text: str, *, field: str = "device") -> DeviceSpec:
     if threads == 0 or memory_bytes == 0:
         raise InputError(field, "have at least one thread and one MB", text)
     cores = tuple(sorted({int(core) for core in (match["cores"] or "").split("+") if core}))
+    if match["address"] and kind != "cuda":
+        raise InputError(field, "have an index: only CUDA devices have a UUID or PCI address", text)
     if kind in GPU_KINDS and (threads is not None or cores):
         raise InputError(field, f"not name {'threads' if threads else 'cores'}: a GPU has none to set", text)
     if kind not in GPU_KINDS and threads is None:
         threads = len(cores) or 1
     share = _share_percent(kind, match["share"], field, text)
     index, mmap = int(match["index"] or 0), match["mmap"] is not None
-    return DeviceSpec(text, kind, index, threads, memory_bytes, cores, share, mmap)
+    return DeviceSpec(text, kind, index, threads, memory_bytes, cores, share, mmap, match["address"] or "")
 
 
 def _share_percent(kind: str, written: str | None, field: str, text: str) -> int:

@@ -72,20 +72,20 @@ _Budget = Annotated[
         show_default=False,
     ),
 ]
-_AllowOvercommit = Annotated[
+AllowOvercommit = Annotated[
     bool,
     typer.Option(
         "--allow-overcommit", help="Load what is predicted not to fit; keep rows measured while swapping."
     ),
 ]
-_Context = Annotated[
+Context = Annotated[
     int | None,
     typer.Option(help="Most tokens per request; by default what is needed.", show_default=False),
 ]
-_Seed = Annotated[int, typer.Option(min=0, help="Of the order and the tokens.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the order and the tokens.")]
 _Resume = Annotated[bool, typer.Option("--resume", help="Measure only what the dataset lacks.")]
 _Append = Annotated[bool, typer.Option("--append", help="Measure all, and add it to the dataset.")]
-_Python = Annotated[str | None, typer.Option(help="Interpreter that has the engine.", show_default=False)]
+Python = Annotated[str | None, typer.Option(help="Interpreter that has the engine.", show_default=False)]
 _Ray = Annotated[
     str | None,
     typer.Option(
@@ -111,12 +111,12 @@ def profile(
     precision: _Precision = "20%",
     max_repeats: _MaxRepeats = 6,
     budget: _Budget = None,
-    allow_overcommit: _AllowOvercommit = False,
-    context: _Context = None,
-    seed: _Seed = 0,
+    allow_overcommit: AllowOvercommit = False,
+    context: Context = None,
+    seed: Seed = 0,
     resume: _Resume = False,
     append: _Append = False,
-    python: _Python = None,
+    python: Python = None,
     ray: _Ray = None,
     dry_run: _DryRun = False,
 ) -> None:

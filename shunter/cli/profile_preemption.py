@@ -8,24 +8,30 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.catalog.work import FACT_COLUMNS
 from shunter.cli.options import Verbose, open_console, progress, say, say_answer
+from shunter.cli.profile import AllowOvercommit, Context, Python, Seed
 from shunter.engines.base import EngineError
-from shunter.engines.caller.entries import engine_entry, start_engine
+from shunter.engines.caller.entries import start_engine
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.preemption.folder import Measurement, Prediction, open_measurement
+from shunter.profiling.preemption.folder import (
+    Prediction,
+    is_old,
+    open_measurement,
+    read_measurement,
+    run_measurement,
+)
 from shunter.profiling.preemption.plan import (
     PreemptionPlan,
     PreemptionSettings,
     cut_points,
     make_preemption_plan,
 )
-from shunter.profiling.preemption.protocol import measure_preemption
 from shunter.profiling.preemption.report import write_preemption_report
 from shunter.profiling.sweep.plan import model_facts
+from shunter.profiling.sweep.sweep import read_models
 
 _DEFAULTS = PreemptionSettings()
 
@@ -48,16 +54,11 @@ _Cuts = Annotated[
 _Repeats = Annotated[int, typer.Option(min=1, help="Cycles per model and cut.")]
 _GpuLayers = Annotated[str, typer.Option(help="Of both models: a count, a percentage or all.")]
 _PageCache = Annotated[str, typer.Option(help="Before each load the files are: warm or cold.")]
-_Context = Annotated[
-    int | None, typer.Option(help="Most tokens per request; by default what is needed.", show_default=False)
-]
 _Performance = Annotated[
     Path | None,
     typer.Option(help="Performance model whose prediction is kept beforehand.", show_default=False),
 ]
-_Seed = Annotated[int, typer.Option(min=0, help="Of the order and the tokens.")]
 _Resume = Annotated[bool, typer.Option("--resume", help="Measure only the cycles that OUT lacks.")]
-_Python = Annotated[str | None, typer.Option(help="Interpreter that has the engine.", show_default=False)]
 
 
 def profile_preemption(
@@ -73,11 +74,12 @@ def profile_preemption(
     repeats: _Repeats = _DEFAULTS.repeats,
     gpu_layers: _GpuLayers = _DEFAULTS.gpu_layers,
     page_cache: _PageCache = _DEFAULTS.page_cache,
-    context: _Context = None,
+    context: Context = None,
     performance: _Performance = None,
-    seed: _Seed = _DEFAULTS.seed,
+    seed: Seed = _DEFAULTS.seed,
+    allow_overcommit: AllowOvercommit = False,
     resume: _Resume = False,
-    python: _Python = None,
+    python: Python = None,
     verbose: Verbose = False,
 ) -> None:
     """Measure what preempting a model costs, part by part, as the seed paper did.
@@ -96,61 +98,65 @@ def profile_preemption(
     shunter profile preemption --model small-hf --performance perf --page-cache cold --resume
     """
     settings = PreemptionSettings(
-        job_tokens=job_tokens,
-        other_tokens=other_tokens,
-        prompt_tokens=prompt,
-        cuts=_cut_list(cuts, job_tokens),
+        job_tokens,
+        other_tokens,
+        prompt,
+        _cut_list(cuts, job_tokens),
         repeats=repeats,
         gpu_layers=gpu_layers,
         page_cache=page_cache,
         context_tokens=context,
         seed=seed,
     )
-    b = None if other is None else _checkpoint(engine, other, "--other")
-    plan = make_preemption_plan([_checkpoint(engine, m, "--model") for m in model or []], b, settings)
-    measurement = open_measurement(
-        out,
-        plan,
-        engine=engine,
-        device=device,
-        predict=lambda: _predict(performance, plan, engine, parse_device(device, field="--device").name),
-        resume=resume,
-    )
-    _measure(open_console(), measurement, out, python, verbose)
+    b = None if other is None else read_models([other], engine, field="--other")[0]
+    place = parse_device(device, field="--device")
+    plan = make_preemption_plan(read_models(model or [], engine), b, settings, engine=engine, device=place)
+    open_measurement(out, plan, predict=lambda: _predict(performance, plan), resume=resume)
+    console = open_console()
+    code = 0 if is_old(out) else _measure(console, out, plan, python, allow_overcommit)
+    _show(console, out, plan, verbose)
+    if code:
+        raise typer.Exit(code)
 
 
-def _measure(
-    console: Console, measurement: Measurement, out: Path, python: str | None, verbose: bool
-) -> None:
+def _measure(console: Console, out: Path, plan: PreemptionPlan, python: str | None, overcommit: bool) -> int:
+    """Measures what is missing; the exit code."""
     try:
         with (
-            start_engine(measurement.engine, measurement.device, python=python) as running,
+            start_engine(plan.engine, plan.device.name, python=python) as engine,
             progress(console) as report,
         ):
-            measure_preemption(measurement, running, progress=report)
+            done = run_measurement(
+                out,
+                plan,
+                engine,
+                allow_overcommit=overcommit,
+                progress=lambda at: report(at.text, at.units_done, at.units),
+            )
     except KeyboardInterrupt:
         say(console, "Interrupted; --resume goes on.")
-        _show(console, measurement, out, verbose)
-        raise typer.Exit(130) from None
+        return 130
     except EngineError:
-        if len(measurement.file.rows):
-            say(console, f"{out} keeps {len(measurement.file.rows)} cycles; --resume goes on from there.")
+        if kept := len(read_measurement(out, plan)):
+            say(console, f"{out} keeps {kept} cycles; --resume goes on from there.")
         raise
-    _show(console, measurement, out, verbose)
+    for line in done.refused:
+        say(console, f"not measured: {line}")
+    return 0
 
 
-def _show(console: Console, measurement: Measurement, out: Path, verbose: bool) -> None:
-    rows = measurement.file.rows
+def _show(console: Console, out: Path, plan: PreemptionPlan, verbose: bool) -> None:
+    rows = read_measurement(out, plan)
     if rows.empty:
         say(console, f"{out}: no cycle was finished")
         return
-    shown = write_preemption_report(rows, measurement.plan, out)
-    place = (
-        f"page: {out / 'preemption.html'}; {len(rows)} cycles in preemption.parquet, figures in results.json"
-    )
-    say_answer(console, shown.lines, (place,), verbose=verbose)
+    tables, lines = write_preemption_report(rows, plan, out)
+    kept = f"{len(rows)} cycles in preemption.parquet"
+    kept += ", to which this version adds none" if is_old(out) else ""
+    place = f"page: {out / 'preemption.html'}; {kept}, figures in results.json"
+    say_answer(console, lines, (place,), verbose=verbose)
     if verbose:
-        for table in shown.tables:
+        for table in tables:
             console.print(table.to_rich())
 
 
@@ -163,15 +169,7 @@ def _cut_list(text: str, job_tokens: int) -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words}))
 
 
-def _checkpoint(engine: str, path: str, field: str) -> Checkpoint:
-    formats = engine_entry(engine, field="--engine").checkpoint_formats
-    checkpoint = read_checkpoint(Path(path), field=field)
-    if checkpoint.format not in formats:
-        raise InputError(f"{field} {path}", f"be {' or '.join(formats)} for {engine}", checkpoint.format)
-    return checkpoint
-
-
-def _predict(path: Path | None, plan: PreemptionPlan, engine: str, device: str) -> list[Prediction]:
+def _predict(path: Path | None, plan: PreemptionPlan) -> list[Prediction]:
     """Predicts A's own part of each cycle, with the model's facts, so that it need not have been profiled."""
     if path is None:
         return []
@@ -181,8 +179,8 @@ def _predict(path: Path | None, plan: PreemptionPlan, engine: str, device: str) 
         facts = model_facts(checkpoint)
         for cut in plan.settings.cuts:
             cost = performance.preemption_cost_s(
-                engine,
-                device,
+                plan.engine,
+                plan.device.name,
                 checkpoint.name,
                 plan.settings.prompt_tokens + cut - 1,
                 gpu_layers=plan.level(checkpoint),

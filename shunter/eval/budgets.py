@@ -50,7 +50,8 @@ def budgets(world: World, predicted: World) -> list[Budget]:
         predicted: The world before engines were asked; the same where there are none.
     """
     exists = existing_levels(world.gpu_layers, world.devices)
-    limits = world.scenario.limits
+    scenario = world.scenario
+    tokens = [scenario.batch_of(model) * scenario.context_of(model) for model in scenario.models]
     return [
         Budget(
             world.scenario.devices[d].name,
@@ -59,7 +60,7 @@ def budgets(world: World, predicted: World) -> list[Budget]:
             float(world.tables.capacity_bytes[d]),
             float(predicted.tables.footprint_bytes[d, m, level]),
             float(world.tables.footprint_bytes[d, m, level]),
-            limits.max_batch * limits.context_tokens,
+            tokens[m],
         )
         for d, m, level in np.argwhere(exists)
     ]

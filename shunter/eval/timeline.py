@@ -120,19 +120,21 @@ def _residents(operations: pd.DataFrame, end_s: float) -> pd.DataFrame:
         here: dict[str, dict[str, Any]] = {}
         for operation in each(of_device):
             loads = operation.operation == "load" and not isinstance(operation.fault, str)
+            if operation.operation in ("run", "evict") and operation.model not in here:
+                here[str(operation.model)] = _resident(device, operation, 0.0)  # from the start
             gone = {*operation.evicted, *operation.lost, *([operation.model] if loads else [])}
             for model in gone & here.keys():
                 rows.append({**here.pop(model), "end_s": operation.start_s})
             if loads:
-                here[str(operation.model)] = {
-                    "device": device,
-                    "model": operation.model,
-                    "gpu_layers": int(operation.gpu_layers),
-                    "start_s": operation.end_s,
-                }
+                here[str(operation.model)] = _resident(device, operation, operation.end_s)
         rows += [{**resident, "end_s": end_s} for resident in here.values()]
     frame = pd.DataFrame(rows, columns=["device", "model", "gpu_layers", "start_s", "end_s"])
     return frame.sort_values("start_s", kind="stable", ignore_index=True)
+
+
+def _resident(device: Any, operation: Any, start_s: float) -> dict[str, Any]:
+    layers = int(operation.gpu_layers)
+    return {"device": device, "model": operation.model, "gpu_layers": layers, "start_s": start_s}
 
 
 def _requests(rows: pd.DataFrame, operations: pd.DataFrame) -> pd.DataFrame:

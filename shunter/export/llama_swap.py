@@ -91,14 +91,17 @@ def _cost_ms(home: Home, by_demand: bool) -> int:
 
 
 def _model(scenario: Scenario, home: Home, path: Path) -> dict[str, Any]:
-    device, limits = scenario.devices[home.device], scenario.limits
+    device, model = scenario.devices[home.device], scenario.model(home.model)
+    batch, context = scenario.batch_of(model), scenario.context_of(model)
     index = gpu_index(device, home.device)
     kind = "cuda" if device.device is None else device.spec.kind
     command = ["llama-server", "--host", "127.0.0.1", "--port", "${PORT}", "--model", str(path)]
     command += ["--n-gpu-layers", str(0 if kind == "cpu" else home.gpu_layers)]
     # llama-server divides its context among its slots.
-    command += ["--ctx-size", str(limits.context_tokens * limits.max_batch)]
-    command += ["--parallel", str(limits.max_batch)]
+    command += ["--ctx-size", str(context * batch)]
+    command += ["--parallel", str(batch)]
+    if model.kv_type is not None:
+        command += ["--cache-type-k", model.kv_type, "--cache-type-v", model.kv_type]
     if kind == "cpu":
         command += ["--device", "none"]
     if kind == "vulkan":

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from shunter.envs.scenario.scenario import Device, Scenario
-from shunter.envs.workload.draw import popularity
+from shunter.envs.workload.draw import shares_of
 from shunter.envs.world.tabulation import Tabulation, mean_work_s
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
@@ -83,8 +83,8 @@ def homes_of(scenario: Scenario, performance: PerformanceModel) -> list[Home]:
     """
     tabulation = Tabulation(scenario, performance)
     tables = tabulation.tables
-    work_s = np.where(tables.level_ok, mean_work_s(tables, tabulation.pairs), np.inf)
-    shares = popularity(len(scenario.models), scenario.workload.popularity_zipf)
+    work_s = np.where(tables.level_ok, mean_work_s(tables, tabulation.lengths), np.inf)
+    shares = shares_of(scenario)
     best_s = work_s.min(axis=2) * shares  # (devices, models)
     placed_s = np.zeros(len(scenario.devices))
     device_of: dict[int, int] = {}
@@ -100,9 +100,9 @@ def homes_of(scenario: Scenario, performance: PerformanceModel) -> list[Home]:
 
 def _home(tabulation: Tabulation, m: int, d: int, level: int, share: float) -> Home:
     tables, facts = tabulation.tables, tabulation.facts[m]
-    limits = tabulation.scenario.limits
+    most = tabulation.scenario.context_of(tabulation.scenario.models[m])
     is_cold = bool(tables.weight_bytes.sum() > tables.limits[0]["host_bytes"])
-    cells = tabulation.cells(np.array([limits.context_tokens]), np.array([limits.context_tokens]))
+    cells = tabulation.cells(np.array([most]), np.array([most]))
     mine = (cells.h == tabulation.hardware_of[d]) & (cells.m == m) & (cells.l == level)
     is_f32 = facts.get("checkpoint_format") == "safetensors" and facts.get("quantization") == "F32"
 

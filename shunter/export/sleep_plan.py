@@ -155,18 +155,19 @@ def _interval(estimate: Estimate) -> list[float]:
 
 
 def _serve(scenario: Scenario, home: Home, path: Path, port: int) -> str:
-    device, limits = scenario.devices[home.device], scenario.limits
+    device, model = scenario.devices[home.device], scenario.model(home.model)
+    batch, context = scenario.batch_of(model), scenario.context_of(model)
     index = gpu_index(device, home.device)
     if index is None:
         raise InputError(f"devices.{device.name}.device", "be a GPU: vLLM sleeps on no other", device.device)
     if home.gpu_layers != home.total_layers:
         rule = "be all: a plan with some layers on the host is not supported"
         raise InputError(f"models.{home.model}.levels", rule, f"{home.gpu_layers}/{home.total_layers} layers")
-    blocks = math.ceil(limits.context_tokens / BLOCK_TOKENS) * limits.max_batch + 1
+    blocks = math.ceil(context / BLOCK_TOKENS) * batch + 1
     kv_bytes = math.ceil(blocks * BLOCK_TOKENS * home.kv_bytes_per_token)
     command = ["vllm", "serve", str(path), "--served-model-name", home.model, "--port", str(port)]
-    command += ["--enable-sleep-mode", "--max-model-len", str(limits.context_tokens)]
-    command += ["--max-num-seqs", str(limits.max_batch), "--kv-cache-memory-bytes", str(kv_bytes)]
+    command += ["--enable-sleep-mode", "--max-model-len", str(context)]
+    command += ["--max-num-seqs", str(batch), "--kv-cache-memory-bytes", str(kv_bytes)]
     if device.gpu is not None:
         share = min(0.95, 1.1 * home.footprint_bytes / get_gpu(device.gpu).memory_bytes)
         command += ["--gpu-memory-utilization", f"{math.ceil(100 * share) / 100:.2f}"]

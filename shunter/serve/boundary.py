@@ -74,7 +74,8 @@ class Ticket(Protocol):
         """Waits until a server is to answer it; returns the server's base URL, like ``http://127.0.0.1:9123``.
 
         Raises:
-            Refused: Its model failed to load (503), or it waited beyond its bound (504).
+            Refused: Its model failed to load (503), or it waited beyond its bound (504). The request has
+                ended then.
         """
 
     def progressed(self, tokens: int) -> None:
@@ -109,7 +110,18 @@ class Scheduler(Protocol):
         """The models, as ``GET /v1/models`` lists them."""
 
     def snapshot(self) -> dict[str, Any]:
-        """All there is now, as plain data: policy, devices and residents, models and queues, decisions."""
+        """All that there is now, as plain data that JSON can hold.
+
+        ``{"version": 1, "now_s", "policy", "fallback": why or None, "shadow": name or None, "guard_s",
+        "devices": [{"name", "text", "capacity_bytes", "used_bytes", "measured_bytes",
+        "operation": None or {"kind": "load|drain|unload", "model", "gpu_layers", "since_s", "expected_s"},
+        "residents": [{"model", "gpu_layers", "state": "ready|draining|sleeping", "running", "max_batch",
+        "memory_bytes", "idle_s", "pid"}]}],
+        "models": [{"name", "aliases", "state": "unloaded|loading|ready|draining|failed", "queued", "running",
+        "oldest_wait_s", "predicted_wait_s", "served", "failed", "retry_in_s", "reason"}],
+        "decisions": [{"time_s", "device", "choice", "why", "took_ms", "shadow"}],
+        "totals": {"served", "refused", "cancelled", "failed", "loads", "evictions", "decisions"}}``
+        """
 
     def ready(self) -> str | None:
         """None if all is well, else what is not: a waiter that has not moved for twice its bound."""
@@ -122,7 +134,13 @@ class Scheduler(Protocol):
         """
 
     def events(self) -> AsyncIterator[dict[str, Any]]:
-        """What happens from now on, one plain dictionary each."""
+        """What happens from now on, one plain dictionary each.
+
+        ``{"type", "time_s", "id", "model", "device", ...}``, of which only the first two are always there.
+        Types are arrival, dispatch, first, done, gone, refused, load, ready, drain, unloaded, failed,
+        decision and champion. Metrics read ``reason`` of a load, ``took_s`` of ready, ``took_ms`` and
+        ``fallback`` of a decision.
+        """
 
 
 class ServerFailed(ShunterError):

@@ -196,7 +196,7 @@ def test_a_compact_copy_holds_the_same_requests(fake_world: World) -> None:
 
 
 def test_redrawn_lengths_are_longer_than_what_was_generated(fake_world: World) -> None:
-    lengths = np.arange(1, 101)
+    lengths = np.arange(1, 101)[None]
     drawn = []
     for batch, _, _ in decisions(fake_world, 60):
         copy = copied(fake_world, batch)

@@ -3,12 +3,17 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from shunter.agents.heuristics.cost_table import CostTable
 from shunter.agents.heuristics.fifo_collated import FifoCollated
-from shunter.agents.parameters import Choice
+from shunter.agents.parameters import Choice, for_world
 from shunter.agents.registry import HEURISTICS, make_policy
+from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
+from shunter.eval.execution.batched import evaluate_batched
+from shunter.eval.execution.runs import simulate
 
 
 @pytest.mark.parametrize("name", HEURISTICS)
@@ -16,6 +21,8 @@ def test_defaults_lie_in_the_space_and_names_read_back(name: str) -> None:
     cls = HEURISTICS[name]
     assert cls().name == name
     for f in fields(cls):
+        if f.name == "seconds":  # no parameter: says which of the others are in seconds
+            continue
         space = cls.space()[f.name]
         if isinstance(space, Choice):
             assert space.options[0] == f.default
@@ -61,3 +68,35 @@ def test_what_is_wrong_is_named(text: str, message: str) -> None:
 def test_a_file_takes_no_parameters(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="be given without parameters"):
         make_policy(f"{tmp_path / 'none.safetensors'}:copy_share=3")
+
+
+def test_times_in_seconds_become_the_worlds_time_scales(fake_world: World) -> None:
+    scale_s = fake_world.time_scale_s
+    policy = make_policy(f"cost-table:max_wait_s={3 * scale_s!r},per=byte")
+    ready = for_world(policy, fake_world)
+    assert isinstance(ready, CostTable)
+    assert ready.max_wait == pytest.approx(3.0)
+    assert ready.per == "byte"
+    assert ready.name == policy.name == f"cost-table:per=byte,max_wait_s={3 * scale_s!r}"
+    assert for_world(ready, fake_world) is ready
+    same = simulate(fake_world, make_policy("cost-table:max_wait=3,per=byte"), 1)
+    pd.testing.assert_frame_equal(simulate(fake_world, policy, 1).requests, same.requests)
+    batched = evaluate_batched(fake_world, policy, [1])
+    pd.testing.assert_frame_equal(batched.requests[0], same.requests)
+
+
+@pytest.mark.parametrize(
+    "text", ["fifo-collated:max_wait_s=9", "lru-keepalive:patience_s=9", "pressure-greedy:horizon_s=9"]
+)
+def test_every_time_has_a_spelling_in_seconds_that_needs_a_world(text: str) -> None:
+    policy = make_policy(text)
+    assert policy.name == text + ".0"
+    with pytest.raises(InputError, match="observations know no seconds"):
+        policy.act({})
+
+
+def test_a_time_is_given_once() -> None:
+    with pytest.raises(
+        InputError, match="fifo-collated: max_wait must be left out where max_wait_s is given"
+    ):
+        make_policy("fifo-collated:max_wait=1,max_wait_s=2")

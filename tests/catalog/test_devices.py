@@ -1,6 +1,7 @@
 import pytest
 
 from shunter.catalog.devices import DeviceSpec, parse_device
+from shunter.engines.caller.entries import start_engine
 from shunter.errors import InputError, UnknownNameError
 
 
@@ -113,3 +114,16 @@ def test_reads_cores_and_mmap(text, threads, cores, mmap, memory_bytes):
 def test_the_hardware_is_the_device_without_its_budget(text, name):
     assert parse_device(text).hardware_name == name
     assert parse_device(name).hardware_name == name
+
+
+@pytest.mark.parametrize(
+    "address", ["GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a77", "0000:65:00.0", "00000000:0A:1f.7"]
+)
+def test_a_cuda_device_may_be_named_by_its_uuid_or_pci_address(address: str) -> None:
+    spec = parse_device(f"cuda:{address}-20GB")
+    assert (spec.kind, spec.address, spec.memory_bytes) == ("cuda", address, 20_000_000_000)
+    assert spec.hardware_name == f"cuda:{address}"
+    with pytest.raises(InputError, match="only CUDA devices have a UUID or PCI address"):
+        parse_device(f"vulkan:{address}")
+    with pytest.raises(InputError, match="workers find no GPU by its UUID or PCI address"):
+        start_engine("fake", f"cuda:{address}")

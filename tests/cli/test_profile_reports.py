@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +18,8 @@ from shunter.cli.main import main
 from shunter.engines.base import WorkerDiedError
 from shunter.engines.fake.engine import FakeEngine
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.preemption.rows import read_rows
+from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.preemption.cycles import read_cycles
 from tests.worlds import durations_for, fit_fake
 
 JOB = ["--engine", "fake", "--device", "cpu:1-threads", "--job-tokens", "30", "--other-tokens", "5"]
@@ -102,7 +104,7 @@ def test_preemption_writes_rows_a_page_and_results(preemption: Any, tmp_path: Pa
         "preemption.html",
         "results.json",
     }
-    rows = read_rows(out / "preemption.parquet")
+    rows = read_cycles(out / "preemption.parquet")
     assert len(rows) == 3 * 2 * 2
     results = json.loads((out / "results.json").read_text())
     for name, summary in results["models"].items():
@@ -129,13 +131,18 @@ def test_the_prediction_is_written_before_anything_is_measured(
     assert code == 130, err
     before = (out / "predictions.json").read_bytes()
     monkeypatch.setattr(Virtual, "interrupt_at", 0)
+    written: list[pd.DataFrame] = []
+    write = command.write_preemption_report
+    monkeypatch.setattr(
+        command, "write_preemption_report", lambda rows, *rest: written.append(rows) or write(rows, *rest)
+    )
     code, text, err = preemption("--out", out, "--resume", "--verbose")
     assert code == 0, err
     assert (out / "predictions.json").read_bytes() == before
     kept = {
         (p["model"], p["cut_tokens"]): p["own_s"] for p in json.loads((out / "predictions.json").read_text())
     }
-    rows = read_rows(out / "preemption.parquet")
+    rows = written[-1]
     cost = fake_performance.preemption_cost_s("fake", "cpu:1-threads", "large", 8 + 20 - 1)
     assert kept["large", 20] == pytest.approx(cost.total_s, rel=0.05)
     assert all(kept[row.model, row.cut_tokens] == row.predicted_s for row in rows.itertuples())
@@ -149,7 +156,7 @@ def test_ctrl_c_keeps_every_finished_cycle(
     monkeypatch.setattr(Virtual, "interrupt_at", 6)
     code, text, _ = preemption("--out", tmp_path / "out")
     assert code == 130
-    assert len(read_rows(tmp_path / "out" / "preemption.parquet")) == 5
+    assert len(read_cycles(tmp_path / "out" / "preemption.parquet")) == 5
     assert "Interrupted; --resume goes on." in text
     assert "5 cycles in preemption.parquet" in text
     monkeypatch.setattr(Virtual, "interrupt_at", 0)
@@ -182,7 +189,42 @@ def test_a_dead_engine_is_one_line_and_leaves_the_finished_cycles(
     assert "the worker was killed" in err
     assert err.count("\n") == 1
     assert "keeps 3 cycles; --resume goes on from there" in text
-    assert len(read_rows(tmp_path / "out" / "preemption.parquet")) == 3
+    assert len(read_cycles(tmp_path / "out" / "preemption.parquet")) == 3
+
+
+def test_what_will_not_fit_is_refused_unless_it_is_to_be_tried(preemption: Any, tmp_path: Path) -> None:
+    tiny = ("--out", tmp_path / "out", "--device", "cpu:1-threads-1MB")
+    code, _, err = preemption(*tiny)
+    assert code == 2
+    assert "--model must fit the memory at one level at least" in err
+    code, text, err = preemption(*tiny, "--allow-overcommit")
+    assert code == 0, err
+    assert "on cpu:1-threads-1MB, warm page cache, 12 cycles" in text
+
+
+def test_rows_are_those_of_a_dataset(
+    preemption: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert preemption("--out", tmp_path / "out")[0] == 0
+    rows = read_dataset(tmp_path / "out" / "preemption.parquet")
+    cycle = ["load", "unload"] * 2 + ["prefill"] * 2 + ["decode"] * 3 + ["kv_save", "kv_restore"]
+    whole = ["prefill", "decode"]
+    assert sorted(rows["operation"]) == sorted(12 * cycle + 6 * whole)
+    code, out, _ = run(capsys, "dataset", "validate", tmp_path / "out" / "preemption.parquet")
+    assert code == 0, out
+
+
+def test_a_folder_of_an_older_shunter_is_shown_as_it_is(preemption: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _, text, _ = preemption("--out", out)
+    cycles = read_cycles(out / "preemption.parquet")
+    unpredicted = dict.fromkeys(("predicted_s", "predicted_low_s", "predicted_high_s"), float("nan"))
+    old = pa.Table.from_pandas(cycles.assign(**unpredicted, predicted_out_of_range=False))
+    before = old.replace_schema_metadata({"shunter_preemption_schema": "1"})
+    pq.write_table(before, out / "preemption.parquet")
+    code, again, err = preemption("--out", out, "--resume")
+    assert code == 0, err
+    assert again == text.replace(".parquet,", ".parquet, to which this version adds none,")
 
 
 def test_a_file_in_the_place_of_the_folder(preemption: Any, tmp_path: Path) -> None:
@@ -210,7 +252,7 @@ def test_an_earlier_measurement_is_not_written_over(preemption: Any, tmp_path: P
         (("--cuts", "40"), "--cuts must fit into a job of 30 tokens"),
         (("--other", "/nowhere"), "--other must name a GGUF file"),
         (("--engine", "fakes"), "--engine: unknown name 'fakes'"),
-        (("--engine", "llama-cpp"), "must be gguf for llama-cpp"),
+        (("--engine", "llama-cpp"), "must be gguf for the engine llama-cpp"),
         (("--device", "tpu"), "--device: unknown name 'tpu'"),
         (("--gpu-layers", "2000"), "--gpu-layers must be all"),
         (("--page-cache", "icy"), "--page-cache must be warm or cold"),

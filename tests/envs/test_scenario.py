@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from shunter.envs.scenario.scenario import Device, Model, Scenario, load_scenario
+from shunter.envs.scenario.model import Model
+from shunter.envs.scenario.scenario import Device, Scenario, load_scenario
 from shunter.envs.world.world import make_world
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
 from shunter.models.performance import PerformanceModel

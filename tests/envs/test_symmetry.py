@@ -9,19 +9,25 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shunter.envs.scenario.scenario import Model
+from shunter.envs.scenario.model import Model
 from shunter.envs.state.tables import Tables
 from shunter.envs.world.world import World
 from shunter.eval.execution.runs import Run
-from tests.random_worlds import ByName, run_on, worlds
+from tests.random_worlds import ByName, keyed_worlds, run_on, worlds
 
-_BY_MODEL = ("weight_bytes",)
+_BY_MODEL = ("weight_bytes", "model", "remaining_tokens")
 _BY_DEVICE_AND_MODEL = ("level", "prefill_s", "step_s", "kv_save_s", "kv_restore_s", "offload_sensitivity")
+
+
+def _by_model(tables: Tables) -> list[str]:
+    """Tables with a row a model; of further tokens there may be one row for all."""
+    return [name for name in _BY_MODEL if len(getattr(tables, name)) == len(tables.model)]
 
 
 def with_models(world: World, order: list[int]) -> World:
     models = [world.scenario.models[m] for m in order]
-    changes = {name: np.ascontiguousarray(getattr(world.tables, name)[order]) for name in _BY_MODEL}
+    tables = world.tables
+    changes = {name: np.ascontiguousarray(getattr(tables, name)[order]) for name in _by_model(tables)}
     for name in _BY_DEVICE_AND_MODEL:
         changes[name] = np.ascontiguousarray(getattr(world.tables, name)[:, order])
     return replace(
@@ -37,12 +43,12 @@ def padded(world: World, models: int, levels: int) -> World:
 
     def more(values: np.ndarray, axis: int, count: int) -> np.ndarray:
         filler = np.take(values, [0] * count, axis=axis)
-        if values.dtype.names is not None:
-            filler["level_ok"] = 0
+        for name in {"level_ok", "start_device"} & set(values.dtype.names or ()):
+            filler[name] = {"level_ok": 0, "start_device": -1}[name]
         return np.concatenate([values, filler], axis=axis)
 
     tables: Tables = world.tables
-    changes = {name: more(getattr(tables, name), 0, models) for name in _BY_MODEL}
+    changes = {name: more(getattr(tables, name), 0, models) for name in _by_model(tables)}
     for name in _BY_DEVICE_AND_MODEL:
         values = more(getattr(tables, name), 1, models)
         changes[name] = values if name == "offload_sensitivity" else more(values, 2, levels)
@@ -65,7 +71,7 @@ def assert_same(ours: Run, theirs: Run) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(world=worlds(host_limit=False), seed=st.integers(0, 1000), data=st.data())
+@given(world=worlds(host_limit=False) | keyed_worlds(), seed=st.integers(0, 1000), data=st.data())
 def test_the_order_of_models_changes_nothing(world: World, seed: int, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(world.models)))
     requests = world.draw(seed)
@@ -77,7 +83,7 @@ def test_the_order_of_models_changes_nothing(world: World, seed: int, data: st.D
 
 @settings(max_examples=40, deadline=None)
 @given(
-    world=worlds(host_limit=False),
+    world=worlds(host_limit=False) | keyed_worlds(),
     seed=st.integers(0, 1000),
     models=st.integers(0, 3),
     levels=st.integers(0, 2),

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from shunter.envs.scenario.limits import Limits
+from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.scenario.workload import LENGTHS, Workload
 from shunter.envs.state.state import Requests
@@ -19,7 +20,7 @@ from shunter.envs.workload.lengths import length_pairs, remaining_tokens
 from shunter.envs.workload.traces import write_trace
 from shunter.errors import InputError, UnknownNameError
 
-MODELS = ("a", "b", "c", "d")
+MODELS = tuple(Model(name=name) for name in "abcd")
 LIMITS = Limits(context_tokens=1024)
 WORKLOAD = Workload(requests=5000, rate_per_s=2.0)
 

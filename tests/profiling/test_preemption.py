@@ -14,12 +14,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
+from shunter.catalog.devices import parse_device
 from shunter.engines.base import Capabilities, Engine, MemoryReport, WorkerDiedError
 from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.profiling.checkpoints.synthetic import write_checkpoint
+from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.preemption.answers import answers, findings
-from shunter.profiling.preemption.folder import Prediction, open_measurement
+from shunter.profiling.preemption.cycles import PARTS, read_cycles
+from shunter.profiling.preemption.folder import (
+    Prediction,
+    open_measurement,
+    read_measurement,
+    run_measurement,
+)
 from shunter.profiling.preemption.paper import paper_cells, paper_lines
 from shunter.profiling.preemption.plan import (
     PreemptionPlan,
@@ -27,9 +35,7 @@ from shunter.profiling.preemption.plan import (
     cut_points,
     make_preemption_plan,
 )
-from shunter.profiling.preemption.protocol import measure_preemption
 from shunter.profiling.preemption.report import preemption_results
-from shunter.profiling.preemption.rows import PARTS, read_rows
 from shunter.profiling.preemption.summary import slope_per_1000_tokens, summarise
 from shunter.profiling.preemption.tables import preemption_tables
 from tests.worlds import durations_for, fake_engine
@@ -44,6 +50,13 @@ def models(fake_checkpoints: dict[str, Path]) -> list[Checkpoint]:
     return [read_checkpoint(path) for path in fake_checkpoints.values()]
 
 
+def planned(
+    models: list[Checkpoint], other: Checkpoint | None, settings: PreemptionSettings, **place: str
+) -> PreemptionPlan:
+    device = parse_device(place.get("device", "cpu:1-threads"))
+    return make_preemption_plan(models, other, settings, engine=place.get("engine", "fake"), device=device)
+
+
 def measured(
     plan: PreemptionPlan,
     engine: Engine,
@@ -52,22 +65,15 @@ def measured(
     predictions: Sequence[Prediction] = (),
     resume: bool = False,
 ) -> pd.DataFrame:
-    measurement = open_measurement(
-        folder,
-        plan,
-        engine="fake",
-        device="cpu:1-threads",
-        predict=lambda: predictions,
-        resume=resume,
-    )
-    measure_preemption(measurement, engine)
-    return read_rows(folder / "preemption.parquet")
+    open_measurement(folder, plan, predict=lambda: predictions, resume=resume)
+    run_measurement(folder, plan, engine)
+    return read_measurement(folder, plan)
 
 
 def test_each_part_is_what_the_engine_took(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    plan = make_preemption_plan(models, None, SETTINGS)
+    plan = planned(models, None, SETTINGS)
     frame = measured(plan, fake_engine(fake_checkpoints), tmp_path)
     assert len(frame) == len(models) * 4 * 2
     costs = durations_for(fake_checkpoints)
@@ -75,7 +81,9 @@ def test_each_part_is_what_the_engine_took(
         assert row.other == "small"
         assert row.load_a_s == pytest.approx(costs.load_s(row.model, "", row.gpu_layers))
         assert row.load_b_s == pytest.approx(costs.load_s("small", "", row.gpu_layers))
-        assert row.unload_a_s == row.unload_b_s == pytest.approx(costs.unload_s(row.model, row.gpu_layers))
+        unload_s = pytest.approx(costs.unload_s(row.model, row.gpu_layers))
+        assert row.unload_a_s == unload_s
+        assert row.unload_b_s == unload_s
         assert row.kv_tokens == 8 + row.cut_tokens - 1
         assert row.kv_save_s == pytest.approx(costs.kv_save_s(row.model, row.gpu_layers, row.kv_tokens))
         assert row.kv_restore_s == pytest.approx(row.kv_save_s)
@@ -92,7 +100,7 @@ def test_each_part_is_what_the_engine_took(
 def test_the_dependence_on_the_cut_is_that_of_the_kv(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    plan = make_preemption_plan(models[:1], models[2], SETTINGS)
+    plan = planned(models[:1], models[2], SETTINGS)
     frame = measured(plan, fake_engine(fake_checkpoints), tmp_path)
     summary = summarise(frame)["small"]
     costs = durations_for(fake_checkpoints)
@@ -108,13 +116,19 @@ def test_the_dependence_on_the_cut_is_that_of_the_kv(
 
 
 def test_every_cell_is_measured_in_an_order_that_the_seed_decides(models: list[Checkpoint]) -> None:
-    plan = make_preemption_plan(models, None, SETTINGS)
-    cells = [(repeat, model.name, cut) for repeat, model, cut in plan.order()]
+    plan = planned(models, None, SETTINGS)
+    cells = order(plan)
     assert len(set(cells)) == len(cells) == len(models) * 5 * 2
-    assert cells == [(r, m.name, c) for r, m, c in plan.order()]
-    other = make_preemption_plan(models, None, replace(SETTINGS, seed=1))
-    assert cells != [(r, m.name, c) for r, m, c in other.order()]
+    assert cells == order(plan)
+    other = planned(models, None, replace(SETTINGS, seed=1))
+    assert cells != order(other)
     assert [r for r, _, _ in cells] == sorted(r for r, _, _ in cells)
+
+
+def order(plan: PreemptionPlan) -> list[tuple[int, str, int]]:
+    """Repeat, model and cut of each unit; a cut of 0 is an uninterrupted run."""
+    sweep = plan.sweep()
+    return [(u.repeat, g.checkpoint.name, u.cut_tokens) for g in sweep.groups for u in g.units]
 
 
 class Leaking(FakeEngine):
@@ -155,7 +169,7 @@ class Recomputing(FakeEngine):
 
 
 def test_memory_that_does_not_come_back_is_found(models: list[Checkpoint], tmp_path: Path) -> None:
-    plan = make_preemption_plan(models[:1], None, SETTINGS)
+    plan = planned(models[:1], None, SETTINGS)
     engine = Leaking(total_layers=models[0].spec.total_layers)
     frame = measured(plan, engine, tmp_path)
     # The first cycle starts where the leak of the run before it is taken for idle.
@@ -164,14 +178,14 @@ def test_memory_that_does_not_come_back_is_found(models: list[Checkpoint], tmp_p
 
 
 def test_tokens_that_differ_are_found(models: list[Checkpoint], tmp_path: Path) -> None:
-    plan = make_preemption_plan(models[:1], None, SETTINGS)
+    plan = planned(models[:1], None, SETTINGS)
     frame = measured(plan, Forgetful(total_layers=models[0].spec.total_layers), tmp_path)
     assert not frame["tokens_equal"].any()
     assert any("the tokens differ" in line for line in findings(preemption_results(frame)))
 
 
 def test_an_engine_that_cannot_save_recomputes(models: list[Checkpoint], tmp_path: Path) -> None:
-    plan = make_preemption_plan(models[:1], None, SETTINGS)
+    plan = planned(models[:1], None, SETTINGS)
     engine = Recomputing(total_layers=models[0].spec.total_layers)
     frame = measured(plan, engine, tmp_path)
     assert frame["tokens_equal"].all()
@@ -195,9 +209,7 @@ def test_cold_drops_the_file_before_each_load(models: list[Checkpoint], tmp_path
 
     settings = replace(SETTINGS, cuts=(5,), repeats=1, page_cache="cold")
     layers = {model.name: model.spec.total_layers for model in models}
-    frame = measured(
-        make_preemption_plan(models[:2], None, settings), Recording(total_layers=layers), tmp_path
-    )
+    frame = measured(planned(models[:2], None, settings), Recording(total_layers=layers), tmp_path)
     assert set(frame["page_cache"]) == {"cold"}
     drops, loads = calls[::2], calls[1::2]
     assert [path for _, path in drops] == [path for _, path in loads]
@@ -207,7 +219,7 @@ def test_cold_drops_the_file_before_each_load(models: list[Checkpoint], tmp_path
 def test_predictions_go_into_the_rows_and_are_judged(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    plan = make_preemption_plan(models[:1], None, SETTINGS)
+    plan = planned(models[:1], None, SETTINGS)
     known = measured(plan, fake_engine(fake_checkpoints), tmp_path / "known")
     own_s = known.groupby("cut_tokens")["own_s"].mean()
     predictions = [
@@ -240,7 +252,7 @@ def test_slopes_against_the_formula() -> None:
 def test_a_few_slow_cycles_make_no_dependence_on_the_cut(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    plan = make_preemption_plan(models[:1], None, SETTINGS)
+    plan = planned(models[:1], None, SETTINGS)
     frame = measured(plan, fake_engine(fake_checkpoints), tmp_path)
     rng = np.random.default_rng(1)
     noisy = pd.concat([frame] * 6, ignore_index=True)
@@ -253,9 +265,7 @@ def test_a_few_slow_cycles_make_no_dependence_on_the_cut(
 def test_an_interval_that_holds_no_change_is_no_flat_line(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    frame = measured(
-        make_preemption_plan(models[:1], None, SETTINGS), fake_engine(fake_checkpoints), tmp_path
-    )
+    frame = measured(planned(models[:1], None, SETTINGS), fake_engine(fake_checkpoints), tmp_path)
     results = preemption_results(frame)
     model = results["models"]["small"]
     slope = {"slope": -0.27, "low": -0.57, "high": 0.04}
@@ -271,9 +281,7 @@ def test_an_interval_that_holds_no_change_is_no_flat_line(
 def test_most_of_one_cycle_is_no_answer(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    frame = measured(
-        make_preemption_plan(models[:1], None, SETTINGS), fake_engine(fake_checkpoints), tmp_path
-    )
+    frame = measured(planned(models[:1], None, SETTINGS), fake_engine(fake_checkpoints), tmp_path)
     frame["overhead_s"] = frame[[name for name in frame if name.startswith(("load_", "unload_"))][:1]].sum(
         axis=1
     )
@@ -299,7 +307,7 @@ def test_the_papers_lines_are_those_of_its_cells() -> None:
 def test_the_answers_are_computed_from_the_rows(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    frame = measured(make_preemption_plan(models, None, SETTINGS), fake_engine(fake_checkpoints), tmp_path)
+    frame = measured(planned(models, None, SETTINGS), fake_engine(fake_checkpoints), tmp_path)
     dominates, flat, differs = answers(preemption_results(frame))
     assert "here too? Yes" in dominates
     assert "98.5% to 99.4%" in dominates
@@ -327,55 +335,54 @@ class Dying(FakeEngine):
 def test_an_interrupted_measurement_goes_on_with_what_is_missing(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    plan = make_preemption_plan(models[:2], None, SETTINGS)
+    plan = planned(models[:2], None, SETTINGS)
     predictions = [Prediction(m.name, c, 1.0, 0.5, 2.0, False) for m in models[:2] for c in SETTINGS.cuts]
     dying = Dying(durations_for(fake_checkpoints), total_layers=fake_engine(fake_checkpoints).total_layers)
     with pytest.raises(WorkerDiedError):
         measured(plan, dying, tmp_path, predictions=predictions)
-    before = read_rows(tmp_path / "preemption.parquet")
+    before = read_measurement(tmp_path, plan)
     assert len(before) == 3
     (tmp_path / ".preemption.parquet.999999999.tmp").write_text("half a file of a killed process")
 
     frame = measured(plan, fake_engine(fake_checkpoints), tmp_path, resume=True)
     pd.testing.assert_frame_equal(frame.head(3), before)
     assert len(frame) == len(frame[["model", "cut_tokens", "repeat"]].drop_duplicates()) == 2 * 4 * 2
-    assert frame["order"].is_monotonic_increasing
+    assert frame["measured_at"].is_monotonic_increasing
     assert frame["session_id"].nunique() == 2
     assert (frame["predicted_s"] == 1.0).all(), "predictions are those of before the first row"
     assert frame["tokens_equal"].all()
     assert [p.name for p in tmp_path.glob(".*.tmp")] == []
+
+    rows = read_dataset(tmp_path / "preemption.parquet")
+    assert rows["row_id"].str.partition("/")[2].is_unique, "nothing is measured twice"
+    assert len(rows) == 2 * 2 * (4 * 11 + 2)
 
     engine = fake_engine(fake_checkpoints)
     pd.testing.assert_frame_equal(measured(plan, engine, tmp_path, resume=True), frame)
     assert engine.clock.now_s == 0, "nothing is left to measure"
 
 
-def test_what_is_left_of_a_plan(models: list[Checkpoint]) -> None:
-    plan = make_preemption_plan(models[:2], None, SETTINGS)
-    first = {(0, "small", cut) for cut in SETTINGS.cuts}
-    left = [(repeat, model.name, cut) for repeat, model, cut in plan.todo(first | {(1, "medium", 10)})]
-    assert not first & set(left)
-    assert (0, "small", None) not in left
-    assert set(left[:2]) == {(0, "medium", None), (1, "small", None)}
-    assert (1, "medium", None) in left
-    assert (1, "medium", 10) not in left
-    assert plan.todo({(r, m.name, c) for r, m, c in plan.order() if c}) == []
+def test_an_uninterrupted_run_precedes_the_cycles_of_its_model(models: list[Checkpoint]) -> None:
+    plan = planned(models[:2], None, SETTINGS)
+    for group in plan.sweep().groups:
+        assert [unit.kind for unit in group.units] == ["run", *["cycle"] * 4]
+        assert {unit.cut_tokens for unit in group.units[1:]} == set(SETTINGS.cuts)
 
 
 def test_only_the_same_measurement_goes_on(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    plan = make_preemption_plan(models[:1], None, replace(SETTINGS, repeats=1))
+    plan = planned(models[:1], None, replace(SETTINGS, repeats=1))
     measured(plan, fake_engine(fake_checkpoints), tmp_path)
     before = (tmp_path / "preemption.parquet").read_bytes()
     again = fake_engine(fake_checkpoints)
     with pytest.raises(InputError, match="--out must be a folder without an earlier measurement"):
         measured(plan, again, tmp_path)
-    longer = make_preemption_plan(models[:1], None, replace(SETTINGS, repeats=1, job_tokens=50))
+    longer = planned(models[:1], None, replace(SETTINGS, repeats=1, job_tokens=50))
     with pytest.raises(InputError, match="--resume must go on with what was begun: job_tokens was 40"):
         measured(longer, again, tmp_path, resume=True)
     with pytest.raises(InputError, match=r"--resume .* models was small \("):
-        measured(make_preemption_plan(models[:2], models[0], plan.settings), again, tmp_path, resume=True)
+        measured(planned(models[:2], models[0], plan.settings), again, tmp_path, resume=True)
     elsewhere = pd.read_parquet(tmp_path / "preemption.parquet").assign(hardware_id="another")
     table = pq.read_table(tmp_path / "preemption.parquet")
     moved = pa.Table.from_pandas(elsewhere).replace_schema_metadata(table.schema.metadata)
@@ -415,17 +422,17 @@ def test_cut_points_cover_the_share_of_the_job_that_the_paper_covers() -> None:
 )
 def test_bad_settings(models: list[Checkpoint], change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        make_preemption_plan(models, None, replace(SETTINGS, **change))
+        planned(models, None, replace(SETTINGS, **change))
 
 
 def test_models_are_given_once(models: list[Checkpoint]) -> None:
     for wrong in ([], [models[0], models[0]]):
         with pytest.raises(InputError, match="--model must be given once or more"):
-            make_preemption_plan(wrong, None, SETTINGS)
+            planned(wrong, None, SETTINGS)
 
 
 def test_an_engine_that_cannot_split_refuses_a_level(models: list[Checkpoint], tmp_path: Path) -> None:
-    plan = make_preemption_plan(models[:1], None, replace(SETTINGS, gpu_layers="50%"))
+    plan = planned(models[:1], None, replace(SETTINGS, gpu_layers="50%"))
     engine = FakeEngine(total_layers=models[0].spec.total_layers, partial_offload=False)
     with pytest.raises(InputError, match="--gpu-layers must be all: fake on fake cannot split"):
         measured(plan, engine, tmp_path)
@@ -435,22 +442,22 @@ def test_an_engine_that_cannot_split_refuses_a_level(models: list[Checkpoint], t
 def test_files_that_are_none(
     models: list[Checkpoint], fake_checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
-    plan = make_preemption_plan(models[:1], None, replace(SETTINGS, repeats=1))
+    plan = planned(models[:1], None, replace(SETTINGS, repeats=1))
     measured(plan, fake_engine(fake_checkpoints), tmp_path)
     path = tmp_path / "preemption.parquet"
     table = pq.read_table(path)
     cut = tmp_path / "cut.parquet"
     cut.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(BrokenFileError, match=r"cut\.parquet: cannot be read"):
-        read_rows(cut)
+        read_cycles(cut)
     pq.write_table(table.replace_schema_metadata({}), cut)
-    with pytest.raises(BrokenFileError, match="no preemption measurement"):
-        read_rows(cut)
+    with pytest.raises(BrokenFileError, match="no profile dataset"):
+        read_cycles(cut)
     pq.write_table(table.replace_schema_metadata({"shunter_preemption_schema": "9"}), cut)
     with pytest.raises(VersionError, match="the preemption schema must be version 1"):
-        read_rows(cut)
+        read_cycles(cut)
     with pytest.raises(InputError, match="be an existing Parquet file"):
-        read_rows(tmp_path / "none.parquet")
+        read_cycles(tmp_path / "none.parquet")
     assert [p.name for p in tmp_path.iterdir() if p.name.endswith(".tmp")] == []
 
 
@@ -474,7 +481,8 @@ def test_a_real_engine(
         pytest.skip(f"needs {module}")
     out = tmp_path / ("small.gguf" if format == "gguf" else "small")
     small = write_checkpoint(models[0].spec, out, format=format, quantization="F32")
-    plan = make_preemption_plan([small], None, replace(SETTINGS, cuts=(2, 20, 38), repeats=1))
+    settings = replace(SETTINGS, cuts=(2, 20, 38), repeats=1)
+    plan = planned([small], None, settings, engine=engine_name, device=device)
     with start_engine(engine_name, device) as engine:
         rows = measured(plan, engine, tmp_path / "out")
         assert engine.memory().device_bytes > 0

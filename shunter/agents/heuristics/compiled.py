@@ -7,7 +7,6 @@ Python.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
@@ -95,8 +94,7 @@ def rule_vector(policy: Policy) -> Floats | None:
     """A heuristic as compiled code takes it; None for what is no heuristic of ours, or derived from one."""
     for place, kinds in enumerate(_RULES):
         if isinstance(policy, Heuristic) and type(policy) in kinds:
-            space = policy.space()
-            values = ((getattr(policy, f.name), space[f.name]) for f in fields(policy))
+            values = ((getattr(policy, name), of) for name, of in policy.space().items())
             numbers = (of.options.index(v) if isinstance(of, Choice) else v for v, of in values)
             return np.array([place, *numbers], np.float64)
     return None

@@ -21,7 +21,7 @@ class CostTable(FifoCollated):
     The cost of a model is what bringing it back takes, times (1 + its arrivals per time scale) to a power.
 
     Args:
-        max_wait: Time scales after which a waiting request goes first, swap or not.
+        max_wait: Time scales after which a waiting request goes first, swap or not; ``max_wait_s``: seconds.
         popularity: Power that 1 + arrivals per time scale is raised to.
         per: Whether costs are compared as they are (``model``), or per ``byte`` that an eviction frees.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shunter.agents.base import Scores, value
 from shunter.agents.heuristics.rules import compose, fifo, joins, runs
-from shunter.agents.parameters import Heuristic, number
+from shunter.agents.parameters import Heuristic, time_scales
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class FifoCollated(Heuristic):
     Room is made by evicting the least recently used.
 
     Args:
-        max_wait: The bound, in time scales.
+        max_wait: The bound, in time scales; ``max_wait_s`` gives it in seconds.
 
     Source:
         llama-swap's FIFO scheduler: what a running model can serve is served at once, and swaps wait until
@@ -32,7 +32,7 @@ class FifoCollated(Heuristic):
     """
 
     name = "fifo-collated"
-    max_wait: float = number(10.0, 0.3, 300.0)
+    max_wait: float = time_scales(10.0, 0.3, 300.0)
 
     def scores(self, candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_]) -> Scores:
         """Tiers: overdue, resident, to be loaded; within a tier the oldest request first."""

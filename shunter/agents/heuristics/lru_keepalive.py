@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shunter.agents.base import Scores, is_, value
 from shunter.agents.heuristics.rules import NEVER, second_copy, top_level
-from shunter.agents.parameters import Heuristic, choice, number
+from shunter.agents.parameters import Heuristic, choice, time_scales
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class LruKeepalive(Heuristic):
     has waited longer than ``patience``.
 
     Args:
-        patience: Time scales that a request waits before it may stop what runs.
+        patience: Time scales that a request waits before it may stop what runs; ``patience_s``: seconds.
         partial: Whether layers are left on the host only where a model does not fit on the device
             ``alone``, or also to fit ``beside`` others rather than evict them.
 
@@ -36,7 +36,7 @@ class LruKeepalive(Heuristic):
     """
 
     name = "lru-keepalive"
-    patience: float = number(10.0, 0.3, 300.0)
+    patience: float = time_scales(10.0, 0.3, 300.0)
     partial: str = choice("alone", "beside")
 
     def scores(self, candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_]) -> Scores:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from shunter.agents.base import Scores, is_, value
 from shunter.agents.heuristics.rules import best, compose, fifo, idle_first, joins, runs
-from shunter.agents.parameters import Heuristic, number
+from shunter.agents.parameters import Heuristic, number, time_scales
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class PressureGreedy(Heuristic):
     evicting what nobody waits for, the least pressure first.
 
     Args:
-        horizon: Time scales over which waiting requests count as a rate.
+        horizon: Time scales over which waiting requests count as a rate; ``horizon_s``: seconds.
         threshold: Ratio of pressures from which on a swap pays.
 
     Source:
@@ -34,7 +34,7 @@ class PressureGreedy(Heuristic):
     """
 
     name = "pressure-greedy"
-    horizon: float = number(10.0, 0.3, 300.0)
+    horizon: float = time_scales(10.0, 0.3, 300.0)
     threshold: float = number(1.5, 1.0, 30.0)
 
     def scores(self, candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_]) -> Scores:

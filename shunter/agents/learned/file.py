@@ -12,7 +12,7 @@ from shunter.agents.base import Policy
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.scenario.fields import Strict
 from shunter.envs.state.tables import Tables
-from shunter.envs.workload.draw import popularity
+from shunter.envs.workload.draw import shares_of
 from shunter.envs.world.world import World
 
 __all__ = ["FACTS", "TrainedOn", "distance_from_training", "load_of", "training_of", "training_record"]
@@ -136,11 +136,11 @@ def _popularity_facts(world: World) -> dict[str, float]:
     workload = world.scenario.workload
     if workload.sessions or (workload.replay and workload.replay.models != "zipf"):
         return {}
-    shares = popularity(world.models, workload.popularity_zipf)
-    gap_s = 1.0 / (world.rate_per_s * shares[-1])
+    shares = shares_of(world.scenario)
+    gap_s = 1.0 / (world.rate_per_s * shares.min())
     return {
-        "popularity_top": shares[0],
-        "popularity_least": shares[-1],
+        "popularity_top": shares.max(),
+        "popularity_least": shares.min(),
         "rarest_gap": gap_s / world.time_scale_s,
     }
 

@@ -70,8 +70,8 @@ def redraw_hidden(t: Tables, s: State, lengths: Ints, key: int) -> None:
     Args:
         t: Tables of the scenario.
         s: A copy of a state; decode lengths, ends of operations and luck are overwritten.
-        lengths: (N,) decode lengths of the workload, ascending; a request's is drawn from those longer than
-            what it generated.
+        lengths: (M, N) decode lengths of each model, ascending, or (1, N) of all; a request's is drawn from
+            those longer than what it generated.
         key: Key of the random numbers; a request's depends on the key and its number in the episode only.
     """
     for m in range(s.model.shape[0]):
@@ -82,7 +82,9 @@ def redraw_hidden(t: Tables, s: State, lengths: Ints, key: int) -> None:
         i = model.head
         while i >= 0:
             r = s.slot[i]
-            r.decode_tokens = longer_than(lengths, r.generated, uniform(key, r.id))
+            r.decode_tokens = longer_than(
+                lengths[min(m, lengths.shape[0] - 1)], r.generated, uniform(key, r.id)
+            )
             i = r.next
     for d in range(s.device.shape[0]):
         device = s.device[d]
@@ -104,7 +106,7 @@ def draw_future(s: State, rates: Floats, total: float, pairs: Pairs, horizon_s: 
         s: A copy of a state; its ring is overwritten and bounds how many there are.
         rates: (M,) estimated arrivals per second of each model.
         total: Sum of the rates.
-        pairs: (N, 2) prompt and decode lengths of the workload.
+        pairs: (M, N, 2) prompt and decode lengths of each model, or (1, N, 2) of all.
         horizon_s: No arrival is later than this from now.
         key: Key of the random numbers.
     """
@@ -118,7 +120,7 @@ def draw_future(s: State, rates: Floats, total: float, pairs: Pairs, horizon_s: 
         while m < rates.shape[0] - 1 and left >= rates[m]:
             left -= rates[m]
             m += 1
-        pair = pairs[int(uniform(key, index + 2) * pairs.shape[0])]
+        pair = pairs[min(m, pairs.shape[0] - 1), int(uniform(key, index + 2) * pairs.shape[1])]
         new = s.ring[count]
         new.arrival_ns = c.now_ns + int(after_s * 1e9)
         new.model = m

@@ -127,8 +127,8 @@ def rollout_costs(
         count: of which the first so many count.
         rates: (M,) estimated arrivals per second.
         total_rate: Sum of the rates.
-        lengths: (N,) decode lengths, ascending.
-        pairs: (N, 2) prompt and decode lengths.
+        lengths: (M, N) decode lengths of each model, ascending, or (1, N) of all.
+        pairs: (M, N, 2) prompt and decode lengths of each model, or (1, N, 2) of all.
         horizon_s: How long requests go on to arrive; after that, what is there is served.
         hide: False: lengths and arrivals in root are taken as they are.
         race: Whether candidates that cost more than the first on average are given up after every ``HEAT``

@@ -21,7 +21,7 @@ from shunter.agents.lookahead.rollout_state import RolloutScratch, compact, make
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, context_feature
 from shunter.envs.sim.randomness import key_of
 from shunter.envs.state.state import State
-from shunter.envs.workload.lengths import length_pairs
+from shunter.envs.workload.lengths import pairs_by_model, stacked_pairs
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 
@@ -108,8 +108,9 @@ class CandidateSearch:
     def __init__(self, world: World, settings: LookaheadSettings, *, oracle: bool = False) -> None:
         self.world, self.settings, self.oracle = world, settings, oracle
         self.tables = world.tables.changed(oracle=int(oracle))
-        self.pairs = length_pairs(world.scenario.workload, world.scenario.limits)
-        self.lengths = np.sort(self.pairs[:, 1])
+        scenario = world.scenario
+        self.pairs = stacked_pairs(pairs_by_model(scenario.workload, scenario.limits, scenario.models))
+        self.lengths = np.sort(self.pairs[..., 1])
         self.horizon_s = settings.horizon * world.time_scale_s
         self._actions = np.zeros(settings.candidates, np.int64)
         self._alive = np.zeros(settings.candidates, np.bool_)
@@ -189,7 +190,7 @@ class CandidateSearch:
         have = getattr(self, "_root", None)
         if have is not None and len(have.state.slot) >= slots and len(have.state.ring) >= ring:
             return
-        levels, max_batch = self.world.levels, self.world.max_batch
+        levels, max_batch = self.world.levels, self.world.entries
         self._root: RolloutScratch = make_scratch(levels, max_batch, slots=2 * slots, ring=2 * ring)
         self._work: RolloutScratch = make_scratch(levels, max_batch, slots=2 * slots, ring=2 * ring)
 

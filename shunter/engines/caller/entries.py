@@ -6,7 +6,7 @@ from shunter.catalog.devices import parse_device
 from shunter.engines.caller.client import WorkerEngine
 from shunter.engines.caller.plugged import PluggedWorker
 from shunter.engines.registry import ENGINES, EngineEntry
-from shunter.errors import PluginError, UnknownNameError
+from shunter.errors import InputError, PluginError, UnknownNameError
 from shunter.plugins import ENGINE_GROUP, find_plugin, load_plugin, package_of, plugin_names
 
 __all__ = ["engine_entry", "start_engine"]
@@ -51,6 +51,8 @@ def start_engine(
         EngineUnavailableError: The interpreter or the device cannot run it.
     """
     entry, spec = engine_entry(name), parse_device(device)
+    if spec.address:
+        raise InputError("device", "have an index: workers find no GPU by its UUID or PCI address", device)
     if name in ENGINES:
         return WorkerEngine(name, spec, python=python, timeout_s=timeout_s)
     return PluggedWorker(name, entry, spec, python=python, timeout_s=timeout_s)

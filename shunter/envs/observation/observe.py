@@ -107,19 +107,26 @@ def add_work(t: Tables, s: State, d: int, m: int, i: int) -> float:
 
 
 @inlined
+def expected_tokens(t: Tables, m: int, generated: int) -> float:
+    """Expected further tokens of a request to model m that generated so many."""
+    rows, longest = t.remaining_tokens.shape
+    return float(t.remaining_tokens[min(m, rows - 1), min(generated, longest - 1)])
+
+
+@inlined
 def remaining_tokens(t: Tables, s: State, i: int) -> float:
     """Further tokens of the request in slot i: expected, or for an oracle true."""
     r = s.slot[i]
     if t.limits[0].oracle != 0:
         return float(r.decode_tokens - r.generated)
-    return float(t.remaining_tokens[min(r.generated, t.remaining_tokens.shape[0] - 1)])
+    return expected_tokens(t, r.model, r.generated)
 
 
 @internal
 def summarize(t: Tables, s: State, d: int, m: int) -> None:
     """Computes anew what is cached about the first requests of a model that device d could run."""
     place, levels = s.place[d, m], t.level.shape[2]
-    batch = min(claimable_count(s, d, m), t.limits[0].max_batch, s.entry.shape[1])
+    batch = min(claimable_count(s, d, m), t.model[m].max_batch, s.entry.shape[1])
     for level in range(levels):
         s.work[d, m, level].join_s = 0.0
         s.work[d, m, level].back_s = 0.0
@@ -159,7 +166,12 @@ def write_row(t: Tables, s: State, d: int, m: int, level: int, top: int) -> None
     """Writes what of a candidate changes only with the model's requests and its place on the device."""
     place, model, work, at = s.place[d, m], s.model[m], s.work[d, m, level], t.level[d, m, level]
     o, resident, scale_s = s.row[d, m, level], place.resident, t.limits[0].time_scale_s
-    per_s, requests = 1.0 / scale_s, claimable_count(s, d, m)
+    per_s, requests = 1.0 / scale_s, float(claimable_count(s, d, m))
+    back_s = at.unload_s + at.load_s + work.back_s
+    if t.limits[0].drain != 0 and resident >= 0:
+        # Who runs there goes on whatever is chosen; at stake are those who wait, and who come meanwhile.
+        back_s += work.step_s * place.remaining if place.held > 0 else 0.0
+        requests = model.unassigned + model.rate_per_s * (work.join_s + work.step_s * place.shortest)
     load_s = at.load_s if model.cached != 0 else at.cold_load_s
     swap_s = 0.0 if resident == level else load_s
     if resident >= 0 and resident != level:
@@ -178,7 +190,7 @@ def write_row(t: Tables, s: State, d: int, m: int, level: int, top: int) -> None
     o[STEP_HALFWIDTH] = bounded(at.step_halfwidth)
     o[FOOTPRINT] = bounded(at.footprint_bytes / t.device[d].capacity_bytes)
     o[RESIDENT_HERE] = 1.0 if resident >= 0 else 0.0
-    o[PREEMPT_TIME] = bounded((at.unload_s + at.load_s + work.back_s) * per_s)
+    o[PREEMPT_TIME] = bounded(back_s * per_s)
     o[OFFLOAD_SENSITIVITY] = bounded(t.offload_sensitivity[d, m])
     o[ARRIVALS] = bounded(model.rate_per_s * scale_s)
     o[TURNED_TO_LAST] = 1.0 if s.device[d].last_model == m else 0.0
@@ -215,7 +227,7 @@ def write_now(t: Tables, s: State, d: int, m: int, used: float, candidates: Feat
         waited = bounded((now_ns - place.tokenless_ns) / t.limits[0].ttft_ns)
     guarded = 0.0
     if t.limits[0].guard_ns != FAR_NS and place.batch > 0:
-        guarded = bounded((now_ns - place.waiting_ns) / t.limits[0].guard_ns)
+        guarded = bounded((1 + t.model[m].priority) * (now_ns - place.waiting_ns) / t.limits[0].guard_ns)
     for level in range(levels):
         if t.level[d, m, level].level_ok == 0:
             continue
@@ -227,7 +239,7 @@ def write_now(t: Tables, s: State, d: int, m: int, used: float, candidates: Feat
         if place.resident != level:
             o[SHORTAGE] = bounded(short_bytes(t, s, d, m, level, used) * share)
     if s.device.shape[0] > 1:
-        tokens = place.remaining if place.batch > 0 else t.remaining_tokens[0]
+        tokens = place.remaining if place.batch > 0 else expected_tokens(t, m, 0)
         held_share, is_running, is_held, startup_s, serve_s = elsewhere(t, s, d, m, tokens)
         startup, serve = bounded(startup_s * 1e9 * per_ns), bounded(serve_s * 1e9 * per_ns)
         for level in range(levels):
@@ -260,6 +272,23 @@ def context_features(t: Tables, s: State, d: int, used: float, oldest: float, o:
     o[ALL_NEXT_COMPLETION] = bounded(soonest_s / t.limits[0].time_scale_s)
     o[ALL_PENDING_SHORTAGE] = bounded(short / t.device[d].capacity_bytes)
     o[ALL_OLDEST_AGE] = oldest
+
+
+@inlined
+def add_drains(t: Tables, s: State, d: int, candidates: Features) -> None:
+    """Adds to loads how long running requests go on that would have to end first to make room."""
+    levels, drain_s, idle = t.level.shape[2], 0.0, 0.0
+    for m in range(t.level.shape[1]):
+        place = s.place[d, m]
+        if place.resident >= 0 and place.held == 0:
+            idle += t.level[d, m, place.resident].footprint_bytes / t.device[d].capacity_bytes
+        elif place.resident >= 0:
+            drain_s = max(drain_s, s.work[d, m, place.resident].step_s * place.remaining)
+    for a in range(t.level.shape[1] * levels):
+        o, place = candidates[a], s.place[d, a // levels]
+        changes = place.resident >= 0 and place.resident != a % levels and place.held > 0
+        if changes or o[SHORTAGE] > idle:
+            o[SWAP_TIME] = bounded(o[SWAP_TIME] + drain_s / t.limits[0].time_scale_s)
 
 
 @inlined
@@ -304,6 +333,8 @@ def observe(t: Tables, s: State, d: int, candidates: Features, context: Features
             for f in range(WIDTH):
                 candidates[m * levels + level, f] = s.row[d, m, level, f]
         oldest = max(oldest, write_now(t, s, d, m, used, candidates))
+    if t.limits[0].drain != 0:
+        add_drains(t, s, d, candidates)
     mask_actions(t, s, d, mask)  # now that what the guard looks at is up to date
     write_evictions(s, d, levels, candidates)
     context_features(t, s, d, used, oldest, context)

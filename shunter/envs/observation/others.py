@@ -43,6 +43,9 @@ def elsewhere(t: Tables, s: State, d: int, m: int, tokens: float) -> tuple[float
         resident, device = s.place[other, m].resident, s.device[other]
         at_work = device.op_model == m and (device.op_kind == RUN or device.op_kind == LOAD)
         wait_s = busy_s(s, other)
+        if t.limits[0].drain != 0 and resident >= 0:  # its server answers whatever the device does
+            at_work = True
+            wait_s = 0.0
         if at_work:
             running = 1.0
         if resident >= 0:

@@ -7,6 +7,8 @@ load it otherwise - then evict m for every m, then wait.
 from __future__ import annotations
 
 from shunter.envs.rules.claims import claimable_count
+from shunter.envs.rules.copies import may_hold
+from shunter.envs.rules.expiry import expired_model
 from shunter.envs.rules.guard import forced_model
 from shunter.envs.sim.compiled import entry, inlined, jit
 from shunter.envs.state.state import Bools, State
@@ -39,11 +41,47 @@ def short_bytes(t: Tables, s: State, d: int, m: int, level: int, used: float) ->
 
 
 @inlined
+def fits_beside(t: Tables, s: State, d: int, m: int, level: int) -> bool:
+    """Whether somebody waits for model m and device d could load it beside its residents, at its top level.
+
+    A lower one would hold those who wait to a slow server to their end.
+    """
+    if t.level[d, m, level].level_ok == 0 or s.place[d, m].resident >= 0 or claimable_count(s, d, m) == 0:
+        return False
+    if not may_hold(t, s, d, m):
+        return False
+    for higher in range(level):
+        if t.level[d, m, higher].level_ok != 0:
+            return False
+    return short_bytes(t, s, d, m, level, used_bytes(t, s, d)) == 0.0
+
+
+@entry
+def anything_fits(t: Tables, s: State, d: int) -> bool:
+    """Whether device d could load a model that somebody waits for beside its residents."""
+    for m in range(t.level.shape[1]):
+        for level in range(t.level.shape[2]):
+            if fits_beside(t, s, d, m, level):
+                return True
+    return False
+
+
+@inlined
 def may_serve(t: Tables, s: State, d: int, m: int, level: int) -> bool:
     """Whether device d may run model m, resident at this level, or load it there, if the guard leaves it."""
+    if s.device[d].kept != 0:
+        return fits_beside(t, s, d, m, level)
     if s.device[d].pending_model >= 0 or t.level[d, m, level].level_ok == 0:
         return False
-    return bool(s.place[d, m].resident != level or claimable_count(s, d, m) > 0)
+    if s.place[d, m].resident == level:
+        return bool(claimable_count(s, d, m) > 0)
+    return may_hold(t, s, d, m)
+
+
+@inlined
+def may_evict(t: Tables, s: State, d: int, m: int) -> bool:
+    """Whether device d may evict model m, if the guard and its time leave it the choice."""
+    return bool(s.place[d, m].resident >= 0 and t.model[m].pinned != d)
 
 
 @inlined
@@ -53,15 +91,41 @@ def must_serve(t: Tables, s: State, d: int, m: int, level: int) -> bool:
     return bool(t.level[d, m, level].level_ok != 0 and (resident < 0 or resident == level))
 
 
+@entry
+def is_legal(t: Tables, s: State, d: int, action: int) -> bool:
+    """Whether device d may take an action now: what ``mask_actions`` says of all."""
+    models, levels = t.level.shape[1], t.level.shape[2]
+    if action < 0 or action > models * levels + models:
+        return False
+    if s.device[d].kept == 0:
+        forced = forced_model(t, s, d)
+        if forced >= 0:
+            return bool(action // levels == forced and must_serve(t, s, d, forced, action % levels))
+        expired = expired_model(t, s, d)
+        if expired >= 0:
+            return bool(action == models * levels + expired)
+    if action < models * levels:
+        return bool(may_serve(t, s, d, action // levels, action % levels))
+    if action < models * levels + models:
+        return bool(s.device[d].kept == 0 and may_evict(t, s, d, action - models * levels))
+    return bool(s.device[d].pending_model < 0)
+
+
 @inlined
 def mask_actions(t: Tables, s: State, d: int, mask: Bools) -> None:
     """Writes which actions device d may take now into mask (A,); at least one is legal.
 
-    Illegal are levels that do not exist or do not fit, quanta without requests, evictions of what is not
-    resident and, while room must be made for a load, everything but evictions. Where the guard says which
-    model the device serves, all else is illegal, another level of a resident too.
+    Illegal are levels that do not exist or do not fit, quanta without requests, more copies of a model than
+    it may have, evictions of what is not resident or pinned and, while room must be made for a load,
+    everything but evictions. Where the guard says which model the device serves, all else is illegal, another
+    level of a resident too; where a resident lay idle for too long, everything but its eviction. A device of
+    servers that keeps its residents may load what fits beside them.
     """
     models, levels = t.level.shape[1], t.level.shape[2]
+    if s.device[d].kept != 0:
+        for action in range(mask.shape[0]):
+            mask[action] = is_legal(t, s, d, action)
+        return
     forced = forced_model(t, s, d)
     if forced >= 0:
         for action in range(mask.shape[0]):
@@ -69,30 +133,20 @@ def mask_actions(t: Tables, s: State, d: int, mask: Bools) -> None:
         for level in range(levels):
             mask[forced * levels + level] = must_serve(t, s, d, forced, level)
         return
+    expired = expired_model(t, s, d)
+    if expired >= 0:
+        for action in range(mask.shape[0]):
+            mask[action] = action == models * levels + expired
+        return
     asked = s.device[d].pending_model < 0
     for m in range(models):
         resident, has_work = s.place[d, m].resident, claimable_count(s, d, m) > 0
+        holds = asked and may_hold(t, s, d, m)
         for level in range(levels):
-            serves = asked and t.level[d, m, level].level_ok != 0
+            serves = holds and t.level[d, m, level].level_ok != 0
             mask[m * levels + level] = serves and (resident != level or has_work)
-        mask[models * levels + m] = resident >= 0
+        mask[models * levels + m] = may_evict(t, s, d, m)
     mask[models * levels + models] = asked
-
-
-@entry
-def is_legal(t: Tables, s: State, d: int, action: int) -> bool:
-    """Whether device d may take an action now: what ``mask_actions`` says of all."""
-    models, levels = t.level.shape[1], t.level.shape[2]
-    if action < 0 or action > models * levels + models:
-        return False
-    forced = forced_model(t, s, d)
-    if forced >= 0:
-        return bool(action // levels == forced and must_serve(t, s, d, forced, action % levels))
-    if action < models * levels:
-        return bool(may_serve(t, s, d, action // levels, action % levels))
-    if action < models * levels + models:
-        return bool(s.place[d, action - models * levels].resident >= 0)
-    return bool(s.device[d].pending_model < 0)
 
 
 @jit

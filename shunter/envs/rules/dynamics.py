@@ -7,7 +7,7 @@ reality. ``candidates`` says what may be applied, ``shunter.envs.state.queues`` 
 
 from __future__ import annotations
 
-from shunter.envs.rules.candidates import short_bytes, used_bytes
+from shunter.envs.rules.candidates import anything_fits, short_bytes, used_bytes
 from shunter.envs.rules.claims import claimable, claimable_count
 from shunter.envs.rules.guard import renew_promotion
 from shunter.envs.rules.host_cache import fetch_weights, fill_cache
@@ -35,8 +35,19 @@ __all__ = ["admit", "apply", "complete", "next_idle", "open_episode", "wake_wait
 def open_episode(t: Tables, s: State) -> None:
     """What an empty state lacks before its episode begins."""
     fill_cache(t, s)
+    place_first(t, s)
     open_accounts(t, s)
     send_first(s)
+
+
+@internal
+def place_first(t: Tables, s: State) -> None:
+    """Models that are to be there from the start are; nobody is charged for their loads."""
+    for m in range(s.model.shape[0]):
+        d = t.model[m].start_device
+        if d >= 0:
+            s.place[d, m].resident = t.model[m].start_level
+            s.place[d, m].changed = 1
 
 
 @internal
@@ -46,6 +57,9 @@ def evict(t: Tables, s: State, d: int, m: int) -> None:
     place.evicting = place.resident
     place.resident = -1
     s.counts[0].evictions += 1
+    if t.limits[0].drain != 0:  # they run to their end first, see ``serving``
+        touch(s, m)
+        return
     saves = t.level[d, m, place.evicting].kv_can_save != 0
     left, i = place.held, s.model[m].head
     while left > 0:
@@ -64,7 +78,7 @@ def evict(t: Tables, s: State, d: int, m: int) -> None:
 
 
 @internal
-def count_preemptions(s: State, d: int, m: int) -> None:
+def count_preemptions(t: Tables, s: State, d: int, m: int) -> None:
     """Counts the started, unfinished requests that device d leaves by turning from its last model to m."""
     last = s.device[d].last_model
     s.device[d].last_model = m
@@ -73,6 +87,8 @@ def count_preemptions(s: State, d: int, m: int) -> None:
     if last < 0 or last == m:
         return
     s.place[d, last].changed = 1
+    if t.limits[0].drain != 0:
+        return
     left, i = s.place[d, last].held, s.model[last].head
     while left > 0:
         r = s.slot[i]
@@ -105,7 +121,7 @@ def claim(s: State, d: int, i: int) -> None:
 @inlined
 def fill_batch(t: Tables, s: State, d: int, m: int) -> None:
     """Chooses the requests of a quantum: those with live KV, then others by arrival."""
-    limit = min(t.limits[0].max_batch, s.entry.shape[1])
+    limit = min(t.model[m].max_batch, s.entry.shape[1])
     left, i = s.place[d, m].held, s.model[m].head
     while left > 0 and s.device[d].op_batch < limit:
         r = s.slot[i]
@@ -165,12 +181,14 @@ def apply(t: Tables, s: State, d: int, action: int) -> bool:
     """Carries out a legal action of device d.
 
     Returns:
-        True if the device now has an operation; False if it must be asked again (room to be made).
+        True if the device now has an operation; False if it must be asked again: room is to be made, or,
+        where servers drain, it keeps its residents and something else fits beside them.
     """
     models, levels = t.level.shape[1], t.level.shape[2]
     device, now_ns = s.device[d], s.clock[0].now_ns
     s.counts[0].decisions += 1
     renew_promotion(t, s, d)
+    is_kept, device.kept = device.kept, 0
     if action == models * levels + models:
         start_operation(s, d, WAIT, -1, -1, now_ns)
         device.op_end_ns = now_ns + t.limits[0].max_wait_ns
@@ -178,14 +196,21 @@ def apply(t: Tables, s: State, d: int, action: int) -> bool:
     if action >= models * levels:
         m = action - models * levels
         if device.pending_model < 0:
-            count_preemptions(s, d, -1)
+            count_preemptions(t, s, d, -1)
             start_operation(s, d, EVICT, m, s.place[d, m].resident, now_ns + t.limits[0].decision_ns)
             evict(t, s, d, m)
             return True
         evict(t, s, d, m)
         return begin_load(t, s, d, device.pending_model, device.pending_level)
     m, level = action // levels, action % levels
-    count_preemptions(s, d, m)
+    count_preemptions(t, s, d, m)
+    if s.place[d, m].resident == level and t.limits[0].drain != 0:
+        if is_kept == 0 and anything_fits(t, s, d):
+            device.kept = 1
+            return False
+        start_operation(s, d, WAIT, -1, -1, now_ns)
+        device.op_end_ns = now_ns + t.limits[0].max_wait_ns
+        return True
     if s.place[d, m].resident == level:
         begin_run(t, s, d, m)
         return True
@@ -195,11 +220,9 @@ def apply(t: Tables, s: State, d: int, action: int) -> bool:
 
 
 @inlined
-def complete_run(s: State, d: int) -> None:
-    """Commits a quantum's tokens; finished requests leave at the time they finished."""
-    device = s.device[d]
-    m = device.op_model
-    for b in range(device.op_batch):
+def commit_batch(s: State, d: int, end_ns: int) -> None:
+    """Commits the tokens of device d's batch until end_ns; the finished leave at the time they finished."""
+    for b in range(s.device[d].op_batch):
         entry = s.entry[d, b]
         r = s.slot[entry.slot]
         if r.kv == KV_DROPPED:
@@ -211,15 +234,22 @@ def complete_run(s: State, d: int) -> None:
         r.kv = KV_LIVE
         r.generated += entry.tokens
         if entry.tokens > 0:
-            r.progress_ns = device.op_end_ns
+            r.progress_ns = end_ns
         if s.clock[0].objective == SLO:
             judge_quantum(s, entry.slot, entry.finish_ns)
         if entry.finish_ns >= 0:
             leave(s, entry.slot, entry.finish_ns)
         else:
-            s.place[d, m].held += 1
+            s.place[d, r.model].held += 1
+
+
+@inlined
+def complete_run(s: State, d: int) -> None:
+    """Commits a quantum."""
+    device = s.device[d]
+    commit_batch(s, d, device.op_end_ns)
     s.counts[0].running_ns += device.op_end_ns - device.op_start_ns
-    touch(s, m)
+    touch(s, device.op_model)
 
 
 @internal
@@ -245,7 +275,7 @@ def complete(s: State, d: int) -> None:
     device = s.device[d]
     kind = device.op_kind
     device.op_kind = IDLE
-    if kind >= RUN:
+    if kind >= RUN and device.serving_end_ns < 0:
         end_busy(s, d)
     if kind == RUN:
         complete_run(s, d)
@@ -269,8 +299,8 @@ def wake_waiting(s: State) -> None:
 
 @entry
 def next_idle(s: State) -> int:
-    """The idle device of lowest index, or -1."""
+    """The idle device of lowest index, or -1; none is whose servers have not come to the end of a step."""
     for d in range(s.device.shape[0]):
-        if s.device[d].op_kind == IDLE:
+        if s.device[d].op_kind == IDLE and s.device[d].serving_end_ns < 0:
             return d
     return -1

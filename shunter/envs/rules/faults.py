@@ -51,7 +51,7 @@ def unclaim_batch(s: State, d: int) -> None:
 @internal
 def blame_waiting(t: Tables, s: State, d: int, m: int) -> None:
     """Counts an attempt of those that device d would have run next had its load of model m not failed."""
-    left, i = t.limits[0].max_batch, s.model[m].head
+    left, i = t.model[m].max_batch, s.model[m].head
     while left > 0 and i >= 0:
         if claimable(s, i, d):
             left -= 1
@@ -73,7 +73,7 @@ def lose(s: State, d: int, m: int) -> None:
             r.home = -1
             r.kv = KV_DROPPED
             model.unassigned += 1
-            model.unassigned_started += 1
+            model.unassigned_started += 1 if r.generated > 0 else 0
         i = r.next
     place.held = 0
 

@@ -1,12 +1,12 @@
 """The guard: a bound on waiting that every policy obeys, as a rule of what is legal.
 
-A request waits since its arrival or, once it has a token, since the end of the last quantum that advanced
-it. A device that may choose freely, while a request that it could run has waited longer than the guard, must
+A request waits since its arrival or, once it has a token, since the end of the last quantum that advanced it.
+A device that may choose freely, while a request that it could run has waited longer than the guard, must
 serve the model whose such request has waited longest: run it where it is resident, load it at any level that
-fits where it is not; of equals the one that arrived first. Passed over are models that fit no level of the
-device, and, until the request has waited twice the guard, those that another device runs, loads or is
-promoted to; unless the request's KV ties it to this device. While room is made for a load, the policy chooses
-who makes it, as ever.
+fits where it is not; of equals the one that arrived first. A model's priority makes its waits count so many
+times more. Passed over are models that the device may not hold, and, until the request has waited twice the
+guard, those that another device runs, loads or is promoted to; unless the request's KV ties it to this
+device. While room is made for a load, the policy chooses who makes it, as ever.
 
 A device that begins such a run or load is promoted to the model: until all that had arrived by then, as far
 as the device could run them, have left, it serves nothing else. So whoever is loaded because of the guard
@@ -22,12 +22,14 @@ means that the longest waiting goes first, each load paid back by all who waited
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from shunter.envs.rules.claims import claimable, claimable_count
+from shunter.envs.rules.copies import may_hold
 from shunter.envs.sim.compiled import entry, inlined, internal
 from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import LOAD, RUN, State
@@ -78,11 +80,11 @@ def note_waits(s: State, d: int, m: int) -> None:
 
 
 @inlined
-def keeps_promotion(s: State, d: int) -> bool:
+def keeps_promotion(t: Tables, s: State, d: int) -> bool:
     """Whether device d still has to serve the model that it was promoted to."""
     device = s.device[d]
     m = device.promoted_model
-    if m < 0 or claimable_count(s, d, m) == 0:
+    if m < 0 or claimable_count(s, d, m) == 0 or not may_hold(t, s, d, m):
         return False
     if s.place[d, m].stale != 0:
         note_waits(s, d, m)
@@ -90,11 +92,12 @@ def keeps_promotion(s: State, d: int) -> bool:
 
 
 @inlined
-def served_elsewhere(s: State, d: int, m: int) -> bool:
+def served_elsewhere(t: Tables, s: State, d: int, m: int) -> bool:
     """Whether another device than d runs or loads model m, is about to, or was promoted to it."""
     for e in range(s.device.shape[0]):
         other = s.device[e]
         works = (other.op_kind == RUN or other.op_kind == LOAD) and other.op_model == m
+        works = works or (t.limits[0].drain != 0 and s.place[e, m].resident >= 0)
         if e != d and (works or other.pending_model == m or other.promoted_model == m):
             return True
     return False
@@ -118,21 +121,31 @@ def first_waiting(s: State, d: int, m: int, since_ns: int) -> int:
     return int(s.slot[i].id)
 
 
+@inlined
+def counted_ns(t: Tables, s: State, m: int, waiting_ns: int) -> int:
+    """Since when requests for model m count as waiting that have waited since then: priority adds to it."""
+    now_ns = s.clock[0].now_ns
+    if waiting_ns > now_ns:
+        return waiting_ns
+    return int(waiting_ns - t.model[m].priority * (now_ns - waiting_ns))
+
+
 @internal
 def longest_overdue(t: Tables, s: State, d: int) -> int:
     """The model whose request has waited longest of those that are device d's to serve now, or -1."""
     guard_ns = t.limits[0].guard_ns
-    chosen, since_ns = -1, s.clock[0].now_ns - guard_ns
+    chosen, chosen_ns, since_ns = -1, FAR_NS, s.clock[0].now_ns - guard_ns
     for m in range(s.model.shape[0]):
-        waiting_ns = s.place[d, m].waiting_ns
-        if waiting_ns >= s.clock[0].now_ns - 2 * guard_ns and served_elsewhere(s, d, m):
-            waiting_ns = s.place[d, m].tied_ns
-        if waiting_ns > since_ns or not fits_somehow(t, d, m):
+        own_ns = s.place[d, m].waiting_ns
+        if counted_ns(t, s, m, own_ns) >= s.clock[0].now_ns - 2 * guard_ns and served_elsewhere(t, s, d, m):
+            own_ns = s.place[d, m].tied_ns
+        waiting_ns = counted_ns(t, s, m, own_ns)
+        if waiting_ns > since_ns or not fits_somehow(t, d, m) or not may_hold(t, s, d, m):
             continue
         equal = waiting_ns == since_ns
-        if equal and (chosen < 0 or first_waiting(s, d, m, since_ns) > first_waiting(s, d, chosen, since_ns)):
+        if equal and (chosen < 0 or first_waiting(s, d, m, own_ns) > first_waiting(s, d, chosen, chosen_ns)):
             continue
-        chosen, since_ns = m, waiting_ns
+        chosen, chosen_ns, since_ns = m, own_ns, waiting_ns
     return chosen
 
 
@@ -141,13 +154,13 @@ def forced_model(t: Tables, s: State, d: int) -> int:
     """The one model that device d may serve now, or -1 where the guard leaves it a choice."""
     if t.limits[0].guard_ns == FAR_NS or s.device[d].pending_model >= 0:
         return -1
-    if keeps_promotion(s, d):
+    if keeps_promotion(t, s, d):
         return int(s.device[d].promoted_model)
     late_ns = s.clock[0].now_ns - t.limits[0].guard_ns
     for m in range(s.model.shape[0]):
         if s.place[d, m].stale != 0:
             note_waits(s, d, m)
-        if s.place[d, m].waiting_ns < late_ns:
+        if counted_ns(t, s, m, s.place[d, m].waiting_ns) < late_ns:
             # Waits of the models behind it may be out of date.
             for k in range(m + 1, s.model.shape[0]):
                 if s.place[d, k].stale != 0:
@@ -160,7 +173,7 @@ def forced_model(t: Tables, s: State, d: int) -> int:
 def renew_promotion(t: Tables, s: State, d: int) -> None:
     """Before a decision of device d is carried out: ends a fulfilled promotion, begins one if forced."""
     device = s.device[d]
-    if t.limits[0].guard_ns == FAR_NS or device.pending_model >= 0 or keeps_promotion(s, d):
+    if t.limits[0].guard_ns == FAR_NS or device.pending_model >= 0 or keeps_promotion(t, s, d):
         return
     device.promoted_model = -1
     device.promoted_model = forced_model(t, s, d)
@@ -202,7 +215,7 @@ class Rotation:
 
 def rotation(
     tables: Tables,
-    pairs: NDArray[np.int64],
+    lengths: Floats,
     share: Floats,
     rate_per_s: float,
     *,
@@ -212,15 +225,15 @@ def rotation(
     """How long a rotation takes.
 
     As in a polling system with exhaustive service, C = S / D / (1 - busy) + a quantum, where S are the loads
-    and unloads of all models, 0 if all fit at once, and D the devices; busy, at most ``MOST_BUSY`` here, is
-    rate x work / D, where work is that of a mean request in a full batch with the models spread over the
-    devices as well as can be. In a closed loop no more wait than there are users, and
+    and unloads of all models that are not pinned, 0 if all fit at once, and D the devices; busy, at most
+    ``MOST_BUSY`` here, is rate x work / D, where work is that of a mean request in a full batch with the
+    models spread over the devices as well as can be. In a closed loop no more wait than there are users, and
     C = (S + users x work) / D + a quantum. Each figure of a model is that of the level where its work is
     least, and in S the mean over the devices that it fits.
 
     Args:
         tables: Tables of the scenario.
-        pairs: (N, 2) prompt and decode lengths, as from ``length_pairs``.
+        lengths: (M, 2) mean prompt and decode tokens of each model's requests.
         share: (M,) share of the requests that ask for each model.
         rate_per_s: Mean arrivals per second.
         unsteady: How unsteady the arrivals are, ``Arrivals.unsteady``; 1 is a steady Poisson process.
@@ -228,7 +241,7 @@ def rotation(
 
     Source: Takagi, Queuing analysis of polling models, ACM Computing Surveys 20(1), 1988.
     """
-    work_s, quantum_s = _work_and_quantum_s(tables, pairs)
+    work_s, quantum_s = _work_and_quantum_s(tables, lengths)
     fits = tables.level_ok.any(axis=2)
     best = np.where(tables.level_ok, work_s, np.inf).argmin(axis=2)[..., None]
     is_warm = bool(np.isinf(tables.host_bytes[0]))
@@ -237,7 +250,7 @@ def rotation(
     def at_best(values: Floats) -> Floats:
         return np.asarray(np.take_along_axis(values, best, axis=2)[..., 0])
 
-    swap_s = _mean_where(at_best(loads_s + tables.unload_s), fits)
+    swap_s = _mean_where(at_best(loads_s + tables.unload_s), fits) * (tables.pinned < 0)
     turn_s = float(_mean_where(at_best(quantum_s), fits).max())
     all_fit = _all_fit(at_best(tables.footprint_bytes), tables.capacity_bytes, fits)
     swaps_s = 0.0 if all_fit else float(swap_s.sum()) / len(fits)
@@ -280,20 +293,34 @@ def _least_busy_s(work_s: Floats, fits: NDArray[np.bool_], share: Floats) -> flo
     return float(linprog(cost, works, np.zeros(devices), served, asked, bounds).fun)
 
 
-def _work_and_quantum_s(tables: Tables, pairs: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def _work_and_quantum_s(tables: Tables, lengths: Floats) -> tuple[Floats, Floats]:
     """Seconds of a mean request in a full batch, and of a quantum; (devices, models, levels) each."""
-    limits = tables.limits[0]
-    prompt, decode = pairs.mean(axis=0)
-    batch = min(int(limits["max_batch"]), tables.step_s.shape[3])
-    prefill_s = _at(prompt, tables.prefill_tokens, tables.prefill_s)
-    step_s = _at(prompt + decode / 2, tables.context_tokens, tables.step_s[..., batch - 1, :])
+    limits, (prompt, decode) = tables.limits[0], lengths.T
+    batch = np.minimum(tables.max_batch, tables.step_s.shape[3])
+    prefill_s = at_lengths(prompt, tables.prefill_tokens, tables.prefill_s)
+    full_s = np.stack([tables.step_s[:, m, :, b - 1] for m, b in enumerate(batch)], axis=1)
+    step_s = at_lengths(prompt + decode / 2, tables.context_tokens, full_s)
     decoding_s = np.minimum(limits["quantum_ns"] * 1e-9 + step_s, limits["quantum_steps"] * step_s)
-    return prefill_s + decode * step_s / batch, prefill_s + decoding_s
+    return prefill_s + decode[:, None] * step_s / batch[:, None], prefill_s + decoding_s
 
 
-def _at(x: float, grid: Floats, values: Floats) -> Floats:
-    """Interpolates along the last axis."""
-    return np.asarray(np.apply_along_axis(lambda v: np.interp(x, grid, v), -1, values))
+def at_lengths(tokens: Floats, grid: Floats, values: Floats) -> Floats:
+    """Interpolates along the last axis.
+
+    Args:
+        tokens: (M,) where to, for each model.
+        grid: (C,) grid of tokens, ascending.
+        values: (D, M, L, C) values on the grid.
+
+    Returns:
+        (D, M, L).
+    """
+
+    def at(along: Floats, x: float) -> Any:
+        return np.interp(x, grid, along)
+
+    of_models = [np.apply_along_axis(at, -1, values[:, m], x) for m, x in enumerate(tokens)]
+    return np.stack(of_models, axis=1)
 
 
 def _all_fit(footprint: Floats, capacity: Floats, fits: NDArray[np.bool_]) -> bool:

@@ -46,6 +46,9 @@ class Limits(Strict):
             the least recently used first, and is read from disk again after that; None: all stay.
         host_bandwidth_gb_s: Peak bandwidth of the host's memory, which layers left there are read with, where
             devices are GPUs of the catalogue; None: two channels of DDR4-3200.
+        preemption: What becomes of requests that run when their model must make room. ``save``: they stop,
+            and their KV is saved where the engine can; ``recompute``: they stop and it is dropped; ``drain``:
+            they run to their end, as on servers, which can neither pause nor move them (``rules.serving``).
         attempts: Engine failures that a request survives, plus one: at that many it is given up.
         max_time_s: An episode still running then is cut off.
     """
@@ -59,5 +62,6 @@ class Limits(Strict):
     decision_s: Annotated[float, Field(ge=0)] = 0.001
     host_memory_gb: Positive | None = None
     host_bandwidth_gb_s: Positive | None = None
+    preemption: Literal["save", "recompute", "drain"] = "save"
     attempts: Count = 3
     max_time_s: Positive = 36_000.0

@@ -14,71 +14,16 @@ from pydantic import Field, field_validator, model_validator
 
 from shunter.catalog.devices import DeviceSpec, parse_device
 from shunter.catalog.gpus import get_gpu
-from shunter.engines.caller.entries import engine_entry
 from shunter.envs.scenario.fields import Strict, checked, read_checked
 from shunter.envs.scenario.library import find_scenario
 from shunter.envs.scenario.limits import Limits
+from shunter.envs.scenario.model import Model, check_models, known_engine
 from shunter.envs.scenario.objective import Objective
 from shunter.envs.scenario.workload import Workload
 from shunter.errors import InputError
 from shunter.models.datasheets import gpu_name
-from shunter.models.published.rows import catalog_facts
 
 __all__ = ["Device", "Scenario", "load_scenario"]
-
-Level = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(all|\d{1,3}%)$")]
-
-
-class Model(Strict):
-    """A model to schedule.
-
-    Attributes:
-        name: Name in tables and logs, and in the performance model.
-        checkpoint: GGUF file or Hugging Face folder; needed for real runs.
-        catalog: Model of the catalogue, where there is no checkpoint; several models may share one.
-        quantization: Quantisation of the catalogue's model: ``F16``, ``Q8_0``, ``Q4_K_M``...
-        levels: gpu_layers at which it may be resident: counts, shares like ``50%``, or ``all``.
-        engine: Engine that runs the model; None: the scenario's.
-    """
-
-    name: Annotated[str, Field(min_length=1)]
-    checkpoint: Path | None = None
-    catalog: str | None = None
-    quantization: str | None = None
-    levels: Annotated[list[Level], Field(min_length=1, default_factory=lambda: ["all"])]
-    engine: str | None = None
-
-    @field_validator("engine")
-    @classmethod
-    def _engine(cls, name: str | None) -> str | None:
-        return None if name is None else _known_engine("models.engine", name)
-
-    @model_validator(mode="after")
-    def _catalogued(self) -> Self:
-        if (self.catalog is None) != (self.quantization is None):
-            raise ValueError("give catalog and quantization together: a size needs both")
-        if self.catalog is not None:
-            catalog_facts(self.catalog, str(self.quantization), field=f"models.{self.name}")
-        return self
-
-    def gpu_layers(self, total_layers: int) -> list[int]:
-        """The levels as gpu_layers, most on the device first, without repeats.
-
-        Raises:
-            InputError: A level has more layers than the model.
-        """
-        counts = set()
-        for level in self.levels:
-            if isinstance(level, int):
-                count = level
-            elif level == "all":
-                count = total_layers
-            else:
-                count = round(int(level[:-1]) / 100 * total_layers)
-            if count > total_layers:
-                raise InputError(f"models.{self.name}.levels", f"be at most {total_layers} layers", level)
-            counts.add(count)
-        return sorted(counts, reverse=True)
 
 
 class Device(Strict):
@@ -90,12 +35,14 @@ class Device(Strict):
             Needed for real runs, and where no gpu is given.
         gpu: GPU of the catalogue that simulation takes it to be.
         reserve_gb: GB of the gpu's memory that no model gets: the driver's, the display's, what fragments.
+        reserve_bytes: Bytes that no model gets, in place of reserve_gb, of a real device's budget too.
     """
 
     name: Annotated[str, Field(min_length=1)]
     device: str | None = None
     gpu: str | None = None
     reserve_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    reserve_bytes: Annotated[int, Field(ge=0)] | None = None
 
     @field_validator("device")
     @classmethod
@@ -138,22 +85,26 @@ class Device(Strict):
 
     @property
     def memory_bytes(self) -> int:
-        """The memory budget in bytes: what the device names, else the GPU's memory less the reserve.
+        """The memory budget in bytes: what the device names, else the GPU's memory; less the reserve.
+
+        What a device names is a budget already: of that only ``reserve_bytes`` is taken.
 
         Raises:
             InputError: The device names none and there is no GPU, or nothing is left of it.
         """
-        stated = None if self.device is None else self.spec.memory_bytes
-        if stated is not None:
-            return stated
-        if self.gpu is None:
-            rule = "name its memory budget, like cuda:0-20GB or cpu:1-threads-600MB"
-            raise InputError(f"devices.{self.name}.device", rule, self.device)
-        left = get_gpu(self.gpu).memory_bytes - round(self.reserve_gb * 1e9)
-        if left <= 0:
-            rule = f"leave something of {self.gpu}'s {get_gpu(self.gpu).memory_bytes / 1e9:.1f} GB"
-            raise InputError(f"devices.{self.name}.reserve_gb", rule, self.reserve_gb)
-        return left
+        whole = None if self.device is None else self.spec.memory_bytes
+        reserve = self.reserve_bytes or 0
+        if whole is None:
+            if self.gpu is None:
+                rule = "name its memory budget, like cuda:0-20GB or cpu:1-threads-600MB"
+                raise InputError(f"devices.{self.name}.device", rule, self.device)
+            whole = get_gpu(self.gpu).memory_bytes
+            reserve = round(self.reserve_gb * 1e9) if self.reserve_bytes is None else self.reserve_bytes
+        if reserve >= whole:
+            rule = f"leave something of {self.gpu or self.device}'s {whole / 1e9:.1f} GB"
+            unit, value = ("gb", self.reserve_gb) if self.reserve_bytes is None else ("bytes", reserve)
+            raise InputError(f"devices.{self.name}.reserve_{unit}", rule, value)
+        return whole - reserve
 
 
 class Scenario(Strict):
@@ -183,7 +134,7 @@ class Scenario(Strict):
     @field_validator("engine")
     @classmethod
     def _engine(cls, name: str) -> str:
-        return _known_engine("engine", name)
+        return known_engine("engine", name)
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -193,11 +144,26 @@ class Scenario(Strict):
         ):
             if len(set(names)) < len(names):
                 raise ValueError(f"{kind} must have distinct names")
+        check_models(self.models, [d.name for d in self.devices])
+        if self.workload.replay and any(model.lengths is not None for model in self.models):
+            raise ValueError("a replay has lengths of its own: leave out lengths of models")
         return self
+
+    def model(self, name: str) -> Model:
+        """The model of a name that is known to be one."""
+        return next(model for model in self.models if model.name == name)
 
     def engine_of(self, model: Model) -> str:
         """The engine that runs one of the models."""
         return model.engine or self.engine
+
+    def batch_of(self, model: Model) -> int:
+        """Requests that a resident of one of the models decodes at once."""
+        return model.max_batch or self.limits.max_batch
+
+    def context_of(self, model: Model) -> int:
+        """Prompt plus generated tokens of one request to one of the models, at most."""
+        return model.context_tokens or self.limits.context_tokens
 
     @property
     def engines(self) -> list[str]:
@@ -212,11 +178,6 @@ class Scenario(Strict):
             InputError: Names the first field that breaks a rule, the rule and the value.
         """
         return checked(cls, data, source=source, whole="scenario")
-
-
-def _known_engine(field: str, name: str) -> str:
-    engine_entry(name, field=field)
-    return name
 
 
 def load_scenario(path: str | Path) -> Scenario:
@@ -234,10 +195,7 @@ def load_scenario(path: str | Path) -> Scenario:
     """
     path = find_scenario(path)
     scenario = read_checked(Scenario, path, whole="scenario")
-    models = [
-        m.model_copy(update={"checkpoint": path.parent / m.checkpoint}) if m.checkpoint else m
-        for m in scenario.models
-    ]
+    models = [model.relative_to(path.parent) for model in scenario.models]
     return scenario.model_copy(
         update={"models": models, "workload": scenario.workload.relative_to(path.parent)}
     )

@@ -59,7 +59,7 @@ class Batch:
         self.state: State = empty_state(
             (environments,),
             world.levels,
-            world.max_batch,
+            world.entries,
             slots=SLOTS,
             ring=RING,
             outcomes=0,

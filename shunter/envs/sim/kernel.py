@@ -113,6 +113,7 @@ def clear(s: State) -> None:
             place.changed = 1
             place.stale = 1
             place.batch = 0
+            place.partial_s = 0.0
     for d in range(s.device.shape[0]):
         device = s.device[d]
         device.pending_model = -1
@@ -122,6 +123,8 @@ def clear(s: State) -> None:
         device.last_model = -1
         device.op_kind = IDLE
         device.op_batch = 0
+        device.serving_end_ns = -1
+        device.kept = 0
 
 
 @internal

@@ -118,6 +118,7 @@ PLACE = record(
         "batch",  # requests that the device could run now, at most a batch
     ),
     floats=(
+        "partial_s",  # where servers drain: seconds of work that the step or prefill under way has had
         "remaining",  # expected further tokens of its batch, on average
         "shortest",  # expected further tokens of the shortest of them
     ),
@@ -131,6 +132,8 @@ DEVICE = record(
     "op_start_ns",
     "op_end_ns",
     "promoted_ns",  # whoever had arrived by then is served before anything else
+    "serving_since_ns",  # where servers drain: since when its residents' requests run,
+    "serving_end_ns",  # and until when they do before they are looked at again; -1 if none runs
     small=(
         "promoted_model",  # what the guard had the device turn to, -1 if nothing
         "pending_model",  # what the device wants to load but has no room for
@@ -142,6 +145,7 @@ DEVICE = record(
         "op_batch",
         "op_steps",
         "op_cold",  # whether a load reads from disk
+        "kept",  # where servers drain: whether it keeps its residents and is asked what else fits
     ),
     floats=("busy_per_s",),  # what an operation adds to ``cost_per_s``
 )

@@ -165,6 +165,7 @@ def empty_state(
     if first_sends_ns is not None:
         state.user["first_ns"] = first_sends_ns
     state.clock["asking"] = -1
+    state.device["serving_end_ns"] = -1
     for name in ("head", "tail", "last_arrival_ns"):
         state.model[name] = -1
     for name in ("resident", "evicting"):

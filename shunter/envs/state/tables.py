@@ -44,6 +44,20 @@ DEVICE = np.dtype(
 )
 """A device."""
 
+MODEL = np.dtype(
+    [
+        ("max_batch", np.int64),  # requests that a resident decodes at once
+        ("pinned", np.int64),  # device that never evicts it, -1 if none
+        ("start_device", np.int64),  # device that it is resident on when an episode begins, -1 if none
+        ("start_level", np.int64),  # and at which level
+        ("replicas_max", np.int64),  # on how many devices it, or KV of its requests, may be at once
+        ("ttl_ns", np.int64),  # how long it lies idle before it is evicted, FAR_NS if for ever
+        ("priority", np.int64),  # the guard counts waits for it so many times more
+    ],
+    align=True,
+)
+"""A model."""
+
 LIMITS = np.dtype(
     [
         ("quantum_steps", np.int64),
@@ -51,7 +65,8 @@ LIMITS = np.dtype(
         ("max_wait_ns", np.int64),
         ("decision_ns", np.int64),
         ("max_time_ns", np.int64),
-        ("max_batch", np.int64),
+        ("drain", np.int64),  # whether running requests can only be drained, as on servers
+        ("least_ttl_ns", np.int64),  # the shortest ttl_ns of any model
         ("oracle", np.int64),  # whether observations tell true remaining lengths
         ("objective", np.int64),  # one of the values above
         ("guard_ns", np.int64),  # longest wait before a request goes first, FAR_NS without such a bound
@@ -66,6 +81,7 @@ LIMITS = np.dtype(
 """Limits of the protocol."""
 
 _DEFAULTS = {
+    "drain": 0,
     "objective": MEAN_RESPONSE,
     "guard_ns": FAR_NS,
     "ttft_ns": FAR_NS,
@@ -73,8 +89,15 @@ _DEFAULTS = {
     "waiting_price": 0.0,
     "busy_rate": 0.0,
     "idle_rate": 0.0,
+    "pinned": -1,
+    "start_device": -1,
+    "start_level": -1,
+    "replicas_max": FAR_NS,
+    "ttl_ns": FAR_NS,
+    "least_ttl_ns": FAR_NS,
+    "priority": 0,
 }
-"""The objective that nobody named, and no bound on waiting."""
+"""The objective that nobody named, no bound on waiting, and nothing said of single models."""
 
 
 class Tables(NamedTuple):
@@ -85,6 +108,7 @@ class Tables(NamedTuple):
     Attributes:
         level: (D, M, L) records of ``LEVEL``.
         device: (D,) records of ``DEVICE``.
+        model: (M,) records of ``MODEL``.
         limits: (1,) record of ``LIMITS``.
         prefill_s: (D, M, L, P) seconds of a prefill, over ``prefill_tokens``.
         prefill_tokens: (P,) grid, ascending.
@@ -92,13 +116,15 @@ class Tables(NamedTuple):
         context_tokens: (C,) grid of the mean context per request, ascending.
         kv_save_s: (D, M, L, C) seconds to save a KV cache, over ``context_tokens``.
         kv_restore_s: (D, M, L, C) seconds to restore a KV cache, over ``context_tokens``.
-        remaining_tokens: (G,) expected further tokens of a request that generated g so far.
+        remaining_tokens: (M, G) expected further tokens of a request that generated g so far; (1, G) where
+            all models' requests are alike.
         weight_bytes: (M,) what a model's weights take in the host's memory.
         offload_sensitivity: (D, M) how much slower a step is at the level with most layers on the host.
     """
 
     level: Records
     device: Records
+    model: Records
     limits: Records
     prefill_s: Floats
     prefill_tokens: Floats
@@ -112,37 +138,40 @@ class Tables(NamedTuple):
 
     def __getattr__(self, name: str) -> Any:
         """A field of the records by its name."""
-        for records in (self.level, self.device, self.limits):
+        for records in (self.level, self.device, self.model, self.limits):
             if name in (records.dtype.names or ()):
                 return records[name] != 0 if name in ("level_ok", "kv_can_save") else records[name]
         raise AttributeError(name)
 
     def changed(self, **fields: Any) -> Tables:
-        """A copy in which some fields of ``level``, ``device`` or ``limits`` are others."""
-        level, device, limits = self.level.copy(), self.device.copy(), self.limits.copy()
+        """A copy in which some fields of ``level``, ``device``, ``model`` or ``limits`` are others."""
+        parts = {name: getattr(self, name).copy() for name in ("level", "device", "model", "limits")}
         for name, values in fields.items():
-            records = next(r for r in (level, device, limits) if name in (r.dtype.names or ()))
+            records = next(r for r in parts.values() if name in (r.dtype.names or ()))
             records[name] = values
-        return self._replace(level=level, device=device, limits=limits)
+        parts["limits"]["least_ttl_ns"] = parts["model"]["ttl_ns"].min()
+        return self._replace(**parts)
 
 
 def make_tables(**fields: Any) -> Tables:
     """Packs arrays into tables.
 
     Args:
-        fields: One for every field of ``LEVEL``, ``DEVICE``, ``LIMITS`` and every other attribute of
-            ``Tables``, of the shapes given there; without those of an objective it is mean response, and
-            without ``guard_ns`` nothing bounds waiting.
+        fields: One for every field of ``LEVEL``, ``DEVICE``, ``MODEL``, ``LIMITS`` and every other attribute
+            of ``Tables``, of the shapes given there, or one for all; without those of an objective it is mean
+            response, without ``guard_ns`` nothing bounds waiting, and ``MODEL`` needs ``max_batch`` only.
     """
     parts: dict[str, Any] = {}
     fields = {**_DEFAULTS, **fields}
     for part, dtype, like in (
         ("level", LEVEL, fields["load_s"]),
         ("device", DEVICE, fields["capacity_bytes"]),
+        ("model", MODEL, fields["weight_bytes"]),
         ("limits", LIMITS, np.zeros(1)),
     ):
         parts[part] = np.zeros(np.shape(like), dtype)
         for name in dtype.names or ():
             parts[part][name] = fields.pop(name)
+    fields["remaining_tokens"] = np.atleast_2d(fields["remaining_tokens"])
     parts.update({name: np.ascontiguousarray(values, np.float64) for name, values in fields.items()})
-    return Tables(**parts)
+    return Tables(**parts).changed()

@@ -11,13 +11,15 @@ from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 from shunter.envs.scenario.limits import Limits
+from shunter.envs.scenario.model import Model
+from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.scenario.workload import ClosedLoop, Sessions, Workload
 from shunter.envs.state.state import Requests
 from shunter.envs.workload.arrivals import arrival_times
-from shunter.envs.workload.lengths import cut_pairs, length_pairs, read_replay
+from shunter.envs.workload.lengths import Pairs, pairs_by_model, read_replay
 from shunter.errors import InputError, UnknownNameError
 
-__all__ = ["popularity"]
+__all__ = ["popularity", "shares_of"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,15 +38,27 @@ def popularity(models: int, zipf: float) -> Floats:
     return shares
 
 
+def shares_of(scenario: Scenario) -> Floats:
+    """Share of requests of each of a scenario's models, (models,): by their weights, else by popularity."""
+    return _shares(scenario.models, scenario.workload)
+
+
+def _shares(models: Sequence[Model], workload: Workload) -> Floats:
+    weights = [model.weight for model in models if model.weight is not None]
+    if not weights:
+        return popularity(len(models), workload.popularity_zipf)
+    return np.array(weights) / sum(weights)
+
+
 def draw_requests(
-    workload: Workload, limits: Limits, models: Sequence[str], rate_per_s: float, seed: int
+    workload: Workload, limits: Limits, models: Sequence[Model], rate_per_s: float, seed: int
 ) -> Requests:
     """Draws the requests of one episode; the same seed gives the same requests everywhere.
 
     Args:
         workload: What to draw.
-        limits: Lengths are cut to its context.
-        models: Names of the models, in the order of popularity.
+        limits: Lengths are cut to its context, or to their model's.
+        models: The models, in the order of popularity unless they have weights.
         rate_per_s: Mean arrivals per second.
         seed: Seed of everything that is drawn.
 
@@ -62,7 +76,7 @@ def draw_requests(
 
 
 def request_chunks(
-    workload: Workload, limits: Limits, models: Sequence[str], rate_per_s: float, seed: int
+    workload: Workload, limits: Limits, models: Sequence[Model], rate_per_s: float, seed: int
 ) -> Iterator[Requests]:
     """Draws requests without end, in chunks of a few thousand, in order of arrival.
 
@@ -71,8 +85,8 @@ def request_chunks(
 
     Args:
         workload: What to draw.
-        limits: Lengths are cut to its context.
-        models: Names of the models, in the order of popularity.
+        limits: Lengths are cut to its context, or to their model's.
+        models: The models, in the order of popularity unless they have weights.
         rate_per_s: Mean arrivals per second.
         seed: Seed of everything that is drawn.
 
@@ -83,13 +97,12 @@ def request_chunks(
     if workload.replay:
         yield from _replayed(workload, limits, models, rate_per_s, seed)
         return
-    pairs = length_pairs(workload, limits)
-    choose = _Popularity(workload, len(models), seed)
+    pairs = pairs_by_model(workload, limits, models)
+    choose = _Popularity(workload, models, seed)
     rng = _stream(seed, _LENGTHS)
     source = _in_sessions if workload.sessions else _in_a_loop if workload.closed_loop else _alone
     for times_s, model in source(workload, choose, rate_per_s, seed):
-        chosen = pairs[(rng.random(len(times_s)) * len(pairs)).astype(np.int64)]
-        yield _requests(times_s, model, chosen)
+        yield _requests(times_s, model, _lengths(pairs, model, rng.random(len(times_s))))
 
 
 def replay_rate_per_s(workload: Workload) -> float:
@@ -101,15 +114,28 @@ def replay_rate_per_s(workload: Workload) -> float:
     return (len(arrivals_s) - 1) / span_s
 
 
-class _Popularity:
-    """Draws models by Zipf's law; with drift, a random one becomes the most popular every so often."""
+def _lengths(pairs: Sequence[Pairs], model: Ints, quantile: Floats) -> Pairs:
+    """For each request the pair at a quantile, 0 to below 1, of its model's, in their order."""
+    if all(own is pairs[0] for own in pairs):
+        return pairs[0][(quantile * len(pairs[0])).astype(np.int64)]
+    chosen = np.empty((len(model), 2), np.int64)
+    for m, own in enumerate(pairs):
+        asked = model == m
+        chosen[asked] = own[(quantile[asked] * len(own)).astype(np.int64)]
+    return chosen
 
-    def __init__(self, workload: Workload, models: int, seed: int) -> None:
-        self.models = models
-        self._shares = popularity(models, workload.popularity_zipf)
+
+class _Popularity:
+    """Draws models by their shares; with drift, a random one gets the largest share every so often."""
+
+    def __init__(self, workload: Workload, models: Sequence[Model], seed: int) -> None:
+        self.models = len(models)
+        shares = _shares(models, workload)
+        by_rank = np.argsort(-shares, kind="stable")
+        self._shares = shares[by_rank]
         self._drift_s = workload.popularity_drift_s
         self._drift: np.random.Generator | None = None
-        self._orders = [list(range(models))]
+        self._orders = [by_rank.tolist()]
         self._seed = seed
         self._rng = _stream(seed, _MODELS)
 
@@ -126,7 +152,7 @@ class _Popularity:
 
     def _named(self, times_s: Floats, ranks: Ints) -> Ints:
         if self._drift_s is None:
-            return ranks
+            return np.array(self._orders[0], dtype=np.int64)[ranks]
         if self._drift is None:
             self._drift = _stream(self._seed, _DRIFT)
         epochs = (times_s // self._drift_s).astype(np.int64)
@@ -179,25 +205,26 @@ def _in_sessions(
 
 
 def _replayed(
-    workload: Workload, limits: Limits, models: Sequence[str], rate_per_s: float, seed: int
+    workload: Workload, limits: Limits, models: Sequence[Model], rate_per_s: float, seed: int
 ) -> Iterator[Requests]:
     frame = read_replay(workload).frame
     scale = replay_rate_per_s(workload) / rate_per_s
-    pairs = cut_pairs(frame[["prompt_tokens", "decode_tokens"]].to_numpy(), workload, limits)
+    pairs = pairs_by_model(workload, limits, models)
     gaps_s = np.diff(frame["arrival_s"].to_numpy(), prepend=0.0) * scale
     gaps_s[0] = 1.0 / rate_per_s  # from the trace's end to its beginning
     order = np.roll(np.arange(len(frame)), -int(_stream(seed, _ARRIVALS).integers(len(frame))))
-    choose = _Popularity(workload, len(models), seed)
+    choose = _Popularity(workload, models, seed)
     by_row = _models_by_row(workload, frame["model"].tolist(), frame["session"].tolist(), models, choose)
     now_s = 0.0
     while True:
         times_s = now_s + np.cumsum(gaps_s[order])
         now_s = float(times_s[-1])
-        yield _requests(times_s, choose.one(times_s) if by_row is None else by_row[order], pairs[order])
+        model = choose.one(times_s) if by_row is None else by_row[order]
+        yield _requests(times_s, model, _lengths(pairs, model, (order + 0.5) / len(order)))
 
 
 def _models_by_row(
-    workload: Workload, column: list[str], sessions: list[str], models: Sequence[str], choose: _Popularity
+    workload: Workload, column: list[str], sessions: list[str], models: Sequence[Model], choose: _Popularity
 ) -> Ints | None:
     """The model of each row of a trace; None: drawn for each request."""
     replay = workload.replay
@@ -207,10 +234,12 @@ def _models_by_row(
         known = {name: i for i, name in enumerate(dict.fromkeys(sessions))}
         drawn = choose.one(np.zeros(len(known)))
         return drawn[[known[name] for name in sessions]]
-    index = {name: i for i, name in enumerate(models)}
+    index = {name: i for i, model in enumerate(models) for name in (model.name, *model.aliases)}
     for name in dict.fromkeys(column):
         if replay.names.get(name, name) not in index:
-            raise UnknownNameError(f"{replay.file}: model", replay.names.get(name, name), models)
+            raise UnknownNameError(
+                f"{replay.file}: model", replay.names.get(name, name), [m.name for m in models]
+            )
     return np.array([index[replay.names.get(name, name)] for name in column], np.int64)
 
 

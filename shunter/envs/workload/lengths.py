@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -12,10 +13,12 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from shunter.envs.scenario.limits import Limits
+from shunter.envs.scenario.model import Model
+from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.scenario.workload import Workload
 from shunter.envs.workload.traces import Trace, read_trace
 
-__all__ = ["length_pairs", "remaining_tokens"]
+__all__ = ["length_pairs", "mean_lengths", "pairs_by_model", "remaining_tokens", "stacked_pairs"]
 
 Pairs = NDArray[np.int64]
 
@@ -42,6 +45,37 @@ def length_pairs(workload: Workload, limits: Limits) -> Pairs:
     return _drawn(workload.lengths, workload.prompt_scale, workload.decode_scale, limits.context_tokens)
 
 
+def pairs_by_model(workload: Workload, limits: Limits, models: Sequence[Model]) -> list[Pairs]:
+    """The (prompt, decode) pairs of each model's requests; those of models that ask alike are one array.
+
+    Args:
+        workload: Says what the lengths are.
+        limits: Lengths are cut to its context.
+        models: Models, which may have other lengths and another context.
+
+    Raises:
+        InputError: A trace file is missing or broken.
+    """
+    found: dict[tuple[str | Path | None, int | None], Pairs] = {}
+    for model in models:
+        key = model.lengths, model.context_tokens
+        if key not in found:
+            own = (
+                workload if model.lengths is None else workload.model_copy(update={"lengths": model.lengths})
+            )
+            context = {"context_tokens": model.context_tokens}
+            bounds = limits if model.context_tokens is None else limits.model_copy(update=context)
+            found[key] = length_pairs(own, bounds)
+    return [found[model.lengths, model.context_tokens] for model in models]
+
+
+def mean_lengths(scenario: Scenario) -> NDArray[np.float64]:
+    """Mean prompt and decode tokens of each model's requests, (models, 2)."""
+    pairs = pairs_by_model(scenario.workload, scenario.limits, scenario.models)
+    means = {id(own): own.mean(axis=0) for own in pairs}
+    return np.array([means[id(own)] for own in pairs])
+
+
 def read_replay(workload: Workload) -> Trace:
     """Reads the trace that a workload replays, once per process.
 
@@ -62,6 +96,26 @@ def cut_pairs(pairs: Pairs, workload: Workload, limits: Limits) -> Pairs:
         long keeps at least half of the context for its prompt.
     """
     return _cut(pairs, workload.prompt_scale, workload.decode_scale, limits.context_tokens)
+
+
+def stacked_pairs(pairs: Sequence[Pairs]) -> Pairs:
+    """Pairs of all models as one array, (models, N, 2); (1, N, 2) where all are alike.
+
+    Those of a model that has fewer are repeated as evenly as can be.
+    """
+    if all(own is pairs[0] for own in pairs):
+        return np.ascontiguousarray(pairs[0][None])
+    most = max(map(len, pairs))
+    return np.stack([own[np.arange(most) * len(own) // most] for own in pairs])
+
+
+def remaining_by_model(pairs: Sequence[Pairs]) -> NDArray[np.float64]:
+    """``remaining_tokens`` of each model's requests, (models, G); (1, G) where all are alike."""
+    if all(own is pairs[0] for own in pairs):
+        pairs = pairs[:1]
+    rows = [remaining_tokens(own) for own in pairs]
+    longest = max(map(len, rows))
+    return np.array([np.pad(row, (0, longest - len(row)), mode="edge") for row in rows])
 
 
 def remaining_tokens(pairs: Pairs) -> NDArray[np.float64]:

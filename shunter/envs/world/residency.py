@@ -28,9 +28,12 @@ def residency(scenario: Scenario, performance: PerformanceModel) -> pd.DataFrame
         ``decode_out_of_range``: predicted beyond the data that the performance model was fitted to.
     """
     tabulation = Tabulation(scenario, performance)
-    prompt, decode = tabulation.pairs.mean(axis=0)
-    cells = tabulation.cells(np.array([round(prompt + decode / 2)]), np.empty(0))
-    cells = cells[cells.operation.eq("load") | (cells.operation.eq("decode") & cells.b.eq(0))]
+    asked = np.rint(tabulation.lengths @ np.array([1.0, 0.5]))
+    contexts = np.unique(asked)
+    cells = tabulation.cells(contexts, np.empty(0))
+    of_model = np.searchsorted(contexts, asked)[cells.m]
+    is_step = cells.operation.eq("decode") & cells.b.eq(0) & cells.k.eq(of_model)
+    cells = cells[cells.operation.eq("load") | is_step]
     predicted = performance.predict(cells)
     loads, steps = (
         {(row.h, row.m, row.l): row for row in predicted[predicted.operation == name].itertuples()}

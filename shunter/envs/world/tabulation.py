@@ -9,10 +9,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shunter.catalog.checkpoints import read_checkpoint
-from shunter.envs.scenario.scenario import Model, Scenario
+from shunter.envs.rules.guard import at_lengths
+from shunter.envs.scenario.model import Model
+from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.state.tables import Tables, make_tables
-from shunter.envs.workload.draw import popularity
-from shunter.envs.workload.lengths import length_pairs, remaining_tokens
+from shunter.envs.workload.draw import shares_of
+from shunter.envs.workload.lengths import mean_lengths, pairs_by_model, remaining_by_model
+from shunter.envs.world.residents import with_residents
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.performance import PerformanceModel
 from shunter.models.physics import UBATCH_TOKENS
@@ -63,27 +66,34 @@ def check_fits(scenario: Scenario, exists: NDArray[np.bool_], footprint: Array) 
             raise InputError(f"models.{model.name}", rule, [d.text for d in scenario.devices])
 
 
-def mean_work_s(tables: Tables, pairs: NDArray[np.int64]) -> Array:
+def mean_work_s(tables: Tables, lengths: Array) -> Array:
     """Seconds of a request of mean lengths run alone where its model is loaded; (devices, models, levels).
 
     Args:
         tables: Tables of the scenario.
-        pairs: (N, 2) prompt and decode lengths, as from ``length_pairs``.
+        lengths: (M, 2) mean prompt and decode tokens of each model's requests, as from ``mean_lengths``.
     """
-    prompt, decode = pairs.mean(axis=0)
-    grid = tables.context_tokens
-    prefill = np.apply_along_axis(lambda v: np.interp(prompt, tables.prefill_tokens, v), -1, tables.prefill_s)
-    single = tables.step_s[..., 0, :]
-    step = np.apply_along_axis(lambda v: np.interp(prompt + decode / 2, grid, v), -1, single)
-    return np.asarray(prefill + decode * step)
+    prompt, decode = lengths.T
+    prefill = at_lengths(prompt, tables.prefill_tokens, tables.prefill_s)
+    step = at_lengths(prompt + decode / 2, tables.context_tokens, tables.step_s[..., 0, :])
+    return np.asarray(prefill + decode[:, None] * step)
 
 
 def facts_of_model(model: Model, performance: PerformanceModel) -> dict[str, Any]:
     """The dataset's model columns of a scenario's model: of its checkpoint, the catalogue, or the profile.
 
+    KV per token is that of the scenario's ``kv_type``.
+
     Raises:
         UnknownNameError: It was neither profiled nor has a checkpoint or an entry of the catalogue.
     """
+    facts = _facts_at_f16(model, performance)
+    if model.kv_share == 1.0:
+        return facts
+    return {**facts, "kv_bytes_per_token": facts["kv_bytes_per_token"] * model.kv_share}
+
+
+def _facts_at_f16(model: Model, performance: PerformanceModel) -> dict[str, Any]:
     if model.checkpoint is not None and model.checkpoint.exists():
         return model_facts(read_checkpoint(model.checkpoint, field=f"models.{model.name}.checkpoint"))
     if model.catalog is not None and model.quantization is not None:
@@ -105,6 +115,7 @@ class Tabulation:
         tables: What the dynamics run on.
         interpolation_error: Largest relative error midway between grid points, against direct predictions.
         service_s: (devices,) seconds of a mean request run alone on a loaded device.
+        lengths: (models, 2) mean prompt and decode tokens of each model's requests.
 
     Raises:
         InputError: A device holds no model, a model fits no device, or something was not profiled.
@@ -119,15 +130,20 @@ class Tabulation:
             tuple(m.gpu_layers(int(f["total_layers"])))
             for m, f in zip(scenario.models, self.facts, strict=True)
         )
-        self.pairs = length_pairs(scenario.workload, scenario.limits)
-        self.batches = np.arange(1, scenario.limits.max_batch + 1)
+        _check_kv_types(scenario)
+        self.pairs = pairs_by_model(scenario.workload, scenario.limits, scenario.models)
+        self.lengths = mean_lengths(scenario)
+        self.batches = np.arange(1, max(map(scenario.batch_of, scenario.models)) + 1)
+        self.most_tokens = max(map(scenario.context_of, scenario.models))
         self.shape = (len(scenario.devices), len(scenario.models), max(map(len, self.gpu_layers)))
         names = [device.hardware_name for device in scenario.devices]
         self.hardware = list(dict.fromkeys(names))
         self.hardware_of = np.array([self.hardware.index(name) for name in names])
         engines = [scenario.engine_of(model) for model in scenario.models]
         self.saves_kv = np.array([[performance.saves_kv(e, name) for e in engines] for name in names])
-        self.tables, self.interpolation_error = self._refined()
+        self.saves_kv &= scenario.limits.preemption == "save"
+        tables, self.interpolation_error = self._refined()
+        self.tables = with_residents(scenario, tables)
         self.service_s = self._service_s(self.tables)
 
     def _refined(self) -> tuple[Tables, float]:
@@ -144,7 +160,7 @@ class Tabulation:
 
     def _grid(self, points: int) -> Array:
         """Token counts; with both sides of the steps that prefill has on data sheets, if these are few."""
-        most = self.scenario.limits.context_tokens
+        most = self.most_tokens
         grid = np.geomspace(1, most, points).round()
         steps = np.arange(UBATCH_TOKENS, most, UBATCH_TOKENS)
         if len(steps) <= MOST_STEPS and any(device.gpu for device in self.scenario.devices):
@@ -155,7 +171,7 @@ class Tabulation:
         """Every short prompt too, where a device has no data sheet: one token more may cost less."""
         if all(device.gpu for device in self.scenario.devices):
             return grid
-        most = min(MOST_UNEVEN_TOKENS + 1, self.scenario.limits.context_tokens)
+        most = min(MOST_UNEVEN_TOKENS + 1, self.most_tokens)
         return np.union1d(grid, np.arange(1, most + 1))
 
     def _interpolation_error(self, tables: Tables) -> float:
@@ -206,14 +222,14 @@ class Tabulation:
         return frame
 
     def _where(self, hardware: str, model: Model) -> dict[str, Any]:
-        limits, host_gb_s = self.scenario.limits, self.scenario.limits.host_bandwidth_gb_s
+        host_gb_s = self.scenario.limits.host_bandwidth_gb_s
         host = {} if host_gb_s is None else {"host_bandwidth_bytes_per_s": host_gb_s * 1e9}
         return {
             "engine": self.scenario.engine_of(model),
             "device": hardware,
             "page_cache": "warm",
-            "max_batch": limits.max_batch,
-            "max_context_tokens": limits.context_tokens,
+            "max_batch": self.scenario.batch_of(model),
+            "max_context_tokens": self.scenario.context_of(model),
             **host,
         }
 
@@ -277,18 +293,19 @@ class Tabulation:
             context_tokens=self.context_grid,
             kv_save_s=fill("kv_save", seconds, "k", size=(grid,)),
             kv_restore_s=fill("kv_restore", seconds, "k", size=(grid,)),
-            remaining_tokens=remaining_tokens(self.pairs),
+            remaining_tokens=remaining_by_model(self.pairs),
             load_halfwidth=halfwidth("load"),
             prefill_halfwidth=halfwidth("prefill", "k", size=(prompts,)),
             step_halfwidth=halfwidth("decode", "b", "k", size=(len(self.batches), grid)),
             offload_sensitivity=_sensitivity(step_s, exists),
             kv_can_save=self.saves_kv[:, :, None],
+            drain=count(limits.preemption == "drain"),
             quantum_steps=count(limits.quantum_steps),
             quantum_ns=count(limits.quantum_s * 1e9),
             max_wait_ns=count(limits.max_wait_s * 1e9),
             decision_ns=count(limits.decision_s * 1e9),
             max_time_ns=count(limits.max_time_s * 1e9),
-            max_batch=count(limits.max_batch),
+            max_batch=[self.scenario.batch_of(model) for model in self.scenario.models],
             oracle=count(0),
             time_scale_s=np.array([self._time_scale_s(load_s, step_s, exists)]),
         )
@@ -305,11 +322,12 @@ class Tabulation:
 
     def _reserved_bytes(self) -> Array:
         """Weights and the KV of a full batch: what an engine sets aside, whether or not it was touched."""
-        limits, reserved = self.scenario.limits, np.zeros(self.shape)
-        for m, facts in enumerate(self.facts):
+        reserved = np.zeros(self.shape)
+        for m, (model, facts) in enumerate(zip(self.scenario.models, self.facts, strict=True)):
+            tokens = self.scenario.batch_of(model) * self.scenario.context_of(model)
             is_f32 = facts.get("checkpoint_format") == "safetensors" and facts.get("quantization") == "F32"
             kv_bytes = facts["kv_bytes_per_token"] * (2 if is_f32 else 1)
-            whole = facts["weight_bytes"] + kv_bytes * limits.max_batch * limits.context_tokens
+            whole = facts["weight_bytes"] + kv_bytes * tokens
             for level, gpu_layers in enumerate(self.gpu_layers[m]):
                 reserved[:, m, level] = whole * gpu_layers / facts["total_layers"]
         return reserved
@@ -321,15 +339,24 @@ class Tabulation:
         return share
 
     def _service_s(self, tables: Tables) -> Array:
-        work = mean_work_s(tables, self.pairs)
+        work = mean_work_s(tables, self.lengths)
         best = np.where(tables.level_ok, work, np.inf).min(axis=2)
-        share = popularity(len(self.facts), self.scenario.workload.popularity_zipf)
+        share = shares_of(self.scenario)
         served = np.where(np.isfinite(best), best, 0.0) @ share
         return np.asarray(served / (np.isfinite(best) @ share))
 
     def _time_scale_s(self, load_s: Array, step_s: Array, exists: NDArray[np.bool_]) -> float:
-        decode = self.pairs[:, 1].mean()
+        decode = self.lengths[:, 1, None]
         return float((load_s + decode * step_s[..., 0, 0])[exists].mean())
+
+
+def _check_kv_types(scenario: Scenario) -> None:
+    """Checks that nothing is guessed of how a device does with KV of another type than was measured."""
+    measured = [device.name for device in scenario.devices if device.gpu is None]
+    for model in scenario.models:
+        if model.kv_share != 1.0 and measured:
+            rule = f"be f16: {measured[0]} was profiled with it; give devices a gpu of the catalogue"
+            raise InputError(f"models.{model.name}.kv_type", rule, model.kv_type)
 
 
 def _middle(grid: Array) -> Array:

@@ -18,8 +18,9 @@ from shunter.envs.scenario.workload import Workload
 from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import Requests
 from shunter.envs.state.tables import Tables
-from shunter.envs.workload.draw import draw_requests, popularity, replay_rate_per_s, request_chunks
-from shunter.envs.workload.lengths import length_pairs
+from shunter.envs.workload.draw import draw_requests, replay_rate_per_s, request_chunks, shares_of
+from shunter.envs.workload.lengths import mean_lengths
+from shunter.envs.world.residents import with_residents
 from shunter.envs.world.tabulation import Tabulation, check_fits, existing_levels
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
@@ -68,8 +69,13 @@ class World:
 
     @property
     def max_batch(self) -> int:
-        """Requests that one resident decodes at once."""
-        return self.scenario.limits.max_batch
+        """Requests that one resident decodes at once, at most of any model."""
+        return max(self.scenario.batch_of(model) for model in self.scenario.models)
+
+    @property
+    def entries(self) -> int:
+        """Requests that one device may run at once: a batch, or one of every model where servers drain."""
+        return self.max_batch * (self.models if self.scenario.limits.preemption == "drain" else 1)
 
     @property
     def actions(self) -> int:
@@ -112,11 +118,10 @@ class World:
     def rotation(self) -> Rotation:
         """What serving all models in turn takes at this rate."""
         workload = self.scenario.workload
-        pairs = length_pairs(workload, self.scenario.limits)
-        share = popularity(self.models, workload.popularity_zipf)
+        lengths, share = mean_lengths(self.scenario), shares_of(self.scenario)
         users = None if workload.closed_loop is None else workload.closed_loop.users
         unsteady = workload.arrivals.unsteady
-        return rotation(self.tables, pairs, share, self.rate_per_s, unsteady=unsteady, users=users)
+        return rotation(self.tables, lengths, share, self.rate_per_s, unsteady=unsteady, users=users)
 
     def with_guard(self, guard_s: float | str | None) -> World:
         """The same world with another guard.
@@ -156,14 +161,13 @@ class World:
     def draw(self, seed: int) -> Requests:
         """Draws the requests of one episode."""
         scenario = self.scenario
-        names = [m.name for m in scenario.models]
-        return draw_requests(scenario.workload, scenario.limits, names, self.rate_per_s, seed)
+        return draw_requests(scenario.workload, scenario.limits, scenario.models, self.rate_per_s, seed)
 
     def chunks(self, seed: int) -> Iterator[Requests]:
         """The same requests in pieces, drawn as they are asked for."""
         scenario, left = self.scenario, self.scenario.workload.requests
-        names = [m.name for m in scenario.models]
-        for chunk in request_chunks(scenario.workload, scenario.limits, names, self.rate_per_s, seed):
+        chunks = request_chunks(scenario.workload, scenario.limits, scenario.models, self.rate_per_s, seed)
+        for chunk in chunks:
             yield Requests(*(values[:left] for values in chunk))
             left -= len(chunk.arrival_ns)
             if left <= 0:
@@ -192,8 +196,8 @@ def make_world(
             GPUs of the catalogue.
 
     Raises:
-        InputError: Either is missing, a device holds no model at any level, or the performance model has
-            no measurements of a device.
+        InputError: Either is missing, a device holds no model at any level, there is no room for what is
+            pinned or preloaded, or the performance model has no measurements of a device.
         UnknownNameError: A model was neither profiled nor has a checkpoint or an entry of the catalogue.
     """
     if scenario is None:
@@ -276,4 +280,5 @@ def with_footprints(world: World, footprint_bytes: Array) -> World:
     footprint = np.where(exists, np.maximum(tables.footprint_bytes, footprint_bytes), tables.footprint_bytes)
     check_fits(world.scenario, exists, footprint)
     level_ok = exists & (footprint <= tables.capacity_bytes[:, None, None])
-    return replace(world, tables=tables.changed(footprint_bytes=footprint, level_ok=level_ok))
+    changed = tables.changed(footprint_bytes=footprint, level_ok=level_ok)
+    return replace(world, tables=with_residents(world.scenario, changed))

@@ -123,7 +123,7 @@ class _Instance:
         self.memory = bound_memory(count, world.models)
         sizes = {"slots": count, "ring": count}
         self.root, self.work, self.other = (
-            make_scratch(world.levels, world.max_batch, **sizes) for _ in range(3)
+            make_scratch(world.levels, world.entries, **sizes) for _ in range(3)
         )
         state = _fresh(self.root, world, requests)
         open_episode(self.tables, state)
@@ -242,7 +242,7 @@ class _Instance:
 
 def _fresh(scratch: RolloutScratch, world: World, requests: Requests) -> State:
     """Writes the beginning of an episode into a scratch."""
-    fresh = episode_state(requests, world.levels, world.max_batch)
+    fresh = episode_state(requests, world.levels, world.entries)
     for target, source in zip(scratch.state, fresh, strict=True):
         if target.size:
             target[...] = source

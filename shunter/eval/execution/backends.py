@@ -12,8 +12,9 @@ import numpy as np
 from shunter.envs.rules.candidates import used_bytes
 from shunter.envs.rules.durations import fill_times
 from shunter.envs.rules.dynamics import admit, complete, next_idle, wake_waiting
+from shunter.envs.rules.expiry import next_expiry_ns
 from shunter.envs.rules.faults import fail
-from shunter.envs.sim.simulation import advance
+from shunter.envs.sim.simulation import advance, predict
 from shunter.envs.state.queues import finished, next_arrival_ns, overdue
 from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import (
@@ -61,6 +62,9 @@ class Backend(ABC):
         self.requests = requests
         self.on_end = on_end
 
+    def open(self, state: State) -> None:  # noqa: B027 - predictions need nothing
+        """Brings about what is resident when the episode begins, before its clock starts."""
+
     @abstractmethod
     def start(self, state: State, device: int) -> None:
         """Begins the operation that was just applied to the device."""
@@ -78,7 +82,7 @@ class SimulatedBackend(Backend):
 
     def start(self, state: State, device: int) -> None:
         """Predicts the operation; its outcome is known at once."""
-        fill_times(self.world.tables, state, device)
+        predict(self.world.tables, state, device)
         now = state.device[device]
         device_bytes = float(used_bytes(self.world.tables, state, device))
         if now["op_kind"] == LOAD:
@@ -123,6 +127,20 @@ class EngineBackend(Backend):
         ]
         self._names = [m.name for m in world.scenario.models]
 
+    def open(self, state: State) -> None:
+        """Loads what is resident from the start; the clock starts when all of it is there."""
+        scenario = self.world.scenario
+        for device, m in np.argwhere(state.place["resident"] >= 0):
+            model, level = scenario.models[m], state.place["resident"][device, m]
+            self.device_executors[device].load(
+                model.name,
+                str(model.checkpoint),
+                self.world.gpu_layers[m][level],
+                context_tokens=scenario.context_of(model),
+                max_batch=scenario.batch_of(model),
+            )
+        self.clock.restart()
+
     def start(self, state: State, device: int) -> None:
         """Hands the operation to the device's device_executor; its predicted end is what others see of it."""
         operation = self._operation(state, device)
@@ -150,8 +168,9 @@ class EngineBackend(Backend):
             for device, outcome in done:
                 self._end(state, device, outcome)
             waits = state.device[state.device["op_kind"] == WAIT]
-            expired = waits["op_end_ns"] <= state.clock["now_ns"][0]
-            if done or arrived or expired.any():
+            now_ns = state.clock["now_ns"][0]
+            is_over = bool((waits["op_end_ns"] <= now_ns).any())
+            if done or arrived or is_over or next_expiry_ns(self.world.tables, state) <= now_ns:
                 wake_waiting(state)
             done = []
             if overdue(state):
@@ -204,16 +223,17 @@ class EngineBackend(Backend):
 
     def _next_event_ns(self, state: State) -> int:
         waits = state.device["op_end_ns"][state.device["op_kind"] == WAIT]
-        return min(int(waits.min()) if waits.size else FAR_NS, int(next_arrival_ns(state)))
+        others = int(next_arrival_ns(state)), int(next_expiry_ns(self.world.tables, state))
+        return min(int(waits.min()) if waits.size else FAR_NS, *others)
 
     def _operation(self, state: State, device: int) -> Operation:
         now = state.device[device]
         kind, model = int(now["op_kind"]), int(now["op_model"])
-        limits = self.world.scenario.limits
+        scenario = self.world.scenario
+        limits, asked = scenario.limits, scenario.models[model]
         load = None
         if kind == LOAD:
-            checkpoint = self.world.scenario.models[model].checkpoint
-            load = (str(checkpoint), self.world.gpu_layers[model][now["op_level"]])
+            load = (str(asked.checkpoint), self.world.gpu_layers[model][now["op_level"]])
         return Operation(
             model=self._names[model],
             evictions=self._evictions(state, device) if kind in (LOAD, EVICT) else (),
@@ -221,8 +241,8 @@ class EngineBackend(Backend):
             joins=self._joins(state, device) if kind == RUN else (),
             max_steps=limits.quantum_steps,
             max_s=limits.quantum_s,
-            context_tokens=limits.context_tokens,
-            max_batch=limits.max_batch,
+            context_tokens=scenario.context_of(asked),
+            max_batch=scenario.batch_of(asked),
         )
 
     def _evictions(self, state: State, device: int) -> tuple[Eviction, ...]:

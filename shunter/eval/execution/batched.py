@@ -13,6 +13,7 @@ from shunter.agents.base import Policy, StatePolicy
 from shunter.agents.heuristics.compiled import play_rules, rule_vector
 from shunter.agents.learned.compiled import make_scratch, play_batch
 from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.parameters import for_world
 from shunter.envs.gym.scheduling import Observation
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.rules.objectives import accrued, charge_unserved
@@ -106,7 +107,7 @@ class _Episodes:
 
     def __init__(self, world: World, policy: Policy, requests: Sequence[Requests]) -> None:
         self.world = world
-        self.policy = policy
+        self.policy = policy = for_world(policy, world)
         self._on_state = policy if isinstance(policy, StatePolicy) else None  # the check is not free
         self.tables = world.tables.changed(oracle=int(policy.oracle), max_time_ns=world.max_time_ns)
         self.state = _begin(world, self.tables, requests)
@@ -179,7 +180,7 @@ def _begin(world: World, tables: Tables, requests: Sequence[Requests]) -> State:
     state = empty_state(
         shape,
         world.levels,
-        world.max_batch,
+        world.entries,
         slots=SLOTS,
         ring=count,
         outcomes=count,

@@ -44,6 +44,9 @@ class Clock(ABC):
     def to_ns(self, engine_s: float) -> int:
         """A time on an engine's clock, as nanoseconds since the episode began."""
 
+    def restart(self) -> None:  # noqa: B027 - virtual time passes in operations only
+        """The episode begins now."""
+
     def close(self) -> None:  # noqa: B027 - a virtual clock holds nothing
         """Frees threads; operations under way are waited for."""
 
@@ -56,8 +59,12 @@ class WallClock(Clock):
         self._done: queue.SimpleQueue[tuple[int, Future[Outcome]]] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(devices, thread_name_prefix="device")
 
+    def restart(self) -> None:
+        """The episode begins now."""
+        self._zero_s = time.monotonic()
+
     def now_ns(self) -> int:
-        """Nanoseconds since the clock was made."""
+        """Nanoseconds since the episode began."""
         return self.to_ns(time.monotonic())
 
     def to_ns(self, engine_s: float) -> int:

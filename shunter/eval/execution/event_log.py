@@ -83,6 +83,7 @@ class EventLog:
         self.failures: list[Failure] = []
         self._open: dict[int, dict[str, Any]] = {}
         self._arrived = 0
+        self._decisions = 0
 
     def decide(
         self, state: State, device: int, mask: NDArray[np.bool_], choice: int, decision_s: float
@@ -91,7 +92,7 @@ class EventLog:
         row: dict[str, Any] = dict.fromkeys(EVENT_COLUMNS)
         row.update(
             self.run,
-            decision_id=len(self.rows),
+            decision_id=self._decisions,
             features_version=FEATURES_VERSION,
             device=self.world.scenario.devices[device].name,
             decided_s=int(state.clock["now_ns"][0]) * 1e-9,
@@ -112,6 +113,7 @@ class EventLog:
             requeued_ids=[],
             failed_ids=[],
         )
+        self._decisions += 1
         self.rows.append(row)
         self._open[device] = row
 
@@ -164,6 +166,21 @@ class EventLog:
                 requeued_ids=list(failure.requeued),
                 failed_ids=list(failure.failed),
             )
+
+    def end_operation(self, state: State, device: int, device_bytes: float) -> None:
+        """Adds what came of a device's last load or unload; call before the device decides again.
+
+        Where servers drain, nobody knows before when they begin and end.
+        """
+        if device in self._open and self._open[device]["operation"] in ("load", "evict"):
+            self.end(state, device, device_bytes)
+
+    def cut(self) -> EventLog:
+        """Gives the rows away that nothing is added to any more, as a log of their own."""
+        done, still = EventLog(self.world, self.run), {id(row) for row in self._open.values()}
+        done.rows = [row for row in self.rows if id(row) not in still]
+        self.rows = [row for row in self.rows if id(row) in still]
+        return done
 
     def mark(self, values: Mapping[str, Any]) -> None:
         """Sets what is the same in all rows, such as ``run_id``."""

@@ -35,7 +35,7 @@ def check_binding(world: World) -> list[Checkpoint]:
 
     Raises:
         InputError: A device names no real one; a model names no checkpoint, one that cannot be read, or one
-            in a format that the engine does not load.
+            in a format that the engine does not load; or KV of a type that workers do not keep.
     """
     for device in world.scenario.devices:
         if device.device is None:
@@ -45,6 +45,9 @@ def check_binding(world: World) -> list[Checkpoint]:
     checkpoints = []
     for model in world.scenario.models:
         field = f"models.{model.name}.checkpoint"
+        if model.kv_share != 1.0:
+            rule = "be f16: workers keep KV as their engines do, only servers take another type"
+            raise InputError(f"models.{model.name}.kv_type", rule, model.kv_type)
         if model.checkpoint is None:
             raise InputError(field, "be given to run on real engines", model.checkpoint)
         checkpoint = read_checkpoint(model.checkpoint, field=field)
@@ -152,7 +155,7 @@ def _warm_up(
     world: World, checkpoints: Sequence[Checkpoint], engine: Engine, device: int, models: Sequence[int]
 ) -> None:
     """Pays for what only a process's first load and step cost, as the profile's warm-up does."""
-    fits, limits = world.tables.level_ok[device], world.scenario.limits
+    fits, scenario = world.tables.level_ok[device], world.scenario
     models = [m for m in models if fits[m].any()]
     if not models:
         return
@@ -161,8 +164,8 @@ def _warm_up(
         "warm-up",
         str(checkpoints[smallest].path),
         world.gpu_layers[smallest][int(fits[smallest].argmax())],
-        context_tokens=limits.context_tokens,
-        max_batch=limits.max_batch,
+        context_tokens=scenario.context_of(scenario.models[smallest]),
+        max_batch=scenario.batch_of(scenario.models[smallest]),
     )
     engine.prefill("warm-up", "0", list(range(WARM_UP_TOKENS)))
     engine.decode("warm-up", {"0": WARM_UP_TOKENS}, max_steps=WARM_UP_TOKENS)
@@ -176,7 +179,6 @@ def bind_footprints(world: World, engines: Sequence[DeviceExecutor]) -> World:
         InputError: A device then holds no model, or a model fits no device.
     """
     footprint_bytes = np.zeros_like(world.tables.footprint_bytes)
-    limits = world.scenario.limits
     for d, device_executor in enumerate(engines):
         for m, model in enumerate(world.scenario.models):
             for level, gpu_layers in enumerate(world.gpu_layers[m]):
@@ -184,8 +186,8 @@ def bind_footprints(world: World, engines: Sequence[DeviceExecutor]) -> World:
                     model.name,
                     str(model.checkpoint),
                     gpu_layers,
-                    context_tokens=limits.context_tokens,
-                    max_batch=limits.max_batch,
+                    context_tokens=world.scenario.context_of(model),
+                    max_batch=world.scenario.batch_of(model),
                 )
     return with_footprints(world, footprint_bytes)
 

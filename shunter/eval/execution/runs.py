@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from shunter.agents.base import Policy, StatePolicy
+from shunter.agents.parameters import for_world
 from shunter.engines.base import EngineError
 from shunter.envs.gym.scheduling import empty_observation
 from shunter.envs.observation.observe import observe
-from shunter.envs.rules.candidates import legal_action
+from shunter.envs.rules.candidates import legal_action, used_bytes
 from shunter.envs.rules.dynamics import apply, open_episode
 from shunter.envs.rules.objectives import accrued, charge_unserved
 from shunter.envs.state.state import WAIT, Requests, State, all_outcomes, counted, episode_state
@@ -128,9 +129,9 @@ class _Episode:
         make_backend: Callable[[OnEnd], Backend],
         world_name: str,
     ) -> None:
-        self.world, self.requests, self.policy = world, requests, policy
+        self.world, self.requests, self.policy = world, requests, for_world(policy, world)
         first_sends_ns = world.scenario.workload.first_sends_ns()
-        self.state = episode_state(requests, world.levels, world.max_batch, first_sends_ns)
+        self.state = episode_state(requests, world.levels, world.entries, first_sends_ns)
         self.tables = world.tables.changed(oracle=int(policy.oracle))
         open_episode(self.tables, self.state)
         run_id = f"{policy.name}/{seed}/{world_name}"
@@ -144,6 +145,7 @@ class _Episode:
     def run(self, on_progress: Callable[[int], None]) -> None:
         """Until every request has left or time is over."""
         clock, begun_s = self.state.clock[0], time.perf_counter()
+        self.backend.open(self.state)
         device = self.backend.advance(self.state)
         while device >= 0 and clock["now_ns"] <= self.world.max_time_ns:
             self._decide(device)
@@ -153,6 +155,8 @@ class _Episode:
 
     def _decide(self, device: int) -> None:
         tables, state, observation = self.tables, self.state, self.observation
+        if tables.drain[0]:
+            self.log.end_operation(state, device, float(used_bytes(tables, state, device)))
         begun_s = time.perf_counter()
         observe(tables, state, device, observation["candidates"], observation["context"], self.mask)
         choice = int(legal_action(tables, state, device, self._wanted(device)))

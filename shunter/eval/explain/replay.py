@@ -235,7 +235,7 @@ class _Walk:
     ) -> None:
         first_sends_ns = world.scenario.workload.first_sends_ns()
         self.world, self.policy, self.other = world, policy, other
-        self.state = episode_state(world.draw(seed), world.levels, world.max_batch, first_sends_ns)
+        self.state = episode_state(world.draw(seed), world.levels, world.entries, first_sends_ns)
         open_episode(world.tables, self.state)
         self.scratch = policy.scratch(world.actions)
         self._asked = other.scratch(world.actions)

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from shunter.agents.base import Policy
+from shunter.agents.parameters import for_world
 from shunter.envs.gym.vector import observation
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.supply import environment_key
-from shunter.envs.workload.draw import popularity
-from shunter.envs.workload.lengths import length_pairs
+from shunter.envs.workload.draw import shares_of
+from shunter.envs.workload.lengths import mean_lengths
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.tabulation import mean_work_s
 from shunter.envs.world.world import World
@@ -135,7 +136,7 @@ def growth(world: World, policy: Policy, rate_per_s: float, seeds: Sequence[int]
     endless = replace(world, scenario=scenario, tables=tables).with_guard(None).at_rate(rate_per_s)
     batch = Batch(endless, len(seeds), autoreset=False, oracle=bool(getattr(policy, "oracle", False)))
     out = batch.reset([environment_key(seed, 0) for seed in seeds])
-    held = np.full((2, len(seeds)), -1)
+    held, policy = np.full((2, len(seeds)), -1), for_world(policy, endless)
     while (held[1] < 0).any():
         actions = policy.act_batch(observation(out, copy=False))
         out = batch.step(np.ascontiguousarray(actions, np.int64))
@@ -161,8 +162,8 @@ def utilisation(world: World, rate_per_s: float) -> Floats:
         level, or the last one that it has; of the models that fit, NaN where none does.
     """
     scenario, (devices, _, levels) = world.scenario, world.levels
-    work_s = mean_work_s(world.tables, length_pairs(scenario.workload, scenario.limits))
-    share = popularity(world.models, scenario.workload.popularity_zipf)
+    work_s = mean_work_s(world.tables, mean_lengths(scenario))
+    share = shares_of(scenario)
     busy = np.full((devices, levels), np.nan)
     for level in range(levels):
         at = [min(level, len(layers) - 1) for layers in world.gpu_layers]

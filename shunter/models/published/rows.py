@@ -138,7 +138,7 @@ def published_frame(reference: pd.DataFrame | None = None) -> pd.DataFrame:
 
 _EXTRA = ("gpu_count", "kv_on_host", "host_bandwidth_bytes_per_s")
 _ZERO = ("device_bytes", "host_bytes", "device_bytes_before", "host_bytes_before", "load_average", "repeat")
-_TEXT = ("session_id", "measured_at", "hardware", "versions", "checkpoint_format")
+_TEXT = ("session_id", "measured_at", "hardware", "versions", "checkpoint_format", "output")
 
 
 def _known_spec(text: str) -> ModelSpec:

@@ -12,8 +12,8 @@ decides.
 * Fits by squared errors: leave flagged rows out, or weigh them down, and say how many they were.
 * Tails (what a user waits at worst): keep them, they are real.
 
-Datasets of older schema versions (1 lacks the conditions and the flag, 2 the attention heads) are read with
-missing values in their place (``upgraded``).
+Datasets of older schema versions (1 lacks the conditions and the flag, 2 the attention heads, 3 what cycles
+of preemption bring) are read with missing values in their place (``upgraded``).
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from shunter.errors import InputError, VersionError
 
 __all__ = ["COLUMNS", "SCHEMA_VERSION", "validate"]
 
-SCHEMA_VERSION = 3
-READABLE_VERSIONS = (1, 2, SCHEMA_VERSION)
+SCHEMA_VERSION = 4
+READABLE_VERSIONS = (1, 2, 3, SCHEMA_VERSION)
+_FILL = {"bool": False, "str": ""}
 OPERATIONS = ("load", "unload", "prefill", "decode", "kv_save", "kv_restore")
 
 
@@ -107,6 +108,9 @@ COLUMNS = (
     Column("repeat", "int64", "", "counts repeats of a unit of work from 0", minimum=0),
     Column("duration_s", "float64", "s", "of the operation; decode: mean per step", minimum=0),
     Column("step_p50_s", "float64", "s", "decode: median step", nullable=True, minimum=0),
+    Column("first_step_s", "float64", "s", "decode: first step", nullable=True, minimum=0, since=4),
+    Column("gap_s", "float64", "s", "cycle: since the operation before", nullable=True, since=4),
+    Column("output", "str", "", "cycle, or its run: hash of all tokens of the request", since=4),
     Column("steps", "int64", "steps", "decode: steps run", minimum=0),
     Column("tokens_per_s", "float64", "tokens/s", "prefill and decode", nullable=True, minimum=0),
     Column("kv_bytes", "float64", "bytes", "kv_*: bytes copied", nullable=True, minimum=0),
@@ -171,9 +175,9 @@ def upgraded_row(row: Mapping[str, Any], version: int) -> dict[str, Any]:
 
 
 def _lacking(held: Container[str], version: int) -> dict[str, Any]:
-    """What a version's rows lack: numbers are missing, flags not raised."""
+    """What a version's rows lack: numbers are missing, flags not raised, texts empty."""
     late = [column for column in COLUMNS if column.since > version and column.name not in held]
-    fill = {column.name: False if column.dtype == "bool" else float("nan") for column in late}
+    fill = {column.name: _FILL.get(column.dtype, float("nan")) for column in late}
     return {**fill, "schema_version": SCHEMA_VERSION}
 
 

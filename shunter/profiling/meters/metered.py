@@ -18,8 +18,11 @@ from shunter.engines.base import (
     Timed,
 )
 from shunter.profiling.meters.conditions import Sensors
+from shunter.profiling.meters.energy import Gpu
 
 __all__ = ["MeteredEngine"]
+
+UNREAD = {"cpu_energy_j": float("nan"), "device_energy_j": float("nan"), **Gpu.UNKNOWN}
 
 _T = TypeVar("_T", bound=Timed)
 
@@ -44,6 +47,17 @@ class MeteredEngine(Engine):
         self.readings: dict[str, float] = {}
         self._engine = engine
         self._can: Capabilities | None = None
+        self._is_quiet = False
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """In it no sensor is read, so that between calls no time is lost: their readings are missing."""
+        self._is_quiet = True
+        try:
+            yield
+        finally:
+            self._is_quiet = False
+            self.sensors.find_processes()
 
     def capabilities(self) -> Capabilities:
         """As Engine says; so are the calls below. Asked once: they do not change."""
@@ -62,33 +76,34 @@ class MeteredEngine(Engine):
     def load(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
     ) -> LoadResult:
-        before = self.sensors.energy()
+        before = self._energy()
         done = self._engine.load(
             model, checkpoint, gpu_layers, context_tokens=context_tokens, max_batch=max_batch
         )
-        self.sensors.find_processes()
+        if not self._is_quiet:
+            self.sensors.find_processes()
         return self._timed(done, before)
 
     def unload(self, model: str) -> Timed:  # noqa: D102
-        before = self.sensors.energy()
+        before = self._energy()
         return self._timed(self._engine.unload(model), before)
 
     def prefill(self, model: str, request: str, tokens: list[int]) -> PrefillResult:  # noqa: D102
-        before = self.sensors.energy()
+        before = self._energy()
         return self._timed(self._engine.prefill(model, request, tokens), before)
 
     def decode(  # noqa: D102
         self, model: str, limits: dict[str, int], *, max_steps: int, max_s: float | None = None
     ) -> DecodeResult:
-        before = self.sensors.energy()
+        before = self._energy()
         return self._timed(self._engine.decode(model, limits, max_steps=max_steps, max_s=max_s), before)
 
     def save_kv(self, model: str, request: str) -> KvResult:  # noqa: D102
-        before = self.sensors.energy()
+        before = self._energy()
         return self._timed(self._engine.save_kv(model, request), before)
 
     def restore_kv(self, model: str, request: str) -> KvResult:  # noqa: D102
-        before = self.sensors.energy()
+        before = self._energy()
         return self._timed(self._engine.restore_kv(model, request), before)
 
     def drop_kv(self, model: str, request: str) -> None:  # noqa: D102
@@ -106,9 +121,12 @@ class MeteredEngine(Engine):
     def close(self) -> None:  # noqa: D102
         self._engine.close()
 
+    def _energy(self) -> dict[str, float]:
+        return {} if self._is_quiet else self.sensors.energy()
+
     def _timed(self, done: _T, before: dict[str, float]) -> _T:
         self.engine_s += done.duration_s
-        self.readings = self.sensors.after(before)
+        self.readings = UNREAD if self._is_quiet else self.sensors.after(before)
         return done
 
     @contextmanager

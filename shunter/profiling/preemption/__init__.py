@@ -1,1 +1,1 @@
-"""The seed paper's preemption protocol: ``plan``, run (``protocol``, ``cycle``), ``rows``, and its report."""
+"""The seed paper's preemption protocol: its plan, for a sweep, and the report of the sweep's rows."""

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from shunter.profiling.preemption.rows import PARTS
+from shunter.profiling.preemption.cycles import PARTS
 
 PART_NAMES = {
     "kv_save_s": "KV save",
@@ -19,15 +19,7 @@ PART_NAMES = {
     "unload_b_s": "unload B",
     "other_s": "other",
 }
-_PART_COLOURS = {
-    "kv_save_s": "#54a24b",
-    "unload_a_s": "#9ecae9",
-    "load_a_s": "#2f6fae",
-    "kv_restore_s": "#b279a2",
-    "load_b_s": "#f2b36d",
-    "unload_b_s": "#ffd8a8",
-    "other_s": "#c8c8c8",
-}
+_COLOURS = ("#54a24b", "#9ecae9", "#2f6fae", "#b279a2", "#f2b36d", "#ffd8a8", "#c8c8c8")
 _PANELS = 3  # side by side
 
 
@@ -44,14 +36,14 @@ def overhead_bars(rows: pd.DataFrame) -> go.Figure:
         cells = rows[rows["model"] == model]
         means = cells.groupby("cut_tokens")[list(PARTS)].mean()
         cuts = [str(cut) for cut in means.index]
-        for part, label in PART_NAMES.items():
+        for (part, label), colour in zip(PART_NAMES.items(), _COLOURS, strict=True):
             figure.add_bar(
                 x=cuts,
                 y=means[part],
                 name=label,
                 legendgroup=part,
                 showlegend=index == 0,
-                marker_color=_PART_COLOURS[part],
+                marker_color=colour,
                 **place,
             )
         _add_markers(figure, cells, place)
@@ -114,7 +106,7 @@ def weights_figure(results: dict[str, Any]) -> go.Figure:
         text=list(models),
         mode="markers+text",
         textposition="top center",
-        marker={"size": 10, "color": _PART_COLOURS["load_a_s"]},
+        marker={"size": 10, "color": _COLOURS[2]},
         name="here",
     )
     for gpu, symbol in zip(cells["gpu"].unique(), ("circle-open", "square-open"), strict=False):

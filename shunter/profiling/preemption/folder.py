@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
+from shunter.engines.base import Engine
 from shunter.errors import BrokenFileError, InputError
 from shunter.files import write_json
+from shunter.profiling.dataset.journal import journal_path
+from shunter.profiling.preemption.cycles import cycles_of, read_cycles, read_old_cycles
 from shunter.profiling.preemption.plan import PreemptionPlan
-from shunter.profiling.preemption.rows import PreemptionFile
-from shunter.profiling.sweep.plan import model_facts
+from shunter.profiling.sweep.run import ProgressCallback, SweepResult
+from shunter.profiling.sweep.sweep import run_sweep
 from shunter.report.page import report_folder
 
-__all__ = ["Measurement", "Prediction", "open_measurement"]
+__all__ = ["Prediction", "is_old", "open_measurement", "read_measurement", "run_measurement"]
+
+DATASET = "preemption.parquet"
+"""The profile dataset that holds every operation of every cycle."""
 
 
 @dataclass(frozen=True)
@@ -41,41 +48,17 @@ class Prediction:
     out_of_range: bool
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """An open folder.
-
-    Attributes:
-        plan: What is measured.
-        engine: Name in the engine registry.
-        device: As the user wrote it.
-        file: The rows so far.
-        predictions: Predictions as they were before the first row.
-    """
-
-    plan: PreemptionPlan
-    engine: str
-    device: str
-    file: PreemptionFile
-    predictions: tuple[Prediction, ...]
+_UNPREDICTED = Prediction("", 0, math.nan, math.nan, math.nan, False)
 
 
 def open_measurement(
-    folder: Path,
-    plan: PreemptionPlan,
-    *,
-    engine: str,
-    device: str,
-    predict: Callable[[], Sequence[Prediction]],
-    resume: bool,
-) -> Measurement:
-    """Begins a measurement, or goes on with one.
+    folder: Path, plan: PreemptionPlan, *, predict: Callable[[], Sequence[Prediction]], resume: bool
+) -> None:
+    """Begins a measurement, or checks that one can go on.
 
     Args:
         folder: ``plan.json`` and ``predictions.json`` are written there before anything is measured.
         plan: What is asked for.
-        engine: Name in the engine registry.
-        device: As the user wrote it.
         predict: Called at the beginning only: predictions are those of before the first row.
         resume: Whether earlier rows are kept; without any, a measurement begins.
 
@@ -83,31 +66,52 @@ def open_measurement(
         InputError: There are rows already, or those there are of something else than what is asked for.
         BrokenFileError: The folder's files are damaged.
     """
-    rows, asked = folder / "preemption.parquet", _asked(plan, engine, device)
-    if rows.exists():
-        if not resume:
-            rule = "be a folder without an earlier measurement, or be finished with --resume"
-            raise InputError("--out", rule, str(folder))
-        _check_same(folder / "plan.json", asked)
-        predictions = _read_predictions(folder / "predictions.json")
-    else:
-        predictions = tuple(predict())
+    rows = folder / DATASET
+    if not rows.exists() and not journal_path(rows).exists():
+        predictions = predict()
         report_folder(folder)
         write_json(folder / "predictions.json", [asdict(p) for p in predictions])
-        write_json(folder / "plan.json", asked)
-    return Measurement(plan, engine, device, PreemptionFile(rows), predictions)
+        write_json(folder / "plan.json", plan.asked())
+        return
+    if not resume:
+        rule = "be a folder without an earlier measurement, or be finished with --resume"
+        raise InputError("--out", rule, str(folder))
+    _check_same(folder / "plan.json", plan.asked())
+    _read_predictions(folder)
 
 
-def _asked(plan: PreemptionPlan, engine: str, device: str) -> dict[str, Any]:
-    asked = {
-        "engine": engine,
-        "device": device,
-        "models": [model_facts(model) for model in plan.models],
-        "other": model_facts(plan.other),
-        **asdict(plan.settings),
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(asked))
-    return plain
+def run_measurement(
+    folder: Path,
+    plan: PreemptionPlan,
+    engine: Engine,
+    *,
+    allow_overcommit: bool = False,
+    progress: ProgressCallback | None = None,
+) -> SweepResult:
+    """Measures what an open folder lacks: as ``run_sweep``, on the same hardware and engine as before."""
+    sweep = plan.sweep(allow_overcommit=allow_overcommit)
+    return run_sweep(sweep, engine, folder / DATASET, mode="resume", same_machine=True, progress=progress)
+
+
+def read_measurement(folder: Path, plan: PreemptionPlan) -> pd.DataFrame:
+    """The finished cycles in an open folder, as from ``read_cycles``, and what was predicted of each."""
+    rows = folder / DATASET
+    frame = read_cycles(rows) if rows.exists() else cycles_of([])
+    known = {(p.model, p.cut_tokens): p for p in _read_predictions(folder)}
+    cells = zip(frame["model"], frame["cut_tokens"], strict=True)
+    predicted = [known.get(cell, _UNPREDICTED) for cell in cells]
+    return frame.assign(
+        device=plan.device.name,
+        predicted_s=[p.own_s for p in predicted],
+        predicted_low_s=[p.low_s for p in predicted],
+        predicted_high_s=[p.high_s for p in predicted],
+        predicted_out_of_range=[p.out_of_range for p in predicted],
+    )
+
+
+def is_old(folder: Path) -> bool:
+    """Whether an older shunter wrote the cycles, to which none can be added."""
+    return (folder / DATASET).exists() and read_old_cycles(folder / DATASET) is not None
 
 
 def _check_same(path: Path, asked: dict[str, Any]) -> None:
@@ -128,7 +132,8 @@ def _short(value: Any) -> str:
     return ", ".join(map(_short, value)) if isinstance(value, list) else str(value)
 
 
-def _read_predictions(path: Path) -> tuple[Prediction, ...]:
+def _read_predictions(folder: Path) -> tuple[Prediction, ...]:
+    path = folder / "predictions.json"
     try:
         return TypeAdapter(tuple[Prediction, ...]).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from shunter.profiling.dataset.reference import PAPER, read_reference
+from shunter.profiling.preemption.summary import weights_line
 
 _TABLE_II = {
     "overhead_s": ("total_preemption_overhead", 1),
@@ -37,19 +37,9 @@ def paper_cells() -> list[dict[str, Any]]:
 
 
 def paper_lines(cells: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Straight lines through the cells of each GPU: overhead = intercept + weights / rate.
-
-    Args:
-        cells: From ``paper_cells``.
-
-    Returns:
-        By GPU: ``intercept_s`` and ``bytes_per_s``.
-    """
-    lines = {}
-    for gpu, group in pd.DataFrame(cells).groupby("gpu"):
-        line = stats.linregress(group["weight_bytes"], group["overhead_s"])
-        lines[str(gpu)] = {"intercept_s": float(line.intercept), "bytes_per_s": float(1 / line.slope)}
-    return lines
+    """The ``weights_line`` through the cells (``paper_cells``) of each GPU, by its name."""
+    by_gpu = pd.DataFrame(cells).groupby("gpu")
+    return {str(gpu): weights_line(group["weight_bytes"], group["overhead_s"]) for gpu, group in by_gpu}
 
 
 def _cell(gpu: str, model: str, table: pd.DataFrame, kv: pd.DataFrame) -> dict[str, Any]:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from shunter.catalog.checkpoints import Checkpoint
+from shunter.catalog.devices import DeviceSpec
 from shunter.errors import InputError
-from shunter.profiling.sweep.plan import check_names, parse_level
+from shunter.profiling.dataset.fingerprint import digest
+from shunter.profiling.sweep.plan import (
+    Group,
+    SweepPlan,
+    SweepSettings,
+    Unit,
+    check_names,
+    model_facts,
+    parse_level,
+)
 
 __all__ = ["PreemptionPlan", "PreemptionSettings", "cut_points", "make_preemption_plan"]
 
@@ -48,8 +60,10 @@ class PreemptionSettings:
 
 @dataclass(frozen=True)
 class PreemptionPlan:
-    """What will be measured: models A, model B, and settings."""
+    """What will be measured: on which engine and device, models A, model B, and settings."""
 
+    engine: str
+    device: DeviceSpec
     models: tuple[Checkpoint, ...]
     other: Checkpoint
     settings: PreemptionSettings
@@ -63,39 +77,47 @@ class PreemptionPlan:
         """Layers of a model on the device."""
         return parse_level(self.settings.gpu_layers, checkpoint.spec.total_layers)
 
-    def order(self) -> list[tuple[int, Checkpoint, int | None]]:
-        """(repeat, model, cut) of each run; a cut of None is an uninterrupted one.
+    def asked(self) -> dict[str, Any]:
+        """All of it as plain data: what a measurement must have in common with one that it goes on with."""
+        return {
+            "engine": self.engine,
+            "device": self.device.name,
+            "models": [model_facts(model) for model in self.models],
+            "other": model_facts(self.other),
+            **asdict(self.settings),
+            "cuts": list(self.settings.cuts),
+        }
 
-        Each repeat is one pass over everything in random order, so that a slow stretch of the machine does
-        not fall on all repeats of one cut.
+    def sweep(self, *, allow_overcommit: bool = False) -> SweepPlan:
+        """The sweep of the cycles and of A's uninterrupted runs, with one of which each group begins.
+
+        Each repeat is one pass over all models and cuts in random order, so that a slow stretch of the
+        machine does not fall on all repeats of one cut.
         """
-        rng = np.random.default_rng(self.settings.seed)
-        cells = [(model, cut) for model in self.models for cut in (None, *self.settings.cuts)]
-        return [
-            (repeat, *cells[index])
-            for repeat in range(self.settings.repeats)
-            for index in rng.permutation(len(cells))
+        s, rng = self.settings, random.Random(self.settings.seed)
+        whole = Unit("run", 0, s.prompt_tokens, s.job_tokens - 1, page_cache=s.page_cache)
+        cycles = [replace(whole, kind="cycle", cut_tokens=cut) for cut in s.cuts]
+        other = Group(self.other, self.level(self.other), (replace(whole, decode_tokens=s.other_tokens - 1),))
+        groups = [
+            Group(
+                model,
+                self.level(model),
+                tuple(replace(unit, repeat=repeat) for unit in (whole, *rng.sample(cycles, len(cycles)))),
+                other,
+            )
+            for repeat in range(s.repeats)
+            for model in rng.sample(self.models, len(self.models))
         ]
-
-    def todo(
-        self, measured: Collection[tuple[int, str, int]] = ()
-    ) -> list[tuple[int, Checkpoint, int | None]]:
-        """What is left of ``order``, each model's first uninterrupted run before its cycles.
-
-        Args:
-            measured: (repeat, model name, cut) of the cycles that are there already. Uninterrupted runs are
-                left out where all cycles of their model and repeat are.
-        """
-        left = [
-            (repeat, model, cut)
-            for repeat, model, cut in self.order()
-            if not {(repeat, model.name, c) for c in ([cut] if cut else self.settings.cuts)} <= set(measured)
-        ]
-        first: dict[str, tuple[int, Checkpoint, int | None]] = {}
-        for run in left:
-            if run[2] is None:
-                first.setdefault(run[1].name, run)
-        return [*first.values(), *(run for run in left if run not in first.values())]
+        settings = SweepSettings(
+            page_cache=(s.page_cache,),
+            repeats=s.repeats,
+            max_repeats=s.repeats,
+            seed=s.seed,
+            allow_overcommit=allow_overcommit,
+        )
+        return SweepPlan(
+            self.engine, self.device, settings, tuple(groups), 1, self.context_tokens, digest(self.asked())
+        )
 
 
 def cut_points(count: int, job_tokens: int) -> tuple[int, ...]:
@@ -111,7 +133,12 @@ def cut_points(count: int, job_tokens: int) -> tuple[int, ...]:
 
 
 def make_preemption_plan(
-    models: Sequence[Checkpoint], other: Checkpoint | None, settings: PreemptionSettings
+    models: Sequence[Checkpoint],
+    other: Checkpoint | None,
+    settings: PreemptionSettings,
+    *,
+    engine: str,
+    device: DeviceSpec,
 ) -> PreemptionPlan:
     """Checks what was asked for.
 
@@ -119,6 +146,8 @@ def make_preemption_plan(
         models: A's models.
         other: B's model; None: the smallest of A's.
         settings: What is measured.
+        engine: Name in the engine registry.
+        device: The device.
 
     Raises:
         InputError: No or twice the same model, a cut outside the job, or a level that a model does not have.
@@ -139,7 +168,7 @@ def make_preemption_plan(
     if s.page_cache not in ("warm", "cold"):
         raise InputError("--page-cache", "be warm or cold", s.page_cache)
     smallest = min(models, key=lambda model: model.weight_bytes)
-    plan = PreemptionPlan(tuple(models), other or smallest, settings)
+    plan = PreemptionPlan(engine, device, tuple(models), other or smallest, settings)
     for model in (*plan.models, plan.other):
         plan.level(model)
     return plan

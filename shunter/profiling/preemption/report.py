@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +21,24 @@ from shunter.report.page import ReportTable, write_page
 __all__ = ["write_preemption_report"]
 
 
-@dataclass(frozen=True)
-class PreemptionReport:
-    """What a terminal shows of it: tables, then lines."""
-
-    tables: tuple[ReportTable, ...]
-    lines: tuple[str, ...]
-
-
 def preemption_results(rows: pd.DataFrame) -> dict[str, Any]:
-    """Everything that tables and pages show, as plain data.
-
-    Args:
-        rows: Rows as from ``read_rows``; shape (n_cycles, fields of PreemptionRow).
-    """
+    """Everything that tables and pages show of cycles (``read_measurement``), as plain data."""
     models = summarise(rows)
     return {"models": models, "line_over_models": line_over_models(models), "paper": paper_cells()}
 
 
-def write_preemption_report(rows: pd.DataFrame, plan: PreemptionPlan, folder: Path) -> PreemptionReport:
+def write_preemption_report(
+    rows: pd.DataFrame, plan: PreemptionPlan, folder: Path
+) -> tuple[list[ReportTable], list[str]]:
     """Writes ``results.json`` and ``preemption.html``: answers, stacked bars over the cuts, and all tables.
 
     Args:
-        rows: Rows as from ``read_rows``; shape (n_cycles, fields of PreemptionRow).
+        rows: Cycles as from ``read_measurement``.
         plan: What was asked for.
         folder: An existing folder.
+
+    Returns:
+        The tables, and what the page says in words.
     """
     rows = rows.sort_values("weight_bytes", kind="stable")
     results, setting = preemption_results(rows), _setting(rows, plan)
@@ -68,7 +61,7 @@ def write_preemption_report(rows: pd.DataFrame, plan: PreemptionPlan, folder: Pa
         figures=[overhead_bars(rows), weights_figure(results)],
         tables=tables,
     )
-    return PreemptionReport(tuple(tables), tuple(lines))
+    return tables, lines
 
 
 def _setting(rows: pd.DataFrame, plan: PreemptionPlan) -> str:

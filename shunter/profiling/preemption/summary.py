@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from shunter.profiling.preemption.rows import PARTS
+from shunter.profiling.preemption.cycles import PARTS
 from shunter.uncertainty import bootstrap, ratio_of_sums
 
 SWAP_PARTS = ["unload_a_s", "load_b_s", "unload_b_s", "load_a_s"]
@@ -20,7 +21,7 @@ def summarise(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Summarises the cycles of each model; shares are of the mean overhead.
 
     Args:
-        rows: Rows as from ``read_rows``; shape (n_cycles, fields of PreemptionRow).
+        rows: Cycles as from ``read_measurement``.
 
     Returns:
         By model: plain data. Intervals are None with fewer than two cycles, slopes with fewer than three.
@@ -61,11 +62,15 @@ def line_over_models(summary: dict[str, dict[str, Any]]) -> dict[str, float] | N
     """
     if len(summary) < 3:
         return None
-    weights = [s["weight_bytes"] for s in summary.values()]
-    line = stats.linregress(weights, [s["own_mean_s"] for s in summary.values()])
-    if line.slope <= 0:
-        return None
-    return {"intercept_s": float(line.intercept), "bytes_per_s": float(1 / line.slope)}
+    line = weights_line(*zip(*((s["weight_bytes"], s["own_mean_s"]) for s in summary.values()), strict=True))
+    return line if 0 < line["bytes_per_s"] < math.inf else None
+
+
+def weights_line(weight_bytes: Any, seconds: Any) -> dict[str, float]:
+    """Straight line through points: seconds = ``intercept_s`` + weights / ``bytes_per_s``."""
+    line = stats.linregress(weight_bytes, seconds)
+    rate = 1 / float(line.slope) if line.slope else math.inf
+    return {"intercept_s": float(line.intercept), "bytes_per_s": rate}
 
 
 def _summary(rows: pd.DataFrame) -> dict[str, Any]:
@@ -77,16 +82,11 @@ def _summary(rows: pd.DataFrame) -> dict[str, Any]:
     span = (int(cuts.max()) - int(cuts.min())) / 1000
     return {
         "cycles": len(rows),
-        "weight_bytes": int(rows["weight_bytes"].iloc[0]),
-        "gpu_layers": int(rows["gpu_layers"].iloc[0]),
-        "total_layers": int(rows["total_layers"].iloc[0]),
-        "other": str(rows["other"].iloc[0]),
-        "kv_mode": str(rows["kv_mode"].iloc[0]),
+        **{name: int(rows[name].iloc[0]) for name in ("weight_bytes", "gpu_layers", "total_layers")},
+        **{name: str(rows[name].iloc[0]) for name in ("other", "kv_mode")},
         "overhead_mean_s": mean_s,
         "overhead_ci_s": _half_width_s(overhead_s),
-        "overhead_median_s": float(overhead_s.median()),
-        "overhead_min_s": float(overhead_s.min()),
-        "overhead_max_s": float(overhead_s.max()),
+        **{f"overhead_{how}_s": float(overhead_s.agg(how)) for how in ("median", "min", "max")},
         "own_mean_s": float(rows["own_s"].mean()),
         "parts_mean_s": {part: float(rows[part].mean()) for part in PARTS},
         **_swap_share(rows),
@@ -139,8 +139,7 @@ def _prediction(rows: pd.DataFrame) -> dict[str, Any] | None:
     return {
         "own_mean_s": float(own_s.mean()),
         "predicted_mean_s": float(predicted_s.mean()),
-        "low_mean_s": float(rows["predicted_low_s"].mean()),
-        "high_mean_s": float(rows["predicted_high_s"].mean()),
+        **{f"{end}_mean_s": float(rows[f"predicted_{end}_s"].mean()) for end in ("low", "high")},
         "mape": float(((predicted_s - own_s).abs() / own_s).mean()),
         "bias": float(predicted_s.mean() / own_s.mean() - 1),
         "inside_interval": float(inside.mean()),

@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from shunter.engines.base import DecodeResult, Engine, LoadResult, MemoryReport, Timed
+from shunter.engines.base import (
+    DecodeResult,
+    Engine,
+    KvResult,
+    LoadResult,
+    MemoryReport,
+    PrefillResult,
+    Timed,
+)
 from shunter.errors import ShunterError
 from shunter.profiling.dataset.fingerprint import digest, hardware, hardware_id, versions
 from shunter.profiling.dataset.schema import SCHEMA_VERSION
@@ -32,6 +40,9 @@ _CELL: dict[str, Any] = {
 _RESULT: dict[str, Any] = {
     "context_tokens": 0.0,
     "step_p50_s": None,
+    "first_step_s": None,
+    "gap_s": None,
+    "output": "",
     "steps": 0,
     "tokens_per_s": None,
     "kv_bytes": None,
@@ -61,6 +72,46 @@ def sweep_facts(plan: SweepPlan, engine: Engine, session_id: str) -> dict[str, A
         "hardware": json.dumps(hardware(), sort_keys=True),
         "versions": json.dumps(versions(can.engine, can.engine_version, can.versions), sort_keys=True),
         "max_context_tokens": plan.max_context_tokens,
+    }
+
+
+def place_facts(group: Group) -> dict[str, Any]:
+    """The dataset's columns that describe a model with some of its layers on the device."""
+    model = model_facts(group.checkpoint)
+    ratio = 1 - group.gpu_layers / model["total_layers"]
+    return {**model, "gpu_layers": group.gpu_layers, "offload_ratio": ratio}
+
+
+def result_facts(done: Timed, unit: Unit, *, held: int = 0) -> dict[str, Any]:
+    """The dataset's columns that an operation's own result fills.
+
+    Args:
+        done: What the engine returned.
+        unit: What it is part of.
+        held: Of a decode, the tokens that each request began with, but for the first that it generated.
+    """
+    if isinstance(done, LoadResult):
+        return {"page_cache": unit.page_cache, "includes_process_start": done.includes_process_start}
+    if isinstance(done, KvResult):
+        return {"tokens": done.kv_tokens, "kv_bytes": float(done.kv_bytes)}
+    if isinstance(done, PrefillResult):
+        count = done.tokens_prefilled
+        rate = count / done.duration_s if done.duration_s else None
+        return {"prompt_tokens": count, "tokens": count, "tokens_per_s": rate}
+    if not isinstance(done, DecodeResult):
+        return {}
+    steps = len(done.step_end_s)
+    return {
+        "batch": unit.batch,
+        "prompt_tokens": held,
+        "decode_tokens": steps,
+        # The first step sees what was held and one generated token, each later step one more.
+        "context_tokens": held + (steps + 1) / 2,
+        "duration_s": done.duration_s / steps,
+        "step_p50_s": done.step_p50_s,
+        "first_step_s": done.step_end_s[0] - done.start_s,
+        "steps": steps,
+        "tokens_per_s": unit.batch * steps / done.duration_s if done.duration_s else None,
     }
 
 
@@ -106,11 +157,9 @@ class GroupRun:
         self._names = (f"request-{i}" for i in itertools.count())
         self._rng = np.random.default_rng(plan.settings.seed)
         self._before = MemoryReport(0, 0)
-        self._is_resident = False
+        self._resident: str | None = None
         self._max_batch = plan.max_batch
-        model = model_facts(group.checkpoint)
-        ratio = 1 - group.gpu_layers / model["total_layers"]
-        self._facts = {**facts, **model, "gpu_layers": group.gpu_layers, "offload_ratio": ratio}
+        self._facts = {**facts, **place_facts(group)}
 
     @contextmanager
     def resident(self) -> Iterator[GroupRun]:
@@ -118,13 +167,16 @@ class GroupRun:
 
         After an error the engine is left as it is, since a call may be half done.
         """
-        self._load(self._plan.max_batch)
-        self._warm_up()
+        self._open()
         yield self
         self.unload()
 
+    def _open(self) -> None:
+        self._load(self._group, self._plan.max_batch)
+        self._warm_up(self._group)
+
     def measure(self, unit: Unit) -> list[dict[str, Any]]:
-        """Measures one unit of either kind.
+        """Measures one unit of any kind.
 
         Returns:
             Its rows, which were recorded.
@@ -150,21 +202,26 @@ class GroupRun:
     def _measure_once(self, unit: Unit) -> dict[str, Any]:
         self._rows = []
         start = self._engine.sensors.sample()
-        if unit.kind == "run":
-            self._run(unit)
-        else:
-            self._swap(unit)
+        self._units()[unit.kind](unit)
         end = self._engine.sensors.sample()
         conditions = self._engine.sensors.conditions(start, end)
         worst_stall_s = max(_STALL_S, _STALL_SHARE * (end.at_s - start.at_s))
         is_short = conditions["swapped_bytes"] > _SWAP_BYTES or conditions["memory_stall_s"] > worst_stall_s
         return {**conditions, "is_short_of_memory": is_short and not self._plan.settings.allow_overcommit}
 
+    def _units(self) -> dict[str, Callable[[Unit], None]]:
+        """What measures a unit, by its kind."""
+        return {"run": self._run, "swap": self._swap}
+
     def unload(self) -> None:
-        """Frees the model if it is resident, unrecorded."""
-        if self._is_resident:
-            self._engine.unload(self._model)
-            self._is_resident = False
+        """Frees the model if one is resident, unrecorded."""
+        if self._resident is not None:
+            self._unload(self._resident)
+
+    def _unload(self, model: str) -> Timed:
+        gone = self._engine.unload(model)
+        self._resident = None
+        return gone
 
     def _run(self, unit: Unit) -> None:
         requests = [next(self._names) for _ in range(unit.batch)]
@@ -173,7 +230,7 @@ class GroupRun:
         done = self._engine.decode(
             self._model, dict.fromkeys(requests, unit.decode_tokens), max_steps=unit.decode_tokens
         )
-        self._write_decode(unit, done)
+        self._write(unit, "decode", done, **result_facts(done, unit, held=unit.prompt_tokens))
         for request in requests:
             self._engine.drop_kv(self._model, request)
 
@@ -184,76 +241,48 @@ class GroupRun:
             self._prefill(unit, request, unit.cut_tokens - CUT_STEPS, 0)
             self._engine.decode(self._model, {request: CUT_STEPS}, max_steps=CUT_STEPS)
             saved = self._engine.save_kv(self._model, request)
-            self._write(unit, "kv_save", saved, tokens=saved.kv_tokens, kv_bytes=float(saved.kv_bytes))
+            self._write(unit, "kv_save", saved, **result_facts(saved, unit))
         self._reload(unit)
         if keeps:
             back = self._engine.restore_kv(self._model, request)
-            self._write(unit, "kv_restore", back, tokens=back.kv_tokens, kv_bytes=float(back.kv_bytes))
+            self._write(unit, "kv_restore", back, **result_facts(back, unit))
             self._engine.decode(self._model, {request: CUT_STEPS}, max_steps=CUT_STEPS)
             self._engine.drop_kv(self._model, request)
         else:
-            self._warm_up()
+            self._warm_up(self._group)
 
     def _reload(self, unit: Unit) -> None:
-        gone = self._engine.unload(self._model)
-        self._is_resident = False
-        self._write(unit, "unload", gone)
+        self._write(unit, "unload", self._unload(self._model))
         _forget_caches()
         if unit.page_cache == "cold":
             self._engine.drop_page_cache(str(self._group.checkpoint.path))
-        start = self._load(unit.max_batch)
-        self._write(
-            unit,
-            "load",
-            start,
-            page_cache=unit.page_cache,
-            includes_process_start=start.includes_process_start,
-            memory=start.memory,
-        )
+        start = self._load(self._group, unit.max_batch)
+        self._write(unit, "load", start, memory=start.memory, **result_facts(start, unit))
 
-    def _load(self, max_batch: int) -> LoadResult:
+    def _load(self, group: Group, max_batch: int) -> LoadResult:
         self._before = self._engine.memory()
         loaded = self._engine.load(
-            self._model,
-            str(self._group.checkpoint.path),
-            self._group.gpu_layers,
+            group.checkpoint.name,
+            str(group.checkpoint.path),
+            group.gpu_layers,
             context_tokens=self._plan.max_context_tokens,
             max_batch=max_batch,
         )
-        self._is_resident, self._max_batch = True, max_batch
+        self._resident, self._max_batch = group.checkpoint.name, max_batch
         return loaded
 
-    def _warm_up(self) -> None:
-        request = next(self._names)
-        self._engine.prefill(self._model, request, self._tokens(WARM_UP_TOKENS))
-        self._engine.decode(self._model, {request: CUT_STEPS}, max_steps=CUT_STEPS)
-        self._engine.drop_kv(self._model, request)
+    def _warm_up(self, group: Group) -> None:
+        request, model = next(self._names), group.checkpoint.name
+        self._engine.prefill(model, request, self._tokens(group, WARM_UP_TOKENS))
+        self._engine.decode(model, {request: CUT_STEPS}, max_steps=CUT_STEPS)
+        self._engine.drop_kv(model, request)
 
-    def _tokens(self, count: int) -> list[int]:
-        vocab_size = self._group.checkpoint.spec.vocab_size
-        return [int(token) for token in self._rng.integers(0, vocab_size, count)]
+    def _tokens(self, group: Group, count: int) -> list[int]:
+        return [int(token) for token in self._rng.integers(0, group.checkpoint.spec.vocab_size, count)]
 
     def _prefill(self, unit: Unit, request: str, count: int, index: int) -> None:
-        done = self._engine.prefill(self._model, request, self._tokens(count))
-        rate = count / done.duration_s if done.duration_s else None
-        self._write(unit, "prefill", done, index=index, prompt_tokens=count, tokens=count, tokens_per_s=rate)
-
-    def _write_decode(self, unit: Unit, done: DecodeResult) -> None:
-        steps = len(done.step_end_s)
-        self._write(
-            unit,
-            "decode",
-            done,
-            batch=unit.batch,
-            prompt_tokens=unit.prompt_tokens,
-            decode_tokens=unit.decode_tokens,
-            # The first step sees the prompt and one generated token, each later step one more.
-            context_tokens=unit.prompt_tokens + (steps + 1) / 2,
-            duration_s=done.duration_s / steps,
-            step_p50_s=done.step_p50_s,
-            steps=steps,
-            tokens_per_s=unit.batch * steps / done.duration_s if done.duration_s else None,
-        )
+        done = self._engine.prefill(self._model, request, self._tokens(self._group, count))
+        self._write(unit, "prefill", done, index=index, **result_facts(done, unit))
 
     def _write(
         self,
@@ -265,13 +294,12 @@ class GroupRun:
         memory: MemoryReport | None = None,
         **values: Any,
     ) -> None:
-        readings = self._engine.readings
         memory = memory or self._engine.memory()
         row = {
             **self._facts,
             **_CELL,
             **_RESULT,
-            **readings,
+            **self._engine.readings,
             "operation": operation,
             "max_batch": self._max_batch,
             "repeat": unit.repeat,
@@ -284,7 +312,7 @@ class GroupRun:
             "host_bytes": memory.host_bytes,
             **values,
         }
-        key = self._plan.unit_key(self._group, unit, operation, index)
+        key = self._plan.unit_key(self._group, unit, f"{operation}{index}")
         row["row_id"] = f"{row['session_id']}/{key}"
         asked = ("engine", "device", "model", "quantization", "weight_bytes", "operation", "gpu_layers")
         # The load's limits matter to loads and unloads only; elsewhere they would split one cell in two.

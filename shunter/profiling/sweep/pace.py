@@ -19,7 +19,7 @@ _ASSUMED = {
     "cuda": (400e9, 30e12, 2e9),
 }
 _CALL_S = 0.003
-_CALLS = {"run": 4, "swap": 6}
+_CALLS = {"run": 4, "swap": 6, "cycle": 10}
 _PART = {"prefill": "prefill", "decode": "decode", "load": "load", "unload": "load"}
 
 Place = tuple[str, int]
@@ -122,11 +122,16 @@ class Pace:
             between_s += 2 * CUT_STEPS * step_s
             prefill_s = unit.cut_tokens * token_s
             return {"load": self._load_s(group.checkpoint), "prefill": prefill_s, "between": between_s}
-        return {
+        parts = {
             "prefill": unit.batch * (unit.prompt_tokens * token_s + step_s),
             "decode": unit.decode_tokens * (step_s + (unit.batch - 1) * token_s),
             "between": between_s + unit.batch * _CALL_S,
         }
+        if unit.kind == "cycle" and group.other:
+            others = self._unit_parts(group.other, group.other.units[0])
+            parts = {part: parts[part] + others[part] for part in parts}
+            parts["load"] = self._load_s(group.checkpoint) + self._load_s(group.other.checkpoint)
+        return parts
 
     def _speeds(self, checkpoint: Checkpoint) -> tuple[float, float]:
         """Assumed seconds of a decode step and of a prompt token."""

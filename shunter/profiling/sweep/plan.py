@@ -64,7 +64,8 @@ class Unit:
 
     A ``run`` prefills ``batch`` requests and decodes them together. A ``swap`` unloads the model and loads it
     again for ``max_batch`` requests, around the KV save and restore of one request if ``cut_tokens`` is not
-    0.
+    0. A ``cycle`` is the run of one request, cut after ``cut_tokens`` generated tokens: the model gives way
+    to the group's ``other``, whose run is done as a whole, and comes back.
     """
 
     kind: str
@@ -85,11 +86,13 @@ class Group:
         checkpoint: The model.
         gpu_layers: Layers on the device.
         units: Units, in the order of measurement.
+        other: For cycles, the model that this one gives way to: a group of one run.
     """
 
     checkpoint: Checkpoint
     gpu_layers: int
     units: tuple[Unit, ...]
+    other: Group | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -143,21 +146,24 @@ class SweepPlan:
         """Names a sweep that begins to measure this plan."""
         return f"{self.plan_id}-{uuid.uuid4().hex[:8]}"
 
-    def unit_key(self, group: Group, unit: Unit, operation: str, index: int) -> str:
+    def unit_key(self, group: Group, unit: Unit, name: str) -> str:
         """Names one row of a unit; the same in every session that would measure the same."""
         facts = model_facts(group.checkpoint)
         where = (self.engine, self.device.name, group.gpu_layers, self.max_context_tokens)
         unit_id = digest([*where, facts, asdict(unit)])
-        return f"{unit_id}/{operation}{index}"
+        return f"{unit_id}/{name}"
 
     def row_keys(self, group: Group, unit: Unit, *, kv_save: bool) -> list[str]:
         """Names of all rows that a unit gives."""
-        names = [("prefill", i) for i in range(unit.batch)] + [("decode", 0)]
+        names = [*(f"prefill{i}" for i in range(unit.batch)), "decode0"]
+        saved = ["kv_save0"] if unit.cut_tokens > 0 and kv_save else []
+        restored = ["kv_restore0"] if saved else []
         if unit.kind == "swap":
-            kept = unit.cut_tokens > 0 and kv_save
-            around = ["prefill", "kv_save", "unload", "load", "kv_restore"] if kept else ["unload", "load"]
-            names = [(operation, 0) for operation in around]
-        return [self.unit_key(group, unit, operation, i) for operation, i in names]
+            names = [*(["prefill0"] if saved else []), *saved, "unload0", "load0", *restored]
+        elif unit.kind == "cycle":  # what ends in 1 is the other model's
+            away = ["unload0", "load1", "prefill1", "decode1", "unload1", "load0"]
+            names += [*saved, *away, *(restored or ["prefill2"]), "decode2"]
+        return [self.unit_key(group, unit, name) for name in names]
 
 
 def make_plan(
@@ -297,7 +303,7 @@ def check_levels(plan: SweepPlan, can: Capabilities) -> None:
     Raises:
         InputError: It cannot split a model, and a level asks for that.
     """
-    for group in plan.groups:
+    for group in (*plan.groups, *(group.other for group in plan.groups if group.other)):
         if not can.partial_offload and group.gpu_layers != group.checkpoint.spec.total_layers:
             rule = f"be all: {can.engine} on {can.device} cannot split a model"
             raise InputError("--gpu-layers", rule, group.gpu_layers)

@@ -11,6 +11,7 @@ from shunter.engines.base import DeviceMemoryError
 from shunter.profiling.dataset.journal import Journal
 from shunter.profiling.meters.metered import MeteredEngine
 from shunter.profiling.sweep.budget import BudgetPlanner
+from shunter.profiling.sweep.cycle import CycleRun
 from shunter.profiling.sweep.footprint import shortage
 from shunter.profiling.sweep.measure import GroupRun
 from shunter.profiling.sweep.measured import Measured, check_not_all_refused
@@ -198,7 +199,8 @@ class SweepRun:
             for unit in todo:
                 self._skip(group, unit)
             return
-        run = GroupRun(self._engine, self._plan, group, self._facts, self._keep)
+        kind = CycleRun if group.other else GroupRun
+        run = kind(self._engine, self._plan, group, self._facts, self._keep)
         begun_s = self._clock()
         try:
             with run.resident() as resident:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from shunter.catalog.checkpoints import read_checkpoint
+from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.catalog.devices import parse_device
 from shunter.engines.base import Engine
 from shunter.engines.caller.entries import engine_entry
@@ -20,7 +21,7 @@ from shunter.profiling.sweep.measured import Measured, earlier_rows
 from shunter.profiling.sweep.plan import SweepPlan, SweepSettings, check_levels, make_plan
 from shunter.profiling.sweep.run import ProgressCallback, SweepProgress, SweepResult, SweepRun
 
-__all__ = ["SweepProgress", "plan_models", "run_sweep"]
+__all__ = ["SweepProgress", "plan_models", "read_models", "run_sweep"]
 
 MODES = ("new", "resume", "append")
 _HARDWARE = ("hardware_id", "engine_version")
@@ -40,15 +41,32 @@ def plan_models(
     Raises:
         InputError: A checkpoint, the engine, the device or the grid is wrong.
     """
-    formats = engine_entry(engine, field="--engine").checkpoint_formats
-    checkpoints = [read_checkpoint(Path(path)) for path in models]
-    for checkpoint in checkpoints:
-        if checkpoint.format not in formats:
-            rule = f"be {' or '.join(formats)} for the engine {engine}"
-            raise InputError(f"--model {checkpoint.path}", rule, checkpoint.format)
+    checkpoints = read_models(models, engine)
     return make_plan(
         checkpoints, engine=engine, device=parse_device(device, field="--device"), settings=settings
     )
+
+
+def read_models(
+    models: Sequence[str | os.PathLike[str]], engine: str, *, field: str = "--model"
+) -> list[Checkpoint]:
+    """Reads the headers of checkpoints that an engine is to load.
+
+    Args:
+        models: Paths of GGUF files or Hugging Face folders.
+        engine: Name in the engine registry.
+        field: Which option named them, for errors.
+
+    Raises:
+        InputError: A checkpoint or the engine is wrong.
+    """
+    formats = engine_entry(engine, field="--engine").checkpoint_formats
+    checkpoints = [read_checkpoint(Path(path), field=field) for path in models]
+    for checkpoint in checkpoints:
+        if checkpoint.format not in formats:
+            rule = f"be {' or '.join(formats)} for the engine {engine}"
+            raise InputError(f"{field} {checkpoint.path}", rule, checkpoint.format)
+    return checkpoints
 
 
 def check_output(out: str | os.PathLike[str], mode: str) -> None:
@@ -70,6 +88,7 @@ def run_sweep(
     dataset: str | os.PathLike[str],
     *,
     mode: str = "new",
+    same_machine: bool = False,
     progress: ProgressCallback | None = None,
     begun_s: float | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -84,6 +103,7 @@ def run_sweep(
         engine: Holds no model.
         dataset: The Parquet dataset, or a .csv file.
         mode: ``new``, ``resume`` (measure only what the dataset lacks) or ``append`` (measure all again).
+        same_machine: Whether rows of other hardware or engine versions are refused; else they are no repeats.
         progress: Called after each unit.
         begun_s: When the budget's time began, on ``clock``: with the engine's start, say. None: now.
         clock: Reads the time in seconds; a budget is measured with it.
@@ -104,9 +124,16 @@ def run_sweep(
     with Journal(dataset, plan_id=plan.plan_id, session_id=session_id) as journal:
         try:
             rows = earlier_rows(dataset, journal) if mode == "resume" else []
-            here = [row for row in rows if all(row[name] == facts[name] for name in _HARDWARE)]
+            here = [row for row in rows if not _differing(row, facts)]
+            for name, earlier in (pair for row in rows if same_machine for pair in _differing(row, facts)):
+                raise InputError("--resume", f"go on where it began: {name} was {earlier}", facts[name])
             known = Measured(plan, kv_save=can.kv_save, rows=here)
             run = SweepRun(plan, metered, facts, journal, known, progress, begun_s=begun_s, clock=clock)
             return run.run()
         finally:
             journal.merge()
+
+
+def _differing(row: Mapping[str, Any], facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What a row says of hardware and engine where it is not what this sweep measures on."""
+    return [(name, row[name]) for name in _HARDWARE if row[name] != facts[name]]

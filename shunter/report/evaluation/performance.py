@@ -10,8 +10,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import Scenario
-from shunter.envs.workload.lengths import length_pairs
+from shunter.envs.workload.lengths import mean_lengths
 from shunter.envs.world.tabulation import facts_of_model
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
@@ -28,14 +29,18 @@ class _Asked:
 
     performance: PerformanceModel
     scenario: Scenario
-    engine: str
+    model: Model
     hardware: str
     facts: dict[str, Any]
 
+    @property
+    def engine(self) -> str:
+        return self.scenario.engine_of(self.model)
+
     def cells(self, **cell: Any) -> pd.DataFrame:
         limits = {
-            "max_batch": self.scenario.limits.max_batch,
-            "max_context_tokens": self.scenario.limits.context_tokens,
+            "max_batch": self.scenario.batch_of(self.model),
+            "max_context_tokens": self.scenario.context_of(self.model),
         }
         facts = {k: v for k, v in self.facts.items() if k != "model"}
         return self.performance.cells(
@@ -53,15 +58,13 @@ def performance_section(scenario: Scenario, performance: PerformanceModel | None
     title = "What was predicted of the models"
     if performance is None:
         return Section(title, ("Not drawn: no performance model was given to the report.",))
-    prompt, decode = length_pairs(scenario.workload, scenario.limits).mean(axis=0)
+    prompt, decode = mean_lengths(scenario).mean(axis=0)
     context_tokens = float(prompt + decode / 2)
     devices = list(dict.fromkeys(device.hardware_name for device in scenario.devices))
     figures, left_out = [], []
     for hardware in devices[:_MOST_DEVICES]:
         asked = [
-            _Asked(
-                performance, scenario, scenario.engine_of(model), hardware, facts_of_model(model, performance)
-            )
+            _Asked(performance, scenario, model, hardware, facts_of_model(model, performance))
             for model in scenario.models[:_MOST_MODELS]
         ]
         try:
@@ -119,7 +122,7 @@ def _speeds(one: _Asked, chosen: list[int], context_tokens: float) -> pd.DataFra
 
 def _costs(one: _Asked) -> pd.DataFrame:
     """Seconds of a preemption over the tokens when cut: x, y, low, high."""
-    most = one.scenario.limits.context_tokens
+    most = one.scenario.context_of(one.model)
     cuts = np.unique(np.geomspace(1, max(2, most), _CUTS).round().astype(int))
     keeps = one.performance.saves_kv(one.engine, one.hardware)
     parts = ("kv_save", "unload", "load", "kv_restore") if keeps else ("unload", "load", "prefill")

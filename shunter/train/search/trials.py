@@ -216,7 +216,7 @@ class Trials:
         state = empty_state(
             (len(drawn),),
             world.levels,
-            world.max_batch,
+            world.entries,
             slots=count,
             ring=count,
             outcomes=0 if score.plain else count,

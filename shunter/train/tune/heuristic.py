@@ -107,7 +107,7 @@ def _search(policy: type[Heuristic], digest: str) -> ParameterSearch:
         made = policy(**parameters)
         return made.name, made
 
-    defaults = {f.name: f.default for f in fields(policy)}
+    defaults = {f.name: f.default for f in fields(policy) if f.name in policy.space()}
     return ParameterSearch(policy.name, policy.space(), defaults, make, digest, _pruner, ROUND)
 
 

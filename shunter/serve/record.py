@@ -1,0 +1,102 @@
+"""What the gateway writes down: the event log in the one schema, and requests as a trace, without text."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from shunter.envs.state.state import WAIT
+from shunter.envs.world.world import World
+from shunter.eval.execution.event_log import EventLog, write_event_logs
+from shunter.serve.boundary import Asked, Usage
+from shunter.serve.core import Core, Job
+
+__all__ = ["Recorder"]
+
+_ROWS = 2000
+"""Rows of the event log in one file."""
+
+TRACE_NAME = "requests.jsonl"
+
+
+class Recorder:
+    """Writes a folder: ``requests.jsonl``, a line as each request ends, and ``events-*.parquet``.
+
+    Args:
+        folder: Made if need be; a further recording gets files of its own beside those of before.
+        world: Names models and devices.
+        policy: Name of the policy, for the log.
+    """
+
+    def __init__(self, folder: Path, world: World, policy: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._started = datetime.now(UTC)
+        self._run = f"{self._started:%Y%m%dT%H%M%S}"
+        self._log = EventLog(world, {"run_id": self._run, "policy": policy, "seed": 0, "mode": "real"})
+        self._core: Core | None = None
+        self._parts = 0
+        self._lines: IO[str] = (folder / TRACE_NAME).open("a", encoding="utf-8")
+
+    def follow(self, core: Core, world: World) -> None:
+        """Reads what it writes from this core's state, of this world."""
+        if self._core is not None:
+            self._write(self._log)
+        self._log = EventLog(world, self._log.run)
+        self._core = core
+        core.on_operation = self.operation
+
+    def request(self, asked: Asked, job: Job, model: str, how: str, usage: Usage, now_ns: int) -> None:
+        """Writes a request that has ended."""
+        epoch_s = self._started.timestamp()
+        line: dict[str, Any] = {
+            "arrival_s": round(epoch_s + job.arrival_ns * 1e-9, 6),
+            "model": model,
+            "prompt_tokens": usage.prompt_tokens or job.prompt_tokens,
+            "decode_tokens": usage.completion_tokens or job.tokens,
+            "session": asked.session or "",
+            "first_token_s": _after(job.first_ns, job),
+            "finish_s": _after(now_ns, job),
+            "sent_s": _after(job.sent_ns, job),
+            "device": job.device,
+            "status": how,
+            "endpoint": asked.endpoint,
+        }
+        self._lines.write(json.dumps(line, separators=(",", ":")) + "\n")
+        self._lines.flush()
+
+    def decision(self, device: int, choice: int, took_s: float) -> None:
+        """Opens a row of the event log; what the decision before led to is known by now."""
+        assert self._core is not None
+        self._end(device)
+        self._log.decide(self._core.state, device, self._core.mask, choice, took_s)
+        if len(self._log.rows) >= _ROWS:
+            self._write(self._log.cut())
+
+    def operation(self, device: int) -> None:
+        """Adds what the device set out to do."""
+        assert self._core is not None
+        if self._core.state.device["op_kind"][device] != WAIT:
+            self._log.begin(self._core.state, device)
+
+    def _end(self, device: int) -> None:
+        assert self._core is not None
+        self._log.end_operation(self._core.state, device, self._core.used_bytes(device))
+
+    def _write(self, log: EventLog) -> None:
+        path = self.folder / f"events-{self._run}-{self._parts:04d}.parquet"
+        write_event_logs([log], path)
+        self._parts += 1
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._lines.close()
+        if self._log.rows:
+            self._write(self._log)
+
+
+def _after(ns: int, job: Job) -> float | None:
+    """Seconds since the request's arrival; None if it never came to that."""
+    return None if ns < 0 else round((ns - job.arrival_ns) * 1e-9, 6)
