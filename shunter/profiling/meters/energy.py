@@ -52,6 +52,13 @@ class Gpu:
         """Joules since the driver was loaded; NaN on GPUs before Volta, which do not count them."""
         return self._read(lambda: self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1e3
 
+    def uuid(self) -> str:
+        """Its UUID, by which CUDA knows it too; empty where the driver does not say."""
+        try:
+            return str(self._nvml.nvmlDeviceGetUUID(self._handle))
+        except self._nvml.NVMLError:
+            return ""
+
     def memory_bytes(self) -> tuple[float, float]:
         """Bytes in use, by anybody, and in all; NaN where the driver does not say."""
         nvml, gpu = self._nvml, self._handle
@@ -87,13 +94,14 @@ class Gpu:
             return _NAN
 
 
-def open_gpu(index: int, nvml: Any = None) -> Gpu | None:
+def open_gpu(index: int, nvml: Any = None, *, address: str = "") -> Gpu | None:
     """Opens a GPU for reading.
 
     Args:
         index: As CUDA counts, after ``CUDA_VISIBLE_DEVICES``; without it NVML's order is taken for CUDA's,
             which holds where all GPUs are alike or ``CUDA_DEVICE_ORDER`` is ``PCI_BUS_ID``.
         nvml: The ``pynvml`` module; None: the installed one.
+        address: UUID or PCI address of the GPU, in place of its index; empty: by index.
 
     Returns:
         None where NVML, the driver or the GPU is missing.
@@ -106,11 +114,13 @@ def open_gpu(index: int, nvml: Any = None) -> Gpu | None:
     try:
         nvml.nvmlInit()
         visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
-        name = visible[index] if index < len(visible) and visible[index] else str(index)
-        by_index = name.isdigit()
-        handle = (
-            nvml.nvmlDeviceGetHandleByIndex(int(name)) if by_index else nvml.nvmlDeviceGetHandleByUUID(name)
-        )
+        name = address or (visible[index] if index < len(visible) and visible[index] else str(index))
+        if ":" in name:
+            handle = nvml.nvmlDeviceGetHandleByPciBusId(name)
+        elif name.isdigit():
+            handle = nvml.nvmlDeviceGetHandleByIndex(int(name))
+        else:
+            handle = nvml.nvmlDeviceGetHandleByUUID(name)
     except nvml.NVMLError:
         return None
     return Gpu(nvml, handle)

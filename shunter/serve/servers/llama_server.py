@@ -101,7 +101,8 @@ class LlamaServer(ProcessServer):
 
     def environment(self) -> dict[str, str]:  # noqa: D102
         # What it is started with stands on its command line, and nowhere else.
-        return {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_")}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_")}
+        return kept | ({"CUDA_VISIBLE_DEVICES": self.visible_gpu} if self.device.address else {})
 
     def cores(self) -> tuple[int, ...]:  # noqa: D102
         return self.device.cores if self.device.kind == "cpu" else ()

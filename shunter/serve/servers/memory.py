@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
-from shunter.profiling.meters.energy import Gpu
+from shunter.catalog.devices import DeviceSpec
+from shunter.errors import InputError
+from shunter.profiling.meters.energy import Gpu, open_gpu
 
 
 def host_bytes(pids: Sequence[int]) -> int:
@@ -19,6 +22,23 @@ def host_bytes(pids: Sequence[int]) -> int:
             alone = len(pids) == 1
             total_bytes += psutil.Process(pid).memory_info().rss if alone else _proportional_bytes(pid)
     return total_bytes
+
+
+def visible_gpu(device: DeviceSpec) -> str:
+    """A CUDA device as ``CUDA_VISIBLE_DEVICES`` names it: by UUID, or by index after what that says now.
+
+    Raises:
+        InputError: It is named by its PCI address, which CUDA does not take, and NVML does not know its UUID.
+    """
+    if ":" in device.address:
+        gpu = open_gpu(0, address=device.address)
+        uuid = gpu.uuid() if gpu else ""
+        if not uuid:
+            rule = "be a GPU that NVML finds by its PCI address (pip install 'shunter[nvml]'), or a UUID"
+            raise InputError("device", rule, device.name)
+        return uuid
+    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return device.address or (names[device.index] if device.index < len(names) else str(device.index))
 
 
 def _proportional_bytes(pid: int) -> int:

@@ -18,7 +18,7 @@ from shunter.profiling.meters.energy import open_gpu
 from shunter.serve.boundary import Launch, Server, ServerFailed
 from shunter.serve.servers.failures import PortTakenError, server_failed
 from shunter.serve.servers.log import ServerLog
-from shunter.serve.servers.memory import GpuShare, host_bytes
+from shunter.serve.servers.memory import GpuShare, host_bytes, visible_gpu
 from shunter.serve.servers.processes import ServerProcess, free_port
 
 _ATTEMPTS = 5
@@ -57,7 +57,10 @@ class ProcessServer(Server):
         settings: How.
 
     Raises:
-        InputError: The device's name has no meaning, or names cores that are not there.
+        InputError: The device's name has no meaning, or names cores or a GPU that are not there.
+
+    Attributes:
+        visible_gpu: What makes CUDA see its GPU alone, as ``CUDA_VISIBLE_DEVICES`` has it; empty: no CUDA.
     """
 
     program = "server"
@@ -70,6 +73,7 @@ class ProcessServer(Server):
         if not set(self.device.cores) <= allowed:
             there = ", ".join(map(str, sorted(allowed)))
             raise InputError("device", f"name cores that this process may use ({there})", launch.device)
+        self.visible_gpu = visible_gpu(self.device) if self.device.kind == "cuda" else ""
         self.log = ServerLog(settings.state_dir / "logs" / (_file_name(launch) + ".log"))
         self.process = self._new_process()
         self._gpu: GpuShare | None = None
@@ -108,7 +112,8 @@ class ProcessServer(Server):
     async def start(self) -> None:  # noqa: D102
         self._stopping = False
         if self.device.kind == "cuda":
-            self._gpu = GpuShare(await asyncio.to_thread(open_gpu, self.device.index))
+            opened = asyncio.to_thread(open_gpu, self.device.index, address=self.device.address)
+            self._gpu = GpuShare(await opened)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await self._start_once()

@@ -64,7 +64,7 @@ class VllmServer(ProcessServer):
         wanted_bytes = self.launch.memory_bytes or self.device.memory_bytes
         if wanted_bytes is None:
             return []
-        gpu = open_gpu(self.device.index)
+        gpu = open_gpu(self.device.index, address=self.device.address)
         total_bytes = gpu.memory_bytes()[1] if gpu else 0.0
         if not total_bytes > 0:
             rule = "be a GPU whose memory NVML tells, to give vLLM a share (pip install 'shunter[nvml]')"
@@ -74,9 +74,7 @@ class VllmServer(ProcessServer):
     def environment(self) -> dict[str, str]:  # noqa: D102
         environment = dict(os.environ, VLLM_SERVER_DEV_MODE="1", VLLM_NO_USAGE_STATS="1")
         if self.device.kind == "cuda":
-            visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-            index = self.device.index
-            environment["CUDA_VISIBLE_DEVICES"] = visible[index] if index < len(visible) else str(index)
+            environment["CUDA_VISIBLE_DEVICES"] = self.visible_gpu
         return environment
 
     def cores(self) -> tuple[int, ...]:  # noqa: D102
@@ -100,6 +98,7 @@ class VllmServer(ProcessServer):
             await self._call("POST", "/wake_up", tags="weights")
             await self._call("POST", "/collective_rpc", {"method": "reload_weights"})
             await self._call("POST", "/wake_up", tags="kv_cache")
+            await self._call("POST", "/reset_prefix_cache")  # what it remembers of KV is no more
         else:
             await self._call("POST", "/wake_up")
         await self._until_sleeping(False)

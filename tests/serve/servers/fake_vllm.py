@@ -34,6 +34,7 @@ class FakeVllm:
             app.router.add_post("/sleep", self.sleep)
             app.router.add_post("/wake_up", self.wake_up)
             app.router.add_post("/collective_rpc", self.collective_rpc)
+            app.router.add_post("/reset_prefix_cache", self.reset_prefix_cache)
         return app
 
     def _note(self, request: web.Request) -> None:
@@ -71,6 +72,10 @@ class FakeVllm:
             return web.json_response({"error": "no such method now"}, status=500)
         self.loaded = True
         return web.json_response({"results": [None]})
+
+    async def reset_prefix_cache(self, request: web.Request) -> web.Response:
+        self._note(request)
+        return web.Response()
 
     async def complete(self, request: web.Request) -> web.Response:
         self._note(request)

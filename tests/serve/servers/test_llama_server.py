@@ -15,7 +15,7 @@ from shunter.catalog.models import get_model, scaled_model
 from shunter.errors import InputError, UnknownNameError
 from shunter.profiling.checkpoints.synthetic import write_checkpoint
 from shunter.serve.boundary import Launch, ServerFailed
-from shunter.serve.servers import llama_binary
+from shunter.serve.servers import llama_binary, memory
 from shunter.serve.servers.llama_binary import VARIABLE, find_binary
 from shunter.serve.servers.llama_server import LlamaServer, rpc_libraries
 from shunter.serve.servers.making import make_server
@@ -165,6 +165,25 @@ def test_the_command_says_all_that_matters_and_the_user_s_arguments_last(binary:
     assert "--device none --gpu-layers 0 --threads 2" in " ".join(cpu.command(1))
     assert cpu.cores() == (0,)
     assert "--load-mode" not in cpu.command(1)
+
+
+def test_a_gpu_by_its_address_is_the_only_one_that_it_sees(
+    binary: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gpu:
+        def uuid(self) -> str:
+            return "GPU-of-that-slot"
+
+    uuid = "GPU-12345678-1234-1234-1234-123456789abc"
+    monkeypatch.setattr(
+        memory, "open_gpu", lambda _index, address: Gpu() if address == "0000:65:00.0" else None
+    )
+    for device, seen in ((f"cuda:{uuid}-20GB", uuid), ("cuda:0000:65:00.0", "GPU-of-that-slot")):
+        server = LlamaServer(launch("m.gguf", device, 7), settings(tmp_path, llama_server=binary))
+        assert server.environment()["CUDA_VISIBLE_DEVICES"] == seen
+        assert "--device CUDA0" in " ".join(server.command(1))
+    with pytest.raises(InputError, match="NVML finds by its PCI address"):
+        LlamaServer(launch("m.gguf", "cuda:0000:66:00.0", 7), settings(tmp_path, llama_server=binary))
 
 
 def test_settings_of_llama_cpp_in_the_environment_do_not_reach_it(

@@ -58,6 +58,7 @@ def test_it_sleeps_gives_memory_back_and_wakes_with_a_first_token(
         woken = ["/wake_up"]
         if level == 2:
             woken = ["/wake_up?tags=weights", "/collective_rpc", "/wake_up?tags=kv_cache"]
+            woken.append("/reset_prefix_cache")
         assert calls == [slept, *woken, "/v1/completions"]
         await server.stop()
 
@@ -85,7 +86,7 @@ class FakeGpu:
 def test_its_command_gives_it_its_share_of_the_gpu(
     python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_server, "open_gpu", lambda _index: FakeGpu())
+    monkeypatch.setattr(vllm_server, "open_gpu", lambda _index, address: FakeGpu())
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     given = launch("cuda:1-20GB", kv_type="q8_0", args=("--dtype", "half"))
     server = VllmServer(given, settings(tmp_path, vllm_python=python))
@@ -99,7 +100,7 @@ def test_its_command_gives_it_its_share_of_the_gpu(
     assert "0.5000" in VllmServer(
         launch("cuda:1", memory_bytes=40_000_000_000), settings(tmp_path, vllm_python=python)
     ).command(1)
-    monkeypatch.setattr(vllm_server, "open_gpu", lambda _index: None)
+    monkeypatch.setattr(vllm_server, "open_gpu", lambda _index, address: None)
     with pytest.raises(InputError, match="NVML"):
         server.command(1)
 
