@@ -170,7 +170,10 @@ class EngineBackend(Backend):
             waits = state.device[state.device["op_kind"] == WAIT]
             now_ns = state.clock["now_ns"][0]
             is_over = bool((waits["op_end_ns"] <= now_ns).any())
-            if done or arrived or is_over or next_expiry_ns(self.world.tables, state) <= now_ns:
+            # Like any event, an idle model's end comes when nobody is left to be asked.
+            if next_idle(state) < 0 and next_expiry_ns(self.world.tables, state) <= now_ns:
+                is_over = True
+            if done or arrived or is_over:
                 wake_waiting(state)
             done = []
             if overdue(state):
