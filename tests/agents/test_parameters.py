@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from shunter.agents.heuristics.greedy.cost_table import CostTable
+from shunter.agents.heuristics.fifo.cost_table import CostTable
 
 from shunter.agents.heuristics.fifo.collated import FifoCollated
 from shunter.agents.parameters import Choice, for_world
