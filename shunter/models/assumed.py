@@ -26,7 +26,7 @@ LOAD_BYTES_PER_S = 1.5e9
 START_S = 1.0
 """What starting a server takes besides its weights."""
 
-BUFFER_BYTES = 200e6
+BUFFER_BYTES = 60e6
 HALFWIDTH = 2.0
 """How far off all of it may be: between a third and three times."""
 

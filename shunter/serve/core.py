@@ -45,6 +45,9 @@ ENDLESS = 1 << 60
 UNKNOWN_TOKENS = 1 << 30
 """Decode length of a request as the state has it: no rule that holds here reads it."""
 
+_LEARNING = 0.5
+"""Weight of a load that was measured in what the next is expected to take."""
+
 REQUESTS, OLDEST, SWAP = feature("requests"), feature("oldest_age"), feature("swap_time")
 
 
@@ -394,9 +397,10 @@ class Core:
             self.totals.evictions += len(operation.evict)
             if failure is None:
                 complete(self.state, device)
-                if operation.model >= 0 and operation.kind == "load":
+                if operation.kind == "load":
                     self.totals.loads += 1
                     self._blocked.pop((device, operation.model), None)
+                    self._learn_load(device, operation, (now_ns - operation.since_ns) * 1e-9)
             else:
                 fail_load(self.tables, self.state, device)
                 self._block(now_ns, device, operation, failure, memory=memory)
@@ -667,6 +671,13 @@ class Core:
             self._touch(model)
             return
         self._note_failure(now_ns, device, model, reason)
+
+    def _learn_load(self, device: int, operation: _Operation, took_s: float) -> None:
+        """Expects of the next load what this one took, evictions included, as much as what was expected."""
+        at = self.tables.level[device, operation.model, operation.level]
+        unloads_s = sum(float(self.tables.level["unload_s"][device, m].max()) for m in operation.evict)
+        at["load_s"] += _LEARNING * (max(0.0, took_s - unloads_s) - float(at["load_s"]))
+        self._touch(operation.model)
 
     def _note_failure(self, now_ns: int, device: int, model: int, reason: str) -> None:
         times = self._blocked[device, model].times + 1 if (device, model) in self._blocked else 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from shunter.envs.state.state import WAIT
+from shunter.envs.state.state import IDLE
 from shunter.envs.world.world import World
+from shunter.errors import ShunterError
 from shunter.eval.execution.event_log import EventLog, write_event_logs
 from shunter.serve.boundary import Asked, Usage
 from shunter.serve.core import Core, Job
@@ -28,7 +30,12 @@ class Recorder:
         folder: Made if need be; a further recording gets files of its own beside those of before.
         world: Names models and devices.
         policy: Name of the policy, for the log.
+
+    Attributes:
+        broken: Why nothing is written any more, as on a full disk; None: it is. No request suffers for it.
     """
+
+    broken: str | None = None
 
     def __init__(self, folder: Path, world: World, policy: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,8 +71,12 @@ class Recorder:
             "status": how,
             "endpoint": asked.endpoint,
         }
-        self._lines.write(json.dumps(line, separators=(",", ":")) + "\n")
-        self._lines.flush()
+        if self.broken is None:
+            try:
+                self._lines.write(json.dumps(line, separators=(",", ":")) + "\n")
+                self._lines.flush()
+            except OSError as error:
+                self.broken = str(error)
 
     def decision(self, device: int, choice: int, took_s: float) -> None:
         """Opens a row of the event log; what the decision before led to is known by now."""
@@ -78,7 +89,7 @@ class Recorder:
     def operation(self, device: int) -> None:
         """Adds what the device set out to do."""
         assert self._core is not None
-        if self._core.state.device["op_kind"][device] != WAIT:
+        if self._core.state.device["op_kind"][device] != IDLE:
             self._log.begin(self._core.state, device)
 
     def _end(self, device: int) -> None:
@@ -87,12 +98,17 @@ class Recorder:
 
     def _write(self, log: EventLog) -> None:
         path = self.folder / f"events-{self._run}-{self._parts:04d}.parquet"
-        write_event_logs([log], path)
+        if self.broken is None:
+            try:
+                write_event_logs([log], path)
+            except (OSError, ShunterError) as error:
+                self.broken = str(error)
         self._parts += 1
 
     def close(self) -> None:
         """Writes what is left."""
-        self._lines.close()
+        with contextlib.suppress(OSError):
+            self._lines.close()
         if self._log.rows:
             self._write(self._log)
 

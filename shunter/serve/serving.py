@@ -107,7 +107,8 @@ def policy_of(name: str, world: World) -> tuple[Policy, str | None]:
     beyond = distance_from_training(policy, world)
     if not beyond:
         return policy, None
-    return make_policy(_FALLBACK), f"the shipped policy has not seen its like: {'; '.join(beyond)}"
+    more = f" and {len(beyond) - 1} things more" if len(beyond) > 1 else ""
+    return make_policy(_FALLBACK), f"the shipped policy has not seen the like of this: {beyond[0]}{more}"
 
 
 async def serve(what: Serving, say: Callable[[str], None]) -> None:
@@ -140,7 +141,7 @@ async def serve(what: Serving, say: Callable[[str], None]) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(_read_again(what, gateway, say)))
     say(f"{listening.url} serves {', '.join(gateway.names)} by {policy.name}")
     if fallback is not None:
-        say(f"not by the policy that was asked for: {fallback}")
+        say(f"not by the policy that shunter ships: {fallback}")
     running = [loop.create_task(gateway.run())]
     if what.policy.startswith("models:/"):
         running.append(loop.create_task(_follow_champion(what.policy, gateway, say)))
