@@ -633,7 +633,7 @@ class Core:
         return False
 
     def _load_first(self, device: int) -> bool:
-        """Begins to load what a device is to hold from the beginning, unless that has failed; whether it did."""
+        """Begins to load what a device is to hold from the beginning, if that may be; whether it did."""
         for (where, model), level in self._first.items():
             if where == device and not self.paused and self.tables.level["level_ok"][device, model, level]:
                 if self.tables.model["pinned"][model] != device:
