@@ -124,7 +124,7 @@ def test_what_vllm_cannot_be_given_is_refused_by_name(
 
 def test_all_layers_are_no_level(python: str, tmp_path: Path) -> None:
     spec = scaled_model(get_model("Qwen3-8B"), 12e6)
-    folder = str(write_checkpoint(spec, tmp_path / "tiny", format="safetensors").path)
+    folder = str(write_checkpoint(spec, tmp_path / "tiny", format="safetensors", quantization="BF16").path)
     given = Launch("tiny", folder, "cuda:0", spec.layers + 1, context_tokens=64, max_batch=1)
     VllmServer(given, settings(tmp_path, vllm_python=python))
     with pytest.raises(InputError, match=rf"gpu_layers must be {spec.layers + 1} for 'tiny'"):
