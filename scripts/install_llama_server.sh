@@ -7,6 +7,8 @@ set -euo pipefail
 cache=$1 python=${PYTHON:-python3} requirement=${LLAMA_CPP:-llama-cpp-python==0.3.36}
 # -march=native is left on for speed; shunter/serve/servers/llama_binary.py looks for the same name.
 flags=$({ grep -m1 '^flags' /proc/cpuinfo 2>/dev/null || uname -m; } | sha256sum | cut -c1-12)
+# Virtual machines may show AMX and yet stop a process that uses it.
+without=$(grep -qm1 amx_tile /proc/cpuinfo 2>/dev/null && echo "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" || true)
 cuda=$(command -v nvcc >/dev/null && nvidia-smi -L >/dev/null 2>&1 && echo ON || echo OFF)
 [ "$cuda" = ON ] && kind=cuda || kind=cpu
 built="$cache/${requirement##*==}-$kind-$flags"
@@ -33,7 +35,7 @@ trap finish EXIT
   tar -xzf "$work"/llama_cpp_python-*.tar.gz -C "$work"
   cmake -S "$work"/llama_cpp_python-*/vendor/llama.cpp -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
     -DGGML_RPC=ON -DGGML_CUDA="$cuda" -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF \
-    -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DBUILD_SHARED_LIBS=OFF
+    -DCMAKE_C_FLAGS="$without" -DCMAKE_CXX_FLAGS="$without" -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DBUILD_SHARED_LIBS=OFF
   cmake --build "$work/build" --target llama-server llama-bench -j "$(nproc)"
 } >"$work/log" 2>&1
 mkdir -p "$work/done/bin"

