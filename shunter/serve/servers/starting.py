@@ -21,6 +21,8 @@ from shunter.serve.servers.log import ServerLog
 from shunter.serve.servers.memory import GpuShare, host_bytes, visible_gpu
 from shunter.serve.servers.processes import ServerProcess, free_port
 
+__all__ = ["ServerSettings"]
+
 _ATTEMPTS = 5
 """Ports that are tried, if somebody takes each before the server does."""
 
