@@ -85,7 +85,12 @@ class Ticket(Protocol):
         """The server's answer has ended as it should."""
 
     def gone(self, *, client: bool) -> None:
-        """The request has ended early: its client went away, or else its server broke off or refused."""
+        """The request has ended early.
+
+        Args:
+            client: It is its client's doing, who went away or asked for what its server refuses; else its
+                server failed.
+        """
 
     async def retry(self) -> bool:
         """Its server broke off before any byte was passed on: waits in the queue again if it may.

@@ -33,6 +33,8 @@ ENDPOINTS = {
 """Paths that are passed on, and where to."""
 
 _EVENTS = "text/event-stream"
+_NOT_OFFERED = (501,)
+"""What llama-server says to who asks for what its model cannot do: no failure of its own."""
 _LEFT = 499
 """What is counted for a client that went away, as nginx does."""
 _TO_SERVER = ("Content-Type", "Accept", "User-Agent", "anthropic-version", "anthropic-beta", "x-request-id")
@@ -157,7 +159,7 @@ class _Relay:
         if upstream.status < 400:
             self._done(upstream.status, usage_of(data))
         else:
-            self._gone(upstream.status, client=False)
+            self._gone(upstream.status, client=upstream.status < 500 or upstream.status in _NOT_OFFERED)
         if self._answer is None:
             return web.Response(
                 status=upstream.status, body=data, headers=_only(upstream.headers, _TO_CLIENT)

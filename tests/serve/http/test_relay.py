@@ -54,7 +54,7 @@ def test_refusals_of_the_server_pass_as_they_are() -> None:
             async with run.post(stream=True) as got:
                 assert (got.status, await got.read()) == (422, b"no tools")
                 assert got.headers["Content-Type"] == "text/plain"
-            assert run.ticket.told == [("gone", False)]
+            assert run.ticket.told == [("gone", True)]
 
     play(scene)
 
@@ -148,7 +148,7 @@ def test_a_whole_answer_after_comments_is_an_event() -> None:
                 await got.content.readchunk()
                 run.stub.open.set()
                 assert await got.read() == b'data: {"error": {"message": "no"}}\n\n'
-            assert run.ticket.told == [("gone", False)]
+            assert run.ticket.told == [("gone", True)]
 
     play(scene)
 
