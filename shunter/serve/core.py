@@ -23,6 +23,7 @@ from shunter.envs.observation.features import feature
 from shunter.envs.observation.observe import observe
 from shunter.envs.rules.candidates import legal_action, used_bytes
 from shunter.envs.rules.dynamics import admit, apply, complete, next_idle, open_episode, wake_waiting
+from shunter.envs.rules.expiry import next_expiry_ns
 from shunter.envs.rules.serving import (
     adopt,
     begin_serving,
@@ -35,6 +36,7 @@ from shunter.envs.rules.serving import (
     start_drained,
 )
 from shunter.envs.sim.simulation import predict
+from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import EVICT, IDLE, LOAD, WAIT, empty_state
 from shunter.envs.world.world import World
 from shunter.errors import InputError
@@ -298,7 +300,7 @@ class Core:
             moved: For each model of the other world its index in this one, -1 if it is gone.
 
         Returns:
-            Requests for models that are gone; they are in no core.
+            Requests for models that are gone; they are in no core, and their ``model`` is -1.
         """
         state, lost = self.state, []
         for (device, model), level in residents.items():
@@ -307,10 +309,10 @@ class Core:
         self.decisions = old.decisions
         admit(self.tables, state, now_ns)
         for job in sorted(old.jobs.values(), key=lambda job: job.id):
-            if moved[job.model] < 0:
+            job.model = moved[job.model]
+            if job.model < 0:
                 lost.append(job)
                 continue
-            job.model = moved[job.model]
             self._enter(job)
             admit(self.tables, state, now_ns)
             if job.device >= 0:
@@ -350,7 +352,9 @@ class Core:
         job.finish_ns = now_ns
         self.totals.served += 1
         self.served[job.model] += 1
-        self._step(now_ns)
+        self._forgive(job)
+        # Its server may have ended right after the answer, and the core have heard of that first.
+        self._step(now_ns, None if job.device >= 0 else lambda: self._leave(job))
 
     def gone(self, now_ns: int, job: Job, *, client: bool) -> None:
         """A request ends early: its client has left, or its server broke off."""
@@ -402,7 +406,6 @@ class Core:
                 complete(self.state, device)
                 if operation.kind == "load":
                     self.totals.loads += 1
-                    self._blocked.pop((device, operation.model), None)
                     self._learn_load(device, operation, (now_ns - operation.since_ns) * 1e-9)
             else:
                 fail_load(self.tables, self.state, device)
@@ -447,12 +450,14 @@ class Core:
         return bool(where)
 
     def tick(self, now_ns: int) -> None:
-        """Time has passed."""
+        """Time has passed: who has waited long enough is asked again, and what failed may be tried again."""
+        is_due = now_ns >= self.next_ns()
         for (device, model), blocked in list(self._blocked.items()):
             if 0 < blocked.until_ns <= now_ns:
                 blocked.until_ns = 0
                 self._allow(device, model)
-        self._step(now_ns)
+        if is_due:
+            self._step(now_ns)
 
     def measured(self, device: int, model: int, level: int, device_bytes: float) -> None:
         """A server takes more memory than was counted: what fits is counted with it from now on."""
@@ -487,10 +492,12 @@ class Core:
         blocked = [one for one in found if one is not None and one.until_ns > 0]
         return min(blocked, key=lambda one: one.until_ns) if len(blocked) == len(fits) else None
 
-    def next_ns(self) -> int | None:
-        """When ``tick`` has something to do at the latest; None: whenever."""
-        times = [b.until_ns for b in self._blocked.values() if b.until_ns > 0]
-        return min(times) if times else None
+    def next_ns(self) -> int:
+        """When ``tick`` has something to do; ``FAR_NS``: when something else has happened."""
+        waiting = self.state.device["op_kind"] == WAIT
+        times = [blocked.until_ns for blocked in self._blocked.values() if blocked.until_ns > 0]
+        times += self.state.device["op_end_ns"][waiting].tolist()
+        return min(int(next_expiry_ns(self.tables, self.state)), *times, FAR_NS)
 
     # How it changes
 
@@ -630,10 +637,10 @@ class Core:
         if self._load_first(device):
             return True
         for where, model in sorted(self._unwanted):
-            if where != device:
+            if where != device or state.device["pending_model"][device] >= 0:
                 continue
             self._unwanted.discard((where, model))
-            if state.place["resident"][device, model] >= 0 and state.device["pending_model"][device] < 0:
+            if state.place["resident"][device, model] >= 0:
                 state.device["kept"][device] = 0
                 self._apply(device, self.world.models * self.world.levels[2] + model)
                 return True
@@ -693,6 +700,12 @@ class Core:
                 self.totals.failed += 1
                 self._leave(job)
                 self._effects.append(Refuse(job.id))
+
+    def _forgive(self, job: Job) -> None:
+        """A server has answered: what failed before on its device counts no more."""
+        blocked = self._blocked.get((job.device, job.model))
+        if blocked is not None and blocked.until_ns == 0:
+            del self._blocked[job.device, job.model]
 
     def _allow(self, device: int, model: int) -> None:
         self.tables.level["level_ok"][device, model] = self._level_ok[device, model]

@@ -290,3 +290,49 @@ def test_servers_cannot_save_what_runs() -> None:
         Core(small_world(preemption="save"), make_policy("cost-greedy"))
     with pytest.raises(InputError, match="oracle"):
         Core(WORLDS[1], make_policy("sjf-oracle"))
+
+
+def test_an_answer_that_came_just_before_its_server_ended_is_no_second_request() -> None:
+    servers = Servers(Core(WORLDS[1], make_policy("cost-greedy")))
+    job = servers.arrive(1)
+    assert job is not None
+    servers.end_operation(0)
+    servers.core.died(servers.now_ns, 0, 1, "crashed")
+    servers.held.clear()
+    servers.finish(job)
+    assert servers.core.totals.served == 1
+    assert not servers.core.jobs
+
+
+def test_a_server_that_always_ends_is_not_loaded_again_and_again() -> None:
+    """It may be loaded once more at once; after that it has to answer somebody, or it waits."""
+    servers = Servers(Core(WORLDS[1], make_policy("cost-greedy")))
+    servers.arrive(1)
+    for _ in range(2):
+        servers.end_operation(0)
+        servers.running.clear()
+        servers.held.clear()
+        servers.core.died(servers.now_ns, 0, 1, "crashed")
+        servers.obey()
+    assert servers.core.failure(1) is not None
+    assert list(servers.ended.values()) == ["Refuse"]
+    servers.pass_time(11.0)
+    servers.core.tick(servers.now_ns)
+    job = servers.arrive(1)
+    assert job is not None
+    servers.end_operation(0)
+    servers.finish(job)
+    servers.held.clear()
+    servers.core.died(servers.now_ns, 0, 1, "crashed")
+    assert servers.core.failure(1) is None, "it has answered since"
+
+
+def test_nothing_is_decided_while_nothing_happens() -> None:
+    servers = Servers(Core(WORLDS[1], make_policy("cost-greedy")))
+    servers.core.begin(0)
+    for _ in range(100):
+        servers.pass_time(0.5)
+        servers.core.tick(servers.now_ns)
+        servers.obey()
+    wait_s = WORLDS[1].scenario.limits.max_wait_s
+    assert servers.core.totals.decisions <= 50 / wait_s + 2
