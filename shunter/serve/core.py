@@ -494,7 +494,7 @@ class Core:
 
     def next_ns(self) -> int:
         """When ``tick`` has something to do; ``FAR_NS``: when something else has happened."""
-        waiting = self.state.device["op_kind"] == WAIT
+        waiting = np.isin(self.state.device["op_kind"], (IDLE, WAIT))
         times = [blocked.until_ns for blocked in self._blocked.values() if blocked.until_ns > 0]
         times += self.state.device["op_end_ns"][waiting].tolist()
         return min(int(next_expiry_ns(self.tables, self.state)), *times, FAR_NS)
@@ -648,15 +648,15 @@ class Core:
 
     def _load_first(self, device: int) -> bool:
         """Begins to load what a device is to hold from the beginning, if that may be; whether it did."""
-        for (where, model), level in self._first.items():
-            if where == device and not self.paused and self.tables.level["level_ok"][device, model, level]:
-                if self.tables.model["pinned"][model] != device:
-                    del self._first[where, model]
-                if self.state.place["resident"][device, model] < 0:
-                    self.state.device["kept"][device] = 0
-                    self._apply(device, model * self.world.levels[2] + level)
-                    return True
-                return False
+        for (where, model), level in list(self._first.items()):
+            if where != device or self.paused or not self.tables.level["level_ok"][device, model, level]:
+                continue
+            if self.tables.model["pinned"][model] != device:
+                del self._first[where, model]
+            if self.state.place["resident"][device, model] < 0:
+                self.state.device["kept"][device] = 0
+                self._apply(device, model * self.world.levels[2] + level)
+                return True
         return False
 
     def _leave(self, job: Job) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import difflib
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import psutil
 
 from shunter.agents.base import Policy
 from shunter.agents.parameters import for_world
@@ -24,7 +26,10 @@ from shunter.serve.record import Recorder
 
 __all__ = ["Gateway", "GatewaySettings", "launch_of"]
 
+_LOG = logging.getLogger(__name__)
+
 _TICK_S = 0.5
+_POLL_S = 0.02
 _CHARS_PER_TOKEN = 4.0
 _LEARNING = 0.05
 """Weight of a new answer in what a model's tokens are long."""
@@ -61,15 +66,13 @@ class _Ticket:
     job: Job
     id: int
     model: str
-    sent: asyncio.Future[str]
+    sent: asyncio.Future[tuple[str, int]]
     sends: int = 0
     over: bool = False
-    server_url: str = ""
 
     async def server(self) -> str:
-        self.server_url = await asyncio.shield(self.sent)
-        self.sends = self.job.sends
-        return self.server_url
+        url, self.sends = await asyncio.shield(self.sent)
+        return url
 
     def progressed(self, tokens: int) -> None:
         self.gateway.progressed(self, tokens)
@@ -137,6 +140,7 @@ class Gateway:
         self._measured_bytes: list[int | None] = [None] * world.devices
         self._refused = 0
         self._closing = False
+        self._changing = asyncio.Lock()
         if recorder is not None:
             recorder.follow(self.core, world)
 
@@ -204,38 +208,45 @@ class Gateway:
         Returns:
             What was changed, a line each.
         """
+        async with self._changing:
+            return await self._change_world(world)
+
+    async def _change_world(self, world: World) -> list[str]:
         if self.world.content() == world.content():
             return []
-        kept, unwanted = self._compare(world)
-        lines = [
-            f"{self.names[m]} on {self.world.scenario.devices[d].name} is unloaded"
-            for d, m in sorted(unwanted)
-        ]
-        self.core.pause(self.now_ns(), set(unwanted))
-        self._act()
-        while not self.core.is_quiet:
-            await asyncio.sleep(0.02)
-        kept, _ = self._compare(world)  # others may have ended meanwhile
+        core, ended = self._core_of(world, self.core.policy, self.core.shadow), dict[str, None]()
+        while True:
+            kept, unwanted = self._compare(world)
+            if self.core.paused and self.core.is_quiet and not unwanted:
+                break
+            for device, model in unwanted:
+                ended[f"{self.names[model]} on {self.world.scenario.devices[device].name} is unloaded"] = None
+            self.core.pause(self.now_ns(), set(unwanted))
+            self._act()
+            await asyncio.sleep(_POLL_S)
         old, old_names, servers = self.core, self.names, self._servers
-        core = self._core_of(world, old.policy, old.shadow)
+        core.policy = old.policy  # a champion may have come meanwhile
         self.world, self.core = world, core
         facts = dict(zip(old_names, self._facts, strict=True))
         self._name_models()
         self._facts = [facts.get(name) or _Model() for name in self.names]
         self._measured_bytes = [None] * world.devices
         self._servers = {to: servers[at] for at, (to, _) in kept.items()}
+        for at in set(servers) - set(kept):
+            self._spawn(self._stopped(servers[at]))
         residents = dict(kept.values())
         moved = [self._index.get(name, -1) for name in old_names]
         devices = {at[0]: to[0] for at, (to, _) in kept.items()}
         for job in old.jobs.values():
             job.device = devices[job.device] if job.device >= 0 else -1
-        for job in core.take_over(self.now_ns(), old, residents, moved):
-            text = f"{old_names[job.model]} is not served any more."
-            self._forget(self._tickets[job.id], Refused(404, "model_not_found", text))
         if self._recorder is not None:
             self._recorder.follow(core, world)
+        for job in core.take_over(self.now_ns(), old, residents, moved):
+            ticket = self._tickets[job.id]
+            text = f"{ticket.model} is not served any more."
+            self._forget(ticket, Refused(404, "model_not_found", text))
         self._act()
-        return [*lines, *(f"{name} is new" for name in self.names if name not in old_names)]
+        return [*ended, *(f"{name} is new" for name in self.names if name not in old_names)]
 
     def _compare(
         self, world: World
@@ -343,11 +354,13 @@ class Gateway:
 
     def lost(self, ticket: _Ticket) -> bool:
         """A request has lost its server; whether it waits again."""
-        if ticket.over or not self.core.lost(self.now_ns(), ticket.job, ticket.sends):
-            self._close(ticket)
+        if ticket.over:
             return False
+        waits = self.core.lost(self.now_ns(), ticket.job, ticket.sends)
+        if not waits:
+            self._forget(ticket, Refused(503, "server_failed", f"{ticket.model}: its servers failed too often."))
         self._act()
-        return True
+        return waits
 
     def _close(self, ticket: _Ticket) -> bool:
         if ticket.over:
@@ -365,7 +378,8 @@ class Gateway:
     def _forget(self, ticket: _Ticket, refused: Refused) -> None:
         """Ends a request that the core has no more."""
         if self._close(ticket):
-            self._facts[ticket.job.model].failed += 1
+            if ticket.job.model >= 0:
+                self._facts[ticket.job.model].failed += 1
             self._write_down(ticket, refused.code, Usage())
             self._tell("refused", id=ticket.id, model=ticket.model, code=refused.code)
             if not ticket.sent.done():
@@ -403,7 +417,7 @@ class Gateway:
             device = self.world.scenario.devices[effect.device].name
             self._tell("dispatch", id=ticket.id, model=ticket.model, device=device)
             if not ticket.sent.done():
-                ticket.sent.set_result(server.url)
+                ticket.sent.set_result((server.url, ticket.job.sends))
         elif isinstance(effect, Requeued):
             ticket.sent = asyncio.get_running_loop().create_future()
         elif isinstance(effect, Refuse):
@@ -423,9 +437,10 @@ class Gateway:
         """Unloads what is evicted and loads what is wanted; tells the core how it went."""
         device = self.world.scenario.devices[start.device].name
         for model in start.evict:
-            server = self._servers.pop((start.device, model), None)
+            server = self._servers.get((start.device, model))
             if server is not None:
-                await server.stop()
+                await self._stopped(server)
+                self._servers.pop((start.device, model), None)
             self._tell("unloaded", model=self.names[model], device=device)
         failure: ServerFailed | None = None
         if start.model >= 0:
@@ -439,25 +454,44 @@ class Gateway:
             else:
                 self._tell("ready", model=name, device=device, took_s=time.monotonic() - begun_s)
                 self._servers[start.device, start.model] = server
-                self._spawn(self._watch(start.device, start.model, server))
+                self._spawn(self._watch(server))
                 self._note_memory(start.device, start.model, start.level, server)
         why = None if failure is None else str(failure)
         self.core.ended(self.now_ns(), start.device, why, memory=bool(failure and failure.out_of_memory))
         self._act()
 
     async def _started(self, start: Start) -> Server:
-        server = self._make(*launch_of(self.world, start.device, start.model, start.level))
+        """The server that is to be loaded, once it answers.
+
+        Raises:
+            ServerFailed: It does not, whatever the reason is: a device whose load never ends would be lost.
+        """
+        server = None
         try:
+            server = self._make(*launch_of(self.world, start.device, start.model, start.level))
             await server.start()
-        except asyncio.CancelledError:
-            await server.stop()
+        except ServerFailed:
             raise
+        except asyncio.CancelledError:
+            if server is not None:
+                await server.stop()
+            raise
+        except Exception as error:
+            raise ServerFailed(str(error) or type(error).__name__) from error
         return server
 
-    async def _watch(self, device: int, model: int, server: Server) -> None:
+    async def _stopped(self, server: Server) -> None:
+        """Stops a server; one that cannot be stopped is no reason to stop everything."""
+        try:
+            await server.stop()
+        except Exception as error:
+            _LOG.warning("The server of %s did not end as it should: %s", server.launch.model, error)
+
+    async def _watch(self, server: Server) -> None:
         """Tells the core when a server ends by itself."""
         failed = await server.exited()
-        if self._servers.get((device, model)) is server:
+        # Another scenario may have given it another place meanwhile.
+        for device, model in [at for at, one in self._servers.items() if one is server]:
             del self._servers[device, model]
             place = self.world.scenario.devices[device].name
             self._tell("failed", model=self.names[model], device=place, why=str(failed))
@@ -468,12 +502,13 @@ class Gateway:
         place = self.world.scenario.devices[device].device
         if place is None or parse_device(place).kind == "cpu":
             return  # the host's memory is nobody's budget there
-        self.core.measured(device, model, level, server.memory_bytes()[0])
+        with contextlib.suppress(OSError, psutil.Error):  # it may have ended just now
+            self.core.measured(device, model, level, server.memory_bytes()[0])
 
     def _measure(self) -> None:
         for device in range(self.world.devices):
             servers = [server for (d, _), server in self._servers.items() if d == device]
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, psutil.Error):
                 self._measured_bytes[device] = sum(server.memory_bytes()[0] for server in servers)
 
     def _expire(self) -> None:
