@@ -47,14 +47,12 @@ class GatewaySettings:
         timeout_s: Longest wait for a server, 504 after that.
         backoff_s: Seconds until a load that failed is tried again, doubled every time.
         attempts: Servers that a request may lose before it has failed.
-        fallback: Why another policy than the one asked for decides; None: it does not.
     """
 
     max_queue: int = 512
     timeout_s: float = 1800.0
     backoff_s: float = 10.0
     attempts: int = 3
-    fallback: str | None = None
 
 
 @dataclass
@@ -115,6 +113,7 @@ class Gateway:
         settings: What the operator decides.
         shadow: Is asked too, and only noted.
         recorder: Writes down what happens.
+        fallback: Why another policy than the one asked for decides; None: it does not.
     """
 
     def __init__(
@@ -126,8 +125,9 @@ class Gateway:
         *,
         shadow: Policy | None = None,
         recorder: Recorder | None = None,
+        fallback: str | None = None,
     ) -> None:
-        self.world, self.settings, self._make = world, settings, make
+        self.world, self.settings, self._make, self._fallback = world, settings, make, fallback
         self._recorder = recorder
         self._begun_s = time.monotonic()
         self.core = self._core_of(world, policy, shadow)
@@ -186,6 +186,8 @@ class Gateway:
         self._closing = True
         for ticket in list(self._tickets.values()):
             self._refuse(ticket, Refused(503, "shutting_down", "The gateway is shutting down.", 5.0))
+        if self._recorder is not None:
+            self._recorder.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -193,8 +195,6 @@ class Gateway:
         self._servers.clear()
         for follower in self._followers:
             follower.end()
-        if self._recorder is not None:
-            self._recorder.close()
 
     def now_ns(self) -> int:
         """Nanoseconds since the gateway was made."""
@@ -225,7 +225,7 @@ class Gateway:
             self._act()
             await asyncio.sleep(_POLL_S)
         old, old_names, servers = self.core, self.names, self._servers
-        core.policy = old.policy  # a champion may have come meanwhile
+        core.policy = for_world(old.policy, world)  # a champion may have come meanwhile
         self.world, self.core = world, core
         facts = dict(zip(old_names, self._facts, strict=True))
         self._name_models()
@@ -269,9 +269,9 @@ class Gateway:
                 unwanted.append((device, model))
         return kept, unwanted
 
-    def change_policy(self, policy: Policy) -> None:
-        """Another policy decides from now on."""
-        self.core.policy = for_world(policy, self.world)
+    def change_policy(self, policy: Policy, fallback: str | None = None) -> None:
+        """Another policy decides from now on; ``fallback`` is why it is not the one asked for."""
+        self.core.policy, self._fallback = for_world(policy, self.world), fallback
         self._tell("champion", policy=policy.name)
 
     # What clients do
@@ -358,7 +358,9 @@ class Gateway:
             return False
         waits = self.core.lost(self.now_ns(), ticket.job, ticket.sends)
         if not waits:
-            self._forget(ticket, Refused(503, "server_failed", f"{ticket.model}: its servers failed too often."))
+            self._forget(
+                ticket, Refused(503, "server_failed", f"{ticket.model}: its servers failed too often.")
+            )
         self._act()
         return waits
 
@@ -573,7 +575,7 @@ class Gateway:
             "version": 1,
             "now_s": self.now_ns() * 1e-9,
             "policy": core.policy.name,
-            "fallback": self.settings.fallback,
+            "fallback": self._fallback,
             "shadow": None if core.shadow is None else core.shadow.name,
             "guard_s": None if np.isinf(self.world.guard_s) else self.world.guard_s,
             "devices": [self._device(device) for device in range(self.world.devices)],

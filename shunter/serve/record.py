@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +17,8 @@ from shunter.serve.boundary import Asked, Usage
 from shunter.serve.core import Core, Job
 
 __all__ = ["Recorder"]
+
+_LOG = logging.getLogger(__name__)
 
 _ROWS = 2000
 """Rows of the event log in one file."""
@@ -76,7 +79,7 @@ class Recorder:
                 self._lines.write(json.dumps(line, separators=(",", ":")) + "\n")
                 self._lines.flush()
             except OSError as error:
-                self.broken = str(error)
+                self._break(error)
 
     def decision(self, device: int, choice: int, took_s: float) -> None:
         """Opens a row of the event log; what the decision before led to is known by now."""
@@ -102,8 +105,12 @@ class Recorder:
             try:
                 write_event_logs([log], path)
             except (OSError, ShunterError) as error:
-                self.broken = str(error)
+                self._break(error)
         self._parts += 1
+
+    def _break(self, error: Exception) -> None:
+        self.broken = str(error)
+        _LOG.warning("Nothing more is written to %s: %s", self.folder, error)
 
     def close(self) -> None:
         """Writes what is left."""
@@ -111,6 +118,7 @@ class Recorder:
             self._lines.close()
         if self._log.rows:
             self._write(self._log)
+        self.broken = self.broken or "it is closed"
 
 
 def _after(ns: int, job: Job) -> float | None:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from shunter.agents.base import Policy
 from shunter.agents.learned.file import distance_from_training
 from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.world.world import World, make_world
-from shunter.errors import InputError, ShunterError
+from shunter.errors import InputError
 from shunter.models.assumed import AssumedPerformance
 from shunter.serve.boundary import Launch, Server
 from shunter.serve.gateway import Gateway, GatewaySettings, launch_of
 from shunter.serve.http.app import make_app
-from shunter.serve.http.listen import listen
+from shunter.serve.http.listen import Listening, listen
 from shunter.serve.http.settings import HttpSettings
 from shunter.serve.record import Recorder
 from shunter.serve.servers.leftovers import reap_leftovers
@@ -87,12 +88,15 @@ def world_of(what: Serving) -> World:
     """The compiled scenario to serve.
 
     Raises:
-        InputError: A field of the scenario breaks a rule.
+        InputError: A field of the scenario breaks a rule, or what its servers need is not there.
     """
     scenario = drained(load_scenario(what.scenario))
-    if what.performance is None and any(device.gpu is None for device in scenario.devices):
-        return make_world(scenario, AssumedPerformance())
-    return make_world(scenario, what.performance)
+    is_assumed = what.performance is None and any(device.gpu is None for device in scenario.devices)
+    world = make_world(scenario, AssumedPerformance() if is_assumed else what.performance)
+    for device in range(world.devices):  # binaries and options are looked at before the first client comes
+        for model in range(world.models):
+            _make(what.servers, *launch_of(world, device, model, 0))
+    return world
 
 
 def policy_of(name: str, world: World) -> tuple[Policy, str | None]:
@@ -112,7 +116,7 @@ def policy_of(name: str, world: World) -> tuple[Policy, str | None]:
 
 
 async def serve(what: Serving, say: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT; SIGHUP reads the scenario again.
+    """Serves until SIGTERM or SIGINT, a second of which ends it at once; SIGHUP reads the scenario again.
 
     Args:
         what: What to do.
@@ -128,52 +132,77 @@ async def serve(what: Serving, say: Callable[[str], None]) -> None:
     if reaped:
         say(f"ended {len(reaped)} servers that a gateway before left behind")
     recorder = None if what.record is None else Recorder(what.record, world, policy.name)
-    settings = replace(what.gateway, fallback=fallback)
     make = partial(_make, what.servers)
-    gateway = Gateway(world, policy, make, settings, shadow=shadow, recorder=recorder)
-    for device in range(world.devices):  # binaries and options are looked at before the first client comes
-        for model in range(world.models):
-            _make(what.servers, *launch_of(world, device, model, 0))
+    gateway = Gateway(world, policy, make, what.gateway, shadow=shadow, recorder=recorder, fallback=fallback)
     listening = await listen(make_app(gateway, what.http), what.http, drain_s=what.drain_s)
-    loop, ending = asyncio.get_running_loop(), asyncio.Event()
+    ending, at_once, again = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        (at_once if ending.is_set() else ending).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(_read_again(what, gateway, say)))
+        loop.add_signal_handler(number, end)
+    loop.add_signal_handler(signal.SIGHUP, again.set)
     say(f"{listening.url} serves {', '.join(gateway.names)} by {policy.name}")
     if fallback is not None:
         say(f"not by the policy that shunter ships: {fallback}")
-    running = [loop.create_task(gateway.run())]
+    tasks = [gateway.run(), _read_again(what, gateway, again, say)]
     if what.policy.startswith("models:/"):
-        running.append(loop.create_task(_follow_champion(what.policy, gateway, say)))
+        tasks.append(_follow_champion(what.policy, gateway, say))
+    running = [loop.create_task(task) for task in tasks]
     try:
-        done, _ = await asyncio.wait(
-            [*running, loop.create_task(ending.wait())], return_when="FIRST_COMPLETED"
-        )
-        for task in done:
-            task.result()
+        await _first_of(*running, ending.wait())
         say("ending: what runs may end, nothing more is taken")
-        await gateway.drain(what.drain_s)
+        await _first_of(gateway.drain(what.drain_s), at_once.wait())
     finally:
         for task in running:
             task.cancel()
-        await gateway.stop()
-        with contextlib.suppress(Exception):
-            await listening.stop()
+        # What is not ended then is ended by the kernel, with this process.
+        await _first_of(_ended(gateway, listening), at_once.wait())
+
+
+async def _first_of(*waited: Awaitable[Any]) -> None:
+    """Waits for one of several, and cancels the others but for tasks of somebody else."""
+    tasks = [asyncio.ensure_future(one) for one in waited]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task, one in zip(tasks, waited, strict=True):
+            if task is not one:
+                task.cancel()
+
+
+async def _ended(gateway: Gateway, listening: Listening) -> None:
+    await gateway.stop()
+    with contextlib.suppress(Exception):
+        await listening.stop()
 
 
 def _make(settings: ServerSettings, engine: str, launch: Launch) -> Server:
     return make_server(engine, launch, settings)
 
 
-async def _read_again(what: Serving, gateway: Gateway, say: Callable[[str], None]) -> None:
-    """Takes up a changed scenario; the old one stays if it is wrong."""
-    try:
-        world = await asyncio.to_thread(world_of, what)
-        lines = await gateway.change_world(world)
-    except ShunterError as error:
-        say(f"the scenario stays as it was: {error}")
-        return
-    say(f"the scenario was read again: {'; '.join(lines) or 'nothing has changed'}")
+async def _read_again(
+    what: Serving, gateway: Gateway, again: asyncio.Event, say: Callable[[str], None]
+) -> None:
+    """Takes up a changed scenario whenever it is told to; the old one stays if it is wrong."""
+    while True:
+        await again.wait()
+        again.clear()
+        try:
+            world = await asyncio.to_thread(world_of, what)
+            policy, fallback = await asyncio.to_thread(policy_of, what.policy, world)
+            lines = await gateway.change_world(world)
+        except Exception as error:  # whatever is wrong with a file, what is served goes on
+            say(f"the scenario stays as it was: {error}")
+            continue
+        if what.policy == SHIPPED and policy.name != gateway.core.policy.name:
+            gateway.change_policy(policy, fallback)
+            lines.append(f"{policy.name} decides" + (f": {fallback}" if fallback else ""))
+        say(f"the scenario was read again: {'; '.join(lines) or 'nothing has changed'}")
 
 
 async def _follow_champion(uri: str, gateway: Gateway, say: Callable[[str], None]) -> None:
