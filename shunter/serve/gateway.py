@@ -21,7 +21,8 @@ from shunter.catalog.devices import parse_device
 from shunter.envs.state.records import FAR_NS
 from shunter.envs.world.world import World
 from shunter.serve.boundary import Asked, Launch, Refused, Server, ServerFailed, Usage
-from shunter.serve.core import Broken, Core, Dispatch, Effect, Job, Refuse, Requeued, Start
+from shunter.serve.core import Core
+from shunter.serve.effects import Broken, Dispatch, Effect, Job, Refuse, Requeued, Start
 from shunter.serve.record import Recorder
 
 __all__ = ["Gateway", "GatewaySettings", "launch_of"]

@@ -14,7 +14,8 @@ from shunter.envs.world.world import World
 from shunter.errors import ShunterError
 from shunter.eval.execution.event_log import EventLog, write_event_logs
 from shunter.serve.boundary import Asked, Usage
-from shunter.serve.core import Core, Job
+from shunter.serve.core import Core
+from shunter.serve.effects import Job
 
 __all__ = ["Recorder"]
 

@@ -19,6 +19,7 @@ from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
 from shunter.models.assumed import AssumedPerformance
 from shunter.serve.boundary import Launch, Server
+from shunter.serve.chooser import FALLBACK
 from shunter.serve.gateway import Gateway, GatewaySettings, launch_of
 from shunter.serve.http.app import make_app
 from shunter.serve.http.listen import Listening, listen
@@ -33,7 +34,6 @@ __all__ = ["Serving", "serve"]
 SHIPPED = "shipped"
 """Name by which the policy that shunter ships is asked for."""
 
-_FALLBACK = "cost-greedy"
 _CHAMPION_S = 30.0
 
 
@@ -112,7 +112,7 @@ def policy_of(name: str, world: World) -> tuple[Policy, str | None]:
     if not beyond:
         return policy, None
     more = f" and {len(beyond) - 1} things more" if len(beyond) > 1 else ""
-    return make_policy(_FALLBACK), f"the shipped policy has not seen the like of this: {beyond[0]}{more}"
+    return make_policy(FALLBACK), f"the shipped policy has not seen the like of this: {beyond[0]}{more}"
 
 
 async def serve(what: Serving, say: Callable[[str], None]) -> None:

@@ -13,7 +13,8 @@ from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
-from shunter.serve.core import Broken, Core, Dispatch, Job, Refuse, Start
+from shunter.serve.core import Core
+from shunter.serve.effects import Broken, Dispatch, Job, Refuse, Start
 
 
 def small_world(devices: int = 1, preemption: str = "drain", guard_s: float = 60.0) -> World:

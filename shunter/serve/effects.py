@@ -1,0 +1,139 @@
+"""What the core has in hand and what it asks for: requests, operations, decisions and effects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Job:
+    """A request in the system.
+
+    Attributes:
+        id: Number, in order of arrival.
+        model: Index of its model.
+        slot: Where the state has it.
+        arrival_ns: When it arrived.
+        prompt_tokens: Estimated, until the server says.
+        device: Index of the device whose server has it; -1 while it waits.
+        tokens: Generated so far.
+        first_ns: When the first of them came; -1 before.
+        finish_ns: When its answer ended; -1 before.
+        sent_ns: When it was sent to a server last; -1 before.
+        sends: How often it was sent to one.
+        attempts: How many servers it has lost.
+    """
+
+    id: int
+    model: int
+    slot: int
+    arrival_ns: int
+    prompt_tokens: int
+    device: int = -1
+    tokens: int = 0
+    first_ns: int = -1
+    finish_ns: int = -1
+    sent_ns: int = -1
+    sends: int = 0
+    attempts: int = 0
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """A request goes to the server of its model on a device."""
+
+    id: int
+    device: int
+    model: int
+
+
+@dataclass(frozen=True)
+class Start:
+    """A device unloads some models and then, perhaps, loads one; ``Core.ended`` is told how it went.
+
+    Attributes:
+        device: Index of the device.
+        evict: Indices of the models to unload.
+        model: Index of the model to load; -1: none.
+        level: Index of its level.
+        expected_s: How long that is predicted to take.
+    """
+
+    device: int
+    evict: tuple[int, ...]
+    model: int
+    level: int
+    expected_s: float
+
+
+@dataclass(frozen=True)
+class Requeued:
+    """A request has lost its server before anything was out, and waits again."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """A waiting request cannot be served: its model does not load anywhere."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A request has lost its server when part of the answer was out, or too often; it has left."""
+
+    id: int
+
+
+Effect = Dispatch | Start | Requeued | Refuse | Broken
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A decision in words, for people.
+
+    Attributes:
+        time_s: When, on the core's clock.
+        device: Name of the device.
+        choice: What was chosen.
+        why: What spoke for it.
+        took_ms: How long it took.
+        shadow: What the shadow policy would have chosen; None without one.
+        fallback: Whether the policy failed and another decided.
+    """
+
+    time_s: float
+    device: str
+    choice: str
+    why: str
+    took_ms: float
+    shadow: str | None = None
+    fallback: bool = False
+
+
+@dataclass
+class Operation:
+    """What a device's loading lane is at."""
+
+    kind: str
+    model: int
+    level: int
+    evict: tuple[int, ...]
+    since_ns: int
+    started: bool = False
+    expected_s: float = 0.0
+
+
+@dataclass
+class Totals:
+    """Counts since the start."""
+
+    served: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    loads: int = 0
+    evictions: int = 0
+    decisions: int = 0
+    fallbacks: int = 0
