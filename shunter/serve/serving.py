@@ -20,10 +20,11 @@ from shunter.errors import InputError
 from shunter.models.assumed import AssumedPerformance
 from shunter.serve.boundary import Launch, Server
 from shunter.serve.chooser import FALLBACK
-from shunter.serve.gateway import Gateway, GatewaySettings, launch_of
+from shunter.serve.gateway import Gateway, GatewaySettings
 from shunter.serve.http.app import make_app
 from shunter.serve.http.listen import Listening, listen
 from shunter.serve.http.settings import HttpSettings
+from shunter.serve.launches import launch_of
 from shunter.serve.record import Recorder
 from shunter.serve.servers.leftovers import reap_leftovers
 from shunter.serve.servers.making import make_server

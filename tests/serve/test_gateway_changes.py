@@ -80,14 +80,14 @@ def test_many_changes_at_once_are_made_one_after_another() -> None:
 def test_a_server_that_cannot_be_made_is_a_load_that_failed() -> None:
     async def scene() -> None:
         async with running() as run:
-            make = run.gateway._make
+            make = run.gateway.fleet.make
 
             def refuse(engine: str, launch: Launch) -> Server:
                 if launch.model == "small":
                     raise InputError("device", "be there", launch.device)
                 return make(engine, launch)
 
-            run.gateway._make = refuse
+            run.gateway.fleet.make = refuse
             got = await run.ask("small")
             assert (got.status, got.code) == (503, "model_failed")
             assert "device must be there" in got.body["error"]["message"]

@@ -1,0 +1,104 @@
+"""The servers that run: loaded, watched, measured and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import psutil
+
+from shunter.serve.boundary import Launch, Server, ServerFailed
+
+_LOG = logging.getLogger(__name__)
+
+
+class Fleet:
+    """Servers by the indices of their device and model.
+
+    Args:
+        make: Makes the server of a launch, for an engine's name.
+        on_end: Called with device, model and reason when a server has ended by itself.
+
+    Attributes:
+        servers: Those that answer.
+    """
+
+    def __init__(
+        self, make: Callable[[str, Launch], Server], on_end: Callable[[int, int, ServerFailed], None]
+    ) -> None:
+        self.make, self._on_end = make, on_end
+        self.servers: dict[tuple[int, int], Server] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Does something beside; ``stop`` cancels it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def load(self, device: int, model: int, engine: str, launch: Launch) -> None:
+        """Starts a server, and watches it once it answers.
+
+        Raises:
+            ServerFailed: It does not, whatever the reason is: a device whose load never ends would be lost.
+        """
+        server = None
+        try:
+            server = self.make(engine, launch)
+            await server.start()
+        except ServerFailed:
+            raise
+        except asyncio.CancelledError:
+            if server is not None:
+                await server.stop()
+            raise
+        except Exception as error:
+            raise ServerFailed(str(error) or type(error).__name__) from error
+        self.servers[device, model] = server
+        self.spawn(self._watch(server))
+
+    async def unload(self, device: int, model: int) -> None:
+        """Stops a server, if it is there."""
+        server = self.servers.get((device, model))
+        if server is not None:
+            await self._stopped(server)
+            self.servers.pop((device, model), None)
+
+    async def _stopped(self, server: Server) -> None:
+        """Stops a server; one that cannot be stopped is no reason to stop everything."""
+        try:
+            await server.stop()
+        except Exception as error:
+            _LOG.warning("The server of %s did not end as it should: %s", server.launch.model, error)
+
+    async def _watch(self, server: Server) -> None:
+        failed = await server.exited()
+        # Another scenario may have given it another place meanwhile.
+        for device, model in [at for at, one in self.servers.items() if one is server]:
+            del self.servers[device, model]
+            self._on_end(device, model, failed)
+
+    def move(self, places: dict[tuple[int, int], tuple[int, int]]) -> None:
+        """Gives servers other indices, old to new; those that get none are stopped."""
+        left = [server for at, server in self.servers.items() if at not in places]
+        self.servers = {to: self.servers[at] for at, to in places.items()}
+        for server in left:
+            self.spawn(self._stopped(server))
+
+    def memory_bytes(self, device: int, model: int | None = None) -> int | None:
+        """Device memory that a device's servers take, or that of one model; None: it cannot be said now."""
+        servers = [one for (d, m), one in self.servers.items() if d == device and model in (None, m)]
+        try:
+            return sum(server.memory_bytes()[0] for server in servers)
+        except (OSError, psutil.Error):  # one has ended just now
+            return None
+
+    async def stop(self) -> None:
+        """Ends all servers, and all that is done beside."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(self._stopped(server) for server in self.servers.values()))
+        self.servers.clear()
