@@ -16,8 +16,8 @@ _CHARS_PER_TOKEN = 4.0
 _LEARNING = 0.05
 """Weight of a new answer in what a model's tokens are long."""
 
-_SURELY = 2.0
-"""A prompt is beyond its context for sure if the estimate is so many times too long; else the server says."""
+_MOST_CHARS_PER_TOKEN = 8.0
+"""A prompt is beyond its context for sure if even so few tokens are too many; else the server says."""
 
 
 @dataclass
@@ -25,28 +25,30 @@ class Facts:
     """What the gateway learns of a model's requests.
 
     Attributes:
-        chars_per_token: Of prompts.
+        chars: Of its prompts, on average of late.
+        tokens: Of the same prompts, as its servers counted them; their templates are among them.
         answers: How many that was learned from.
         refused: Requests that were turned away.
         failed: Requests that got an error.
     """
 
-    chars_per_token: float = _CHARS_PER_TOKEN
+    chars: float = 100.0 * _CHARS_PER_TOKEN
+    tokens: float = 100.0
     answers: int = 0
     refused: int = 0
     failed: int = 0
 
     def prompt_tokens(self, asked: Asked) -> int:
         """Tokens of a prompt, as estimated."""
-        return max(1, round(asked.prompt_chars / self.chars_per_token))
+        return max(1, round(asked.prompt_chars * self.tokens / self.chars))
 
     def learn(self, asked: Asked, usage: Usage) -> None:
         """Learns from what a server said of a prompt."""
         if usage.prompt_tokens and asked.prompt_chars:
-            seen = asked.prompt_chars / usage.prompt_tokens
             self.answers += 1
             weight = max(_LEARNING, 1.0 / (1 + self.answers))
-            self.chars_per_token += weight * (seen - self.chars_per_token)
+            self.chars += weight * (asked.prompt_chars - self.chars)
+            self.tokens += weight * (usage.prompt_tokens - self.tokens)
 
 
 def admit(gateway: Gateway, asked: Asked) -> int:
@@ -64,7 +66,7 @@ def admit(gateway: Gateway, asked: Asked) -> int:
         raise Refused(404, "model_not_found", f"No model {asked.model!r}; there are {', '.join(near)}.")
     model = gateway.index[asked.model]
     context = gateway.world.scenario.context_of(gateway.world.scenario.models[model])
-    if gateway.facts[model].prompt_tokens(asked) > _SURELY * context:
+    if asked.prompt_chars > _MOST_CHARS_PER_TOKEN * context:
         text = f"The prompt is far beyond the model's context of {context} tokens."
         raise Refused(413, "context_length_exceeded", text)
     failure = gateway.core.failure(model)

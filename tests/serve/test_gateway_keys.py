@@ -11,6 +11,7 @@ import numpy as np
 
 from shunter.agents.registry import make_policy
 from shunter.eval.execution.event_log import read_event_log
+from shunter.serve.boundary import Asked, Usage
 from shunter.serve.record import Recorder
 from tests.serve.gateways import running, until, world
 from tests.serve.http.stub import SNAPSHOT, play
@@ -244,5 +245,21 @@ def test_who_waits_for_twice_the_guard_makes_the_gateway_unready() -> None:
             assert "small" in (run.gateway.ready() or "")
             assert (await asked).status == 200
             assert run.gateway.ready() is None
+
+    play(scene)
+
+
+def test_short_prompts_make_no_long_ones_of_others() -> None:
+    """A template of many tokens around two characters says nothing of the tokens of a page."""
+
+    async def scene() -> None:
+        async with running() as run:
+            facts = run.gateway.facts[1]
+            for _ in range(200):
+                facts.learn(Asked("small", "/v1/chat/completions", prompt_chars=2), Usage(prompt_tokens=52))
+            got = await run.ask("small", messages=[{"role": "user", "content": "x" * 1000}])
+            assert got.status == 200
+            facts.learn(Asked("small", "/v1/chat/completions", prompt_chars=4000), Usage(prompt_tokens=1050))
+            assert facts.prompt_tokens(Asked("small", "", prompt_chars=2000)) < 3000
 
     play(scene)
