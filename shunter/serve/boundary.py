@@ -219,6 +219,10 @@ class Server(ABC):
     async def exited(self) -> ServerFailed:
         """Waits until the process has ended by itself; says how. After ``stop`` it never returns."""
 
+    async def answers(self) -> bool:
+        """Whether it says soon that it is well; one that is stopped or stuck does not."""
+        return True
+
     @abstractmethod
     def memory_bytes(self) -> tuple[int, int]:
         """Device and host memory that it takes now, in bytes, as measured."""

@@ -11,6 +11,9 @@ import psutil
 
 from shunter.serve.boundary import Launch, Server, ServerFailed
 
+_MISSES = 3
+"""Times in a row that a server says nothing, after which it is taken for stuck."""
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -19,24 +22,27 @@ class Fleet:
 
     Args:
         make: Makes the server of a launch, for an engine's name.
-        on_end: Called with device, model and reason when a server has ended by itself.
+        on_end: Called with device, model and reason when a server has ended by itself, or is stuck.
 
     Attributes:
         servers: Those that answer.
+        pulse_s: Time between two looks at whether a server is well.
     """
 
     def __init__(
         self, make: Callable[[str, Launch], Server], on_end: Callable[[int, int, ServerFailed], None]
     ) -> None:
-        self.make, self._on_end = make, on_end
+        self.make, self._on_end, self.pulse_s = make, on_end, 15.0
         self.servers: dict[tuple[int, int], Server] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watches: dict[Server, asyncio.Task[None]] = {}
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Does something beside; ``stop`` cancels it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def load(self, device: int, model: int, engine: str, launch: Launch) -> None:
         """Starts a server, and watches it once it answers.
@@ -57,14 +63,18 @@ class Fleet:
         except Exception as error:
             raise ServerFailed(str(error) or type(error).__name__) from error
         self.servers[device, model] = server
-        self.spawn(self._watch(server))
+        self._watches[server] = self.spawn(self._watch(server))
 
     async def unload(self, device: int, model: int) -> None:
         """Stops a server, if it is there."""
         server = self.servers.get((device, model))
         if server is not None:
-            await self._stopped(server)
+            await self._retired(server)
             self.servers.pop((device, model), None)
+
+    async def _retired(self, server: Server) -> None:
+        self._watches.pop(server).cancel()
+        await self._stopped(server)
 
     async def _stopped(self, server: Server) -> None:
         """Stops a server; one that cannot be stopped is no reason to stop everything."""
@@ -74,18 +84,35 @@ class Fleet:
             _LOG.warning("The server of %s did not end as it should: %s", server.launch.model, error)
 
     async def _watch(self, server: Server) -> None:
-        failed = await server.exited()
+        """Tells of a server that has ended by itself, or is stuck and was ended."""
+        ends = [asyncio.create_task(server.exited()), asyncio.create_task(self._stuck(server))]
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            failed = done.pop().result()
+        finally:
+            for task in ends:
+                task.cancel()
+        self._watches.pop(server, None)
         # Another scenario may have given it another place meanwhile.
         for device, model in [at for at, one in self.servers.items() if one is server]:
             del self.servers[device, model]
             self._on_end(device, model, failed)
+
+    async def _stuck(self, server: Server) -> ServerFailed:
+        """Waits until a server says nothing any more, and ends it."""
+        misses = 0
+        while misses < _MISSES:
+            await asyncio.sleep(self.pulse_s)
+            misses = 0 if await server.answers() else misses + 1
+        await self._stopped(server)
+        return ServerFailed(f"the server of {server.launch.model} was stuck: it said nothing {misses} times")
 
     def move(self, places: dict[tuple[int, int], tuple[int, int]]) -> None:
         """Gives servers other indices, old to new; those that get none are stopped."""
         left = [server for at, server in self.servers.items() if at not in places]
         self.servers = {to: self.servers[at] for at, to in places.items()}
         for server in left:
-            self.spawn(self._stopped(server))
+            self.spawn(self._retired(server))
 
     def memory_bytes(self, device: int, model: int | None = None) -> int | None:
         """Device memory that a device's servers take, or that of one model; None: it cannot be said now."""

@@ -193,6 +193,42 @@ def test_a_request_that_ends_every_server_has_failed() -> None:
     play(scene)
 
 
+def test_a_server_that_is_stuck_is_ended_and_its_requests_go_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene() -> None:
+        async with running(world(small={"args": ["--prefill-tokens-per-s", "5"]})) as run:
+            run.gateway.fleet.pulse_s = 0.02
+            asked = asyncio.create_task(run.ask("small", max_tokens=2))
+            await until(lambda: len(run.tasks("small")) == 1, "it is there")
+            stuck = run.servers("small")[0]
+
+            async def silent() -> bool:
+                return False
+
+            monkeypatch.setattr(stuck, "answers", silent)
+            await until(lambda: stuck.pid == 0, "it is ended", 2.0)
+            assert (await asked).status == 200
+            assert len(run.servers("small")) == 2
+            await left(run)
+
+    play(scene)
+
+
+def test_no_task_stays_for_servers_that_were_unloaded() -> None:
+    async def scene() -> None:
+        async with running() as run:
+            await run.ask("small")
+            before = len(asyncio.all_tasks())
+            for _ in range(5):
+                await run.ask("big")
+                await run.ask("small")
+            await asyncio.sleep(0.05)
+            assert len(asyncio.all_tasks()) <= before + 1
+
+    play(scene)
+
+
 def test_a_load_that_hangs_has_failed_after_a_while() -> None:
     async def scene() -> None:
         of = world(small={"args": ["--fail", "hang-load"]})

@@ -67,7 +67,8 @@ class FakeServer(Server):
         self._crashed = asyncio.Event()
         self.engine = FakeEngine(self.options, self.crash)
         app = make_app(self.engine, self.launch.model)
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0, access_log=None)
+        # aiohttp takes 0 for no bound at all.
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.01, access_log=None)
         try:
             await self._runner.setup()
             site = web.TCPSite(self._runner, "127.0.0.1", 0)

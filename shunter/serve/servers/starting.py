@@ -111,6 +111,13 @@ class ProcessServer(Server):
         async with client.get(f"{self.url}/health") as answer:
             return answer.status == 200
 
+    async def answers(self) -> bool:
+        try:
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_S)) as client:
+                return await self.is_ready(client)
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
     async def start(self) -> None:
         self._stopping = False
         if self.device.kind == "cuda":
