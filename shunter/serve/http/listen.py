@@ -58,7 +58,7 @@ async def listen(app: web.Application, settings: HttpSettings, *, drain_s: float
         keepalive_timeout=_KEPT_S,
         max_line_size=settings.max_header_bytes,
         max_field_size=settings.max_header_bytes,
-        shutdown_timeout=drain_s,
+        shutdown_timeout=max(0.1, drain_s),  # aiohttp takes 0 for no bound at all
     )
     await runner.setup()
     handlers = runner.server
