@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shunter.agents.base import Policy, StatePolicy
+from shunter.agents.parameters import for_world
 from shunter.agents.registry import make_policy
 from shunter.envs.gym.scheduling import empty_observation
 from shunter.envs.observation.features import feature
@@ -239,6 +240,8 @@ class Core:
             raise InputError("limits.preemption", rule, mode)
         if self.policy.oracle:
             raise InputError("--policy", "be no oracle: no server knows what it does", self.policy.name)
+        self.policy = for_world(self.policy, world)
+        self.shadow = None if self.shadow is None else for_world(self.shadow, world)
         slots = world.models * self.max_queue + world.devices * world.entries + 1
         self.tables = world.tables.changed()
         self.state = empty_state((), world.levels, world.entries, slots=slots, ring=slots, outcomes=0)

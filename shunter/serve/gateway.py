@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from shunter.agents.base import Policy
+from shunter.agents.parameters import for_world
 from shunter.catalog.devices import parse_device
 from shunter.envs.state.records import FAR_NS
 from shunter.envs.world.world import World
@@ -259,7 +260,7 @@ class Gateway:
 
     def change_policy(self, policy: Policy) -> None:
         """Another policy decides from now on."""
-        self.core.policy = policy
+        self.core.policy = for_world(policy, self.world)
         self._tell("champion", policy=policy.name)
 
     # What clients do

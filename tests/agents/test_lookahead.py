@@ -213,7 +213,7 @@ def test_drawn_futures_have_the_estimated_rates(fake_world: World) -> None:
     batch, _, _ = next(decisions(fake_world))
     copy = copied(fake_world, batch)
     rates = np.array([3.0, 1.0, 0.0])
-    pairs = np.array([[5, 7], [6, 8]])
+    pairs = np.array([[[5, 7], [6, 8]]])
     draw_future(copy, rates, 4.0, pairs, 500.0, 1)
     count = int(copy.clock["last"][0])
     new = copy.ring[:count]

@@ -8,6 +8,7 @@ import shutil
 
 import aiohttp
 
+from shunter.catalog.checkpoints import read_checkpoint
 from shunter.errors import InputError
 from shunter.profiling.meters.energy import open_gpu
 from shunter.serve.boundary import Launch, ServerFailed
@@ -47,7 +48,10 @@ class VllmServer(ProcessServer):
         if launch.kv_type not in _KV_TYPES:
             raise InputError("kv_type", f"be {' or '.join(_KV_TYPES)} for vLLM", launch.kv_type)
         if launch.gpu_layers is not None:
-            raise InputError("gpu_layers", "not be given for vLLM, which knows no levels", launch.gpu_layers)
+            total_layers = read_checkpoint(launch.checkpoint).spec.total_layers
+            if launch.gpu_layers != total_layers:
+                rule = f"be {total_layers} for {launch.model!r}, all of its layers: vLLM knows no levels"
+                raise InputError("gpu_layers", rule, launch.gpu_layers)
         self._level = 0
 
     def command(self, port: int) -> list[str]:  # noqa: D102

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from shunter.catalog.models import get_model, scaled_model
 from shunter.errors import InputError
+from shunter.profiling.checkpoints.synthetic import write_checkpoint
 from shunter.serve.boundary import Launch, ServerFailed, Sleeper
 from shunter.serve.servers import vllm_server
 from shunter.serve.servers.vllm_server import VARIABLE, VllmServer
@@ -114,7 +117,15 @@ def test_what_vllm_cannot_be_given_is_refused_by_name(
     for changed, match in (
         ({"device": "loopback:1-threads"}, "device must be cpu or cuda"),
         ({"kv_type": "q4_0"}, "kv_type must be f16 or q8_0"),
-        ({"gpu_layers": 3}, "gpu_layers must not be given"),
     ):
         with pytest.raises(InputError, match=match):
             VllmServer(launch(**changed), settings(tmp_path, vllm_python=python))
+
+
+def test_all_layers_are_no_level(python: str, tmp_path: Path) -> None:
+    spec = scaled_model(get_model("Qwen3-8B"), 12e6)
+    folder = str(write_checkpoint(spec, tmp_path / "tiny", format="safetensors", quantization="BF16").path)
+    given = Launch("tiny", folder, "cuda:0", spec.layers + 1, context_tokens=64, max_batch=1)
+    VllmServer(given, settings(tmp_path, vllm_python=python))
+    with pytest.raises(InputError, match=rf"gpu_layers must be {spec.layers + 1} for 'tiny'"):
+        VllmServer(replace(given, gpu_layers=1), settings(tmp_path, vllm_python=python))
