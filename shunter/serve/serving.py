@@ -10,8 +10,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from shunter.agents.base import Policy
 from shunter.agents.learned.file import distance_from_training
+from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.world.world import World, make_world
@@ -178,7 +181,7 @@ async def _read_again(what: Serving, gateway: Gateway, say: Callable[[str], None
 
 async def _follow_champion(uri: str, gateway: Gateway, say: Callable[[str], None]) -> None:
     """Takes up a policy that has become champion; no request notices."""
-    known = gateway.core.policy.name
+    known = gateway.core.policy
     while True:
         await asyncio.sleep(_CHAMPION_S)
         try:
@@ -186,7 +189,17 @@ async def _follow_champion(uri: str, gateway: Gateway, say: Callable[[str], None
         except Exception as error:  # a registry may be away for a while
             say(f"{uri} could not be looked up: {error}")
             continue
-        if policy.name != known:
-            known = policy.name
+        if not _are_equal(policy, known):
+            known = policy
             gateway.change_policy(policy)
-            say(f"{policy.name} decides from now on")
+            say(f"another {policy.name} decides from now on")
+
+
+def _are_equal(policy: Policy, other: Policy) -> bool:
+    """Whether two registered policies are one version: an alias names both alike."""
+    if not isinstance(policy, LearnedPolicy) or not isinstance(other, LearnedPolicy):
+        return policy.name == other.name
+    return policy.metadata == other.metadata and bool(
+        policy.weights.keys() == other.weights.keys()
+        and all(np.array_equal(array, other.weights[name]) for name, array in policy.weights.items())
+    )
