@@ -11,7 +11,9 @@ from shunter.errors import InputError
 
 
 def test_without_its_extra_it_says_what_to_install() -> None:
-    code = "import sys; sys.modules['aiohttp'] = None\nfrom shunter.cli.main import main\nmain(['serve', '--try'])"
+    code = (
+        "import sys; sys.modules['aiohttp'] = None\nimport shunter.cli.main as s; s.main(['serve', '--try'])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("shunter: serving needs the extra: pip install 'shunter[serve]'")
