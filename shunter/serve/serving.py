@@ -141,7 +141,10 @@ async def serve(what: Serving, say: Callable[[str], None]) -> None:
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ending.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: loop.create_task(_read_again(what, gateway, say)))
+    one_by_one = asyncio.Lock()
+    read_again = partial(_read_again, what, gateway, say, one_by_one)
+    reading: set[asyncio.Task[None]] = set()
+    loop.add_signal_handler(signal.SIGHUP, lambda: reading.add(loop.create_task(read_again())))
     say(f"{listening.url} serves {', '.join(gateway.names)} by {policy.name}")
     if fallback is not None:
         say(f"not by the policy that shunter ships: {fallback}")
@@ -168,15 +171,18 @@ def _make(settings: ServerSettings, engine: str, launch: Launch) -> Server:
     return make_server(engine, launch, settings)
 
 
-async def _read_again(what: Serving, gateway: Gateway, say: Callable[[str], None]) -> None:
-    """Takes up a changed scenario; the old one stays if it is wrong."""
-    try:
-        world = await asyncio.to_thread(world_of, what)
-        lines = await gateway.change_world(world)
-    except ShunterError as error:
-        say(f"the scenario stays as it was: {error}")
-        return
-    say(f"the scenario was read again: {'; '.join(lines) or 'nothing has changed'}")
+async def _read_again(
+    what: Serving, gateway: Gateway, say: Callable[[str], None], one_by_one: asyncio.Lock
+) -> None:
+    """Takes up a changed scenario, after any that is being taken up; the old one stays if it is wrong."""
+    async with one_by_one:
+        try:
+            world = await asyncio.to_thread(world_of, what)
+            lines = await gateway.change_world(world)
+        except ShunterError as error:
+            say(f"the scenario stays as it was: {error}")
+            return
+        say(f"the scenario was read again: {'; '.join(lines)}")
 
 
 async def _follow_champion(uri: str, gateway: Gateway, say: Callable[[str], None]) -> None:
