@@ -550,11 +550,11 @@ class Core:
         shadow = None
         if self.shadow is not None:
             at = int(legal_action(tables, state, device, self._wanted(self.shadow, device)[0]))
-            shadow = self.world.action_name(at)
+            shadow = self._named(device, at)
         decision = Decision(
             time_s=int(state.clock["now_ns"][0]) * 1e-9,
             device=self.world.scenario.devices[device].name,
-            choice=self.world.action_name(choice),
+            choice=self._named(device, choice),
             why=self._why(choice),
             took_ms=took_s * 1e3,
             shadow=shadow,
@@ -581,6 +581,15 @@ class Core:
             return int(policy.act(self._observation)), False
         except Exception:  # a third party's policy may raise anything; requests must not suffer for it
             return int(self._fallback.act(self._observation)), True
+
+    def _named(self, device: int, choice: int) -> str:
+        """A choice in words: to run a resident is to keep it here."""
+        name = self.world.action_name(choice)
+        model, level = divmod(choice, self.world.levels[2])
+        if model >= self.world.models:  # evictions, and to wait
+            return name
+        is_here = self.state.place["resident"][device, model] == level
+        return f"{'keep' if is_here else 'load'} {name}"
 
     def _why(self, choice: int) -> str:
         """What a choice's features say, in words."""

@@ -205,7 +205,7 @@ class Gateway:
             What was changed, a line each.
         """
         if self.world.content() == world.content():
-            return []
+            return ["nothing has changed"]
         kept, unwanted = self._compare(world)
         lines = [
             f"{self.names[m]} on {self.world.scenario.devices[d].name} is unloaded"
@@ -235,7 +235,8 @@ class Gateway:
         if self._recorder is not None:
             self._recorder.follow(core, world)
         self._act()
-        return [*lines, *(f"{name} is new" for name in self.names if name not in old_names)]
+        lines += [f"{name} is new" for name in self.names if name not in old_names]
+        return lines or ["what is loaded stays as it is"]
 
     def _compare(
         self, world: World
@@ -574,7 +575,7 @@ class Gateway:
                 "kind": operation.kind if operation.started else "drain",
                 "model": self.names[operation.model],
                 "gpu_layers": self.world.gpu_layers[operation.model][operation.level],
-                "since_s": (now_ns - operation.since_ns) * 1e-9,
+                "since_s": operation.since_ns * 1e-9,
                 "expected_s": operation.expected_s or None,
             }
         residents = []
@@ -595,11 +596,12 @@ class Gateway:
                 }
             )
         place = scenario.devices[device]
+        draining_bytes = sum(one["memory_bytes"] for one in residents if one["state"] == "draining")
         return {
             "name": place.name,
             "text": place.text,
             "capacity_bytes": float(core.tables.device["capacity_bytes"][device]),
-            "used_bytes": core.used_bytes(device),
+            "used_bytes": core.used_bytes(device) + draining_bytes,
             "measured_bytes": self._measured_bytes[device],
             "operation": doing,
             "residents": residents,
