@@ -303,6 +303,7 @@ class Core:
         state, lost = self.state, []
         for (device, model), level in residents.items():
             state.place["resident"][device, model] = level
+            state.place["last_used_ns"][device, model] = now_ns
         self.totals, self._count = old.totals, old._count
         self.decisions = old.decisions
         admit(self.tables, state, now_ns)
@@ -315,6 +316,13 @@ class Core:
             admit(self.tables, state, now_ns)
             if job.device >= 0:
                 adopt(self.tables, state, job.slot, job.device, job.tokens)
+        for before, model in enumerate(
+            moved
+        ):  # that they came over at once says nothing of how often they come
+            if model >= 0:
+                for name in ("rate_per_s", "last_arrival_ns"):
+                    state.model[name][model] = old.state.model[name][before]
+                self.served[model] = old.served[before]
         self._step(now_ns)
         return lost
 
