@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +17,7 @@ from shunter.agents.parameters import for_world
 from shunter.catalog.devices import parse_device
 from shunter.envs.state.records import FAR_NS
 from shunter.envs.world.world import World
+from shunter.errors import UnknownNameError
 from shunter.serve.boundary import Asked, Launch, Refused, Server, ServerFailed, Usage
 from shunter.serve.core import Broken, Core, Dispatch, Effect, Job, Refuse, Requeued, Start
 from shunter.serve.record import Recorder
@@ -229,6 +229,8 @@ class Gateway:
         devices = {at[0]: to[0] for at, (to, _) in kept.items()}
         for job in old.jobs.values():
             job.device = devices[job.device] if job.device >= 0 else -1
+        for (device, model), level in residents.items():
+            self._note_memory(device, model, level, self._servers[device, model])
         for job in core.take_over(self.now_ns(), old, residents, moved):
             text = f"{old_names[job.model]} is not served any more."
             self._forget(self._tickets[job.id], Refused(404, "model_not_found", text))
@@ -294,10 +296,8 @@ class Gateway:
         if self._closing:
             raise Refused(503, "shutting_down", "The gateway is shutting down.", 5.0)
         if asked.model not in self._index:
-            near = (
-                difflib.get_close_matches(asked.model, self._index, n=3, cutoff=0.4) or list(self._index)[:5]
-            )
-            raise Refused(404, "model_not_found", f"No model {asked.model!r}; there are {', '.join(near)}.")
+            text = str(UnknownNameError("model", asked.model[:200], self._index))
+            raise Refused(404, "model_not_found", text)
         model = self._index[asked.model]
         context = self.world.scenario.context_of(self.world.scenario.models[model])
         if self._prompt_tokens(model, asked) > _SURELY * context:
@@ -638,7 +638,7 @@ class Gateway:
     def unload(self, model: str | None) -> list[str]:
         """See ``boundary.Scheduler.unload``."""
         if model is not None and model not in self._index:
-            raise Refused(404, "model_not_found", f"No model {model!r}.")
+            raise Refused(404, "model_not_found", str(UnknownNameError("model", model, self._index)))
         wanted = range(self.world.models) if model is None else [self._index[model]]
         found = [self.names[m] for m in wanted if self.core.unload(self.now_ns(), m)]
         self._act()
