@@ -578,7 +578,7 @@ class Gateway:
                 "since_s": operation.since_ns * 1e-9,
                 "expected_s": operation.expected_s or None,
             }
-        residents = []
+        residents: list[dict[str, Any]] = []
         for model, level, drains in core.residents(device):
             server = self._servers.get((device, model))
             running = sum(j.device == device and j.model == model for j in core.jobs.values())
