@@ -81,7 +81,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, fake_world: World) -> Iterat
     train_policy([fake_world], EvolutionSettings(**SEARCH, threads=1)).policy.save(
         folder / "good.safetensors"
     )
-    untrained_policy().save(folder / "fair.safetensors")
+    untrained_policy([fake_world]).save(folder / "fair.safetensors")
     random_policy(1, 30.0).save(folder / "bad.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "heuristics", lambda worlds: {"cost-greedy": CostGreedy()})
