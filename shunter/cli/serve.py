@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -147,4 +148,4 @@ def _trial(folder: Path, llama_server: str | None) -> Path:
     from shunter.serve.try_model import fetch_try_model, trial_scenario
 
     find_binary(llama_server)  # nothing is fetched in vain
-    return trial_scenario(fetch_try_model(), folder)
+    return trial_scenario(fetch_try_model(say=partial(say, open_console())), folder)

@@ -23,6 +23,8 @@ def test_without_its_extra_it_says_what_to_install() -> None:
 def test_no_model_is_fetched_to_try_without_a_server_to_run_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shunter.serve.try_model.fetch_try_model", lambda: pytest.fail("it was fetched"))
+    monkeypatch.setattr(
+        "shunter.serve.try_model.fetch_try_model", lambda **said: pytest.fail("it was fetched")
+    )
     with pytest.raises(InputError, match="--llama-server must be a llama-server binary"):
         command._trial(tmp_path, str(tmp_path / "nothing"))
