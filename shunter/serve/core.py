@@ -39,8 +39,6 @@ from shunter.envs.state.state import EVICT, IDLE, LOAD, WAIT, empty_state
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 
-__all__ = ["Broken", "Core", "Decision", "Dispatch", "Effect", "Job", "Refuse", "Requeued", "Start"]
-
 FALLBACK = "cost-greedy"
 ENDLESS = 1 << 60
 UNKNOWN_TOKENS = 1 << 30

@@ -22,7 +22,7 @@ from shunter.serve.boundary import Asked, Launch, Refused, Server, ServerFailed,
 from shunter.serve.core import Broken, Core, Dispatch, Effect, Job, Refuse, Requeued, Start
 from shunter.serve.record import Recorder
 
-__all__ = ["Gateway", "GatewaySettings", "launch_of"]
+__all__ = ["GatewaySettings"]
 
 _TICK_S = 0.5
 _CHARS_PER_TOKEN = 4.0

@@ -15,8 +15,6 @@ from shunter.eval.execution.event_log import EventLog, write_event_logs
 from shunter.serve.boundary import Asked, Usage
 from shunter.serve.core import Core, Job
 
-__all__ = ["Recorder"]
-
 _ROWS = 2000
 """Rows of the event log in one file."""
 
