@@ -36,7 +36,7 @@ TUNED_COST_GREEDY = CostGreedy(load_weight=2.45, reload_weight=19.9, copy_share=
 """Cost-greedy as ``shunter tune`` found it best over the training scenarios."""
 
 DRAIN_COST_GREEDY = CostGreedy(load_weight=1.0, reload_weight=1.0, copy_share=0.1)
-"""The same where servers drain: the best of a grid of 18 over seven training scenarios at loads 0.5 and 0.8."""
+"""The same where servers drain: the best of a grid of 18 over 7 training scenarios at loads 0.5 and 0.8."""
 
 OTHERS_BUSY, PENDING = context_feature("others_busy"), context_feature("pending")
 
