@@ -30,8 +30,8 @@ test: .venv/.test llama-server lint
 test-quick: .venv/.test lint
 	$(BIN)/python -m pytest -q -m 'not engine' $(QUICK)
 
-llama-server: .venv/.test
-	PYTHON=$(BIN)/python LLAMA_CPP='$(LLAMA_CPP)' scripts/install_llama_server.sh '$(CACHE)/llama-server'
+llama-server:
+	PYTHON='$(PYTHON)' LLAMA_CPP='$(LLAMA_CPP)' scripts/install_llama_server.sh '$(CACHE)/llama-server'
 
 test-vllm: .venv/.test
 	scripts/test_vllm.sh $(abspath $(BIN))/python .venv-vllm

@@ -26,12 +26,12 @@ finish() {
 }
 trap finish EXIT
 {
+  "$python" -m venv "$work/tools" # an interpreter of the system may lack pip
   if ! command -v cmake || ! command -v ninja; then
-    "$python" -m venv "$work/tools"
     "$work/tools/bin/python" -m pip install --quiet cmake ninja
     PATH="$work/tools/bin:$PATH"
   fi
-  "$python" -m pip download --quiet --no-deps --no-binary "${requirement%%==*}" "$requirement" -d "$work"
+  "$work/tools/bin/python" -m pip download --quiet --no-deps --no-binary "${requirement%%==*}" "$requirement" -d "$work"
   tar -xzf "$work"/llama_cpp_python-*.tar.gz -C "$work"
   cmake -S "$work"/llama_cpp_python-*/vendor/llama.cpp -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release \
     -DGGML_RPC=ON -DGGML_CUDA="$cuda" -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF \

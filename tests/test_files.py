@@ -97,8 +97,8 @@ def test_no_other_code_puts_files_in_place_by_itself() -> None:
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
             called, on = node.func.attr, ast.unparse(node.func.value)
-            to = [arg for arg in node.args if not isinstance(arg, ast.Constant)]
-            moves = called in ("rename", "replace") and (on == "os" or (len(to) == 1 and not node.keywords))
+            has_target = len(node.args) == 1 and not isinstance(node.args[0], ast.Constant)
+            moves = called in ("rename", "replace") and (on == "os" or (has_target and not node.keywords))
             if (moves or (called.startswith("write_") and called in writing)) and on != "temporary":
                 found.add(name)
     assert found == own

@@ -175,7 +175,7 @@ class _Demo:
         self.policy = trained[0].policy
         learned = LearnedPolicy("trained", self.policy.weights, self.policy.metadata)
         # For real without the tuned one: on one device the untrained policy decides as it does.
-        policies = [*map(make_policy, DEFAULT_POLICIES), _tuned(), untrained_policy(), learned]
+        policies = [*map(make_policy, DEFAULT_POLICIES), _tuned(), untrained_policy([world]), learned]
         for_real = [policy for policy in policies if policy.name != TUNED]
         self._step("eval", f"{len(policies)} policies on {len(SIMULATED_SEEDS)} request sequences, simulated")
         simulated = evaluate(world, policies, SIMULATED_SEEDS)

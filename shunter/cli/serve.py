@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from shunter.cli.options import open_console, say, seconds
-from shunter.errors import InputError
+from shunter.errors import InputError, ShunterError
 from shunter.files import cache_folder
-from shunter.serve.gateway import GatewaySettings
-from shunter.serve.http.settings import HttpSettings, read_api_keys
-from shunter.serve.servers.starting import ServerSettings
-from shunter.serve.serving import SHIPPED, Serving
-from shunter.serve.serving import serve as run_gateway
+
+try:
+    from shunter.serve.gateway import GatewaySettings
+    from shunter.serve.http.settings import HttpSettings, read_api_keys
+    from shunter.serve.servers.llama_binary import find_binary
+    from shunter.serve.servers.starting import ServerSettings
+    from shunter.serve.serving import SHIPPED, Serving
+    from shunter.serve.serving import serve as run_gateway
+except ImportError as missing:
+    raise ShunterError(f"serving needs the extra: pip install 'shunter[serve]' ({missing})") from None
 
 _Scenario = Annotated[
     Path | None, typer.Option(help="Scenario file (YAML): models, devices, limits.", show_default=False)
@@ -33,7 +39,9 @@ _Policy = Annotated[
 ]
 _Shadow = Annotated[
     str | None,
-    typer.Option(help="Policy that is asked too, and only written down.", show_default=False),
+    typer.Option(
+        help="Policy that is asked too: what it would choose stands beside each decision.", show_default=False
+    ),
 ]
 _Host = Annotated[str, typer.Option(help="Address to listen at.")]
 _Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0: any that is free.")]
@@ -116,7 +124,7 @@ def serve(
         raise InputError("--api-key", f"be given to listen at {host}: others could use your models", None)
     state_dir = state or cache_folder("serve")
     what = Serving(
-        scenario=scenario or _trial(state_dir),
+        scenario=scenario or _trial(state_dir, llama_server),
         servers=ServerSettings(state_dir=state_dir, llama_server=llama_server, vllm_python=vllm_python),
         performance=performance,
         policy=policy,
@@ -135,8 +143,9 @@ def serve(
     asyncio.run(run_gateway(what, lambda line: say(console, line)))
 
 
-def _trial(folder: Path) -> Path:
+def _trial(folder: Path, llama_server: str | None) -> Path:
     """A scenario of a small real model, fetched if need be."""
     from shunter.serve.try_model import fetch_try_model, trial_scenario
 
-    return trial_scenario(fetch_try_model(), folder)
+    find_binary(llama_server)  # nothing is fetched in vain
+    return trial_scenario(fetch_try_model(say=partial(say, open_console())), folder)

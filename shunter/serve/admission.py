@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shunter.errors import UnknownNameError
 from shunter.serve.boundary import Asked, Refused, Usage
 from shunter.serve.showing import predicted_wait_s
 
@@ -60,10 +60,8 @@ def admit(gateway: Gateway, asked: Asked) -> int:
     if gateway.closing:
         raise Refused(503, "shutting_down", "The gateway is shutting down.", 5.0)
     if asked.model not in gateway.index:
-        near = (
-            difflib.get_close_matches(asked.model, gateway.index, n=3, cutoff=0.4) or list(gateway.index)[:5]
-        )
-        raise Refused(404, "model_not_found", f"No model {asked.model!r}; there are {', '.join(near)}.")
+        text = str(UnknownNameError("model", asked.model[:200], gateway.index))
+        raise Refused(404, "model_not_found", text)
     model = gateway.index[asked.model]
     context = gateway.world.scenario.context_of(gateway.world.scenario.models[model])
     if asked.prompt_chars > _MOST_CHARS_PER_TOKEN * context:

@@ -115,7 +115,7 @@ class Scheduler(Protocol):
         """The models, as ``GET /v1/models`` lists them."""
 
     def snapshot(self) -> dict[str, Any]:
-        """All that there is now, as plain data that JSON can hold.
+        """All that there is now, as plain data that JSON can hold; instants are on the clock of ``now_s``.
 
         ``{"version": 1, "now_s", "policy", "fallback": why or None, "shadow": name or None, "guard_s",
         "devices": [{"name", "text", "capacity_bytes", "used_bytes", "measured_bytes",

@@ -51,10 +51,10 @@ class Chooser:
         decision = Decision(
             time_s=int(self._state.clock["now_ns"][0]) * 1e-9,
             device=self._world.scenario.devices[device].name,
-            choice=self._world.action_name(action),
+            choice=self._named(device, action),
             why=self._why(action),
             took_ms=took_s * 1e3,
-            shadow=None if shadow is None else self._world.action_name(self._legal(shadow, device)[0]),
+            shadow=None if shadow is None else self._named(device, self._legal(shadow, device)[0]),
             fallback=is_fallback,
         )
         return decision, action, took_s
@@ -72,6 +72,15 @@ class Chooser:
             return int(policy.act(self._observation)), False
         except Exception:  # a third party's policy may raise anything; requests must not suffer for it
             return int(self._fallback.act(self._observation)), True
+
+    def _named(self, device: int, action: int) -> str:
+        """A choice in words: to run a resident is to keep it here."""
+        name = self._world.action_name(action)
+        model, level = divmod(action, self._world.levels[2])
+        if model >= self._world.models:  # evictions, and to wait
+            return name
+        is_here = self._state.place["resident"][device, model] == level
+        return f"{'keep' if is_here else 'load'} {name}"
 
     def _why(self, choice: int) -> str:
         """What a choice's features say, in words."""

@@ -99,9 +99,9 @@ class Core(Lanes):
         self._at: dict[int, Job] = {}
         self._effects: list[Effect] = []
         self._operations: list[Operation | None] = [None] * world.devices
+        self.served = np.zeros(world.models, np.int64)
         self._blocks = Blocks(self.tables, self.backoff_s)
         self._count, self.paused = 0, False
-        self.served = np.zeros(world.models, np.int64)
         self._chooser = Chooser(world, self.tables, self.state)
         self.mask = self._chooser.mask
 
@@ -139,21 +139,19 @@ class Core(Lanes):
         Returns:
             Requests for models that are gone; they are in no core, and their ``model`` is -1.
         """
-        state = self.state
         for (device, model), level in residents.items():
-            state.place["resident"][device, model] = level
+            self.state.place["resident"][device, model] = level
+            self.state.place["last_used_ns"][device, model] = now_ns
         self.totals, self._count, self.decisions = old.totals, old._count, old.decisions
-        for before, after in enumerate(moved):
-            if after >= 0:
-                self.served[after] = old.served[before]
-        admit(self.tables, state, now_ns)
+        admit(self.tables, self.state, now_ns)
         for job in sorted(old.jobs.values(), key=lambda job: job.id):
             job.model = moved[job.model]
             if job.model >= 0:
                 self._enter(job)
-                admit(self.tables, state, now_ns)
+                admit(self.tables, self.state, now_ns)
                 if job.device >= 0:
-                    adopt(self.tables, state, job.slot, job.device, job.tokens)
+                    adopt(self.tables, self.state, job.slot, job.device, job.tokens)
+        self._remember(old, moved)
         self._step(now_ns)
         return [job for job in old.jobs.values() if job.model < 0]
 

@@ -14,6 +14,7 @@ from shunter.agents.parameters import for_world
 from shunter.catalog.devices import parse_device
 from shunter.envs.state.records import FAR_NS
 from shunter.envs.world.world import World
+from shunter.errors import UnknownNameError
 from shunter.serve.admission import Facts, admit
 from shunter.serve.boundary import Asked, Launch, Refused, Server, ServerFailed, Usage
 from shunter.serve.core import Core
@@ -75,8 +76,7 @@ class Gateway:
         fallback: str | None = None,
     ) -> None:
         self.world, self.settings, self.fallback = world, settings, fallback
-        self._recorder = recorder
-        self._begun_s = time.monotonic()
+        self._recorder, self._begun_s = recorder, time.monotonic()
         self.core = self._core_of(world, policy, shadow)
         self._name_models()
         self.facts = [Facts() for _ in self.names]
@@ -84,8 +84,7 @@ class Gateway:
         self._tickets: dict[int, GatewayTicket] = {}
         self._followers = Followers()
         self.measured_bytes: list[int | None] = [None] * world.devices
-        self.refused = 0
-        self.closing = False
+        self.refused, self.closing = 0, False
         self._changing = asyncio.Lock()
         if recorder is not None:
             recorder.follow(self.core, world)
@@ -154,7 +153,7 @@ class Gateway:
 
     async def _change_world(self, world: World) -> list[str]:
         if self.world.content() == world.content():
-            return []
+            return ["nothing has changed"]
         core, ended = self._core_of(world, self.core.policy, self.core.shadow), dict[str, None]()
         while True:
             kept, unwanted = compare(self.core, world)
@@ -180,12 +179,15 @@ class Gateway:
             job.device = devices[job.device] if job.device >= 0 else -1
         if self._recorder is not None:
             self._recorder.follow(core, world)
+        for (device, model), level in residents.items():
+            self._note_memory(device, model, level)
         for job in core.take_over(self.now_ns(), old, residents, moved):
             ticket = self._tickets[job.id]
             text = f"{ticket.model} is not served any more."
             self._forget(ticket, Refused(404, "model_not_found", text))
         self._act()
-        return [*ended, *(f"{name} is new" for name in self.names if name not in old_names)]
+        lines = [*ended, *(f"{name} is new" for name in self.names if name not in old_names)]
+        return lines or ["what is loaded stays as it is"]
 
     def change_policy(self, policy: Policy, fallback: str | None = None) -> None:
         """Another policy decides from now on; ``fallback`` is why it is not the one asked for."""
@@ -325,7 +327,7 @@ class Gateway:
                 self._tell("failed", model=name, device=device, why=str(error))
             else:
                 self._tell("ready", model=name, device=device, took_s=time.monotonic() - begun_s)
-                self._note_memory(start)
+                self._note_memory(start.device, start.model, start.level)
         why = None if failure is None else str(failure)
         self.core.ended(self.now_ns(), start.device, why, memory=bool(failure and failure.out_of_memory))
         self._act()
@@ -337,13 +339,13 @@ class Gateway:
         self.core.died(self.now_ns(), device, model, str(failed))
         self._act()
 
-    def _note_memory(self, start: Start) -> None:
-        place = self.world.scenario.devices[start.device].device
+    def _note_memory(self, device: int, model: int, level: int) -> None:
+        place = self.world.scenario.devices[device].device
         if place is None or parse_device(place).kind == "cpu":
             return  # the host's memory is nobody's budget there
-        taken = self.fleet.memory_bytes(start.device, start.model)
+        taken = self.fleet.memory_bytes(device, model)
         if taken is not None:
-            self.core.measured(start.device, start.model, start.level, taken)
+            self.core.measured(device, model, level, taken)
 
     def _measure(self) -> None:
         self.measured_bytes = [self.fleet.memory_bytes(device) for device in range(self.world.devices)]
@@ -380,7 +382,7 @@ class Gateway:
     def unload(self, model: str | None) -> list[str]:
         """See ``boundary.Scheduler.unload``."""
         if model is not None and model not in self.index:
-            raise Refused(404, "model_not_found", f"No model {model!r}.")
+            raise Refused(404, "model_not_found", str(UnknownNameError("model", model, self.index)))
         wanted = range(self.world.models) if model is None else [self.index[model]]
         found = [self.names[m] for m in wanted if self.core.unload(self.now_ns(), m)]
         self._act()

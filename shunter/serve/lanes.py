@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shunter.envs.rules.candidates import used_bytes
 from shunter.envs.rules.serving import begin_serving, cancel, end_serving, requeue
@@ -23,12 +24,14 @@ class Lanes:
         tables: Its figures, as far as they were learned since.
         state: What the rules change.
         jobs: Requests in the system, by id.
+        served: Requests that were answered, by model.
     """
 
     world: World
     tables: Tables
     state: State
     jobs: dict[int, Job]
+    served: NDArray[np.int64]
     _at: dict[int, Job]
     _effects: list[Effect]
 
@@ -61,6 +64,15 @@ class Lanes:
         new["prompt_tokens"], new["decode_tokens"] = job.prompt_tokens, _UNKNOWN_TOKENS
         clock["filled"] += 1
         self.jobs[job.id] = self._at[job.slot] = job
+
+    def _remember(self, old: Lanes, moved: list[int]) -> None:
+        """Takes over what another core has seen of models; ``moved`` says which they are here, or -1."""
+        for before, model in enumerate(moved):
+            if model >= 0:
+                # That requests came over at once says nothing of how often they come.
+                for name in ("rate_per_s", "last_arrival_ns"):
+                    self.state.model[name][model] = old.state.model[name][before]
+                self.served[model] = old.served[before]
 
     def _commit(self) -> None:
         """Ends the running lanes: what clients have got is what the requests have gained."""

@@ -11,8 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shunter.agents.base import Policy
 from shunter.agents.learned.file import distance_from_training
+from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.world.world import World, make_world
@@ -203,12 +206,12 @@ async def _read_again(
         if what.policy == SHIPPED and policy.name != gateway.core.policy.name:
             gateway.change_policy(policy, fallback)
             lines.append(f"{policy.name} decides" + (f": {fallback}" if fallback else ""))
-        say(f"the scenario was read again: {'; '.join(lines) or 'nothing has changed'}")
+        say(f"the scenario was read again: {'; '.join(lines)}")
 
 
 async def _follow_champion(uri: str, gateway: Gateway, say: Callable[[str], None]) -> None:
     """Takes up a policy that has become champion; no request notices."""
-    known = gateway.core.policy.name
+    known = gateway.core.policy
     while True:
         await asyncio.sleep(_CHAMPION_S)
         try:
@@ -216,7 +219,17 @@ async def _follow_champion(uri: str, gateway: Gateway, say: Callable[[str], None
         except Exception as error:  # a registry may be away for a while
             say(f"{uri} could not be looked up: {error}")
             continue
-        if policy.name != known:
-            known = policy.name
+        if not _are_equal(policy, known):
+            known = policy
             gateway.change_policy(policy)
-            say(f"{policy.name} decides from now on")
+            say(f"another {policy.name} decides from now on")
+
+
+def _are_equal(policy: Policy, other: Policy) -> bool:
+    """Whether two registered policies are one version: an alias names both alike."""
+    if not isinstance(policy, LearnedPolicy) or not isinstance(other, LearnedPolicy):
+        return policy.name == other.name
+    return policy.metadata == other.metadata and bool(
+        policy.weights.keys() == other.weights.keys()
+        and all(np.array_equal(array, other.weights[name]) for name, array in policy.weights.items())
+    )

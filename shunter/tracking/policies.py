@@ -162,7 +162,7 @@ def _contend(
     """Compares with the best heuristic, and with the champion before if there is one that can be run."""
     mine = mean_responses(worlds, policy, seeds)
     played = f"{len(seeds)} paired seeds in {len(worlds)} world{'s' if len(worlds) > 1 else ''}"
-    known = {name: mean_responses(worlds, heuristic, seeds) for name, heuristic in heuristics().items()}
+    known = {name: mean_responses(worlds, heuristic, seeds) for name, heuristic in heuristics(worlds).items()}
     best = best_of(known)
     above, _, over_heuristic = _compare(mine, known[best], f"{best}, the best heuristic")
     if before is None:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shunter.agents.base import Policy
-from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
+from shunter.agents.learned.base_policy import DRAIN_COST_GREEDY, TUNED_COST_GREEDY
 from shunter.agents.learned.file import load_of
 from shunter.agents.learned.score_card import Cell, ScoreCard
 from shunter.agents.registry import DEFAULT_POLICIES, make_policy
@@ -51,9 +51,15 @@ def played(worlds: Sequence[World], policy: Policy, seeds: Sequence[int]) -> Pla
     return Played(np.array(means), np.array(waits), np.array(unfinished))
 
 
-def heuristics() -> dict[str, Policy]:
+def all_drain(worlds: Sequence[World]) -> bool:
+    """Whether servers drain in all of these worlds."""
+    return all(world.drains for world in worlds)
+
+
+def heuristics(worlds: Sequence[World]) -> dict[str, Policy]:
     """What learning must beat, by name: what is compared unless policies are named, and tuned cost-greedy."""
-    return {policy.name: policy for policy in (TUNED_COST_GREEDY, *map(make_policy, DEFAULT_POLICIES))}
+    tuned = DRAIN_COST_GREEDY if all_drain(worlds) else TUNED_COST_GREEDY
+    return {policy.name: policy for policy in (tuned, *map(make_policy, DEFAULT_POLICIES))}
 
 
 def best_of(responses: Mapping[str, Array]) -> str:

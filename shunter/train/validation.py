@@ -43,7 +43,7 @@ class PolicyValidation:
 
     def __init__(self, worlds: Sequence[World], seeds: Sequence[int]) -> None:
         self.worlds, self.seeds = worlds, seeds
-        scores = {name: log_costs(worlds, policy, seeds) for name, policy in heuristics().items()}
+        scores = {name: log_costs(worlds, policy, seeds) for name, policy in heuristics(worlds).items()}
         self.baseline = min(scores, key=lambda name: scores[name].mean())
         self._baseline = scores[self.baseline]
 

@@ -11,7 +11,7 @@ from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.scenario.fields import Strict
 from shunter.envs.world.world import World
-from shunter.train.selection import Played, best_of, heuristics, if_finite, played, score_card
+from shunter.train.selection import Played, all_drain, best_of, heuristics, if_finite, played, score_card
 from shunter.uncertainty import paired_mean_change, sign_of
 
 __all__ = ["TUNED", "Verdict", "shown", "untrained_policy", "verdict_of"]
@@ -108,9 +108,9 @@ class Verdict(Strict):
         return f"mean response (p99 wait for a first token){over}: {'; '.join(parts)}"
 
 
-def untrained_policy() -> LearnedPolicy:
-    """What a training begins as."""
-    return LearnedPolicy("untrained", untrained_weights(BasePolicy()), {})
+def untrained_policy(worlds: Sequence[World]) -> LearnedPolicy:
+    """What a training in these worlds begins as."""
+    return LearnedPolicy("untrained", untrained_weights(BasePolicy.of(drains=all_drain(worlds))), {})
 
 
 def judge(
@@ -129,8 +129,8 @@ def judge(
         start: What the training was given to start from; by default the untrained policy.
     """
     mine = played(worlds, policy, seeds)
-    begun = played(worlds, start or untrained_policy(), seeds)
-    others = {name: played(worlds, heuristic, seeds) for name, heuristic in heuristics().items()}
+    begun = played(worlds, start or untrained_policy(worlds), seeds)
+    others = {name: played(worlds, heuristic, seeds) for name, heuristic in heuristics(worlds).items()}
     best = best_of({name: other.response_mean_s for name, other in others.items()})
     change = paired_mean_change(mine.response_mean_s, begun.response_mean_s)
     verdict = Verdict(

@@ -133,7 +133,7 @@ async def running(
     policy: Policy | str = "cost-greedy",
     shadow: Policy | None = None,
     recorder: Recorder | None = None,
-    progress_s: float = 0.2,
+    progress_s: float = 10.0,
     http: dict[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Running]:

@@ -239,7 +239,7 @@ def test_the_snapshot_is_as_the_boundary_says() -> None:
 def test_who_waits_for_twice_the_guard_makes_the_gateway_unready() -> None:
     async def scene() -> None:
         of = world(limits={"guard_s": 0.05}, small={"args": ["--load-s", "0.5"]})
-        async with running(of, progress_s=5.0) as run:
+        async with running(of) as run:
             asked = asyncio.create_task(run.ask("small"))
             await until(lambda: run.gateway.ready() is not None, "it waits for long")
             assert "small" in (run.gateway.ready() or "")

@@ -81,10 +81,10 @@ def store(tmp_path_factory: pytest.TempPathFactory, fake_world: World) -> Iterat
     train_policy([fake_world], EvolutionSettings(**SEARCH, threads=1)).policy.save(
         folder / "good.safetensors"
     )
-    untrained_policy().save(folder / "fair.safetensors")
+    untrained_policy([fake_world]).save(folder / "fair.safetensors")
     random_policy(1, 30.0).save(folder / "bad.safetensors")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "heuristics", lambda: {"cost-greedy": CostGreedy()})
+        patch.setattr(registry, "heuristics", lambda worlds: {"cost-greedy": CostGreedy()})
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(folder)
         with warnings.catch_warnings():
@@ -163,7 +163,7 @@ def test_nothing_is_champion_that_is_not_better_than_the_best_heuristic(
     assert "Better than lru-keepalive, the best heuristic: -" in second.why
     # Better than the champion before it is not enough.
     monkeypatch.setattr(
-        registry, "heuristics", lambda: {"good": LearnedPolicy.load(store / "good.safetensors")}
+        registry, "heuristics", lambda worlds: {"good": LearnedPolicy.load(store / "good.safetensors")}
     )
     third = register(store, "good", fake_world, name)
     assert not third.champion

@@ -74,9 +74,14 @@ class World:
         return max(self.scenario.batch_of(model) for model in self.scenario.models)
 
     @property
+    def drains(self) -> bool:
+        """Whether running requests can only end, as on servers."""
+        return self.scenario.limits.preemption == "drain"
+
+    @property
     def entries(self) -> int:
         """Requests that one device may run at once: a batch, or one of every model where servers drain."""
-        return self.max_batch * (self.models if self.scenario.limits.preemption == "drain" else 1)
+        return self.max_batch * (self.models if self.drains else 1)
 
     @property
     def actions(self) -> int:

@@ -12,6 +12,8 @@ from pathlib import Path
 from shunter.errors import InputError
 from shunter.files import cache_folder
 
+__all__ = ["find_binary"]
+
 NAME = "llama-server"
 VARIABLE = "SHUNTER_LLAMA_SERVER"
 

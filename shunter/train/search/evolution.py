@@ -37,6 +37,7 @@ from shunter.errors import InputError
 from shunter.train.result import Curve
 from shunter.train.search.checkpoint import SearchCheckpoint, read_search, write_search
 from shunter.train.search.trials import Trials, episodes_of, score_of
+from shunter.train.selection import all_drain
 from shunter.train.settings import EvolutionSettings
 from shunter.train.training import Training
 
@@ -109,7 +110,7 @@ class Search(Training):
         validation: Sequence[World] | None = None,
         start: LearnedPolicy | None = None,
     ) -> None:
-        begun = _start(start, settings)
+        begun = _start(start, settings, drains=all_drain(worlds))
         super().__init__(worlds, settings, validation=validation, start=start)
         self.width = width_of(begun.weights)
         vector = to_vector(begun.weights)
@@ -273,9 +274,9 @@ def threads_of(settings: EvolutionSettings) -> int:
     return settings.threads or (int(share) if share.isdigit() else 0) or os.cpu_count() or 1
 
 
-def _start(given: LearnedPolicy | None, settings: EvolutionSettings) -> LearnedPolicy:
+def _start(given: LearnedPolicy | None, settings: EvolutionSettings, *, drains: bool) -> LearnedPolicy:
     """What a search begins with; a network begins with random layers and a last one that says nothing."""
-    weights = untrained_weights(BasePolicy(), settings.width)
+    weights = untrained_weights(BasePolicy.of(drains=drains), settings.width)
     rng = np.random.default_rng(settings.seed)
     for layer in ("encode_1", "encode_2", "score_1"):
         if settings.width:
