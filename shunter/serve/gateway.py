@@ -18,7 +18,7 @@ from shunter.errors import UnknownNameError
 from shunter.serve.admission import Facts, admit
 from shunter.serve.boundary import Asked, Launch, Refused, Server, ServerFailed, Usage
 from shunter.serve.core import Core
-from shunter.serve.effects import Broken, Dispatch, Effect, Refuse, Requeued, Start
+from shunter.serve.effects import Broken, Decision, Dispatch, Effect, Refuse, Requeued, Start
 from shunter.serve.fleet import Fleet
 from shunter.serve.follower import Followers
 from shunter.serve.launches import compare, launch_of
@@ -117,7 +117,7 @@ class Gateway:
             self.core.tick(self.now_ns())
             self._expire()
             self._act()
-            self._measure()
+            self.measured_bytes = [self.fleet.memory_bytes(d) for d in range(self.world.devices)]
 
     async def drain(self, longest_s: float) -> None:
         """Waits until nobody is in the system, at most so long."""
@@ -347,9 +347,6 @@ class Gateway:
         if taken is not None:
             self.core.measured(device, model, level, taken)
 
-    def _measure(self) -> None:
-        self.measured_bytes = [self.fleet.memory_bytes(device) for device in range(self.world.devices)]
-
     def _expire(self) -> None:
         """Turns away who has waited beyond the bound."""
         before_ns = self.now_ns() - round(self.settings.timeout_s * 1e9)
@@ -395,7 +392,7 @@ class Gateway:
     def _tell(self, kind: str, **values: Any) -> None:
         self._followers.tell({"type": kind, "time_s": self.now_ns() * 1e-9, **values})
 
-    def _decided(self, decision: Any, device: int, choice: int, took_s: float) -> None:
+    def _decided(self, decision: Decision, device: int, choice: int, took_s: float) -> None:
         values = {"took_ms": decision.took_ms, "fallback": decision.fallback, "shadow": decision.shadow}
         self._tell("decision", device=decision.device, choice=decision.choice, why=decision.why, **values)
         if self._recorder is not None:
