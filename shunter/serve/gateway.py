@@ -260,6 +260,8 @@ class Gateway:
     def change_policy(self, policy: Policy) -> None:
         """Another policy decides from now on."""
         self.core.policy = policy
+        if self._recorder is not None:
+            self._recorder.change_policy(policy.name)
         self._tell("champion", policy=policy.name)
 
     # What clients do
@@ -435,6 +437,8 @@ class Gateway:
             except ServerFailed as error:
                 failure = error
                 self._tell("failed", model=name, device=device, why=str(error))
+                if self._recorder is not None:
+                    self._recorder.failed(start.device, str(error))
             else:
                 self._tell("ready", model=name, device=device, took_s=time.monotonic() - begun_s)
                 self._servers[start.device, start.model] = server
