@@ -12,11 +12,13 @@ from pathlib import Path
 
 from shunter.agents.base import Policy
 from shunter.agents.learned.file import distance_from_training
+from shunter.agents.learned.shipped import shipped_policy
+from shunter.agents.model_uri import version_uri
 from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario, load_scenario
-from shunter.envs.world.world import World, make_world
+from shunter.envs.world.served import served_world
+from shunter.envs.world.world import World
 from shunter.errors import InputError, ShunterError
-from shunter.models.assumed import AssumedPerformance
 from shunter.serve.boundary import Launch, Server
 from shunter.serve.gateway import Gateway, GatewaySettings, launch_of
 from shunter.serve.http.app import make_app
@@ -64,8 +66,8 @@ class Serving:
     drain_s: float = 60.0
 
 
-def drained(scenario: Scenario) -> Scenario:
-    """The scenario as servers are scheduled: what runs is drained.
+def servable(scenario: Scenario) -> Scenario:
+    """The scenario, which can be served.
 
     Raises:
         InputError: A model or a device is not a real one.
@@ -79,8 +81,7 @@ def drained(scenario: Scenario) -> Scenario:
             raise InputError(f"models.{model.name}.checkpoint", "be given to serve it", model.checkpoint)
         if not model.checkpoint.exists():
             raise InputError(f"models.{model.name}.checkpoint", "be there", str(model.checkpoint))
-    limits = scenario.limits.model_copy(update={"preemption": "drain"})
-    return scenario.model_copy(update={"limits": limits})
+    return scenario
 
 
 def world_of(what: Serving) -> World:
@@ -89,10 +90,7 @@ def world_of(what: Serving) -> World:
     Raises:
         InputError: A field of the scenario breaks a rule.
     """
-    scenario = drained(load_scenario(what.scenario))
-    if what.performance is None and any(device.gpu is None for device in scenario.devices):
-        return make_world(scenario, AssumedPerformance())
-    return make_world(scenario, what.performance)
+    return served_world(servable(load_scenario(what.scenario)), what.performance)
 
 
 def policy_of(name: str, world: World) -> tuple[Policy, str | None]:
@@ -100,10 +98,11 @@ def policy_of(name: str, world: World) -> tuple[Policy, str | None]:
 
     The shipped policy gives way to cost-greedy where the scenario is unlike all that it was trained on.
     """
+    if name.startswith("models:/"):
+        return make_policy(version_uri(name)), None  # by its number, so that records say which it was
     if name != SHIPPED:
         return make_policy(name), None
-    path = Path(__file__).parents[1] / "data" / "policies" / "generalist.safetensors"
-    policy = make_policy(str(path))
+    policy = shipped_policy()
     beyond = distance_from_training(policy, world)
     if not beyond:
         return policy, None
@@ -182,7 +181,7 @@ async def _follow_champion(uri: str, gateway: Gateway, say: Callable[[str], None
     while True:
         await asyncio.sleep(_CHAMPION_S)
         try:
-            policy = await asyncio.to_thread(make_policy, uri)
+            policy, _ = await asyncio.to_thread(policy_of, uri, gateway.world)
         except Exception as error:  # a registry may be away for a while
             say(f"{uri} could not be looked up: {error}")
             continue
