@@ -137,7 +137,7 @@ def improve(
     if ran.oracle:
         raise InputError("--against", "be no oracle: no server knows what it does", ran.name)
     settings, split = settings or EvolutionSettings(), split_record(record)
-    world, measured = measured_loads(world, record.loads)
+    world, measured = measured_loads(world, record.events)
     held = _held_back(world, split.held)
     count = len(split.held) // len(held.sequences)
     training = StretchesWorld.of(world, requests_of(split.train, world.scenario), count)

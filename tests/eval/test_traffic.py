@@ -11,13 +11,17 @@ import pytest
 
 from shunter.agents.learned.shipped import shipped_policy
 from shunter.agents.registry import make_policy
+from shunter.envs.world.served import served_world
+from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.eval.execution.runs import simulate
-from shunter.eval.traffic.record import read_record, requests_of
+from shunter.eval.fidelity.recalibration import recalibrate
+from shunter.eval.traffic.record import good_loads, read_events, read_record, requests_of
 from shunter.eval.traffic.replay import ran_policy, replay_record
 from shunter.eval.traffic.timeline import record_timeline
 from shunter.eval.traffic.world import SequencesWorld, StretchesWorld
+from shunter.models.performance import PerformanceModel
 from shunter.report.replay import replay_words
 from tests.serve.records import NOON, WORLD, add_line, write_record
 
@@ -29,7 +33,7 @@ def test_what_was_simulated_is_replayed_as_it_was(tmp_path: Path) -> None:
     assert abs(replayed.error.value) < 0.02
     assert replayed.error.low <= 0.02
     assert len(replayed.requests) == 200
-    assert replayed.real_loads == len(read_record(tmp_path).loads)
+    assert replayed.real_loads == len(good_loads(read_record(tmp_path).events))
     assert abs(replayed.loads["cost-greedy"] - replayed.real_loads) <= 2
     assert replayed.figures().loc["mean response", "real_s"] == pytest.approx(
         float((run.requests.finish_s - run.requests.arrival_s).mean())
@@ -143,3 +147,17 @@ def test_a_gateway_s_timeline_has_its_requests_as_clients_saw_them(tmp_path: Pat
     assert seen.requests["finish_s"].sum() == pytest.approx(run.requests["finish_s"].sum(), abs=1e-3)
     assert len(record_timeline(tmp_path, "20261127T120000").requests) == 40
     assert (seen.operations["operation"] == "load").any()
+
+
+def test_a_gateway_s_loads_move_a_performance_model_s(
+    fake_world: World, fake_performance: PerformanceModel, tmp_path: Path
+) -> None:
+    world = served_world(fake_world.scenario, fake_performance)
+    slow = replace(world, tables=world.tables.changed(load_s=2.0 * world.tables.load_s))
+    write_record(tmp_path, "fifo-swap", world=slow, count=150)
+    found = recalibrate(fake_performance, world.scenario, [read_events(tmp_path)])
+    assert {move.target for move in found.moves} == {"load_s", "unload_s"}
+    assert all(move.after > move.before for move in found.moves if move.target == "load_s")
+    every = next(errors for errors in found.errors if errors.target == "all")
+    assert every.after is not None
+    assert every.after < every.before  # four loads move it part of the way

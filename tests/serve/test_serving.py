@@ -13,12 +13,17 @@ from shunter.serve import serving
 
 
 def test_a_champion_that_has_changed_is_taken_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = iter(["models:/box/1", "models:/box/1", "models:/box/2", "models:/box/2"])
+    versions = ["models:/box/1", "models:/box/1", "models:/box/2", "models:/box/2"]
+
+    def version(uri: str) -> str:
+        if not versions:
+            raise ConnectionError(f"{uri} is away")
+        return versions.pop(0)
 
     def policy(uri: str) -> Any:
         return SimpleNamespace(name=uri.removeprefix("models:/").replace("/", ":"))
 
-    monkeypatch.setattr(serving, "version_uri", lambda uri: next(versions))
+    monkeypatch.setattr(serving, "version_uri", version)
     monkeypatch.setattr(serving, "make_policy", policy)
     monkeypatch.setattr(serving, "_CHAMPION_S", 0.001)
     taken: list[str] = []
@@ -31,13 +36,15 @@ def test_a_champion_that_has_changed_is_taken_up_once(monkeypatch: pytest.Monkey
 
     async def follow() -> None:
         task = asyncio.create_task(serving._follow_champion("models:/box@champion", gateway, said.append))
-        while not any("could not" in line for line in said):
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(30):
+            while len(said) < 2:
+                await asyncio.sleep(0.001)
         task.cancel()
 
     asyncio.run(follow())
     assert taken == ["box:2"]
     assert said[0] == "box:2 decides from now on"
+    assert said[1] == "models:/box@champion could not be looked up: models:/box@champion is away"
 
 
 def test_a_policy_is_what_its_name_says() -> None:

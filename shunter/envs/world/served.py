@@ -7,11 +7,12 @@ from pathlib import Path
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World, make_world
 from shunter.models.assumed import AssumedPerformance
+from shunter.models.performance import PerformanceModel
 
 __all__ = ["served_world"]
 
 
-def served_world(scenario: Scenario, performance: Path | None = None) -> World:
+def served_world(scenario: Scenario, performance: Path | PerformanceModel | None = None) -> World:
     """Compiles a scenario as a gateway has it, whatever its ``limits.preemption`` says.
 
     Args:

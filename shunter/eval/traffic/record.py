@@ -44,11 +44,11 @@ class Record:
         names = self.events["policy"].value_counts()
         return str(names.index[0]) if len(names) else None
 
-    @property
-    def loads(self) -> pd.DataFrame:
-        """The rows of the event log of loads that ended well."""
-        loads = self.events[(self.events["operation"] == "load") & self.events["fault"].isna()]
-        return loads.dropna(subset=["start_s", "end_s"])
+
+def good_loads(events: pd.DataFrame) -> pd.DataFrame:
+    """The rows of an event log of loads that ended well."""
+    loads = events[(events["operation"] == "load") & events["fault"].isna()]
+    return loads.dropna(subset=["start_s", "end_s"])
 
 
 def read_record(path: Path) -> Record:
@@ -86,18 +86,30 @@ def read_events(folder: Path) -> pd.DataFrame:
     return pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(columns=list(EVENT_COLUMNS))
 
 
-def run_starts(events: pd.DataFrame) -> dict[str, float]:
-    """When each run of a gateway began, in seconds since 1970, by its name.
+def run_start(run_id: str) -> float | None:
+    """When a gateway's run began, in seconds since 1970; None: it is no gateway's.
 
-    What follows a point in a run's id counts the scenarios of one run, whose times go on.
+    What follows a point in its id counts the scenarios of one run, whose times go on.
     """
-    names = dict.fromkeys(str(name).partition(".")[0] for name in events["run_id"].unique())
+    try:
+        began = datetime.strptime(run_id.partition(".")[0], "%Y%m%dT%H%M%S")
+    except ValueError:
+        return None
+    return began.replace(tzinfo=UTC).timestamp()
+
+
+def run_starts(events: pd.DataFrame) -> dict[str, float]:
+    """When each run of a gateway began, in seconds since 1970, by its name, in order.
+
+    Raises:
+        InputError: One is no gateway's.
+    """
     starts = {}
-    for name in names:
-        try:
-            starts[name] = datetime.strptime(name, "%Y%m%dT%H%M%S").replace(tzinfo=UTC).timestamp()
-        except ValueError:
-            raise InputError("RECORD", "hold event logs of shunter serve only", name) from None
+    for name in events["run_id"].unique():
+        start = run_start(str(name))
+        if start is None:
+            raise InputError("RECORD", "hold event logs of shunter serve only", name)
+        starts[str(name).partition(".")[0]] = start
     return dict(sorted(starts.items(), key=lambda item: item[1]))
 
 

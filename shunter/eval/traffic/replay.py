@@ -17,7 +17,7 @@ from shunter.agents.registry import make_policy
 from shunter.envs.world.world import World
 from shunter.errors import InputError, ShunterError, UnknownNameError
 from shunter.eval.execution.runs import Run, simulate
-from shunter.eval.traffic.record import Record, requests_of
+from shunter.eval.traffic.record import Record, good_loads, requests_of
 from shunter.eval.traffic.world import MeasuredLoad, SequencesWorld, measured_loads
 from shunter.uncertainty import Interval, bootstrap, ratio_of_sums
 
@@ -170,7 +170,7 @@ def replay_record(record: Record, world: World, ran: Policy, others: Sequence[Po
     """
     policies = [ran, *others]
     _check(policies)
-    world, measured = measured_loads(world, record.loads)
+    world, measured = measured_loads(world, record.events)
     parts = [rows for _, rows in record.requests.groupby("run", sort=True)]
     sequences = [requests_of(rows, world.scenario, lead_s=LEAD_S) for rows in parts]
     played = SequencesWorld.of(world, sequences)
@@ -190,7 +190,7 @@ def replay_record(record: Record, world: World, ran: Policy, others: Sequence[Po
         requests=kept.assign(block=_blocks(kept["at_s"].to_numpy(np.float64))),
         others=tuple(policy.name for policy in others),
         left_out=int((~complete).sum()),
-        real_loads=len(record.loads) if record.run_ids else None,
+        real_loads=len(good_loads(record.events)) if record.run_ids else None,
         loads={name: sum(map(_loads, each)) for name, each in runs.items()},
         measured=tuple(measured),
     )

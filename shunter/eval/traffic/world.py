@@ -11,8 +11,10 @@ import pandas as pd
 
 from shunter.envs.state.state import Requests
 from shunter.envs.world.world import World
+from shunter.eval.timeline import each
+from shunter.eval.traffic.record import good_loads
 
-__all__ = ["SequencesWorld", "StretchesWorld", "measured_loads"]
+__all__ = ["SequencesWorld", "StretchesWorld", "ended_loads", "measured_loads"]
 
 _SLACK_S = 36_000.0
 _LONGEST = 5.0
@@ -37,33 +39,55 @@ class MeasuredLoad(NamedTuple):
     predicted_s: float
 
 
-def measured_loads(world: World, loads: pd.DataFrame) -> tuple[World, list[MeasuredLoad]]:
+class EndedLoad(NamedTuple):
+    """A load of an event log, by indices of a world.
+
+    Attributes:
+        device: Index of the device.
+        model: Index of the model.
+        level: Index of its level.
+        took_s: Seconds, evictions before it included.
+        evicted_s: What each of these evictions is predicted to take, by index of its model.
+    """
+
+    device: int
+    model: int
+    level: int
+    took_s: float
+    evicted_s: dict[int, float]
+
+
+def ended_loads(world: World, events: pd.DataFrame) -> Iterator[EndedLoad]:
+    """The loads of an event log that ended well; those that the world does not know are passed over."""
+    devices = {device.name: d for d, device in enumerate(world.scenario.devices)}
+    models = {model.name: m for m, model in enumerate(world.scenario.models)}
+    for row in each(good_loads(events)):
+        d, m = devices.get(row.device, -1), models.get(row.model, -1)
+        if d >= 0 and m >= 0 and int(row.gpu_layers) in world.gpu_layers[m]:
+            gone = [models[name] for name in row.evicted if name in models]
+            evicted_s = {g: float(world.tables.unload_s[d, g].max()) for g in gone}
+            level = world.gpu_layers[m].index(int(row.gpu_layers))
+            yield EndedLoad(d, m, level, float(row.end_s - row.start_s), evicted_s)
+
+
+def measured_loads(world: World, events: pd.DataFrame) -> tuple[World, list[MeasuredLoad]]:
     """The world with loads that take what they took; levels never loaded change by their model's factor.
 
     Args:
         world: The compiled scenario.
-        loads: ``Record.loads``; those of models or devices that the scenario lacks are passed over.
+        events: The event log of a gateway.
     """
-    scenario, load_s = world.scenario, world.tables.load_s.copy()
-    devices = {device.name: d for d, device in enumerate(scenario.devices)}
-    models = {model.name: m for m, model in enumerate(scenario.models)}
-    known = loads[loads["device"].isin(devices) & loads["model"].isin(models)]
-    found = []
-    for (place, name), rows in known.groupby(["device", "model"], sort=True):
-        d, m = devices[str(place)], models[str(name)]
-        unload_s = [
-            sum(float(world.tables.unload_s[d, models[gone]].max()) for gone in evicted if gone in models)
-            for evicted in rows["evicted"]
-        ]
-        took_s = (rows["end_s"] - rows["start_s"]).to_numpy(np.float64) - np.array(unload_s)
-        levels = [
-            world.gpu_layers[m].index(int(n)) if n in world.gpu_layers[m] else 0 for n in rows["gpu_layers"]
-        ]
-        predicted_s = world.tables.load_s[d, m, levels]
+    load_s, found = world.tables.load_s.copy(), []
+    by_place: dict[tuple[int, int], list[EndedLoad]] = {}
+    for load in ended_loads(world, events):
+        by_place.setdefault((load.device, load.model), []).append(load)
+    for (d, m), loads in sorted(by_place.items()):
+        took_s = np.array([load.took_s - sum(load.evicted_s.values()) for load in loads])
+        predicted_s = world.tables.load_s[d, m, [load.level for load in loads]]
         load_s[d, m] *= float(np.median(np.maximum(took_s, 1e-3) / predicted_s))
-        measured_s = float(np.median(took_s))
+        names = world.scenario.devices[d].name, world.scenario.models[m].name
         found.append(
-            MeasuredLoad(str(place), str(name), len(rows), measured_s, float(np.median(predicted_s)))
+            MeasuredLoad(*names, len(loads), float(np.median(took_s)), float(np.median(predicted_s)))
         )
     return replace(world, tables=world.tables.changed(load_s=load_s)), found
 
