@@ -27,7 +27,7 @@ from shunter.train.settings import EvolutionSettings, plain
 from shunter.train.verdict import judge
 from shunter.uncertainty import Interval, paired_mean_change, said
 
-__all__ = ["Improved", "improve"]
+__all__ = ["improve"]
 
 FEWEST_WINDOWS, MOST_WINDOWS = 8, 40
 """Held-back windows: fewer give no interval worth having, more make them short."""

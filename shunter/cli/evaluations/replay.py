@@ -9,9 +9,9 @@ import typer
 
 from shunter.agents.registry import make_policy
 from shunter.cli.options import Json, Verbose, open_console, say_answer
-from shunter.envs.scenario.scenario import load_scenario
-from shunter.envs.world.served import served_world
-from shunter.eval.traffic.record import read_record
+from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.envs.world.served import is_assumed, served_world
+from shunter.eval.traffic.record import Record, read_record
 from shunter.eval.traffic.replay import ran_policy, replay_record
 from shunter.files import check_place, finite, write_json
 from shunter.report.replay import replay_tables, replay_words, write_replay
@@ -65,8 +65,8 @@ def replay(
     """
     check_place("--out", out)
     console = open_console()
-    found = read_record(record)
-    world = served_world(load_scenario(scenario), performance)
+    found, served = read_record(record), load_scenario(scenario)
+    world = served_world(served, performance)
     replayed = replay_record(
         found, world, ran_policy(found, ran), [make_policy(text) for text in policy or ()]
     )
@@ -75,7 +75,14 @@ def replay(
         places.append(f"{write_json(json_path, finite(replayed.to_dict()))}: all figures")
     if out is not None:
         places.append(f"{write_replay(replayed, out)}: the page")
-    notes = [f"note: {note}" for note in found.notes]
+    notes = record_notes(found, served, performance)
     say_answer(console, [*replay_words(replayed), *notes], places, verbose=verbose)
     for table in replay_tables(replayed) if verbose else ():
         console.print(table.to_rich())
+
+
+def record_notes(record: Record, scenario: Scenario, performance: Path | None) -> list[str]:
+    """What else to know of what rests on a record, a line each."""
+    assumed = "prefills and decodes were never measured, but assumed from sizes: give --performance"
+    notes = [*([assumed] if is_assumed(scenario, performance) else []), *record.notes]
+    return [f"note: {note}" for note in notes]

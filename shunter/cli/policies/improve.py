@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from shunter.cli.evaluations.replay import RecordArgument, ServedPerformance, ServedScenario
+from shunter.cli.evaluations.replay import RecordArgument, ServedPerformance, ServedScenario, record_notes
 from shunter.cli.options import Verbose, check_new, open_console, progress, say_answer
 from shunter.cli.policies.train import settings_given
 from shunter.envs.scenario.scenario import load_scenario
@@ -78,4 +78,4 @@ def improve(
             settings=settings,
             on_progress=bar,
         )
-    say_answer(console, [*done.words, *(f"note: {note}" for note in found.notes)], verbose=verbose)
+    say_answer(console, [*done.words, *record_notes(found, served, performance)], verbose=verbose)

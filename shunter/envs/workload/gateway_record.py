@@ -15,7 +15,7 @@ import pandas as pd
 from shunter.errors import BrokenFileError, InputError
 from shunter.files import open_text
 
-__all__ = ["TRACE_NAME", "GatewayFormat", "counts", "read_gateway_requests"]
+__all__ = ["TRACE_NAME", "counts", "read_gateway_requests"]
 
 TRACE_NAME = "requests.jsonl"
 """Name of the file in the folder of a record."""

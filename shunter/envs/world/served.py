@@ -9,7 +9,7 @@ from shunter.envs.world.world import World, make_world
 from shunter.models.assumed import AssumedPerformance
 from shunter.models.performance import PerformanceModel
 
-__all__ = ["served_world"]
+__all__ = ["is_assumed", "served_world"]
 
 
 def served_world(scenario: Scenario, performance: Path | PerformanceModel | None = None) -> World:
@@ -25,6 +25,9 @@ def served_world(scenario: Scenario, performance: Path | PerformanceModel | None
     """
     limits = scenario.limits.model_copy(update={"preemption": "drain"})
     drained = scenario.model_copy(update={"limits": limits})
-    if performance is None and any(device.gpu is None for device in scenario.devices):
-        return make_world(drained, AssumedPerformance())
-    return make_world(drained, performance)
+    return make_world(drained, AssumedPerformance() if is_assumed(scenario, performance) else performance)
+
+
+def is_assumed(scenario: Scenario, performance: object = None) -> bool:
+    """Whether ``served_world`` knows no better than to assume speeds from sizes."""
+    return performance is None and any(device.gpu is None for device in scenario.devices)

@@ -16,7 +16,7 @@ from shunter.envs.workload.gateway_record import TRACE_NAME, counts, read_gatewa
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.execution.event_log import EVENT_COLUMNS, read_event_log
 
-__all__ = ["Record", "read_record", "requests_of"]
+__all__ = ["Record", "read_events", "read_record", "requests_of"]
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,17 @@ def read_record(path: Path) -> Record:
 def read_events(folder: Path) -> pd.DataFrame:
     """The event log of a record, all runs one after another; empty if there is none.
 
+    Of decisions that led to nothing, two a second while a gateway idles, each file's last stands for all.
+
     Raises:
         BrokenFileError: A file is damaged.
         VersionError: One was written in another version of the schema.
     """
-    logs = [read_event_log(path) for path in sorted(folder.glob("events-*.parquet"))]
+    logs = []
+    for path in sorted(folder.glob("events-*.parquet")):
+        log = read_event_log(path)
+        idle = log["operation"].isin(["wait", "make-room"]) & (log["arrived_ids"].map(len) == 0)
+        logs.append(log[~idle | (log.index == len(log) - 1)])
     return pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(columns=list(EVENT_COLUMNS))
 
 

@@ -41,8 +41,7 @@ class Replayed:
         policy: Name of the policy that ran.
         requests: A row per request that was answered in reality and in every simulation: ``model``,
             ``at_s`` (since the first one, without the time between runs), ``block`` (of time), ``real_s``
-            (response), ``real_first_s`` (wait for the first token), and in ``simulated:NAME`` and
-            ``first:NAME`` the same of each policy.
+            (response), and in ``simulated:NAME`` the same under each policy.
         others: Names of the other policies, in the order given.
         left_out: Requests that were cancelled in mid-answer, or not served in a simulation: they are played,
             and not compared.
@@ -95,13 +94,9 @@ class Replayed:
         for q in QUANTILES:
             ends = (float(np.quantile(values, q)) for values in (simulated, real))
             rows.append((f"p{q * 100:.0f}", len(real), next(ends), next(ends)))
-        first = "mean wait for a first token", f"first:{self.policy}", "real_first_s", self.requests
-        by_model = [
-            (f"mean of {name}", f"simulated:{self.policy}", "real_s", rows_of)
-            for name, rows_of in self.requests.groupby("model")
-        ]
-        for name, mine, theirs, of in (first, *by_model):
-            rows.append((name, len(of), float(of[mine].mean()), float(of[theirs].mean())))
+        for name, of in self.requests.groupby("model"):
+            ends = (float(of[column].mean()) for column in (f"simulated:{self.policy}", "real_s"))
+            rows.append((f"mean of {name}", len(of), next(ends), next(ends)))
         table = pd.DataFrame(rows, columns=["figure", "requests", "simulated_s", "real_s"])
         return table.set_index("figure")
 
@@ -180,7 +175,6 @@ def replay_record(record: Record, world: World, ran: Policy, others: Sequence[Po
     for name, each in runs.items():
         simulated = pd.concat([run.requests for run in each], ignore_index=True)
         table[f"simulated:{name}"] = simulated["finish_s"] - simulated["arrival_s"]
-        table[f"first:{name}"] = simulated["first_token_s"] - simulated["arrival_s"]
     complete = table.notna().all(axis=1) & (table["status"] == "done")
     if not complete.any():
         raise ShunterError("no request was answered both in reality and in the simulation")
@@ -212,8 +206,7 @@ def _loads(run: Run) -> int:
 
 
 def _real(rows: pd.DataFrame) -> pd.DataFrame:
-    columns = {"finish_s": "real_s", "first_token_s": "real_first_s"}
-    return rows[["model", "status", *columns]].rename(columns=columns)
+    return rows[["model", "status", "finish_s"]].rename(columns={"finish_s": "real_s"})
 
 
 def _times(parts: Sequence[pd.DataFrame]) -> Array:

@@ -14,7 +14,7 @@ from shunter.envs.world.world import World
 from shunter.eval.timeline import each
 from shunter.eval.traffic.record import good_loads
 
-__all__ = ["SequencesWorld", "StretchesWorld", "ended_loads", "measured_loads"]
+__all__ = ["SequencesWorld", "StretchesWorld", "measured_loads"]
 
 _SLACK_S = 36_000.0
 _LONGEST = 5.0
