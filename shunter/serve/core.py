@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shunter.agents.base import Policy, StatePolicy
+from shunter.agents.parameters import for_world
 from shunter.agents.registry import make_policy
 from shunter.envs.gym.scheduling import empty_observation
 from shunter.envs.observation.features import feature
@@ -573,9 +574,10 @@ class Core:
     def _wanted(self, policy: Policy, device: int) -> tuple[int, bool]:
         """What a policy chooses; what the fallback does, and True, where it fails."""
         try:
-            if isinstance(policy, StatePolicy):
-                return int(policy.act_on(self.world, self.state, device, self._observation)), False
-            return int(policy.act(self._observation)), False
+            ready = for_world(policy, self.world)
+            if isinstance(ready, StatePolicy):
+                return int(ready.act_on(self.world, self.state, device, self._observation)), False
+            return int(ready.act(self._observation)), False
         except Exception:  # a third party's policy may raise anything; requests must not suffer for it
             return int(self._fallback.act(self._observation)), True
 

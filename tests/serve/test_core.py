@@ -113,6 +113,12 @@ def test_a_policy_that_fails_is_replaced_decision_by_decision() -> None:
     assert servers.core.totals.fallbacks == servers.core.totals.decisions > 0
 
 
+def test_a_policy_whose_times_are_in_seconds_decides_by_itself() -> None:
+    servers = Servers(Core(WORLDS[1], make_policy("fifo-collated:max_wait_s=30")))
+    servers.arrive(1)
+    assert servers.core.totals.decisions > servers.core.totals.fallbacks == 0
+
+
 def test_servers_cannot_save_what_runs() -> None:
     with pytest.raises(InputError, match=r"limits\.preemption must be drain"):
         Core(small_world(preemption="save"), make_policy("cost-greedy"))
