@@ -21,6 +21,7 @@ from benchmarks.serve_cancel import cancel_rows
 from benchmarks.serve_histories import histories_rows
 from benchmarks.serve_load import added_rows, broken_rows, crowd_rows, memory_rows
 from benchmarks.serve_protocol import equal_rows, protocol_rows
+from benchmarks.serve_real import FULL, QUICK, real_load_rows
 from benchmarks.serve_starvation import starvation_rows
 from shunter.agents.registry import DEFAULT_POLICIES
 from shunter.errors import UnknownNameError
@@ -87,6 +88,11 @@ async def _starvation(given: Given) -> list[Row]:
     return starvation_rows(policies, horizon_s=1200.0 if given.quick else 14_400.0)
 
 
+async def _real(given: Given) -> list[Row]:
+    scale = QUICK if given.quick else FULL
+    return await real_load_rows(given.work / "real", given.llama_server, scale, _say)
+
+
 GROUPS: dict[str, Callable[[Given], Awaitable[list[Row]]]] = {
     "protocol": _protocol,
     "equal": _equal,
@@ -97,6 +103,7 @@ GROUPS: dict[str, Callable[[Given], Awaitable[list[Row]]]] = {
     "memory": _memory,
     "added": _added,
     "starvation": _starvation,
+    "real": _real,
 }
 
 
@@ -129,8 +136,12 @@ def run(
         begun_s = time.monotonic()
         rows += asyncio.run(_run(GROUPS[name], given))
         rows.append(reported(f"time of group {name}", round(time.monotonic() - begun_s, 1), "s"))
-        _console.print(f"{time.strftime('%H:%M:%S')} {name} is done", highlight=False)
+        _say(f"{name} is done")
     return rows
+
+
+def _say(line: str) -> None:
+    _console.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True)
 
 
 async def _run(group: Callable[[Given], Awaitable[list[Row]]], given: Given) -> list[Row]:

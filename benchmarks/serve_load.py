@@ -47,7 +47,8 @@ async def broken_rows(folder: Path, *, pairs: int, window_s: float, rate_per_s: 
         "b": {"args": ["--tokens", "16", "--step-s", "0.005"]},
         "broken": {"args": ["--fail", "load", "--load-s", "0.2"]},
     }
-    without, beside = [], []
+    without: list[Floats] = []
+    beside: list[Floats] = []
     async with open_site(folder, fake_scenario(folder, models)) as site:
         await site.warm("a")
         await site.warm("b")
@@ -212,7 +213,8 @@ async def added_rows(
         tasks = [asyncio.create_task(_stream(site, pieces)) for _ in range(streams)]
         await until(lambda: _all_run(site, streams))
         begun_s, before = time.monotonic(), pieces[0]
-        through, direct = [], []
+        through: list[float] = []
+        direct: list[float] = []
         for probe in range(probes):
             for is_direct in (False, True) if probe % 2 == 0 else (True, False):
                 url = server if is_direct else site.url

@@ -44,7 +44,7 @@ from shunter.serve.servers.starting import ServerSettings
 from shunter.train.algorithms import train_policy
 from shunter.train.settings import EvolutionSettings
 
-__all__ = ["Cell", "ServePlace", "ServeScale", "served_s", "simulated_s"]
+__all__ = ["LEARNED", "POLICIES", "Cell", "ServePlace", "ServeScale", "served_s", "simulated_s"]
 
 POLICIES = ("fifo-swap", "lru-keepalive", "cost-greedy", "learned")
 LEARNED = "learned"
