@@ -21,8 +21,8 @@ LONGEST_S = 30.0
 """Longer is not waited for."""
 
 LLAMA_PAUSE_S = 1.3
-"""How often the slots of llama-server are looked at: it looks for clients who left only after a second without
-any result, and what it says of its slots is one."""
+"""How often the slots of llama-server are looked at: it looks for clients who left only after a second
+without any result, and what it says of its slots is one."""
 
 Condition = Callable[[], Awaitable[bool]]
 

@@ -18,6 +18,7 @@ from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError, ShunterError
 from shunter.models.assumed import AssumedPerformance
 from shunter.serve.boundary import Launch, Server
+from shunter.serve.core import Core, Start
 from shunter.serve.gateway import Gateway, GatewaySettings, launch_of
 from shunter.serve.http.app import make_app
 from shunter.serve.http.listen import listen
@@ -134,6 +135,7 @@ async def serve(what: Serving, say: Callable[[str], None]) -> None:
     for device in range(world.devices):  # binaries and options are looked at before the first client comes
         for model in range(world.models):
             _make(what.servers, *launch_of(world, device, model, 0))
+    rehearse(world, policy)
     listening = await listen(make_app(gateway, what.http), what.http, drain_s=what.drain_s)
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -159,6 +161,21 @@ async def serve(what: Serving, say: Callable[[str], None]) -> None:
         await gateway.stop()
         with contextlib.suppress(Exception):
             await listening.stop()
+
+
+def rehearse(world: World, policy: Policy) -> None:
+    """Plays a request on a core of its own: where no compiled code is kept yet, it is compiled here.
+
+    The first decision would take a minute otherwise, in which the gateway answers nobody.
+    """
+    core = Core(world, policy)
+    core.begin(0)
+    job = core.arrive(1, 0, 1)
+    for effect in core.take():
+        if isinstance(effect, Start):
+            core.ended(2, effect.device)
+    core.finished(3, job, 1)
+    core.gone(5, core.arrive(4, 0, 1), client=True)
 
 
 def _make(settings: ServerSettings, engine: str, launch: Launch) -> Server:
