@@ -54,7 +54,7 @@ SHARE = 0.8
 STARTS = 3
 """Starts of each server that are timed, after one that has the file read from the disk."""
 
-SITE = Site("llama-cpp", "loopback:1-threads", "gguf", "Q8_0", ("all",))
+SITE = Site("llama-cpp", "loopback:1-threads-cores-0", "gguf", "Q8_0", ("all", "50%"))
 SCENARIO = Path(__file__).parent / "scenarios" / "serve-llama-cpp.yaml"
 TOKEN_IDS = (10, 250)
 """Token ids of prompts are between: every synthetic checkpoint has as many."""
