@@ -39,7 +39,7 @@ from shunter.envs.state.state import EVICT, IDLE, LOAD, WAIT, empty_state
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 
-__all__ = ["Broken", "Core", "Decision", "Dispatch", "Effect", "Job", "Refuse", "Requeued", "Start"]
+__all__ = ["Broken", "Core", "Dispatch", "Job", "Refuse", "Start"]
 
 FALLBACK = "cost-greedy"
 ENDLESS = 1 << 60

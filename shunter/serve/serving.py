@@ -28,7 +28,7 @@ from shunter.serve.servers.leftovers import reap_leftovers
 from shunter.serve.servers.making import make_server
 from shunter.serve.servers.starting import ServerSettings
 
-__all__ = ["Serving", "serve"]
+__all__ = ["SHIPPED", "Serving", "serve"]
 
 SHIPPED = "shipped"
 """Name by which the policy that shunter ships is asked for."""

@@ -18,6 +18,8 @@ from pathlib import Path
 from shunter.errors import ShunterError
 from shunter.files import cache_folder, replaced, write_text
 
+__all__ = ["fetch_try_model", "trial_scenario"]
+
 NAME = "SmolLM2-135M-Instruct"
 LICENCE = "Apache-2.0"
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from shunter.errors import BrokenFileError, InputError
 
+__all__ = ["HttpSettings", "read_api_keys"]
+
 _FROM_ENVIRONMENT = "env:"
 
 

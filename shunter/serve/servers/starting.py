@@ -21,6 +21,8 @@ from shunter.serve.servers.log import ServerLog
 from shunter.serve.servers.memory import GpuShare, host_bytes, visible_gpu
 from shunter.serve.servers.processes import ServerProcess, free_port
 
+__all__ = ["ServerSettings"]
+
 _ATTEMPTS = 5
 """Ports that are tried, if somebody takes each before the server does."""
 
@@ -109,7 +111,7 @@ class ProcessServer(Server):
         async with client.get(f"{self.url}/health") as answer:
             return answer.status == 200
 
-    async def start(self) -> None:  # noqa: D102
+    async def start(self) -> None:
         self._stopping = False
         if self.device.kind == "cuda":
             opened = asyncio.to_thread(open_gpu, self.device.index, address=self.device.address)
@@ -168,7 +170,7 @@ class ProcessServer(Server):
                 await asyncio.sleep(pause_s)
                 pause_s = min(_LONGEST_PAUSE_S, pause_s * 1.3)
 
-    async def stop(self) -> None:  # noqa: D102
+    async def stop(self) -> None:
         self._stopping = True
         await asyncio.shield(self._end(self.settings.grace_s))
 
@@ -178,7 +180,7 @@ class ProcessServer(Server):
         await self.release()
         self.pid = 0
 
-    async def exited(self) -> ServerFailed:  # noqa: D102
+    async def exited(self) -> ServerFailed:
         how = await self._ends()
         if self._stopping:
             await asyncio.get_running_loop().create_future()  # it was ended: there is nothing to tell, ever
@@ -188,7 +190,7 @@ class ProcessServer(Server):
         """Waits until what it needs has ended; says how."""
         return await self.process.wait()
 
-    def memory_bytes(self) -> tuple[int, int]:  # noqa: D102
+    def memory_bytes(self) -> tuple[int, int]:
         pids = self.process.pids()
         host = host_bytes(pids)
         if self.device.kind == "cpu":
