@@ -57,7 +57,7 @@ async def _equal(given: Given) -> list[Row]:
 
 
 async def _cancel(given: Given) -> list[Row]:
-    return await cancel_rows(given.work / "cancel", given.llama_server, times=3 if given.quick else 20)
+    return await cancel_rows(given.work / "cancel", given.llama_server, times=2 if given.quick else 20)
 
 
 async def _histories(given: Given) -> list[Row]:
@@ -66,7 +66,7 @@ async def _histories(given: Given) -> list[Row]:
 
 
 async def _broken(given: Given) -> list[Row]:
-    pairs, window_s = (3, 5.0) if given.quick else (10, 15.0)
+    pairs, window_s = (3, 4.0) if given.quick else (10, 15.0)
     return await broken_rows(given.work / "broken", pairs=pairs, window_s=window_s)
 
 
@@ -75,7 +75,7 @@ async def _crowd(given: Given) -> list[Row]:
 
 
 async def _memory(given: Given) -> list[Row]:
-    warm_up, requests, longest_s = (2000, 2000, 20.0) if given.quick else (6000, 36_000, 300.0)
+    warm_up, requests, longest_s = (1000, 2000, 12.0) if given.quick else (6000, 36_000, 300.0)
     return await memory_rows(given.work / "memory", warm_up=warm_up, requests=requests, longest_s=longest_s)
 
 
