@@ -133,6 +133,11 @@ class ServePlace(Place):
         """The committed file."""
         return SCENARIO
 
+    @property
+    def served_folder(self) -> Path:
+        """What clients saw, a file for each run of so many requests."""
+        return self.folder / f"served-{self.serving.requests}"
+
     async def prepared(self) -> World:
         """Checkpoints, profile, fit, starts, rate and the learned policy; the world that comes of it."""
         self._checkpoints()
@@ -183,7 +188,7 @@ class ServePlace(Place):
 
     async def serve(self, world: World) -> None:
         """Makes all runs that are not there."""
-        folder = self.folder / "served"
+        folder = self.served_folder
         folder.mkdir(exist_ok=True)
         policies, cells = self.served_policies(), self.cells()
         left = [cell for cell in cells if not (folder / f"{cell.name}.json").exists()]
@@ -199,7 +204,7 @@ class ServePlace(Place):
 
     def read(self, cell: Cell) -> list[dict[str, Any]]:
         """What clients saw in a run."""
-        path = self.folder / "served" / f"{cell.name}.json"
+        path = self.served_folder / f"{cell.name}.json"
         return list(json.loads(path.read_text(encoding="utf-8")))
 
     async def _served(
