@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -205,6 +206,7 @@ async def added_rows(
         "streams": {"args": background, "max_batch": streams},
         "probe": {"args": ["--tokens", "2", "--step-s", "0.0002"]},
     }
+    shutil.rmtree(folder / "record", ignore_errors=True)  # of a run before
     options = ("--record", str(folder / "record"), "--policy", str(policy))
     async with open_site(folder, fake_scenario(folder, models), *options) as site:
         server = await site.warm("probe")

@@ -51,11 +51,6 @@ class Site:
     folder: Path
     client: aiohttp.ClientSession
 
-    @property
-    def record(self) -> Path:
-        """Where it writes requests and decisions."""
-        return self.folder / "record"
-
     async def state(self) -> dict[str, Any]:
         """Its snapshot."""
         async with self.client.get(f"{self.url}/running") as answer:
@@ -151,13 +146,14 @@ async def open_site(
     path = folder / "scenario.yaml"
     path.write_text(yaml.safe_dump(dict(scenario)), encoding="utf-8")
     command = ["serve", "--scenario", str(path), "--port", "0", "--state", str(folder / "state")]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from shunter.cli.main import main; main()"),
-        *(*command, "--drain", "1s", *options),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=(folder / "errors.log").open("wb"),
-        env=dict(os.environ, PYTHONPATH=str(ROOT), COLUMNS="200"),
-    )
+    with (folder / "errors.log").open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "from shunter.cli.main import main; main()"),
+            *(*command, "--drain", "1s", *options),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            env=dict(os.environ, PYTHONPATH=str(ROOT), COLUMNS="200"),
+        )
     try:
         url = await asyncio.wait_for(_said_url(process), _START_S)
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
