@@ -48,8 +48,8 @@ __all__ = ["LEARNED", "POLICIES", "Cell", "ServePlace", "ServeScale", "served_s"
 
 POLICIES = ("fifo-swap", "lru-keepalive", "cost-greedy", "learned")
 LEARNED = "learned"
-SHARE = 0.8
-"""Of the largest rate that fifo-swap sustains: its queues must be bounded for means to mean anything."""
+SHARE = 0.6
+"""Of the largest rate that fifo-swap sustains: where its queues grow, a mean tells how long a run was."""
 
 STARTS = 3
 """Starts of each server that are timed, after one that has the file read from the disk."""
