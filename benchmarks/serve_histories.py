@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -268,9 +269,9 @@ def histories_rows(count: int, policies: Sequence[str]) -> list[Row]:
         for policy in policies:
             found, of_them, failure = _explore(world, policy, each)
             played, requests = played + found, requests + of_them
-            failures += [f"{policy}, {name}: {failure}"] if failure else []
+            failures += [f"{Path(policy).stem}, {name}: {failure}"] if failure else []
     note = f"{requests} requests in {time.monotonic() - begun_s:.0f} s; {len(worlds)} worlds; "
-    note += ", ".join(policies)
+    note += ", ".join(Path(policy).stem for policy in policies)
     return [
         at_least(reported("histories of the core", played, note=note), count),
         at_most(reported("histories that failed", len(failures), note="; ".join(failures)), 0),
