@@ -141,6 +141,11 @@ class Place:
         self._compiled: World | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def scenario_file(self) -> Path:
+        """The committed file that the place begins with."""
+        return self.site.scenario
+
     def prepare(self) -> None:
         """Checkpoints, profile, fit, engine's footprints, capacity and the learned policy."""
         self._checkpoints()
@@ -267,7 +272,7 @@ class Place:
 
     def _checkpoints(self) -> None:
         if not (self.folder / "scenario.yaml").exists():
-            shutil.copy(self.site.scenario, self.folder / "scenario.yaml")
+            shutil.copy(self.scenario_file, self.folder / "scenario.yaml")
         for path, (like, size_mb) in zip(self._paths(), SIZES_MB.values(), strict=True):
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from shunter.errors import ShunterError
 
-__all__ = ["Asked", "Refused", "Scheduler", "Server", "ServerFailed", "Sleeper", "Ticket", "Usage"]
+__all__ = ["Asked", "Launch", "Refused", "Scheduler", "Server", "ServerFailed", "Sleeper", "Ticket", "Usage"]
 
 
 class Refused(ShunterError):

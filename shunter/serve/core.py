@@ -235,6 +235,7 @@ class Core(Lanes):
                     took_s = (now_ns - operation.since_ns) * 1e-9
                     learn_load(self.tables, device, model, level, took_s, operation.evict)
                     self._touch(model)
+                    self._serve(device)  # who waited for it joins before anything is decided
             else:
                 fail_load(self.tables, self.state, device)
                 self._block(now_ns, device, operation, failure, memory=memory)
@@ -318,7 +319,7 @@ class Core(Lanes):
         wake_waiting(state)
         while (device := int(next_idle(state))) >= 0:
             self._ask(device)
-        for device in range(self.world.devices):
+        for device in np.flatnonzero(state.device["serving_end_ns"] < 0).tolist():
             self._serve(device)
 
     def _ask(self, device: int) -> None:

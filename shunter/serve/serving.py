@@ -22,6 +22,8 @@ from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.serve.boundary import Launch, Server
 from shunter.serve.chooser import FALLBACK
+from shunter.serve.core import Core
+from shunter.serve.effects import Start
 from shunter.serve.gateway import Gateway, GatewaySettings
 from shunter.serve.http.app import make_app
 from shunter.serve.http.listen import Listening, listen
@@ -136,6 +138,7 @@ async def serve(what: Serving, say: Callable[[str], None]) -> None:
     recorder = None if what.record is None else Recorder(what.record, world, policy.name)
     make = partial(_make, what.servers)
     gateway = Gateway(world, policy, make, what.gateway, shadow=shadow, recorder=recorder, fallback=fallback)
+    rehearse(world, policy)
     listening = await listen(make_app(gateway, what.http), what.http, drain_s=what.drain_s)
     ending, at_once, again = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -181,6 +184,21 @@ async def _ended(gateway: Gateway, listening: Listening) -> None:
     await gateway.stop()
     with contextlib.suppress(Exception):
         await listening.stop()
+
+
+def rehearse(world: World, policy: Policy) -> None:
+    """Plays a request on a core of its own: where no compiled code is kept yet, it is compiled here.
+
+    The first decision would take a minute otherwise, in which the gateway answers nobody.
+    """
+    core = Core(world, policy)
+    core.begin(0)
+    job = core.arrive(1, 0, 1)
+    for effect in core.take():
+        if isinstance(effect, Start):
+            core.ended(2, effect.device)
+    core.finished(3, job, 1)
+    core.gone(5, core.arrive(4, 0, 1), client=True)
 
 
 def _make(settings: ServerSettings, engine: str, launch: Launch) -> Server:

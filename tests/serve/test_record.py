@@ -11,7 +11,8 @@ import pandas as pd
 from shunter.agents.registry import make_policy
 from shunter.eval.execution.event_log import read_event_log
 from shunter.serve.boundary import Asked, Usage
-from shunter.serve.core import Core, Start
+from shunter.serve.core import Core
+from shunter.serve.effects import Start
 from shunter.serve.record import Recorder
 from tests.serve.test_core import WORLDS, Servers
 

@@ -7,6 +7,8 @@ the device loads and unloads, and only this one is the policy's: what it evicts 
 to its end, and is unloaded then. To run a resident means to keep what is there; the device is then asked,
 once, what it loads beside it, of what fits and is waited for.
 
+Who waited for what was loaded joins before the device is asked again: a policy cannot load in vain.
+
 The running lane is looked at again when a request arrives or finishes, a load ends, or a quantum is over.
 Servers share a device in time: where k of them run requests, each is k times as slow as alone. One server
 prefills who joins, one after another, before it goes on with its batch, each of which then gains a token a
@@ -245,11 +247,18 @@ def end_serving(t: Tables, s: State, d: int) -> None:
 
 
 @inlined
+def serve_device(t: Tables, s: State, d: int) -> None:
+    """Simulated servers: begins to run what may run on device d."""
+    if s.device[d].serving_end_ns < 0 and begin_serving(t, s, d):
+        fill_serving(t, s, d)
+
+
+@inlined
 def serve_all(t: Tables, s: State) -> None:
     """Simulated servers: begins to run what may run on every device that has decided."""
     for d in range(s.device.shape[0]):
-        if s.device[d].serving_end_ns < 0 and s.device[d].op_kind != IDLE and begin_serving(t, s, d):
-            fill_serving(t, s, d)
+        if s.device[d].op_kind != IDLE:
+            serve_device(t, s, d)
 
 
 @inlined

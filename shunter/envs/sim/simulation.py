@@ -5,11 +5,11 @@ from __future__ import annotations
 from shunter.envs.rules.durations import fill_times
 from shunter.envs.rules.dynamics import admit, apply, complete, next_idle, wake_waiting
 from shunter.envs.rules.expiry import next_expiry_ns
-from shunter.envs.rules.serving import is_draining, look_at_servers, serve_all
+from shunter.envs.rules.serving import is_draining, look_at_servers, serve_all, serve_device
 from shunter.envs.sim.compiled import entry, inlined
 from shunter.envs.state.queues import due, finished, next_arrival_ns, overdue
 from shunter.envs.state.records import FAR_NS
-from shunter.envs.state.state import IDLE, RUN, WAIT, State
+from shunter.envs.state.state import IDLE, LOAD, RUN, WAIT, State
 from shunter.envs.state.tables import Tables
 
 __all__ = ["STALLED", "advance", "begin", "predict"]
@@ -56,7 +56,10 @@ def advance(t: Tables, s: State) -> int:
             look_at_servers(t, s, now)
         for d in range(s.device.shape[0]):
             if s.device[d].op_kind >= RUN and s.device[d].op_end_ns <= now:
+                is_load = s.device[d].op_kind == LOAD
                 complete(s, d)
+                if drains and is_load:
+                    serve_device(t, s, d)
         wake_waiting(s)
     return -1
 

@@ -16,6 +16,8 @@ from shunter.serve.http.intake import Intake
 from shunter.serve.http.metrics import Metrics
 from shunter.serve.http.settings import HttpSettings
 
+__all__ = ["make_app"]
+
 
 def make_app(scheduler: Scheduler, settings: HttpSettings) -> web.Application:
     """Makes the application of a scheduler; ``listen`` binds it as its handlers need it."""

@@ -15,6 +15,8 @@ from shunter.errors import InputError
 from shunter.serve.http.errors import Fault, error_body
 from shunter.serve.http.settings import HttpSettings
 
+__all__ = ["listen"]
+
 _KEPT_S = 75.0
 _BACKLOG = 1024
 

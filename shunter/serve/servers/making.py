@@ -9,6 +9,8 @@ from shunter.serve.servers.llama_server import LlamaServer
 from shunter.serve.servers.starting import ProcessServer, ServerSettings
 from shunter.serve.servers.vllm_server import VllmServer
 
+__all__ = ["make_server"]
+
 SERVERS: dict[str, type[ProcessServer]] = {
     "llama-cpp": LlamaServer,
     "vllm": VllmServer,
