@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import glob
+import gzip
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +21,7 @@ __all__ = [
     "cache_folder",
     "check_place",
     "finite",
+    "open_text",
     "replaced",
     "unwritable",
     "write_bytes",
@@ -117,6 +120,18 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
         ValueError: A number is not finite: a reader of JSON could not read it.
     """
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def open_text(path: Path, mode: str) -> Any:
+    """Opens a file of text, gzipped if its name ends in ``.gz``.
+
+    Args:
+        path: The file; what ``replaced`` gave counts by the name that it will have.
+        mode: ``rt`` or ``wt``.
+    """
+    name = re.sub(r"\.\d+\.tmp$", "", path.name)
+    opener = gzip.open if name.endswith(".gz") else open
+    return opener(path, mode, encoding="utf-8")
 
 
 def finite(value: Any) -> Any:

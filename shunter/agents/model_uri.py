@@ -11,7 +11,7 @@ from shunter.agents.learned.policy import LearnedPolicy
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.tracking.store import import_mlflow, store_uri
 
-__all__ = ["find_version", "load_registered"]
+__all__ = ["find_version", "load_registered", "version_uri"]
 
 _URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 
@@ -28,6 +28,25 @@ def load_registered(uri: str, *, store: str | None = None) -> LearnedPolicy:
         BrokenFileError: The model's artifact is missing or damaged.
         VersionError: It was trained for observations of another version.
     """
+    match, client, version, store = _look_up(uri, store)
+    with tempfile.TemporaryDirectory() as folder:
+        policy = _load(_download(client, version, uri, folder, store), uri)
+    policy.name = f"{match['name']}:{match['alias'] or match['version']}"
+    return policy
+
+
+def version_uri(uri: str, *, store: str | None = None) -> str:
+    """The URI of the version that a registered model's URI means now, ``models:/NAME/VERSION``.
+
+    Raises:
+        InputError: The URI has another form, or there is no such model, version or alias.
+    """
+    match, _, version, _ = _look_up(uri, store)
+    return f"models:/{match['name']}/{version.version}"
+
+
+def _look_up(uri: str, store: str | None) -> tuple[re.Match[str], Any, Any, str]:
+    """The parts of a URI, MLflow's client, the version that is meant, and the store."""
     match = _URI.fullmatch(uri)
     if match is None:
         raise InputError("--policy", "have the form models:/NAME@champion or models:/NAME/3", uri)
@@ -42,10 +61,7 @@ def load_registered(uri: str, *, store: str | None = None) -> LearnedPolicy:
     version = find_version(client, match["name"], match["alias"], match["version"])
     if version is None:
         raise InputError("--policy", f"name a registered model ({_known(client, match['name'])})", uri)
-    with tempfile.TemporaryDirectory() as folder:
-        policy = _load(_download(client, version, uri, folder, store), uri)
-    policy.name = f"{match['name']}:{match['alias'] or match['version']}"
-    return policy
+    return match, client, version, store
 
 
 def find_version(client: Any, name: str, alias: str | None, version: str | None = None) -> Any:

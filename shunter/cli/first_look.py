@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
-from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.shipped import shipped_policy
 from shunter.agents.registry import make_policy
 from shunter.envs.world.world import World, make_world
 from shunter.eval.execution.batched import Batched, evaluate_batched
@@ -21,11 +20,6 @@ SCENARIO = "unseen-pair"
 SHIPPED = "shipped policy"
 PEOPLE_RUN = {"fifo-swap": "fifo-swap, as llama-swap does", "lru-keepalive": "lru-keepalive, as Ollama does"}
 """Heuristics, and which program decides so."""
-
-
-def shipped_policy() -> LearnedPolicy:
-    """The trained policy that comes with the package; ``shunter/data/README.md`` says from where."""
-    return LearnedPolicy.load(Path(str(files("shunter.data"))) / "policies" / "generalist.safetensors")
 
 
 def first_look(seeds: Sequence[int]) -> list[str]:

@@ -44,6 +44,8 @@ COMMANDS = {
     "eval": "Compare policies in simulation and, with --real, on the real engine.",
     "compare": "Set evaluations beside each other, from report folders or MLflow.",
     "serve": "Serve several models behind one OpenAI-compatible address, scheduled by a policy.",
+    "replay": "Set simulation against what a gateway recorded, and other policies beside it.",
+    "improve": "Train the next policy on what a gateway recorded; champion only if it is better.",
     "calibrate": "Update a performance model from a real evaluation; show the gap before and after.",
     "timeline": "Draw what the devices of one run did, as a web page or for Perfetto.",
     "export llama-swap": "Write llama-swap's configuration: what fits together, what evicting costs.",
@@ -60,8 +62,8 @@ MODULES = {name: name.split()[0] for name in COMMANDS if " " in name and name.sp
 FOLDERS = {
     "profiles": ("checkpoint", "profile", "profile_offload", "profile_preemption", "dataset"),
     "performance": ("fit", "predict", "models", "calibrate"),
-    "policies": ("train", "tune", "policy"),
-    "evaluations": ("eval_", "compare", "timeline", "export"),
+    "policies": ("train", "tune", "policy", "improve"),
+    "evaluations": ("eval_", "compare", "replay", "timeline", "export"),
 }
 
 

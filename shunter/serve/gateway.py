@@ -192,6 +192,8 @@ class Gateway:
     def change_policy(self, policy: Policy, fallback: str | None = None) -> None:
         """Another policy decides from now on; ``fallback`` is why it is not the one asked for."""
         self.core.policy, self.fallback = for_world(policy, self.world), fallback
+        if self._recorder is not None:
+            self._recorder.change_policy(policy.name)
         self._tell("champion", policy=policy.name)
 
     # What clients do
@@ -325,6 +327,8 @@ class Gateway:
             except ServerFailed as error:
                 failure = error
                 self._tell("failed", model=name, device=device, why=str(error))
+                if self._recorder is not None:
+                    self._recorder.failed(start.device, str(error))
             else:
                 self._tell("ready", model=name, device=device, took_s=time.monotonic() - begun_s)
                 self._note_memory(start.device, start.model, start.level)

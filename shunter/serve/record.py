@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from shunter.envs.state.state import IDLE
+from shunter.envs.workload.gateway_record import TRACE_NAME
 from shunter.envs.world.world import World
 from shunter.errors import ShunterError
 from shunter.eval.execution.event_log import EventLog, write_event_logs
@@ -21,8 +24,6 @@ _LOG = logging.getLogger(__name__)
 
 _ROWS = 2000
 """Rows of the event log in one file."""
-
-TRACE_NAME = "requests.jsonl"
 
 
 class Recorder:
@@ -46,14 +47,17 @@ class Recorder:
         self._run = f"{self._started:%Y%m%dT%H%M%S}"
         self._log = EventLog(world, {"run_id": self._run, "policy": policy, "seed": 0, "mode": "real"})
         self._core: Core | None = None
-        self._parts = 0
-        self._lines: IO[str] = (folder / TRACE_NAME).open("a", encoding="utf-8")
+        self._parts = self._worlds = 0
+        self._lines: IO[str] = _open_lines(folder / TRACE_NAME)
 
     def follow(self, core: Core, world: World) -> None:
         """Reads what it writes from this core's state, of this world."""
         if self._core is not None:
             self._write(self._log)
-        self._log = EventLog(world, self._log.run)
+            self._worlds += 1
+        # Requests of another world are numbered anew, so that its log is another run.
+        run_id = f"{self._run}.{self._worlds}" if self._worlds else self._run
+        self._log = EventLog(world, {**self._log.run, "run_id": run_id})
         self._core = core
         core.on_operation = self.operation
 
@@ -88,6 +92,14 @@ class Recorder:
         if len(self._log.rows) >= _ROWS:
             self._write(self._log.cut())
 
+    def change_policy(self, name: str) -> None:
+        """Another policy decides from now on."""
+        self._log.run = {**self._log.run, "policy": name}
+
+    def failed(self, device: int, reason: str) -> None:
+        """Notes that the load that a device is at has failed."""
+        self._log.fail_operation(device, "load_failed", reason)
+
     def operation(self, device: int) -> None:
         """Adds what the device set out to do."""
         assert self._core is not None
@@ -118,6 +130,17 @@ class Recorder:
         if self._log.rows:
             self._write(self._log)
         self.broken = self.broken or "it is closed"
+
+
+def _open_lines(path: Path) -> IO[str]:
+    """Opens a file of lines to add some; half a line, which a kill left, is ended first."""
+    file = path.open("a+b")
+    size = file.seek(0, os.SEEK_END)
+    if size:
+        file.seek(size - 1)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+    return io.TextIOWrapper(file, encoding="utf-8")
 
 
 def _after(ns: int, job: Job) -> float | None:

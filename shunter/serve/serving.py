@@ -11,16 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from shunter.agents.base import Policy
 from shunter.agents.learned.file import distance_from_training
-from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.shipped import shipped_policy
+from shunter.agents.model_uri import version_uri
 from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario, load_scenario
-from shunter.envs.world.world import World, make_world
+from shunter.envs.world.served import served_world
+from shunter.envs.world.world import World
 from shunter.errors import InputError
-from shunter.models.assumed import AssumedPerformance
 from shunter.serve.boundary import Launch, Server
 from shunter.serve.chooser import FALLBACK
 from shunter.serve.gateway import Gateway, GatewaySettings
@@ -69,8 +68,8 @@ class Serving:
     drain_s: float = 60.0
 
 
-def drained(scenario: Scenario) -> Scenario:
-    """The scenario as servers are scheduled: what runs is drained.
+def servable(scenario: Scenario) -> Scenario:
+    """The scenario, which can be served.
 
     Raises:
         InputError: A model or a device is not a real one.
@@ -84,8 +83,7 @@ def drained(scenario: Scenario) -> Scenario:
             raise InputError(f"models.{model.name}.checkpoint", "be given to serve it", model.checkpoint)
         if not model.checkpoint.exists():
             raise InputError(f"models.{model.name}.checkpoint", "be there", str(model.checkpoint))
-    limits = scenario.limits.model_copy(update={"preemption": "drain"})
-    return scenario.model_copy(update={"limits": limits})
+    return scenario
 
 
 def world_of(what: Serving) -> World:
@@ -94,9 +92,7 @@ def world_of(what: Serving) -> World:
     Raises:
         InputError: A field of the scenario breaks a rule, or what its servers need is not there.
     """
-    scenario = drained(load_scenario(what.scenario))
-    is_assumed = what.performance is None and any(device.gpu is None for device in scenario.devices)
-    world = make_world(scenario, AssumedPerformance() if is_assumed else what.performance)
+    world = served_world(servable(load_scenario(what.scenario)), what.performance)
     for device in range(world.devices):  # binaries and options are looked at before the first client comes
         for model in range(world.models):
             _make(what.servers, *launch_of(world, device, model, 0))
@@ -108,11 +104,13 @@ def policy_of(name: str, world: World) -> tuple[Policy, str | None]:
 
     The shipped policy gives way to cost-greedy where the scenario is unlike all that it was trained on.
     """
+    if name.startswith("models:/"):
+        return make_policy(version_uri(name)), None  # by its number, so that records say which it was
     if name != SHIPPED:
         return make_policy(name), None
-    path = Path(__file__).parents[1] / "data" / "policies" / "generalist.safetensors"
-    policy = make_policy(str(path))
-    beyond = distance_from_training(policy, world)
+    policy = shipped_policy()
+    # How much will be asked for nobody knows: what a scenario says of it is a guess.
+    beyond = [line for line in distance_from_training(policy, world) if not line.startswith("load: ")]
     if not beyond:
         return policy, None
     more = f" and {len(beyond) - 1} things more" if len(beyond) > 1 else ""
@@ -211,25 +209,15 @@ async def _read_again(
 
 async def _follow_champion(uri: str, gateway: Gateway, say: Callable[[str], None]) -> None:
     """Takes up a policy that has become champion; no request notices."""
-    known = gateway.core.policy
+    known = gateway.core.policy.name
     while True:
         await asyncio.sleep(_CHAMPION_S)
         try:
-            policy = await asyncio.to_thread(make_policy, uri)
+            policy, _ = await asyncio.to_thread(policy_of, uri, gateway.world)
         except Exception as error:  # a registry may be away for a while
             say(f"{uri} could not be looked up: {error}")
             continue
-        if not _are_equal(policy, known):
-            known = policy
+        if policy.name != known:
+            known = policy.name
             gateway.change_policy(policy)
-            say(f"another {policy.name} decides from now on")
-
-
-def _are_equal(policy: Policy, other: Policy) -> bool:
-    """Whether two registered policies are one version: an alias names both alike."""
-    if not isinstance(policy, LearnedPolicy) or not isinstance(other, LearnedPolicy):
-        return policy.name == other.name
-    return policy.metadata == other.metadata and bool(
-        policy.weights.keys() == other.weights.keys()
-        and all(np.array_equal(array, other.weights[name]) for name, array in policy.weights.items())
-    )
+            say(f"{policy.name} decides from now on")

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 import shunter.cli.demo
+from shunter.agents.learned.shipped import shipped_policy
 from shunter.agents.registry import make_policy
 from shunter.cli.demo import RECIPES, _Demo
-from shunter.cli.first_look import SCENARIO, first_look, shipped_policy
+from shunter.cli.first_look import SCENARIO, first_look
 from shunter.cli.main import main
 from shunter.cli.options import open_console
 from shunter.envs.scenario.scenario import load_scenario

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +26,7 @@ VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
 @pytest.mark.parametrize("gz", [False, True], ids=["plain", "gzipped"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_was_written_is_read_back_and_recognised(name: str, gz: bool, tmp_path: Path) -> None:
-    ending = {"mooncake": ".jsonl", "shunter": ".parquet"}.get(name, ".csv")
+    ending = {"mooncake": ".jsonl", "gateway": ".jsonl", "shunter": ".parquet"}.get(name, ".csv")
     path = tmp_path / ("trace" + ending + (".gz" if gz and ending != ".parquet" else ""))
 
     write_trace(TRACE, path, format=name)
@@ -131,3 +132,50 @@ def test_a_million_token_prompt_is_a_request_like_any_other(tmp_path: Path) -> N
     path.write_text(VIDUR + "0,1000000,1\n")
 
     assert read_trace(path).frame["prompt_tokens"].tolist() == [1_000_000]
+
+
+def gateway_line(arrival_s: float, status: str = "done", decode_tokens: int = 5, **more: object) -> str:
+    line = {
+        "arrival_s": arrival_s,
+        "model": "small",
+        "prompt_tokens": 10,
+        "decode_tokens": decode_tokens,
+        "session": "",
+        "status": status,
+    }
+    return json.dumps({**line, **more}) + "\n"
+
+
+def test_a_gateway_s_record_counts_from_its_first_request_and_leaves_out_what_was_not_answered(
+    tmp_path: Path,
+) -> None:
+    lines = [
+        gateway_line(1_795_984_660.5),
+        gateway_line(1_795_984_650.25, decode_tokens=7),
+        gateway_line(1_795_984_651.0, "cancelled", 3),
+        gateway_line(1_795_984_652.0, "cancelled", 0),
+        gateway_line(1_795_984_653.0, "waited_too_long", 0),
+        '{"arrival_s":17959846',
+    ]
+    (tmp_path / "requests.jsonl").write_text("".join(lines))
+
+    trace = read_trace(tmp_path)
+
+    assert trace.format == "gateway"
+    assert trace.frame["arrival_s"].tolist() == [0.0, 0.75, 10.25]
+    assert trace.frame["decode_tokens"].tolist() == [7, 3, 5]
+    assert [note.partition(": ")[2] for note in trace.notes] == [
+        "1 half-written lines left out",
+        "2 requests without a whole answer left out (1 cancelled, 1 waited_too_long)",
+    ]
+
+
+def test_a_record_without_a_whole_line_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "requests.jsonl").write_text('{"arrival_s":17959846')
+    with pytest.raises(BrokenFileError, match="no line is a whole request"):
+        read_trace(tmp_path)
+    (tmp_path / "requests.jsonl").write_text('{"arrival_s": 1.0, "model": "small"}\n')
+    with pytest.raises(InputError, match="hold 'prompt_tokens'"):
+        read_trace(tmp_path)
+    with pytest.raises(InputError, match="existing file"):
+        read_trace(tmp_path.parent / "absent")

@@ -27,7 +27,7 @@ import yaml
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.agents.learned.policy import POLICY_FORMAT, LearnedPolicy
-from shunter.agents.model_uri import load_registered
+from shunter.agents.model_uri import load_registered, version_uri
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
 from shunter.envs.world.world import World
@@ -128,6 +128,7 @@ def test_the_champion_is_replaced_by_a_better_policy_only(store: Path, fake_worl
 
     policy = make_policy(f"models:/{name}@champion")
     assert policy.name == f"{name}:champion"
+    assert version_uri(f"models:/{name}@champion") == f"models:/{name}/2"
     batch = {k: np.stack([o[k] for o in observations(fake_world)]) for k in observations(fake_world, 0)[0]}
     good = LearnedPolicy.load(store / "good.safetensors")
     np.testing.assert_array_equal(policy.act_batch(batch), good.act_batch(batch))

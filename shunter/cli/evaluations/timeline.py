@@ -11,15 +11,22 @@ from shunter.cli.options import open_console, say
 from shunter.errors import InputError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.timeline import pick_run, read_timeline
+from shunter.eval.traffic.timeline import record_timeline
 from shunter.export.perfetto import write_perfetto
 from shunter.files import check_place
 from shunter.report.timeline import write_timeline
 
 
 def timeline(
-    events: Annotated[Path, typer.Argument(help="Event log (Parquet).", show_default=False)],
+    events: Annotated[
+        Path,
+        typer.Argument(help="Event log (Parquet), or folder of shunter serve --record.", show_default=False),
+    ],
     run: Annotated[
-        str | None, typer.Option(help="Its run_id, if the log holds several.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Its run_id, if the log holds several; of a folder, the newest.", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -43,6 +50,8 @@ def timeline(
     shunter timeline runs/eval/events.parquet --run cost-greedy/0/simulated
 
     shunter timeline runs/eval/events.parquet --run cost-greedy/0/real --perfetto trace.json
+
+    shunter timeline record
     """
     console = open_console()
     page = out if out is not None or perfetto is not None else Path("timeline.html")
@@ -50,7 +59,10 @@ def timeline(
         check_place(option, path)
         if path is not None and path.absolute() == events.absolute():
             raise InputError(option, "not be the event log itself", str(path))
-    seen = read_timeline(pick_run(read_event_log(events), run))
+    if events.is_dir():
+        seen = record_timeline(events, run)
+    else:
+        seen = read_timeline(pick_run(read_event_log(events), run))
     if page is not None:
         write_timeline(seen, page, from_s=from_s, to_s=to_s)
         say(console, f"{page}: {seen.title}, {seen.end_s:.6g} s")

@@ -37,7 +37,10 @@ _Update = Annotated[
 ]
 _Events = Annotated[
     list[Path] | None,
-    typer.Option(help="With --update: event log of real runs; repeatable.", show_default=False),
+    typer.Option(
+        help="With --update: event log of real runs, or folder of shunter serve --record; repeatable.",
+        show_default=False,
+    ),
 ]
 _Scenario = Annotated[
     Path | None, typer.Option(help="With --update: the runs' scenario.", show_default=False)

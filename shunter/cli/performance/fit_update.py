@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from shunter.cli.options import percent, say_answer
 from shunter.engines.caller.entries import engine_entry
 from shunter.envs.scenario.scenario import load_scenario
+from shunter.errors import InputError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.fidelity.recalibration import Recalibration, recalibrate
+from shunter.eval.traffic.record import read_events
 from shunter.models.performance import PerformanceModel
 from shunter.tracking.runs import tracking
 
@@ -40,7 +43,7 @@ def update(
     Args:
         console: To print on.
         performance: Folder or file of the model.
-        events: Event logs.
+        events: Event logs, or folders of gateways' records.
         scenario: Scenario of the runs.
         engine: Instead of the scenario's.
         out: Folder or file to write.
@@ -54,7 +57,7 @@ def update(
         engine_entry(engine, field="--engine")
         loaded = loaded.model_copy(update={"engine": engine})
     model = PerformanceModel.load(performance)
-    found = recalibrate(model, loaded, [read_event_log(path) for path in events])
+    found = recalibrate(model, loaded, [read_log(path) for path in events])
     path = found.performance.save(out)
     findings = [*error_words(found), HELD_OUT[found.halves]] if found.runs else []
     findings += [f"note: {note}" for note in found.notes]
@@ -69,6 +72,20 @@ def update(
         console.print(update_table(found))
         console.print(span_errors_table(found))
     say_answer(console, findings, [f"{path}: recalibrated on {len(found.runs)} runs"], verbose=verbose)
+
+
+def read_log(path: Path) -> pd.DataFrame:
+    """An event log, or all of a gateway's record.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not path.is_dir():
+        return read_event_log(path)
+    log = read_events(path)
+    if log.empty:
+        raise InputError("--events", "be an event log or a folder of shunter serve --record", str(path))
+    return log
 
 
 def error_words(found: Recalibration) -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,9 @@ from typing import Any, Protocol
 import pandas as pd
 import pyarrow as pa
 
+from shunter.envs.workload.gateway_record import TRACE_NAME, GatewayFormat
 from shunter.errors import BrokenFileError, InputError
+from shunter.files import open_text
 
 __all__ = ["FORMATS"]
 
@@ -47,6 +47,8 @@ class TraceFormat(Protocol):
 
     def read(self, path: Path) -> pd.DataFrame:
         """The file's columns under our names, values as they stand; arrivals in seconds where numeric.
+
+        What was left out on the way is in ``attrs["notes"]``, a line each.
 
         Raises:
             BrokenFileError: The file is truncated or not of this format.
@@ -87,7 +89,7 @@ class CsvFormat:
             out[self.columns["arrival_s"]] = times.dt.strftime("%Y-%m-%d %H:%M:%S.%f")
         for name, value in self.constants.items():
             out[name] = value(frame) if callable(value) else value
-        with _open_text(path, "wt") as text:
+        with open_text(path, "wt") as text:
             out.to_csv(text, index=False)
 
 
@@ -102,7 +104,7 @@ class JsonLinesFormat:
         """See ``TraceFormat.read``."""
         rows = []
         try:
-            with _open_text(path, "rt") as text:
+            with open_text(path, "rt") as text:
                 for number, line in enumerate(text, 1):
                     row = json.loads(line)
                     if not isinstance(row, dict):
@@ -118,7 +120,7 @@ class JsonLinesFormat:
 
     def write(self, frame: pd.DataFrame, path: Path) -> None:
         """See ``TraceFormat.write``; without prefix hashes, since our traces know none."""
-        with _open_text(path, "wt") as text:
+        with open_text(path, "wt") as text:
             for row in frame.to_dict("records"):
                 record = {name: row[ours] for ours, name in self.columns.items()}
                 record[self.columns["arrival_s"]] = round(row["arrival_s"] * 1e3)
@@ -174,10 +176,16 @@ FORMATS: dict[str, TraceFormat] = {
     ),
     "shunter": ParquetFormat(
         _columns("arrival_s", "prompt_tokens", "decode_tokens", model="model", session="session"),
-        "shunter itself; the only one that names a model and a session for every request",
+        "shunter itself; names a model and a session for every request",
     ),
+    "gateway": GatewayFormat("shunter serve --record"),
 }
 """Trace formats by name."""
+
+
+def trace_file(path: Path) -> Path:
+    """The file of a trace: the one given, or the requests of a gateway's record whose folder is given."""
+    return path / TRACE_NAME if path.is_dir() else path
 
 
 def detect_format(path: Path) -> str:
@@ -192,12 +200,12 @@ def detect_format(path: Path) -> str:
     if path.suffix == ".parquet":
         return "shunter"
     try:
-        with _open_text(path, "rt") as text:
+        with open_text(path, "rt") as text:
             header = text.readline()
     except _DAMAGE as error:
         raise BrokenFileError(path, str(error)) from None
     if header.lstrip().startswith("{"):
-        return "mooncake"
+        return "gateway" if '"arrival_s"' in header else "mooncake"
     names = {name.strip().strip('"') for name in header.split(",")}
     for name, known in FORMATS.items():
         if isinstance(known, CsvFormat) and known.columns["arrival_s"] in names:
@@ -213,9 +221,3 @@ def _renamed(raw: pd.DataFrame, columns: Mapping[str, str], path: Path) -> pd.Da
         if columns[ours] not in raw:
             raise InputError(f"{path}: columns", f"hold {columns[ours]!r}", sorted(map(str, raw)))
     return pd.DataFrame({ours: raw[name] for ours, name in columns.items() if name in raw})
-
-
-def _open_text(path: Path, mode: str) -> Any:
-    name = re.sub(r"\.\d+\.tmp$", "", path.name)  # as ``shunter.files.replaced`` calls it until it is whole
-    opener = gzip.open if name.endswith(".gz") else open
-    return opener(path, mode, encoding="utf-8")

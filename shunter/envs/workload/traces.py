@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shunter.envs.workload.trace_formats import FORMATS, detect_format
+from shunter.envs.workload.trace_formats import FORMATS, detect_format, trace_file
 from shunter.errors import InputError, UnknownNameError
 from shunter.files import replaced
 
@@ -87,7 +87,7 @@ def read_trace(path: str | os.PathLike[str], *, format: str | None = None, mend:
     """Reads a trace of any known format, gzipped or not.
 
     Args:
-        path: The file.
+        path: The file, or the folder of a gateway's record.
         format: Name in ``FORMATS``; None: as its ending and header show.
         mend: Leave bad rows out and put the others in order, and say so in ``notes``, instead of refusing:
             published traces hold failed requests without tokens.
@@ -98,7 +98,7 @@ def read_trace(path: str | os.PathLike[str], *, format: str | None = None, mend:
         BrokenFileError: It is truncated or not of its format.
         UnknownNameError: No such format.
     """
-    path = Path(path)
+    path = trace_file(Path(path))
     name = format or detect_format(path)
     if name not in FORMATS:
         raise UnknownNameError("--format", name, FORMATS)
@@ -108,7 +108,7 @@ def read_trace(path: str | os.PathLike[str], *, format: str | None = None, mend:
     frame = known.read(path)
     for column in ("arrival_s", "prompt_tokens", "decode_tokens"):
         frame[column] = pd.to_numeric(frame[column], errors="coerce")
-    notes: list[str] = []
+    notes: list[str] = list(frame.attrs.get("notes", ()))
     for rule in _RULES:
         holds = rule.holds(frame).to_numpy()
         if not holds.all():

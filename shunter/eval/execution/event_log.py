@@ -175,6 +175,11 @@ class EventLog:
         if device in self._open and self._open[device]["operation"] in ("load", "evict"):
             self.end(state, device, device_bytes)
 
+    def fail_operation(self, device: int, kind: str, reason: str) -> None:
+        """Notes that a device's last operation, whose end is yet to be added, has failed."""
+        if device in self._open:
+            self._open[device].update(fault=kind, fault_reason=reason)
+
     def cut(self) -> EventLog:
         """Gives the rows away that nothing is added to any more, as a log of their own."""
         done, still = EventLog(self.world, self.run), {id(row) for row in self._open.values()}

@@ -233,7 +233,7 @@ def request_frame(world: World, requests: Requests, state: State) -> pd.DataFram
         {
             "request_id": np.arange(len(requests.model)),
             "model": names[requests.model],
-            "arrival_s": seconds(np.where(arrived, state.ring["arrival_ns"], unsent_ns)),
+            "arrival_s": seconds(np.where(arrived, state.ring["arrival_ns"][: len(arrived)], unsent_ns)),
             "prompt_tokens": requests.prompt_tokens,
             "decode_tokens": requests.decode_tokens,
             "first_token_s": seconds(outcomes["first_token_ns"]),

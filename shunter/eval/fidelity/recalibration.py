@@ -18,6 +18,8 @@ from shunter.errors import InputError
 from shunter.eval.execution.recorded import real_runs
 from shunter.eval.fidelity.scale_fit import Key, Observation, fit_scales
 from shunter.eval.fidelity.spans import Part, run_spans
+from shunter.eval.traffic.record import run_start
+from shunter.eval.traffic.world import ended_loads
 from shunter.models.performance import PerformanceModel
 from shunter.models.scales import Scale
 from shunter.profiling.dataset.fingerprint import digest
@@ -160,6 +162,8 @@ def _fingerprint(rows: pd.DataFrame) -> str:
 
 def _observed(world: World, fingerprint: str, rows: pd.DataFrame) -> _Run:
     seed = int(rows["seed"].iloc[0])
+    if run_start(str(rows["run_id"].iloc[0])) is not None:
+        return _Run(fingerprint, seed, list(_loads(world, rows)))
     try:
         spans = run_spans(world, world.draw(seed), rows)
     except InputError as error:
@@ -172,6 +176,18 @@ def _observed(world: World, fingerprint: str, rows: pd.DataFrame) -> _Run:
         if span.measured_s >= SHORTEST_S and span.predicted_s >= SHORTEST_S
     ]
     return _Run(fingerprint, seed, observations)
+
+
+def _loads(world: World, rows: pd.DataFrame) -> Iterator[Observation]:
+    """Loads of a gateway, evictions included; what its requests took is shared with all that ran beside."""
+    if world.scenario.limits.host_memory_gb is not None:
+        return
+    for load in ended_loads(world, rows):
+        parts = {Part("unload_s", load.device, m): seconds for m, seconds in load.evicted_s.items()}
+        at = load.device, load.model, load.level
+        parts[Part("load_s", load.device, load.model)] = float(world.tables.load_s[at])
+        if load.took_s >= SHORTEST_S:
+            yield Observation(load.took_s, {_key(world, part): s for part, s in parts.items()})
 
 
 def _key(world: World, part: Part) -> Key:

@@ -1,0 +1,51 @@
+"""``shunter serve`` as a function, without servers."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shunter.agents.registry import make_policy
+from shunter.serve import serving
+
+
+def test_a_champion_that_has_changed_is_taken_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = ["models:/box/1", "models:/box/1", "models:/box/2", "models:/box/2"]
+
+    def version(uri: str) -> str:
+        if not versions:
+            raise ConnectionError(f"{uri} is away")
+        return versions.pop(0)
+
+    def policy(uri: str) -> Any:
+        return SimpleNamespace(name=uri.removeprefix("models:/").replace("/", ":"))
+
+    monkeypatch.setattr(serving, "version_uri", version)
+    monkeypatch.setattr(serving, "make_policy", policy)
+    monkeypatch.setattr(serving, "_CHAMPION_S", 0.001)
+    taken: list[str] = []
+    gateway: Any = SimpleNamespace(
+        core=SimpleNamespace(policy=serving.policy_of("models:/box@champion", None)[0]),  # type: ignore[arg-type]
+        world=None,
+        change_policy=lambda found: taken.append(found.name),
+    )
+    said: list[str] = []
+
+    async def follow() -> None:
+        task = asyncio.create_task(serving._follow_champion("models:/box@champion", gateway, said.append))
+        async with asyncio.timeout(30):
+            while len(said) < 2:
+                await asyncio.sleep(0.001)
+        task.cancel()
+
+    asyncio.run(follow())
+    assert taken == ["box:2"]
+    assert said[0] == "box:2 decides from now on"
+    assert said[1] == "models:/box@champion could not be looked up: models:/box@champion is away"
+
+
+def test_a_policy_is_what_its_name_says() -> None:
+    assert serving.policy_of("fifo-swap", None)[0].name == make_policy("fifo-swap").name  # type: ignore[arg-type]
