@@ -84,8 +84,7 @@ class Gateway:
         self._tickets: dict[int, GatewayTicket] = {}
         self._followers = Followers()
         self.measured_bytes: list[int | None] = [None] * world.devices
-        self.refused, self.closing = 0, False
-        self._changing = asyncio.Lock()
+        self.refused, self.closing, self._changing = 0, False, asyncio.Lock()
         if recorder is not None:
             recorder.follow(self.core, world)
 
@@ -183,8 +182,7 @@ class Gateway:
             self._note_memory(device, model, level)
         for job in core.take_over(self.now_ns(), old, residents, moved):
             ticket = self._tickets[job.id]
-            text = f"{ticket.model} is not served any more."
-            self._forget(ticket, Refused(404, "model_not_found", text))
+            self._forget(ticket, Refused(404, "model_not_found", f"{ticket.model} is not served any more."))
         self._act()
         lines = [*ended, *(f"{name} is new" for name in self.names if name not in old_names)]
         return lines or ["what is loaded stays as it is"]
@@ -247,9 +245,8 @@ class Gateway:
             return False
         waits = self.core.lost(self.now_ns(), ticket.job, ticket.sends)
         if not waits:
-            self._forget(
-                ticket, Refused(503, "server_failed", f"{ticket.model}: its servers failed too often.")
-            )
+            text = f"{ticket.model}: its servers failed too often."
+            self._forget(ticket, Refused(503, "server_failed", text))
         self._act()
         return waits
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -18,6 +18,8 @@ from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World, make_world
 from shunter.serve.boundary import Launch
+from shunter.serve.core import Core
+from shunter.serve.effects import Start
 from shunter.serve.gateway import Gateway, GatewaySettings
 from shunter.serve.http.app import make_app
 from shunter.serve.http.listen import listen
@@ -25,6 +27,7 @@ from shunter.serve.http.settings import HttpSettings
 from shunter.serve.record import Recorder
 from shunter.serve.servers.fake_engine import FakeTask
 from shunter.serve.servers.fake_server import FakeServer
+from tests.serve.http import stub
 
 SIZES = {"big": ("Qwen2.5-14B", "Q4_K_M"), "small": ("Qwen2.5-3B", "Q8_0"), "other": ("Qwen3-8B", "Q4_K_M")}
 """Of these ``big`` fits a device alone, and the two others together."""
@@ -116,6 +119,34 @@ class Answer:
     def code(self) -> str:
         """An error's code."""
         return str(self.body["error"]["code"])
+
+
+@lru_cache
+def _compile() -> None:
+    """Has every rule compiled once: where none is kept yet, that takes longer than any scene may."""
+    core = Core(world("small", "other"), make_policy("cost-greedy"))
+    core.begin(0)
+    for now_ns in range(1, 6):
+        job = core.arrive(now_ns, 0, 1)
+        for effect in core.take():
+            if isinstance(effect, Start):
+                core.ended(now_ns, effect.device, "no" if now_ns == 1 else None, memory=now_ns == 1)
+        if now_ns == 2:
+            core.lost(now_ns, job, job.sends)
+        elif now_ns == 3:
+            core.died(now_ns, 0, 0, "no")
+        elif now_ns == 4:
+            core.finished(now_ns, job, 1)
+        core.gone(now_ns, job, client=True)
+        core.tick(now_ns)
+    core.pause(6, set())
+    Core(world("small", "other"), make_policy("cost-greedy")).take_over(7, core, {(0, 0): 0}, [0, 1])
+
+
+def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs a scene, which must not hang."""
+    _compile()
+    stub.play(scene)
 
 
 async def until(condition: Callable[[], bool], what: str, timeout_s: float = 5.0) -> None:

@@ -7,8 +7,7 @@ import json
 
 import pytest
 
-from tests.serve.gateways import Running, running, until, world
-from tests.serve.http.stub import play
+from tests.serve.gateways import Running, play, running, until, world
 
 SLOW = ["--step-s", "0.05", "--tokens", "1000"]
 

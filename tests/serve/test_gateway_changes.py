@@ -11,8 +11,7 @@ from shunter.errors import InputError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.serve.boundary import Launch, Server, ServerFailed
 from shunter.serve.record import Recorder
-from tests.serve.gateways import running, until, world
-from tests.serve.http.stub import play
+from tests.serve.gateways import play, running, until, world
 
 RUNS = {"args": ["--step-s", "0.02", "--tokens", "20"]}
 

@@ -13,8 +13,8 @@ from shunter.agents.registry import make_policy
 from shunter.eval.execution.event_log import read_event_log
 from shunter.serve.boundary import Asked, Usage
 from shunter.serve.record import Recorder
-from tests.serve.gateways import running, until, world
-from tests.serve.http.stub import SNAPSHOT, play
+from tests.serve.gateways import play, running, until, world
+from tests.serve.http.stub import SNAPSHOT
 
 
 def test_pinned_and_preloaded_models_are_there_before_anybody_asks() -> None:
