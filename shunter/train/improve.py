@@ -115,10 +115,9 @@ def improve(
 ) -> Improved:
     """Trains a policy on recorded traffic and registers it if it is better than the one that ran.
 
-    Training plays random stretches of the earlier requests, and goes on from the policy that ran if that one
-    was trained. The new policy, the one that ran and cost-greedy then serve the held-back windows, all with
-    loads that take what they took. It contends for the alias ``champion`` only if the paired interval over
-    windows says that it is better than the one that ran, and gets it as ``register_policy`` rules.
+    Training plays random stretches of the earlier requests, from the policy that ran if that was trained.
+    The new policy, the one that ran and cost-greedy then serve the held-back windows, with loads as measured.
+    It contends for the alias ``champion`` (``register_policy``) only if the paired interval is below zero.
 
     Args:
         record: What happened.
