@@ -236,6 +236,7 @@ class Core(Lanes):
                     learn_load(self.tables, device, model, level, took_s, operation.evict)
                     self._touch(model)
                     self._serve(device)  # who waited for it joins before anything is decided
+                    self._commit()
             else:
                 fail_load(self.tables, self.state, device)
                 self._block(now_ns, device, operation, failure, memory=memory)

@@ -246,19 +246,20 @@ def end_serving(t: Tables, s: State, d: int) -> None:
         end_busy(s, d)
 
 
-@inlined
-def serve_device(t: Tables, s: State, d: int) -> None:
-    """Simulated servers: begins to run what may run on device d."""
+@internal
+def join_first(t: Tables, s: State, d: int) -> None:
+    """Simulated servers: who waited for what device d has just loaded joins before anything is decided."""
     if s.device[d].serving_end_ns < 0 and begin_serving(t, s, d):
-        fill_serving(t, s, d)
+        s.device[d].serving_end_ns = s.device[d].serving_since_ns
+        end_serving(t, s, d)
 
 
 @inlined
 def serve_all(t: Tables, s: State) -> None:
     """Simulated servers: begins to run what may run on every device that has decided."""
     for d in range(s.device.shape[0]):
-        if s.device[d].op_kind != IDLE:
-            serve_device(t, s, d)
+        if s.device[d].serving_end_ns < 0 and s.device[d].op_kind != IDLE and begin_serving(t, s, d):
+            fill_serving(t, s, d)
 
 
 @inlined

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shunter.envs.rules.durations import fill_times
 from shunter.envs.rules.dynamics import admit, apply, complete, next_idle, wake_waiting
 from shunter.envs.rules.expiry import next_expiry_ns
-from shunter.envs.rules.serving import is_draining, look_at_servers, serve_all, serve_device
+from shunter.envs.rules.serving import is_draining, join_first, look_at_servers, serve_all
 from shunter.envs.sim.compiled import entry, inlined
 from shunter.envs.state.queues import due, finished, next_arrival_ns, overdue
 from shunter.envs.state.records import FAR_NS
@@ -59,7 +59,7 @@ def advance(t: Tables, s: State) -> int:
                 is_load = s.device[d].op_kind == LOAD
                 complete(s, d)
                 if drains and is_load:
-                    serve_device(t, s, d)
+                    join_first(t, s, d)
         wake_waiting(s)
     return -1
 
