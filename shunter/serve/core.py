@@ -47,6 +47,8 @@ from shunter.serve.lanes import Lanes
 from shunter.serve.learning import learn_load, learn_memory
 from shunter.serve.wishes import Wishes
 
+__all__ = ["Core"]
+
 
 @dataclass
 class Core(Lanes):

@@ -26,7 +26,7 @@ from shunter.serve.record import Recorder
 from shunter.serve.showing import list_models, oldest_ns, snapshot
 from shunter.serve.ticket import GatewayTicket
 
-__all__ = ["GatewaySettings"]
+__all__ = ["Gateway", "GatewaySettings"]
 
 _LOG = logging.getLogger(__name__)
 

@@ -6,6 +6,8 @@ from shunter.envs.world.world import World
 from shunter.serve.boundary import Launch
 from shunter.serve.core import Core
 
+__all__ = ["launch_of"]
+
 
 def launch_of(world: World, device: int, model: int, level: int) -> tuple[str, Launch]:
     """The engine of a model on a device, and what its server is started with."""

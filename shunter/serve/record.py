@@ -20,6 +20,8 @@ from shunter.serve.boundary import Asked, Usage
 from shunter.serve.core import Core
 from shunter.serve.effects import Job
 
+__all__ = ["Recorder"]
+
 _LOG = logging.getLogger(__name__)
 
 _ROWS = 2000
