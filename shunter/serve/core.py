@@ -18,13 +18,7 @@ from shunter.agents.base import Policy
 from shunter.agents.parameters import for_world
 from shunter.envs.rules.dynamics import admit, apply, complete, next_idle, open_episode, wake_waiting
 from shunter.envs.rules.expiry import next_expiry_ns
-from shunter.envs.rules.serving import (
-    adopt,
-    fail_load,
-    is_draining,
-    lose_server,
-    start_drained,
-)
+from shunter.envs.rules.serving import adopt, fail_load, is_draining, lose_server, start_drained
 from shunter.envs.sim.simulation import predict
 from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import EVICT, IDLE, LOAD, WAIT, empty_state
