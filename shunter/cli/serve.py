@@ -74,6 +74,14 @@ _Binary = Annotated[
 _Python = Annotated[
     str | None, typer.Option("--vllm-python", help="Interpreter that has vLLM.", show_default=False)
 ]
+_Sleep = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=2,
+        help="vLLM servers sleep instead of ending: 1, weights stay in host memory; 2, they are dropped.",
+    ),
+]
 _State = Annotated[
     Path | None,
     typer.Option(help="Folder for servers' logs. Default: in the user's cache.", show_default=False),
@@ -98,6 +106,7 @@ def serve(
     drain: _Drain = "60s",
     llama_server: _Binary = None,
     vllm_python: _Python = None,
+    sleep: _Sleep = 0,
     state: _State = None,
     try_it: _Try = False,
 ) -> None:
@@ -135,7 +144,9 @@ def serve(
             api_keys=tuple(key for source in api_key or () for key in read_api_keys(source)),
             origins=tuple(origin or ()),
         ),
-        gateway=GatewaySettings(max_queue=max_queue, timeout_s=seconds("--timeout", timeout)),
+        gateway=GatewaySettings(
+            max_queue=max_queue, timeout_s=seconds("--timeout", timeout), sleep_level=sleep
+        ),
         record=record,
         drain_s=seconds("--drain", drain),
     )

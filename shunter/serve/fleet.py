@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from shunter.serve.boundary import Launch, Server, ServerFailed
+from shunter.serve.boundary import Launch, Server, ServerFailed, Sleeper
 
 _MISSES = 3
 """Times in a row that a server says nothing, after which it is taken for stuck."""
@@ -23,17 +23,23 @@ class Fleet:
     Args:
         make: Makes the server of a launch, for an engine's name.
         on_end: Called with device, model and reason when a server has ended by itself, or is stuck.
+        sleep_level: Servers that can sleep are sent to sleep at this level instead of ended; 0: none is.
 
     Attributes:
         servers: Those that answer.
+        asleep: Those that sleep, who fell asleep first first.
         pulse_s: Time between two looks at whether a server is well.
     """
 
     def __init__(
-        self, make: Callable[[str, Launch], Server], on_end: Callable[[int, int, ServerFailed], None]
+        self,
+        make: Callable[[str, Launch], Server],
+        on_end: Callable[[int, int, ServerFailed], None],
+        sleep_level: int = 0,
     ) -> None:
-        self.make, self._on_end, self.pulse_s = make, on_end, 15.0
+        self.make, self._on_end, self.pulse_s, self._sleep_level = make, on_end, 15.0, sleep_level
         self.servers: dict[tuple[int, int], Server] = {}
+        self.asleep: dict[tuple[int, int], Server] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: dict[Server, asyncio.Task[None]] = {}
 
@@ -45,11 +51,13 @@ class Fleet:
         return task
 
     async def load(self, device: int, model: int, engine: str, launch: Launch) -> None:
-        """Starts a server, and watches it once it answers.
+        """Starts a server, or wakes the one that sleeps, and watches it once it answers.
 
         Raises:
             ServerFailed: It does not, whatever the reason is: a device whose load never ends would be lost.
         """
+        if await self._woken(device, model, launch):
+            return
         server = None
         try:
             server = self.make(engine, launch)
@@ -68,9 +76,42 @@ class Fleet:
     async def unload(self, device: int, model: int) -> None:
         """Stops a server, if it is there."""
         server = self.servers.get((device, model))
-        if server is not None:
-            await self._retired(server)
-            self.servers.pop((device, model), None)
+        if server is None:
+            return
+        if self._sleep_level and isinstance(server, Sleeper):
+            try:
+                await server.sleep(self._sleep_level)
+            except ServerFailed as failed:
+                _LOG.warning("The server of %s does not sleep: %s", server.launch.model, failed)
+            else:
+                self.asleep[device, model] = self.servers.pop((device, model))
+                return
+        await self._retired(server)
+        self.servers.pop((device, model), None)
+
+    async def _woken(self, device: int, model: int, launch: Launch) -> bool:
+        """Wakes the server that sleeps there, if it is the one that is wanted; else ends it."""
+        server = self.asleep.pop((device, model), None)
+        if server is None:
+            return False
+        if server.launch == launch and isinstance(server, Sleeper):
+            try:
+                await server.wake()
+            except ServerFailed as failed:
+                _LOG.warning("The server of %s does not wake: %s", launch.model, failed)
+            else:
+                self.servers[device, model] = server
+                return True
+        await self._retired(server)
+        return False
+
+    async def make_room(self, device: int, free_bytes: float) -> None:
+        """Ends servers that sleep on a device until what they keep there, as measured, leaves so much."""
+        while True:
+            mine = {at: server.memory_bytes()[0] for at, server in self.asleep.items() if at[0] == device}
+            if sum(mine.values()) <= free_bytes:
+                return
+            await self._retired(self.asleep.pop(next(iter(mine))))
 
     async def _retired(self, server: Server) -> None:
         self._watches.pop(server).cancel()
@@ -94,6 +135,8 @@ class Fleet:
                 task.cancel()
         self._watches.pop(server, None)
         # Another scenario may have given it another place meanwhile.
+        for at in [at for at, one in self.asleep.items() if one is server]:
+            del self.asleep[at]
         for device, model in [at for at, one in self.servers.items() if one is server]:
             del self.servers[device, model]
             self._on_end(device, model, failed)
@@ -108,15 +151,18 @@ class Fleet:
         return ServerFailed(f"the server of {server.launch.model} was stuck: it said nothing {misses} times")
 
     def move(self, places: dict[tuple[int, int], tuple[int, int]]) -> None:
-        """Gives servers other indices, old to new; those that get none are stopped."""
+        """Gives servers other indices, old to new; those that get none, and those that sleep, are stopped."""
         left = [server for at, server in self.servers.items() if at not in places]
+        left += self.asleep.values()
+        self.asleep = {}
         self.servers = {to: self.servers[at] for at, to in places.items()}
         for server in left:
             self.spawn(self._retired(server))
 
     def memory_bytes(self, device: int, model: int | None = None) -> int | None:
         """Device memory that a device's servers take, or that of one model; None: it cannot be said now."""
-        servers = [one for (d, m), one in self.servers.items() if d == device and model in (None, m)]
+        there = [*self.servers.items(), *self.asleep.items()]
+        servers = [one for (d, m), one in there if d == device and model in (None, m)]
         try:
             return sum(server.memory_bytes()[0] for server in servers)
         except (OSError, psutil.Error):  # one has ended just now
@@ -127,5 +173,7 @@ class Fleet:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(self._stopped(server) for server in self.servers.values()))
+        there = [*self.servers.values(), *self.asleep.values()]
+        await asyncio.gather(*(self._stopped(server) for server in there))
         self.servers.clear()
+        self.asleep.clear()

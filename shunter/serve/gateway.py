@@ -12,7 +12,6 @@ from typing import Any
 from shunter.agents.base import Policy
 from shunter.agents.parameters import for_world
 from shunter.catalog.devices import parse_device
-from shunter.envs.state.records import FAR_NS
 from shunter.envs.world.world import World
 from shunter.errors import UnknownNameError
 from shunter.serve.admission import Facts, admit
@@ -23,7 +22,7 @@ from shunter.serve.fleet import Fleet
 from shunter.serve.follower import Followers
 from shunter.serve.launches import compare, launch_of
 from shunter.serve.record import Recorder
-from shunter.serve.showing import list_models, oldest_ns, snapshot
+from shunter.serve.showing import list_models, snapshot, why_not_ready
 from shunter.serve.ticket import GatewayTicket
 
 __all__ = ["Gateway", "GatewaySettings"]
@@ -43,12 +42,15 @@ class GatewaySettings:
         timeout_s: Longest wait for a server, 504 after that.
         backoff_s: Seconds until a load that failed is tried again, doubled every time.
         attempts: Servers that a request may lose before it has failed.
+        sleep_level: Servers that can sleep (vLLM) do instead of ending: 1, weights stay in the host's memory;
+            2, they are dropped; 0: they end.
     """
 
     max_queue: int = 512
     timeout_s: float = 1800.0
     backoff_s: float = 10.0
     attempts: int = 3
+    sleep_level: int = 0
 
 
 class Gateway:
@@ -80,7 +82,7 @@ class Gateway:
         self.core = self._core_of(world, policy, shadow)
         self._name_models()
         self.facts = [Facts() for _ in self.names]
-        self.fleet = Fleet(make, self._ended)
+        self.fleet = Fleet(make, self._ended, settings.sleep_level)
         self._tickets: dict[int, GatewayTicket] = {}
         self._followers = Followers()
         self.measured_bytes: list[int | None] = [None] * world.devices
@@ -319,6 +321,7 @@ class Gateway:
             name, begun_s = self.names[start.model], time.monotonic()
             self._tell("load", model=name, device=device, reason="policy")
             launch = launch_of(self.world, start.device, start.model, start.level)
+            await self.fleet.make_room(start.device, self.core.free_bytes(start.device, start.model))
             try:
                 await self.fleet.load(start.device, start.model, *launch)
             except ServerFailed as error:
@@ -368,14 +371,7 @@ class Gateway:
 
     def ready(self) -> str | None:
         """See ``boundary.Scheduler.ready``."""
-        guard_ns = int(self.world.tables.guard_ns[0])
-        bound_s = self.settings.timeout_s / 2 if guard_ns == FAR_NS else guard_ns * 1e-9
-        for model, name in enumerate(self.names):
-            since_ns = oldest_ns(self.core, model)
-            if since_ns is not None and self.now_ns() - since_ns > 2e9 * bound_s:
-                waited_s = (self.now_ns() - since_ns) * 1e-9
-                return f"A request for {name} waits for {waited_s:.0f} s; its bound is {bound_s:.0f} s."
-        return None
+        return why_not_ready(self)
 
     def unload(self, model: str | None) -> list[str]:
         """See ``boundary.Scheduler.unload``."""

@@ -55,6 +55,12 @@ class Lanes:
         """Memory that a device's residents are counted with."""
         return float(used_bytes(self.tables, self.state, device))
 
+    def free_bytes(self, device: int, model: int) -> float:
+        """Memory of a device beside its residents and the model that it loads, as counted."""
+        level = int(self.state.device["op_level"][device])
+        loaded = float(self.tables.level["footprint_bytes"][device, model, level])
+        return float(self.tables.device["capacity_bytes"][device]) - self.used_bytes(device) - loaded
+
     def _enter(self, job: Job) -> None:
         """Puts a request where ``admit`` finds it, and will put it into the first free slot."""
         clock, ring = self.state.clock[0], self.state.ring

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shunter.envs.state.records import FAR_NS
 from shunter.serve.core import Core
 
 if TYPE_CHECKING:
@@ -45,6 +46,18 @@ def oldest_ns(core: Core, model: int) -> int | None:
     """Arrival of the request that waits longest for a model; None if none does."""
     waiting = [j.arrival_ns for j in core.jobs.values() if j.model == model and j.device < 0]
     return min(waiting, default=None)
+
+
+def why_not_ready(gateway: Gateway) -> str | None:
+    """See ``boundary.Scheduler.ready``."""
+    guard_ns = int(gateway.world.tables.guard_ns[0])
+    bound_s = gateway.settings.timeout_s / 2 if guard_ns == FAR_NS else guard_ns * 1e-9
+    for model, name in enumerate(gateway.names):
+        since_ns = oldest_ns(gateway.core, model)
+        if since_ns is not None and gateway.now_ns() - since_ns > 2e9 * bound_s:
+            waited_s = (gateway.now_ns() - since_ns) * 1e-9
+            return f"A request for {name} waits for {waited_s:.0f} s; its bound is {bound_s:.0f} s."
+    return None
 
 
 def list_models(gateway: Gateway) -> list[dict[str, Any]]:
