@@ -24,11 +24,14 @@ def test_a_model_that_drains_is_shown_with_its_memory_and_since_when() -> None:
         running = asyncio.create_task(gateway.run())
         ticket = gateway.submit(Asked("small", "/v1/chat/completions", 80))
         await ticket.server()
+        other = gateway.submit(Asked("small", "/v1/chat/completions", 80))
+        await other.server()
         seen.append(gateway.snapshot())
         assert gateway.unload("small") == ["small"]
         await asyncio.sleep(0.05)
         seen.append(gateway.snapshot())
         ticket.done(Usage(20, 3))
+        other.done(Usage(20, 3))
         while gateway.snapshot()["devices"][0]["residents"]:
             await asyncio.sleep(0.01)
         running.cancel()
