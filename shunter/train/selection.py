@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shunter.agents.base import Policy
+from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.learned.base_policy import DRAIN_COST_GREEDY, TUNED_COST_GREEDY
 from shunter.agents.learned.file import load_of
 from shunter.agents.learned.score_card import Cell, ScoreCard
@@ -56,10 +57,14 @@ def all_drain(worlds: Sequence[World]) -> bool:
     return all(world.drains for world in worlds)
 
 
+def tuned_of(worlds: Sequence[World]) -> CostGreedy:
+    """Cost-greedy as it was tuned for worlds like these."""
+    return DRAIN_COST_GREEDY if all_drain(worlds) else TUNED_COST_GREEDY
+
+
 def heuristics(worlds: Sequence[World]) -> dict[str, Policy]:
     """What learning must beat, by name: what is compared unless policies are named, and tuned cost-greedy."""
-    tuned = DRAIN_COST_GREEDY if all_drain(worlds) else TUNED_COST_GREEDY
-    return {policy.name: policy for policy in (tuned, *map(make_policy, DEFAULT_POLICIES))}
+    return {policy.name: policy for policy in (tuned_of(worlds), *map(make_policy, DEFAULT_POLICIES))}
 
 
 def best_of(responses: Mapping[str, Array]) -> str:

@@ -6,23 +6,32 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shunter.agents.learned.base_policy import TUNED_COST_GREEDY, BasePolicy
+from shunter.agents.learned.base_policy import DRAIN_COST_GREEDY, TUNED_COST_GREEDY, BasePolicy
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.envs.scenario.fields import Strict
 from shunter.envs.world.world import World
-from shunter.train.selection import Played, all_drain, best_of, heuristics, if_finite, played, score_card
+from shunter.train.selection import (
+    Played,
+    all_drain,
+    best_of,
+    heuristics,
+    if_finite,
+    played,
+    score_card,
+    tuned_of,
+)
 from shunter.uncertainty import paired_mean_change, sign_of
 
 __all__ = ["TUNED", "Verdict", "shown", "untrained_policy", "verdict_of"]
 
 TUNED = "tuned cost-greedy"
-"""What ``TUNED_COST_GREEDY`` is called where people read it."""
+"""What the tuned cost-greedy of a world is called where people read it."""
 
 
 def shown(heuristic: str) -> str:
     """A heuristic's name for people."""
-    return TUNED if heuristic == TUNED_COST_GREEDY.name else heuristic
+    return TUNED if heuristic in (TUNED_COST_GREEDY.name, DRAIN_COST_GREEDY.name) else heuristic
 
 
 class Standing(Strict):
@@ -138,7 +147,7 @@ def judge(
         worlds=len(worlds),
         trained=_standing(policy.name, mine),
         start=_standing("untrained" if start is None else "start", begun),
-        tuned=_standing(TUNED_COST_GREEDY.name, others[TUNED_COST_GREEDY.name]),
+        tuned=_standing(tuned_of(worlds).name, others[tuned_of(worlds).name]),
         best=_standing(best, others[best]),
         change=if_finite(change.value),
         low=if_finite(change.low),
