@@ -54,7 +54,7 @@ def improved(record: Path, folder: Path, ran: Policy) -> Improved:
 def test_what_is_better_than_what_ran_and_than_heuristics_is_champion(
     record: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "heuristics", lambda: {"random": make_policy("random")})
+    monkeypatch.setattr(registry, "heuristics", lambda worlds: {"random": make_policy("random")})
     done = improved(record, store, make_policy("random"))
 
     assert done.champion
@@ -72,7 +72,7 @@ def test_what_is_better_than_what_ran_and_than_heuristics_is_champion(
 def test_what_is_better_than_no_heuristic_is_registered_and_no_champion(
     record: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "heuristics", lambda: {"tuned": TUNED_COST_GREEDY})
+    monkeypatch.setattr(registry, "heuristics", lambda worlds: {"tuned": TUNED_COST_GREEDY})
     done = improved(record, store, make_policy("random"))
     assert done.changes["random"].sign < 0
     assert not done.champion
