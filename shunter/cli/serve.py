@@ -132,21 +132,16 @@ def serve(
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         raise InputError("--api-key", f"be given to listen at {host}: others could use your models", None)
     state_dir = state or cache_folder("serve")
+    keys = tuple(key for source in api_key or () for key in read_api_keys(source))
+    bound_s = seconds("--timeout", timeout)
     what = Serving(
         scenario=scenario or _trial(state_dir, llama_server),
         servers=ServerSettings(state_dir=state_dir, llama_server=llama_server, vllm_python=vllm_python),
         performance=performance,
         policy=policy,
         shadow=shadow,
-        http=HttpSettings(
-            host=host,
-            port=port,
-            api_keys=tuple(key for source in api_key or () for key in read_api_keys(source)),
-            origins=tuple(origin or ()),
-        ),
-        gateway=GatewaySettings(
-            max_queue=max_queue, timeout_s=seconds("--timeout", timeout), sleep_level=sleep
-        ),
+        http=HttpSettings(host=host, port=port, api_keys=keys, origins=tuple(origin or ())),
+        gateway=GatewaySettings(max_queue=max_queue, timeout_s=bound_s, sleep_level=sleep),
         record=record,
         drain_s=seconds("--drain", drain),
     )
