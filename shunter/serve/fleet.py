@@ -50,16 +50,21 @@ class Fleet:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def load(self, device: int, model: int, engine: str, launch: Launch) -> None:
+    async def load(
+        self, device: int, model: int, engine: str, launch: Launch, free_bytes: float = float("inf")
+    ) -> None:
         """Starts a server, or wakes the one that sleeps, and watches it once it answers.
+
+        Others that sleep on the device end first, until what they keep there leaves ``free_bytes`` alone.
 
         Raises:
             ServerFailed: It does not, whatever the reason is: a device whose load never ends would be lost.
         """
-        if await self._woken(device, model, launch):
-            return
         server = None
         try:
+            await self._make_room(device, model, free_bytes)
+            if await self._woken(device, model, launch):
+                return
             server = self.make(engine, launch)
             await server.start()
         except ServerFailed:
@@ -84,7 +89,8 @@ class Fleet:
             except ServerFailed as failed:
                 _LOG.warning("The server of %s does not sleep: %s", server.launch.model, failed)
             else:
-                self.asleep[device, model] = self.servers.pop((device, model))
+                if self.servers.pop((device, model), None) is server:  # else it ended just then
+                    self.asleep[device, model] = server
                 return
         await self._retired(server)
         self.servers.pop((device, model), None)
@@ -105,16 +111,17 @@ class Fleet:
         await self._retired(server)
         return False
 
-    async def make_room(self, device: int, free_bytes: float) -> None:
-        """Ends servers that sleep on a device until what they keep there, as measured, leaves so much."""
-        while True:
-            mine = {at: server.memory_bytes()[0] for at, server in self.asleep.items() if at[0] == device}
-            if sum(mine.values()) <= free_bytes:
-                return
-            await self._retired(self.asleep.pop(next(iter(mine))))
+    async def _make_room(self, device: int, model: int, free_bytes: float) -> None:
+        """Ends servers that sleep, first those that fell asleep first; the model's own may wake."""
+        others = [at for at in self.asleep if at[0] == device and at[1] != model]
+        while others and sum(self.asleep[at].memory_bytes()[0] for at in others) > free_bytes:
+            await self._retired(self.asleep.pop(others.pop(0)))
+            others = [at for at in others if at in self.asleep]
 
     async def _retired(self, server: Server) -> None:
-        self._watches.pop(server).cancel()
+        watch = self._watches.pop(server, None)
+        if watch is not None:  # else it has ended by itself
+            watch.cancel()
         await self._stopped(server)
 
     async def _stopped(self, server: Server) -> None:

@@ -321,9 +321,9 @@ class Gateway:
             name, begun_s = self.names[start.model], time.monotonic()
             self._tell("load", model=name, device=device, reason="policy")
             launch = launch_of(self.world, start.device, start.model, start.level)
-            await self.fleet.make_room(start.device, self.core.free_bytes(start.device, start.model))
+            free_bytes = self.core.free_bytes(start.device, start.model)
             try:
-                await self.fleet.load(start.device, start.model, *launch)
+                await self.fleet.load(start.device, start.model, *launch, free_bytes)
             except ServerFailed as error:
                 failure = error
                 self._tell("failed", model=name, device=device, why=str(error))

@@ -90,12 +90,14 @@ def test_sleepers_end_where_what_they_keep_is_needed() -> None:
         for model, name in enumerate("ab"):
             await one.fleet.load(0, model, "vllm", launch(name))
             await one.fleet.unload(0, model)
-        await one.fleet.make_room(0, 15.0)
+        await one.fleet.load(1, 2, "vllm", launch("c"), 0.0)
+        assert len(one.fleet.asleep) == 2, "another device's sleepers are in nobody's way"
+        await one.fleet.load(0, 2, "vllm", launch("c"), 15.0)
         assert list(one.fleet.asleep) == [(0, 1)], "who fell asleep first ends first"
-        await one.fleet.make_room(1, 0.0)
-        assert list(one.fleet.asleep) == [(0, 1)], "another device's sleepers are in nobody's way"
+        await one.fleet.load(0, 1, "vllm", launch("b"), 0.0)
+        assert one.made[1].did[-1] == "wake", "what the wanted one keeps is its own"
         await one.fleet.stop()
-        assert [server.did[-1] for server in one.made] == ["stop", "stop"]
+        assert {server.did[-1] for server in one.made} == {"stop"}
 
     asyncio.run(scene())
 
@@ -106,6 +108,20 @@ def test_without_a_level_servers_end() -> None:
         await one.fleet.load(0, 0, "vllm", launch("a"))
         await one.fleet.unload(0, 0)
         assert one.made[0].did == ["start", "stop"]
+        await one.fleet.stop()
+
+    asyncio.run(scene())
+
+
+def test_one_that_ends_while_it_wakes_is_started_anew() -> None:
+    async def scene() -> None:
+        one = Scene()
+        await one.fleet.load(0, 0, "vllm", launch("a"))
+        await one.fleet.unload(0, 0)
+        one.made[0].wakes = False
+        one.fleet._watches.pop(one.made[0]).cancel()  # as when it was seen to end
+        await one.fleet.load(0, 0, "vllm", launch("a"))
+        assert one.made[1].did == ["start"]
         await one.fleet.stop()
 
     asyncio.run(scene())
