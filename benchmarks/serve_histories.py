@@ -19,8 +19,8 @@ from benchmarks.form import Row, at_least, at_most, reported
 from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World, make_world
-from shunter.serve.core import Core
-from shunter.serve.effects import Broken, Dispatch, Job, Refuse, Start
+from shunter.serve.core.core import Core
+from shunter.serve.core.effects import Broken, Dispatch, Job, Refuse, Start
 
 __all__ = ["HISTORIES", "Servers", "histories_rows", "play", "small_world"]
 

@@ -34,12 +34,12 @@ from shunter.eval.metrics.capacity import SEEDS as CAPACITY_SEEDS
 from shunter.eval.metrics.capacity import capacity
 from shunter.models.performance import PerformanceModel
 from shunter.serve.boundary import Launch, Server
-from shunter.serve.gateway import Gateway, GatewaySettings
+from shunter.serve.gateway.gateway import Gateway, GatewaySettings
+from shunter.serve.gateway.launches import launch_of
+from shunter.serve.gateway.record import Recorder
 from shunter.serve.http.app import make_app
 from shunter.serve.http.listen import listen
 from shunter.serve.http.settings import HttpSettings
-from shunter.serve.launches import launch_of
-from shunter.serve.record import Recorder
 from shunter.serve.servers.making import make_server
 from shunter.serve.servers.starting import ServerSettings
 from shunter.train.algorithms import train_policy

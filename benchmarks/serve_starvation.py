@@ -12,8 +12,8 @@ from benchmarks.form import Row, at_most, reported
 from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World, make_world
-from shunter.serve.core import Core
-from shunter.serve.effects import Dispatch, Job, Start
+from shunter.serve.core.core import Core
+from shunter.serve.core.effects import Dispatch, Job, Start
 
 __all__ = ["longest_wait", "starvation_rows", "two_models"]
 

@@ -14,7 +14,7 @@ from shunter.errors import InputError, ShunterError
 from shunter.files import cache_folder
 
 try:
-    from shunter.serve.gateway import GatewaySettings
+    from shunter.serve.gateway.gateway import GatewaySettings
     from shunter.serve.http.settings import HttpSettings, read_api_keys
     from shunter.serve.servers.llama_binary import find_binary
     from shunter.serve.servers.starting import ServerSettings

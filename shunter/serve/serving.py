@@ -21,17 +21,17 @@ from shunter.envs.world.served import served_world
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.serve.boundary import Launch, Server
-from shunter.serve.chooser import FALLBACK
-from shunter.serve.core import Core
-from shunter.serve.effects import Start
-from shunter.serve.gateway import Gateway, GatewaySettings
+from shunter.serve.core.chooser import FALLBACK
+from shunter.serve.core.core import Core
+from shunter.serve.core.effects import Start
+from shunter.serve.gateway.gateway import Gateway, GatewaySettings
+from shunter.serve.gateway.launches import launch_of
+from shunter.serve.gateway.record import Recorder
 from shunter.serve.http.app import make_app
 from shunter.serve.http.listen import Listening, listen
 from shunter.serve.http.settings import HttpSettings
-from shunter.serve.launches import launch_of
-from shunter.serve.record import Recorder
-from shunter.serve.servers.leftovers import reap_leftovers
 from shunter.serve.servers.making import make_server
+from shunter.serve.servers.processes.leftovers import reap_leftovers
 from shunter.serve.servers.starting import ServerSettings
 
 __all__ = ["SHIPPED", "Serving", "serve"]

@@ -14,8 +14,8 @@ from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World, make_world
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.eval.execution.runs import simulate
-from shunter.serve.core import Core
-from shunter.serve.effects import Dispatch, Job, Start
+from shunter.serve.core.core import Core
+from shunter.serve.core.effects import Dispatch, Job, Start
 
 MODELS = [
     {"name": "big", "catalog": "Qwen2.5-14B", "quantization": "Q4_K_M"},

@@ -18,15 +18,15 @@ from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World, make_world
 from shunter.serve.boundary import Launch
-from shunter.serve.core import Core
-from shunter.serve.effects import Start
-from shunter.serve.gateway import Gateway, GatewaySettings
+from shunter.serve.core.core import Core
+from shunter.serve.core.effects import Start
+from shunter.serve.gateway.gateway import Gateway, GatewaySettings
+from shunter.serve.gateway.record import Recorder
 from shunter.serve.http.app import make_app
 from shunter.serve.http.listen import listen
 from shunter.serve.http.settings import HttpSettings
-from shunter.serve.record import Recorder
-from shunter.serve.servers.fake_engine import FakeTask
-from shunter.serve.servers.fake_server import FakeServer
+from shunter.serve.servers.fake.engine import FakeTask
+from shunter.serve.servers.fake.server import FakeServer
 from tests.serve.http import stub
 
 SIZES = {"big": ("Qwen2.5-14B", "Q4_K_M"), "small": ("Qwen2.5-3B", "Q8_0"), "other": ("Qwen3-8B", "Q4_K_M")}

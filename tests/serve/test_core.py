@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from benchmarks.serve_histories import HISTORIES, Event, Servers, play, small_world
 from shunter.agents.registry import make_policy
 from shunter.errors import InputError
-from shunter.serve.core import Core
+from shunter.serve.core.core import Core
 
 WORLDS = {count: small_world(count) for count in (1, 2)}
 KEYS = small_world(2, keys=True)

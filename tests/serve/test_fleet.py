@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from shunter.serve.boundary import Launch, Server, ServerFailed
-from shunter.serve.fleet import Fleet
+from shunter.serve.gateway.fleet import Fleet
 
 
 class Dozer(Server):

@@ -10,7 +10,7 @@ import pytest
 from shunter.errors import InputError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.serve.boundary import Launch, Server, ServerFailed
-from shunter.serve.record import Recorder
+from shunter.serve.gateway.record import Recorder
 from tests.serve.gateways import play, running, until, world
 
 RUNS = {"args": ["--step-s", "0.02", "--tokens", "20"]}

@@ -12,7 +12,7 @@ import numpy as np
 from shunter.agents.registry import make_policy
 from shunter.eval.execution.event_log import read_event_log
 from shunter.serve.boundary import Asked, Usage
-from shunter.serve.record import Recorder
+from shunter.serve.gateway.record import Recorder
 from tests.serve.gateways import play, running, until, world
 from tests.serve.http.stub import SNAPSHOT
 

@@ -11,9 +11,9 @@ import pandas as pd
 from shunter.agents.registry import make_policy
 from shunter.eval.execution.event_log import read_event_log
 from shunter.serve.boundary import Asked, Usage
-from shunter.serve.core import Core
-from shunter.serve.effects import Start
-from shunter.serve.record import Recorder
+from shunter.serve.core.core import Core
+from shunter.serve.core.effects import Start
+from shunter.serve.gateway.record import Recorder
 from tests.serve.test_core import WORLDS, Servers
 
 WORLD = WORLDS[1]

@@ -12,7 +12,7 @@ import pytest
 from benchmarks.serve_histories import small_world
 from shunter.agents.registry import make_policy
 from shunter.serve import serving
-from shunter.serve.core import Core
+from shunter.serve.core.core import Core
 
 
 def test_a_champion_that_has_changed_is_taken_up_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from shunter.agents.registry import make_policy
 from shunter.serve.boundary import Asked, Launch, Usage
-from shunter.serve.gateway import Gateway, GatewaySettings
-from shunter.serve.servers.fake_server import FakeServer
+from shunter.serve.gateway.gateway import Gateway, GatewaySettings
+from shunter.serve.servers.fake.server import FakeServer
 from tests.serve.test_core import WORLDS, small_world
 
 

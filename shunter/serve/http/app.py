@@ -8,13 +8,14 @@ import aiohttp
 from aiohttp import web
 
 from shunter.serve.boundary import Scheduler
-from shunter.serve.http import relay, status
+from shunter.serve.http import relay
 from shunter.serve.http.access import Access, refusing
 from shunter.serve.http.context import CONTEXT, Context
-from shunter.serve.http.hub import Hub
 from shunter.serve.http.intake import Intake
-from shunter.serve.http.metrics import Metrics
 from shunter.serve.http.settings import HttpSettings
+from shunter.serve.http.views import status
+from shunter.serve.http.views.hub import Hub
+from shunter.serve.http.views.metrics import Metrics
 
 __all__ = ["make_app"]
 

@@ -8,10 +8,10 @@ import aiohttp
 from aiohttp import web
 
 from shunter.serve.boundary import Scheduler
-from shunter.serve.http.hub import Hub
 from shunter.serve.http.intake import Intake
-from shunter.serve.http.metrics import Metrics
 from shunter.serve.http.settings import HttpSettings
+from shunter.serve.http.views.hub import Hub
+from shunter.serve.http.views.metrics import Metrics
 
 
 @dataclass

@@ -19,8 +19,8 @@ from shunter.errors import InputError
 from shunter.serve.boundary import Launch, ServerFailed
 from shunter.serve.servers.failures import server_failed
 from shunter.serve.servers.llama_binary import NAME, find_binary, options
-from shunter.serve.servers.memory import host_bytes
-from shunter.serve.servers.processes import ServerProcess
+from shunter.serve.servers.processes.memory import host_bytes
+from shunter.serve.servers.processes.processes import ServerProcess
 from shunter.serve.servers.starting import ProcessServer, ServerSettings
 
 _ALL_LAYERS = 999

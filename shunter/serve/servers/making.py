@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shunter.errors import InputError, UnknownNameError
 from shunter.serve.boundary import Launch, Server
-from shunter.serve.servers.fake_server import FakeProcess
+from shunter.serve.servers.fake.server import FakeProcess
 from shunter.serve.servers.llama_server import LlamaServer
 from shunter.serve.servers.starting import ProcessServer, ServerSettings
 from shunter.serve.servers.vllm_server import VllmServer

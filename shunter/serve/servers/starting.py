@@ -17,9 +17,9 @@ from shunter.errors import InputError
 from shunter.profiling.meters.energy import open_gpu
 from shunter.serve.boundary import Launch, Server, ServerFailed
 from shunter.serve.servers.failures import PortTakenError, server_failed
-from shunter.serve.servers.log import ServerLog
-from shunter.serve.servers.memory import GpuShare, host_bytes, visible_gpu
-from shunter.serve.servers.processes import ServerProcess, free_port
+from shunter.serve.servers.processes.log import ServerLog
+from shunter.serve.servers.processes.memory import GpuShare, host_bytes, visible_gpu
+from shunter.serve.servers.processes.processes import ServerProcess, free_port
 
 __all__ = ["ServerSettings"]
 

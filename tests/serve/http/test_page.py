@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shunter.serve.http.page import PAGE, POLICY
+from shunter.serve.http.views.page import PAGE, POLICY
 from tests.browser import BROWSER
 from tests.serve.http.chromium import tab
 from tests.serve.http.stub import SNAPSHOT, StubScheduler, play, running

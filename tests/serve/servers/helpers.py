@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shunter.serve.boundary import Launch
-from shunter.serve.servers.identity import start_ticks
+from shunter.serve.servers.processes.identity import start_ticks
 from shunter.serve.servers.starting import ServerSettings
 
 

@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 
 from shunter.serve.boundary import ServerFailed
-from shunter.serve.servers.fake_answers import words
-from shunter.serve.servers.fake_server import FakeProcess, FakeServer
+from shunter.serve.servers.fake.answers import words
+from shunter.serve.servers.fake.server import FakeProcess, FakeServer
 from tests.serve.servers.helpers import fake_launch, runs, settings
 
 CHAT = {"messages": [{"role": "user", "content": "one two three"}], "max_tokens": 5}

@@ -18,19 +18,19 @@ import pytest
 from shunter.serve.boundary import ServerFailed
 from shunter.serve.servers import starting
 from shunter.serve.servers.failures import server_failed
-from shunter.serve.servers.fake_server import FakeProcess
-from shunter.serve.servers.identity import boot_id, session_pids, start_ticks
-from shunter.serve.servers.leftovers import Record, reap_leftovers
-from shunter.serve.servers.log import ServerLog
-from shunter.serve.servers.memory import GpuShare
-from shunter.serve.servers.processes import ServerProcess, free_port
+from shunter.serve.servers.fake.server import FakeProcess
+from shunter.serve.servers.processes.identity import boot_id, session_pids, start_ticks
+from shunter.serve.servers.processes.leftovers import Record, reap_leftovers
+from shunter.serve.servers.processes.log import ServerLog
+from shunter.serve.servers.processes.memory import GpuShare
+from shunter.serve.servers.processes.processes import ServerProcess, free_port
 from tests.serve.servers.helpers import fake_launch, runs, settings, wait_for
 
 ROOT = Path(__file__).parents[3]
 OWNER = """
 import asyncio, sys
 from pathlib import Path
-from shunter.serve.servers.fake_server import FakeProcess
+from shunter.serve.servers.fake.server import FakeProcess
 from tests.serve.servers.helpers import fake_launch, settings
 async def main():
     server = FakeProcess(fake_launch("--fail", "slow-stop"), settings(Path(sys.argv[1])))

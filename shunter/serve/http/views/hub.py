@@ -14,7 +14,7 @@ from aiohttp import web
 
 from shunter.serve.boundary import Scheduler
 from shunter.serve.http.errors import Fault
-from shunter.serve.http.metrics import Metrics
+from shunter.serve.http.views.metrics import Metrics
 
 _LOG = logging.getLogger(__name__)
 

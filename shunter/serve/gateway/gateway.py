@@ -14,16 +14,16 @@ from shunter.agents.parameters import for_world
 from shunter.catalog.devices import parse_device
 from shunter.envs.world.world import World
 from shunter.errors import UnknownNameError
-from shunter.serve.admission import Facts, admit
 from shunter.serve.boundary import Asked, Launch, Refused, Server, ServerFailed, Usage
-from shunter.serve.core import Core
-from shunter.serve.effects import Broken, Decision, Dispatch, Effect, Refuse, Requeued, Start
-from shunter.serve.fleet import Fleet
-from shunter.serve.follower import Followers
-from shunter.serve.launches import compare, launch_of
-from shunter.serve.record import Recorder
-from shunter.serve.showing import list_models, snapshot, why_not_ready
-from shunter.serve.ticket import GatewayTicket
+from shunter.serve.core.core import Core
+from shunter.serve.core.effects import Broken, Decision, Dispatch, Effect, Refuse, Requeued, Start
+from shunter.serve.gateway.admission import Facts, admit
+from shunter.serve.gateway.fleet import Fleet
+from shunter.serve.gateway.follower import Followers
+from shunter.serve.gateway.launches import compare, launch_of
+from shunter.serve.gateway.record import Recorder
+from shunter.serve.gateway.showing import list_models, snapshot, why_not_ready
+from shunter.serve.gateway.ticket import GatewayTicket
 
 __all__ = ["Gateway", "GatewaySettings"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shunter.envs.state.records import FAR_NS
-from shunter.serve.core import Core
+from shunter.serve.core.core import Core
 
 if TYPE_CHECKING:
-    from shunter.serve.gateway import Gateway
+    from shunter.serve.gateway.gateway import Gateway
 
 
 def predicted_wait_s(core: Core, model: int) -> float:

@@ -17,8 +17,8 @@ from shunter.envs.world.world import World
 from shunter.errors import ShunterError
 from shunter.eval.execution.event_log import EventLog, write_event_logs
 from shunter.serve.boundary import Asked, Usage
-from shunter.serve.core import Core
-from shunter.serve.effects import Job
+from shunter.serve.core.core import Core
+from shunter.serve.core.effects import Job
 
 __all__ = ["Recorder"]
 

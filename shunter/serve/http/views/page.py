@@ -6,7 +6,7 @@ import base64
 import hashlib
 from importlib.resources import files
 
-_PARTS = files("shunter.serve.http") / "page"
+_PARTS = files("shunter.serve.http.views") / "page"
 
 
 def _part(name: str) -> str:

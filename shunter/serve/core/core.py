@@ -24,9 +24,9 @@ from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import EVICT, IDLE, LOAD, WAIT, empty_state
 from shunter.envs.world.world import World
 from shunter.errors import InputError
-from shunter.serve.blocks import Blocked, Blocks
-from shunter.serve.chooser import Chooser
-from shunter.serve.effects import (
+from shunter.serve.core.blocks import Blocked, Blocks
+from shunter.serve.core.chooser import Chooser
+from shunter.serve.core.effects import (
     Broken,
     Decision,
     Effect,
@@ -37,9 +37,9 @@ from shunter.serve.effects import (
     Start,
     Totals,
 )
-from shunter.serve.lanes import Lanes
-from shunter.serve.learning import learn_load, learn_memory
-from shunter.serve.wishes import Wishes
+from shunter.serve.core.lanes import Lanes
+from shunter.serve.core.learning import learn_load, learn_memory
+from shunter.serve.core.wishes import Wishes
 
 __all__ = ["Core"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shunter.serve.boundary import Asked, Usage
-from shunter.serve.effects import Job
+from shunter.serve.core.effects import Job
 
 if TYPE_CHECKING:
-    from shunter.serve.gateway import Gateway
+    from shunter.serve.gateway.gateway import Gateway
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shunter.files import write_json
-from shunter.serve.servers.identity import boot_id, session_pids, start_ticks
+from shunter.serve.servers.processes.identity import boot_id, session_pids, start_ticks
 
 _FOLDER = "servers"
 _END_S = 5.0

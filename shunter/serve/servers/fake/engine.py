@@ -11,6 +11,14 @@ from dataclasses import dataclass, field
 FAILURES = ("load", "oom", "hang", "hang-load", "slow-stop")
 """What ``--fail`` takes beside ``crash-after:N``."""
 
+FAILED_LOADS = {
+    "load": "error loading model: the fake was told to fail",
+    "oom": "allocating 1024.00 MiB on device 0: cudaMalloc failed: out of memory",
+}
+"""What a fake writes whose load fails."""
+
+CRASHED = "fake: error: crashed as it was told to"
+
 
 @dataclass(frozen=True)
 class FakeOptions:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from shunter.errors import UnknownNameError
 from shunter.serve.boundary import Asked, Refused, Usage
-from shunter.serve.showing import predicted_wait_s
+from shunter.serve.gateway.showing import predicted_wait_s
 
 if TYPE_CHECKING:
-    from shunter.serve.gateway import Gateway
+    from shunter.serve.gateway.gateway import Gateway
 
 _CHARS_PER_TOKEN = 4.0
 _LEARNING = 0.05

@@ -10,7 +10,7 @@ from shunter.envs.rules.serving import begin_serving, cancel, end_serving, reque
 from shunter.envs.state.state import State
 from shunter.envs.state.tables import Tables
 from shunter.envs.world.world import World
-from shunter.serve.effects import Dispatch, Effect, Job, Requeued
+from shunter.serve.core.effects import Dispatch, Effect, Job, Requeued
 
 _UNKNOWN_TOKENS = 1 << 30
 """Decode length of a request as the state has it: no rule that holds here reads it."""

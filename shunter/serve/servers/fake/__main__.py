@@ -14,16 +14,8 @@ import sys
 
 from aiohttp import web
 
-from shunter.serve.servers.fake_app import make_app
-from shunter.serve.servers.fake_engine import FakeEngine, FakeOptions, add_options
-
-FAILED_LOADS = {
-    "load": "error loading model: the fake was told to fail",
-    "oom": "allocating 1024.00 MiB on device 0: cudaMalloc failed: out of memory",
-}
-"""What a fake writes whose load fails."""
-
-CRASHED = "fake: error: crashed as it was told to"
+from shunter.serve.servers.fake.app import make_app
+from shunter.serve.servers.fake.engine import CRASHED, FAILED_LOADS, FakeEngine, FakeOptions, add_options
 
 
 def main(argv: list[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shunter.envs.world.world import World
 from shunter.serve.boundary import Launch
-from shunter.serve.core import Core
+from shunter.serve.core.core import Core
 
 __all__ = ["launch_of"]
 

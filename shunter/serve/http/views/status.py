@@ -14,7 +14,7 @@ from shunter.serve.boundary import Refused
 from shunter.serve.http.body import read_object
 from shunter.serve.http.context import CONTEXT
 from shunter.serve.http.errors import Fault
-from shunter.serve.http.page import PAGE, POLICY
+from shunter.serve.http.views.page import PAGE, POLICY
 
 _PING_S = 15.0
 

@@ -15,7 +15,7 @@ from shunter.envs.rules.candidates import legal_action
 from shunter.envs.state.state import State
 from shunter.envs.state.tables import Tables
 from shunter.envs.world.world import World
-from shunter.serve.effects import Decision
+from shunter.serve.core.effects import Decision
 
 FALLBACK = "cost-greedy"
 """Decides where another policy does not."""

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 
 from shunter.serve.boundary import ServerFailed
-from shunter.serve.servers.identity import start_ticks, tree_pids
-from shunter.serve.servers.leftovers import end_session, keep_record
-from shunter.serve.servers.log import ServerLog
+from shunter.serve.servers.processes.identity import start_ticks, tree_pids
+from shunter.serve.servers.processes.leftovers import end_session, keep_record
+from shunter.serve.servers.processes.log import ServerLog
 
 GIVE_BACK_S = 5.0
 """Longest that the memory of an ended server is waited for."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
-from shunter.serve.servers.fake_answers import GENERATING, Answer, prompt_of, text_of
-from shunter.serve.servers.fake_engine import FakeEngine
+from shunter.serve.servers.fake.answers import GENERATING, Answer, prompt_of, text_of
+from shunter.serve.servers.fake.engine import FakeEngine
 
 _EMBEDDING_WIDTH = 8
 _LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict")

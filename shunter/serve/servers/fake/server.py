@@ -11,12 +11,18 @@ from aiohttp import web
 
 from shunter.serve.boundary import Launch, Server, ServerFailed
 from shunter.serve.servers.failures import server_failed
-from shunter.serve.servers.fake import CRASHED, FAILED_LOADS
-from shunter.serve.servers.fake_app import make_app
-from shunter.serve.servers.fake_engine import FakeEngine, FakeOptions, FakeTask, read_options
+from shunter.serve.servers.fake.app import make_app
+from shunter.serve.servers.fake.engine import (
+    CRASHED,
+    FAILED_LOADS,
+    FakeEngine,
+    FakeOptions,
+    FakeTask,
+    read_options,
+)
 from shunter.serve.servers.starting import ProcessServer
 
-_ROOT = Path(__file__).parents[3]
+_ROOT = Path(__file__).parents[4]
 
 
 class FakeProcess(ProcessServer):

@@ -1,0 +1,1 @@
+"""What operators look at: ``status`` answers, ``metrics``, the ``hub`` of events, and the live ``page``."""
