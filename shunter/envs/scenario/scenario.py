@@ -180,13 +180,14 @@ class Scenario(Strict):
         return checked(cls, data, source=source, whole="scenario")
 
 
-def load_scenario(path: str | Path) -> Scenario:
+def load_scenario(path: str | Path, *, workload: Workload | None = None) -> Scenario:
     """Reads a scenario from a YAML file, or from the library by its name.
 
     Relative checkpoints and traces become relative to the file's folder.
 
     Args:
         path: A file; or a bare name, where there is no such file, of the library's scenarios.
+        workload: What is taken where the file has none; None: it must have one.
 
     Raises:
         InputError: The file is missing, or a field breaks a rule.
@@ -194,7 +195,8 @@ def load_scenario(path: str | Path) -> Scenario:
         BrokenFileError: It is no YAML mapping.
     """
     path = find_scenario(path)
-    scenario = read_checked(Scenario, path, whole="scenario")
+    assumed = {} if workload is None else {"workload": workload}
+    scenario = read_checked(Scenario, path, whole="scenario", assumed=assumed)
     models = [model.relative_to(path.parent) for model in scenario.models]
     return scenario.model_copy(
         update={"models": models, "workload": scenario.workload.relative_to(path.parent)}

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from shunter.envs.scenario.fields import Count, Positive, Strict
 
-__all__ = ["Replay", "Workload"]
+__all__ = ["AssumedWorkload", "Replay", "Workload"]
 
 LENGTHS = ("azure2023_conv", "azure2023_code", "mooncake_conversation", "mooncake_synthetic")
 """Named length distributions: the first as pairs of the trace itself, the others from its quantiles."""
@@ -203,3 +203,9 @@ class Workload(Strict):
         if self.replay:
             changes["replay"] = self.replay.model_copy(update={"file": folder / self.replay.file})
         return self.model_copy(update=changes)
+
+
+class AssumedWorkload(Workload):
+    """What is expected where nothing is said of requests, as a gateway's scenario need not."""
+
+    load: Positive | None = 0.7
