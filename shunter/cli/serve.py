@@ -66,6 +66,13 @@ _Record = Annotated[
 ]
 _Queue = Annotated[int, typer.Option(min=1, help="Requests that may wait for one model; then 429.")]
 _Timeout = Annotated[str, typer.Option(help="Longest wait for a server; then 504.")]
+_HangAfter = Annotated[
+    str,
+    typer.Option(
+        help="Longest silence of a server to a request, beside ten times what is predicted; then 504, and "
+        "it is started again."
+    ),
+]
 _Drain = Annotated[str, typer.Option(help="Longest wait for running requests when told to end.")]
 _Binary = Annotated[
     str | None,
@@ -103,6 +110,7 @@ def serve(
     record: _Record = None,
     max_queue: _Queue = 512,
     timeout: _Timeout = "30m",
+    hang_after: _HangAfter = "5m",
     drain: _Drain = "60s",
     llama_server: _Binary = None,
     vllm_python: _Python = None,
@@ -133,7 +141,12 @@ def serve(
         raise InputError("--api-key", f"be given to listen at {host}: others could use your models", None)
     state_dir = state or cache_folder("serve")
     keys = tuple(key for source in api_key or () for key in read_api_keys(source))
-    bound_s = seconds("--timeout", timeout)
+    gateway = GatewaySettings(
+        max_queue=max_queue,
+        timeout_s=seconds("--timeout", timeout),
+        hang_after_s=seconds("--hang-after", hang_after),
+        sleep_level=sleep,
+    )
     what = Serving(
         scenario=scenario or _trial(state_dir, llama_server),
         servers=ServerSettings(state_dir=state_dir, llama_server=llama_server, vllm_python=vllm_python),
@@ -141,7 +154,7 @@ def serve(
         policy=policy,
         shadow=shadow,
         http=HttpSettings(host=host, port=port, api_keys=keys, origins=tuple(origin or ())),
-        gateway=GatewaySettings(max_queue=max_queue, timeout_s=bound_s, sleep_level=sleep),
+        gateway=gateway,
         record=record,
         drain_s=seconds("--drain", drain),
     )

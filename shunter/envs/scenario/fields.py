@@ -43,8 +43,10 @@ def checked(kind: type[T], data: Any, *, source: str, whole: str) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or whole
-        rule = re.sub(r"^(Value error, |\w+ should )", "", first["msg"])
-        raise InputError(f"{source}: {where}", rule, first["input"]) from None
+        rule, value = re.sub(r"^(Value error, |\w+ should )", "", first["msg"]), first["input"]
+        if first["type"] == "missing":  # what was given is all that stands around it
+            rule, value = "be given", None
+        raise InputError(f"{source}: {where}", rule, value) from None
 
 
 def read_checked(kind: type[T], path: Path, *, whole: str, assumed: Mapping[str, Any] | None = None) -> T:

@@ -8,6 +8,7 @@ import aiohttp
 from aiohttp import web
 
 from shunter.serve.boundary import Scheduler
+from shunter.serve.endpoints import ENDPOINTS
 from shunter.serve.http import relay
 from shunter.serve.http.access import Access, refusing
 from shunter.serve.http.context import CONTEXT, Context
@@ -31,7 +32,7 @@ def make_app(scheduler: Scheduler, settings: HttpSettings) -> web.Application:
     app.cleanup_ctx.append(_client)
     app.cleanup_ctx.append(hub.running)
     app.on_shutdown.append(hub.end)
-    for path in relay.ENDPOINTS:
+    for path in ENDPOINTS:
         app.router.add_post(path, relay.pass_on)
     app.router.add_get("/v1/models", status.list_models)
     app.router.add_get("/v1/models/{id:.+}", status.one_model)
