@@ -77,5 +77,5 @@ class AssumedPerformance(PerformanceModel):
 
 
 def _kind(name: str) -> str:
-    """The kind of a device; a GPU of the catalogue, beside devices that are in none, is one like any other."""
+    """The kind of a device; a GPU of the catalogue, beside devices of none, is one like any other."""
     return "cuda" if gpu_name(name) else parse_device(name).kind

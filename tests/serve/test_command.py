@@ -162,6 +162,25 @@ def test_a_changed_scenario_restarts_only_what_changed_and_loses_nobody(
     assert not any("Traceback" in line for line in process.lines)
 
 
+def test_a_server_that_says_nothing_is_replaced(tmp_path: Path, fake_checkpoints: dict[str, Path]) -> None:
+    """Its process calls itself well, and takes its time to end."""
+    checkpoint = next(iter(fake_checkpoints.values()))
+    write_box(tmp_path, checkpoint, mute={"args": ["--fail", "stall-after:2"]}, fine={})
+
+    async def scene(process: Process) -> None:
+        async with aiohttp.ClientSession() as session:
+            client = Client(process.url, session)
+            assert await client.ask("mute", 1) == 200
+            before = (await client.pids())["mute"]
+            assert await client.ask("mute", 5) == 504
+            assert await client.ask("mute", 2) == await client.ask("fine") == 200
+            assert (await client.pids())["mute"] != before
+            await client.until(lambda: not runs(before), "it has ended")
+
+    with serving(tmp_path, "--hang-after", "1s") as process:
+        asyncio.run(scene(process))
+
+
 def test_a_killed_gateway_leaves_no_server_and_a_second_signal_ends_one_at_once(
     tmp_path: Path, fake_checkpoints: dict[str, Path]
 ) -> None:
@@ -242,6 +261,10 @@ def test_a_key_file_that_others_can_read(
     keys.chmod(0o644)
     assert "chmod 600" in refused(capsys, *box(), "--api-key", str(keys))
     assert "--api-key" in refused(capsys, *box(), "--host", "0.0.0.0")
+
+
+def test_a_time_that_is_none(box: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--hang-after must be a time" in refused(capsys, *box(), "--hang-after", "0s")
 
 
 def test_a_performance_file_that_is_missing(

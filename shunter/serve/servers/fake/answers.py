@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-_PARTS = ("system", "instructions", "messages", "input_prefix", "prompt", "input_suffix", "input", "query")
+_INPUTS = ("input_prefix", "prompt", "input_suffix", "input", "query", "documents")
 
 
 def text_of(value: Any) -> str:
@@ -24,7 +24,8 @@ def text_of(value: Any) -> str:
 
 def prompt_of(body: dict[str, Any]) -> str:
     """All text of a body that a model would read."""
-    return " ".join(filter(None, (text_of(body.get(part)) for part in (*_PARTS, "documents"))))
+    parts = ("system", "instructions", "messages", *_INPUTS)
+    return " ".join(filter(None, (text_of(body.get(part)) for part in parts)))
 
 
 def words(count: int) -> str:
