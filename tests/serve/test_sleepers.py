@@ -1,4 +1,4 @@
-"""Gateways whose servers sleep, in storms: clients that leave, servers that die or fail at any time, scenarios."""
+"""Gateways whose servers sleep, in storms: clients leave, servers die or fail, scenarios change, at any time."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from shunter.serve.http.settings import HttpSettings
 from shunter.serve.servers.fake.server import FakeServer
 from tests.serve.gateways import SIZES, Running, play, until
 
+FATES = ("well",) * 6 + ("fails", "breaks", "dies", "late")
 ASLEEP = 0.1
 """Share of its memory that a sleeper keeps."""
 
@@ -32,13 +33,8 @@ def sleeping_world(step_s: float, devices: int) -> World:
     """Three models of which one or two fit a device; what they are started with tells worlds apart."""
     args = ["--step-s", str(step_s)]
     models = [
-        {
-            "name": name,
-            "catalog": catalog,
-            "quantization": quantization,
-            "args": args if name != "big" else [],
-        }
-        for name, (catalog, quantization) in SIZES.items()
+        {"name": name, "catalog": size[0], "quantization": size[1], "args": args if name != "big" else []}
+        for name, size in SIZES.items()
     ]
     places = [{"name": f"gpu{d}", "device": f"cuda:{d}", "gpu": "RTX 4070 Ti"} for d in range(devices)]
     limits = {"preemption": "drain", "max_batch": 2, "context_tokens": 512, "guard_s": 60}
@@ -62,9 +58,7 @@ class Storm:
     async def weather(self, server: Sleepy, what: str) -> None:
         """Something may go wrong while a server does something."""
         await asyncio.sleep(self.random.choice((0, 0, 0.002, 0.02)))
-        fate = (
-            "well" if self.calm else self.random.choice(("well",) * 6 + ("fails", "breaks", "dies", "late"))
-        )
+        fate = "well" if self.calm else self.random.choice(FATES)
         if fate == "fails":
             raise ServerFailed(f"{what} fails")
         if fate == "breaks":

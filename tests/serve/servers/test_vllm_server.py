@@ -81,6 +81,11 @@ def test_without_a_sleep_mode_or_once_dead_it_says_so(python: str, tmp_path: Pat
     asyncio.run(asyncio.wait_for(main(), 30))
 
 
+async def sleep_and_wake(server: VllmServer) -> None:
+    await server.sleep(1)
+    await server.wake()
+
+
 @pytest.mark.parametrize(
     ("kind", "path"),
     [
@@ -102,8 +107,7 @@ def test_whatever_fails_in_a_sleep_or_a_wake_is_told_in_time(
         server.settings = replace(server.settings, progress_s=0.5)
         pid = server.pid
         with pytest.raises(ServerFailed, match="within 0.5 s" if kind == "hang" else path):
-            await server.sleep(1)
-            await server.wake()
+            await sleep_and_wake(server)
         await server.stop()
         assert not runs(pid)
 
