@@ -165,12 +165,16 @@ def test_a_changed_scenario_restarts_only_what_changed_and_loses_nobody(
 def test_a_server_that_says_nothing_is_replaced(tmp_path: Path, fake_checkpoints: dict[str, Path]) -> None:
     """Its process calls itself well, and takes its time to end."""
     checkpoint = next(iter(fake_checkpoints.values()))
-    write_box(tmp_path, checkpoint, mute={"args": ["--fail", "stall-after:2"]}, fine={})
+    path = write_box(tmp_path, checkpoint, mute={"args": ["--fail", "stall-after:2"]}, fine={})
+    box = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del box["workload"]
+    path.write_text(yaml.safe_dump(box), encoding="utf-8")
 
     async def scene(process: Process) -> None:
         async with aiohttp.ClientSession() as session:
             client = Client(process.url, session)
             assert await client.ask("mute", 1) == 200
+            assert process.says("no workload: 70% of what its devices can serve is expected")
             before = (await client.pids())["mute"]
             assert await client.ask("mute", 5) == 504
             assert await client.ask("mute", 2) == await client.ask("fine") == 200

@@ -111,6 +111,8 @@ class VllmServer(ProcessServer):
         self._level = level
 
     async def _wake_up(self) -> None:
+        if self._gpu is not None:
+            self._gpu.begin()
         if self._level == 2:  # no weights are left: they are read again before the KV has its place
             await self._call("POST", "/wake_up", tags="weights")
             await self._call("POST", "/collective_rpc", {"method": "reload_weights"})
