@@ -1,4 +1,4 @@
-"""Gateways whose servers sleep, in storms: clients leave, servers die or fail, scenarios change, at any time."""
+"""Gateways whose servers sleep, in storms: clients leave, servers die or fail, scenarios change."""
 
 from __future__ import annotations
 
