@@ -95,8 +95,7 @@ def world_of(what: Serving) -> World:
     Raises:
         InputError: A field of the scenario breaks a rule, or what its servers need is not there.
     """
-    scenario = load_scenario(what.scenario, workload=AssumedWorkload())
-    world = served_world(servable(scenario), what.performance)
+    world = served_world(servable(load_scenario(what.scenario, served=True)), what.performance)
     for device in range(world.devices):  # binaries and options are looked at before the first client comes
         for model in range(world.models):
             _make(what.servers, *launch_of(world, device, model, 0))

@@ -62,14 +62,20 @@ DEVICES = [
 
 
 def test_where_nothing_was_measured_all_is_assumed_of_kv_too_and_whatever_the_devices() -> None:
-    def footprint_bytes(**keys: str) -> np.ndarray:
+    def footprint_bytes(engine: str = "llama-cpp", **keys: str) -> np.ndarray:
         model = {"name": "m", "catalog": "Qwen3-8B", "quantization": "Q4_K_M", **keys}
-        data = {"name": "box", "engine": "llama-cpp", "models": [model], "devices": DEVICES}
+        data = {
+            "name": "box",
+            "engine": engine,
+            "models": [model],
+            "devices": DEVICES[: 1 + (engine != "vllm")],
+        }
         world = served_world(Scenario.parse({**data, "workload": {"load": 0.5}}))
-        assert world.tables.step_s[0, 0, 0, 0, 0] < world.tables.step_s[1, 0, 0, 0, 0], "a GPU, a CPU"
+        assert (np.diff(world.tables.step_s[:, 0, 0, 0, 0]) > 0).all(), "a GPU, then a CPU"
         return np.asarray(world.tables.footprint_bytes)
 
     assert (footprint_bytes(kv_type="q4_0") < footprint_bytes()).all()
+    assert footprint_bytes("vllm")[0] == footprint_bytes()[0], "nobody has published vLLM's figures"
 
 
 def test_only_a_gateway_s_scenario_needs_no_workload(tmp_path: Path) -> None:
@@ -80,11 +86,11 @@ def test_only_a_gateway_s_scenario_needs_no_workload(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"box\.yaml: workload must be given\. Got None"):
         load_scenario(path)
-    assumed = load_scenario(path, workload=AssumedWorkload())
+    assumed = load_scenario(path, served=True)
     assert isinstance(assumed.workload, AssumedWorkload)
     with path.open("a") as file:
         file.write("workload: {rate_per_s: 2}\n")
-    given = load_scenario(path, workload=AssumedWorkload())
+    given = load_scenario(path, served=True)
     assert not isinstance(given.workload, AssumedWorkload)
     assert given.workload == load_scenario(path).workload
 

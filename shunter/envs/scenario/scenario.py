@@ -19,7 +19,7 @@ from shunter.envs.scenario.library import find_scenario
 from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.model import Model, check_models, known_engine
 from shunter.envs.scenario.objective import Objective
-from shunter.envs.scenario.workload import Workload
+from shunter.envs.scenario.workload import AssumedWorkload, Workload
 from shunter.errors import InputError
 from shunter.models.datasheets import gpu_name
 
@@ -180,14 +180,14 @@ class Scenario(Strict):
         return checked(cls, data, source=source, whole="scenario")
 
 
-def load_scenario(path: str | Path, *, workload: Workload | None = None) -> Scenario:
+def load_scenario(path: str | Path, *, served: bool = False) -> Scenario:
     """Reads a scenario from a YAML file, or from the library by its name.
 
     Relative checkpoints and traces become relative to the file's folder.
 
     Args:
         path: A file; or a bare name, where there is no such file, of the library's scenarios.
-        workload: What is taken where the file has none; None: it must have one.
+        served: Whether it is for a gateway, and need not say what is asked for: an ``AssumedWorkload`` then.
 
     Raises:
         InputError: The file is missing, or a field breaks a rule.
@@ -195,7 +195,7 @@ def load_scenario(path: str | Path, *, workload: Workload | None = None) -> Scen
         BrokenFileError: It is no YAML mapping.
     """
     path = find_scenario(path)
-    assumed = {} if workload is None else {"workload": workload}
+    assumed = {"workload": AssumedWorkload()} if served else {}
     scenario = read_checked(Scenario, path, whole="scenario", assumed=assumed)
     models = [model.relative_to(path.parent) for model in scenario.models]
     return scenario.model_copy(

@@ -102,10 +102,10 @@ def _most_tokens(body: dict[str, Any]) -> int | None:
 
 def _answers(body: dict[str, Any]) -> int:
     """``n`` of each prompt; what is wrong with either its server says."""
-    found = [body[name] for name in ("n", "best_of") if isinstance(body.get(name), int)]
-    prompts = body.get("prompt")
-    several = isinstance(prompts, list) and bool(prompts) and isinstance(prompts[0], str | list)
-    return min(_MOST_ANSWERS, max([1, *found]) * (len(prompts) if several else 1))
+    found: list[int] = [body[name] for name in ("n", "best_of") if isinstance(body.get(name), int)]
+    given = body.get("prompt")
+    prompts = given if isinstance(given, list) and given and isinstance(given[0], str | list) else [given]
+    return min(_MOST_ANSWERS, max([1, *found]) * len(prompts))
 
 
 def _session(body: dict[str, Any], headers: Mapping[str, str]) -> str | None:
