@@ -27,7 +27,11 @@ class FakeVllm:
         self.weights: bytes | None = b"\1" * WEIGHTS_BYTES
 
     def application(self, *, dev_mode: bool, sleep_mode: bool) -> web.Application:
-        app = web.Application(middlewares=[web.middleware(self.failing)])
+        @web.middleware
+        async def failing(request: web.Request, handler: Any) -> web.StreamResponse:
+            return await self.failed(request) or await handler(request)
+
+        app = web.Application(middlewares=[failing])
         app.router.add_get("/health", self.health)
         app.router.add_get("/calls", self.listed)
         app.router.add_post("/v1/completions", self.complete)
@@ -39,16 +43,15 @@ class FakeVllm:
             app.router.add_post("/reset_prefix_cache", self.reset_prefix_cache)
         return app
 
-    async def failing(self, request: web.Request, handler: Any) -> web.StreamResponse:
+    async def failed(self, request: web.Request) -> web.Response | None:
         kind, _, path = self.fail
-        if request.path == path:
-            if kind == "hang":
-                await asyncio.Event().wait()
-            if kind == "die":
-                os._exit(1)
-            return web.Response(text="{no", status=500 if kind == "refuse" else 200)
-        answer: web.StreamResponse = await handler(request)
-        return answer
+        if request.path != path:
+            return None
+        if kind == "hang":
+            await asyncio.Event().wait()
+        if kind == "die":
+            os._exit(1)
+        return web.Response(text="{no", status=500 if kind == "refuse" else 200)
 
     def _note(self, request: web.Request) -> None:
         self.calls.append(request.path_qs)
