@@ -180,12 +180,13 @@ def test_a_storm_leaves_everyone_answered_and_no_device_blocked(
             await asyncio.gather(harm, return_exceptions=True)
             assert {status for one in got for status in one} <= {200, 499, 502, 503, 504}
             storm.calm = True
+            fleet, core = run.gateway.fleet, run.gateway.core
             await until(run.is_empty, "somebody was never answered", 10.0)
+            await until(lambda: not any(map(core.operation, range(devices))), "a device is blocked", 10.0)
             for model in SIZES:
                 await until(lambda m=model: run.model(m)["state"] != "failed", "it may be tried again")
                 assert (await run.ask(model, max_tokens=2)).status == 200
             await until(run.is_empty, "somebody is still there")
-            fleet, core = run.gateway.fleet, run.gateway.core
 
             def is_known() -> bool:
                 held = {(d, m) for d in range(devices) for m, _, _ in core.residents(d)}
