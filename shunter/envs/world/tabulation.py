@@ -280,6 +280,7 @@ class Tabulation:
             gpu_share=self._gpu_share(),
             footprint_bytes=footprint,
             capacity_bytes=capacity,
+            load_contention=np.array([device.load_contention for device in self.scenario.devices]),
             load_s=load_s,
             cold_load_s=self._cold_load_s(configurations, load_s),
             weight_bytes=np.array([float(f["weight_bytes"]) for f in self.facts]),
