@@ -264,7 +264,9 @@ class ServePlace(Place):
 
     async def _contention(self, world: World) -> float:
         """How much longer the second model's start takes while the first one decodes, relative."""
-        loading, alone, beside = launch_of(world, 0, 1, -1), [], []
+        loading = launch_of(world, 0, 1, -1)
+        alone: list[float] = []
+        beside: list[float] = []
         running = _made(self.settings, *launch_of(world, 0, 0, -1))
         await running.start()
         name, long = world.scenario.models[0].name, world.scenario.limits.context_tokens // 2
