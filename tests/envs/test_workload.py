@@ -15,8 +15,9 @@ from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.scenario.workload import LENGTHS, Workload
 from shunter.envs.state.state import Requests
 from shunter.envs.workload.arrivals import weibull_shape
-from shunter.envs.workload.draw import draw_requests, popularity, replay_rate_per_s, request_chunks
+from shunter.envs.workload.draw import draw_requests, popularity, request_chunks
 from shunter.envs.workload.lengths import length_pairs, remaining_tokens
+from shunter.envs.workload.replay import replay_rate_per_s
 from shunter.envs.workload.traces import write_trace
 from shunter.errors import InputError, UnknownNameError
 
