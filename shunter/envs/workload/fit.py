@@ -83,8 +83,11 @@ def dispersion(arrivals_s: Array, window_s: float) -> float:
     windows = int(span_s // window_s)
     if windows < _LEAST_WINDOWS:
         return float("nan")
-    counts, _ = np.histogram(arrivals_s - arrivals_s[0], bins=windows, range=(0.0, windows * window_s))
-    return float(counts.var() / counts.mean())
+    at = (arrivals_s - arrivals_s[0]) // window_s
+    # Of windows that hold nothing there may be very many.
+    counts = np.unique(at[at < windows], return_counts=True)[1].astype(np.float64)
+    mean = counts.sum() / windows
+    return max(0.0, float((counts @ counts / windows - mean**2) / mean))
 
 
 def likeness(first_s: Array, second_s: Array) -> Likeness:

@@ -93,7 +93,7 @@ def warn_of_replay(scenario: Scenario) -> None:
     """Warns, a line each, of what a replayed trace says that the scenario cannot go by."""
     if scenario.workload.replay is not None:
         for note in replay_notes(scenario.workload, scenario.workload.replay, scenario.models):
-            warnings.warn(note, ShunterWarning, stacklevel=1)  # this line's: each note once
+            _warn_once(note)
 
 
 def replay_notes(workload: Workload, replay: Replay, models: Sequence[Model]) -> list[str]:
@@ -115,6 +115,11 @@ def replay_notes(workload: Workload, replay: Replay, models: Sequence[Model]) ->
             f"{replay.file}: {lacking} of {len(frame)} requests name no session: a model is drawn for each"
         )
     return [*trace.notes, *notes]
+
+
+@cache
+def _warn_once(note: str) -> None:
+    warnings.warn(note, ShunterWarning, stacklevel=3)
 
 
 def _counted(names: pd.Series[str]) -> str:
