@@ -122,11 +122,13 @@ def shunter(
     """Learned scheduling of several LLMs on shared, unequal GPUs."""
 
 
-def _in_a_line(message: Warning | str, category: type[Warning], *where: Any) -> str:
+def _in_a_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """What Python prints of a warning: of ours what it says, not where in the code."""
     if issubclass(category, ShunterWarning):
         return f"shunter: note: {message}\n"
-    return _formatwarning(message, category, *where)
+    return _formatwarning(message, category, filename, lineno, line)
 
 
 _formatwarning = warnings.formatwarning

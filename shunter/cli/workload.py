@@ -136,14 +136,14 @@ def workload_fit(
     console = open_console()
     if out is not None and out.exists():
         raise InputError("--out", "not exist yet", str(out))
-    part = {"from_s": from_s, "to_s": to_s, "requests": requests}
-    read = slice_trace(_read(console, trace, format, mend), **part, field=str(trace))
+    read = slice_trace(_read(console, trace, format, mend), from_s, to_s, requests, field=str(trace))
     fit = fit_arrivals(read.frame, seed=seed)
     for line in _change_lines(fit):
         say(console, line)
     console.print(_fit_table(fit).to_rich())
     others = ", ".join(f"{name} {score:.2f}" for name, score in fit.others.items())
     say(console, f"{fit.name} looks most like the first half (score {fit.seen.score:.2f}; {others})")
+    part = {"from_s": from_s, "to_s": to_s, "requests": requests}
     reading = {"format": format, "mend": mend or None, **part}
     section = {
         "rate_per_s": float(f"{fit.rate_per_s:.6g}"),

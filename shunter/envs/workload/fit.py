@@ -109,6 +109,7 @@ def fit_arrivals(frame: pd.DataFrame, *, seed: int = 0) -> Fit:
         InputError: The trace is too short, or its halves span no time.
     """
     times_s = frame["arrival_s"].to_numpy(dtype=np.float64)
+    times_s = times_s - times_s[:1]  # clocks count from far away: small gaps would be lost beside that
     if len(times_s) < _LEAST_REQUESTS:
         raise InputError("trace", f"hold at least {_LEAST_REQUESTS} requests to fit a twin", len(times_s))
     if min(np.ptp(half_s) for half_s in np.array_split(times_s, 2)) <= 0:

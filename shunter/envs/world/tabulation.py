@@ -339,7 +339,7 @@ class Tabulation:
         share = shares_of(self.scenario)
         served, held = np.where(np.isfinite(best), best, 0.0) @ share, np.isfinite(best) @ share
         # A device that holds only models that a trace never asks for serves none of its requests.
-        return np.divide(served, held, out=np.full(len(held), np.inf), where=held > 0)
+        return np.asarray(np.divide(served, held, out=np.full(len(held), np.inf), where=held > 0))
 
     def _time_scale_s(self, load_s: Array, step_s: Array, exists: NDArray[np.bool_]) -> float:
         decode = self.lengths[:, 1, None]
