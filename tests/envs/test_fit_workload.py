@@ -73,7 +73,7 @@ GAPS = {
 }
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.sampled_from(sorted(GAPS)), st.integers(200, 300), st.integers(0, 99), st.sampled_from([0.0, 1.7e9])
 )

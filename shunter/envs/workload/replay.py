@@ -18,8 +18,6 @@ from shunter.envs.workload.slices import slice_trace
 from shunter.envs.workload.traces import Trace, read_trace
 from shunter.errors import InputError, ShunterWarning, UnknownNameError
 
-__all__ = ["models_by_row", "read_replay", "replay_rate_per_s", "warn_of_replay"]
-
 Ints = NDArray[np.int64]
 
 _MOST_NAMES = 5
