@@ -26,6 +26,7 @@ __all__ = [
     "PluginError",
     "PolicyError",
     "ShunterError",
+    "ShunterWarning",
     "UnknownNameError",
     "VersionError",
 ]
@@ -35,6 +36,10 @@ class ShunterError(Exception):
     """Base of all errors raised on purpose."""
 
     exit_code = 1
+
+
+class ShunterWarning(UserWarning):
+    """Something from outside is not gone by, and what is done instead; commands print it as one line."""
 
 
 class InputError(ShunterError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from shunter import __version__
 from shunter.agents.learned.policy import POLICY_FORMAT
 from shunter.cli.main import COMMANDS, main
 from shunter.envs.observation.features import FEATURES_VERSION
+from shunter.errors import ShunterWarning
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.saved import FILES
 from shunter.models.performance import PerformanceModel
@@ -67,6 +69,14 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert __version__ in works(capsys, "--version")
     for name in COMMANDS:
         assert "Examples:" in works(capsys, name, "--help")
+
+
+def test_warnings_of_ours_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    works(capsys, "--version")
+    assert (
+        warnings.formatwarning(ShunterWarning("said"), ShunterWarning, "a.py", 3) == "shunter: note: said\n"
+    )
+    assert "a.py:3: UserWarning: said" in warnings.formatwarning(UserWarning("said"), UserWarning, "a.py", 3)
 
 
 def test_unknown_names(folder: Path, capsys: pytest.CaptureFixture[str], fake_checkpoints: Any) -> None:

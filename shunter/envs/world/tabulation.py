@@ -16,6 +16,7 @@ from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.state.tables import Tables, make_tables
 from shunter.envs.workload.draw import shares_of
 from shunter.envs.workload.lengths import mean_lengths, pairs_by_model, remaining_by_model
+from shunter.envs.workload.replay import warn_of_replay
 from shunter.envs.world.residents import with_residents
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.performance import PerformanceModel
@@ -132,6 +133,7 @@ class Tabulation:
             for m, f in zip(scenario.models, self.facts, strict=True)
         )
         _check_kv_types(scenario)
+        warn_of_replay(scenario)
         self.pairs = pairs_by_model(scenario.workload, scenario.limits, scenario.models)
         self.lengths = mean_lengths(scenario)
         self.batches = np.arange(1, max(map(scenario.batch_of, scenario.models)) + 1)
@@ -336,8 +338,9 @@ class Tabulation:
         work = mean_work_s(tables, self.lengths)
         best = np.where(tables.level_ok, work, np.inf).min(axis=2)
         share = shares_of(self.scenario)
-        served = np.where(np.isfinite(best), best, 0.0) @ share
-        return np.asarray(served / (np.isfinite(best) @ share))
+        served, held = np.where(np.isfinite(best), best, 0.0) @ share, np.isfinite(best) @ share
+        # A device that holds only models that a trace never asks for serves none of its requests.
+        return np.asarray(np.divide(served, held, out=np.full(len(held), np.inf), where=held > 0))
 
     def _time_scale_s(self, load_s: Array, step_s: Array, exists: NDArray[np.bool_]) -> float:
         decode = self.lengths[:, 1, None]
