@@ -12,6 +12,8 @@ from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.workload import Workload
 from shunter.envs.workload.lengths import length_pairs
 from shunter.envs.workload.traces import read_trace, write_trace
+from shunter.envs.world.world import make_world
+from tests.serve.records import add_line, write_record, write_scenario
 
 
 @pytest.fixture
@@ -124,6 +126,22 @@ def test_a_ramp_is_not_fitted_as_one_rate(trace: Path, capsys: pytest.CaptureFix
     assert rates == pytest.approx([1.0, 92.0], rel=0.02)
     assert slow.span_s == pytest.approx(500, rel=0.01)
     assert "a steady rate is not refuted" in run(capsys, "fit", trace)
+def test_a_gateway_s_record_becomes_one_trace_without_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    record, out = tmp_path / "record", tmp_path / "trace.parquet"
+    write_record(record, count=220)
+    add_line(record, status="cancelled", decode_tokens=0)
+    assert f"{out}: 220 requests" in run(capsys, "convert", record, out)
+    assert list(pd.read_parquet(out)) == ["arrival_s", "prompt_tokens", "decode_tokens", "model", "session"]
+    pd.testing.assert_frame_equal(read_trace(out).frame, read_trace(record).frame)
+    assert "twin, second half" in run(capsys, "fit", out)
+    scenario = yaml.safe_load(write_scenario(tmp_path).read_text())
+    scenario["workload"] = {"replay": {"file": "trace.parquet"}, "requests": 220}
+    (tmp_path / "replay.yaml").write_text(yaml.safe_dump(scenario))
+    drawn = make_world(tmp_path / "replay.yaml").draw(0)
+    assert len(drawn.model) == 220
+    names = [model["name"] for model in scenario["models"]]
+    assert [names[m] for m in drawn.model] == read_trace(out).frame["model"].tolist()
 
 
 def test_a_broken_trace_is_an_error_and_mending_says_so(
