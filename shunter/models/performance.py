@@ -224,7 +224,8 @@ class PerformanceModel:
         where = ("kv_save_s", engine, hardware_name(device))
         shared = self._shared.get(where[:2])
         sheet = sheet_names(pd.Series([where[2]]), self.state_.devices)[0]
-        return any(key[:3] == where for key in self._fits) or (shared is not None and sheet in shared.devices)
+        of_sheet = shared is not None and sheet != "" and (not shared.devices or sheet in shared.devices)
+        return any(key[:3] == where for key in self._fits) or of_sheet
 
     def preemption_parts(self, engine: str, device: str) -> tuple[str, ...]:
         """The operations of a preemption there: where KV cannot be saved, the tokens are processed again."""

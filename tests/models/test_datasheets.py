@@ -1,7 +1,7 @@
 import pytest
 
 from shunter.catalog.gpus import catalog_gpus
-from shunter.models.datasheets import datasheet, gpu_name, host_bandwidth_bytes_per_s
+from shunter.models.datasheets import datasheet, host_bandwidth_bytes_per_s
 
 
 @pytest.mark.parametrize(
