@@ -56,7 +56,7 @@ def matching_gpus(text: str, gpus: Mapping[str, GpuSpec]) -> list[str]:
 
 
 def nearest_gpus(text: str, gpus: Mapping[str, GpuSpec]) -> list[str]:
-    """Up to four names of the catalogue that are most like a text: forms and sizes of the card, then others."""
+    """Up to four names of the catalogue most like a text: forms and sizes of the card, then other cards."""
     bare = _joined(_SIZE.sub(" ", _words(text.split(",")[0])))
     names: dict[str, list[str]] = {}
     for name, gpu in gpus.items():

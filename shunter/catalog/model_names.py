@@ -24,7 +24,7 @@ _SAME_SHAPE_WORDS = re.compile(rf"(?<![a-z0-9.])(?:instruct|chat|it|base|{_QUANT
 _ALIASES = {
     "Llama-2-7B": ("LLaMA-7B", "LLaMA-1-7B"),
     "Llama-2-13B": ("LLaMA-13B", "LLaMA-1-13B"),
-    "LLaMA-33B": ("LLaMA-1-33B", "LLaMA-30B", "Wizard-Vicuna-30B"),
+    "LLaMA-33B": ("LLaMA-1-33B", "Wizard-Vicuna-30B"),
     "Llama-3-8B": ("Meta-Llama-3-8B", "Llama-3.1-8B", "Meta-Llama-3.1-8B", "DeepSeek-R1-Distill-Llama-8B"),
     "Llama-3-70B": (
         "Meta-Llama-3-70B",
@@ -39,7 +39,7 @@ _ALIASES = {
     "Qwen2.5-14B": ("Qwen2.5-Coder-14B", "DeepSeek-R1-Distill-Qwen-14B"),
     "Qwen2.5-32B": ("Qwen2.5-Coder-32B", "DeepSeek-R1-Distill-Qwen-32B"),
 }
-"""Other names of a shape. Source: the models' config.json, which share all widths."""
+"""Other names of a shape. Source: their pages, which say what they were fine-tuned from, and their sizes."""
 
 
 def known_model(text: str, known: Iterable[str]) -> str | None:
