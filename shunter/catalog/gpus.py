@@ -10,7 +10,7 @@ from importlib.resources import files
 from shunter.catalog.gpu_names import is_slice, matching_gpus, nearest_gpus
 from shunter.errors import InputError, UnknownNameError
 
-__all__ = ["GpuSpec", "catalog_gpus", "get_gpu", "gpu_name"]
+__all__ = ["GpuSpec", "catalog_gpus", "get_gpu", "gpu_name", "similar_gpus"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,11 @@ def gpu_name(text: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def similar_gpus(text: str) -> list[str]:
+    """Names of the catalogue that a text may stand for: all that it fits, else up to four like it."""
+    return matching_gpus(text, catalog_gpus()) or nearest_gpus(text, catalog_gpus())
+
+
 def get_gpu(name: str, *, field: str = "gpu") -> GpuSpec:
     """Looks a GPU up by its name, however it is spelled.
 
@@ -112,9 +117,9 @@ def get_gpu(name: str, *, field: str = "gpu") -> GpuSpec:
         InputError: It is a slice of a GPU.
         UnknownNameError: It is not in the catalogue, or could be several of its GPUs: names the nearest.
     """
-    gpus, known = catalog_gpus(), gpu_name(name)
+    known = gpu_name(name)
     if known is not None:
-        return gpus[known]
+        return catalog_gpus()[known]
     if is_slice(name):
         raise InputError(field, "be a whole GPU: slices of one (MIG) are not in the catalogue", name)
-    raise UnknownNameError(field, name, gpus, matching_gpus(name, gpus) or nearest_gpus(name, gpus))
+    raise UnknownNameError(field, name, catalog_gpus(), similar_gpus(name))
