@@ -37,9 +37,8 @@ _DRAWS = 400
 _TYPICAL_GPUS = 30
 """Rows of the catalogue, from the top, that the widths of what nobody published are of: more rows do not move
 them."""
-
-HELD_OUT = ("RTX A4000",)
-"""GPUs whose rows the shipped model is not fitted to: they show what it says of GPUs that it has not seen."""
+_FITTED_ENGINES = (ENGINE, "transformers")
+"""Whose rows it is fitted to: of vLLM nothing but loads is published."""
 
 
 @cache
@@ -56,7 +55,7 @@ def published_performance() -> PerformanceModel:
 def fit_published() -> PerformanceModel:
     """Fits it anew; takes some ten seconds."""
     frame = published_frame()
-    model = PerformanceModel().fit(frame[~frame["device"].isin(HELD_OUT)].reset_index(drop=True))
+    model = PerformanceModel().fit(frame[frame["engine"].isin(_FITTED_ENGINES)].reset_index(drop=True))
     state = model.state_
     reload = next(fit for fit in state.shared if fit.target == "load_s")
     added = [_from_priors(state, target, reload) for target in _UNPUBLISHED]
