@@ -10,6 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from shunter.catalog.model_names import known_model, nearest_models
 from shunter.errors import InputError, UnknownNameError
 
 __all__ = ["ModelSpec", "catalog_models", "get_model", "scaled_model"]
@@ -105,15 +106,16 @@ def _parse(text: str, kind: str) -> str | int | bool:
 
 
 def get_model(name: str, *, field: str = "model") -> ModelSpec:
-    """Looks a model up by name.
+    """Looks a model up by its name, however it is spelled.
 
     Raises:
-        UnknownNameError: It is not in the catalogue.
+        UnknownNameError: It is not in the catalogue; names the nearest.
     """
     models = catalog_models()
-    if name not in models:
-        raise UnknownNameError(field, name, models)
-    return models[name]
+    known = known_model(name, models)
+    if known is None:
+        raise UnknownNameError(field, name, models, nearest_models(name, models))
+    return models[known]
 
 
 def scaled_model(base: ModelSpec, params: float, *, vocab_size: int = 512) -> ModelSpec:

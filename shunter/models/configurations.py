@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from shunter.catalog.devices import parse_device
+from shunter.catalog.gpus import gpu_name
 from shunter.catalog.work import CONFIGURATION_COLUMNS, FACT_COLUMNS
 from shunter.errors import InputError, UnknownNameError
-from shunter.models.datasheets import HOST, gpu_name
+from shunter.models.datasheets import HOST
 from shunter.models.physics import EXTRA_COLUMNS
 from shunter.models.physics.features import with_heads
 from shunter.models.published.rows import facts_of

@@ -21,7 +21,6 @@ from shunter.envs.scenario.model import Model, check_models, known_engine
 from shunter.envs.scenario.objective import Objective
 from shunter.envs.scenario.workload import Workload
 from shunter.errors import InputError
-from shunter.models.datasheets import gpu_name
 
 __all__ = ["Device", "Scenario", "load_scenario"]
 
@@ -57,7 +56,7 @@ class Device(Strict):
     @field_validator("gpu")
     @classmethod
     def _catalogued(cls, text: str | None) -> str | None:
-        return None if text is None else gpu_name(text) or get_gpu(text, field="devices.gpu").name
+        return None if text is None else get_gpu(text, field="devices.gpu").name
 
     @model_validator(mode="after")
     def _something(self) -> Self:

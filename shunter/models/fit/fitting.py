@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from shunter.catalog.gpus import gpu_name
 from shunter.catalog.work import CONFIGURATION_COLUMNS, FACT_COLUMNS
 from shunter.errors import InputError
 from shunter.models.configurations import sheet_names
-from shunter.models.datasheets import gpu_name
 from shunter.models.fit.intervals import FEW, group_half_width
 from shunter.models.fit.pooled import fit_engine
 from shunter.models.fit.regressors import GroupFit, fit_physics, mean_over_median, select_features

@@ -7,15 +7,16 @@ and ``refused`` says why, row by row.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from shunter.catalog.gpus import gpu_name
+from shunter.catalog.model_names import known_model, nearest_models
 from shunter.catalog.models import ModelSpec, catalog_models
 from shunter.errors import UnknownNameError
-from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, gpu_name, host_bandwidth_bytes_per_s
+from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, host_bandwidth_bytes_per_s
 from shunter.models.physics import EXTRA_COLUMNS
 from shunter.profiling.dataset.reference import read_reference
 from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION
@@ -60,29 +61,10 @@ _MORE_SPECS = {
 }
 """Source: each model's published config.json."""
 
-_SAME_SHAPE = (
-    (r"llama-?1? 7b", "Llama-2-7B"),
-    (r"llama-?1? 13b", "Llama-2-13B"),
-    (r"llama-?1? 33b|wizard-vicuna-30b", "LLaMA-33B"),
-    (r"llama-3\.1-8b|meta-llama-3-8b", "Llama-3-8B"),
-    (r"llama-3\.1-70b", "Llama-3-70B"),
-    (r"phi-4", "Phi-4-14B"),
-    (r"phi-3\.5-mini", "Phi-3.5-mini"),
-    (r"mistral-7b", "Mistral-7B-v0.3"),
-    (r"(?:deepseek-r1-distill-qwen|qwen2\.5-coder)-(\d+)b", r"Qwen2.5-\1B"),
-)
-"""Names of one shape: fine-tuned models and releases that share all widths are one model to a clock."""
-
 
 def model_name(text: str) -> str:
     """The one name of a model's shape: ``LLaMA 7B``, ``LLaMA-1 7b`` and ``Llama-2-7B`` are Llama-2-7B."""
-    low = text.lower()
-    for pattern, name in _SAME_SHAPE:
-        found = re.match(pattern, low)
-        if found:
-            return found.expand(name)
-    known = {**catalog_models(), **_MORE_SPECS}
-    return next((name for name in known if low == name.lower()), text)
+    return known_model(text, {**catalog_models(), **_MORE_SPECS}) or text
 
 
 def spec_of(text: str) -> ModelSpec | None:
@@ -196,7 +178,8 @@ def catalog_facts(model: str, quantization: str, *, field: str = "model") -> dic
     """
     spec = spec_of(model)
     if spec is None:
-        raise UnknownNameError(f"{field}.catalog", model, {**catalog_models(), **_MORE_SPECS})
+        known = {**catalog_models(), **_MORE_SPECS}
+        raise UnknownNameError(f"{field}.catalog", model, known, nearest_models(model, known))
     quantization = "F16" if quantization == "FP16" else quantization
     if quantization not in BITS_PER_WEIGHT:
         raise UnknownNameError(f"{field}.quantization", quantization, BITS_PER_WEIGHT)
