@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shunter.catalog.configs import read_folder
+from shunter.catalog.configs import LOADED_TYPES, read_folder
 from shunter.catalog.models import ModelSpec, check_modelled
 from shunter.engines.gguf_shape import GgufShape, ShapeError, is_expert, read_gguf_shape
 from shunter.engines.headers import HeaderError, TensorInfo, read_gguf_header
@@ -70,6 +70,11 @@ class Checkpoint:
     def expert_share(self) -> float:
         """Share of the layers' bytes that routed experts are."""
         return self.expert_weight_bytes / (self.spec.layers * self.layer_weight_bytes)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it is a folder whose weights are quantised, several to an element."""
+        return self.format == "safetensors" and self.quantization not in LOADED_TYPES
 
     def named(self, name: str) -> Checkpoint:
         """The same checkpoint under another name."""

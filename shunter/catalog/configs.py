@@ -30,6 +30,7 @@ _TIED = ("gemma", "gemma2", "gemma3_text")
 
 _PLAIN_LAYERS = ("full_attention", "sliding_attention", "chunked_attention")
 _LOADED = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
+LOADED_TYPES = tuple(name for name, _ in _LOADED.values())
 _STORED = {"F64": "float32", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _FLOATS = (*_STORED, "F8_E4M3", "F8_E5M2")
 _HEAD = "lm_head.weight"
@@ -284,30 +285,33 @@ def _sparse_layers(config: _Config, layers: int) -> int:
 
 def _windows(config: _Config, layers: int) -> tuple[int, int]:
     """Layers that have a window, and its length."""
-    family = config.family
+    family, kinds = config.family, _layer_kinds(config, layers)
     window = config.number("attention_chunk_size" if family == "llama4_text" else "sliding_window", 0)
-    if not window or not config.flag("use_sliding_window", True):
+    if not window or not config.flag("use_sliding_window", not family.startswith("qwen")):
         return 0, 0
-    windowed = _windowed_layers(config, layers)
+    windowed = len(kinds) - kinds.count("full_attention") if kinds else _windowed_layers(config, layers)
     return (windowed, window) if windowed else (0, 0)
 
 
+def _layer_kinds(config: _Config, layers: int) -> list[str]:
+    """What each layer attends to; empty where it is not said."""
+    kinds = config.values.get("layer_types")
+    if kinds is None:
+        return []
+    if not isinstance(kinds, list) or len(kinds) != layers or not set(map(str, kinds)) <= set(_PLAIN_LAYERS):
+        got = sorted(set(map(str, kinds))) if isinstance(kinds, list) else kinds
+        rule = f"name each of {layers} layers one of {', '.join(_PLAIN_LAYERS)}"
+        raise BrokenFileError(config.path, f"layer_types must {rule}. Got {got!r} instead")
+    return kinds
+
+
 def _windowed_layers(config: _Config, layers: int) -> int:
-    kinds, family = config.values.get("layer_types"), config.family
-    if isinstance(kinds, list):
-        unlike = sorted(set(map(str, kinds)) - set(_PLAIN_LAYERS))
-        if unlike or len(kinds) != layers:
-            why = f"layer_types must name each layer one of {', '.join(_PLAIN_LAYERS)}. Got {unlike} instead"
-            raise BrokenFileError(config.path, why)
-        return len(kinds) - kinds.count("full_attention")
+    """Layers that have a window where the configuration does not say it of each."""
+    family = config.family
     if family == "llama4_text":
-        no_rope = config.values.get("no_rope_layers") or [(i + 1) % 4 for i in range(layers)]
-        return sum(map(bool, no_rope))
+        positioned = config.values.get("no_rope_layers") or [(i + 1) % 4 for i in range(layers)]
+        return sum(map(bool, positioned))
     every = {"gemma2": 2, "gpt_oss": 2, "gemma3_text": config.number("sliding_window_pattern", 6)}.get(family)
     if every:
         return layers - layers // every
-    if family in ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe"):
-        # False unless it is said otherwise, and then only from one layer on.
-        from_layer = config.number("max_window_layers", 0)
-        return max(0, layers - from_layer) if config.flag("use_sliding_window", False) else 0
-    return layers
+    return max(0, layers - config.number("max_window_layers", 0)) if family.startswith("qwen") else layers

@@ -172,6 +172,7 @@ _NOT_MODELLED = {
     "gemma4": "layers of unequal heads that share keys and values",
     "gpt2": "positions that are learned",
     "falcon_h1": "state-space layers",
+    "granitehybrid": "state-space layers",
     "granitemoehybrid": "state-space layers",
     "jamba": "state-space layers",
     "lfm2": "convolutional layers",
@@ -194,12 +195,16 @@ def catalog_models() -> dict[str, ModelSpec]:
 
 
 @cache
+def _further_models() -> dict[str, ModelSpec]:
+    return _read("families.csv")
+
+
 def known_models() -> dict[str, ModelSpec]:
     """All models whose shape is known, by name: those of ``catalog_models`` and of further families.
 
     Source: ``shunter/data/families.csv``; each row names the published count that it was checked against.
     """
-    return {**catalog_models(), **_read("families.csv")}
+    return {**catalog_models(), **_further_models()}
 
 
 def _read(file: str) -> dict[str, ModelSpec]:

@@ -16,7 +16,7 @@ from fractions import Fraction
 from shunter.catalog.models import ModelSpec
 from shunter.engines.headers import GGML_TYPES
 
-__all__ = ["QuantisedBytes", "quantised_bytes"]
+__all__ = ["QuantisedBytes", "fits_blocks", "quantised_bytes"]
 
 _BITS = {name: Fraction(8 * nbytes, block) for name, block, nbytes in GGML_TYPES.values()} | {
     "FP8": Fraction(8)
@@ -83,9 +83,9 @@ def quantised_bytes(spec: ModelSpec, quantization: str) -> QuantisedBytes:
     return QuantisedBytes(total, float(layers / 8 / spec.layers), float(experts / layers), int(output / 8))
 
 
-def has_whole_blocks(spec: ModelSpec) -> bool:
-    """Whether all rows are whole blocks of the K types."""
-    return all(m.columns % 256 == 0 for layer in (0, spec.layers - 1) for m in _layer_matrices(spec, layer))
+def fits_blocks(spec: ModelSpec, quantization: str) -> bool:
+    """Whether no tensor takes another type because its rows are no whole blocks."""
+    return _base_type(quantization) not in _NARROW or all(m.columns % 256 == 0 for layer in (0, spec.layers - 1) for m in _layer_matrices(spec, layer))
 
 
 def _matrix_params(spec: ModelSpec) -> int:

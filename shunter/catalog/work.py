@@ -36,7 +36,6 @@ __all__ = [
     "kept_tokens",
     "placed_configurations",
     "reserved_kv_bytes",
-    "reserved_tokens",
 ]
 
 Array = npt.NDArray[np.float64]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -113,7 +114,7 @@ class Model(Strict):
         """
         if not {"--cpu-moe", "-cmoe"}.isdisjoint(self.args):
             return layers
-        for argument, following in zip(self.args, [*self.args[1:], ""], strict=True):
+        for argument, following in pairwise([*self.args, ""]):
             if argument in ("--n-cpu-moe", "-ncmoe"):
                 if not following.isdecimal():
                     rule = f"have a count of layers after {argument}"

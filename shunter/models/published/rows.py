@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from shunter.catalog.models import ModelSpec, catalog_models, check_modelled, known_models
-from shunter.catalog.sizes import QuantisedBytes, has_whole_blocks, quantised_bytes
+from shunter.catalog.sizes import QuantisedBytes, fits_blocks, quantised_bytes
 from shunter.catalog.work import family_facts
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, gpu_name, host_bandwidth_bytes_per_s
@@ -178,7 +178,7 @@ def catalog_facts(
         quantization: One of ``BITS_PER_WEIGHT``, or MXFP4 for gpt-oss; FP16 is F16.
         field: Named in errors.
         by_mean: Whether sizes are parameters times ``BITS_PER_WEIGHT``, as for published measurements; else
-            they are those of the tensors, but for models of ``catalog_models`` whose rows are whole blocks:
+            they are those of the tensors, but for models of ``catalog_models`` in types that their rows fit:
             scenarios and policies were made with the mean there.
 
     Raises:
@@ -194,7 +194,7 @@ def catalog_facts(
         raise UnknownNameError(f"{field}.quantization", quantization, _QUANTISATIONS)
     if quantization == "MXFP4" and not spec.all_biases:
         raise InputError(f"{field}.quantization", "be another: MXFP4 is of gpt-oss alone", model)
-    by_mean = by_mean or (spec.name in catalog_models() and has_whole_blocks(spec))
+    by_mean = by_mean or (spec.name in catalog_models() and fits_blocks(spec, quantization))
     sizes = _mean_bytes(spec, quantization) if by_mean else quantised_bytes(spec, quantization)
     return {
         "model": f"{model_name(model)} {quantization}",

@@ -77,6 +77,9 @@ def read_models(
         if checkpoint.format not in formats:
             rule = f"be {' or '.join(formats)} for the engine {engine}"
             raise InputError(f"{field} {checkpoint.path}", rule, checkpoint.format)
+        if engine == "transformers" and checkpoint.is_packed:
+            rule = f"not be quantised for the engine {engine}, which would not count its weights right"
+            raise InputError(f"{field} {checkpoint.path}", rule, checkpoint.quantization)
     return _named(checkpoints, names)
 
 
