@@ -119,8 +119,9 @@ def test_memory_grows_by_what_the_header_says(engine: Engine, checkpoint: str) -
         sizes.append(engine.memory().host_bytes - before)
         engine.unload("m")
     facts, spec = read_facts(checkpoint), read_checkpoint(checkpoint).spec
-    said = [facts.device_bytes(facts.total_layers, n, 1, 512) for n in (4096, 65536)]
-    assert sizes[1] - sizes[0] == pytest.approx(said[1] - said[0], rel=0.25)
     # Layers with a window do not grow.
-    grown_tokens = (spec.layers - spec.windowed_layers) * (65536 - 4096)
-    assert said[1] - said[0] >= grown_tokens * spec.kv_bytes_per_token() / spec.layers
+    full_layers = spec.layers - spec.windowed_layers
+    kv_bytes = full_layers * (65536 - 4096) * spec.kv_bytes_per_token() / spec.layers
+    assert sizes[1] - sizes[0] == pytest.approx(kv_bytes, rel=0.1)
+    said = [facts.device_bytes(facts.total_layers, n, 1, 512) for n in (4096, 65536)]
+    assert said[1] - said[0] > kv_bytes
