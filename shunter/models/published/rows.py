@@ -61,12 +61,12 @@ _SAME_SHAPE = (
 def model_name(text: str) -> str:
     """The one name of a model's shape: ``LLaMA 7B``, ``LLaMA-1 7b`` and ``Llama-2-7B`` are Llama-2-7B."""
     low = text.lower()
-    for pattern, name in _SAME_SHAPE:
-        found = re.match(pattern, low)
-        if found:
-            return found.expand(name)
-    known = known_models()
-    return next((name for name in known if low == name.lower()), text)
+    # A model of its own first: Phi-4-mini is no Phi-4.
+    own = next((name for name in known_models() if low == name.lower()), None)
+    if own is not None:
+        return own
+    found = (match.expand(name) for pattern, name in _SAME_SHAPE if (match := re.match(pattern, low)))
+    return next(found, text)
 
 
 def spec_of(text: str) -> ModelSpec | None:
