@@ -146,8 +146,8 @@ def test_a_step_reads_the_experts_that_its_tokens_are_sent_to() -> None:
     everything = sum(work.weights_read_bytes(one, np.array([1e6])))[0]
     assert everything == pytest.approx(2 * (spec.params - spec.embedding_params), rel=1e-3)
     active_bytes = 2 * (spec.active_params - spec.embedding_params)
-    assert sum(work.weights_read_bytes(one, one.batch))[0] == pytest.approx(active_bytes, rel=1e-3)
-    assert work.token_params(placed(tokens=100)).device[0] == pytest.approx(100 * active_bytes / 2, rel=1e-3)
+    assert sum(work.weights_read_bytes(one, one.batch))[0] == pytest.approx(active_bytes, rel=1e-2)
+    assert work.token_params(placed(tokens=100)).device[0] == pytest.approx(100 * active_bytes / 2, rel=1e-2)
     steps = [placed(batch=batch) for batch in (1, 2, 8, 64)]
     read = [sum(work.weights_read_bytes(at, at.batch))[0] for at in steps]
     assert read == sorted(read)
