@@ -124,7 +124,7 @@ def test_datasets_that_cannot_be_read(
     table = pq.read_table(elsewhere / "fake.parquet")
     metadata = {k: b"999" if b"schema" in k else v for k, v in table.schema.metadata.items()}
     pq.write_table(table.replace_schema_metadata(metadata), "old.parquet")
-    assert "must be version 4" in fails(capsys, "fit", "old.parquet", "--out", "perf2")
+    assert "must be version 5" in fails(capsys, "fit", "old.parquet", "--out", "perf2")
 
 
 def test_a_policy_for_other_observations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,8 +126,11 @@ def test_a_ramp_is_not_fitted_as_one_rate(trace: Path, capsys: pytest.CaptureFix
     assert rates == pytest.approx([1.0, 92.0], rel=0.02)
     assert slow.span_s == pytest.approx(500, rel=0.01)
     assert "a steady rate is not refuted" in run(capsys, "fit", trace)
+
+
 def test_a_gateway_s_record_becomes_one_trace_without_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     record, out = tmp_path / "record", tmp_path / "trace.parquet"
     write_record(record, count=220)
     add_line(record, status="cancelled", decode_tokens=0)

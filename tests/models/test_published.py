@@ -25,7 +25,7 @@ def test_one_shape_has_one_name(text):
 def test_models_keep_their_own_names():
     assert model_name("Qwen2.5-Coder-14B") == "Qwen2.5-14B"
     assert model_name("Llama-3-70B") == "Llama-3-70B"
-    assert spec_of("Mixtral-8x7B") is None
+    assert spec_of("Mixtral-8x70B") is None
 
 
 def test_what_is_left_out_says_why():

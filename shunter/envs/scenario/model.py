@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -101,6 +102,25 @@ class Model(Strict):
     def kv_share(self) -> float:
         """What a token of KV takes, relative to f16."""
         return KV_BYTES[self.kv_type or "f16"] / KV_BYTES["f16"]
+
+    def expert_layers_on_host(self, layers: int) -> int:
+        """Of how many layers, from the first on, ``args`` keep the experts on the host.
+
+        Args:
+            layers: Those of the model.
+
+        Raises:
+            InputError: An argument that says so has no count after it.
+        """
+        if not {"--cpu-moe", "-cmoe"}.isdisjoint(self.args):
+            return layers
+        for argument, following in pairwise([*self.args, ""]):
+            if argument in ("--n-cpu-moe", "-ncmoe"):
+                if not following.isdecimal():
+                    rule = f"have a count of layers after {argument}"
+                    raise InputError(f"models.{self.name}.args", rule, following)
+                return min(int(following), layers)
+        return 0
 
     def relative_to(self, folder: Path) -> Model:
         """The same model with its files looked for from a folder."""

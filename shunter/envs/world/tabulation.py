@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shunter.catalog.checkpoints import read_checkpoint
+from shunter.catalog.work import EXPERT_LAYERS_ON_HOST, experts_kept_on_host_bytes, reserved_kv_bytes
 from shunter.envs.rules.guard import at_lengths
 from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.model import Model
@@ -90,6 +91,9 @@ def facts_of_model(model: Model, performance: PerformanceModel) -> dict[str, Any
         UnknownNameError: It was neither profiled nor has a checkpoint or an entry of the catalogue.
     """
     facts = _facts_at_f16(model, performance)
+    on_host = model.expert_layers_on_host(int(facts["layers"]))
+    if on_host:
+        facts = {**facts, EXPERT_LAYERS_ON_HOST: on_host}
     if model.kv_share == 1.0:
         return facts
     return {**facts, "kv_bytes_per_token": facts["kv_bytes_per_token"] * model.kv_share}
@@ -320,12 +324,13 @@ class Tabulation:
         """Weights and the KV of a full batch: what an engine sets aside, whether or not it was touched."""
         reserved = np.zeros(self.shape)
         for m, (model, facts) in enumerate(zip(self.scenario.models, self.facts, strict=True)):
-            tokens = self.scenario.batch_of(model) * self.scenario.context_of(model)
+            context_tokens, requests = self.scenario.context_of(model), self.scenario.batch_of(model)
             is_f32 = facts.get("checkpoint_format") == "safetensors" and facts.get("quantization") == "F32"
-            kv_bytes = facts["kv_bytes_per_token"] * (2 if is_f32 else 1)
-            whole = facts["weight_bytes"] + kv_bytes * tokens
+            kv_bytes = reserved_kv_bytes(facts, context_tokens, requests) * (2 if is_f32 else 1)
+            whole = facts["weight_bytes"] + kv_bytes
             for level, gpu_layers in enumerate(self.gpu_layers[m]):
-                reserved[:, m, level] = whole * gpu_layers / facts["total_layers"]
+                on_host = experts_kept_on_host_bytes(facts, gpu_layers)
+                reserved[:, m, level] = whole * gpu_layers / facts["total_layers"] - on_host
         return reserved
 
     def _gpu_share(self) -> Array:
