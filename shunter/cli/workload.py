@@ -13,8 +13,9 @@ from rich.console import Console
 
 from shunter.cli.options import open_console, say
 from shunter.envs.workload.fit import SCALES_S, Fit, dispersion, fit_arrivals
-from shunter.envs.workload.trace_formats import FORMATS
-from shunter.envs.workload.traces import Trace, read_trace, write_trace
+from shunter.envs.workload.formats.base import TimeUnit
+from shunter.envs.workload.trace_formats import FORMATS, WRITTEN
+from shunter.envs.workload.traces import Trace, convert_trace, read_trace
 from shunter.errors import InputError
 from shunter.files import write_text
 from shunter.report.page import ReportTable
@@ -23,15 +24,21 @@ TraceArgument = Annotated[Path, typer.Argument(help="Trace, .gz or not.", show_d
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", help=f"{', '.join(FORMATS)}; by default as its header shows.", show_default=False
+        "--format", help=f"{', '.join(FORMATS)}; by default as its columns show.", show_default=False
     ),
 ]
 Mend = Annotated[bool, typer.Option("--mend", help="Leave broken rows out and say so, instead of refusing.")]
+Unit = Annotated[
+    TimeUnit | None,
+    typer.Option("--time-unit", help="Of arrivals, where the format leaves it open.", show_default=False),
+]
 
 _QUANTILES = (0.05, 0.5, 0.95, 0.99, 1.0)
 
 
-def workload_show(trace: TraceArgument, format: Format = None, mend: Mend = False) -> None:
+def workload_show(
+    trace: TraceArgument, format: Format = None, mend: Mend = False, time_unit: Unit = None
+) -> None:
     """Say what a trace holds: rate, burstiness, lengths and models.
 
     Examples:
@@ -41,7 +48,7 @@ def workload_show(trace: TraceArgument, format: Format = None, mend: Mend = Fals
     shunter workload show BurstGPT_1.csv.gz --mend
     """
     console = open_console()
-    read = _read(console, trace, format, mend)
+    read = _read(console, trace, format, mend, time_unit)
     frame, arrivals_s = read.frame, read.frame["arrival_s"].to_numpy()
     span_s = float(np.ptp(arrivals_s))
     rate = f", {(len(frame) - 1) / span_s:.3g} a second" if span_s else ""
@@ -50,6 +57,11 @@ def workload_show(trace: TraceArgument, format: Format = None, mend: Mend = Fals
     named = {str(name): count for name, count in models.items() if name}
     if named:
         say(console, "models: " + ", ".join(f"{name} ({count})" for name, count in named.items()))
+    sessions = frame["session"][frame["session"].ne("")]
+    if len(sessions):
+        say(console, f"sessions: {sessions.nunique()}, of {len(sessions)} requests")
+    if len(read.unread.columns):
+        say(console, f"not read: {', '.join(read.unread)}")
     console.print(_lengths_table(frame).to_rich())
     console.print(_dispersion_table(arrivals_s).to_rich())
 
@@ -59,12 +71,13 @@ def workload_convert(
     out: Annotated[Path, typer.Argument(help="File to write.", show_default=False)],
     to: Annotated[
         str | None,
-        typer.Option(help=f"{', '.join(FORMATS)}; by default as OUT's ending says.", show_default=False),
+        typer.Option(help=f"{', '.join(WRITTEN)}; by default as OUT's ending says.", show_default=False),
     ] = None,
     format: Format = None,
     mend: Mend = False,
+    time_unit: Unit = None,
 ) -> None:
-    """Write a trace in another format.
+    """Write a trace in another format; what that cannot hold is named.
 
     Examples:
 
@@ -75,8 +88,9 @@ def workload_convert(
     console = open_console()
     if out.exists():
         raise InputError("OUT", "not exist yet", str(out))
-    read = _read(console, trace, format, mend)
-    write_trace(read.frame, out, format=to)
+    read = _read(console, trace, format, mend, time_unit)
+    for note in convert_trace(read, out, format=to):
+        say(console, f"note: {note}")
     say(console, f"{out}: {len(read.frame)} requests")
 
 
@@ -87,6 +101,7 @@ def workload_fit(
     ] = None,
     format: Format = None,
     mend: Mend = False,
+    time_unit: Unit = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the twins drawn for the comparison.")] = 0,
 ) -> None:
     """Calibrate a synthetic twin of a trace's arrivals; lengths are drawn from the trace itself.
@@ -101,7 +116,7 @@ def workload_fit(
     console = open_console()
     if out is not None and out.exists():
         raise InputError("--out", "not exist yet", str(out))
-    fit = fit_arrivals(_read(console, trace, format, mend).frame, seed=seed)
+    fit = fit_arrivals(_read(console, trace, format, mend, time_unit).frame, seed=seed)
     console.print(_fit_table(fit).to_rich())
     others = ", ".join(f"{name} {score:.2f}" for name, score in fit.others.items())
     say(console, f"{fit.name} looks most like the first half (score {fit.seen.score:.2f}; {others})")
@@ -118,8 +133,8 @@ def workload_fit(
         say(console, f"{out}: the workload section for a scenario")
 
 
-def _read(console: Console, path: Path, format: str | None, mend: bool) -> Trace:
-    trace = read_trace(path, format=format, mend=mend)
+def _read(console: Console, path: Path, format: str | None, mend: bool, time_unit: TimeUnit | None) -> Trace:
+    trace = read_trace(path, format=format, mend=mend, time_unit=time_unit)
     for note in trace.notes:
         say(console, f"note: {note}")
     return trace

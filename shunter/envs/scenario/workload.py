@@ -123,6 +123,7 @@ class Replay(Strict):
         file: Trace file in any format that ``shunter workload show`` reads; relative to the scenario file.
         format: Format of the trace file; by default as its header shows.
         mend: Leave out what is broken in it instead of refusing.
+        time_unit: Unit of its arrivals, where neither the file nor its format says: s, ms, us or ns.
         models: Which model a request asks for: by the trace's ``column``; drawn by popularity for each
             request (``zipf``) or for each session of the trace (``session``).
         names: Models by the names that the trace's column has, where those differ.
@@ -131,6 +132,7 @@ class Replay(Strict):
     file: Path
     format: str | None = None
     mend: bool = False
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
     models: Literal["column", "zipf", "session"] = "zipf"
     names: Annotated[dict[str, str], Field(default_factory=dict)]
 

@@ -16,6 +16,7 @@ from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.scenario.workload import Workload
+from shunter.envs.workload.formats.base import TimeUnit
 from shunter.envs.workload.traces import Trace, read_trace
 
 __all__ = ["length_pairs", "mean_lengths", "pairs_by_model", "remaining_tokens", "stacked_pairs"]
@@ -85,7 +86,7 @@ def read_replay(workload: Workload) -> Trace:
     replay = workload.replay
     if replay is None:
         raise ValueError("the workload replays no trace")
-    return _read(replay.file, replay.format, replay.mend)
+    return _read(replay.file, replay.format, replay.mend, replay.time_unit)
 
 
 def cut_pairs(pairs: Pairs, workload: Workload, limits: Limits) -> Pairs:
@@ -136,7 +137,7 @@ def remaining_tokens(pairs: Pairs) -> NDArray[np.float64]:
 def _drawn(lengths: str | Path, prompt_scale: float, decode_scale: float, context_tokens: int) -> Pairs:
     """What ``length_pairs`` gives, the same array for everybody who asks."""
     if isinstance(lengths, Path):
-        pairs = _pairs(_read(lengths, None, False))
+        pairs = _pairs(read_trace(lengths, needs_arrivals=False))
     elif lengths in _TRACES:
         pairs = _shipped(lengths)
     else:
@@ -154,8 +155,8 @@ def _cut(pairs: Pairs, prompt_scale: float, decode_scale: float, context_tokens:
 
 
 @cache
-def _read(path: Path, format: str | None, mend: bool) -> Trace:
-    return read_trace(path, format=format, mend=mend)
+def _read(path: Path, format: str | None, mend: bool, time_unit: TimeUnit | None) -> Trace:
+    return read_trace(path, format=format, mend=mend, time_unit=time_unit)
 
 
 def _pairs(trace: Trace) -> Pairs:
