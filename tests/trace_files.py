@@ -22,7 +22,9 @@ def _csv(columns: Mapping[str, Any]) -> str:
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{**row, "n": n, "ms": round(row["arrival_s"] * 1e3)} for n, row in enumerate(frame.to_dict("records"))]
+    return [
+        {**row, "n": n, "ms": round(row["arrival_s"] * 1e3)} for n, row in enumerate(frame.to_dict("records"))
+    ]
 
 
 def bailian(frame: pd.DataFrame) -> str:
@@ -53,7 +55,11 @@ def servegen(frame: pd.DataFrame) -> str:
 
 def llmservingsim(frame: pd.DataFrame) -> str:
     return _lines(
-        {"input_toks": r["prompt_tokens"], "output_toks": r["decode_tokens"], "arrival_time_ns": r["ms"] * 10**6}
+        {
+            "input_toks": r["prompt_tokens"],
+            "output_toks": r["decode_tokens"],
+            "arrival_time_ns": r["ms"] * 10**6,
+        }
         for r in _rows(frame)
     )
 

@@ -61,7 +61,7 @@ def workload_show(
     if len(sessions):
         say(console, f"sessions: {sessions.nunique()}, of {len(sessions)} requests")
     if len(read.unread.columns):
-        say(console, f"not read: {', '.join(read.unread)}")
+        say(console, f"not read: {', '.join(map(str, read.unread))}")
     console.print(_lengths_table(frame).to_rich())
     console.print(_dispersion_table(arrivals_s).to_rich())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from shunter.envs.workload.trace_formats import FORMATS
+from shunter.envs.workload.trace_formats import FORMATS, WRITTEN
 from shunter.envs.workload.traces import read_trace, write_trace
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
 
@@ -24,7 +24,7 @@ VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
 
 
 @pytest.mark.parametrize("gz", [False, True], ids=["plain", "gzipped"])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_what_was_written_is_read_back_and_recognised(name: str, gz: bool, tmp_path: Path) -> None:
     ending = {"mooncake": ".jsonl", "gateway": ".jsonl", "shunter": ".parquet"}.get(name, ".csv")
     path = tmp_path / ("trace" + ending + (".gz" if gz and ending != ".parquet" else ""))

@@ -41,6 +41,9 @@ TRACE_COLUMNS = {
 MAX_TOKENS = 10_000_000
 """Longer prompts and answers are taken for damage."""
 
+MAX_ARRIVAL_S = 10_000_000_000
+"""Later arrivals, in the year 2286 if they count from 1970, are taken for damage or a wrong unit."""
+
 PLAUSIBLE_PER_S = 1000.0
 FEW, MANY = 10, 100
 """So many at more than ``PLAUSIBLE_PER_S``, and so many in a second, are taken for a wrong unit of time."""
@@ -81,6 +84,12 @@ _RULES = (
     _Rule("prompt_tokens", "be a whole number", lambda f: _is_whole(f["prompt_tokens"]), "left out"),
     _Rule("decode_tokens", "be a whole number", lambda f: _is_whole(f["decode_tokens"]), "left out"),
     _Rule("arrival_s", "not be negative", lambda f: f["arrival_s"] >= 0, "left out"),
+    _Rule(
+        "arrival_s",
+        f"be at most {MAX_ARRIVAL_S:,} s",
+        lambda f: f["arrival_s"] <= MAX_ARRIVAL_S,
+        "left out",
+    ),
     _Rule("prompt_tokens", "be at least 1", lambda f: f["prompt_tokens"] >= 1, "left out"),
     _Rule("decode_tokens", "be at least 1", lambda f: f["decode_tokens"] >= 1, "left out"),
     _Rule(
@@ -204,7 +213,7 @@ def convert_trace(trace: Trace, path: str | os.PathLike[str], *, format: str | N
     name = _format_to_write(Path(path), format)
     is_same = name == trace.format
     write_trace(trace.frame, path, format=name, unread=trace.unread if is_same else None)
-    lost = [] if is_same else list(trace.unread)
+    lost = [] if is_same else list(map(str, trace.unread))
     for column in NAMES:
         named = trace.frame[column][trace.frame[column].ne("")]
         if len(named) and column not in FORMATS[name].columns:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from shunter.envs.workload.formats.base import Reading, TraceFormat, columns, numbers
+from shunter.envs.workload.formats.base import Reading, TraceFormat, columns, numbers, records
 from shunter.envs.workload.formats.tables import Table
 
 _WHERE = {
@@ -28,7 +28,7 @@ class AiperfFormat(TraceFormat):
 
     def read(self, table: Table) -> Reading:
         """See ``TraceFormat.read``; requests that failed or warmed the server up are left out."""
-        rows = table.rows.to_dict("records")
+        rows = records(table.rows)
         frame = pd.DataFrame(
             {ours: [inside(row, *keys) for row in rows] for ours, keys in _WHERE.items()}, dtype=object
         )

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -113,18 +113,25 @@ def columns(arrival: str, prompt: str, decode: str, **more: str) -> dict[str, st
 
 def write_csv(out: Mapping[str, Any], unread: pd.DataFrame, path: Path) -> None:
     """Writes columns as CSV, and beside them those that were read from the same format and not understood."""
-    kept = {name: unread[name].to_numpy() for name in unread if name not in out}
+    whole = pd.DataFrame(out)
+    for name in unread.columns.difference(whole.columns, sort=False):
+        whole[name] = unread[name].array
     with open_text(path, "wt") as text:
-        pd.DataFrame({**out, **kept}).to_csv(text, index=False)
+        whole.to_csv(text, index=False)
 
 
 def write_json_lines(rows: Iterable[Mapping[str, Any]], unread: pd.DataFrame, path: Path) -> None:
     """Writes a JSON object a row, with what was read from the same format and not understood."""
-    beside = unread.to_dict("records") if len(unread.columns) else None
+    beside = records(unread) if len(unread.columns) else None
     with open_text(path, "wt") as text:
         for n, row in enumerate(rows):
             kept = {key: value for key, value in beside[n].items() if not is_blank(value)} if beside else {}
             text.write(json.dumps({**kept, **row}, default=_plain) + "\n")
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A frame's rows, columns by name."""
+    return cast(list[dict[str, Any]], frame.to_dict("records"))
 
 
 def is_blank(value: Any) -> bool:
@@ -156,7 +163,8 @@ def names(values: pd.Series[Any], where: str) -> pd.Series[str]:
     Raises:
         InputError: One is neither text nor number.
     """
-    found = [_name(value, f"{where}, row {row + 1}") for row, value in values.items()]
+    rows = zip(values, values.index.to_numpy() + 1, strict=True)
+    found = [_name(value, f"{where}, row {row}") for value, row in rows]
     return pd.Series(found, values.index, dtype=object)
 
 

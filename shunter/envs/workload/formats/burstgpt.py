@@ -17,7 +17,7 @@ class BurstGptFormat(TraceFormat):
         out = {name: frame[ours] for ours, name in self.columns.items()}
         out["Total tokens"] = frame["prompt_tokens"] + frame["decode_tokens"]
         for name in ("Elapsed time", "Log Type"):
-            out[name] = unread[name].to_numpy() if name in unread else ""
+            out[name] = unread[name] if name in unread else pd.Series("", frame.index)
         write_csv(out, unread, path)
 
 

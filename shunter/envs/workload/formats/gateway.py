@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shunter.envs.workload.formats.base import Reading, TraceFormat, columns, write_json_lines
+from shunter.envs.workload.formats.base import Reading, TraceFormat, columns, records, write_json_lines
 from shunter.envs.workload.formats.tables import Table
 from shunter.envs.workload.gateway_record import DONE, counts, read_gateway_requests
 

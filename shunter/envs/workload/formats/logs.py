@@ -14,6 +14,7 @@ from shunter.envs.workload.formats.base import (
     dates_or_seconds,
     is_blank,
     numbers,
+    records,
 )
 from shunter.envs.workload.formats.tables import Table
 
@@ -47,7 +48,7 @@ class LlamaSwapFormat(TraceFormat):
     def read(self, table: Table) -> Reading:
         """See ``TraceFormat.read``; requests that failed are left out."""
         rows = table.rows
-        tokens = rows["tokens"] if "tokens" in rows else pd.Series(rows.to_dict("records"), dtype=object)
+        tokens = rows["tokens"] if "tokens" in rows else pd.Series(records(rows), dtype=object)
         end_s = dates_or_seconds(rows["timestamp"])
         frame = pd.DataFrame(
             {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,6 +14,7 @@ from shunter.envs.workload.formats.base import (
     columns,
     is_blank,
     numbers,
+    records,
     write_json_lines,
 )
 from shunter.envs.workload.formats.tables import Table
@@ -33,7 +35,7 @@ class MooncakeFormat(TraceFormat):
         _refuse_delays(table)
         reading = super().read(table)
         times = reading.frame["arrival_s"]
-        says = table.keys <= _DOCUMENTED and not (table.is_json and times.map(type).eq(str).any())
+        says = table.keys <= _DOCUMENTED and not (table.is_json and times.map(_is_text).any())
         return (
             reading if says and numbers(times).mod(1).fillna(0).eq(0).all() else replace(reading, unit=None)
         )
@@ -42,12 +44,16 @@ class MooncakeFormat(TraceFormat):
         """See ``TraceFormat.write``; to the millisecond, sessions only where there are any."""
         rows = []
         has_sessions, has_hashes = frame["session"].ne("").any(), "hash_ids" in unread
-        for row in frame.to_dict("records"):
+        for row in records(frame):
             line = {name: row[ours] for ours, name in self.columns.items() if ours != "session"}
             line["timestamp"] = round(row["arrival_s"] * 1e3)
             session = {"session_id": row["session"]} if has_sessions and row["session"] else {}
             rows.append(line | session | ({} if has_hashes else {"hash_ids": []}))
         write_json_lines(rows, unread, path)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _refuse_delays(table: Table) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shunter.envs.workload.formats.base import TraceFormat, columns, write_csv, write_json_lines
+from shunter.envs.workload.formats.base import TraceFormat, columns, records, write_csv, write_json_lines
 from shunter.files import lasting_name
 
 
@@ -19,7 +19,7 @@ class OwnFormat(TraceFormat):
         if ending == ".csv":
             write_csv({name: frame[name] for name in self.columns}, unread, path)
         elif ending == ".jsonl":
-            write_json_lines(frame.to_dict("records"), unread, path)
+            write_json_lines(records(frame), unread, path)
         else:
             kept = pd.DataFrame({name: unread[name].to_numpy() for name in unread}, frame.index)
             pd.concat([frame, kept], axis=1).to_parquet(path, index=False)

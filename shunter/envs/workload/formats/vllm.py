@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from shunter.envs.workload.formats.base import Reading, TraceFormat, columns, is_blank, numbers
+from shunter.envs.workload.formats.base import Reading, TraceFormat, columns, is_blank, numbers, records
 from shunter.envs.workload.formats.tables import Table
 from shunter.errors import InputError
 
@@ -25,7 +25,7 @@ class VllmFormat(TraceFormat):
         if len(table.rows) != 1:
             rule = "hold one run of a benchmark: every run has a clock of its own"
             raise InputError(str(table.path), rule, len(table.rows))
-        run: dict[str, Any] = table.rows.iloc[0].to_dict()
+        run = records(table.rows)[0]
         for name in ("input_lens", "output_lens"):
             _check_list(table, name, run.get(name), None)
         lists = {name: run[name] for name in _LISTS if not is_blank(run.get(name))}
