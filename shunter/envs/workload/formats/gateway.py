@@ -38,10 +38,8 @@ class GatewayFormat(TraceFormat):
 
     def write(self, frame: pd.DataFrame, path: Path, unread: pd.DataFrame) -> None:
         """See ``TraceFormat.write``: all were answered, nobody says when."""
-        rows = (
-            {name: row[name] for name in self.columns} | {"status": DONE} for row in frame.to_dict("records")
-        )
-        write_json_lines(rows, unread.drop(columns="status", errors="ignore"), path)
+        rows = records(frame.assign(status=DONE)[[*self.columns, "status"]])
+        write_json_lines(rows, unread, path)
 
 
 GATEWAY = GatewayFormat(
