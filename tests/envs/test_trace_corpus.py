@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from shunter.envs.scenario.limits import Limits
+from shunter.envs.scenario.workload import Replay, Workload
+from shunter.envs.workload.draw import replay_rate_per_s
+from shunter.envs.workload.lengths import length_pairs
 from shunter.envs.workload.trace_formats import FORMATS
 from shunter.envs.workload.traces import read_trace
 from shunter.errors import ShunterError
@@ -157,6 +161,15 @@ def test_lengths_without_arrivals_serve_where_no_arrivals_are_asked_for(name: st
     assert trace.format == LENGTHS[name]
     assert trace.frame["prompt_tokens"].tolist() == PROMPTS
     assert trace.frame["decode_tokens"].tolist() == ANSWERS
+    workload = Workload(rate_per_s=1.0, lengths=CORPUS / name)
+    assert length_pairs(workload, Limits(context_tokens=4096))[:, 0].tolist() == PROMPTS
+
+
+def test_a_replay_takes_a_unit_where_the_file_leaves_it_open() -> None:
+    file = CORPUS / "refused_unit_open.csv"
+    assert replay_rate_per_s(Workload(replay=Replay(file=file, time_unit="ms"))) == pytest.approx(500)
+    with pytest.raises(ShunterError, match="time_unit of a replay"):
+        replay_rate_per_s(Workload(replay=Replay(file=file)))
 
 
 @pytest.mark.parametrize("mend", [False, True], ids=["strict", "mended"])

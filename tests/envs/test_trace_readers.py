@@ -159,6 +159,17 @@ def test_damage_is_one_line_of_an_error_or_leaves_requests(
         assert (trace.frame[["prompt_tokens", "decode_tokens"]] >= 1).all(axis=None)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_of_another_format_is_read_or_refused_in_a_line(name: str) -> None:
+    for path in sorted(CORPUS.iterdir()):
+        try:
+            frame = read_trace(path, format=name).frame
+        except ShunterError as error:
+            assert "\n" not in str(error)  # noqa: PT017 # either outcome is right
+        else:
+            assert len(frame) == 6
+
+
 @given(frame=traces(), source=st.sampled_from(WRITTEN), target=st.sampled_from(WRITTEN))
 @settings(SAME_FOLDER, max_examples=60)
 def test_conversion_keeps_what_the_target_holds_and_names_the_rest(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -156,7 +157,8 @@ def _cut(pairs: Pairs, prompt_scale: float, decode_scale: float, context_tokens:
 
 @cache
 def _read(path: Path, format: str | None, mend: bool, time_unit: TimeUnit | None) -> Trace:
-    return read_trace(path, format=format, mend=mend, time_unit=time_unit)
+    trace = read_trace(path, format=format, mend=mend, time_unit=time_unit)
+    return replace(trace, unread=trace.unread[[]])  # prefix hashes may be larger than all else
 
 
 def _pairs(trace: Trace) -> Pairs:

@@ -16,6 +16,8 @@ from shunter.envs.workload.formats.tables import Table
 from shunter.errors import InputError
 from shunter.files import open_text
 
+__all__ = ["TimeUnit"]
+
 TimeUnit = Literal["s", "ms", "us", "ns"]
 
 SECONDS: Mapping[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
@@ -88,7 +90,7 @@ class TraceFormat:
             InputError: A column is missing, or a row is no request that arrives at a time.
         """
         rows = table.rows
-        for name in self.needed:
+        for name in (*self.needed, *sorted(self.keys)):
             if name not in rows:
                 raise InputError(f"{table.path}: columns", f"hold {name!r}", sorted(table.keys))
         held = {ours: name for ours, name in self.columns.items() if name in rows}

@@ -17,6 +17,7 @@ from shunter.envs.workload.formats.base import (
     records,
 )
 from shunter.envs.workload.formats.tables import Table
+from shunter.errors import InputError
 
 
 class LiteLlmFormat(TraceFormat):
@@ -48,6 +49,9 @@ class LlamaSwapFormat(TraceFormat):
     def read(self, table: Table) -> Reading:
         """See ``TraceFormat.read``; requests that failed are left out."""
         rows = table.rows
+        for name in ("timestamp", "duration_ms", "model"):
+            if name not in rows:
+                raise InputError(f"{table.path}: columns", f"hold {name!r}", sorted(table.keys))
         tokens = rows["tokens"] if "tokens" in rows else pd.Series(records(rows), dtype=object)
         end_s = dates_or_seconds(rows["timestamp"])
         frame = pd.DataFrame(
