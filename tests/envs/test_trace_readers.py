@@ -195,6 +195,25 @@ def test_in_its_own_format_a_trace_keeps_all_that_it_said(name: str, tmp_path: P
     assert again.unread.astype(str).to_dict() == read.unread.astype(str).to_dict()
 
 
+@pytest.mark.parametrize(
+    "dates",
+    [
+        ("2026-03-01T23:59:59Z", "2026-03-02T00:00:00.5Z", "2026-03-02T00:01:00+00:00"),
+        ("2026-03-01 23:59:59", "2026-03-02 00:00:00.500000", "2026-03-02 00:01:00.0"),
+        ("2026-03-01 23:59:59+00", "2026-03-02 01:00:00.5+01", "2026-03-01 19:01:00-0500"),
+    ],
+)
+@pytest.mark.parametrize(
+    "name", ["timestamp,input_tokens,output_tokens", "arrived_at,num_prefill_tokens,num_decode_tokens"]
+)
+def test_dates_say_what_they_are_in_every_format(name: str, dates: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join([name, *(f"{date},5,5" for date in dates)]))
+    assert read_trace(path).frame["arrival_s"].tolist() == pytest.approx([0, 1.5, 61])
+    with pytest.raises(InputError, match="must be left out for"):
+        read_trace(path, time_unit="ms")
+
+
 def chats(rate_per_s: float, count: int, **more: Any) -> str:
     rows = (
         {"timestamp": n / rate_per_s, "input_length": 50, "output_length": 9, "hash_ids": [n]}
@@ -212,7 +231,16 @@ def test_mooncake_s_keys_with_chats_are_in_seconds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("count", "span_ms", "is_asked"),
-    [(400, 210, True), (400, 999, True), (400, 1000, False), (50, 26, True), (50, 500, False), (9, 1, False)],
+    [
+        (400, 210, True),
+        (400, 999, True),
+        (400, 1000, False),
+        (50, 26, True),
+        (50, 500, False),
+        (9, 1, False),
+        (400, 210 * 10**9, True),  # they were nanoseconds
+        (400, 399 * 86_400 * 10**3, False),
+    ],
 )
 def test_an_implausible_rate_is_asked_about(count: int, span_ms: int, is_asked: bool, tmp_path: Path) -> None:
     times = np.linspace(0, span_ms, count).round().astype(int)

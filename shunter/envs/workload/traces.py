@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from shunter.envs.workload.formats.base import (
     Reading,
     TimeUnit,
     TraceFormat,
+    are_dates,
     is_blank,
     names,
     numbers,
+    since_first,
 )
 from shunter.envs.workload.formats.tables import Table
 from shunter.envs.workload.trace_formats import FORMATS, WRITTEN, detect_format, trace_file
@@ -44,9 +46,9 @@ MAX_TOKENS = 10_000_000
 MAX_ARRIVAL_S = 10_000_000_000
 """Later arrivals, in the year 2286 if they count from 1970, are taken for damage or a wrong unit."""
 
-PLAUSIBLE_PER_S = 1000.0
+SHORTEST_GAP_S, LONGEST_GAP_S = 1e-3, 86_400.0
 FEW, MANY = 10, 100
-"""So many at more than ``PLAUSIBLE_PER_S``, and so many in a second, are taken for a wrong unit of time."""
+"""So few with a mean gap beyond these, or so many within a second, are taken for a wrong unit of time."""
 
 _ROW = "row of the file"
 _UNIT = "--time-unit (time_unit of a replay)"
@@ -146,9 +148,9 @@ def read_trace(
     table = Table(path)
     name = format or ("gateway" if is_record else detect_format(table))
     known = FORMATS[name]
-    if time_unit is not None and known.says_unit:
-        raise InputError(_UNIT, f"be left out for {name}, which says its unit itself", time_unit)
-    reading = known.read(table)
+    reading, says_unit = _dated(known.read(table), known)
+    if time_unit is not None and says_unit:
+        raise InputError(_UNIT, f"be left out for {path}, which says its unit itself", time_unit)
     unit = time_unit or reading.unit or (None if needs_arrivals else "s")
     notes = list(reading.notes)
     frame = _ordered(_valued(reading, unit, needs_arrivals, path), known)
@@ -159,7 +161,7 @@ def read_trace(
             frame = _mend(frame, rule, holds, where, notes if mend else None)
     if frame.empty:
         raise InputError(str(path), "hold requests", "none")
-    if needs_arrivals and time_unit is None and not known.says_unit:
+    if needs_arrivals and time_unit is None and not says_unit:
         _check_unit(path, frame["arrival_s"].to_numpy(), unit)
     for column in NAMES:
         where = f"{path}: column {known.columns.get(column, column)}"
@@ -237,6 +239,14 @@ def _format_to_write(path: Path, format: str | None) -> str:
     return name
 
 
+def _dated(reading: Reading, known: TraceFormat) -> tuple[Reading, bool]:
+    """A reading whose arrivals are numbers, be they dates in the file; and whether that says their unit."""
+    if known.says_unit or "arrival_s" not in reading.frame or not are_dates(reading.frame["arrival_s"]):
+        return reading, known.says_unit
+    frame = reading.frame.assign(arrival_s=since_first(reading.frame["arrival_s"]))
+    return replace(reading, frame=frame, unit="s"), True
+
+
 def _valued(reading: Reading, unit: TimeUnit | None, needs_arrivals: bool, path: Path) -> pd.DataFrame:
     """A reading's rows with numbers for what are numbers, arrivals in seconds, and which row each was.
 
@@ -264,11 +274,12 @@ def _check_unit(path: Path, arrivals_s: np.ndarray, unit: TimeUnit | None) -> No
     """Refuses what is far more probably a wrong unit than traffic.
 
     Raises:
-        InputError: So many requests in so short a time.
+        InputError: So many requests in so short, or so long, a time.
     """
     count, span_s = len(arrivals_s), float(np.ptp(arrivals_s))
-    too_fast = count >= FEW and span_s > 0 and (count - 1) / span_s > PLAUSIBLE_PER_S
-    if too_fast or (count >= MANY and span_s < 1):
+    gap_s = span_s / max(1, count - 1)
+    is_odd = count >= FEW and (0 < gap_s < SHORTEST_GAP_S or gap_s > LONGEST_GAP_S)
+    if is_odd or (count >= MANY and span_s < 1):
         rule = f"say s, ms, us or ns: {path} in {unit} would be {count} requests in {span_s:.3g} s"
         raise InputError(_UNIT, rule, "none")
 

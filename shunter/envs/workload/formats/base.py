@@ -185,10 +185,14 @@ def since_first(times: pd.Series[Any]) -> pd.Series[float]:
     return pd.Series((parsed - parsed.min()).dt.total_seconds())
 
 
+def are_dates(times: pd.Series[Any]) -> bool:
+    """Whether times are dates and not numbers, broken ones aside."""
+    return bool(numbers(times).isna().all() and since_first(times).notna().any())
+
+
 def dates_or_seconds(times: pd.Series[Any]) -> pd.Series[float]:
     """Seconds from the first of some times that are all dates, or all seconds since 1970."""
-    seconds = numbers(times)
-    return since_first(times) if seconds.isna().all() else seconds - seconds.min()
+    return since_first(times) if are_dates(times) else numbers(times)
 
 
 def _name(value: Any, where: str) -> str:
