@@ -23,6 +23,9 @@ TimeUnit = Literal["s", "ms", "us", "ns"]
 SECONDS: Mapping[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Seconds of a unit of time."""
 
+_ABSURD = 1e30
+"""What is larger is no time, in any unit, and no number of tokens."""
+
 TOKENS = ("prompt_tokens", "decode_tokens")
 NAMES = ("model", "session")
 
@@ -144,15 +147,19 @@ def is_blank(value: Any) -> bool:
 
 
 def numbers(values: pd.Series[Any]) -> pd.Series[float]:
-    """Values as numbers; not a number where one is no number, be it a truth, a date or a list."""
-    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf":
+    """Values as numbers; not a number where one is a truth, a date, a list or anything else, or is absurd."""
+    kind = values.dtype.kind if isinstance(values.dtype, np.dtype) else ""
+    if kind and kind in "iu":
         return values
-    if pd.api.types.is_bool_dtype(values) or pd.api.types.is_datetime64_any_dtype(values):
+    if kind == "f":
+        found = values
+    elif pd.api.types.is_bool_dtype(values) or pd.api.types.is_datetime64_any_dtype(values):
         return pd.Series(np.nan, values.index)
-    if values.dtype == object:
-        values = values.map(lambda value: value if _is_number_or_text(value) else None)
-    found = pd.to_numeric(values, errors="coerce")
-    return pd.Series(found.to_numpy(dtype=np.float64, na_value=np.nan), values.index)
+    else:
+        texts = values.map(lambda value: value if _is_number_or_text(value) else None)
+        found = pd.to_numeric(texts, errors="coerce")
+    plain = pd.Series(found.to_numpy(dtype=np.float64, na_value=np.nan), values.index)
+    return plain.where(plain.abs() < _ABSURD) if plain.abs().max() >= _ABSURD else plain
 
 
 def names(values: pd.Series[Any], where: str) -> pd.Series[str]:
@@ -206,7 +213,9 @@ def _name(value: Any, where: str) -> str:
 
 
 def _is_number_or_text(value: Any) -> bool:
-    return isinstance(value, int | float | str | np.number) and not isinstance(value, bool | np.bool_)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) < _ABSURD
+    return isinstance(value, float | str | np.number) and not isinstance(value, np.bool_)
 
 
 def _plain(value: Any) -> Any:

@@ -81,7 +81,7 @@ def _answered(table: Table, reading: Reading, kept: pd.Series[bool]) -> Reading:
     if pages != 1:
         notes.append(f"{table.path}: it is one of {pages} pages of the log")
     frame = reading.frame.loc[kept]
-    frame = frame.assign(arrival_s=(frame["arrival_s"] - frame["arrival_s"].min()).round(9))
+    frame = frame.assign(arrival_s=frame["arrival_s"] - frame["arrival_s"].min())
     return replace(reading, frame=frame, notes=tuple(notes))
 
 

@@ -51,7 +51,7 @@ class VllmFormat(TraceFormat):
         kept = [not one for one in failed]
         frame = frame.loc[kept]
         if "arrival_s" in frame:
-            frame = frame.assign(arrival_s=lambda f: (f["arrival_s"] - f["arrival_s"].min()).round(9))
+            frame = frame.assign(arrival_s=lambda f: f["arrival_s"] - f["arrival_s"].min())
         return Reading(frame, self.unit, unread, tuple(notes))
 
 
