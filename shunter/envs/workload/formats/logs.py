@@ -95,7 +95,7 @@ LITELLM = LiteLlmFormat(
 
 LLAMA_SWAP = LlamaSwapFormat(
     "llama-swap's /api/metrics/activity, https://github.com/mostlygeek/llama-swap",
-    columns("timestamp", "input_tokens", "output_tokens", model="model"),
+    columns("timestamp", "tokens.input_tokens", "tokens.output_tokens", model="model"),
     says_unit=True,
     is_sorted=False,
 )
