@@ -13,10 +13,11 @@ from rich.console import Console
 
 from shunter.cli.options import open_console, say
 from shunter.envs.workload.fit import SCALES_S, Fit, dispersion, fit_arrivals
+from shunter.envs.workload.formats.base import TimeUnit
 from shunter.envs.workload.rates import LEVEL, PARTS
 from shunter.envs.workload.slices import slice_trace
-from shunter.envs.workload.trace_formats import FORMATS
-from shunter.envs.workload.traces import Trace, read_trace, write_trace
+from shunter.envs.workload.trace_formats import FORMATS, WRITTEN
+from shunter.envs.workload.traces import Trace, convert_trace, read_trace
 from shunter.errors import InputError
 from shunter.files import write_text
 from shunter.report.page import ReportTable
@@ -25,10 +26,14 @@ TraceArgument = Annotated[Path, typer.Argument(help="Trace, .gz or not.", show_d
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", help=f"{', '.join(FORMATS)}; by default as its header shows.", show_default=False
+        "--format", help=f"{', '.join(FORMATS)}; by default as its columns show.", show_default=False
     ),
 ]
 Mend = Annotated[bool, typer.Option("--mend", help="Leave broken rows out and say so, instead of refusing.")]
+Unit = Annotated[
+    TimeUnit | None,
+    typer.Option("--time-unit", help="Of arrivals, where the format leaves it open.", show_default=False),
+]
 From = Annotated[
     float | None,
     typer.Option("--from", help="Only from so many seconds after the first request on.", show_default=False),
@@ -48,6 +53,7 @@ def workload_show(
     trace: TraceArgument,
     format: Format = None,
     mend: Mend = False,
+    time_unit: Unit = None,
     from_s: From = None,
     to_s: To = None,
     requests: Requests = None,
@@ -61,7 +67,8 @@ def workload_show(
     shunter workload show BurstGPT_1.csv.gz --mend
     """
     console = open_console()
-    read = slice_trace(_read(console, trace, format, mend), from_s, to_s, requests, field=str(trace))
+    whole = _read(console, trace, format, mend, time_unit)
+    read = slice_trace(whole, from_s, to_s, requests, field=str(trace))
     frame, arrivals_s = read.frame, read.frame["arrival_s"].to_numpy()
     span_s = float(np.ptp(arrivals_s))
     rate = f", {(len(frame) - 1) / span_s:.3g} a second" if span_s else ""
@@ -70,6 +77,11 @@ def workload_show(
     named = {str(name): count for name, count in models.items() if name}
     if named:
         say(console, "models: " + ", ".join(f"{name} ({count})" for name, count in named.items()))
+    sessions = frame["session"][frame["session"].ne("")]
+    if len(sessions):
+        say(console, f"sessions: {sessions.nunique()}, of {len(sessions)} requests")
+    if len(read.unread.columns):
+        say(console, f"not read: {', '.join(map(str, read.unread))}")
     console.print(_lengths_table(frame).to_rich())
     console.print(_dispersion_table(arrivals_s).to_rich())
 
@@ -80,17 +92,18 @@ def workload_convert(
     to: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Format: {', '.join(FORMATS)}; by default as OUT's ending says. A number: only requests up "
+            help=f"Format: {', '.join(WRITTEN)}; by default as OUT's ending says. A number: only requests up "
             "to so many seconds after the first.",
             show_default=False,
         ),
     ] = None,
     format: Format = None,
     mend: Mend = False,
+    time_unit: Unit = None,
     from_s: From = None,
     requests: Requests = None,
 ) -> None:
-    """Write a trace, or a part of it, in another format.
+    """Write a trace, or a part of it, in another format; what that cannot hold is named.
 
     Examples:
 
@@ -104,8 +117,10 @@ def workload_convert(
     if out.exists():
         raise InputError("OUT", "not exist yet", str(out))
     target, to_s = _target_and_end(to or [])
-    read = slice_trace(_read(console, trace, format, mend), from_s, to_s, requests, field=str(trace))
-    write_trace(read.frame, out, format=target)
+    whole = _read(console, trace, format, mend, time_unit)
+    read = slice_trace(whole, from_s, to_s, requests, field=str(trace))
+    for note in convert_trace(read, out, format=target):
+        say(console, f"note: {note}")
     say(console, f"{out}: {len(read.frame)} requests")
 
 
@@ -116,6 +131,7 @@ def workload_fit(
     ] = None,
     format: Format = None,
     mend: Mend = False,
+    time_unit: Unit = None,
     from_s: From = None,
     to_s: To = None,
     requests: Requests = None,
@@ -136,7 +152,8 @@ def workload_fit(
     console = open_console()
     if out is not None and out.exists():
         raise InputError("--out", "not exist yet", str(out))
-    read = slice_trace(_read(console, trace, format, mend), from_s, to_s, requests, field=str(trace))
+    whole = _read(console, trace, format, mend, time_unit)
+    read = slice_trace(whole, from_s, to_s, requests, field=str(trace))
     fit = fit_arrivals(read.frame, seed=seed)
     for line in _change_lines(fit):
         say(console, line)
@@ -144,7 +161,7 @@ def workload_fit(
     others = ", ".join(f"{name} {score:.2f}" for name, score in fit.others.items())
     say(console, f"{fit.name} looks most like the first half (score {fit.seen.score:.2f}; {others})")
     part = {"from_s": from_s, "to_s": to_s, "requests": requests}
-    reading = {"format": format, "mend": mend or None, **part}
+    reading = {"format": format, "mend": mend or None, "time_unit": time_unit, **part}
     section = {
         "rate_per_s": float(f"{fit.rate_per_s:.6g}"),
         "arrivals": fit.arrivals.model_dump(mode="json", exclude_none=True),
@@ -206,8 +223,8 @@ def _change_lines(fit: Fit) -> list[str]:
     return lines
 
 
-def _read(console: Console, path: Path, format: str | None, mend: bool) -> Trace:
-    trace = read_trace(path, format=format, mend=mend)
+def _read(console: Console, path: Path, format: str | None, mend: bool, time_unit: TimeUnit | None) -> Trace:
+    trace = read_trace(path, format=format, mend=mend, time_unit=time_unit)
     for note in trace.notes:
         say(console, f"note: {note}")
     return trace

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,39 @@ def test_convert_changes_the_form_and_not_the_requests(
     assert "2000 requests" in run(capsys, "convert", trace, "t.parquet")
     pd.testing.assert_frame_equal(read_trace("t.parquet").frame, read_trace(trace).frame)
     assert "OUT must not exist yet" in run(capsys, "convert", trace, "t.parquet", code=2)
+
+
+def test_convert_names_what_the_target_cannot_hold_and_keeps_the_rest(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {
+            "timestamp": 500 * n,
+            "input_length": 9,
+            "output_length": 5,
+            "hash_ids": [n],
+            "session_id": f"s{n % 2}",
+        }
+        for n in range(4)
+    ]
+    Path("m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    said = run(capsys, "convert", "m.jsonl", "out.csv", "--to", "vidur")
+    assert "vidur cannot hold what mooncake says: hash_ids, session (2 in 4 requests)" in said
+    assert "cannot hold" not in run(capsys, "convert", "m.jsonl", "same.jsonl")
+    assert [json.loads(line) for line in Path("same.jsonl").read_text().splitlines()] == rows
+    assert "be one that traces are written in" in run(
+        capsys, "convert", "m.jsonl", "out.json", "--to", "vllm", code=2
+    )
+    assert not Path("out.json").exists()
+
+
+def test_an_open_unit_of_time_is_asked_for(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "".join(f"{n / 1.9},5,5\n" for n in range(400))
+    Path("t.csv").write_text("timestamp,input_tokens,output_tokens\n" + text)
+    assert "--time-unit" in run(capsys, "show", "t.csv", code=2)
+    assert "400 requests in 210 s, 1.9 a second" in run(capsys, "show", "t.csv", "--time-unit", "s")
+    assert "'fortnight' is not one of" in run(capsys, "show", "t.csv", "--time-unit", "fortnight", code=2)
 
 
 def test_fit_writes_a_section_that_a_scenario_takes(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,6 +143,7 @@ class TracePart(Strict):
         file: Trace file in any format that ``shunter workload show`` reads; relative to the scenario file.
         format: Format of the trace file; by default as its header shows.
         mend: Leave out what is broken in it instead of refusing.
+        time_unit: Unit of its arrivals, where neither the file nor its format says: s, ms, us or ns.
         from_s: Seconds after its first request from which on requests count; None: from the first.
         to_s: Seconds after its first request before which they arrive; None: to its end.
         requests: How many of these count, the first ones; None: all.
@@ -151,6 +152,7 @@ class TracePart(Strict):
     file: Path
     format: str | None = None
     mend: bool = False
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
     from_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     to_s: Positive | None = None
     requests: Count | None = None

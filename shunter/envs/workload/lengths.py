@@ -148,7 +148,8 @@ def _drawn(
 ) -> Pairs:
     """What ``length_pairs`` gives, the same array for everybody who asks."""
     if isinstance(lengths, Path | TracePart):
-        pairs = _pairs(read_part(TracePart(file=lengths) if isinstance(lengths, Path) else lengths))
+        part = TracePart(file=lengths) if isinstance(lengths, Path) else lengths
+        pairs = _pairs(read_part(part, needs_arrivals=part.from_s is not None or part.to_s is not None))
     elif lengths in _TRACES:
         pairs = _shipped(lengths)
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.scenario.workload import Replay, TracePart, Workload
+from shunter.envs.workload.formats.base import TimeUnit
 from shunter.envs.workload.slices import slice_trace
 from shunter.envs.workload.traces import Trace, read_trace
 from shunter.errors import InputError, ShunterWarning, UnknownNameError
@@ -36,13 +38,17 @@ def read_replay(workload: Workload) -> Trace:
     return read_part(workload.replay)
 
 
-def read_part(part: TracePart) -> Trace:
+def read_part(part: TracePart, *, needs_arrivals: bool = True) -> Trace:
     """Reads a part of a trace file, once per process.
+
+    Args:
+        part: Which part of which file.
+        needs_arrivals: As of ``read_trace``.
 
     Raises:
         InputError: The file is missing or broken, or the part holds no request.
     """
-    return _part(part.file, part.format, part.mend, part.from_s, part.to_s, part.requests)
+    return _part(part.model_dump_json(exclude={"models", "names"}), needs_arrivals)
 
 
 def replay_rate_per_s(workload: Workload) -> float:
@@ -127,17 +133,15 @@ def _counted(names: pd.Series[str]) -> str:
 
 
 @cache
-def _part(
-    file: Path,
-    format: str | None,
-    mend: bool,
-    from_s: float | None,
-    to_s: float | None,
-    requests: int | None,
-) -> Trace:
-    return slice_trace(_whole(file, format, mend), from_s, to_s, requests, field=str(file))
+def _part(text: str, needs_arrivals: bool) -> Trace:
+    part = TracePart.model_validate_json(text)
+    whole = _whole(part.file, part.format, part.mend, part.time_unit, needs_arrivals)
+    return slice_trace(whole, part.from_s, part.to_s, part.requests, field=str(part.file))
 
 
 @cache
-def _whole(file: Path, format: str | None, mend: bool) -> Trace:
-    return read_trace(file, format=format, mend=mend)
+def _whole(
+    file: Path, format: str | None, mend: bool, time_unit: TimeUnit | None, needs_arrivals: bool
+) -> Trace:
+    trace = read_trace(file, format=format, mend=mend, time_unit=time_unit, needs_arrivals=needs_arrivals)
+    return replace(trace, unread=trace.unread[[]])  # prefix hashes may be larger than all else

@@ -51,4 +51,5 @@ def slice_trace(
             raise InputError(f"{field}: requests", f"be 1 to {len(frame)}, the {span}", requests)
         frame = frame.iloc[:requests]
     moved = frame.assign(arrival_s=since_s[frame.index] - first_s)
-    return replace(trace, frame=moved.reset_index(drop=True))
+    unread = trace.unread.reindex(frame.index).reset_index(drop=True)
+    return replace(trace, frame=moved.reset_index(drop=True), unread=unread)
