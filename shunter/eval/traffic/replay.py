@@ -22,7 +22,7 @@ from shunter.eval.traffic.shadow import Shadowed, shadowed
 from shunter.eval.traffic.world import MeasuredLoad, SequencesWorld, measured_loads
 from shunter.uncertainty import Interval, bootstrap, ratio_of_sums
 
-__all__ = ["Replayed", "ran_policy", "replay_record"]
+__all__ = ["Replayed", "check_answers", "ran_policy", "replay_record"]
 
 QUANTILES = (0.5, 0.9, 0.99)
 LEAD_S = 1.0
@@ -153,6 +153,17 @@ def ran_policy(record: Record, given: str | None = None, *, option: str = "--ran
         raise InputError(option, rule, record.policy) from None
 
 
+def check_answers(record: Record) -> None:
+    """Holds that something is known to set simulation against.
+
+    Raises:
+        InputError: The record says of no request when it ended.
+    """
+    if record.requests["finish_s"].isna().all():
+        rule = "say when requests ended, which simulation is set against: a trace made of it does not"
+        raise InputError("RECORD", rule, str(record.folder))
+
+
 def replay_record(record: Record, world: World, ran: Policy, others: Sequence[Policy] = ()) -> Replayed:
     """Serves a record's requests in the simulator; every run of the gateway begins with nothing loaded.
 
@@ -169,9 +180,7 @@ def replay_record(record: Record, world: World, ran: Policy, others: Sequence[Po
     """
     policies = [ran, *others]
     _check(policies)
-    if record.requests["finish_s"].isna().all():
-        rule = "say when requests ended, which simulation is set against: a trace made of it does not"
-        raise InputError("RECORD", rule, str(record.folder))
+    check_answers(record)
     world, measured = measured_loads(world, record.events)
     parts = [rows for _, rows in record.requests.groupby("run", sort=True)]
     sequences = [requests_of(rows, world.scenario, lead_s=LEAD_S) for rows in parts]
