@@ -21,6 +21,7 @@ __all__ = [
     "cache_folder",
     "check_place",
     "finite",
+    "lasting_name",
     "open_text",
     "replaced",
     "unwritable",
@@ -129,9 +130,13 @@ def open_text(path: Path, mode: str) -> Any:
         path: The file; what ``replaced`` gave counts by the name that it will have.
         mode: ``rt`` or ``wt``.
     """
-    name = re.sub(r"\.\d+\.tmp$", "", path.name)
-    opener = gzip.open if name.endswith(".gz") else open
+    opener = gzip.open if lasting_name(path).endswith(".gz") else open
     return opener(path, mode, encoding="utf-8")
+
+
+def lasting_name(path: Path) -> str:
+    """The name of a file; of one that ``replaced`` gave, the name that it will have."""
+    return re.sub(r"\.\d+\.tmp$", "", path.name)
 
 
 def finite(value: Any) -> Any:

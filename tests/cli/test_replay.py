@@ -45,5 +45,9 @@ def test_what_is_no_record_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
     box = write_scenario(tmp_path)
     assert shunter("replay", tmp_path, "--scenario", box) == 2
     assert "RECORD must be a folder with requests.jsonl" in capsys.readouterr().err
+    write_record(tmp_path / "record", count=30)
+    assert shunter("workload", "convert", tmp_path / "record", tmp_path / "t.parquet") == 0
+    assert shunter("replay", tmp_path / "t.parquet", "--scenario", box) == 2
+    assert "RECORD must say when requests ended" in capsys.readouterr().err
     assert shunter("timeline", tmp_path) == 2
     assert "EVENTS must be an event log or a folder that holds some" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from shunter.envs.workload.trace_formats import FORMATS
+from shunter.envs.workload.trace_formats import FORMATS, WRITTEN
 from shunter.envs.workload.traces import read_trace, write_trace
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
 
@@ -24,7 +24,7 @@ VIDUR = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
 
 
 @pytest.mark.parametrize("gz", [False, True], ids=["plain", "gzipped"])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", WRITTEN)
 def test_what_was_written_is_read_back_and_recognised(name: str, gz: bool, tmp_path: Path) -> None:
     ending = {"mooncake": ".jsonl", "gateway": ".jsonl", "shunter": ".parquet"}.get(name, ".csv")
     path = tmp_path / ("trace" + ending + (".gz" if gz and ending != ".parquet" else ""))
@@ -107,6 +107,7 @@ def test_files_that_are_no_traces_are_refused(tmp_path: Path) -> None:
     packed = gzip.compress((VIDUR + "0,1,1\n" * 5000).encode())
     (tmp_path / "cut.csv.gz").write_bytes(packed[: len(packed) // 2])
     (tmp_path / "other.csv").write_text("a,b,c\n1,2,3\n")
+    (tmp_path / "images.csv").write_text("request_id,timestamp,text_tokens,output_tokens\n0,1,2,3\n")
     (tmp_path / "short.csv").write_text("arrived_at,num_prefill_tokens\n1,2\n")
     (tmp_path / "line.jsonl").write_text('{"timestamp": 1, "input_length": 1, "output_length": 1}\n{"timest')
     (tmp_path / "fake.parquet").write_bytes(b"PAR1 not really")
@@ -114,6 +115,7 @@ def test_files_that_are_no_traces_are_refused(tmp_path: Path) -> None:
     for name, error, message in (
         ("cut.csv.gz", BrokenFileError, "cannot be read"),
         ("other.csv", InputError, "header of a known format"),
+        ("images.csv", InputError, "hold 'input_tokens'"),
         ("short.csv", InputError, "hold 'num_decode_tokens'"),
         ("line.jsonl", BrokenFileError, "line 2 is no JSON"),
         ("fake.parquet", BrokenFileError, "cannot be read"),

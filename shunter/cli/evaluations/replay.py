@@ -12,11 +12,11 @@ from shunter.cli.options import Json, Verbose, open_console, say_answer
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.world.served import is_assumed, served_world
 from shunter.eval.traffic.record import Record, read_record
-from shunter.eval.traffic.replay import ran_policy, replay_record
+from shunter.eval.traffic.replay import check_answers, ran_policy, replay_record
 from shunter.files import check_place, finite, write_json
 from shunter.report.replay import replay_tables, replay_words, write_replay
 
-RecordArgument = Annotated[Path, typer.Argument(help="Folder of shunter serve --record.", show_default=False)]
+_Record = Annotated[Path, typer.Argument(help="Folder of shunter serve --record.", show_default=False)]
 ServedScenario = Annotated[
     Path, typer.Option(help="Scenario file (YAML) that was served.", show_default=False)
 ]
@@ -42,7 +42,7 @@ _Policies = Annotated[
 
 
 def replay(
-    record: RecordArgument,
+    record: _Record,
     scenario: ServedScenario,
     performance: ServedPerformance = None,
     ran: _Ran = None,
@@ -66,6 +66,7 @@ def replay(
     check_place("--out", out)
     console = open_console()
     found, served = read_record(record), load_scenario(scenario, served=True)
+    check_answers(found)
     world = served_world(served, performance)
     replayed = replay_record(
         found, world, ran_policy(found, ran), [make_policy(text) for text in policy or ()]

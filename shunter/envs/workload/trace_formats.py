@@ -1,186 +1,61 @@
-"""Formats of request traces: which columns hold what, and how they are read and written."""
+"""Formats of request traces by name, and which of them a file is of."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
 
-import pandas as pd
-import pyarrow as pa
+from shunter.envs.workload.formats.aiperf import AIPERF
+from shunter.envs.workload.formats.azure import AZURE
+from shunter.envs.workload.formats.bailian import BAILIAN
+from shunter.envs.workload.formats.base import TraceFormat
+from shunter.envs.workload.formats.burstgpt import BURSTGPT
+from shunter.envs.workload.formats.gateway import GATEWAY
+from shunter.envs.workload.formats.llmservingsim import LLMSERVINGSIM
+from shunter.envs.workload.formats.logs import LITELLM, LLAMA_SWAP
+from shunter.envs.workload.formats.mooncake import MOONCAKE
+from shunter.envs.workload.formats.own import OWN
+from shunter.envs.workload.formats.ragpulse import RAGPULSE
+from shunter.envs.workload.formats.servegen import SERVEGEN, SERVEGEN_OFFLINE
+from shunter.envs.workload.formats.splitwise import SPLITWISE
+from shunter.envs.workload.formats.tables import Table
+from shunter.envs.workload.formats.vidur import VIDUR, VIDUR_LENGTHS
+from shunter.envs.workload.formats.vllm import VLLM
+from shunter.envs.workload.gateway_record import TRACE_NAME
+from shunter.errors import InputError
 
-from shunter.envs.workload.gateway_record import TRACE_NAME, GatewayFormat
-from shunter.errors import BrokenFileError, InputError
-from shunter.files import open_text
-
-__all__ = ["FORMATS"]
-
-_EPOCH = pd.Timestamp("2000-01-01")
-_DAMAGE = (
-    OSError,
-    EOFError,
-    UnicodeDecodeError,
-    pd.errors.ParserError,
-    pd.errors.EmptyDataError,
-    pa.ArrowException,
-)
-
-
-class TraceFormat(Protocol):
-    """Reads and writes one format.
-
-    Attributes:
-        columns: The format's own names of ``arrival_s``, ``prompt_tokens``, ``decode_tokens`` and, where it
-            has them, ``model`` and ``session``.
-        source: Who publishes traces in it.
-    """
-
-    @property
-    def columns(self) -> Mapping[str, str]:
-        """The format's own names of our columns."""
-
-    @property
-    def source(self) -> str:
-        """Who publishes traces in it."""
-
-    def read(self, path: Path) -> pd.DataFrame:
-        """The file's columns under our names, values as they stand; arrivals in seconds where numeric.
-
-        What was left out on the way is in ``attrs["notes"]``, a line each.
-
-        Raises:
-            BrokenFileError: The file is truncated or not of this format.
-            InputError: A column is missing.
-        """
-
-    def write(self, frame: pd.DataFrame, path: Path) -> None:
-        """Writes a checked trace."""
-
-
-@dataclass(frozen=True)
-class CsvFormat:
-    """CSV with a header, gzipped if the name ends in ``.gz``."""
-
-    columns: Mapping[str, str]
-    source: str
-    constants: Mapping[str, Any] = field(default_factory=dict)
-    is_timestamp: bool = False
-
-    def read(self, path: Path) -> pd.DataFrame:
-        """See ``TraceFormat.read``."""
-        try:
-            raw = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except _DAMAGE as error:
-            raise BrokenFileError(path, str(error).splitlines()[0]) from None
-        frame = _renamed(raw, self.columns, path)
-        if self.is_timestamp:
-            # Spelled with or without a fraction or an offset, sometimes in one file.
-            times = pd.to_datetime(frame["arrival_s"], format="ISO8601", errors="coerce", utc=True)
-            frame["arrival_s"] = (times - times.min()).dt.total_seconds()
-        return frame
-
-    def write(self, frame: pd.DataFrame, path: Path) -> None:
-        """See ``TraceFormat.write``."""
-        out = pd.DataFrame({name: frame[ours] for ours, name in self.columns.items()})
-        if self.is_timestamp:
-            times = _EPOCH + pd.to_timedelta(frame["arrival_s"], unit="s").dt.round("us")
-            out[self.columns["arrival_s"]] = times.dt.strftime("%Y-%m-%d %H:%M:%S.%f")
-        for name, value in self.constants.items():
-            out[name] = value(frame) if callable(value) else value
-        with open_text(path, "wt") as text:
-            out.to_csv(text, index=False)
-
-
-@dataclass(frozen=True)
-class JsonLinesFormat:
-    """One JSON object a line, times in milliseconds, gzipped if the name ends in ``.gz``."""
-
-    columns: Mapping[str, str]
-    source: str
-
-    def read(self, path: Path) -> pd.DataFrame:
-        """See ``TraceFormat.read``."""
-        rows = []
-        try:
-            with open_text(path, "rt") as text:
-                for number, line in enumerate(text, 1):
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise BrokenFileError(path, f"line {number} is no JSON object")
-                    rows.append(row)
-        except json.JSONDecodeError as error:
-            raise BrokenFileError(path, f"line {len(rows) + 1} is no JSON: {error.msg}") from None
-        except _DAMAGE as error:
-            raise BrokenFileError(path, str(error)) from None
-        frame = _renamed(pd.DataFrame(rows), self.columns, path)
-        frame["arrival_s"] = pd.to_numeric(frame["arrival_s"], errors="coerce") / 1e3
-        return frame
-
-    def write(self, frame: pd.DataFrame, path: Path) -> None:
-        """See ``TraceFormat.write``; without prefix hashes, since our traces know none."""
-        with open_text(path, "wt") as text:
-            for row in frame.to_dict("records"):
-                record = {name: row[ours] for ours, name in self.columns.items()}
-                record[self.columns["arrival_s"]] = round(row["arrival_s"] * 1e3)
-                text.write(json.dumps({**record, "hash_ids": []}) + "\n")
-
-
-@dataclass(frozen=True)
-class ParquetFormat:
-    """Parquet under our own names."""
-
-    columns: Mapping[str, str]
-    source: str
-
-    def read(self, path: Path) -> pd.DataFrame:
-        """See ``TraceFormat.read``."""
-        try:
-            raw = pd.read_parquet(path)
-        except _DAMAGE as error:
-            raise BrokenFileError(path, str(error).splitlines()[0]) from None
-        return _renamed(raw, self.columns, path)
-
-    def write(self, frame: pd.DataFrame, path: Path) -> None:
-        """See ``TraceFormat.write``."""
-        frame.to_parquet(path, index=False)
-
-
-def _columns(arrival: str, prompt: str, decode: str, **more: str) -> dict[str, str]:
-    return {"arrival_s": arrival, "prompt_tokens": prompt, "decode_tokens": decode, **more}
-
+__all__ = ["FORMATS", "WRITTEN"]
 
 FORMATS: dict[str, TraceFormat] = {
-    "azure": CsvFormat(
-        _columns("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
-        "Azure LLM inference traces 2023 and 2024, https://github.com/Azure/AzurePublicDataset",
-        is_timestamp=True,
-    ),
-    "burstgpt": CsvFormat(
-        _columns("Timestamp", "Request tokens", "Response tokens", model="Model", session="Session ID"),
-        "BurstGPT, https://github.com/HPMLL/BurstGPT",
-        constants={
-            "Total tokens": lambda frame: frame["prompt_tokens"] + frame["decode_tokens"],
-            "Elapsed time": "",
-            "Log Type": "API log",
-        },
-    ),
-    "mooncake": JsonLinesFormat(
-        _columns("timestamp", "input_length", "output_length"),
-        "Mooncake, https://github.com/kvcache-ai/Mooncake",
-    ),
-    "vidur": CsvFormat(
-        _columns("arrived_at", "num_prefill_tokens", "num_decode_tokens"),
-        "Vidur, https://github.com/microsoft/vidur",
-    ),
-    "shunter": ParquetFormat(
-        _columns("arrival_s", "prompt_tokens", "decode_tokens", model="model", session="session"),
-        "shunter itself; names a model and a session for every request",
-    ),
-    "gateway": GatewayFormat("shunter serve --record"),
+    "gateway": GATEWAY,
+    "shunter": OWN,
+    "azure": AZURE,
+    "burstgpt": BURSTGPT,
+    "bailian": BAILIAN,
+    "ragpulse": RAGPULSE,
+    "mooncake": MOONCAKE,
+    "vidur": VIDUR,
+    "splitwise": SPLITWISE,
+    "llmservingsim": LLMSERVINGSIM,
+    "vllm": VLLM,
+    "aiperf": AIPERF,
+    "litellm": LITELLM,
+    "llama-swap": LLAMA_SWAP,
+    "servegen": SERVEGEN,
+    "vidur-lengths": VIDUR_LENGTHS,
+    "servegen-offline": SERVEGEN_OFFLINE,
 }
-"""Trace formats by name."""
+"""Trace formats by name; the first that a file's columns match is the file's."""
+
+WRITTEN = tuple(name for name, known in FORMATS.items() if known.is_written)
+"""Names of the formats that traces can be written in."""
+
+_REFUSED = {
+    ("conversations",): "hold token counts: it is ShareGPT's text, whose lengths depend on a tokenizer",
+    ("completed", "total_input_tokens"): "hold a row per request: run vllm bench serve with --save-detailed",
+    ("input_length", "hash_ids", "request_id"): "hold output lengths: it is a ServeGen trace of hashes alone",
+}
+"""What is wrong with files that are known and are no traces, by columns that they have."""
 
 
 def trace_file(path: Path) -> Path:
@@ -188,36 +63,24 @@ def trace_file(path: Path) -> Path:
     return path / TRACE_NAME if path.is_dir() else path
 
 
-def detect_format(path: Path) -> str:
-    """Names the format that a file's ending or header shows.
+def detect_format(table: Table) -> str:
+    """Names the format that a file's columns show.
 
     Raises:
-        InputError: There is no such file, or none fits.
-        BrokenFileError: It cannot be read as text.
+        InputError: None fits.
+        BrokenFileError: It cannot be read.
     """
-    if not path.is_file():
-        raise InputError("trace", "be an existing file", str(path))
-    if path.suffix == ".parquet":
-        return "shunter"
-    try:
-        with open_text(path, "rt") as text:
-            header = text.readline()
-    except _DAMAGE as error:
-        raise BrokenFileError(path, str(error)) from None
-    if header.lstrip().startswith("{"):
-        return "gateway" if '"arrival_s"' in header else "mooncake"
-    names = {name.strip().strip('"') for name in header.split(",")}
+    for name in _matching(table):
+        return name
+    for keys, rule in _REFUSED.items():
+        if table.keys >= set(keys):
+            raise InputError(str(table.path), rule, sorted(table.keys))
     for name, known in FORMATS.items():
-        if isinstance(known, CsvFormat) and known.columns["arrival_s"] in names:
+        if known.nearly_matches(table):
             return name
-    rule = "have the header of a known format (" + "; ".join(
-        f"{name}: {', '.join(known.columns.values())}" for name, known in FORMATS.items()
-    )
-    raise InputError(f"{path}: header", f"{rule})", header.strip()[:120])
+    rule = f"have the header of a known format ({', '.join(FORMATS)}), such as {', '.join(OWN.columns)}"
+    raise InputError(f"{table.path}", rule, ", ".join(sorted(table.keys))[:120])
 
 
-def _renamed(raw: pd.DataFrame, columns: Mapping[str, str], path: Path) -> pd.DataFrame:
-    for ours in ("arrival_s", "prompt_tokens", "decode_tokens"):
-        if columns[ours] not in raw:
-            raise InputError(f"{path}: columns", f"hold {columns[ours]!r}", sorted(map(str, raw)))
-    return pd.DataFrame({ours: raw[name] for ours, name in columns.items() if name in raw})
+def _matching(table: Table) -> Iterator[str]:
+    return (name for name, known in FORMATS.items() if known.matches(table))

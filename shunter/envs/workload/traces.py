@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from shunter.envs.workload.trace_formats import FORMATS, detect_format, trace_file
+from shunter.envs.workload.formats.base import (
+    NAMES,
+    SECONDS,
+    TOKENS,
+    Reading,
+    TimeUnit,
+    TraceFormat,
+    are_dates,
+    is_blank,
+    names,
+    numbers,
+    since_first,
+)
+from shunter.envs.workload.formats.tables import Table
+from shunter.envs.workload.trace_formats import FORMATS, WRITTEN, detect_format, trace_file
 from shunter.errors import InputError, UnknownNameError
 from shunter.files import replaced
 
-__all__ = ["Trace", "read_trace", "write_trace"]
+__all__ = ["Trace", "convert_trace", "read_trace", "write_trace"]
 
 TRACE_COLUMNS = {
     "arrival_s": "float64",
@@ -29,6 +43,16 @@ TRACE_COLUMNS = {
 MAX_TOKENS = 10_000_000
 """Longer prompts and answers are taken for damage."""
 
+MAX_ARRIVAL_S = 10_000_000_000
+"""Later arrivals, in the year 2286 if they count from 1970, are taken for damage or a wrong unit."""
+
+SHORTEST_GAP_S, LONGEST_GAP_S = 1e-3, 86_400.0
+FEW, MANY = 10, 100
+"""So few with a mean gap beyond these, or so many within a second, are taken for a wrong unit of time."""
+
+_ROW = "row of the file"
+_UNIT = "--time-unit (time_unit of a replay)"
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -38,11 +62,13 @@ class Trace:
         frame: ``TRACE_COLUMNS``; arrivals start at 0 or later, every length is at least 1.
         format: Name in ``FORMATS`` that it was read as.
         notes: What was mended, one line each.
+        unread: What else the file says of each request, by the file's own names, where it says anything.
     """
 
     frame: pd.DataFrame
     format: str
     notes: tuple[str, ...] = ()
+    unread: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 @dataclass(frozen=True)
@@ -60,6 +86,12 @@ _RULES = (
     _Rule("prompt_tokens", "be a whole number", lambda f: _is_whole(f["prompt_tokens"]), "left out"),
     _Rule("decode_tokens", "be a whole number", lambda f: _is_whole(f["decode_tokens"]), "left out"),
     _Rule("arrival_s", "not be negative", lambda f: f["arrival_s"] >= 0, "left out"),
+    _Rule(
+        "arrival_s",
+        f"be at most {MAX_ARRIVAL_S:,} s",
+        lambda f: f["arrival_s"] <= MAX_ARRIVAL_S,
+        "left out",
+    ),
     _Rule("prompt_tokens", "be at least 1", lambda f: f["prompt_tokens"] >= 1, "left out"),
     _Rule("decode_tokens", "be at least 1", lambda f: f["decode_tokens"] >= 1, "left out"),
     _Rule(
@@ -83,66 +115,173 @@ _RULES = (
 )
 
 
-def read_trace(path: str | os.PathLike[str], *, format: str | None = None, mend: bool = False) -> Trace:
+def read_trace(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    mend: bool = False,
+    time_unit: TimeUnit | None = None,
+    needs_arrivals: bool = True,
+) -> Trace:
     """Reads a trace of any known format, gzipped or not.
 
     Args:
         path: The file, or the folder of a gateway's record.
-        format: Name in ``FORMATS``; None: as its ending and header show.
+        format: Name in ``FORMATS``; None: as all its columns show.
         mend: Leave bad rows out and put the others in order, and say so in ``notes``, instead of refusing:
             published traces hold failed requests without tokens.
+        time_unit: Unit of the file's arrivals; None: that of its format.
+        needs_arrivals: Whether arrivals matter. If not, files without any are read, all at 0, and nobody asks
+            for a unit.
 
     Raises:
-        InputError: There is no such file, a column is missing, or a row breaks a rule; names the row, counted
-            from 1 without the header.
+        InputError: There is no such file, a column is missing, a row breaks a rule, or the unit of time is
+            open; names the row, counted from 1 without the header.
         BrokenFileError: It is truncated or not of its format.
         UnknownNameError: No such format.
     """
-    path = trace_file(Path(path))
-    name = format or detect_format(path)
-    if name not in FORMATS:
-        raise UnknownNameError("--format", name, FORMATS)
+    if format is not None and format not in FORMATS:
+        raise UnknownNameError("--format", format, FORMATS)
+    is_record, path = Path(path).is_dir(), trace_file(Path(path))
     if not path.is_file():
         raise InputError("trace", "be an existing file", str(path))
+    table = Table(path)
+    name = format or ("gateway" if is_record else detect_format(table))
     known = FORMATS[name]
-    frame = known.read(path)
-    for column in ("arrival_s", "prompt_tokens", "decode_tokens"):
-        frame[column] = pd.to_numeric(frame[column], errors="coerce")
-    notes: list[str] = list(frame.attrs.get("notes", ()))
+    reading, says_unit = _dated(known.read(table), known)
+    if time_unit is not None and says_unit:
+        raise InputError(_UNIT, f"be left out for {path}, which says its unit itself", time_unit)
+    unit = time_unit or reading.unit or (None if needs_arrivals else "s")
+    notes = list(reading.notes)
+    frame = _ordered(_valued(reading, unit, needs_arrivals, path), known)
     for rule in _RULES:
         holds = rule.holds(frame).to_numpy()
         if not holds.all():
-            where = f"{path}: column {known.columns[rule.column]}"
+            where = f"{path}: column {known.columns.get(rule.column, rule.column)}"
             frame = _mend(frame, rule, holds, where, notes if mend else None)
     if frame.empty:
         raise InputError(str(path), "hold requests", "none")
-    for column in ("model", "session"):
-        frame[column] = frame[column].fillna("") if column in frame else ""
+    if needs_arrivals and time_unit is None and not says_unit:
+        _check_unit(path, frame["arrival_s"].to_numpy(), unit)
+    for column in NAMES:
+        where = f"{path}: column {known.columns.get(column, column)}"
+        frame[column] = names(frame.set_index(_ROW)[column], where).array if column in frame else ""
+    unread = reading.unread.reindex(frame[_ROW]).reset_index(drop=True)
+    kept = [column for column in unread if not unread[column].map(is_blank).all()]
     typed = frame.reset_index(drop=True).astype(TRACE_COLUMNS)[list(TRACE_COLUMNS)]
-    return Trace(typed, name, tuple(notes))
+    return Trace(typed, name, tuple(notes), unread[kept])
 
 
-def write_trace(frame: pd.DataFrame, path: str | os.PathLike[str], *, format: str | None = None) -> None:
+def write_trace(
+    frame: pd.DataFrame,
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    unread: pd.DataFrame | None = None,
+) -> None:
     """Writes a trace; readers see the old file or the new one.
 
     Args:
         frame: ``TRACE_COLUMNS``.
         path: The file; ``.gz`` compresses all but Parquet.
         format: Name in ``FORMATS``; None: ``shunter`` for ``.parquet``, ``mooncake`` for ``.jsonl``.
+        unread: What else to keep, by the format's own names: ``Trace.unread`` of one read in it.
 
     Raises:
-        InputError: The ending names no format and none was given.
+        InputError: The ending names no format and none was given, or traces are only read in it.
         UnknownNameError: No such format.
     """
     path = Path(path)
+    name = _format_to_write(path, format)
+    with replaced(path) as temporary:
+        FORMATS[name].write(frame, temporary, pd.DataFrame(index=frame.index) if unread is None else unread)
+
+
+def convert_trace(trace: Trace, path: str | os.PathLike[str], *, format: str | None = None) -> list[str]:
+    """Writes a trace as ``write_trace`` does; in the format that it was read in, with all that it said.
+
+    Args:
+        trace: As read.
+        path: The file.
+        format: As of ``write_trace``.
+
+    Returns:
+        What of the trace the file does not hold, a line each.
+
+    Raises:
+        InputError: As ``write_trace``.
+        UnknownNameError: As ``write_trace``.
+    """
+    name = _format_to_write(Path(path), format)
+    is_same = name == trace.format
+    write_trace(trace.frame, path, format=name, unread=trace.unread if is_same else None)
+    lost = [] if is_same else list(map(str, trace.unread))
+    for column in NAMES:
+        named = trace.frame[column][trace.frame[column].ne("")]
+        if len(named) and column not in FORMATS[name].columns:
+            lost.append(f"{column} ({named.nunique()} in {len(named)} requests)")
+    notes = [f"{path}: {name} cannot hold what {trace.format} says: {', '.join(lost)}"] if lost else []
+    millis = trace.frame["arrival_s"] * 1e3
+    if FORMATS[name].unit == "ms" and not np.allclose(millis, millis.round(), rtol=0, atol=1e-6):
+        notes.append(f"{path}: arrivals rounded to milliseconds")
+    return notes
+
+
+def _format_to_write(path: Path, format: str | None) -> str:
     by_ending: dict[str, str] = {".parquet": "shunter", ".jsonl": "mooncake"}
     name = format or by_ending.get(Path(path.name.removesuffix(".gz")).suffix)
     if name is None:
-        raise InputError("--format", f"be given for a file named like this: {', '.join(FORMATS)}", path.name)
+        raise InputError("--format", f"be given for a file named like this: {', '.join(WRITTEN)}", path.name)
     if name not in FORMATS:
-        raise UnknownNameError("--format", name, FORMATS)
-    with replaced(path) as temporary:
-        FORMATS[name].write(frame, temporary)
+        raise UnknownNameError("--format", name, WRITTEN)
+    if name not in WRITTEN:
+        raise InputError("--format", f"be one that traces are written in: {', '.join(WRITTEN)}", name)
+    return name
+
+
+def _dated(reading: Reading, known: TraceFormat) -> tuple[Reading, bool]:
+    """A reading whose arrivals are numbers, be they dates in the file; and whether that says their unit."""
+    if known.says_unit or "arrival_s" not in reading.frame or not are_dates(reading.frame["arrival_s"]):
+        return reading, known.says_unit
+    frame = reading.frame.assign(arrival_s=since_first(reading.frame["arrival_s"]))
+    return replace(reading, frame=frame, unit="s"), True
+
+
+def _valued(reading: Reading, unit: TimeUnit | None, needs_arrivals: bool, path: Path) -> pd.DataFrame:
+    """A reading's rows with numbers for what are numbers, arrivals in seconds, and which row each was.
+
+    Raises:
+        InputError: There are no arrivals though needed, or nobody knows their unit.
+    """
+    frame = reading.frame.reset_index(names=_ROW)
+    if "arrival_s" not in frame:
+        if needs_arrivals:
+            raise InputError(str(path), "hold arrivals: lengths alone serve as workload.lengths", "none")
+        frame["arrival_s"] = 0.0
+    if unit is None:
+        raise InputError(_UNIT, f"be given: nothing says what unit the arrivals of {path} are in", "none")
+    for column in TOKENS:
+        frame[column] = numbers(frame[column])
+    frame["arrival_s"] = numbers(frame["arrival_s"]) * SECONDS[unit]
+    return frame
+
+
+def _ordered(frame: pd.DataFrame, known: TraceFormat) -> pd.DataFrame:
+    return frame if known.is_sorted else frame.sort_values("arrival_s", kind="stable", ignore_index=True)
+
+
+def _check_unit(path: Path, arrivals_s: np.ndarray, unit: TimeUnit | None) -> None:
+    """Refuses what is far more probably a wrong unit than traffic.
+
+    Raises:
+        InputError: So many requests in so short, or so long, a time.
+    """
+    count, span_s = len(arrivals_s), float(np.ptp(arrivals_s))
+    gap_s = span_s / max(1, count - 1)
+    is_odd = count >= FEW and (0 < gap_s < SHORTEST_GAP_S or gap_s > LONGEST_GAP_S)
+    if is_odd or (count >= MANY and span_s < 1):
+        rule = f"say s, ms, us or ns: {path} in {unit} would be {count} requests in {span_s:.3g} s"
+        raise InputError(_UNIT, rule, "none")
 
 
 def _is_whole(values: pd.Series[Any]) -> pd.Series[bool]:
@@ -152,9 +291,9 @@ def _is_whole(values: pd.Series[Any]) -> pd.Series[bool]:
 def _mend(frame: pd.DataFrame, rule: _Rule, holds: Any, where: str, notes: list[str] | None) -> pd.DataFrame:
     if notes is None:
         position = int((~holds).argmax())
-        value = frame[rule.column].iloc[position]
+        value, row = frame[rule.column].iloc[position], frame[_ROW].iloc[position] + 1
         shown = "nothing readable" if pd.isna(value) else value
-        raise InputError(f"{where}, row {position + 1}", f"{rule.text} (--mend repairs this)", shown)
+        raise InputError(f"{where}, row {row}", f"{rule.text} (--mend repairs this)", shown)
     notes.append(f"{where} must {rule.text}: {int((~holds).sum())} rows {rule.mended}")
     if rule.mended == "put in order":
         return frame.sort_values("arrival_s", kind="stable").reset_index(drop=True)

@@ -13,7 +13,8 @@ decides.
 * Tails (what a user waits at worst): keep them, they are real.
 
 Datasets of older schema versions (1 lacks the conditions and the flag, 2 the attention heads, 3 what cycles
-of preemption bring) are read with missing values in their place (``upgraded``).
+of preemption bring, 4 windows, experts and tied embeddings) are read with missing values in their place
+(``upgraded``).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from shunter.errors import InputError, VersionError
 
 __all__ = ["COLUMNS", "SCHEMA_VERSION", "validate"]
 
-SCHEMA_VERSION = 4
-READABLE_VERSIONS = (1, 2, 3, SCHEMA_VERSION)
+SCHEMA_VERSION = 5
+READABLE_VERSIONS = (1, 2, 3, 4, SCHEMA_VERSION)
 _FILL = {"bool": False, "str": ""}
 OPERATIONS = ("load", "unload", "prefill", "decode", "kv_save", "kv_restore")
 
@@ -64,6 +65,10 @@ def _condition(name: str, unit: str, meaning: str) -> Column:
     return Column(name, "float64", unit, meaning, nullable=True, minimum=0, since=2)
 
 
+def _family(name: str, unit: str, meaning: str) -> Column:
+    return Column(name, "float64", unit, meaning, nullable=True, minimum=0, since=5)
+
+
 COLUMNS = (
     Column("schema_version", "int64", "", "version of this schema", minimum=SCHEMA_VERSION),
     Column("row_id", "str", "", "unique: session, unit of work and operation"),
@@ -94,6 +99,12 @@ COLUMNS = (
     Column("attn_heads", "float64", "heads", "query heads of a layer", nullable=True, minimum=1, since=3),
     Column("kv_bytes_per_token", "float64", "bytes", "keys and values of one token in FP16", minimum=1),
     Column("vocab_size", "int64", "tokens", "rows of the embedding", minimum=1),
+    _family("windowed_layers", "layers", "layers that keep a window of keys and values only"),
+    _family("window_tokens", "tokens", "length of that window"),
+    _family("experts", "experts", "routed experts of a layer; 0: its MLP is dense"),
+    _family("experts_used", "experts", "experts that a token is sent to"),
+    _family("expert_share", "", "share of the layers' bytes that routed experts are"),
+    _family("tied_bytes", "bytes", "an embedding that is the output layer too, and on both sides"),
     Column("operation", "str", "", "what was measured", choices=OPERATIONS),
     Column("gpu_layers", "int64", "layers", "layers on the device", minimum=0),
     Column("offload_ratio", "float64", "", "1 - gpu_layers / total_layers", minimum=0),

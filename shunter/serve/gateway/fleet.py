@@ -29,6 +29,8 @@ class Fleet:
         make: Makes the server of a launch, for an engine's name.
         on_end: Called with device, model and reason when a server has ended by itself, or is stuck.
         sleep_level: Servers that can sleep are sent to sleep at this level instead of ended; 0: none is.
+        on_server: Called with what a server has done (``start``, ``wake``, ``sleep`` or ``end``), its device
+            and model; not of one that ends by itself while it is awake.
 
     Attributes:
         servers: Those that answer.
@@ -41,8 +43,10 @@ class Fleet:
         make: Callable[[str, Launch], Server],
         on_end: Callable[[int, int, ServerFailed], None],
         sleep_level: int = 0,
+        on_server: Callable[[str, int, int], None] = lambda what, device, model: None,
     ) -> None:
         self.make, self._on_end, self.pulse_s, self._sleep_level = make, on_end, 15.0, sleep_level
+        self._on_server = on_server
         self.servers: dict[tuple[int, int], Server] = {}
         self.asleep: dict[tuple[int, int], Server] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,6 +89,7 @@ class Fleet:
             raise ServerFailed(str(error) or type(error).__name__) from error
         self.servers[device, model] = server
         self._watches[server] = self.spawn(self._watch(server))
+        self._on_server("start", device, model)
 
     async def unload(self, device: int, model: int) -> None:
         """Stops a server, if it is there."""
@@ -99,9 +104,11 @@ class Fleet:
             else:
                 if self.servers.pop((device, model), None) is server:  # else it ended just then
                     self.asleep[device, model] = server
+                    self._on_server("sleep", device, model)
                 return
         await self._retired(server)
         self.servers.pop((device, model), None)
+        self._on_server("end", device, model)
 
     async def _woken(self, device: int, model: int, launch: Launch) -> bool:
         """Wakes the server that sleeps there, if it is the one that is wanted; else ends it."""
@@ -116,9 +123,11 @@ class Fleet:
             else:
                 if self.asleep.pop((device, model), None) is server:  # else it ended just then
                     self.servers[device, model] = server
+                    self._on_server("wake", device, model)
                     return True
         await self._retired(server)
-        self.asleep.pop((device, model), None)
+        if self.asleep.pop((device, model), None) is server:
+            self._on_server("end", device, model)
         return False
 
     async def _make_room(self, device: int, model: int, free_bytes: float) -> None:
@@ -128,8 +137,10 @@ class Fleet:
             kept = _device_bytes(self.asleep[at] for at in others)
             if not others or (kept is not None and kept <= free_bytes):
                 return
-            await self._retired(self.asleep[others[0]])
-            self.asleep.pop(others[0], None)
+            first = others[0]
+            await self._retired(self.asleep[first])
+            if self.asleep.pop(first, None) is not None:
+                self._on_server("end", *first)
 
     async def _retired(self, server: Server) -> None:
         watch = self._watches.pop(server, None)
@@ -159,6 +170,7 @@ class Fleet:
         # Another scenario may have given it another place meanwhile.
         for device, model in [at for at, one in self.asleep.items() if one is server]:
             del self.asleep[device, model]
+            self._on_server("end", device, model)
             self._end(device, server)
         for device, model in [at for at, one in self.servers.items() if one is server]:
             self.end(device, model, failed)

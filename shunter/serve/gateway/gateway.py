@@ -15,15 +15,16 @@ from shunter.envs.world.world import World
 from shunter.errors import UnknownNameError
 from shunter.serve.boundary import Asked, Launch, Refused, Server, ServerFailed, Usage
 from shunter.serve.core.core import Core
-from shunter.serve.core.effects import Broken, Decision, Dispatch, Effect, Job, Refuse, Requeued, Start
+from shunter.serve.core.effects import Broken, Dispatch, Effect, Job, Refuse, Requeued, Start
+from shunter.serve.core.learning import keep_learned
 from shunter.serve.gateway.admission import Facts, admit
 from shunter.serve.gateway.fleet import Fleet
-from shunter.serve.gateway.follower import Followers
 from shunter.serve.gateway.lateness import end_late, silent_tokens
-from shunter.serve.gateway.launches import compare
+from shunter.serve.gateway.launches import alike, compare
 from shunter.serve.gateway.operating import note_memory, operate
 from shunter.serve.gateway.record import Recorder
 from shunter.serve.gateway.showing import list_models, snapshot, why_not_ready
+from shunter.serve.gateway.telling import Teller
 from shunter.serve.gateway.ticket import GatewayTicket
 
 __all__ = ["Gateway", "GatewaySettings"]
@@ -83,12 +84,13 @@ class Gateway:
     ) -> None:
         self.world, self.settings, self.fallback = world, settings, fallback
         self.recorder, self._begun_s = recorder, time.monotonic()
+        self._teller = Teller(self)
+        self.tell = self._teller.tell
         self.core = self._core_of(world, policy, shadow)
         self._name_models()
         self.facts = [Facts() for _ in self.names]
-        self.fleet = Fleet(make, self._ended, settings.sleep_level)
+        self.fleet = Fleet(make, self._ended, settings.sleep_level, self._teller.server)
         self._tickets: dict[int, GatewayTicket] = {}
-        self._followers = Followers()
         self.measured_bytes: list[int | None] = [None] * world.devices
         self.refused, self.closing, self._changing = 0, False, asyncio.Lock()
         if recorder is not None:
@@ -103,7 +105,7 @@ class Gateway:
             attempts=self.settings.attempts,
             backoff_s=self.settings.backoff_s,
             hang_after_s=self.settings.hang_after_s,
-            on_decision=self._decided,
+            watch=self._teller,
         )
 
     def _name_models(self) -> None:
@@ -140,7 +142,7 @@ class Gateway:
         if self.recorder is not None:
             self.recorder.close()
         await self.fleet.stop()
-        self._followers.end()
+        self._teller.followers.end()
 
     def now_ns(self) -> int:
         """Nanoseconds since the gateway was made."""
@@ -185,6 +187,7 @@ class Gateway:
             job.device = devices[job.device] if job.device >= 0 else -1
         if self.recorder is not None:
             self.recorder.follow(core, world)
+        keep_learned(old.world.tables, old.tables, core.tables, alike(old.world, world))
         for (device, model), level in residents.items():
             note_memory(self, device, model, level)
         for job in core.take_over(self.now_ns(), old, residents, moved):
@@ -361,14 +364,4 @@ class Gateway:
 
     def events(self) -> AsyncIterator[dict[str, Any]]:
         """See ``boundary.Scheduler.events``."""
-        return self._followers.follow()
-
-    def tell(self, kind: str, **values: Any) -> None:
-        """Tells whoever follows ``events``."""
-        self._followers.tell({"type": kind, "time_s": self.now_ns() * 1e-9, **values})
-
-    def _decided(self, decision: Decision, device: int, choice: int, took_s: float) -> None:
-        values = {"took_ms": decision.took_ms, "fallback": decision.fallback, "shadow": decision.shadow}
-        self.tell("decision", device=decision.device, choice=decision.choice, why=decision.why, **values)
-        if self.recorder is not None:
-            self.recorder.decision(device, choice, took_s)
+        return self._teller.followers.follow()

@@ -19,7 +19,7 @@ async def operate(gateway: Gateway, start: Start) -> None:
     device = gateway.world.scenario.devices[start.device].name
     for model in start.evict:
         await gateway.fleet.unload(start.device, model)
-        gateway.tell("unloaded", model=gateway.names[model], device=device)
+        gateway.tell("unloaded", model=gateway.names[model], device=device, reason=start.cause)
     failure = await _load(gateway, start) if start.model >= 0 else None
     why = None if failure is None else str(failure)
     gateway.core.ended(gateway.now_ns(), start.device, why, memory=bool(failure and failure.out_of_memory))
@@ -30,7 +30,7 @@ async def _load(gateway: Gateway, start: Start) -> ServerFailed | None:
     """Loads a model; returns why that failed."""
     device = gateway.world.scenario.devices[start.device].name
     name, begun_s = gateway.names[start.model], time.monotonic()
-    gateway.tell("load", model=name, device=device, reason="policy")
+    gateway.tell("load", model=name, device=device, reason=start.cause)
     engine, launch = launch_of(gateway.world, start.device, start.model, start.level)
     free_bytes = gateway.core.free_bytes(start.device, start.model)
     try:
