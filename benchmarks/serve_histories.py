@@ -1,7 +1,8 @@
 """The gateway's core in histories that Hypothesis thinks of: clients, servers and clocks on a virtual clock.
 
 Whatever happens in whatever order, nobody is lost, nobody is answered twice, nothing is sent to a server that
-is not there, memory stays within its budget, and once all goes well everyone is answered soon.
+is not there, memory stays within its budget, no server is ended that still says something, and once all goes
+well everyone is answered soon, by servers that say nothing any more too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from shunter.serve.core.effects import Broken, Dispatch, Job, Refuse, Start
 
 __all__ = ["HISTORIES", "Servers", "histories_rows", "play", "small_world"]
 
-MAX_QUEUE = 5
+MAX_QUEUE, HANG_AFTER_S = 5, 5.0
 _MODELS: tuple[dict[str, Any], ...] = (
     {"name": "big", "catalog": "Qwen2.5-14B", "quantization": "Q4_K_M", "levels": ["all", "60%"]},
     {"name": "small", "catalog": "Qwen2.5-3B", "quantization": "Q8_0"},
@@ -67,6 +68,7 @@ class Servers:
     starting: dict[int, Start] = field(default_factory=dict)
     ended: dict[int, str] = field(default_factory=dict)
     held: set[tuple[int, int]] = field(default_factory=set)
+    silent: set[tuple[int, int]] = field(default_factory=set)
     arrived: int = 0
 
     def pass_time(self, seconds: float) -> None:
@@ -85,7 +87,7 @@ class Servers:
                 for model in effect.evict:
                     busy = [j for j in self.running.values() if (j.device, j.model) == (effect.device, model)]
                     assert not busy, "unloaded under a running request"
-                    self.held.discard((effect.device, model))
+                    self.lose(effect.device, model)
                 self.starting[effect.device] = effect
             elif isinstance(effect, Refuse | Broken):
                 self.end(effect.id, type(effect).__name__)
@@ -100,6 +102,7 @@ class Servers:
         start = self.starting.pop(device)
         if failure is None and start.model >= 0:
             self.held.add((device, start.model))
+            assert (device, start.model) not in self.silent
         self.core.ended(self.now_ns, device, failure, memory=memory)
         self.obey()
 
@@ -116,14 +119,40 @@ class Servers:
         self.obey()
         return job
 
-    def work(self) -> None:
-        """A second in which all that was begun ends well."""
-        self.pass_time(1.0)
+    def tick(self) -> None:
+        """What the gateway does now and then: servers that say nothing any more are ended."""
         self.core.tick(self.now_ns)
         self.obey()
+        for job in self.heard():  # slow, but alive
+            job.quiet_ns = self.now_ns
+        for job in self.core.stuck(self.now_ns):
+            assert (job.device, job.model) in self.silent, "ended though it says something"
+            self.crash(job.device, job.model)
+            assert self.ended[job.id] == "Broken", "who waited for it is told"
+
+    def lose(self, device: int, model: int) -> None:
+        """A server is gone, and whatever was wrong with it."""
+        self.held.discard((device, model))
+        self.silent.discard((device, model))
+
+    def crash(self, device: int, model: int) -> None:
+        self.lose(device, model)
+        for number in [j.id for j in self.running.values() if (j.device, j.model) == (device, model)]:
+            del self.running[number]
+        self.core.died(self.now_ns, device, model, "crashed")
+        self.obey()
+
+    def heard(self) -> list[Job]:
+        """Running requests whose servers say something."""
+        return [job for job in self.running.values() if (job.device, job.model) not in self.silent]
+
+    def work(self) -> None:
+        """A second in which all that was begun ends well, but for what servers keep to themselves."""
+        self.pass_time(1.0)
+        self.tick()
         for device in sorted(self.starting):
             self.end_operation(device)
-        for job in list(self.running.values()):
+        for job in self.heard():
             self.finish(job)
 
     def reload(self, unwanted: set[tuple[int, int]]) -> None:
@@ -136,7 +165,7 @@ class Servers:
                 break
             self.work()
         assert old.is_quiet, "a reload never ends"
-        new = Core(old.world, old.policy, max_queue=old.max_queue)
+        new = Core(old.world, old.policy, max_queue=old.max_queue, hang_after_s=old.hang_after_s)
         residents = {
             (device, model): level
             for device in range(old.world.devices)
@@ -156,18 +185,19 @@ EVENTS = st.tuples(
         + ["operation"] * 4
         + ["finish"] * 4
         + ["progress", "cancel", "fail", "memory", "crash", "break", "unload", "tick", "wait", "reload"]
+        + ["hang"]
     ),
     st.integers(0, 10_000),
     st.floats(0.0, 40.0),
 )
 HISTORIES = st.lists(EVENTS, min_size=12, max_size=60)
-"""A hang is what no event ends, until the client has enough of it."""
+"""A load that hangs is what no event ends, until the client has enough of it."""
 
 
 def happen(servers: Servers, kind: str, which: int, seconds: float) -> None:
     """One event; nothing happens where it has no object."""
     servers.pass_time(seconds if kind == "wait" else seconds / 40)
-    running = list(servers.running.values())
+    running = list(servers.running.values()) if kind == "break" else servers.heard()
     if kind == "arrive":
         servers.arrive(which % servers.core.world.models)
     elif kind in ("operation", "fail", "memory") and servers.starting:
@@ -176,12 +206,16 @@ def happen(servers: Servers, kind: str, which: int, seconds: float) -> None:
         _answer(servers, kind, running[which % len(running)])
     elif kind == "cancel":
         _cancel(servers, which)
-    elif kind == "crash" and servers.held:
-        _crash(servers, which)
+    elif kind in ("crash", "hang") and servers.held:
+        at = sorted(servers.held)[which % len(servers.held)]
+        if kind == "hang":
+            servers.silent.add(at)
+        else:
+            servers.crash(*at)
     elif kind == "unload":
         servers.core.unload(servers.now_ns, which % servers.core.world.models)
     elif kind in ("tick", "wait"):
-        servers.core.tick(servers.now_ns)
+        servers.tick()
     elif kind == "reload":
         servers.reload({pair for k, pair in enumerate(sorted(servers.held)) if which >> k & 1})
     servers.obey()
@@ -200,6 +234,7 @@ def _answer(servers: Servers, kind: str, job: Job) -> None:
     if kind == "finish":
         servers.finish(job)
     elif kind == "progress":
+        job.quiet_ns = servers.now_ns
         core.progressed(servers.now_ns, job, job.tokens + 1)
     else:
         sends = job.sends
@@ -215,15 +250,6 @@ def _cancel(servers: Servers, which: int) -> None:
         job = there[which % len(there)]
         servers.end(job.id, "cancelled")
         servers.core.gone(servers.now_ns, job, client=True)
-
-
-def _crash(servers: Servers, which: int) -> None:
-    device, model = sorted(servers.held)[which % len(servers.held)]
-    servers.held.discard((device, model))
-    running = list(servers.running.values())
-    for number in [j.id for j in running if (j.device, j.model) == (device, model)]:
-        del servers.running[number]
-    servers.core.died(servers.now_ns, device, model, "crashed")
 
 
 def drain(servers: Servers) -> None:
@@ -242,7 +268,8 @@ def play(world: World, policy: str, history: Sequence[Event]) -> int:
     Raises:
         AssertionError: A rule of this module does not hold.
     """
-    servers = Servers(Core(world, make_policy(policy), max_queue=MAX_QUEUE))
+    core = Core(world, make_policy(policy), max_queue=MAX_QUEUE, hang_after_s=HANG_AFTER_S)
+    servers = Servers(core)
     servers.core.begin(0)
     servers.obey()
     for event in history:

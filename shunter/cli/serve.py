@@ -70,6 +70,13 @@ _LogText = Annotated[
 ]
 _Queue = Annotated[int, typer.Option(min=1, help="Requests that may wait for one model; then 429.")]
 _Timeout = Annotated[str, typer.Option(help="Longest wait for a server; then 504.")]
+_HangAfter = Annotated[
+    str,
+    typer.Option(
+        help="Longest silence of a server to a request, beside ten times what is predicted; then 504, and "
+        "it is started again."
+    ),
+]
 _Drain = Annotated[str, typer.Option(help="Longest wait for running requests when told to end.")]
 _Binary = Annotated[
     str | None,
@@ -108,6 +115,7 @@ def serve(
     log_text: _LogText = False,
     max_queue: _Queue = 512,
     timeout: _Timeout = "30m",
+    hang_after: _HangAfter = "5m",
     drain: _Drain = "60s",
     llama_server: _Binary = None,
     vllm_python: _Python = None,
@@ -139,7 +147,12 @@ def serve(
     _check_record(record, log_text=log_text)
     state_dir = state or cache_folder("serve")
     keys = tuple(key for source in api_key or () for key in read_api_keys(source))
-    bound_s = seconds("--timeout", timeout)
+    gateway = GatewaySettings(
+        max_queue=max_queue,
+        timeout_s=seconds("--timeout", timeout),
+        hang_after_s=seconds("--hang-after", hang_after),
+        sleep_level=sleep,
+    )
     what = Serving(
         scenario=scenario or _trial(state_dir, llama_server),
         servers=ServerSettings(state_dir=state_dir, llama_server=llama_server, vllm_python=vllm_python),
@@ -147,7 +160,7 @@ def serve(
         policy=policy,
         shadow=shadow,
         http=HttpSettings(host=host, port=port, api_keys=keys, origins=tuple(origin or ())),
-        gateway=GatewaySettings(max_queue=max_queue, timeout_s=bound_s, sleep_level=sleep),
+        gateway=gateway,
         record=record,
         log_text=log_text,
         drain_s=seconds("--drain", drain),

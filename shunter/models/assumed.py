@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from shunter.catalog.devices import parse_device
+from shunter.catalog.gpus import gpu_name
 from shunter.catalog.work import kept_tokens, placed_configurations
 from shunter.models.performance import PerformanceModel
 
@@ -46,7 +47,7 @@ class AssumedPerformance(PerformanceModel):
 
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """See ``PerformanceModel.predict``; all is out of range."""
-        kinds = frame.device.map({name: parse_device(name).kind for name in frame.device.unique()})
+        kinds = frame.device.map({name: _kind(name) for name in frame.device.unique()})
         on_device = 1.0 - frame.offload_ratio
         at = placed_configurations(frame)
         experts = at.expert_bytes_device + at.expert_bytes_host
@@ -80,3 +81,8 @@ class AssumedPerformance(PerformanceModel):
             columns[f"{name}_low"] = value / (1.0 + HALFWIDTH)
             columns[f"{name}_high"] = value * (1.0 + HALFWIDTH)
         return frame.assign(**columns, duration_s_mean=values["duration_s"], out_of_range=True)
+
+
+def _kind(name: str) -> str:
+    """The kind of a device; a GPU of the catalogue, beside devices of none, is one like any other."""
+    return "cuda" if gpu_name(name) else parse_device(name).kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -38,6 +39,7 @@ class Asked:
         prompt_chars: Characters of text that the body holds for the model to read.
         max_tokens: Most tokens that the client wants, if it says so.
         stream: Whether the answer is streamed.
+        answers: How many are wanted, over all prompts of the body.
         session: What tells the client's sessions apart, if the client sends it (``user``, ``session_id``).
     """
 
@@ -46,6 +48,7 @@ class Asked:
     prompt_chars: int
     max_tokens: int | None = None
     stream: bool = False
+    answers: int = 1
     session: str | None = None
 
 
@@ -77,6 +80,16 @@ class Ticket(Protocol):
             Refused: Its model failed to load (503), or it waited beyond its bound (504). The request has
                 ended then.
         """
+
+    def watched(self) -> AbstractAsyncContextManager[None]:
+        """While a server answers; whoever waits within is told if it says nothing any more.
+
+        Raises:
+            Refused: It was silent for too long, and is ended (504). The request has ended then.
+        """
+
+    def attends(self, *, server: bool) -> None:
+        """From now on the server's next piece is waited for; or the client, to take what is there."""
 
     def progressed(self, tokens: int) -> None:
         """So many tokens (content deltas) have come so far; the first call marks the first token."""

@@ -17,6 +17,7 @@ from shunter.agents.learned.shipped import shipped_policy
 from shunter.agents.model_uri import version_uri
 from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.envs.scenario.workload import AssumedWorkload
 from shunter.envs.world.served import served_world
 from shunter.envs.world.world import World
 from shunter.errors import InputError
@@ -96,7 +97,7 @@ def world_of(what: Serving) -> World:
     Raises:
         InputError: A field of the scenario breaks a rule, or what its servers need is not there.
     """
-    world = served_world(servable(load_scenario(what.scenario)), what.performance)
+    world = served_world(servable(load_scenario(what.scenario, served=True)), what.performance)
     for device in range(world.devices):  # binaries and options are looked at before the first client comes
         for model in range(world.models):
             _make(what.servers, *launch_of(world, device, model, 0))
@@ -158,6 +159,9 @@ async def serve(what: Serving, say: Callable[[str], None]) -> None:
     say(f"{listening.url} serves {', '.join(gateway.names)} by {policy.name}")
     if fallback is not None:
         say(f"not by the policy that shunter ships: {fallback}")
+    workload = world.scenario.workload
+    if isinstance(workload, AssumedWorkload):
+        say(f"the scenario has no workload: {workload.load:.0%} of what its devices can serve is expected")
     tasks = [gateway.run(), _read_again(what, gateway, again, say)]
     if what.policy.startswith("models:/"):
         tasks.append(_follow_champion(what.policy, gateway, say))

@@ -162,6 +162,29 @@ def test_a_changed_scenario_restarts_only_what_changed_and_loses_nobody(
     assert not any("Traceback" in line for line in process.lines)
 
 
+def test_a_server_that_says_nothing_is_replaced(tmp_path: Path, fake_checkpoints: dict[str, Path]) -> None:
+    """Its process calls itself well, and takes its time to end."""
+    checkpoint = next(iter(fake_checkpoints.values()))
+    path = write_box(tmp_path, checkpoint, mute={"args": ["--fail", "stall-after:2"]}, fine={})
+    box = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del box["workload"]
+    path.write_text(yaml.safe_dump(box), encoding="utf-8")
+
+    async def scene(process: Process) -> None:
+        async with aiohttp.ClientSession() as session:
+            client = Client(process.url, session)
+            assert await client.ask("mute", 1) == 200
+            assert process.says("no workload: 70% of what its devices can serve is expected")
+            before = (await client.pids())["mute"]
+            assert await client.ask("mute", 5) == 504
+            assert await client.ask("mute", 2) == await client.ask("fine") == 200
+            assert (await client.pids())["mute"] != before
+            await client.until(lambda: not runs(before), "it has ended")
+
+    with serving(tmp_path, "--hang-after", "1s") as process:
+        asyncio.run(scene(process))
+
+
 def test_a_killed_gateway_leaves_no_server_and_a_second_signal_ends_one_at_once(
     tmp_path: Path, fake_checkpoints: dict[str, Path]
 ) -> None:
@@ -290,6 +313,10 @@ def test_a_record_that_is_no_folder_and_texts_without_one(
         assert "--record must be a folder (shunter workload convert FOLDER trace.parquet" in said
     assert not (tmp_path / "trace.parquet").exists()
     assert "--record must be given with --log-text" in refused(capsys, *box(), "--log-text")
+
+
+def test_a_time_that_is_none(box: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--hang-after must be a time" in refused(capsys, *box(), "--hang-after", "0s")
 
 
 def test_a_performance_file_that_is_missing(

@@ -10,6 +10,7 @@ from benchmarks.serve_histories import HISTORIES, Event, Servers, play, small_wo
 from shunter.agents.registry import make_policy
 from shunter.errors import InputError
 from shunter.serve.core.core import Core
+from shunter.serve.core.effects import Job
 
 WORLDS = {count: small_world(count) for count in (1, 2)}
 KEYS = small_world(2, keys=True)
@@ -170,3 +171,67 @@ def test_nothing_is_decided_while_nothing_happens() -> None:
         servers.obey()
     wait_s = WORLDS[1].scenario.limits.max_wait_s
     assert servers.core.totals.decisions <= 50 / wait_s + 2
+
+
+def silent_after(servers: Servers, job: Job, step_s: float = 0.5) -> float:
+    """Seconds until the server of a request counts as stuck."""
+    since_ns = job.quiet_ns
+    while not servers.core.stuck(servers.now_ns):
+        servers.pass_time(step_s)
+    return (servers.now_ns - since_ns) * 1e-9
+
+
+def test_a_server_that_says_nothing_is_given_up_and_only_who_waited_longest_fails() -> None:
+    servers = Servers(Core(WORLDS[1], make_policy("cost-greedy"), hang_after_s=30.0))
+    first = servers.arrive(1)
+    servers.end_operation(0)
+    servers.pass_time(5.0)
+    second, third = servers.arrive(1), servers.arrive(1)
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert set(servers.running) == {first.id, second.id}, "the third waits: its server takes two"
+    servers.silent.add((0, 1))
+    servers.pass_time(30.0)
+    assert silent_after(servers, first) > 30.0
+    servers.tick()
+    assert servers.ended == {first.id: "Broken"}
+    assert servers.starting[0].model == 1, "it is loaded again at once"
+    servers.end_operation(0)
+    assert set(servers.running) == {second.id, third.id}
+    assert (second.attempts, third.attempts) == (1, 0), "nobody was sent to a server that was given up"
+    servers.silent.add((0, 1))
+    silent_after(servers, second)
+    servers.tick()
+    assert servers.core.failure(1) is not None, "the second time it waits, as after loads that failed"
+    assert servers.ended == {first.id: "Broken", second.id: "Broken", third.id: "Refuse"}
+
+
+def test_silence_is_borne_as_long_as_is_predicted_and_a_live_stream_for_ever() -> None:
+    servers = Servers(Core(WORLDS[1], make_policy("cost-greedy"), hang_after_s=30.0))
+    tables = servers.core.tables
+    stream = servers.core.arrive(0, 1, 20)
+    servers.obey()
+    servers.end_operation(0)
+    for _ in range(1000):
+        servers.pass_time(29.0)
+        stream.quiet_ns = servers.now_ns
+        assert not servers.core.stuck(servers.now_ns)
+    assert silent_after(servers, stream, 0.01) < 31.0, "a token's time is short"
+
+    servers = Servers(Core(WORLDS[1], make_policy("cost-greedy"), hang_after_s=30.0))
+    whole = servers.core.arrive(0, 1, 20, 100_000)
+    servers.obey()
+    servers.end_operation(0)
+    least_s = 30.0 + 10.0 * 100_000 * float(tables.step_s[0, 1, 0, 1, -1])
+    assert least_s <= silent_after(servers, whole) < 1.1 * least_s
+
+
+def test_nobody_is_silent_to_a_client_that_takes_nothing() -> None:
+    servers = Servers(Core(WORLDS[1], make_policy("cost-greedy"), hang_after_s=30.0))
+    job = servers.arrive(1)
+    servers.end_operation(0)
+    assert job is not None
+    job.quiet_ns = -1
+    servers.pass_time(1e6)
+    assert not servers.core.stuck(servers.now_ns)

@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from shunter.serve.endpoints import ENDPOINTS
 from tests.serve.gateways import Running, play, running, until, world
 
 SLOW = ["--step-s", "0.05", "--tokens", "1000"]
@@ -43,6 +44,18 @@ def test_streams_are_passed_on_event_by_event() -> None:
             assert events[-2:] == [b"data: [DONE]", b""]
             assert sum(b'"delta":{"content":"' in event or b'"content":" t' in event for event in events) == 5
             assert run.gateway.core.totals.served == 1
+            await left(run)
+
+    play(scene)
+
+
+def test_the_fake_server_answers_all_that_is_passed_on() -> None:
+    async def scene() -> None:
+        async with running() as run:
+            got = {path: await run.ask("small", path, max_tokens=3) for path in ENDPOINTS}
+            assert {path: one.status for path, one in got.items()} == dict.fromkeys(ENDPOINTS, 200)
+            streamed = await run.ask("small", "/infill", prompt="a b", stream=True, n_predict=3)
+            assert b'"content":" t2","stop":false' in streamed.raw
             await left(run)
 
     play(scene)

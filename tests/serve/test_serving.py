@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,10 @@ import pytest
 
 from benchmarks.serve_histories import small_world
 from shunter.agents.registry import make_policy
+from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.envs.scenario.workload import AssumedWorkload
+from shunter.envs.world.served import served_world
+from shunter.errors import InputError
 from shunter.serve import serving
 from shunter.serve.core.core import Core
 
@@ -48,6 +53,46 @@ def test_a_champion_that_has_changed_is_taken_up_once(monkeypatch: pytest.Monkey
     assert taken == ["box:2"]
     assert said[0] == "box:2 decides from now on"
     assert said[1] == "models:/box@champion could not be looked up: models:/box@champion is away"
+
+
+DEVICES = [
+    {"name": "gpu", "device": "cuda:0", "gpu": "RTX 3090"},
+    {"name": "cpu", "device": "cpu:4-threads-32GB"},
+]
+
+
+def test_where_nothing_was_measured_all_is_assumed_of_kv_too_and_whatever_the_devices() -> None:
+    def footprint_bytes(engine: str = "llama-cpp", **keys: str) -> np.ndarray:
+        model = {"name": "m", "catalog": "Qwen3-8B", "quantization": "Q4_K_M", **keys}
+        data = {
+            "name": "box",
+            "engine": engine,
+            "models": [model],
+            "devices": DEVICES[: 1 + (engine != "vllm")],
+        }
+        world = served_world(Scenario.parse({**data, "workload": {"load": 0.5}}))
+        assert (np.diff(world.tables.step_s[:, 0, 0, 0, 0]) > 0).all(), "a GPU, then a CPU"
+        return np.asarray(world.tables.footprint_bytes)
+
+    assert (footprint_bytes(kv_type="q4_0") < footprint_bytes()).all()
+    assert footprint_bytes("vllm")[0] == footprint_bytes()[0], "nobody has published vLLM's figures"
+
+
+def test_only_a_gateway_s_scenario_needs_no_workload(tmp_path: Path) -> None:
+    path = tmp_path / "box.yaml"
+    models = "[{name: m, catalog: Qwen3-8B, quantization: Q4_K_M}]"
+    path.write_text(
+        f"name: box\nengine: llama-cpp\ndevices: [{{name: d, gpu: RTX 3090}}]\nmodels: {models}\n"
+    )
+    with pytest.raises(InputError, match=r"box\.yaml: workload must be given\. Got None"):
+        load_scenario(path)
+    assumed = load_scenario(path, served=True)
+    assert isinstance(assumed.workload, AssumedWorkload)
+    with path.open("a") as file:
+        file.write("workload: {rate_per_s: 2}\n")
+    given = load_scenario(path, served=True)
+    assert not isinstance(given.workload, AssumedWorkload)
+    assert given.workload == load_scenario(path).workload
 
 
 def test_a_policy_is_what_its_name_says() -> None:

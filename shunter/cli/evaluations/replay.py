@@ -65,7 +65,7 @@ def replay(
     """
     check_place("--out", out)
     console = open_console()
-    found, served = read_record(record), load_scenario(scenario)
+    found, served = read_record(record), load_scenario(scenario, served=True)
     check_answers(found)
     world = served_world(served, performance)
     replayed = replay_record(

@@ -67,7 +67,7 @@ def improve(
     check_new("--out", out, overwrite=overwrite)
     if out.suffix != ".safetensors":
         raise InputError("--out", "end in .safetensors", str(out))
-    console, found, served = open_console(), read_record(record), load_scenario(scenario)
+    console, found, served = open_console(), read_record(record), load_scenario(scenario, served=True)
     settings = cast(
         "EvolutionSettings",
         settings_given(EvolutionSettings(), minutes=minutes, generations=generations, seed=seed),

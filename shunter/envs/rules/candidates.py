@@ -41,10 +41,11 @@ def short_bytes(t: Tables, s: State, d: int, m: int, level: int, used: float) ->
 
 
 @inlined
-def fits_beside(t: Tables, s: State, d: int, m: int, level: int) -> bool:
+def fits_beside(t: Tables, s: State, d: int, m: int, level: int, used: float) -> bool:
     """Whether somebody waits for model m and device d could load it beside its residents, at its top level.
 
-    A lower one would hold those who wait to a slow server to their end.
+    A lower one would hold those who wait to a slow server to their end. ``used`` are the device's
+    ``used_bytes``.
     """
     if t.level[d, m, level].level_ok == 0 or s.place[d, m].resident >= 0 or claimable_count(s, d, m) == 0:
         return False
@@ -53,15 +54,16 @@ def fits_beside(t: Tables, s: State, d: int, m: int, level: int) -> bool:
     for higher in range(level):
         if t.level[d, m, higher].level_ok != 0:
             return False
-    return short_bytes(t, s, d, m, level, used_bytes(t, s, d)) == 0.0
+    return short_bytes(t, s, d, m, level, used) == 0.0
 
 
 @entry
 def anything_fits(t: Tables, s: State, d: int) -> bool:
     """Whether device d could load a model that somebody waits for beside its residents."""
+    used = used_bytes(t, s, d)
     for m in range(t.level.shape[1]):
         for level in range(t.level.shape[2]):
-            if fits_beside(t, s, d, m, level):
+            if fits_beside(t, s, d, m, level, used):
                 return True
     return False
 
@@ -70,7 +72,7 @@ def anything_fits(t: Tables, s: State, d: int) -> bool:
 def may_serve(t: Tables, s: State, d: int, m: int, level: int) -> bool:
     """Whether device d may run model m, resident at this level, or load it there, if the guard leaves it."""
     if s.device[d].kept != 0:
-        return fits_beside(t, s, d, m, level)
+        return fits_beside(t, s, d, m, level, used_bytes(t, s, d))
     if s.device[d].pending_model >= 0 or t.level[d, m, level].level_ok == 0:
         return False
     if s.place[d, m].resident == level:
@@ -123,8 +125,11 @@ def mask_actions(t: Tables, s: State, d: int, mask: Bools) -> None:
     """
     models, levels = t.level.shape[1], t.level.shape[2]
     if s.device[d].kept != 0:
+        used = used_bytes(t, s, d)
         for action in range(mask.shape[0]):
-            mask[action] = is_legal(t, s, d, action)
+            is_load = action < models * levels
+            mask[action] = is_load and fits_beside(t, s, d, action // levels, action % levels, used)
+        mask[models * levels + models] = s.device[d].pending_model < 0
         return
     forced = forced_model(t, s, d)
     if forced >= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -42,17 +43,20 @@ def checked(kind: type[T], data: Any, *, source: str, whole: str) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or whole
-        rule = re.sub(r"^(Value error, |\w+ should )", "", first["msg"])
-        raise InputError(f"{source}: {where}", rule, first["input"]) from None
+        rule, value = re.sub(r"^(Value error, |\w+ should )", "", first["msg"]), first["input"]
+        if first["type"] == "missing":  # what was given is all that stands around it
+            rule, value = "be given", None
+        raise InputError(f"{source}: {where}", rule, value) from None
 
 
-def read_checked(kind: type[T], path: Path, *, whole: str) -> T:
+def read_checked(kind: type[T], path: Path, *, whole: str, assumed: Mapping[str, Any] | None = None) -> T:
     """Reads a YAML file that holds a mapping, and checks it.
 
     Args:
         kind: What it is to be: a pydantic model, or a dataclass.
         path: Path of the YAML file.
         whole: What the error calls a file that is wrong as a whole.
+        assumed: Fields that are taken where the file does not have them.
 
     Raises:
         BrokenFileError: It holds something else, or is no YAML.
@@ -64,4 +68,4 @@ def read_checked(kind: type[T], path: Path, *, whole: str) -> T:
         raise BrokenFileError(path, f"no YAML: {error}") from None
     if not isinstance(data, dict):
         raise BrokenFileError(path, "it holds no mapping of fields")
-    return checked(kind, data, source=str(path), whole=whole)
+    return checked(kind, {**(assumed or {}), **data}, source=str(path), whole=whole)

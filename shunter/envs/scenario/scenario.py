@@ -19,7 +19,7 @@ from shunter.envs.scenario.library import find_scenario
 from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.model import Model, check_models, known_engine
 from shunter.envs.scenario.objective import Objective
-from shunter.envs.scenario.workload import Workload
+from shunter.envs.scenario.workload import AssumedWorkload, Workload
 from shunter.errors import InputError
 
 __all__ = ["Device", "Scenario", "load_scenario"]
@@ -182,13 +182,14 @@ class Scenario(Strict):
         return checked(cls, data, source=source, whole="scenario")
 
 
-def load_scenario(path: str | Path) -> Scenario:
+def load_scenario(path: str | Path, *, served: bool = False) -> Scenario:
     """Reads a scenario from a YAML file, or from the library by its name.
 
     Relative checkpoints and traces become relative to the file's folder.
 
     Args:
         path: A file; or a bare name, where there is no such file, of the library's scenarios.
+        served: Whether it is for a gateway, and need not say what is asked for: an ``AssumedWorkload`` then.
 
     Raises:
         InputError: The file is missing, or a field breaks a rule.
@@ -196,7 +197,8 @@ def load_scenario(path: str | Path) -> Scenario:
         BrokenFileError: It is no YAML mapping.
     """
     path = find_scenario(path)
-    scenario = read_checked(Scenario, path, whole="scenario")
+    assumed = {"workload": AssumedWorkload()} if served else {}
+    scenario = read_checked(Scenario, path, whole="scenario", assumed=assumed)
     models = [model.relative_to(path.parent) for model in scenario.models]
     return scenario.model_copy(
         update={"models": models, "workload": scenario.workload.relative_to(path.parent)}

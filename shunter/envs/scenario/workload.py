@@ -11,7 +11,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from shunter.envs.scenario.fields import Count, Positive, Strict
 
-__all__ = ["Replay", "TracePart", "Workload"]
+__all__ = ["AssumedWorkload", "Replay", "TracePart", "Workload"]
 
 LENGTHS = ("azure2023_conv", "azure2023_code", "mooncake_conversation", "mooncake_synthetic")
 """Named length distributions: the first as pairs of the trace itself, the others from its quantiles."""
@@ -268,6 +268,12 @@ class Workload(Strict):
         if self.replay:
             changes["replay"] = self.replay.relative_to(folder)
         return self.model_copy(update=changes)
+
+
+class AssumedWorkload(Workload):
+    """What is expected where nothing is said of requests, as a gateway's scenario need not."""
+
+    load: Positive | None = 0.7
 
 
 def lengths_relative_to(lengths: Lengths, folder: Path) -> Lengths:

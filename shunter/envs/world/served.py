@@ -8,6 +8,7 @@ from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.world import World, make_world
 from shunter.models.assumed import AssumedPerformance
 from shunter.models.performance import PerformanceModel
+from shunter.models.published.performance import ENGINE
 
 __all__ = ["is_assumed", "served_world"]
 
@@ -17,8 +18,8 @@ def served_world(scenario: Scenario, performance: Path | PerformanceModel | None
 
     Args:
         scenario: What is served where.
-        performance: Fitted performance model; None: published figures where all devices are GPUs of the
-            catalogue, else assumed from sizes.
+        performance: Fitted performance model; None: published figures where llama.cpp serves on GPUs of the
+            catalogue alone, else assumed from sizes.
 
     Raises:
         InputError: See ``make_world``.
@@ -30,4 +31,5 @@ def served_world(scenario: Scenario, performance: Path | PerformanceModel | None
 
 def is_assumed(scenario: Scenario, performance: object = None) -> bool:
     """Whether ``served_world`` knows no better than to assume speeds from sizes."""
-    return performance is None and any(device.gpu is None for device in scenario.devices)
+    is_published = scenario.engines == [ENGINE] and all(device.gpu is not None for device in scenario.devices)
+    return performance is None and not is_published

@@ -20,6 +20,7 @@ from shunter.envs.workload.lengths import mean_lengths, pairs_by_model, remainin
 from shunter.envs.workload.replay import warn_of_replay
 from shunter.envs.world.residents import with_residents
 from shunter.errors import InputError, UnknownNameError
+from shunter.models.assumed import AssumedPerformance
 from shunter.models.performance import PerformanceModel
 from shunter.models.physics import UBATCH_TOKENS
 from shunter.models.physics.features import MOST_UNEVEN_TOKENS
@@ -136,7 +137,8 @@ class Tabulation:
             tuple(m.gpu_layers(int(f["total_layers"])))
             for m, f in zip(scenario.models, self.facts, strict=True)
         )
-        _check_kv_types(scenario)
+        if not isinstance(performance, AssumedPerformance):  # which takes all from sizes, KV's too
+            _check_kv_types(scenario)
         warn_of_replay(scenario)
         self.pairs = pairs_by_model(scenario.workload, scenario.limits, scenario.models)
         self.lengths = mean_lengths(scenario)

@@ -26,7 +26,7 @@ from shunter.models.physics.features import TARGETS
 from shunter.models.published.rows import catalog_facts, published_frame
 from shunter.models.state import FittedState
 
-__all__ = ["FILE", "PUBLISHED", "fit_published", "published_performance"]
+__all__ = ["ENGINE", "FILE", "PUBLISHED", "fit_published", "published_performance"]
 
 PUBLISHED = "published"
 """What users call it where a performance model is asked for."""

@@ -39,6 +39,7 @@ from shunter.serve.core.effects import (
 )
 from shunter.serve.core.lanes import Lanes
 from shunter.serve.core.learning import learn_load, learn_memory
+from shunter.serve.core.patience import stuck_jobs
 from shunter.serve.core.watch import Watch
 from shunter.serve.core.wishes import Wishes
 
@@ -56,6 +57,7 @@ class Core(Lanes):
         max_queue: Requests that may wait for one model.
         attempts: Servers that a request may lose before it has failed.
         backoff_s: Seconds after which a load that failed is tried again; doubled each time, up to 64 times.
+        hang_after_s: Seconds that a server may say nothing to a request, beside what is predicted.
         watch: Is told what it does.
 
     Attributes:
@@ -69,6 +71,7 @@ class Core(Lanes):
     max_queue: int = 512
     attempts: int = 3
     backoff_s: float = 10.0
+    hang_after_s: float = 300.0
     watch: Watch = field(default_factory=Watch)
     jobs: dict[int, Job] = field(default_factory=dict)
     decisions: deque[Decision] = field(default_factory=lambda: deque(maxlen=100))
@@ -150,19 +153,13 @@ class Core(Lanes):
         self._step(now_ns)
         return [job for job in old.jobs.values() if job.model < 0]
 
-    def arrive(self, now_ns: int, model: int, prompt_tokens: int) -> Job:
+    def arrive(self, now_ns: int, model: int, prompt_tokens: int, silent_tokens: int = 1) -> Job:
         """A request arrives; there must be room for it in its model's queue (``queued``)."""
-        job = Job(self._count, model, -1, now_ns, prompt_tokens)
+        job = Job(self._count, model, -1, now_ns, prompt_tokens, silent_tokens=silent_tokens)
         self._count += 1
         self._enter(job)
         self._step(now_ns)
         return job
-
-    def progressed(self, now_ns: int, job: Job, tokens: int) -> None:
-        """So many tokens of a request are out; nobody has to decide anything for that."""
-        if job.first_ns < 0:
-            job.first_ns = now_ns
-        job.tokens = max(job.tokens, tokens)
 
     def finished(self, now_ns: int, job: Job, tokens: int | None) -> None:
         """A request's answer has ended."""
@@ -240,8 +237,15 @@ class Core(Lanes):
 
         self._step(now_ns, change)
 
+    def stuck(self, now_ns: int) -> list[Job]:
+        """Requests whose servers are to be ended, for they say nothing any more; none is tried again."""
+        found = stuck_jobs(self.tables, self.state, self.jobs.values(), now_ns, self.hang_after_s)
+        for job in found:
+            job.attempts = self.attempts
+        return found
+
     def died(self, now_ns: int, device: int, model: int, reason: str) -> None:
-        """A server has ended by itself."""
+        """A server has ended by itself, or was of no use any more."""
         place = self.state.place[device, model]
         if place["resident"] < 0 and place["evicting"] < 0:
             return

@@ -31,6 +31,8 @@ class Job:
         sent_ns: When it was sent to a server last; -1 before.
         sends: How often it was sent to one.
         attempts: How many servers it has lost.
+        silent_tokens: Tokens that its server may generate before it says anything: one, in a stream.
+        quiet_ns: Since when its server says nothing to whoever listens; -1 while nobody does.
     """
 
     id: int
@@ -45,6 +47,8 @@ class Job:
     sent_ns: int = -1
     sends: int = 0
     attempts: int = 0
+    silent_tokens: int = 1
+    quiet_ns: int = -1
 
 
 @dataclass(frozen=True)

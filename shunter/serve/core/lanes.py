@@ -102,8 +102,14 @@ class Lanes:
             job = self._at[slot]
             if job.device < 0:
                 job.device, job.sends = device, job.sends + 1
-                job.sent_ns = int(self.state.clock["now_ns"][0])
+                job.sent_ns = job.quiet_ns = int(self.state.clock["now_ns"][0])
                 self._effects.append(Dispatch(job.id, device, job.model))
+
+    def progressed(self, now_ns: int, job: Job, tokens: int) -> None:
+        """So many tokens of a request are out; nobody has to decide anything for that."""
+        if job.first_ns < 0:
+            job.first_ns = now_ns
+        job.tokens = max(job.tokens, tokens)
 
     def _leave(self, job: Job) -> None:
         """Takes a request out, unserved; lanes are committed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import psutil
@@ -13,6 +13,11 @@ from shunter.serve.boundary import Launch, Server, ServerFailed, Sleeper
 
 _MISSES = 3
 """Times in a row that a server says nothing, after which it is taken for stuck."""
+
+_LONGEST_END_S = 60.0
+"""A server that has not ended by then is not waited for any more: its device would be lost with it."""
+
+_ANY = -1
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ class Fleet:
         self.asleep: dict[tuple[int, int], Server] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._watches: dict[Server, asyncio.Task[None]] = {}
+        self._ending: dict[Server, tuple[int, asyncio.Task[None]]] = {}
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Does something beside; ``stop`` cancels it."""
@@ -59,13 +65,15 @@ class Fleet:
     ) -> None:
         """Starts a server, or wakes the one that sleeps, and watches it once it answers.
 
-        Others that sleep on the device end first, until what they keep there leaves ``free_bytes`` alone.
+        What ends on the device has ended then. Others that sleep there end too, until what they keep leaves
+        ``free_bytes`` alone.
 
         Raises:
             ServerFailed: It does not, whatever the reason is: a device whose load never ends would be lost.
         """
         server = None
         try:
+            await self._ended(device)
             await self._make_room(device, model, free_bytes)
             if await self._woken(device, model, launch):
                 return
@@ -91,7 +99,7 @@ class Fleet:
         if self._sleep_level and isinstance(server, Sleeper):
             try:
                 await server.sleep(self._sleep_level)
-            except ServerFailed as failed:
+            except Exception as failed:  # whatever it is: a device whose unload never ends would be lost
                 _LOG.warning("The server of %s does not sleep: %s", server.launch.model, failed)
             else:
                 if self.servers.pop((device, model), None) is server:  # else it ended just then
@@ -104,30 +112,35 @@ class Fleet:
 
     async def _woken(self, device: int, model: int, launch: Launch) -> bool:
         """Wakes the server that sleeps there, if it is the one that is wanted; else ends it."""
-        server = self.asleep.pop((device, model), None)
+        server = self.asleep.get((device, model))
         if server is None:
             return False
         if server.launch == launch and isinstance(server, Sleeper):
             try:
                 await server.wake()
-            except ServerFailed as failed:
+            except Exception as failed:
                 _LOG.warning("The server of %s does not wake: %s", launch.model, failed)
             else:
-                self.servers[device, model] = server
-                self._on_server("wake", device, model)
-                return True
+                if self.asleep.pop((device, model), None) is server:  # else it ended just then
+                    self.servers[device, model] = server
+                    self._on_server("wake", device, model)
+                    return True
         await self._retired(server)
-        self._on_server("end", device, model)
+        if self.asleep.pop((device, model), None) is server:
+            self._on_server("end", device, model)
         return False
 
     async def _make_room(self, device: int, model: int, free_bytes: float) -> None:
         """Ends servers that sleep, first those that fell asleep first; the model's own may wake."""
-        others = [at for at in self.asleep if at[0] == device and at[1] != model]
-        while others and sum(self.asleep[at].memory_bytes()[0] for at in others) > free_bytes:
-            first = others.pop(0)
-            await self._retired(self.asleep.pop(first))
-            self._on_server("end", *first)
-            others = [at for at in others if at in self.asleep]
+        while True:
+            others = [at for at in self.asleep if at[0] == device and at[1] != model]
+            kept = _device_bytes(self.asleep[at] for at in others)
+            if not others or (kept is not None and kept <= free_bytes):
+                return
+            first = self.asleep[others[0]]
+            await self._retired(first)
+            if self.asleep.pop(others[0], None) is first:
+                self._on_server("end", *others[0])
 
     async def _retired(self, server: Server) -> None:
         watch = self._watches.pop(server, None)
@@ -138,12 +151,14 @@ class Fleet:
     async def _stopped(self, server: Server) -> None:
         """Stops a server; one that cannot be stopped is no reason to stop everything."""
         try:
-            await server.stop()
+            await asyncio.wait_for(server.stop(), _LONGEST_END_S)
+        except TimeoutError:
+            _LOG.warning("The server of %s has not ended after %g s", server.launch.model, _LONGEST_END_S)
         except Exception as error:
             _LOG.warning("The server of %s did not end as it should: %s", server.launch.model, error)
 
     async def _watch(self, server: Server) -> None:
-        """Tells of a server that has ended by itself, or is stuck and was ended."""
+        """Tells of a server that has ended by itself, or is stuck, and ends what is left of it."""
         ends = [asyncio.create_task(server.exited()), asyncio.create_task(self._stuck(server))]
         try:
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -153,20 +168,38 @@ class Fleet:
                 task.cancel()
         self._watches.pop(server, None)
         # Another scenario may have given it another place meanwhile.
-        for at in [at for at, one in self.asleep.items() if one is server]:
-            del self.asleep[at]
-            self._on_server("end", *at)
+        for device, model in [at for at, one in self.asleep.items() if one is server]:
+            del self.asleep[device, model]
+            self._on_server("end", device, model)
+            self._end(device, server)
         for device, model in [at for at, one in self.servers.items() if one is server]:
-            del self.servers[device, model]
-            self._on_end(device, model, failed)
+            self.end(device, model, failed)
+
+    def end(self, device: int, model: int, failed: ServerFailed) -> None:
+        """Ends a server that has ended by itself, or is of no use any more, and tells so."""
+        server = self.servers.pop((device, model), None)
+        if server is not None:
+            self._end(device, server)
+        self._on_end(device, model, failed)
+
+    def _end(self, device: int, server: Server) -> None:
+        """Ends a server, and what is left of it, beside; whatever is loaded on its device waits for that."""
+        task = self.spawn(self._retired(server))
+        self._ending[server] = device, task
+        task.add_done_callback(lambda _: self._ending.pop(server, None))
+
+    async def _ended(self, device: int) -> None:
+        """Waits for what is ending on a device."""
+        tasks = [task for place, task in self._ending.values() if place in (device, _ANY)]
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def _stuck(self, server: Server) -> ServerFailed:
-        """Waits until a server says nothing any more, and ends it."""
+        """Waits until a server says nothing any more."""
         misses = 0
         while misses < _MISSES:
             await asyncio.sleep(self.pulse_s)
             misses = 0 if await server.answers() else misses + 1
-        await self._stopped(server)
         return ServerFailed(f"the server of {server.launch.model} was stuck: it said nothing {misses} times")
 
     def move(self, places: dict[tuple[int, int], tuple[int, int]]) -> None:
@@ -175,24 +208,29 @@ class Fleet:
         left += self.asleep.values()
         self.asleep = {}
         self.servers = {to: self.servers[at] for at, to in places.items()}
+        self._ending = {server: (_ANY, task) for server, (_, task) in self._ending.items()}
         for server in left:
-            self.spawn(self._retired(server))
+            self._end(_ANY, server)
 
     def memory_bytes(self, device: int, model: int | None = None) -> int | None:
         """Device memory that a device's servers take, or that of one model; None: it cannot be said now."""
         there = [*self.servers.items(), *self.asleep.items()]
-        servers = [one for (d, m), one in there if d == device and model in (None, m)]
-        try:
-            return sum(server.memory_bytes()[0] for server in servers)
-        except (OSError, psutil.Error):  # one has ended just now
-            return None
+        return _device_bytes(one for (d, m), one in there if d == device and model in (None, m))
 
     async def stop(self) -> None:
         """Ends all servers, and all that is done beside."""
         for task in list(self._tasks):
             task.cancel()
+        there = [*self.servers.values(), *self.asleep.values(), *self._ending]
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        there = [*self.servers.values(), *self.asleep.values()]
         await asyncio.gather(*(self._stopped(server) for server in there))
         self.servers.clear()
         self.asleep.clear()
+
+
+def _device_bytes(servers: Iterable[Server]) -> int | None:
+    """Device memory that servers take; None: it cannot be said now."""
+    try:
+        return sum(server.memory_bytes()[0] for server in servers)
+    except (OSError, psutil.Error):  # one has ended just now
+        return None

@@ -11,16 +11,17 @@ from typing import Any
 
 from shunter.agents.base import Policy
 from shunter.agents.parameters import for_world
-from shunter.catalog.devices import parse_device
 from shunter.envs.world.world import World
 from shunter.errors import UnknownNameError
 from shunter.serve.boundary import Asked, Launch, Refused, Server, ServerFailed, Usage
 from shunter.serve.core.core import Core
-from shunter.serve.core.effects import Broken, Dispatch, Effect, Refuse, Requeued, Start
+from shunter.serve.core.effects import Broken, Dispatch, Effect, Job, Refuse, Requeued, Start
 from shunter.serve.core.learning import keep_learned
 from shunter.serve.gateway.admission import Facts, admit
 from shunter.serve.gateway.fleet import Fleet
-from shunter.serve.gateway.launches import alike, compare, launch_of
+from shunter.serve.gateway.lateness import end_late, silent_tokens
+from shunter.serve.gateway.launches import alike, compare
+from shunter.serve.gateway.operating import note_memory, operate
 from shunter.serve.gateway.record import Recorder
 from shunter.serve.gateway.showing import list_models, snapshot, why_not_ready
 from shunter.serve.gateway.telling import Teller
@@ -43,6 +44,8 @@ class GatewaySettings:
         timeout_s: Longest wait for a server, 504 after that.
         backoff_s: Seconds until a load that failed is tried again, doubled every time.
         attempts: Servers that a request may lose before it has failed.
+        hang_after_s: Longest that a server may say nothing to a request that it has, beside ten times what
+            is predicted; then it is ended, and started again.
         sleep_level: Servers that can sleep (vLLM) do instead of ending: 1, weights stay in the host's memory;
             2, they are dropped; 0: they end.
     """
@@ -51,6 +54,7 @@ class GatewaySettings:
     timeout_s: float = 1800.0
     backoff_s: float = 10.0
     attempts: int = 3
+    hang_after_s: float = 300.0
     sleep_level: int = 0
 
 
@@ -81,7 +85,7 @@ class Gateway:
         self.world, self.settings, self.fallback = world, settings, fallback
         self.recorder, self._begun_s = recorder, time.monotonic()
         self._teller = Teller(self)
-        self._tell = self._teller.tell
+        self.tell = self._teller.tell
         self.core = self._core_of(world, policy, shadow)
         self._name_models()
         self.facts = [Facts() for _ in self.names]
@@ -100,6 +104,7 @@ class Gateway:
             max_queue=self.settings.max_queue,
             attempts=self.settings.attempts,
             backoff_s=self.settings.backoff_s,
+            hang_after_s=self.settings.hang_after_s,
             watch=self._teller,
         )
 
@@ -114,12 +119,12 @@ class Gateway:
     async def run(self) -> None:
         """Begins to decide, and goes on until cancelled."""
         self.core.begin(self.now_ns())
-        self._act()
+        self.act()
         while True:
             await asyncio.sleep(_TICK_S)
             self.core.tick(self.now_ns())
-            self._expire()
-            self._act()
+            end_late(self)
+            self.act()
             self.measured_bytes = [self.fleet.memory_bytes(d) for d in range(self.world.devices)]
 
     async def drain(self, longest_s: float) -> None:
@@ -132,8 +137,8 @@ class Gateway:
     async def stop(self) -> None:
         """Ends all servers; whoever still waits is refused."""
         self.closing = True
-        for ticket in list(self._tickets.values()):
-            self._refuse(ticket, Refused(503, "shutting_down", "The gateway is shutting down.", 5.0))
+        for ticket in self.tickets():
+            self.refuse(ticket, Refused(503, "shutting_down", "The gateway is shutting down.", 5.0))
         if self.recorder is not None:
             self.recorder.close()
         await self.fleet.stop()
@@ -165,7 +170,7 @@ class Gateway:
             for device, model in unwanted:
                 ended[f"{self.names[model]} on {self.world.scenario.devices[device].name} is unloaded"] = None
             self.core.pause(self.now_ns(), set(unwanted))
-            self._act()
+            self.act()
             await asyncio.sleep(_POLL_S)
         old, old_names = self.core, self.names
         core.policy = for_world(old.policy, world)  # a champion may have come meanwhile
@@ -184,11 +189,11 @@ class Gateway:
             self.recorder.follow(core, world)
         keep_learned(old.world.tables, old.tables, core.tables, alike(old.world, world))
         for (device, model), level in residents.items():
-            self._note_memory(device, model, level)
+            note_memory(self, device, model, level)
         for job in core.take_over(self.now_ns(), old, residents, moved):
             ticket = self._tickets[job.id]
             self._forget(ticket, Refused(404, "model_not_found", f"{ticket.model} is not served any more."))
-        self._act()
+        self.act()
         lines = [*ended, *(f"{name} is new" for name in self.names if name not in old_names)]
         return lines or ["what is loaded stays as it is"]
 
@@ -197,7 +202,7 @@ class Gateway:
         self.core.policy, self.fallback = for_world(policy, self.world), fallback
         if self.recorder is not None:
             self.recorder.change_policy(policy.name)
-        self._tell("champion", policy=policy.name)
+        self.tell("champion", policy=policy.name)
 
     # What clients do
 
@@ -207,21 +212,24 @@ class Gateway:
             model = admit(self, asked)
         except Refused as refused:
             self.refused += 1
-            self._tell("refused", model=asked.model if asked.model in self.index else None, code=refused.code)
+            self.tell("refused", model=asked.model if asked.model in self.index else None, code=refused.code)
             raise
-        job = self.core.arrive(self.now_ns(), model, self.facts[model].prompt_tokens(asked))
+        context_tokens = self.world.scenario.context_of(self.world.scenario.models[model])
+        prompt_tokens = self.facts[model].prompt_tokens(asked)
+        silent = silent_tokens(asked, context_tokens)
+        job = self.core.arrive(self.now_ns(), model, prompt_tokens, silent)
         ticket = GatewayTicket(
             self, asked, job, job.id, self.names[model], asyncio.get_running_loop().create_future()
         )
         self._tickets[job.id] = ticket
-        self._tell("arrival", id=job.id, model=ticket.model)
-        self._act()
+        self.tell("arrival", id=job.id, model=ticket.model)
+        self.act()
         return ticket
 
     def progressed(self, ticket: GatewayTicket, tokens: int) -> None:
         """So many tokens of a request are out."""
         if ticket.job.first_ns < 0:
-            self._tell("first", id=ticket.id, model=ticket.model)
+            self.tell("first", id=ticket.id, model=ticket.model)
         self.core.progressed(self.now_ns(), ticket.job, tokens)
 
     def done(self, ticket: GatewayTicket, usage: Usage) -> None:
@@ -231,8 +239,8 @@ class Gateway:
         self.facts[ticket.job.model].learn(ticket.asked, usage)
         self.core.finished(self.now_ns(), ticket.job, usage.completion_tokens)
         self._write_down(ticket, "done", usage)
-        self._tell("done", id=ticket.id, model=ticket.model)
-        self._act()
+        self.tell("done", id=ticket.id, model=ticket.model)
+        self.act()
 
     def gone(self, ticket: GatewayTicket, *, client: bool) -> None:
         """A request has ended early."""
@@ -241,8 +249,8 @@ class Gateway:
         self.core.gone(self.now_ns(), ticket.job, client=client)
         self.facts[ticket.job.model].failed += not client
         self._write_down(ticket, "cancelled" if client else "failed", Usage())
-        self._tell("gone", id=ticket.id, model=ticket.model)
-        self._act()
+        self.tell("gone", id=ticket.id, model=ticket.model)
+        self.act()
 
     def lost(self, ticket: GatewayTicket) -> bool:
         """A request has lost its server; whether it waits again."""
@@ -252,7 +260,7 @@ class Gateway:
         if not waits:
             text = f"{ticket.model}: its servers failed too often."
             self._forget(ticket, Refused(503, "server_failed", text))
-        self._act()
+        self.act()
         return waits
 
     def _close(self, ticket: GatewayTicket) -> bool:
@@ -262,11 +270,22 @@ class Gateway:
         self._tickets.pop(ticket.id, None)
         return True
 
-    def _refuse(self, ticket: GatewayTicket, refused: Refused) -> None:
+    def tickets(self) -> list[GatewayTicket]:
+        """The requests that are in the system."""
+        return list(self._tickets.values())
+
+    def refuse(self, ticket: GatewayTicket, refused: Refused) -> None:
+        """Ends a request that its server, if it has one, says nothing to yet."""
         if not ticket.over:
             self.core.gone(self.now_ns(), ticket.job, client=False)
             self._forget(ticket, refused)
-            self._act()
+            self.act()
+
+    def cut(self, job: Job, refused: Refused) -> None:
+        """Ends a request that a server has, which says nothing."""
+        ticket = self._tickets[job.id]
+        self._forget(ticket, refused)
+        ticket.cut(refused)
 
     def _forget(self, ticket: GatewayTicket, refused: Refused) -> None:
         """Ends a request that the core has no more."""
@@ -274,7 +293,7 @@ class Gateway:
             if ticket.job.model >= 0:
                 self.facts[ticket.job.model].failed += 1
             self._write_down(ticket, refused.code, Usage())
-            self._tell("refused", id=ticket.id, model=ticket.model, code=refused.code)
+            self.tell("refused", id=ticket.id, model=ticket.model, code=refused.code)
             if not ticket.sent.done():
                 ticket.sent.set_exception(refused)
                 ticket.sent.exception()  # whoever waited may have left
@@ -285,14 +304,14 @@ class Gateway:
 
     # What is to be done
 
-    def _act(self) -> None:
+    def act(self) -> None:
         """Does what the core has decided."""
         for effect in self.core.take():
             self._do(effect)
 
     def _do(self, effect: Effect) -> None:
         if isinstance(effect, Start):
-            self.fleet.spawn(self._operate(effect))
+            self.fleet.spawn(operate(self, effect))
             return
         ticket = self._tickets.get(effect.id)
         if ticket is None:
@@ -300,7 +319,7 @@ class Gateway:
         if isinstance(effect, Dispatch):
             server = self.fleet.servers[effect.device, effect.model]
             device = self.world.scenario.devices[effect.device].name
-            self._tell("dispatch", id=ticket.id, model=ticket.model, device=device)
+            self.tell("dispatch", id=ticket.id, model=ticket.model, device=device)
             if not ticket.sent.done():
                 ticket.sent.set_result((server.url, ticket.job.sends))
         elif isinstance(effect, Requeued):
@@ -313,54 +332,12 @@ class Gateway:
         elif isinstance(effect, Broken):
             self._forget(ticket, Refused(503, "server_failed", f"{ticket.model}: its server has ended."))
 
-    async def _operate(self, start: Start) -> None:
-        """Unloads what is evicted and loads what is wanted; tells the core how it went."""
-        device = self.world.scenario.devices[start.device].name
-        for model in start.evict:
-            await self.fleet.unload(start.device, model)
-            self._tell("unloaded", model=self.names[model], device=device, reason=start.cause)
-        failure: ServerFailed | None = None
-        if start.model >= 0:
-            name, begun_s = self.names[start.model], time.monotonic()
-            self._tell("load", model=name, device=device, reason=start.cause)
-            launch = launch_of(self.world, start.device, start.model, start.level)
-            free_bytes = self.core.free_bytes(start.device, start.model)
-            try:
-                await self.fleet.load(start.device, start.model, *launch, free_bytes)
-            except ServerFailed as error:
-                failure = error
-                self._tell("failed", model=name, device=device, why=str(error))
-                if self.recorder is not None:
-                    self.recorder.failed(start.device, str(error))
-            else:
-                self._tell("ready", model=name, device=device, took_s=time.monotonic() - begun_s)
-                self._note_memory(start.device, start.model, start.level)
-        why = None if failure is None else str(failure)
-        self.core.ended(self.now_ns(), start.device, why, memory=bool(failure and failure.out_of_memory))
-        self._act()
-
     def _ended(self, device: int, model: int, failed: ServerFailed) -> None:
         """A server has ended by itself."""
         place = self.world.scenario.devices[device].name
-        self._tell("failed", model=self.names[model], device=place, why=str(failed))
+        self.tell("failed", model=self.names[model], device=place, why=str(failed))
         self.core.died(self.now_ns(), device, model, str(failed))
-        self._act()
-
-    def _note_memory(self, device: int, model: int, level: int) -> None:
-        place = self.world.scenario.devices[device].device
-        if place is None or parse_device(place).kind == "cpu":
-            return  # the host's memory is nobody's budget there
-        taken = self.fleet.memory_bytes(device, model)
-        if taken is not None:
-            self.core.measured(device, model, level, taken)
-
-    def _expire(self) -> None:
-        """Turns away who has waited beyond the bound."""
-        before_ns = self.now_ns() - round(self.settings.timeout_s * 1e9)
-        for ticket in list(self._tickets.values()):
-            if ticket.job.device < 0 and ticket.job.arrival_ns < before_ns:
-                text = f"Waited {self.settings.timeout_s:g} s for {ticket.model}."
-                self._refuse(ticket, Refused(504, "waited_too_long", text))
+        self.act()
 
     # What there is
 
@@ -382,7 +359,7 @@ class Gateway:
             raise Refused(404, "model_not_found", str(UnknownNameError("model", model, self.index)))
         wanted = range(self.world.models) if model is None else [self.index[model]]
         found = [self.names[m] for m in wanted if self.core.unload(self.now_ns(), m)]
-        self._act()
+        self.act()
         return found
 
     def events(self) -> AsyncIterator[dict[str, Any]]:

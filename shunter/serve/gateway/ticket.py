@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shunter.serve.boundary import Asked, Usage
+from shunter.serve.boundary import Asked, Refused, Usage
 from shunter.serve.core.effects import Job
 
 if TYPE_CHECKING:
@@ -25,11 +27,36 @@ class GatewayTicket:
     sent: asyncio.Future[tuple[str, int]]
     sends: int = 0
     over: bool = False
+    _limit: asyncio.Timeout | None = None
+    _refused: Refused | None = None
 
     async def server(self) -> str:
         """See ``boundary.Ticket.server``."""
         url, self.sends = await asyncio.shield(self.sent)
         return url
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """See ``boundary.Ticket.watched``."""
+        try:
+            async with asyncio.timeout(None) as self._limit:
+                yield
+        except TimeoutError:
+            if self._refused is None:
+                raise
+            raise self._refused from None
+        finally:
+            self._limit = None
+
+    def cut(self, refused: Refused) -> None:
+        """Ends what is ``watched`` by a refusal."""
+        self._refused = refused
+        if self._limit is not None:
+            self._limit.reschedule(0.0)
+
+    def attends(self, *, server: bool) -> None:
+        """See ``boundary.Ticket.attends``."""
+        self.job.quiet_ns = self.gateway.now_ns() if server else -1
 
     def progressed(self, tokens: int) -> None:
         """See ``boundary.Ticket.progressed``."""

@@ -9,6 +9,7 @@ import aiohttp
 from aiohttp import web
 
 from shunter.serve.boundary import Scheduler
+from shunter.serve.endpoints import ENDPOINTS
 from shunter.serve.http import relay
 from shunter.serve.http.access import Access, refusing
 from shunter.serve.http.context import CONTEXT, Context
@@ -46,7 +47,7 @@ def make_app(
     app.cleanup_ctx.append(hub.running)
     app.on_shutdown.append(hub.end)
     app.on_cleanup.append(_close_texts)
-    for path in relay.ENDPOINTS:
+    for path in ENDPOINTS:
         app.router.add_post(path, relay.pass_on)
     app.router.add_get("/v1/models", status.list_models)
     app.router.add_get("/v1/models/{id:.+}", status.one_model)

@@ -29,6 +29,7 @@ _NO_TEXT = frozenset(
 ) | frozenset(("image_url", "input_audio", "file", "file_data", "source", "encrypted_content"))
 _CHARS_PER_TOKEN_ID = 4
 _LONGEST_SESSION = 256
+_MOST_ANSWERS = 10_000
 
 
 def read_asked(raw: bytes, endpoint: str, headers: Mapping[str, str]) -> Asked:
@@ -52,6 +53,7 @@ def read_asked(raw: bytes, endpoint: str, headers: Mapping[str, str]) -> Asked:
         prompt_chars=sum(_chars(body[name]) for name in _TEXTS if name in body),
         max_tokens=_most_tokens(body),
         stream=bool(stream),
+        answers=_answers(body),
         session=_session(body, headers),
     )
 
@@ -96,6 +98,14 @@ def _most_tokens(body: dict[str, Any]) -> int | None:
             raise _wrong(name, "be a whole number of tokens, 0 or more", value)
         found = value if found is None else found
     return found
+
+
+def _answers(body: dict[str, Any]) -> int:
+    """``n`` of each prompt; what is wrong with either its server says."""
+    found: list[int] = [body[name] for name in ("n", "best_of") if isinstance(body.get(name), int)]
+    given = body.get("prompt")
+    prompts = given if isinstance(given, list) and given and isinstance(given[0], str | list) else [given]
+    return min(_MOST_ANSWERS, max([1, *found]) * len(prompts))
 
 
 def _session(body: dict[str, Any], headers: Mapping[str, str]) -> str | None:

@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from yarl import URL
 
 from shunter.serve.boundary import Asked, Refused, Ticket, Usage
+from shunter.serve.endpoints import ENDPOINTS
 from shunter.serve.http.body import read_asked
 from shunter.serve.http.context import CONTEXT, Context
 from shunter.serve.http.errors import Fault, error_event, event_bytes
@@ -20,19 +21,6 @@ from shunter.serve.http.tally import Tally, usage_of
 from shunter.serve.http.texts import Exchange
 
 _T = TypeVar("_T")
-
-ENDPOINTS = {
-    "/v1/chat/completions": "/v1/chat/completions",
-    "/v1/completions": "/v1/completions",
-    "/v1/embeddings": "/v1/embeddings",
-    "/v1/responses": "/v1/responses",
-    "/v1/messages": "/v1/messages",
-    "/v1/messages/count_tokens": "/v1/messages/count_tokens",
-    "/v1/rerank": "/v1/rerank",
-    "/infill": "/infill",
-    "/v1/infill": "/infill",
-}
-"""Paths that are passed on, and where to."""
 
 _EVENTS = "text/event-stream"
 _NOT_OFFERED = (501,)
@@ -135,10 +123,11 @@ class _Relay:
                 raise
             self._context.metrics.count_queue_wait(self._ticket.model, self._now_s() - self._arrived_s)
             try:
-                upstream = await self._while_waiting(self._ask(url))
-                if upstream.content_type == _EVENTS:
-                    return await self._pass_stream(upstream)
-                return await self._pass_whole(upstream)
+                async with self._ticket.watched():
+                    upstream = await self._while_waiting(self._ask(url))
+                    if upstream.content_type == _EVENTS:
+                        return await self._pass_stream(upstream)
+                    return await self._pass_whole(upstream)
             except _ServerBroke as broke:
                 if self._tally.began:
                     raise Fault(
@@ -186,6 +175,7 @@ class _Relay:
         answer = await self._open(upstream.status, _only(upstream.headers, _TO_CLIENT))
         self._body.drop()  # what is passed on is not asked again
         while data:
+            self._ticket.attends(server=True)
             await self._write(data)
             if self._tally.feed(data):
                 self._last_s = self._now_s()
@@ -211,8 +201,10 @@ class _Relay:
         try:
             ahead = len(data) + (transport.get_write_buffer_size() if transport is not None else 0)
             if ahead > _SURELY_TAKEN_BYTES:
+                self._ticket.attends(server=False)
                 async with asyncio.timeout(self._context.settings.stalled_s):
                     await self._answer.write(data)
+                self._ticket.attends(server=True)
             else:
                 await self._answer.write(data)
         except (ConnectionError, TimeoutError):

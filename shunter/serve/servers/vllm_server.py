@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
+from collections.abc import Coroutine
+from typing import Any
 
 import aiohttp
 
@@ -17,9 +20,6 @@ from shunter.serve.servers.starting import ProcessServer, ServerSettings
 VARIABLE = "SHUNTER_VLLM_PYTHON"
 
 _KV_TYPES = {"f16": "auto", "q8_0": "fp8"}
-_CALL_S = 600.0
-"""Longest that a sleep, which waits for what runs, or a wake may take."""
-
 _POLL_S = 0.05
 
 
@@ -93,11 +93,26 @@ class VllmServer(ProcessServer):
         return bool((await self._call("GET", "/is_sleeping")).get("is_sleeping"))
 
     async def sleep(self, level: int) -> None:  # noqa: D102
+        await self._in_time(self._fall_asleep(level), "has not fallen asleep")
+
+    async def wake(self) -> None:  # noqa: D102
+        await self._in_time(self._wake_up(), "has not woken")
+
+    async def _in_time(self, work: Coroutine[Any, Any, None], what: str) -> None:
+        """Waits as long as for a load that makes no progress."""
+        try:
+            await asyncio.wait_for(work, self.settings.progress_s)
+        except TimeoutError as error:
+            raise ServerFailed(f"{self._called()} {what} within {self.settings.progress_s:g} s") from error
+
+    async def _fall_asleep(self, level: int) -> None:
         await self._call("POST", "/sleep", level=str(level), mode="wait")
         await self._until_sleeping(True)
         self._level = level
 
-    async def wake(self) -> None:  # noqa: D102
+    async def _wake_up(self) -> None:
+        if self._gpu is not None:
+            self._gpu.begin()
         if self._level == 2:  # no weights are left: they are read again before the KV has its place
             await self._call("POST", "/wake_up", tags="weights")
             await self._call("POST", "/collective_rpc", {"method": "reload_weights"})
@@ -112,25 +127,20 @@ class VllmServer(ProcessServer):
         await self._call("POST", "/v1/completions", body)
 
     async def _until_sleeping(self, wanted: bool) -> None:
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + _CALL_S
         while await self.is_sleeping() != wanted:
-            if loop.time() > deadline_s:
-                raise ServerFailed(f"{self._called()} {'stays awake' if wanted else 'does not wake'}")
             await asyncio.sleep(_POLL_S)
 
     async def _call(self, method: str, path: str, body: object = None, **query: str) -> dict[str, object]:
-        timeout = aiohttp.ClientTimeout(total=_CALL_S)
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout) as client,
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)) as client,
                 client.request(method, self.url + path, params=query, json=body) as answer,
             ):
                 text = await answer.text()
                 if answer.status != 200:
                     said = " ".join(text.split())[:200]
                     raise ServerFailed(f"{self._called()} answers {path} with {answer.status}: {said}")
-                return dict(await answer.json()) if text.startswith("{") else {}
-        except (aiohttp.ClientError, TimeoutError) as error:
+                return dict(json.loads(text)) if text.startswith("{") else {}
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             why = str(error) or type(error).__name__
             raise ServerFailed(f"{self._called()} does not answer {path}: {why}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ class StubTicket:
     scheduler: StubScheduler
     told: list[tuple[str, Any]] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    attended: list[bool] = field(default_factory=list)
     holds_slot: bool = False
 
     async def server(self) -> str:
@@ -93,6 +94,12 @@ class StubTicket:
             self.holds_slot = True
         stub.queued -= 1
         return stub.url
+
+    def watched(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    def attends(self, *, server: bool) -> None:
+        self.attended.append(server)
 
     def progressed(self, tokens: int) -> None:
         self.tokens.append(tokens)

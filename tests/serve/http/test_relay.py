@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 
 from shunter.serve.boundary import Refused, Usage
-from shunter.serve.http.relay import ENDPOINTS
+from shunter.serve.endpoints import ENDPOINTS
 from tests.serve.http.stub import StubScheduler, play, running
 
 CHAT = (

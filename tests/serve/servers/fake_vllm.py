@@ -2,7 +2,8 @@
 
 Its development endpoints are there with VLLM_SERVER_DEV_MODE=1 and --enable-sleep-mode only; ``/health`` says
 200 while it sleeps; what is asked meanwhile waits; at level 2, what it says before its weights are reloaded
-is nonsense. ``/calls`` lists what was asked of it.
+is nonsense. ``/calls`` lists what was asked of it. ``--fail KIND@PATH`` makes a path ``hang``, ``die``,
+``refuse`` or ``garble``.
 """
 
 from __future__ import annotations
@@ -18,14 +19,19 @@ WEIGHTS_BYTES = 60_000_000
 
 
 class FakeVllm:
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, fail: str = "") -> None:
+        self.fail = fail.partition("@")
         self.model, self.calls = model, []  # type: ignore[var-annotated]
         self.awake = {"weights", "kv_cache"}
         self.level, self.loaded = 0, True
         self.weights: bytes | None = b"\1" * WEIGHTS_BYTES
 
     def application(self, *, dev_mode: bool, sleep_mode: bool) -> web.Application:
-        app = web.Application()
+        @web.middleware
+        async def failing(request: web.Request, handler: Any) -> web.StreamResponse:
+            return await self.failed(request) or await handler(request)
+
+        app = web.Application(middlewares=[failing])
         app.router.add_get("/health", self.health)
         app.router.add_get("/calls", self.listed)
         app.router.add_post("/v1/completions", self.complete)
@@ -36,6 +42,16 @@ class FakeVllm:
             app.router.add_post("/collective_rpc", self.collective_rpc)
             app.router.add_post("/reset_prefix_cache", self.reset_prefix_cache)
         return app
+
+    async def failed(self, request: web.Request) -> web.Response | None:
+        kind, _, path = self.fail
+        if request.path != path:
+            return None
+        if kind == "hang":
+            await asyncio.Event().wait()
+        if kind == "die":
+            os._exit(1)
+        return web.Response(text="{no", status=500 if kind == "refuse" else 200)
 
     def _note(self, request: web.Request) -> None:
         self.calls.append(request.path_qs)
@@ -95,8 +111,9 @@ def main() -> None:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--enable-sleep-mode", action="store_true")
+    parser.add_argument("--fail", default="")
     options, _ = parser.parse_known_args()
-    fake = FakeVllm(options.served_model_name)
+    fake = FakeVllm(options.served_model_name, options.fail)
     dev_mode = os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
     app = fake.application(dev_mode=dev_mode, sleep_mode=options.enable_sleep_mode)
     web.run_app(app, host=options.host, port=options.port, print=None)

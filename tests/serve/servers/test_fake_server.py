@@ -80,6 +80,10 @@ def test_usage_embeddings_rerank_tools_and_errors() -> None:
         assert chat["usage"]["prompt_tokens"] == 3
         assert chat["usage"]["completion_tokens"] == 5
         assert chat == await post(client, "/v1/chat/completions", CHAT)
+        counted = await post(client, "/v1/messages/count_tokens", CHAT)
+        assert counted == {"input_tokens": 3}
+        filled = await post(client, "/infill", {"input_prefix": "a b", "input_suffix": "c", "n_predict": 5})
+        assert (filled["content"], filled["timings"]["prompt_n"]) == (words(5), 3)
         vectors = (await post(client, "/v1/embeddings", {"input": ["see", "tree"]}))["data"]
         assert [each["index"] for each in vectors] == [0, 1]
         ranked = await post(client, "/v1/rerank", {"query": "a b", "documents": ["c", "b a"]})
@@ -173,6 +177,22 @@ def test_a_crash_breaks_answers_off_and_is_told(made: type, tmp_path: Path) -> N
         await server.stop()
 
     asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_stalled_one_gives_so_many_tokens_and_no_more() -> None:
+    async def run(server: FakeServer, client: aiohttp.ClientSession) -> None:
+        assert (await post(client, "/v1/completions", {"prompt": "w", "max_tokens": 3}))["usage"]
+        asked = [asyncio.create_task(post(client, "/v1/completions", {"prompt": "w"})) for _ in range(2)]
+        while server.engine.given_tokens < 5:
+            await asyncio.sleep(0.005)
+        assert not (await asyncio.wait(asked, timeout=0.05))[0]
+        async with client.get("/health") as answer:
+            assert answer.status == 200
+        assert server.engine.given_tokens == 5
+        for task in asked:
+            task.cancel()
+
+    with_server(run, "--fail", "stall-after:5")
 
 
 def test_a_hung_one_answers_health_and_nothing_else() -> None:

@@ -254,6 +254,9 @@ def test_memory_of_a_gpu_is_the_process_s_own_or_what_the_gpu_s_grew_by() -> Non
     gpu.used, gpu.known = 7e9, float("nan")
     assert share.bytes_of([1]) == 5_000_000_000
     assert share.holds_none_of([1])
+    share.begin()
+    gpu.used = 8e9
+    assert share.bytes_of([1]) == 1_000_000_000, "what others took before is theirs"
     assert GpuShare(None).bytes_of([1]) == 0
 
 

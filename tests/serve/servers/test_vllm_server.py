@@ -18,7 +18,7 @@ from shunter.serve.boundary import Launch, ServerFailed, Sleeper
 from shunter.serve.servers import vllm_server
 from shunter.serve.servers.vllm_server import VARIABLE, VllmServer
 from tests.serve.servers import fake_vllm
-from tests.serve.servers.helpers import settings
+from tests.serve.servers.helpers import runs, settings
 
 
 @pytest.fixture
@@ -77,6 +77,39 @@ def test_without_a_sleep_mode_or_once_dead_it_says_so(python: str, tmp_path: Pat
         await server.stop()
         with pytest.raises(ServerFailed, match="does not answer /sleep"):
             await server.sleep(1)
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+async def sleep_and_wake(server: VllmServer) -> None:
+    await server.sleep(1)
+    await server.wake()
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"),
+    [
+        ("hang", "/sleep"),
+        ("hang", "/wake_up"),
+        ("hang", "/v1/completions"),
+        ("die", "/wake_up"),
+        ("refuse", "/sleep"),
+        ("garble", "/is_sleeping"),
+    ],
+)
+def test_whatever_fails_in_a_sleep_or_a_wake_is_told_in_time(
+    kind: str, path: str, python: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        given = launch(args=("--fail", f"{kind}@{path}"))
+        server = VllmServer(given, settings(tmp_path, vllm_python=python))
+        await server.start()
+        server.settings = replace(server.settings, progress_s=0.5)
+        pid = server.pid
+        with pytest.raises(ServerFailed, match="within 0.5 s" if kind == "hang" else path):
+            await sleep_and_wake(server)
+        await server.stop()
+        assert not runs(pid)
 
     asyncio.run(asyncio.wait_for(main(), 30))
 

@@ -1,7 +1,8 @@
 """The fake server: what llama-server says over HTTP, without a model.
 
 Usage: ``python -m shunter.serve.servers.fake --port P --alias NAME [--load-s S] [--prefill-tokens-per-s N]
-[--step-s S] [--slots N] [--fail load|oom|crash-after:N|hang|hang-load|slow-stop] [--memory-bytes N]``
+[--step-s S] [--slots N] [--memory-bytes N]
+[--fail load|oom|crash-after:N|stall-after:N|hang|hang-load|slow-stop]``
 """
 
 from __future__ import annotations

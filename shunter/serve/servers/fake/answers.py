@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+_INPUTS = ("input_prefix", "prompt", "input_suffix", "input", "query", "documents")
+
 
 def text_of(value: Any) -> str:
     """All text that a part of a body holds for a model to read."""
@@ -22,7 +24,7 @@ def text_of(value: Any) -> str:
 
 def prompt_of(body: dict[str, Any]) -> str:
     """All text of a body that a model would read."""
-    parts = ("system", "instructions", "messages", "prompt", "input", "query", "documents")
+    parts = ("system", "instructions", "messages", *_INPUTS)
     return " ".join(filter(None, (text_of(body.get(part)) for part in parts)))
 
 
@@ -261,10 +263,30 @@ class Responses(Answer):
         return {**named, "status": status, "output": output, **settings}
 
 
+class Infill(Completion):
+    """``/infill``, in words of llama.cpp's own."""
+
+    def whole(self) -> dict[str, Any]:  # noqa: D102
+        return self._part(words(self.tokens), stop=True)
+
+    def token(self, index: int) -> bytes:  # noqa: D102
+        return event(self._part(_word(index), stop=False))
+
+    def end(self) -> list[bytes]:  # noqa: D102
+        return [event(self._part("", stop=True))]
+
+    def _part(self, content: str, *, stop: bool) -> dict[str, Any]:
+        said: dict[str, Any] = {"index": 0, "content": content, "stop": stop}
+        if stop:
+            said["timings"] = {"cache_n": 0, "prompt_n": self.prompt_tokens, "predicted_n": self.tokens}
+        return said
+
+
 GENERATING: dict[str, type[Answer]] = {
-    "chat/completions": Chat,
-    "completions": Completion,
-    "messages": Messages,
-    "responses": Responses,
+    "/v1/chat/completions": Chat,
+    "/v1/completions": Completion,
+    "/v1/messages": Messages,
+    "/v1/responses": Responses,
+    "/infill": Infill,
 }
-"""Endpoints that generate, below ``/v1/``."""
+"""How endpoints that generate word it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from shunter.serve.endpoints import ENDPOINTS
 from shunter.serve.servers.fake.answers import GENERATING, Answer, prompt_of, text_of
 from shunter.serve.servers.fake.engine import FakeEngine
 
@@ -24,10 +25,10 @@ def make_app(engine: FakeEngine, alias: str) -> web.Application:
     """
     app = web.Application(client_max_size=64 << 20)
     handlers = _Handlers(engine, alias)
-    for endpoint in GENERATING:
-        app.router.add_post(f"/v1/{endpoint}", handlers.generate)
-    app.router.add_post("/v1/embeddings", handlers.embed)
-    app.router.add_post("/v1/rerank", handlers.rerank)
+    others = {"embeddings": handlers.embed, "rerank": handlers.rerank, "count_tokens": handlers.count}
+    for path in set(ENDPOINTS.values()):
+        answer = handlers.generate if path in GENERATING else others[path.rpartition("/")[2]]
+        app.router.add_post(path, answer)
     app.router.add_get("/health", handlers.health)
     app.router.add_get("/v1/models", handlers.models)
     app.router.add_get("/slots", handlers.slots)
@@ -46,7 +47,7 @@ class _Handlers:
         wanted = self._engine.options.tokens
         limit = max(1, min([wanted, *(limit for limit in limits if limit >= 0)]))
         prompt_tokens = self._checked(body)
-        shape = GENERATING[request.path.removeprefix("/v1/")]
+        shape = GENERATING[request.path]
         answer = shape(self._alias, body, prompt_tokens, limit, cut=limit < wanted)
         if body.get("stream"):
             return await self._stream(request, answer)
@@ -89,6 +90,9 @@ class _Handlers:
         results.sort(key=lambda result: -result["relevance_score"])
         usage = {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens}
         return web.json_response({"object": "list", "model": self._alias, "results": results, "usage": usage})
+
+    async def count(self, request: web.Request) -> web.Response:
+        return web.json_response({"input_tokens": self._checked(await self._body(request))})
 
     async def health(self, _request: web.Request) -> web.Response:
         self._check_loaded()

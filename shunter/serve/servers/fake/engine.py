@@ -9,7 +9,8 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
 FAILURES = ("load", "oom", "hang", "hang-load", "slow-stop")
-"""What ``--fail`` takes beside ``crash-after:N``."""
+COUNTED_FAILURES = ("crash-after", "stall-after")
+"""What ``--fail`` takes, the latter with ``:N`` behind."""
 
 FAILED_LOADS = {
     "load": "error loading model: the fake was told to fail",
@@ -34,7 +35,8 @@ class FakeOptions:
         context_tokens: Prompts beyond are refused; 0: none are.
         memory_bytes: Memory that it takes once loaded.
         fail: ``load`` and ``oom`` end it while it loads; ``hang-load`` never ends loading; ``hang`` answers
-            no request; ``slow-stop`` does not end when asked; ``crash-after:N`` ends it after so many tokens.
+            no request; ``slow-stop`` does not end when asked; ``crash-after:N`` ends it after so many tokens;
+            ``stall-after:N`` gives so many and no more. Whoever hangs or stalls says that it is well.
     """
 
     load_s: float = 0.0
@@ -50,8 +52,16 @@ class FakeOptions:
     @property
     def crash_after(self) -> int | None:
         """Tokens after which it crashes; None: never."""
+        return self._tokens_until("crash-after")
+
+    @property
+    def stall_after(self) -> int | None:
+        """Tokens after which it gives no more; None: it always does."""
+        return 0 if self.fail == "hang" else self._tokens_until("stall-after")
+
+    def _tokens_until(self, failure: str) -> int | None:
         kind, _, count = self.fail.partition(":")
-        return int(count) if kind == "crash-after" else None
+        return int(count) if kind == failure else None
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -70,8 +80,9 @@ def read_options(args: Sequence[str]) -> FakeOptions:
 
 def _failure(text: str) -> str:
     kind, _, count = text.partition(":")
-    if text not in ("", *FAILURES) and not (kind == "crash-after" and count.isdigit()):
-        raise argparse.ArgumentTypeError(f"must be one of {', '.join(FAILURES)} or crash-after:N")
+    if text not in ("", *FAILURES) and not (kind in COUNTED_FAILURES and count.isdecimal()):
+        counted = " or ".join(f"{name}:N" for name in COUNTED_FAILURES)
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(FAILURES)}, {counted}")
     return text
 
 
@@ -154,9 +165,7 @@ class FakeEngine:
         if self.options.fail == "hang-load":
             await asyncio.get_running_loop().create_future()
         self.loaded.set()
-        if self.options.fail == "hang":
-            await asyncio.get_running_loop().create_future()
-        while True:
+        while self.given_tokens != self.options.stall_after:
             if not any(self.running) and not self._waiting:
                 self._work.clear()
                 await self._work.wait()
@@ -185,3 +194,5 @@ class FakeEngine:
                 self.running[slot] = None
             if self.given_tokens == self.options.crash_after:
                 self._crash()
+            if self.given_tokens == self.options.stall_after:
+                return

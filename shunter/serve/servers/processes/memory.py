@@ -55,12 +55,16 @@ class GpuShare:
         gpu: The GPU; None where NVML is not there: 0 is reported then.
 
     Where the driver does not tell processes apart, it is what the GPU's memory grew by since this was made,
-    which counts what others took or gave back meanwhile.
+    or had to ``begin`` anew, which counts what others took or gave back meanwhile.
     """
 
     def __init__(self, gpu: Gpu | None) -> None:
         self._gpu = gpu
-        self._before_bytes = gpu.memory_bytes()[0] if gpu else 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Counts from now on what the GPU's memory grows by: others have come since, while a server slept."""
+        self._before_bytes = self._gpu.memory_bytes()[0] if self._gpu else 0.0
 
     def bytes_of(self, pids: Sequence[int]) -> int:
         """Bytes on the GPU of these processes."""
