@@ -304,10 +304,6 @@ def test_a_key_file_that_others_can_read(
     assert "--api-key" in refused(capsys, *box(), "--host", "0.0.0.0")
 
 
-def test_a_time_that_is_none(box: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--hang-after must be a time" in refused(capsys, *box(), "--hang-after", "0s")
-
-
 def test_a_record_that_is_no_folder_and_texts_without_one(
     box: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -317,6 +313,10 @@ def test_a_record_that_is_no_folder_and_texts_without_one(
         assert "--record must be a folder (shunter workload convert FOLDER trace.parquet" in said
     assert not (tmp_path / "trace.parquet").exists()
     assert "--record must be given with --log-text" in refused(capsys, *box(), "--log-text")
+
+
+def test_a_time_that_is_none(box: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--hang-after must be a time" in refused(capsys, *box(), "--hang-after", "0s")
 
 
 def test_a_performance_file_that_is_missing(

@@ -61,15 +61,12 @@ def launch(model: str, context_tokens: int = 512) -> Launch:
 class Scene:
     def __init__(self, sleep_level: int = 1) -> None:
         self.made: list[Dozer] = []
-        self.told: list[tuple[str, int, int]] = []
-        self.ended: list[tuple[int, int, str]] = []
-        self.fleet = Fleet(self.make, self.end, sleep_level, self.tell)
+        self.told: list[tuple[int, int, str]] = []
+        self.happened: list[tuple[str, int, int]] = []
+        self.fleet = Fleet(self.make, self.ended, sleep_level, lambda *at: self.happened.append(at))
 
-    def end(self, device: int, model: int, failed: ServerFailed) -> None:
-        self.ended.append((device, model, str(failed)))
-
-    def tell(self, what: str, device: int, model: int) -> None:
-        self.told.append((what, device, model))
+    def ended(self, device: int, model: int, failed: ServerFailed) -> None:
+        self.told.append((device, model, str(failed)))
 
     def make(self, engine: str, wanted: Launch) -> Dozer:
         self.made.append(Dozer(wanted))
@@ -119,7 +116,7 @@ def test_sleepers_end_where_what_they_keep_is_needed() -> None:
         assert one.made[1].did[-1] == "wake", "what the wanted one keeps is its own"
         await one.fleet.stop()
         assert {server.did[-1] for server in one.made} == {"stop"}
-        told = [(what, model) for what, _, model in one.told]
+        told = [(what, model) for what, _, model in one.happened]
         assert told[:4] == [("start", 0), ("sleep", 0), ("start", 1), ("sleep", 1)]
         assert told[4:] == [("start", 2), ("end", 0), ("start", 2), ("wake", 1)]
 
@@ -164,7 +161,7 @@ def test_what_is_left_of_a_server_that_ended_is_ended_before_the_next_load_there
         one.made[0].may_stop.clear()
         one.made[0].died.set()
         await ticks()
-        assert one.ended == [(0, 0, "it ended")], "it is told at once"
+        assert one.told == [(0, 0, "it ended")], "it is told at once"
         again = asyncio.create_task(one.fleet.load(0, 0, "vllm", launch("a")))
         other = asyncio.create_task(one.fleet.load(1, 1, "vllm", launch("b")))
         await ticks()
@@ -186,7 +183,7 @@ def test_a_server_that_is_given_up_is_told_of_once_and_ended() -> None:
         await ticks()
         one.made[0].died.set()
         await ticks()
-        assert one.ended == [(0, 0, "it said nothing")]
+        assert one.told == [(0, 0, "it said nothing")]
         assert one.made[0].did == ["start", "stop"]
         assert not one.fleet.servers
         await one.fleet.stop()
@@ -210,7 +207,7 @@ def test_one_that_ends_while_it_wakes_answers_nobody(wakes: bool) -> None:
         await loading
         assert one.fleet.servers == {(0, 0): one.made[1]}
         assert one.made[0].did[-1] == "stop"
-        assert not one.ended, "nobody was served by it"
+        assert not one.told, "nobody was served by it"
         await one.fleet.stop()
 
     asyncio.run(scene())

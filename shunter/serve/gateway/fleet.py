@@ -137,10 +137,10 @@ class Fleet:
             kept = _device_bytes(self.asleep[at] for at in others)
             if not others or (kept is not None and kept <= free_bytes):
                 return
-            first = others[0]
-            await self._retired(self.asleep[first])
-            if self.asleep.pop(first, None) is not None:
-                self._on_server("end", *first)
+            first = self.asleep[others[0]]
+            await self._retired(first)
+            if self.asleep.pop(others[0], None) is first:
+                self._on_server("end", *others[0])
 
     async def _retired(self, server: Server) -> None:
         watch = self._watches.pop(server, None)
