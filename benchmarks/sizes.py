@@ -52,8 +52,9 @@ def run(quick: bool) -> list[Row]:
     """Compares all of them; a quick run is the whole one."""
     with PUBLISHED.open(encoding="utf-8") as file:
         published = list(csv.DictReader(file))
-    rows, unclaimed = [], 0.0
+    rows: list[Row] = []
     worst: dict[str, float] = {}
+    unclaimed = 0.0
     for row in published:
         value, claimed = computed(row)
         error = value / float(row["published"]) - 1
