@@ -11,8 +11,6 @@ import yaml
 
 from shunter.errors import InputError
 
-__all__ = ["one_line"]
-
 _NO_WORD = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories that no word of a command has: controls, halves of characters, ends of lines."""
 
@@ -35,11 +33,6 @@ _Dumper.add_representer(str, _text)
 def to_yaml(data: Any) -> str:
     """Plain data as YAML, for readers of version 1.1 and 1.2 alike."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=float("inf"), allow_unicode=True)
-
-
-def one_line(text: str) -> str:
-    """A name for people: as it is, or with escapes for what would end the line or move the cursor."""
-    return text if text.isprintable() else ascii(text)
 
 
 def word(field: str, text: str) -> str:

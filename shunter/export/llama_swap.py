@@ -14,8 +14,8 @@ from typing import Any
 
 from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import Scenario
-from shunter.errors import InputError
-from shunter.export.escaping import one_line, swap_text, swap_words, to_yaml
+from shunter.errors import InputError, one_line
+from shunter.export.escaping import swap_text, swap_words, to_yaml
 from shunter.export.placement import Home, checkpoint_path, fitting_sets, gpu_environment
 
 __all__ = ["MAX_QUEUE", "PROCESS_BYTES", "llama_swap_yaml"]

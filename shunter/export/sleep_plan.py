@@ -142,6 +142,7 @@ def _rooms(scenario: Scenario, homes: Sequence[Home], asleep_bytes: float) -> li
     """MB of each device that the servers that are awake may take, beside what all of them keep asleep."""
     rooms = []
     for d, device in enumerate(scenario.devices):
+        word(f"devices.{device.name}.name", device.name)
         mine = [home for home in homes if home.device == d]
         room = math.floor((device.memory_bytes - asleep_bytes * len(mine)) / 1e6)
         for home in mine:

@@ -63,7 +63,7 @@ launch() {{
   echo $! >"vllm-$port.pid"
   until curl -fsS "http://127.0.0.1:$port/health" >/dev/null 2>&1; do
     kill -0 $! 2>/dev/null || {{ echo "${{names[i]}} did not start; see vllm-$port.log" >&2; exit 1; }}
-    sleep 1
+    sleep 0.2
   done
 }}
 

@@ -12,8 +12,7 @@ from shunter.cli.options import Performance, Verbose, check_new, open_console, s
 from shunter.envs.scenario.library import performance_of
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.world.world import load_performance
-from shunter.errors import InputError
-from shunter.export.escaping import one_line
+from shunter.errors import InputError, one_line
 from shunter.export.llama_swap import MAX_QUEUE, PROCESS_BYTES, llama_swap_yaml
 from shunter.export.placement import Home, checkpoint_path, homes_of
 from shunter.export.sleep_plan import ASLEEP_BYTES, sleep_plan
