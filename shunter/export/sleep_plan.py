@@ -245,9 +245,8 @@ def _served_names(model: Model) -> list[str]:
         return [f"--served-model-name={name}"]
     for each in (name, *aliases):
         if each.startswith("-"):
-            raise InputError(
-                f"models.{model.name}.aliases", "be no options, nor be beside a name that is one", each
-            )
+            rule = "begin with no dash, nor may the name beside them: vLLM would take it for an option"
+            raise InputError(f"models.{model.name}.aliases", rule, each)
     return ["--served-model-name", name, *aliases]
 
 
