@@ -187,7 +187,9 @@ port=${{url#*:*:}}; port=${{port%%/*}}
 case $url in
 */sleep*) touch {folder}/asleep-$port;;
 */wake_up*) rm -f {folder}/asleep-$port;;
-*/is_sleeping) [[ -f {folder}/asleep-$port ]] && echo '{{"is_sleeping":true}}' || echo '{{"is_sleeping":false}}';;
+*/is_sleeping)
+  [[ -f {folder}/asleep-$port ]] && says=true || says=false
+  echo "{{\"is_sleeping\":$says}}";;
 esac
 """
 
@@ -349,7 +351,7 @@ def test_what_cannot_be_planned_is_said(rows: pd.DataFrame, fake_checkpoints: di
     q4 = scenario.models[0].model_copy(update={"kv_type": "q4_0"})
     expected = "models.small.kv_type must be f16 or q8_0 for vLLM"
     assert refused(models=[q4, *scenario.models[1:]]).startswith(expected)
-    with pytest.raises(InputError, match="--port must leave 3 ports up to 65535. Got 65534"):
+    with pytest.raises(InputError, match=r"--port must leave 3 ports up to 65535\. Got 65534"):
         sleep_plan(scenario, homes, performance, asleep_bytes=0, first_port=65534)
     models = [
         {"name": name, "checkpoint": str(path), "levels": ["50%"]} for name, path in fake_checkpoints.items()

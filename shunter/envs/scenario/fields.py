@@ -42,6 +42,8 @@ def checked(kind: type[T], data: Any, *, source: str, whole: str) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or whole
+        if first["type"] == "missing":  # its input is all that there is around it
+            raise InputError(f"{source}: {where}", "be given", None) from None
         rule = re.sub(r"^(Value error, |\w+ should )", "", first["msg"])
         raise InputError(f"{source}: {where}", rule, first["input"]) from None
 
