@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -46,7 +47,7 @@ def word(field: str, text: str) -> str:
     return text
 
 
-def swap_words(field: str, words: list[str]) -> str:
+def swap_words(field: str, words: Sequence[str]) -> str:
     """A command for llama-swap, which fills in ``${NAME}`` before it splits words as a POSIX shell does.
 
     Words with ``${`` are kept from that by a pair of quotes between both characters.

@@ -198,7 +198,8 @@ while [[ $1 != --port ]]; do shift; done
 port=$2
 trap 'rm -f {folder}/up-$port; exit' TERM
 touch {folder}/up-$port
-while :; do sleep 0.05; done
+sleep 600 &
+wait
 """
 
 
