@@ -17,7 +17,7 @@ from shunter.envs.world.tabulation import Tabulation, mean_work_s
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 
-__all__ = ["checkpoint_path", "homes_of"]
+__all__ = ["Home", "checkpoint_path", "homes_of"]
 
 MOST_SETS = 200
 """Sets of one device that are listed; of more, any models of the largest number that always fits."""
