@@ -29,7 +29,13 @@ __all__ = [
     "ShunterWarning",
     "UnknownNameError",
     "VersionError",
+    "one_line",
 ]
+
+
+def one_line(text: str) -> str:
+    """Text with escapes for what would end the line or move a terminal's cursor: names may hold anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class ShunterError(Exception):
@@ -54,7 +60,7 @@ class InputError(ShunterError):
     exit_code = 2
 
     def __init__(self, field: str, rule: str, value: object) -> None:
-        super().__init__(f"{field} must {rule}. Got {value!r} instead.")
+        super().__init__(one_line(f"{field} must {rule}. Got {value!r} instead."))
         self.field = field
 
 
@@ -82,7 +88,7 @@ class UnknownNameError(InputError):
         hint = f"did you mean {' or '.join(close)}? (known: {listed})"
         if not close:
             hint = f"be one of {listed}" if len(names) <= _MOST_LISTED else f"none of the {listed} is like it"
-        ShunterError.__init__(self, f"{field}: unknown name {name!r}; {hint}")
+        ShunterError.__init__(self, one_line(f"{field}: unknown name {name!r}; {hint}"))
         self.field = field
 
 

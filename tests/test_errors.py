@@ -43,12 +43,14 @@ def test_broken_file_says_why():
         UnknownNameError("a", "b", ["c"]),
         VersionError("a", "b", 1, 2),
         BrokenFileError("a", "b"),
+        InputError("models.a\nb\u2028.name", "be \x1b[2J", "c\n"),
+        UnknownNameError("a\r", "b\n", ["c\nd"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(error):
     assert isinstance(error, ShunterError)
     assert error.exit_code == 2
-    assert "\n" not in str(error)
+    assert str(error).isprintable()
 
 
 def test_other_errors_have_exit_code_1():

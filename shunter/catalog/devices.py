@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shunter.errors import InputError, UnknownNameError
 
-__all__ = ["DeviceSpec", "parse_device"]
+__all__ = ["GPU_KINDS", "DeviceSpec", "parse_device"]
 
 DEVICE_KINDS = {
     "cpu": "the engine's own process on the CPU; weights are either in it or not",

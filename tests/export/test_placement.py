@@ -93,9 +93,49 @@ def test_shares_are_those_of_the_trace_that_is_replayed(tmp_path: Path) -> None:
     homes = homes_of(scenario, published_performance())
     assert [home.share for home in homes] == pytest.approx([0.02, 0.03, 0.95, 0.0])
     config = llama_swap_config(scenario, homes, models_dir=tmp_path, by_demand=True)
-    costs = list(config["matrix"]["evict_costs"].values())
+    costs = list(config["routing"]["router"]["settings"]["matrix"]["evict_costs"].values())
     # Of models alike, the one that is asked for most is the dearest to evict.
     assert costs[2] > 20 * costs[1] > 20 * costs[0] > 20 * costs[3] > 0
+
+
+def test_models_with_several_homes_share_their_requests_among_them() -> None:
+    scenario = load_scenario("two-gpu-unequal")
+    performance = published_performance()
+    once = {home.model: home for home in homes_of(scenario, performance)}
+    twice = homes_of(scenario, performance, replicas=2)
+    for name in once:
+        mine = [home for home in twice if home.model == name]
+        assert len({home.device for home in mine}) == len(mine)
+        assert np.isclose(sum(home.share for home in mine), once[name].share)
+    assert [home.model for home in twice] == sorted([home.model for home in twice], key=list(once).index), (
+        "homes of a model stand together"
+    )
+    one = scenario.models[0].model_copy(update={"replicas_max": 1})
+    kept = scenario.model_copy(update={"models": [one, *scenario.models[1:]]})
+    assert [home.model for home in homes_of(kept, performance, replicas=2)].count(one.name) == 1
+
+
+def test_a_level_leaves_room_for_the_process() -> None:
+    scenario = load_scenario("laptop")
+    bare, roomy = (homes_of(scenario, published_performance(), process_bytes=b) for b in (0.0, 479e6))
+    capacity = scenario.devices[0].memory_bytes
+    assert all(home.footprint_bytes + home.process_bytes <= capacity for home in roomy)
+    assert all(a.gpu_layers >= b.gpu_layers for a, b in zip(bare, roomy, strict=True))
+    cpu = scenario.devices[0].model_copy(update={"device": "cpu:1-threads-8GB"})
+    on_cpu = scenario.model_copy(update={"devices": [cpu]})
+    assert {home.process_bytes for home in homes_of(on_cpu, published_performance(), process_bytes=1.0)} == {
+        0
+    }
+
+
+def test_what_is_pinned_or_preloaded_begins_where_it_should() -> None:
+    scenario = load_scenario("two-gpu-unequal")
+    for field in ("pinned", "preload"):
+        for device, name in enumerate(["big", "small"]):
+            model = scenario.models[2].model_copy(update={field: name})
+            others = [model if i == 2 else other for i, other in enumerate(scenario.models)]
+            homes = homes_of(scenario.model_copy(update={"models": others}), published_performance())
+            assert next(home.device for home in homes if home.model == model.name) == device
 
 
 def test_files_are_cold_where_the_hosts_memory_is_short() -> None:
