@@ -14,7 +14,7 @@ from shunter.errors import InputError, UnknownNameError
 from shunter.models.datasheets import HOST, gpu_name
 from shunter.models.physics import EXTRA_COLUMNS
 from shunter.models.physics.features import with_heads
-from shunter.models.published.rows import facts_of
+from shunter.models.published.rows import facts_of, model_name, spec_of
 from shunter.models.state import FittedState
 
 __all__ = ["sheet_names"]
@@ -42,7 +42,8 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
         A new frame with every column that a prediction needs.
 
     Raises:
-        InputError: A needed column or a name is missing, or a number is missing, negative or too large.
+        InputError: A needed column or a name is missing, or a number is missing, negative or too large; or a
+            model of the catalogue comes without its quantisation.
         UnknownNameError: Facts are missing and the model was not profiled.
     """
     missing = [name for name in _NEEDED if name not in frame]
@@ -102,9 +103,13 @@ def model_facts(state: FittedState, model: str) -> dict[str, Any]:
     """Facts of a profiled model, or of one of the catalogue with its quantisation (``Llama-3-8B Q4_K_M``).
 
     Raises:
+        InputError: It is one of the catalogue, without.
         UnknownNameError: It is neither.
     """
     facts = state.models.get(model) or facts_of(model)
+    if facts is None and spec_of(model) is not None:
+        rule = f"be named with its quantisation, as in {model_name(model)} Q4_K_M"
+        raise InputError("model", rule, model)
     if facts is None:
         raise UnknownNameError("model", model, state.models)
     return facts
@@ -124,10 +129,23 @@ def _with_facts(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
         known = {name: facts["attn_heads"] for name, facts in state.models.items()}
         frame = frame.assign(attn_heads=frame["model"].map(known))
     elif lacking:
+        frame = frame.assign(model=_one_name(frame, state))
         found = {str(name): model_facts(state, name) for name in frame["model"].unique()}
         columns = {c: frame["model"].map({name: row[c] for name, row in found.items()}) for c in lacking}
         frame = frame.assign(**columns)
     return with_heads(frame)
+
+
+def _one_name(frame: pd.DataFrame, state: FittedState) -> pd.Series[Any]:
+    """Each model under the name that it was fitted as, however the catalogue lets it be spelled."""
+
+    def name_of(text: str) -> str:
+        name, _, quantization = text.partition("\n")
+        found = None if name in state.models else facts_of(name) or facts_of(f"{name} {quantization}")
+        return name if found is None else str(found["model"])
+
+    said = frame["quantization"].fillna("") if "quantization" in frame else ""
+    return _by_name(frame["model"] + "\n" + said, name_of)
 
 
 def _limits(frame: pd.DataFrame, state: FittedState) -> dict[str, list[int]]:
@@ -161,7 +179,6 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _check(values: pd.Series[Any], good: pd.Series[bool], rule: str) -> None:
     if not good.all():
-        row = int((~good).to_numpy().argmax())
-        value = values.iloc[row]
-        got = getattr(value, "item", lambda: value)()
-        raise InputError(f"configurations: row {row}, column {values.name}", rule, got)
+        position = int((~good).to_numpy().argmax())
+        row = values.index[position]  # of the table that they came from, though others were asked apart
+        raise InputError(f"configurations: row {row}, column {values.name}", rule, values.iloc[position])

@@ -64,5 +64,7 @@ def profile_offload(
 
 
 def _setting(rows: pd.DataFrame) -> str:
-    load = rows["load_average"]
+    load = rows["load_average"].dropna()
+    if load.empty:
+        return "System load while it was measured: unknown."
     return f"System load over one minute while it was measured: {load.min():.1f} to {load.max():.1f}."

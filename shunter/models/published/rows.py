@@ -16,9 +16,8 @@ import pandas as pd
 from shunter.catalog.models import ModelSpec, catalog_models
 from shunter.errors import UnknownNameError
 from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, gpu_name, host_bandwidth_bytes_per_s
-from shunter.models.physics import EXTRA_COLUMNS
 from shunter.profiling.dataset.reference import read_reference
-from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION
+from shunter.profiling.dataset.schema import SCHEMA_VERSION, frame_of
 
 __all__ = ["catalog_facts", "published_frame"]
 
@@ -120,23 +119,21 @@ def refused(row: Any) -> str:
 
 
 def published_frame(reference: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Published rows in the dataset's columns, with the optional ones that fit and predict understand.
+    """Published rows in the dataset's columns.
 
     Args:
         reference: Rows as from ``read_reference``, or your own in its columns; None: all of them.
 
     Returns:
         The usable rows: ``row_id`` is the source's; lengths that a source does not state are those of a short
-        answer, 256 tokens, and ``steps`` is 0 then. Memory was not measured: its columns are 0.
+        answer, 256 tokens, and ``steps`` is 0 then. Memory was not measured: its columns are missing.
     """
     reference = read_reference() if reference is None else reference
     usable = reference[[refused(row) == "" for _, row in reference.iterrows()]]
     rows = [_row(row) for _, row in usable.iterrows()]
-    frame = pd.DataFrame(rows, columns=[*(c.name for c in COLUMNS), *EXTRA_COLUMNS])
-    return frame.astype({c.name: c.dtype for c in COLUMNS})
+    return frame_of(rows)
 
 
-_ZERO = ("device_bytes", "host_bytes", "device_bytes_before", "host_bytes_before", "load_average", "repeat")
 _TEXT = ("session_id", "measured_at", "hardware", "versions", "checkpoint_format", "output")
 
 
@@ -150,10 +147,11 @@ def _row(row: Any) -> dict[str, Any]:
     device = HOST if row["device"] == "cpu" else gpu_name(row["device"])
     layers = known("gpu_layers", total_layers)
     return {
-        **dict.fromkeys(_ZERO, 0),
         **dict.fromkeys(_TEXT, ""),
         **facts,
         "schema_version": SCHEMA_VERSION,
+        "source": row["source"],
+        "repeat": 0,
         "row_id": row["row_id"],
         "cell_id": row["row_id"],
         "engine": row["engine"],
@@ -197,9 +195,9 @@ def catalog_facts(model: str, quantization: str, *, field: str = "model") -> dic
     spec = spec_of(model)
     if spec is None:
         raise UnknownNameError(f"{field}.catalog", model, {**catalog_models(), **_MORE_SPECS})
-    quantization = "F16" if quantization == "FP16" else quantization
+    known, quantization = quantization, quantization_name(quantization)
     if quantization not in BITS_PER_WEIGHT:
-        raise UnknownNameError(f"{field}.quantization", quantization, BITS_PER_WEIGHT)
+        raise UnknownNameError(f"{field}.quantization", known, BITS_PER_WEIGHT)
     # Sources round sizes differently, or read GB as GiB; one shape in one format has one size.
     weight_bytes = spec.params * BITS_PER_WEIGHT[quantization] / 8
     return {
@@ -217,10 +215,17 @@ def catalog_facts(model: str, quantization: str, *, field: str = "model") -> dic
     }
 
 
+def quantization_name(text: str) -> str:
+    """The dataset's name of a quantisation: ``FP16`` and ``f16`` are F16, ``Q4_K - Medium`` is Q4_K_M."""
+    size = re.compile(r"\s*-\s*(small|medium|large)\b.*", re.I)
+    plain = size.sub(lambda found: f"_{found[1][0]}", text.strip()).upper()
+    return {"FP16": "F16", "FLOAT16": "F16", "BFLOAT16": "BF16", "FP32": "F32"}.get(plain, plain)
+
+
 def facts_of(name: str) -> dict[str, Any] | None:
     """The dataset's model columns by name and quantisation (``Llama-3-8B Q4_K_M``); None if unknown."""
     shape, _, quantization = name.rpartition(" ")
-    if spec_of(shape) is None or quantization not in BITS_PER_WEIGHT:
+    if spec_of(shape) is None or quantization_name(quantization) not in BITS_PER_WEIGHT:
         return None
     return catalog_facts(shape, quantization)
 
