@@ -59,9 +59,19 @@ COMMANDS = {
 
 FUNCTIONS = {"eval": "eval_", "export llama-swap": "export_llama_swap"}
 GROUPS = ("dataset", "export", "models", "policy", "scenarios", "workload")
-MODULES = {name: name.split()[0] for name in COMMANDS if " " in name and name.split()[0] in GROUPS}
+MODULES = {
+    **{name: name.split()[0] for name in COMMANDS if " " in name and name.split()[0] in GROUPS},
+    "dataset import": "dataset_import",
+}
 FOLDERS = {
-    "profiles": ("checkpoint", "profile", "profile_offload", "profile_preemption", "dataset"),
+    "profiles": (
+        "checkpoint",
+        "profile",
+        "profile_offload",
+        "profile_preemption",
+        "dataset",
+        "dataset_import",
+    ),
     "performance": ("fit", "predict", "models", "calibrate"),
     "policies": ("train", "tune", "policy", "improve"),
     "evaluations": ("eval_", "compare", "replay", "timeline", "export"),

@@ -65,7 +65,7 @@ _SAME_SHAPE = (
     (r"llama-?1? 33b|wizard-vicuna-30b", "LLaMA-33B"),
     (r"llama-3\.1-8b|meta-llama-3-8b", "Llama-3-8B"),
     (r"llama-3\.1-70b", "Llama-3-70B"),
-    (r"phi-4", "Phi-4-14B"),
+    (r"phi-4(?!-mini|-multi)", "Phi-4-14B"),
     (r"phi-3\.5-mini", "Phi-3.5-mini"),
     (r"mistral-7b", "Mistral-7B-v0.3"),
     (r"(?:deepseek-r1-distill-qwen|qwen2\.5-coder)-(\d+)b", r"Qwen2.5-\1B"),
@@ -80,13 +80,17 @@ def model_name(text: str) -> str:
         found = re.match(pattern, low)
         if found:
             return found.expand(name)
-    known = {**catalog_models(), **_MORE_SPECS}
-    return next((name for name in known if low == name.lower()), text)
+    return next((name for name in known_specs() if low == name.lower()), text)
+
+
+def known_specs() -> dict[str, ModelSpec]:
+    """Models whose shape is known, by name: those of the catalogue, and those that others measured."""
+    return {**catalog_models(), **_MORE_SPECS}
 
 
 def spec_of(text: str) -> ModelSpec | None:
     """Shape of a published model; None if it is not known, or no dense transformer."""
-    return {**catalog_models(), **_MORE_SPECS}.get(model_name(text))
+    return known_specs().get(model_name(text))
 
 
 def refused(row: Any) -> str:
@@ -194,7 +198,7 @@ def catalog_facts(model: str, quantization: str, *, field: str = "model") -> dic
     """
     spec = spec_of(model)
     if spec is None:
-        raise UnknownNameError(f"{field}.catalog", model, {**catalog_models(), **_MORE_SPECS})
+        raise UnknownNameError(f"{field}.catalog", model, known_specs())
     known, quantization = quantization, quantization_name(quantization)
     if quantization not in BITS_PER_WEIGHT:
         raise UnknownNameError(f"{field}.quantization", known, BITS_PER_WEIGHT)
