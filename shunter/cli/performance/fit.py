@@ -204,7 +204,8 @@ def errors_table(model: PerformanceModel) -> Table:
         table.add_column(column, justify="right")
     table.add_column("90 % interval", justify="right", no_wrap=True)
     for target, errors in model.cv.items():
-        fits = [f for f in (*model.state_.fits, *model.state_.shared) if f.target == target]
+        fits = [f for f in model.state_.own if f.target == target]
+        fits = fits or [f for f in (*model.state_.fits, *model.state_.shared) if f.target == target]
         configurations, models = errors.held_out_cells, errors.held_out_models
         table.add_row(
             target,
