@@ -46,8 +46,12 @@ def _plain(value: object) -> object:
         return value.tolist()
     if type(value) is dict:
         return {_plain(key): _plain(part) for key, part in value.items()}
-    if type(value) in (list, tuple, set, frozenset):
-        return type(value)(_plain(part) for part in value)  # type: ignore[call-overload]
+    if type(value) is list:
+        return [_plain(part) for part in value]
+    if type(value) is tuple:
+        return tuple(_plain(part) for part in value)
+    if type(value) is set:
+        return {_plain(part) for part in value}
     return value
 
 

@@ -14,7 +14,7 @@ from shunter.errors import InputError, UnknownNameError
 from shunter.models.datasheets import HOST, gpu_name
 from shunter.models.physics import EXTRA_COLUMNS
 from shunter.models.physics.features import with_heads
-from shunter.models.published.rows import facts_of, model_name, spec_of
+from shunter.models.published.rows import facts_of, model_name, quantization_name, spec_of
 from shunter.models.state import FittedState
 
 __all__ = ["sheet_names"]
@@ -65,10 +65,12 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     if "engine_version" not in frame:
         frame = frame.assign(engine_version=frame["engine"].map(state.engine_versions).fillna(""))
     frame = _checked(frame)
-    return frame.assign(
-        offload_ratio=1 - frame["gpu_layers"] / frame["total_layers"],
-        datasheet=sheet_names(frame["device"], state.devices),
-    )
+    sheets = sheet_names(frame["device"], state.devices)
+    if state.host_bandwidths:
+        said = frame.get("host_bandwidth_bytes_per_s", pd.Series(np.nan, index=frame.index))
+        known = pd.to_numeric(sheets.map(state.host_bandwidths))
+        frame = frame.assign(host_bandwidth_bytes_per_s=said.fillna(known))
+    return frame.assign(offload_ratio=1 - frame["gpu_layers"] / frame["total_layers"], datasheet=sheets)
 
 
 def sheet_names(devices: pd.Series[Any], known: Mapping[str, str]) -> pd.Series[Any]:
@@ -141,7 +143,11 @@ def _one_name(frame: pd.DataFrame, state: FittedState) -> pd.Series[Any]:
 
     def name_of(text: str) -> str:
         name, _, quantization = text.partition("\n")
-        found = None if name in state.models else facts_of(name) or facts_of(f"{name} {quantization}")
+        found = (
+            None
+            if name in state.models
+            else facts_of(name) or facts_of(f"{name} {quantization_name(quantization)}")
+        )
         return name if found is None else str(found["model"])
 
     said = frame["quantization"].fillna("") if "quantization" in frame else ""
@@ -170,7 +176,9 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
             rule = f"be a number of at least {least.get(name, 0)} and at most " + (
                 "total_layers" if name in limits else f"{_MOST:g}"
             )
-            _check(frame[name], (values >= least.get(name, 0)) & (values <= most), rule)
+            good = (values >= least.get(name, 0)) & (values <= most)
+            # What a dataset may leave open, physics has a value for.
+            _check(frame[name], good | frame[name].isna() if name in EXTRA_COLUMNS else good, rule)
             numbers[name] = values
     known = frame["page_cache"].isin(PAGE_CACHES)
     _check(frame["page_cache"], known, f"be one of {', '.join(PAGE_CACHES)}")

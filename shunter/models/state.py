@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from shunter.catalog.work import FACT_COLUMNS
 from shunter.errors import BrokenFileError, InputError, VersionError
@@ -90,6 +90,7 @@ class FittedState(BaseModel):
         own: Instead of these for their devices alone: corrected by what was measured on one's own.
         corrected: What these corrections are worth.
         devices: Name in the data sheets of devices that are called otherwise (``cuda:0``).
+        host_bandwidths: Host memory beside own GPUs, bytes/s, by name in the data sheets, where it is known.
         engine_versions: The most frequent version of each engine.
         models: Facts by model name: the dataset's model columns.
         residents: What was profiled.
@@ -109,6 +110,7 @@ class FittedState(BaseModel):
     own: tuple[CrossDeviceFit, ...] = ()
     corrected: tuple[CorrectionErrors, ...] = ()
     devices: dict[str, str] = {}
+    host_bandwidths: dict[str, Annotated[float, Field(gt=0)]] = {}
     engine_versions: dict[str, str] = {}
     models: dict[str, dict[str, float | int | str]]
     residents: tuple[ResidentMemory, ...]

@@ -39,7 +39,7 @@ def predicted_table(model: PerformanceModel, asked: pd.DataFrame) -> pd.DataFram
         UnknownNameError: An unknown operation or model.
     """
     rows = asked.reset_index(drop=True)
-    blank = rows.isna() | rows.eq("")
+    blank = rows.isna() | (rows == "")
     done = []
     for _, group in blank.groupby(list(blank.columns), sort=False) if len(rows) else ():
         empty = [name for name in rows if group[name].iloc[0] and name not in NEEDED]

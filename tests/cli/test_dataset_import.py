@@ -10,6 +10,7 @@ import pytest
 
 from shunter.cli.main import main
 from shunter.errors import InputError
+from shunter.models import PerformanceModel
 from shunter.profiling.dataset.schema import COLUMNS
 from shunter.profiling.dataset.table import read_dataset
 from shunter.serve.servers.llama_binary import find_binary
@@ -52,7 +53,7 @@ def test_what_comes_out_of_each_format(capsys, case):
     for (_, got), expected in zip(data.iterrows(), want, strict=True):
         for name, value in expected.items():
             # Tables in Markdown round.
-            assert got[name] == (pytest.approx(value, rel=2e-4) if name == "duration_s" else value), name
+            assert got[name] == (pytest.approx(value, rel=1e-3) if name == "duration_s" else value), name
     for why in case["left_out"]:
         assert why in out
     assert data["device_bytes"].isna().all()
@@ -131,6 +132,8 @@ def test_a_table_becomes_predictions_and_an_offload_curve(capsys):
     assert steps_s.is_monotonic_decreasing
     measured = read_dataset("d.parquet").query("operation == 'decode' and gpu_layers == 16")["duration_s"]
     assert steps_s[2] == pytest.approx(measured.median(), rel=0.15)
+    again = PerformanceModel.load("perf").predict(read_dataset("d.parquet").query("operation == 'decode'"))
+    assert (again["duration_s_predicted"] > 0).all()
     assert "-92" in run(capsys, "profile", "offload", "d.parquet", "--out", "offload")
 
 

@@ -23,7 +23,7 @@ def test_a_blank_cell_is_a_column_left_out_row_by_row():
     done = predicted_table(published_performance(), asked)
     for i, row in asked.iterrows():
         alone = published_performance().predict(pd.DataFrame([row.dropna()]))
-        assert done["duration_s_predicted"][i] == alone["duration_s_predicted"][0]
+        assert done["duration_s_predicted"][i] == alone["duration_s_predicted"].iloc[0]
     assert done["unit"].tolist() == ["s", "s per step", "s"]
     assert list(done.columns[: len(asked.columns)]) == list(asked.columns)
 

@@ -155,7 +155,7 @@ def test_a_csv_cut_short_is_named(tmp_path, cut, error):
         (",2,", ",2.5,", "row 0, column .* must be a whole number. Got '2.5'"),
         (",False,", ",maybe,", "column includes_process_start must be True or False. Got 'maybe'"),
         ("schema_version", "version", "has no column schema_version"),
-        ("\n4,", "\n8,", "must be version 4 for this shunter. Got '8'"),
+        (f"\n{SCHEMA_VERSION},", "\n8,", f"must be version {SCHEMA_VERSION} for this shunter. Got '8'"),
         ("batch", "batches", r"missing: \['batch'\], unknown: \['batches'\]"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from shunter.cli.options import Verbose, open_console, percent, progress, say_answer
 from shunter.errors import InputError
+from shunter.models.fit.regressors import TargetFit
 from shunter.models.performance import PerformanceModel
 from shunter.models.published.performance import PUBLISHED, open_performance
 from shunter.models.state import CorrectionErrors
@@ -204,8 +206,8 @@ def errors_table(model: PerformanceModel) -> Table:
         table.add_column(column, justify="right")
     table.add_column("90 % interval", justify="right", no_wrap=True)
     for target, errors in model.cv.items():
-        fits = [f for f in model.state_.own if f.target == target]
-        fits = fits or [f for f in (*model.state_.fits, *model.state_.shared) if f.target == target]
+        own, state = [f for f in model.state_.own if f.target == target], model.state_
+        fits: Sequence[TargetFit] = own or [f for f in (*state.fits, *state.shared) if f.target == target]
         configurations, models = errors.held_out_cells, errors.held_out_models
         table.add_row(
             target,

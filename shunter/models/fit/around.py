@@ -70,6 +70,7 @@ def with_others(state: FittedState, others: FittedState) -> FittedState:
         "shared": (*state.shared, *(fit for fit in others.shared if fit.key not in mine)),
         "fits": (*state.fits, *(fit for fit in others.fits if fit.key not in fitted)),
         "devices": {**others.devices, **state.devices},
+        "host_bandwidths": {**others.host_bandwidths, **state.host_bandwidths},
         "engine_versions": {**others.engine_versions, **state.engine_versions},
         "models": {**others.models, **state.models},
         "residents": (*state.residents, *untouched),

@@ -89,9 +89,9 @@ def fit_state(
             held_out.append(errors)
         for engine, rows in _on_sheets(frame, target):
             if (target.name, engine) in known:
-                for corrected, errors in corrections(target, rows, known[target.name, engine], correction):
-                    own += [corrected.fit] if errors.used else []
-                    judged.append(errors)
+                for corrected, verdict in corrections(target, rows, known[target.name, engine], correction):
+                    own += [corrected.fit] if verdict.used else []
+                    judged.append(verdict)
                     held_out.append((corrected.by_configuration, corrected.by_model))
                 continue
             whole = fit_engine(target, engine, rows, correction=correction)
@@ -109,6 +109,7 @@ def fit_state(
         own=tuple(own),
         corrected=tuple(judged),
         devices=devices,
+        host_bandwidths=_host_bandwidths(frame),
         engine_versions={str(e): str(v.mode().iloc[0]) for e, v in frame.groupby("engine")["engine_version"]},
         models=models,
         residents=tuple(_residents(frame)),
@@ -158,6 +159,13 @@ def _sheets_by_hardware(frame: pd.DataFrame) -> dict[str, str]:
         if index.isdigit() and int(index) < len(gpus):
             found.setdefault(device, set()).add(gpu_name(gpus[int(index)]) or "")
     return {device: names.pop() for device, names in found.items() if len(names) == 1 and "" not in names}
+
+
+def _host_bandwidths(frame: pd.DataFrame) -> dict[str, float]:
+    """What own rows say of the host beside a GPU, where all say the same; published ones are of many hosts."""
+    own = frame[(frame["datasheet"] != "") & (frame["hardware_id"] != "published")]
+    said = own.dropna(subset="host_bandwidth_bytes_per_s").groupby("datasheet")["host_bandwidth_bytes_per_s"]
+    return {str(sheet): float(of.iloc[0]) for sheet, of in said if of.nunique() == 1}
 
 
 def _gpus(hardware: str) -> list[str]:

@@ -151,11 +151,12 @@ def _widened(
     Errors of held-out configurations are those of a hierarchical model, around the other fit's beforehand.
     """
     errors = dict(around.errors)
-    for name in ("", *sorted(set(kind))) if configurations else ():
-        old, here = errors.get(name, errors[""]), (kind == name) | (name == "")
-        scores, cells = configurations.scores[here], configurations.held_out.configurations[here]
-        cell = group_half_width(scores, cells.astype(str), old.cell / _NORMAL)
-        errors[str(name)] = old.model_copy(update={"cell": cell})
+    if configurations is not None:
+        scores, cells = configurations.scores, configurations.held_out.configurations.astype(str)
+        for name in ("", *sorted(set(kind))):
+            old, here = errors.get(name, errors[""]), (kind == name) | (name == "")
+            cell = group_half_width(scores[here], cells[here], old.cell / _NORMAL)
+            errors[str(name)] = old.model_copy(update={"cell": cell})
     ranges = fit.ranges
     if around.rows:
         seen = {n: (around.ranges[n], fit.ranges[n]) for n in fit.ranges}

@@ -147,11 +147,13 @@ def shape_and_quantization(text: str) -> tuple[str, str]:
 
 
 def _check_params(said: ModelSaid, name: str, place: str) -> None:
-    spec = spec_of(name)
+    spec, families = spec_of(name), _FAMILIES.get(said.architecture, ())
+    if families and not model_name(name).lower().startswith(families):
+        rule = f"be a model that llama.cpp runs as {said.architecture}, as the file says"
+        raise InputError(f"{place}, model", rule, name)
     if said.params is None or spec is None:
         return
-    within = max(said.params_within, 0.02 * spec.params)
-    if abs(said.params - spec.params) > within:
+    if abs(said.params - spec.params) > max(said.params_within, 0.005 * spec.params):
         billions = f"{spec.params / 1e9:.4g} billion"
         rule = f"have the {billions} parameters of {model_name(name)} (--model tells its shape)"
         raise InputError(

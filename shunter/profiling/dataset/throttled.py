@@ -37,7 +37,7 @@ def throttled(frame: pd.DataFrame) -> pd.Series[bool]:
     Returns:
         Shape (n_rows,), the frame's index.
     """
-    return (_reasons(frame) > 0) | _slow(frame)
+    return _slow(frame) | (_reasons(frame) > 0)
 
 
 def throttled_words(frame: pd.DataFrame) -> str:

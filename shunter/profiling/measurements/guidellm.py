@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from shunter.profiling.measurements.measurement import Fields, Reading
+from shunter.profiling.measurements.measurement import Fields, Measurement, Reading
 from shunter.profiling.measurements.served import Served, operations
 
 
@@ -23,7 +23,8 @@ def read_guidellm(path: str, report: Mapping[str, Any]) -> Reading:
     """
     whole = Fields(path, report)
     version = whole.part("metadata").text("guidellm_version")
-    measurements, left_out = [], {}
+    measurements: list[Measurement] = []
+    left_out: dict[str, str] = {}
     for number, benchmark in enumerate(whole.objects("benchmarks")):
         run = Fields(f"{path}: benchmark {number}", benchmark)
         if run.part("metrics", "request_totals").count("successful", missing=1) == 0:
