@@ -182,3 +182,20 @@ def test_llama_bench_itself(capsys, folder):
         assert set(data["model"]) == {"m"}
         assert (data["gpu_layers"] == data["total_layers"]).all()
         assert data["engine_version"].str.startswith("llama.cpp ").all()
+
+
+def test_a_table_that_rounds_sizes_is_of_the_checkpoint_that_is_there(capsys, folder):
+    """Sizes that no catalogue knows: exact in JSON, rounded in Markdown, one model all the same."""
+    for name in ("llama-bench.json", "llama-bench.md"):
+        text = (
+            (CORPUS / name)
+            .read_text()
+            .replace("Q4_K - Medium", "Q4_K - Small")
+            .replace("-Q4_K_M.gguf", "-Q4_K_S.gguf")
+        )
+        (folder / name).write_text(text.replace("4912898304", "4692669000").replace("4.58 GiB", "4.37 GiB"))
+        run(capsys, "dataset", "import", name, "--device", "RTX 4090", "--out", "d.parquet")
+    data = read_dataset("d.parquet")
+    assert set(data["model"]) == {"Llama-3-8B Q4_K_S"}
+    assert set(data["weight_bytes"]) == {4692669000}
+    assert data["session_id"].nunique() == 2

@@ -181,6 +181,8 @@ def _update(
         raise InputError("--events", "be given with --update", None)
     if scenario is None:
         raise InputError("--scenario", "be given with --update", None)
+    if out is None and str(performance) == PUBLISHED and not performance.exists():
+        raise InputError("--out", f"be given: {PUBLISHED} itself is not changed", None)
     update(console, performance, events, scenario, engine=engine, out=out or performance, verbose=verbose)
 
 

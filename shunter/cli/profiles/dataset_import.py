@@ -104,9 +104,9 @@ def dataset_import(
         engine_version=engine_version,
         host_bandwidth_bytes_per_s=host_bandwidth and 1e9 * host_bandwidth,
     )
-    imported = imported_rows(found, options)
-    before = len(read_dataset(out)) if out.exists() else 0
-    added = len(append_rows(out, imported.rows)) - before
+    known = read_dataset(out) if out.exists() else None
+    imported = imported_rows(found, options, known)
+    added = len(append_rows(out, imported.rows)) - (0 if known is None else len(known))
     there = len(imported.rows) - added
     written = f"{out}: {added} rows added" + (f", {there} were there already" if there else "")
     tools = ", ".join(dict.fromkeys(m.tool for m in found))

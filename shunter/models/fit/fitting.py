@@ -162,7 +162,7 @@ def _sheets_by_hardware(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def _host_bandwidths(frame: pd.DataFrame) -> dict[str, float]:
-    """What own rows say of the host beside a GPU, where all say the same; published ones are of many hosts."""
+    """What own rows say of the host beside a GPU, where all say one thing; published ones are of many."""
     own = frame[(frame["datasheet"] != "") & (frame["hardware_id"] != "published")]
     said = own.dropna(subset="host_bandwidth_bytes_per_s").groupby("datasheet")["host_bandwidth_bytes_per_s"]
     return {str(sheet): float(of.iloc[0]) for sheet, of in said if of.nunique() == 1}

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from shunter.catalog.devices import parse_device
+from shunter.catalog.work import FACT_COLUMNS
 from shunter.errors import InputError
 from shunter.models.datasheets import HOST_BANDWIDTH_BYTES_PER_S, gpu_name
 from shunter.models.published.naming import Namer
@@ -58,12 +61,15 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def imported_rows(measurements: Iterable[Measurement], options: ImportOptions) -> Imported:
+def imported_rows(
+    measurements: Iterable[Measurement], options: ImportOptions, beside: pd.DataFrame | None = None
+) -> Imported:
     """Turns measurements into rows; the same ones always become the same rows.
 
     Args:
         measurements: Of any tools.
         options: What their files do not say.
+        beside: The dataset that they will be added to: a model that it has is the same one.
 
     Raises:
         InputError: A file does not say, and no option does, what a row needs: the model's shape, how its
@@ -71,6 +77,10 @@ def imported_rows(measurements: Iterable[Measurement], options: ImportOptions) -
         UnknownNameError: A kind of device is not known.
     """
     known, namer = list(measurements), Namer(options.models, options.quantization)
+    if beside is not None:
+        names = ["model", "checkpoint_format", "quantization", *FACT_COLUMNS]
+        there: list[dict[Any, Any]] = beside[names].drop_duplicates("model").to_dict("records")
+        namer.found.update({str(facts["model"]): facts for facts in there})
     rows: list[dict[str, Any]] = []
     seen: Counter[tuple[str, str]] = Counter()
     for measurement in known:

@@ -51,12 +51,13 @@ class Namer:
 
     Attributes:
         notes: What was concluded, and from what, in words.
+        found: Facts by the name of the dataset; a table that rounds sizes takes those that are there.
     """
 
     given: Mapping[str, str]
     quantization: str = ""
     notes: dict[str, None] = field(default_factory=dict)
-    _found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def facts(self, said: ModelSaid, place: str) -> dict[str, Any]:
         """The dataset's model columns.
@@ -69,7 +70,7 @@ class Namer:
             InputError: Its shape is not known, or its quantisation, or its size is another one's.
         """
         facts = self._checkpoint(said) or self._named(said, place)
-        kept = self._found.setdefault(str(facts["model"]), facts)
+        kept = self.found.setdefault(str(facts["model"]), facts)
         apart = abs(facts["weight_bytes"] / kept["weight_bytes"] - 1)
         if (facts["params"], facts["quantization"]) != (kept["params"], kept["quantization"]) or apart > 0.01:
             rule = f"be one checkpoint wherever it is called {facts['model']} (--model tells them apart)"
