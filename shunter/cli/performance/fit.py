@@ -136,7 +136,9 @@ def fit(
     written = f"{path}: {len(model.models)} models, {len(model.cv)} targets"
     if verbose:
         console.print(errors_table(model))
-    errors = [correction_words(c) for c in model.state_.corrected] if others else _errors_words(model)
+    errors = [correction_words(c) for c in model.state_.corrected] or _errors_words(model)
+    if not card and (path.parent / "card.html").exists():
+        notes.append(f"note: {path.parent / 'card.html'} shows a model that was fitted before")
     say_answer(console, [*errors, *notes], [*card, written], verbose=verbose)
 
 
