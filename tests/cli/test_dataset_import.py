@@ -199,3 +199,43 @@ def test_a_table_that_rounds_sizes_is_of_the_checkpoint_that_is_there(capsys, fo
     assert set(data["model"]) == {"Llama-3-8B Q4_K_S"}
     assert set(data["weight_bytes"]) == {4692669000}
     assert data["session_id"].nunique() == 2
+
+
+def test_models_that_nobody_knows_are_left_out_and_the_others_are_not(capsys, folder):
+    text = (CORPUS / "llama-bench.md").read_text()
+    moe = "| qwen3moe 30B.A3B Q4_K - Medium | 17.28 GiB | 30.53 B | CUDA | 99 | tg128 | 170.25 ± 1.20 |"
+    (folder / "t.md").write_text(text.replace("\n\nbuild", f"\n{moe}\n\nbuild"))
+    out = run(capsys, "dataset", "import", "t.md", "--device", "RTX 4090", "--out", "d.parquet", "--verbose")
+    assert "left out: t.md: row 7: model must be a dense transformer of the catalogue" in out
+    assert set(read_dataset("d.parquet")["model"]) == {"Llama-3-8B Q4_K_M"}
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [
+        ("cpu:2-threads", "--device must have the 1 threads of the file"),
+        ("RTX 4090", "--device must be a CPU, which the file says"),
+        ("cpu:x", "--device must have the form"),
+    ],
+)
+def test_a_device_that_is_not_the_files_is_told(capsys, device, says):
+    run(capsys, "checkpoint", "m.gguf", "--like", "Qwen3-8B", "--size", "2MB")
+    bench = CORPUS / "llama-bench-cpu.json"
+    error = run(capsys, "dataset", "import", bench, "--model", "m.gguf", "--device", device, code=2)
+    assert says in error
+
+
+def test_a_gpu_without_data_sheet_is_fitted_by_itself(capsys, folder):
+    text = (
+        (CORPUS / "llama-bench.json").read_text().replace("NVIDIA GeForce RTX 4090", "AMD Radeon RX 7900 XTX")
+    )
+    (folder / "r.json").write_text(text.replace('"CUDA"', '"Vulkan"'))
+    run(capsys, "dataset", "import", "r.json", "--out", "d.parquet")
+    device = "AMD Radeon RX 7900 XTX (Vulkan)"
+    assert set(read_dataset("d.parquet")["device"]) == {device}
+    run(capsys, "fit", "d.parquet", "--quick", "--out", "perf")
+    rows = [{"engine": "llama-cpp", "device": device, "model": "Llama-3-8B Q4_K_M", "operation": "decode",
+             "context_tokens": 64.5, "gpu_layers": 16}]  # fmt: skip
+    pd.DataFrame(rows).to_csv("asked.csv", index=False)
+    run(capsys, "predict", "asked.csv", "--performance", "perf", "--out", "p.csv")
+    assert pd.read_csv("p.csv")["duration_s_predicted"][0] == pytest.approx(0.0462, rel=0.25)

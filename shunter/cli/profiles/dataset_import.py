@@ -109,6 +109,7 @@ def dataset_import(
     added = len(append_rows(out, imported.rows)) - (0 if known is None else len(known))
     there = len(imported.rows) - added
     written = f"{out}: {added} rows added" + (f", {there} were there already" if there else "")
+    left_out.update(imported.left_out)
     tools = ", ".join(dict.fromkeys(m.tool for m in found))
     lines = [f"{len(imported.rows)} rows of {tools}", *_left_out_words(left_out)]
     notes = [f"note: {note}" for note in imported.notes]

@@ -55,10 +55,12 @@ class Imported:
     Attributes:
         rows: In the dataset's columns.
         notes: What was concluded, and what stays unknown.
+        left_out: Why a measurement is no row, by place: its model's shape is not known, say.
     """
 
     rows: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
+    left_out: Mapping[str, str]
 
 
 def imported_rows(
@@ -72,8 +74,8 @@ def imported_rows(
         beside: The dataset that they will be added to: a model that it has is the same one.
 
     Raises:
-        InputError: A file does not say, and no option does, what a row needs: the model's shape, how its
-            weights are stored, the device, the engine; or an option says something else than the file.
+        InputError: No file says, and no option does, what a row needs: the model's shape, how its weights
+            are stored, the device, the engine; or an option says something else than a file.
         UnknownNameError: A kind of device is not known.
     """
     known, namer = list(measurements), Namer(options.models, options.quantization)
@@ -83,8 +85,15 @@ def imported_rows(
         namer.found.update({str(facts["model"]): facts for facts in there})
     rows: list[dict[str, Any]] = []
     seen: Counter[tuple[str, str]] = Counter()
+    refused: dict[str, InputError] = {}
     for measurement in known:
-        facts = _facts(measurement, options, namer)
+        try:
+            facts = _facts(measurement, options, namer)
+        except InputError as error:
+            if not error.field.startswith(measurement.place):
+                raise  # an option is wrong, for all
+            refused[measurement.place] = error
+            continue
         for duration_s in measurement.duration_s:
             of = (facts["session_id"], facts["cell_id"])
             row = {**facts, **_times(measurement, duration_s), "repeat": seen[of]}
@@ -92,7 +101,12 @@ def imported_rows(
             # What was measured, not where it lay: a file that is imported twice is the same rows.
             told = [row[name] for name in sorted(row) if name not in ("session_id", "source")]
             rows.append({**row, "row_id": f"import/{digest(told, 20)}"})
-    return Imported(tuple(rows), (*namer.notes, *_unknown(known, rows, options)))
+    if not rows:
+        raise next(iter(refused.values()))
+    taken = [measurement for measurement in known if measurement.place not in refused]
+    notes = (*namer.notes, *_unknown(taken, rows, options))
+    why = {p: str(error).removeprefix(f"{p}, ") for p, error in refused.items()}
+    return Imported(tuple(rows), notes, why)
 
 
 def _facts(m: Measurement, options: ImportOptions, namer: Namer) -> dict[str, Any]:
@@ -175,9 +189,15 @@ def _device(m: Measurement, options: ImportOptions) -> tuple[str, str, int]:
     given = options.device
     if re.match(r"(cpu|loopback|cuda|vulkan)\b(?!\s)", given) and (given == "cpu" or ":" in given):
         device = parse_device(given, field="--device")
+        threads = int(found[1]) if (found := re.search(r":(\d+)-threads", given)) else None
+        if device.kind == "cpu" and (threads or m.threads) is None:
+            raise InputError("--device", "say the threads, as in cpu:8-threads", given)
+        if threads and m.threads and threads != m.threads:
+            raise InputError("--device", f"have the {m.threads} threads of the file ({m.place})", given)
         if said or (m.backend not in ("CPU", "") and device.kind == "cpu"):
             raise InputError("--device", f"be what the file says, {said or m.backend} ({m.place})", given)
-        return device.hardware_name, device.kind, 1
+        name = f"cpu:{threads or m.threads}-threads" if device.kind == "cpu" else device.hardware_name
+        return name, device.kind, 1
     if said and given and (gpu_name(said) or said) != (gpu_name(given) or given):
         raise InputError("--device", f"be what the file says, {said}, or be left out ({m.place})", given)
     if said or given:

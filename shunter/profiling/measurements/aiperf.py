@@ -137,7 +137,8 @@ def _concurrency(config: Fields) -> float | None:
     load = config.part("loadgen")
     if load.has("concurrency"):
         return load.number("concurrency", 1)
-    phases = [Fields(config.place, phase) for phase in config.objects("phases")]
+    listed = [Fields(config.place, phase) for phase in config.objects("phases")]
+    phases = [*listed, *config.children("phases")]
     said = {phase.number("concurrency", 1) for phase in phases if phase.has("concurrency")}
     return said.pop() if len(said) == 1 else None
 
