@@ -27,6 +27,10 @@ _NATIVE = ("CUDA", "ROCM", "HIP", "")
 """What drives a GPU as its data sheet is about; Vulkan on the same one is a device of its own."""
 
 
+_NOT_TOLD = ("session_id", "source", "checkpoint_format", *FACT_COLUMNS)
+"""What an id does not depend on: where a file lies, and what the model's name stands for."""
+
+
 @dataclass(frozen=True)
 class ImportOptions:
     """What files do not say; empty or None: not known either.
@@ -99,7 +103,7 @@ def imported_rows(
             row = {**facts, **_times(measurement, duration_s), "repeat": seen[of]}
             seen[of] += 1
             # What was measured, not where it lay: a file that is imported twice is the same rows.
-            told = [row[name] for name in sorted(row) if name not in ("session_id", "source")]
+            told = [row[name] for name in sorted(row) if name not in _NOT_TOLD]
             rows.append({**row, "row_id": f"import/{digest(told, 20)}"})
     if not rows:
         raise next(iter(refused.values()))
@@ -189,13 +193,13 @@ def _device(m: Measurement, options: ImportOptions) -> tuple[str, str, int]:
     given = options.device
     if re.match(r"(cpu|loopback|cuda|vulkan)\b(?!\s)", given) and (given == "cpu" or ":" in given):
         device = parse_device(given, field="--device")
+        if said or (m.backend not in ("CPU", "") and device.kind == "cpu"):
+            raise InputError("--device", f"be what the file says, {said or m.backend} ({m.place})", given)
         threads = int(found[1]) if (found := re.search(r":(\d+)-threads", given)) else None
         if device.kind == "cpu" and (threads or m.threads) is None:
             raise InputError("--device", "say the threads, as in cpu:8-threads", given)
         if threads and m.threads and threads != m.threads:
             raise InputError("--device", f"have the {m.threads} threads of the file ({m.place})", given)
-        if said or (m.backend not in ("CPU", "") and device.kind == "cpu"):
-            raise InputError("--device", f"be what the file says, {said or m.backend} ({m.place})", given)
         name = f"cpu:{threads or m.threads}-threads" if device.kind == "cpu" else device.hardware_name
         return name, device.kind, 1
     if said and given and (gpu_name(said) or said) != (gpu_name(given) or given):
