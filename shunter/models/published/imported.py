@@ -210,6 +210,9 @@ def _device(m: Measurement, options: ImportOptions) -> tuple[str, str, int]:
         name = gpu_name(said or given) or said or given
         backend = m.backend.upper()
         name = name if backend in _NATIVE else f"{name} ({m.backend})"
+        if len(m.gpus) > 1 and gpu_name(name) is None:
+            rule = "be one where the catalogue has no data sheet of it"
+            raise InputError(f"{m.place}, GPUs", rule, f"{len(m.gpus)} of {name}")
         return name, "cuda" if gpu_name(name) else backend.lower() or "gpu", max(1, len(m.gpus))
     if m.backend == "CPU" and m.threads:
         return f"cpu:{m.threads}-threads", "cpu", 1
@@ -227,6 +230,9 @@ def _unknown(known: list[Measurement], rows: list[dict[str, Any]], options: Impo
         "the processor": sum(not m.cpu for m in known),
     }
     yield from (f"not known: {what}, of {n} measurements" for what, n in silent.items() if n)
+    devices = sorted({row["device"] for row in rows if ":" not in row["device"]})
+    for name in (name for name in devices if gpu_name(name) is None):
+        yield f"{name} has no data sheet here: it is fitted by itself, and others' rows say nothing of it"
     split = any(row["offload_ratio"] > 0 and row["device_kind"] != "cpu" for row in rows)
     if split and options.host_bandwidth_bytes_per_s is None:
         assumed = HOST_BANDWIDTH_BYTES_PER_S / 1e9
