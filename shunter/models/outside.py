@@ -10,8 +10,6 @@ from shunter.models.performance import TIMED, PerformanceModel
 from shunter.models.physics import PHYSICS, rated_configurations
 from shunter.models.physics.features import TARGETS, feature_frame
 
-__all__ = ["why_out_of_range"]
-
 
 def why_out_of_range(model: PerformanceModel, frame: pd.DataFrame) -> list[str]:
     """Says of each configuration what of its time is beyond what was measured; empty for what is not.

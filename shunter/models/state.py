@@ -17,6 +17,8 @@ from shunter.models.fit.shared import CrossDeviceFit
 from shunter.models.scales import Scale
 from shunter.models.validation.held_out import Errors
 
+__all__ = ["CorrectionErrors"]
+
 FORMAT_VERSION = 2
 _FILE_NAME = "performance.json"
 

@@ -14,6 +14,8 @@ from shunter.errors import InputError
 from shunter.models.fit.intervals import UNKNOWN
 from shunter.models.physics.features import DIFFERENCES, TARGETS, feature_frame, feature_names
 
+__all__ = ["TargetFit"]
+
 Array = npt.NDArray[np.float64]
 
 _SMALL_SHARE = 0.05

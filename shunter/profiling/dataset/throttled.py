@@ -60,7 +60,7 @@ def throttled_words(frame: pd.DataFrame) -> str:
 
 def _reasons(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
     """Reasons that slow a measurement: a dataset from elsewhere may hold the harmless ones too."""
-    return frame["throttle_reasons"].fillna(0).to_numpy().astype(np.int64) & ~HARMLESS_REASONS
+    return frame["throttle_reasons"].fillna(0).clip(0, 2**53).to_numpy().astype(np.int64) & ~HARMLESS_REASONS
 
 
 def _slow(frame: pd.DataFrame) -> pd.Series[bool]:
