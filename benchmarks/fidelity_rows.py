@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.form import Row, at_least, at_most, reported
+from shunter.envs.workload.draw import shares_of
 from shunter.envs.world.world import World
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.runs import Run
@@ -235,9 +236,9 @@ def drift_rows(engine: str, before: pd.DataFrame, after: pd.DataFrame) -> list[R
 
 
 def _loads_row(engine: str, world: World) -> Row:
-    """Mean load over mean service, of models by popularity at their highest level."""
+    """Mean load over mean service, of models by their shares of requests, at their highest level."""
     first = [levels.index(max(levels)) for levels in world.gpu_layers]
-    share = np.arange(1, world.models + 1) ** -world.scenario.workload.popularity_zipf
+    share = shares_of(world.scenario)
     load_s = float(np.average(world.tables.load_s[0, np.arange(world.models), first], weights=share))
     taken = np.array([world.tables.footprint_bytes[0, m, k] for m, k in enumerate(first)])
     note = (

@@ -80,7 +80,8 @@ def kinds(scenario: str) -> tuple[str, ...]:
     skewed, equal = workload.popularity_zipf >= SKEWED, len({d.hardware_name for d in loaded.devices}) == 1
     crowded = models > 2 * devices
     changing = workload.sessions is not None or workload.popularity_drift_s is not None
-    bursty = workload.arrivals.bursts is not None or workload.arrivals.diurnal is not None
+    arrivals = workload.arrivals
+    bursty = any(one is not None for one in (arrivals.bursts, arrivals.diurnal, arrivals.steps))
     found = {
         "several devices": devices > 1,
         "prefetch": devices > 1 and workload.sessions is not None,

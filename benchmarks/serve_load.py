@@ -297,7 +297,7 @@ def _ends(draws: Floats) -> tuple[float, float]:
 def _decisions(record: Path) -> Row:
     """How long decisions took, the first few aside, for which code was loaded."""
     logs = [pd.read_parquet(path, columns=["decision_s"]) for path in sorted(record.glob("events-*.parquet"))]
-    took_ms = 1e3 * pd.concat(logs).decision_s.to_numpy()[20:]
+    took_ms = 1e3 * pd.concat(logs).decision_s.dropna().to_numpy()[20:]
     note = f"{len(took_ms)} decisions of the shipped policy; median {np.median(took_ms):.2f} ms"
     return at_most(
         reported("decision, p99", float(np.quantile(took_ms, 0.99)), "ms", note=note), DECISION_BAR_MS

@@ -162,7 +162,7 @@ class ServePlace(Place):
         if path.exists():
             starts = json.loads(path.read_text(encoding="utf-8"))
             world = with_footprints(world, np.array(starts["footprint_bytes"]))
-            times = {name: np.array(starts[name]) for name in ("load_s", "unload_s")}
+            times = {name: np.array(starts[name]) for name in ("load_s", "unload_s", "load_contention")}
             times["cold_load_s"] = times["load_s"]
             world = replace(world, tables=world.tables.changed(**times))
         workload = world.scenario.workload.model_copy(update={"requests": self.serving.requests})
@@ -234,7 +234,10 @@ class ServePlace(Place):
             await listening.stop()
 
     async def _starts(self) -> dict[str, Any]:
-        """Seconds of starts and ends, and memory, of every model and level, as the gateway has them."""
+        """Seconds of starts and ends, and memory, of every model and level, as the gateway has them.
+
+        And how far a start is slowed down by what another server runs meanwhile.
+        """
         world = make_world(self.folder / "scenario.yaml", PerformanceModel.load(self.folder / "perf"))
         tables = world.tables
         found = {name: np.array(getattr(tables, name)) for name in ("load_s", "unload_s")}
@@ -256,7 +259,32 @@ class ServePlace(Place):
                 found["unload_s"][at] = statistics.median(unloads[1:])
                 footprint_bytes[at] = max(sizes)
         found["footprint_bytes"] = footprint_bytes
+        found["load_contention"] = np.array([await self._contention(world)])
         return {name: values.tolist() for name, values in found.items()}
+
+    async def _contention(self, world: World) -> float:
+        """How much longer the second model's start takes while the first one decodes, relative."""
+        loading = launch_of(world, 0, 1, -1)
+        alone: list[float] = []
+        beside: list[float] = []
+        running = _made(self.settings, *launch_of(world, 0, 0, -1))
+        await running.start()
+        name, long = world.scenario.models[0].name, world.scenario.limits.context_tokens // 2
+        try:
+            async with aiohttp.ClientSession(running.url) as client:
+                for n in range(2 * STARTS):
+                    body = {"model": name, "prompt": [TOKEN_IDS[0]] * 8, "max_tokens": long}
+                    answer = asyncio.create_task(_answer(client, body, 0.0)) if n % 2 else None
+                    begun_s = time.monotonic()
+                    server = _made(self.settings, *loading)
+                    await server.start()
+                    (beside if n % 2 else alone).append(time.monotonic() - begun_s)
+                    await server.stop()
+                    if answer is not None:
+                        await answer
+        finally:
+            await running.stop()
+        return float(np.clip(statistics.median(beside) / statistics.median(alone) - 1.0, 0.0, 1.0))
 
     def _rate(self) -> None:
         """Arrivals per second: a share of what fifo-swap sustains."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "BrokenFileError",
@@ -26,6 +26,7 @@ __all__ = [
     "PluginError",
     "PolicyError",
     "ShunterError",
+    "ShunterWarning",
     "UnknownNameError",
     "VersionError",
 ]
@@ -61,6 +62,10 @@ class ShunterError(Exception):
     exit_code = 1
 
 
+class ShunterWarning(UserWarning):
+    """Something from outside is not gone by, and what is done instead; commands print it as one line."""
+
+
 class InputError(ShunterError):
     """A value from outside breaks a rule.
 
@@ -77,16 +82,30 @@ class InputError(ShunterError):
         self.field = field
 
 
-class UnknownNameError(InputError):
-    """A name is not among the known ones; the message lists the nearest."""
+_MOST_LISTED = 40
 
-    def __init__(self, field: str, name: str, known: Iterable[str]) -> None:
+
+class UnknownNameError(InputError):
+    """A name is not among the known ones; the message lists the nearest, and the others unless they are many.
+
+    Args:
+        field: What was given, as the user knows it.
+        name: The unknown name.
+        known: All known names.
+        nearest: Those that it may stand for, best first; None: those that are spelled alike.
+    """
+
+    def __init__(
+        self, field: str, name: str, known: Iterable[str], nearest: Sequence[str] | None = None
+    ) -> None:
         names = sorted(known)
         lowered = {n.lower(): n for n in names}
-        close = [lowered[c] for c in difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.4)]
-        hint = f"did you mean {' or '.join(close)}? (known: {', '.join(names)})"
+        alike = difflib.get_close_matches(name.lower(), list(lowered), n=3, cutoff=0.4)
+        close = [lowered[c] for c in alike] if nearest is None else nearest
+        listed = ", ".join(names) if len(names) <= _MOST_LISTED else f"{len(names)} names"
+        hint = f"did you mean {' or '.join(close)}? (known: {listed})"
         if not close:
-            hint = f"be one of {', '.join(names)}"
+            hint = f"be one of {listed}" if len(names) <= _MOST_LISTED else f"none of the {listed} is like it"
         ShunterError.__init__(self, f"{field}: unknown name {name!r}; {hint}")
         self.field = field
 

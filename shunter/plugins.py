@@ -11,7 +11,7 @@ from collections.abc import Collection
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from shunter.errors import PluginError
+from shunter.errors import PluginError, ShunterWarning
 
 __all__ = ["ENGINE_GROUP", "POLICY_GROUP", "find_plugin", "load_plugin", "package_of", "plugin_names"]
 
@@ -41,6 +41,7 @@ def find_plugin(group: str, name: str, ours: Collection[str]) -> EntryPoint | No
             warnings.warn(
                 f"the package {package_of(entry)} offers {entry.name!r} in {group}, which is a name of "
                 "shunter's own: ignored",
+                ShunterWarning,
                 stacklevel=2,
             )
     found = list(offered.select(name=name))

@@ -29,6 +29,7 @@ ARRIVALS: list[dict[str, Any]] = [
     {"arrivals": {"gaps": "weibull", "cv": 0.5}},
     {"arrivals": {"bursts": {"factor": 4, "share": 0.2, "mean_s": 3.0}}},
     {"arrivals": {"diurnal": {"amplitude": 0.9, "period_s": 20.0}}},
+    {"arrivals": {"steps": [{"span_s": 5.0, "factor": 1.0}, {"span_s": 2.0, "factor": 6.0}]}},
     {"sessions": {"turns": 3, "models": 1, "gap_s": 0.5}},
     {"popularity_drift_s": 5.0},
 ]

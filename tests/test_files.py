@@ -86,7 +86,7 @@ def test_no_other_code_puts_files_in_place_by_itself() -> None:
         "files.py",
         "profiling/checkpoints/synthetic.py",
         "profiling/checkpoints/safetensors.py",
-        "serve/servers/log.py",  # a full log is put aside
+        "serve/servers/processes/log.py",  # a full log is put aside
         "train/seeds.py",  # in the folder of a worker
     }
     writing = {"write_text", "write_bytes", "rename", "replace"}

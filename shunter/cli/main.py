@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from typer.core import TyperGroup
 
 from shunter import __version__
 from shunter.engines.base import EngineError
-from shunter.errors import ShunterError, UnknownNameError
+from shunter.errors import ShunterError, ShunterWarning, UnknownNameError
 
 COMMANDS = {
     "checkpoint": "Write a model of a known shape with random weights.",
@@ -157,9 +158,22 @@ def shunter(
     """Learned scheduling of several LLMs on shared, unequal GPUs."""
 
 
+def _in_a_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What Python prints of a warning: of ours what it says, not where in the code."""
+    if issubclass(category, ShunterWarning):
+        return f"shunter: note: {message}\n"
+    return _formatwarning(message, category, filename, lineno, line)
+
+
+_formatwarning = warnings.formatwarning
+
+
 def main(arguments: list[str] | None = None) -> Any:
-    """Runs the command line; errors of ours are one line on stderr and their exit code."""
+    """Runs the command line; errors of ours are one line on stderr and their exit code, warnings a line."""
     console = Console(stderr=True)
+    warnings.formatwarning = _in_a_line
     try:
         app(arguments, prog_name="shunter", standalone_mode=True)
     except (ShunterError, EngineError) as error:

@@ -14,7 +14,7 @@ from shunter.agents.registry import HEURISTICS, make_policy
 from shunter.cli.options import Json, Performance, Verbose, open_console, progress, say, seed_list
 from shunter.envs.scenario.library import find_scenario, performance_of, scenario_names, write_capacity
 from shunter.envs.scenario.scenario import Scenario, load_scenario
-from shunter.envs.scenario.workload import Workload
+from shunter.envs.scenario.workload import TracePart, Workload
 from shunter.envs.world.residency import residency
 from shunter.envs.world.world import World, load_performance, make_world
 from shunter.eval.metrics.capacity import GROWTH, SEEDS, Capacity, capacity, utilisation
@@ -179,12 +179,14 @@ def _workload_text(workload: Workload) -> str:
         ("replay" if workload.replay else "")
         or ("bursts" if arrivals.bursts else "")
         or ("diurnal" if arrivals.diurnal else "")
+        or ("steps" if arrivals.steps else "")
         or ("sessions" if workload.sessions else "")
         or arrivals.gaps
     )
     drift = ", drift" if workload.popularity_drift_s else ""
-    lengths = Path(workload.replay.file).name if workload.replay else Path(str(workload.lengths)).name
-    return f"{kind}{drift}; {lengths}"
+    lengths = workload.replay or workload.lengths
+    file = lengths.file if isinstance(lengths, TracePart) else Path(lengths)
+    return f"{kind}{drift}; {file.name}"
 
 
 def _residency_table(table: pd.DataFrame) -> ReportTable:

@@ -64,6 +64,10 @@ _Record = Annotated[
         show_default=False,
     ),
 ]
+_LogText = Annotated[
+    bool,
+    typer.Option("--log-text", help="Write the text of requests and answers into the record's folder too."),
+]
 _Queue = Annotated[int, typer.Option(min=1, help="Requests that may wait for one model; then 429.")]
 _Timeout = Annotated[str, typer.Option(help="Longest wait for a server; then 504.")]
 _Drain = Annotated[str, typer.Option(help="Longest wait for running requests when told to end.")]
@@ -101,6 +105,7 @@ def serve(
     api_key: _Keys = None,
     origin: _Origins = None,
     record: _Record = None,
+    log_text: _LogText = False,
     max_queue: _Queue = 512,
     timeout: _Timeout = "30m",
     drain: _Drain = "60s",
@@ -115,7 +120,7 @@ def serve(
     Models are loaded, kept and unloaded on unmodified llama-server and vllm serve processes as the policy
     decides; requests wait here until their model is ready. GET / shows what happens, /metrics counts it.
     SIGTERM lets running requests end; SIGHUP reads the scenario again. No text of prompts or answers is
-    written anywhere.
+    written anywhere but with --log-text.
 
     Examples:
 
@@ -131,6 +136,7 @@ def serve(
         raise InputError("--scenario", "be given, or --try instead", scenario and str(scenario))
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         raise InputError("--api-key", f"be given to listen at {host}: others could use your models", None)
+    _check_record(record, log_text=log_text)
     state_dir = state or cache_folder("serve")
     keys = tuple(key for source in api_key or () for key in read_api_keys(source))
     bound_s = seconds("--timeout", timeout)
@@ -143,10 +149,19 @@ def serve(
         http=HttpSettings(host=host, port=port, api_keys=keys, origins=tuple(origin or ())),
         gateway=GatewaySettings(max_queue=max_queue, timeout_s=bound_s, sleep_level=sleep),
         record=record,
+        log_text=log_text,
         drain_s=seconds("--drain", drain),
     )
     console = open_console()
     asyncio.run(run_gateway(what, lambda line: say(console, line)))
+
+
+def _check_record(record: Path | None, *, log_text: bool) -> None:
+    if log_text and record is None:
+        raise InputError("--record", "be given with --log-text: texts are written there", None)
+    if record is not None and (record.suffix == ".parquet" or record.is_file()):
+        rule = "be a folder (shunter workload convert FOLDER trace.parquet makes one trace of it)"
+        raise InputError("--record", rule, str(record))
 
 
 def _trial(folder: Path, llama_server: str | None) -> Path:

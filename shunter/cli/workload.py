@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,8 @@ from rich.console import Console
 
 from shunter.cli.options import open_console, say
 from shunter.envs.workload.fit import SCALES_S, Fit, dispersion, fit_arrivals
+from shunter.envs.workload.rates import LEVEL, PARTS
+from shunter.envs.workload.slices import slice_trace
 from shunter.envs.workload.trace_formats import FORMATS
 from shunter.envs.workload.traces import Trace, read_trace, write_trace
 from shunter.errors import InputError
@@ -27,11 +29,29 @@ Format = Annotated[
     ),
 ]
 Mend = Annotated[bool, typer.Option("--mend", help="Leave broken rows out and say so, instead of refusing.")]
+From = Annotated[
+    float | None,
+    typer.Option("--from", help="Only from so many seconds after the first request on.", show_default=False),
+]
+To = Annotated[
+    float | None,
+    typer.Option("--to", help="Only up to so many seconds after the first request.", show_default=False),
+]
+Requests = Annotated[
+    int | None, typer.Option(help="Only so many requests, the first of these.", show_default=False)
+]
 
 _QUANTILES = (0.05, 0.5, 0.95, 0.99, 1.0)
 
 
-def workload_show(trace: TraceArgument, format: Format = None, mend: Mend = False) -> None:
+def workload_show(
+    trace: TraceArgument,
+    format: Format = None,
+    mend: Mend = False,
+    from_s: From = None,
+    to_s: To = None,
+    requests: Requests = None,
+) -> None:
     """Say what a trace holds: rate, burstiness, lengths and models.
 
     Examples:
@@ -41,7 +61,7 @@ def workload_show(trace: TraceArgument, format: Format = None, mend: Mend = Fals
     shunter workload show BurstGPT_1.csv.gz --mend
     """
     console = open_console()
-    read = _read(console, trace, format, mend)
+    read = slice_trace(_read(console, trace, format, mend), from_s, to_s, requests, field=str(trace))
     frame, arrivals_s = read.frame, read.frame["arrival_s"].to_numpy()
     span_s = float(np.ptp(arrivals_s))
     rate = f", {(len(frame) - 1) / span_s:.3g} a second" if span_s else ""
@@ -58,25 +78,34 @@ def workload_convert(
     trace: TraceArgument,
     out: Annotated[Path, typer.Argument(help="File to write.", show_default=False)],
     to: Annotated[
-        str | None,
-        typer.Option(help=f"{', '.join(FORMATS)}; by default as OUT's ending says.", show_default=False),
+        list[str] | None,
+        typer.Option(
+            help=f"Format: {', '.join(FORMATS)}; by default as OUT's ending says. A number: only requests up "
+            "to so many seconds after the first.",
+            show_default=False,
+        ),
     ] = None,
     format: Format = None,
     mend: Mend = False,
+    from_s: From = None,
+    requests: Requests = None,
 ) -> None:
-    """Write a trace in another format.
+    """Write a trace, or a part of it, in another format.
 
     Examples:
 
     shunter workload convert AzureLLMInferenceTrace_conv.csv trace.parquet
 
     shunter workload convert trace.parquet trace.csv --to vidur
+
+    shunter workload convert trace.parquet hour.csv --to vidur --from 3600 --to 7200
     """
     console = open_console()
     if out.exists():
         raise InputError("OUT", "not exist yet", str(out))
-    read = _read(console, trace, format, mend)
-    write_trace(read.frame, out, format=to)
+    target, to_s = _target_and_end(to or [])
+    read = slice_trace(_read(console, trace, format, mend), from_s, to_s, requests, field=str(trace))
+    write_trace(read.frame, out, format=target)
     say(console, f"{out}: {len(read.frame)} requests")
 
 
@@ -87,35 +116,94 @@ def workload_fit(
     ] = None,
     format: Format = None,
     mend: Mend = False,
+    from_s: From = None,
+    to_s: To = None,
+    requests: Requests = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the twins drawn for the comparison.")] = 0,
 ) -> None:
     """Calibrate a synthetic twin of a trace's arrivals; lengths are drawn from the trace itself.
 
     The kind of process and its parameters come from the first half of the trace; the twin is then compared
-    with the second half, beside what the first half reaches there.
+    with the second half, beside what the first half reaches there. A trace whose rate changes gets steps or a
+    diurnal swing, whichever explains the requests better that it was not fitted to.
 
     Examples:
 
     shunter workload fit AzureLLMInferenceTrace_conv.csv --out workload.yaml
+
+    shunter workload fit trace.parquet --from 3600 --to 7200
     """
     console = open_console()
     if out is not None and out.exists():
         raise InputError("--out", "not exist yet", str(out))
-    fit = fit_arrivals(_read(console, trace, format, mend).frame, seed=seed)
+    read = slice_trace(_read(console, trace, format, mend), from_s, to_s, requests, field=str(trace))
+    fit = fit_arrivals(read.frame, seed=seed)
+    for line in _change_lines(fit):
+        say(console, line)
     console.print(_fit_table(fit).to_rich())
     others = ", ".join(f"{name} {score:.2f}" for name, score in fit.others.items())
     say(console, f"{fit.name} looks most like the first half (score {fit.seen.score:.2f}; {others})")
+    part = {"from_s": from_s, "to_s": to_s, "requests": requests}
+    reading = {"format": format, "mend": mend or None, **part}
     section = {
-        "rate_per_s": round(fit.rate_per_s, 6),
+        "rate_per_s": float(f"{fit.rate_per_s:.6g}"),
         "arrivals": fit.arrivals.model_dump(mode="json", exclude_none=True),
-        "lengths": str(trace.absolute()),
+        "lengths": _lengths_section(trace, {k: v for k, v in reading.items() if v is not None}),
     }
+    if fit.arrivals.steps is not None:
+        section = {"requests": len(read.frame), **section}  # fewer would not see the last step
     text = yaml.safe_dump({"workload": section}, sort_keys=False)
     if out is None:
         say(console, text)
     else:
         write_text(out, text)
         say(console, f"{out}: the workload section for a scenario")
+
+
+def _target_and_end(given: list[str]) -> tuple[str | None, float | None]:
+    """The format and the time among what ``--to`` was given."""
+    formats = [text for text in given if _seconds(text) is None]
+    times_s = [end_s for text in given if (end_s := _seconds(text)) is not None]
+    if max(len(formats), len(times_s)) > 1:
+        raise InputError("--to", "be given once as a format, and once as a time at most", " ".join(given))
+    return next(iter(formats), None), next(iter(times_s), None)
+
+
+def _seconds(text: str) -> float | None:
+    """The number that a text is; None: it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _lengths_section(trace: Path, reading: dict[str, Any]) -> str | dict[str, Any]:
+    """``workload.lengths`` of what was read of a trace: the file alone where nothing else was asked."""
+    file = str(trace.absolute())
+    return {"file": file, **reading} if reading else file
+
+
+def _change_lines(fit: Fit) -> list[str]:
+    """Whether one rate is true of the trace, in words."""
+    change = fit.change
+    if not change.refuted:
+        return [f"a steady rate is not refuted (p = {change.p_value:.2g})"]
+    if change.p_value < LEVEL:
+        why = f"arrivals of one rate are spread so unequally with p < {LEVEL:g}"
+    else:
+        why = "a sine fitted to the first half foretells the second"
+    lines = [
+        f"its rate is not steady, a stationary fit is wrong: {why}; of {PARTS} parts of equally many "
+        f"requests the slowest has {change.slowest_per_s:.3g} a second and the fastest "
+        f"{change.fastest_per_s:.3g}, where one rate says {fit.rate_per_s:.3g}"
+    ]
+    gains = ", ".join(f"{kind} {gain:.3f}" for kind, gain in change.gains.items())
+    taken = f"{change.kind} taken" if change.kind else "none of them helps, the twin keeps one rate"
+    lines.append(
+        f"explained of every second request, fitted to the others, in nats a request: {gains}, a steady rate "
+        f"0: {taken}"
+    )
+    return lines
 
 
 def _read(console: Console, path: Path, format: str | None, mend: bool) -> Trace:
@@ -165,5 +253,7 @@ def _fit_table(fit: Fit) -> ReportTable:
         "KS: largest distance of the distributions of gaps over their mean. Then the ratio of the indices of "
         "dispersion by window length. Score: KS plus the mean absolute logarithm of the ratios."
     )
+    if fit.change.kind:
+        note = f"All with the changes of the rate taken out. {note}"
     columns = ("compared", "KS", *(f"{scale:g} s" for scale in SCALES_S), "score")
     return ReportTable("How alike the arrivals are", columns, tuple(rows), note)

@@ -29,7 +29,8 @@ class Timeline:
         residents: device, model, gpu_layers, start_s (end of the load), end_s (start of the operation that
             unloads it, or the end of the run).
         requests: request_id, model, arrival_s, first_token_s, finish_s; the last two missing if the log
-            ends before them.
+            ends before them. Of a gateway also sent_s, device (the last server that had it; missing for none)
+            and status: many run at once there, and the log does not say which.
         end_s: End of the run.
     """
 
@@ -42,6 +43,11 @@ class Timeline:
     residents: pd.DataFrame
     requests: pd.DataFrame
     end_s: float
+
+    @property
+    def of_gateway(self) -> bool:
+        """Whether clients' requests are known, and not quanta."""
+        return "sent_s" in self.requests
 
 
 def pick_run(events: pd.DataFrame, run_id: str | None) -> pd.DataFrame:
@@ -119,7 +125,7 @@ def _residents(operations: pd.DataFrame, end_s: float) -> pd.DataFrame:
         here: dict[str, dict[str, Any]] = {}
         for operation in each(of_device):
             loads = operation.operation == "load" and not isinstance(operation.fault, str)
-            if operation.operation in ("run", "evict") and operation.model not in here:
+            if operation.operation in ("run", "evict", "lose") and operation.model not in here:
                 here[str(operation.model)] = _resident(device, operation, 0.0)  # from the start
             gone = {*operation.evicted, *operation.lost, *([operation.model] if loads else [])}
             for model in gone & here.keys():

@@ -56,7 +56,7 @@ def _device_events(timeline: Timeline, device: str, pid: int) -> Iterator[Event]
     yield from _process(device, pid)
     yield _name("thread_name", pid, _DECISIONS, "decisions")
     yield _name("thread_name", pid, _OPERATIONS, "operations")
-    for row in _of(timeline.decisions, device):
+    for row in _of(timeline.decisions.dropna(subset=["choice_name"]), device):
         args = {"in_system": row.in_system, "policy_ms": round(row.decision_s * 1e3, 3)}
         instant = _event("i", row.choice_name, row.decided_s, pid, _DECISIONS)
         yield {**instant, "cat": "decision", "s": "t", "args": args}

@@ -85,7 +85,8 @@ def homes_of(scenario: Scenario, performance: PerformanceModel) -> list[Home]:
     tables = tabulation.tables
     work_s = np.where(tables.level_ok, mean_work_s(tables, tabulation.lengths), np.inf)
     shares = shares_of(scenario)
-    best_s = work_s.min(axis=2) * shares  # (devices, models)
+    least_s = work_s.min(axis=2)  # (devices, models)
+    best_s = np.multiply(least_s, shares, out=np.full_like(least_s, np.inf), where=np.isfinite(least_s))
     placed_s = np.zeros(len(scenario.devices))
     device_of: dict[int, int] = {}
     for m in np.argsort(-np.where(np.isfinite(best_s), best_s, 0.0).max(axis=0), kind="stable"):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from shunter.catalog.devices import parse_device
+from shunter.catalog.work import kept_tokens, placed_configurations
 from shunter.models.performance import PerformanceModel
 
 __all__ = ["AssumedPerformance"]
@@ -47,11 +48,17 @@ class AssumedPerformance(PerformanceModel):
         """See ``PerformanceModel.predict``; all is out of range."""
         kinds = frame.device.map({name: parse_device(name).kind for name in frame.device.unique()})
         on_device = 1.0 - frame.offload_ratio
-        read_s = frame.weight_bytes * (
+        at = placed_configurations(frame)
+        experts = at.expert_bytes_device + at.expert_bytes_host
+        together = frame.batch.where(frame.operation.eq("decode"), frame.tokens)
+        read_bytes = frame.weight_bytes - experts * at.expert_idle_share**together
+        read_s = read_bytes * (
             on_device / kinds.map(READ_BYTES_PER_S) + frame.offload_ratio / READ_BYTES_PER_S["cpu"]
         )
-        kv_s = frame.batch * frame.context_tokens * frame.kv_bytes_per_token / kinds.map(READ_BYTES_PER_S)
-        work_s = 2.0 * frame.weight_bytes * frame.tokens / kinds.map(WORK_PER_S)
+        context_tokens = kept_tokens(at.context_tokens, at.windowed_share, at.window_tokens)
+        kv_s = frame.batch * context_tokens * frame.kv_bytes_per_token / kinds.map(READ_BYTES_PER_S)
+        active_bytes = frame.weight_bytes - experts * at.expert_idle_share
+        work_s = 2.0 * active_bytes * frame.tokens / kinds.map(WORK_PER_S)
         seconds = {
             "load": START_S + frame.weight_bytes / LOAD_BYTES_PER_S,
             "unload": pd.Series(0.2, frame.index),
@@ -59,7 +66,7 @@ class AssumedPerformance(PerformanceModel):
             "decode": read_s + kv_s,
         }
         taken_s = np.select([frame.operation.eq(name) for name in seconds], list(seconds.values()), 0.0)
-        kv_bytes = frame.kv_bytes_per_token * frame.max_batch * frame.max_context_tokens
+        kv_bytes = frame.kv_bytes_per_token * at.reserved_kv_tokens
         device_bytes = on_device * (frame.weight_bytes + kv_bytes) + BUFFER_BYTES
         is_load = frame.operation.eq("load")
         values = {

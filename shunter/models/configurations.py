@@ -9,9 +9,15 @@ import numpy as np
 import pandas as pd
 
 from shunter.catalog.devices import parse_device
-from shunter.catalog.work import CONFIGURATION_COLUMNS, FACT_COLUMNS
+from shunter.catalog.gpus import gpu_name
+from shunter.catalog.work import (
+    CONFIGURATION_COLUMNS,
+    EXPERT_LAYERS_ON_HOST,
+    FACT_COLUMNS,
+    FAMILY_COLUMNS,
+)
 from shunter.errors import InputError, UnknownNameError
-from shunter.models.datasheets import HOST, gpu_name
+from shunter.models.datasheets import HOST
 from shunter.models.physics import EXTRA_COLUMNS
 from shunter.models.physics.features import with_heads
 from shunter.models.published.rows import facts_of, model_name, quantization_name, spec_of
@@ -135,7 +141,21 @@ def _with_facts(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
         found = {str(name): model_facts(state, name) for name in frame["model"].unique()}
         columns = {c: frame["model"].map({name: row[c] for name, row in found.items()}) for c in lacking}
         frame = frame.assign(**columns)
-    return with_heads(frame)
+    return with_heads(_with_families(frame, state))
+
+
+def _with_families(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
+    """What is not said of windows and experts is what the profile or the catalogue says, or none."""
+    if not set(FAMILY_COLUMNS) & set(frame):
+        found = {
+            str(name): {**(facts_of(str(name)) or {}), **state.models.get(str(name), {})}
+            for name in frame["model"].unique()
+        }
+        told = {c: {name: row.get(c, 0.0) for name, row in found.items()} for c in FAMILY_COLUMNS}
+        if any(value for row in told.values() for value in row.values()):
+            frame = frame.assign(**{c: frame["model"].map(row) for c, row in told.items()})
+    given = [name for name in (*FAMILY_COLUMNS, EXPERT_LAYERS_ON_HOST) if name in frame]
+    return frame.assign(**{name: frame[name].fillna(0.0) for name in given}) if given else frame
 
 
 def _one_name(frame: pd.DataFrame, state: FittedState) -> pd.Series[Any]:
@@ -169,7 +189,8 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     least = {"gpu_count": 1, **dict.fromkeys(FACT_COLUMNS, 1)}
     limits = {"gpu_layers": frame["total_layers"]}
     numbers = {}
-    for name in (*FACT_COLUMNS, *CONFIGURATION_COLUMNS, *EXTRA_COLUMNS):
+    optional = (*EXTRA_COLUMNS, *FAMILY_COLUMNS, EXPERT_LAYERS_ON_HOST)
+    for name in (*FACT_COLUMNS, *CONFIGURATION_COLUMNS, *optional):
         if name in frame:
             values = pd.to_numeric(frame[name], errors="coerce")
             most = pd.to_numeric(limits[name], errors="coerce") if name in limits else _MOST

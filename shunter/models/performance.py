@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from shunter.catalog.gpus import similar_gpus
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.configurations import complete, hardware_name, model_facts, sheet_names
 from shunter.models.fit.fitting import fit_state
@@ -252,7 +253,8 @@ class PerformanceModel:
         where = ("kv_save_s", engine, hardware_name(device))
         shared = self._shared.get(where[:2])
         sheet = sheet_names(pd.Series([where[2]]), self.state_.devices)[0]
-        return any(key[:3] == where for key in self._fits) or (shared is not None and sheet in shared.devices)
+        of_sheet = shared is not None and sheet != "" and (not shared.devices or sheet in shared.devices)
+        return any(key[:3] == where for key in self._fits) or of_sheet
 
     def preemption_parts(self, engine: str, device: str) -> tuple[str, ...]:
         """The operations of a preemption there: where KV cannot be saved, the tokens are processed again."""
@@ -395,6 +397,8 @@ class PerformanceModel:
         known = [" ".join(k[1:]).strip() for k in self._fits if k[0] == target.name]
         known += [f"{e} on any GPU of the catalogue" for name, e in self._shared if name == target.name]
         rule = f"be profiled for {target.name}; known: {', '.join(sorted(known)) or 'none'}"
+        if shared is not None and (alike := similar_gpus(str(rows["device"].iloc[0]))):
+            rule += f"; GPUs of such a name: {', '.join(alike)}"
         asked = (engine, device or str(rows["device"].iloc[0]), key[3])
         raise InputError("engine and device", rule, " ".join(asked).strip())
 

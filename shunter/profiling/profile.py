@@ -23,6 +23,7 @@ def profile_models(
     device: str,
     out: str | os.PathLike[str],
     settings: SweepSettings | None = None,
+    names: Sequence[str] = (),
     mode: str = "new",
     python: str | None = None,
     ray: str | None = None,
@@ -39,6 +40,7 @@ def profile_models(
         device: As users write it.
         out: The Parquet dataset.
         settings: The grid; None: the default one.
+        names: Names of the models in their order; none: as their files are called.
         mode: ``new``, ``resume`` (measure only what the dataset lacks) or ``append`` (measure all again).
         python: Interpreter of the worker; None: this one.
         ray: Address of a Ray cluster among whose devices the sweep is shared; None: this machine.
@@ -49,7 +51,8 @@ def profile_models(
         InputError: Something asked for is wrong, or the dataset exists in mode ``new``.
         EngineError: The engine failed; rows measured until then are in the dataset.
     """
-    plan = plan_models(models, engine=engine, device=device, settings=settings or SweepSettings())
+    grid = settings or SweepSettings()
+    plan = plan_models(models, engine=engine, device=device, settings=grid, names=names)
     check_output(out, mode)
     if on_plan is not None:
         on_plan(plan)

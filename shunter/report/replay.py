@@ -35,6 +35,7 @@ def replay_words(replayed: Replayed) -> list[str]:
             f"{name} would have been {mean_s:.3g} s: {change} against {replayed.policy}, both simulated; "
             f"loads {replayed.loads[name]}"
         )
+    lines += [one.words for one in replayed.shadows]
     if replayed.left_out:
         lines.append(f"note: {replayed.left_out} requests are played and not compared (cut short)")
     if not replayed.measured:

@@ -15,6 +15,14 @@ from plotly.subplots import make_subplots
 from shunter.errors import InputError
 from shunter.eval.timeline import Timeline, each, queue_lengths
 from shunter.report.page import PALETTE, ReportTable, write_page
+from shunter.report.request_lanes import (
+    HOW_TO_READ_LANES,
+    MOST_LANES,
+    WAITING,
+    in_lanes,
+    request_bars,
+    request_lanes,
+)
 
 __all__ = ["write_timeline"]
 
@@ -28,7 +36,7 @@ HOW_TO_READ = (
     "system. Drag to zoom, double-click to go back, click a model to hide it."
 )
 _PATTERNS = {"run": "", "load": "/", "evict": "x"}
-_GAP, _LANE = 0.5, 0.6  # between devices, and of a resident, in rows
+_GAP, _LANE, _REQUEST = 0.5, 0.6, 0.35  # between devices, of a resident, and of a request, in rows
 _ROW_PIXELS, _MOST_PIXELS, _QUEUE_PIXELS, _SPACE_PIXELS = 26, 900, 170, 20
 
 
@@ -43,10 +51,12 @@ def write_timeline(
     figure = timeline_figure(timeline, from_s=from_s, to_s=to_s)
     low, high = figure.layout.xaxis.range
     paragraphs = [_headline(timeline), HOW_TO_READ]
+    if timeline.of_gateway:
+        paragraphs += [HOW_TO_READ_LANES, *_left_out(timeline)]
     if low > 0 or high < timeline.end_s:
         paragraphs.append(
             f"The picture shows {low:.6g} to {high:.6g} s of a run of {timeline.end_s:.6g} s (at most "
-            f"{MAX_OPERATIONS} operations); the tables count all of it."
+            f"{MAX_OPERATIONS} operations and as many requests); the tables count all of it."
         )
     title = f"Timeline: {timeline.title}"
     return write_page(
@@ -72,8 +82,12 @@ def timeline_figure(timeline: Timeline, *, from_s: float = 0.0, to_s: float | No
     if len(operations) > MAX_OPERATIONS:
         to_s = float(operations["start_s"].iloc[MAX_OPERATIONS])
         operations = operations.iloc[:MAX_OPERATIONS]
-    residents = _in_lanes(_within(timeline.residents, from_s, to_s))
-    bases, height = _rows(timeline.devices, residents)
+    lanes = _request_lanes(timeline, from_s, to_s)
+    if len(lanes) > MAX_OPERATIONS:
+        lanes = lanes.sort_values("start_s", kind="stable").iloc[:MAX_OPERATIONS]
+        to_s = float(lanes["start_s"].iloc[-1])
+    residents = in_lanes(_within(timeline.residents, from_s, to_s))
+    bases, below, height = _rows(timeline.devices, residents, lanes)
     pixels = round(min(_ROW_PIXELS * height + 40, _MOST_PIXELS))
     figure = make_subplots(
         rows=2,
@@ -86,8 +100,10 @@ def timeline_figure(timeline: Timeline, *, from_s: float = 0.0, to_s: float | No
     for model, colour in zip(timeline.models, PALETTE * len(timeline.models), strict=False):
         for bars in _bars(operations, residents, model, colour, most, bases):
             figure.add_trace(bars, row=1, col=1)
+        for bars in request_bars(lanes, model, colour, below, _REQUEST):
+            figure.add_trace(bars, row=1, col=1)
     _add_queues(figure, timeline, from_s, to_s)
-    labels = {bases[d] + 0.5: d for d in timeline.devices}
+    labels = {at + 0.5: device for device, at in bases.items()}
     figure.update_yaxes(
         row=1, range=[height, 0], tickvals=list(labels), ticktext=list(labels.values()), showgrid=False
     )
@@ -110,26 +126,40 @@ def _within(frame: pd.DataFrame, from_s: float, to_s: float) -> pd.DataFrame:
     return frame[(frame["end_s"] >= from_s) & (frame["start_s"] <= to_s)]
 
 
-def _in_lanes(residents: pd.DataFrame) -> pd.DataFrame:
-    """Gives each resident the lowest lane of its device that is free: ``lane``."""
-    lanes = []
-    busy: dict[str, list[float]] = {}
-    for row in each(residents):
-        ends = busy.setdefault(row.device, [])
-        lane = next((i for i, end_s in enumerate(ends) if end_s <= row.start_s), len(ends))
-        ends[lane : lane + 1] = [row.end_s]
-        lanes.append(lane)
-    return residents.assign(lane=np.array(lanes, np.int64))
+def _request_lanes(timeline: Timeline, from_s: float, to_s: float) -> pd.DataFrame:
+    """Pieces of requests that can be drawn; none where there are no clients."""
+    if not timeline.of_gateway:
+        return request_lanes(timeline.requests.iloc[:0].assign(sent_s=0.0, device="", status=""), 0.0)
+    lanes = request_lanes(timeline.requests, timeline.end_s)
+    return _within(lanes[lanes["lane"] < MOST_LANES], from_s, to_s)
 
 
-def _rows(devices: tuple[str, ...], residents: pd.DataFrame) -> tuple[dict[str, float], float]:
-    """Where each device's rows begin, counted downwards, and where the last ends."""
+def _left_out(timeline: Timeline) -> Iterator[str]:
+    """How many requests have no lane, and why."""
+    lanes = request_lanes(timeline.requests, timeline.end_s)
+    beyond = lanes[lanes["lane"] >= MOST_LANES]["request_id"].nunique()
+    if beyond:
+        yield f"{beyond} requests are not drawn: more than {MOST_LANES} ran on a device or waited at once."
+    placeless = timeline.requests["sent_s"].notna() & timeline.requests["device"].isna()
+    if placeless.any():
+        yield f"Of {int(placeless.sum())} requests the record does not name the device: they have no row."
+
+
+def _rows(
+    devices: tuple[str, ...], residents: pd.DataFrame, lanes: pd.DataFrame
+) -> tuple[dict[str, float], dict[str, float], float]:
+    """Where each device's rows and its requests' begin, counted downwards, and where the last ends."""
     most: dict[Any, int] = residents.groupby("device")["lane"].max().to_dict()
-    bases, at = {}, _GAP / 2
+    requests: dict[Any, int] = lanes.groupby("device")["lane"].max().to_dict()
+    bases, below, at = {}, {}, _GAP / 2
     for device in devices:
         bases[device] = at
-        at += 1 + _LANE * (1 + most.get(device, -1)) + _GAP
-    return bases, at
+        below[device] = at + 1 + _LANE * (1 + most.get(device, -1))
+        at = below[device] + _REQUEST * (1 + requests.get(device, -1)) + _GAP
+    if WAITING in requests:
+        bases[WAITING] = below[WAITING] = at
+        at += max(1.0, _REQUEST * (1 + requests[WAITING])) + _GAP
+    return bases, below, at
 
 
 def _bars(
@@ -150,12 +180,19 @@ def _bars(
             "line": {"width": 0.5, "color": "white"},
         }
         details = np.column_stack(
-            [rows["gpu_layers"], rows["request_ids"].map(len), rows["steps"], rows["evicted"].map(", ".join)]
+            [
+                rows["gpu_layers"],
+                rows["request_ids"].map(len),
+                rows["steps"],
+                rows["evicted"].map(", ".join),
+                [_remarks(row) for row in each(rows)],
+            ]
         )
         more = {
             "run": "<br>%{customdata[1]} requests, %{customdata[2]} steps",
-            "load": "<br>evicts: %{customdata[3]}",
-        }.get(kind, "")
+            "load": "<br>evicts: %{customdata[3]}%{customdata[4]}",
+            "evict": "%{customdata[4]}",
+        }[kind]
         tops = rows["device"].map(bases)
         yield _bar(rows, f"{kind} {model}", tops, 1.0, most, marker, details, more)
     rows = residents[residents["model"] == model]
@@ -164,6 +201,12 @@ def _bars(
         marker = {"color": colour, "opacity": 0.35, "line": {"width": 0}}
         details = rows[["gpu_layers"]].to_numpy()
         yield _bar(rows, f"resident {model}", tops, _LANE, most, marker, details, "")
+
+
+def _remarks(operation: Any) -> str:
+    """Why an operation was, and how it failed, as far as the log says."""
+    remarks = {"because of": operation.cause, "failed": operation.fault_reason}
+    return "".join(f"<br>{word}: {text}" for word, text in remarks.items() if isinstance(text, str))
 
 
 def _bar(
@@ -220,20 +263,36 @@ def _headline(timeline: Timeline) -> str:
     if not timeline.devices:
         return "No device did anything."
     shares = np.mean([_shares(timeline, device) for device in timeline.devices], axis=0)
-    done = dict(zip(_PATTERNS, shares.tolist(), strict=True))
+    done = dict(zip((*_PATTERNS, "idle"), shares.tolist(), strict=True))
     many = f"{len(timeline.devices)} devices" if len(timeline.devices) > 1 else "The device"
     return (
         f"{many} ran requests in {done['run']:.1%} of {timeline.end_s:.6g} s, loaded models in "
-        f"{done['load']:.1%}, and idled in {1 - sum(done.values()):.1%}."
+        f"{done['load']:.1%}, and idled in {done['idle']:.1%}."
     )
 
 
 def _shares(timeline: Timeline, device: str) -> list[float]:
-    """Shares of the run's time that a device spent on each kind of operation."""
+    """Shares of the run's time that a device spent on each kind of operation, and on none.
+
+    A gateway's device runs requests while it loads.
+    """
+    times = ["start_s", "end_s"]
     operations = timeline.operations[timeline.operations["device"] == device]
-    lasted_s = operations["end_s"] - operations["start_s"]
-    kinds = operations["operation"]
-    return [float(lasted_s[kinds == kind].sum()) / timeline.end_s for kind in _PATTERNS]
+    spans = [operations[operations["operation"] == kind][times] for kind in _PATTERNS]
+    if timeline.of_gateway:
+        requests = timeline.requests[timeline.requests["device"] == device]
+        finish_s = requests["finish_s"].fillna(timeline.end_s)
+        spans[0] = pd.DataFrame({"start_s": requests["sent_s"], "end_s": finish_s})
+    covered = [_covered_s(part) for part in (*spans, pd.concat(spans))]
+    return [seconds / timeline.end_s for seconds in (*covered[:-1], timeline.end_s - covered[-1])]
+
+
+def _covered_s(spans: pd.DataFrame) -> float:
+    """Seconds in which there is any of some spans of time."""
+    spans = spans.sort_values("start_s")
+    starts_s, ends_s = spans["start_s"].to_numpy(np.float64), spans["end_s"].to_numpy(np.float64)
+    before_s = np.maximum.accumulate(np.concatenate([[-np.inf], ends_s]))[:-1]
+    return float(np.maximum(0.0, ends_s - np.maximum(starts_s, before_s)).sum())
 
 
 def _device_table(timeline: Timeline) -> ReportTable:
@@ -242,9 +301,12 @@ def _device_table(timeline: Timeline) -> ReportTable:
         operations = timeline.operations[timeline.operations["device"] == device]
         kinds, shares = operations["operation"], _shares(timeline, device)
         counts = [int((kinds == kind).sum()) for kind in ("run", "load")]
+        if timeline.of_gateway:
+            counts[0] = int((timeline.requests["device"] == device).sum())
         evicted = int(operations["evicted"].map(len).sum())
-        texts = (f"{share:.1%}" for share in (*shares, 1 - sum(shares)))
+        texts = (f"{share:.1%}" for share in shares)
         rows.append((device, *texts, *map(str, (*counts, evicted))))
-    columns = ("device", "running", "loading", "evicting", "idle", "quanta", "loads", "evictions")
+    run = "requests" if timeline.of_gateway else "quanta"
+    columns = ("device", "running", "loading", "evicting", "idle", run, "loads", "evictions")
     note = f"Shares of {timeline.end_s:.6g} s, then counts. A load's time includes the evictions before it."
     return ReportTable("What the devices did", columns, tuple(rows), note)

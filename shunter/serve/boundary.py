@@ -143,8 +143,9 @@ class Scheduler(Protocol):
 
         ``{"type", "time_s", "id", "model", "device", ...}``, of which only the first two are always there.
         Types are arrival, dispatch, first, done, gone, refused, load, ready, drain, unloaded, failed,
-        decision and champion. Metrics read ``reason`` of a load, ``took_s`` of ready, ``took_ms`` and
-        ``fallback`` of a decision.
+        decision and champion, and wake, sleep and end of a server. ``reason`` of a load, drain, unloaded and
+        decision is one of ``shunter.serve.core.effects.CAUSES``. Metrics read that of a load, ``took_s`` of
+        ready, ``took_ms`` and ``fallback`` of a decision.
         """
 
 

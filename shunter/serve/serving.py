@@ -56,6 +56,7 @@ class Serving:
         gateway: Bounds on queues and waits.
         servers: How servers are started.
         record: Folder that requests and decisions are written to; None: nowhere.
+        log_text: Whether texts of requests and answers are written there too.
         drain_s: Longest wait for running requests when it is told to end.
     """
 
@@ -67,6 +68,7 @@ class Serving:
     http: HttpSettings = field(default_factory=HttpSettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     record: Path | None = None
+    log_text: bool = False
     drain_s: float = 60.0
 
 
@@ -139,7 +141,11 @@ async def serve(what: Serving, say: Callable[[str], None]) -> None:
     make = partial(_make, what.servers)
     gateway = Gateway(world, policy, make, what.gateway, shadow=shadow, recorder=recorder, fallback=fallback)
     rehearse(world, policy)
-    listening = await listen(make_app(gateway, what.http), what.http, drain_s=what.drain_s)
+    texts = recorder.texts if recorder is not None and what.log_text else None
+    if texts is not None:
+        say(f"warning: what clients ask and are answered is written to {texts} (--log-text)")
+    app = make_app(gateway, what.http, text_log=texts)
+    listening = await listen(app, what.http, drain_s=what.drain_s)
     ending, at_once, again = asyncio.Event(), asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -165,6 +171,7 @@ async def serve(what: Serving, say: Callable[[str], None]) -> None:
             task.cancel()
         # What is not ended then is ended by the kernel, with this process.
         await _first_of(_ended(gateway, listening), at_once.wait())
+        say(summary(gateway))
 
 
 async def _first_of(*waited: Awaitable[Any]) -> None:
@@ -184,6 +191,18 @@ async def _ended(gateway: Gateway, listening: Listening) -> None:
     await gateway.stop()
     with contextlib.suppress(Exception):
         await listening.stop()
+
+
+def summary(gateway: Gateway) -> str:
+    """What a gateway has done, in a line."""
+    totals, shadow = gateway.core.totals, gateway.core.shadow
+    line = (
+        f"served {totals.served} requests, {totals.failed} failed, {totals.cancelled} were cancelled; "
+        f"{totals.loads} loads, {totals.evictions} evictions"
+    )
+    if shadow is None:
+        return line
+    return f"{line}; {shadow.name} would have decided {totals.differed} of {totals.compared} times otherwise"
 
 
 def rehearse(world: World, policy: Policy) -> None:

@@ -89,7 +89,7 @@ def test_facts_say_who_is_asked_for_and_how_often(fake_world: World) -> None:
 
 def test_shares_that_are_not_known_are_left_out(fake_world: World) -> None:
     sessions = asked(fake_world, sessions={"turns": 4, "models": 2, "gap_s": 1.0})
-    trace = {"rate_per_s": 1.0, "load": None, "replay": {"file": "t.csv", "models": "column"}}
+    trace = {"rate_per_s": 1.0, "load": None, "replay": {"file": "t.csv", "models": "session"}}
     for world in (sessions, asked(fake_world, **trace)):
         assert not {"popularity_top", "popularity_least", "rarest_gap"} & set(world_facts(world))
     record = training_record([sessions, fake_world], steps=1, seed=0, settings={})

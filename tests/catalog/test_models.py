@@ -35,8 +35,12 @@ def test_tying_saves_one_embedding():
 
 
 def test_unknown_model_names_the_nearest():
-    with pytest.raises(UnknownNameError, match=r"^--like: unknown name 'qwen3-8b'; did you mean Qwen3-8B "):
-        get_model("qwen3-8b", field="--like")
+    with pytest.raises(UnknownNameError, match=r"^--like: unknown name 'qwen3-9b'; did you mean Qwen3-8B "):
+        get_model("qwen3-9b", field="--like")
+
+
+def test_a_model_is_found_however_its_name_is_spelled():
+    assert get_model("Qwen/Qwen3-8B-Instruct") is get_model("qwen3 8b") is get_model("Qwen3-8B")
 
 
 @settings(deadline=None, max_examples=30)

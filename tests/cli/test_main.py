@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from shunter import __version__
 from shunter.agents.learned.policy import POLICY_FORMAT
 from shunter.cli.main import COMMANDS, GROUPS, main
 from shunter.envs.observation.features import FEATURES_VERSION
+from shunter.errors import ShunterWarning
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.saved import FILES
 from shunter.models.performance import PerformanceModel
@@ -69,6 +71,14 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         assert "Examples:" in works(capsys, name, "--help")
 
 
+def test_warnings_of_ours_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    works(capsys, "--version")
+    assert (
+        warnings.formatwarning(ShunterWarning("said"), ShunterWarning, "a.py", 3) == "shunter: note: said\n"
+    )
+    assert "a.py:3: UserWarning: said" in warnings.formatwarning(UserWarning("said"), UserWarning, "a.py", 3)
+
+
 def test_unknown_names(folder: Path, capsys: pytest.CaptureFixture[str], fake_checkpoints: Any) -> None:
     assert "did you mean profile" in fails(capsys, "profil")
     assert "did you mean Qwen3-8B" in fails(capsys, "checkpoint", "m", "--like", "Qwen3-8")
@@ -114,7 +124,7 @@ def test_datasets_that_cannot_be_read(
     table = pq.read_table(elsewhere / "fake.parquet")
     metadata = {k: b"999" if b"schema" in k else v for k, v in table.schema.metadata.items()}
     pq.write_table(table.replace_schema_metadata(metadata), "old.parquet")
-    assert "must be version 4" in fails(capsys, "fit", "old.parquet", "--out", "perf2")
+    assert "must be version 5" in fails(capsys, "fit", "old.parquet", "--out", "perf2")
 
 
 def test_a_policy_for_other_observations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.workload import Workload
 from shunter.envs.workload.lengths import length_pairs
 from shunter.envs.workload.traces import read_trace, write_trace
+from shunter.envs.world.world import make_world
+from tests.serve.records import add_line, write_record, write_scenario
 
 
 @pytest.fixture
@@ -63,6 +65,86 @@ def test_fit_writes_a_section_that_a_scenario_takes(trace: Path, capsys: pytest.
     assert workload.rate_per_s == pytest.approx(5.0, rel=0.1)
     assert length_pairs(workload, Limits(context_tokens=512)).shape == (2000, 2)
     assert "--out must not exist yet" in run(capsys, "fit", trace, "--out", "w.yaml", code=2)
+
+
+def test_parts_are_converted_shown_and_fitted(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = read_trace(trace).frame
+    since_s = whole["arrival_s"] - whole["arrival_s"][0]
+    within = whole[(since_s >= 100) & (since_s < 200)]
+    out = run(capsys, "convert", trace, "part.csv", "--to", "vidur", "--from", 100, "--to", 200)
+    assert f"part.csv: {len(within)} requests" in out
+    part = read_trace("part.csv").frame
+    assert part["prompt_tokens"].tolist() == within["prompt_tokens"].tolist()
+    np.testing.assert_allclose(part["arrival_s"], since_s[within.index] - 100)
+    assert f"{len(within)} requests" in run(capsys, "show", trace, "--from", 100, "--to", 200)
+
+    run(capsys, "fit", trace, "--from", 100, "--requests", 250, "--out", "w.yaml")
+    workload = Workload.model_validate(yaml.safe_load(Path("w.yaml").read_text())["workload"])
+    first = since_s.searchsorted(100)
+    pairs = whole.loc[first : first + 249, ["prompt_tokens", "decode_tokens"]]
+    np.testing.assert_array_equal(length_pairs(workload, Limits(context_tokens=512)), pairs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("convert", "trace.csv", "o.csv", "--to", "vidur", "--to", "azure"),
+            "--to must be given once as a format",
+        ),
+        (("convert", "trace.csv", "o.csv", "--to", "vidurr"), "did you mean vidur"),
+        (
+            ("convert", "trace.csv", "o.csv", "--to", "vidur", "--from", "1e9"),
+            "must be at least one, of a trace",
+        ),
+        (("convert", "trace.csv", "o.csv", "--to", "vidur", "--to", "-3"), "must be a finite interval"),
+        (("fit", "trace.csv", "--requests", "2001"), "requests must be 1 to 2000"),
+        (("fit", "trace.csv", "--requests", "20"), "hold at least 200 requests"),
+        (("show", "trace.csv", "--from", "nan"), "must be a finite interval"),
+    ],
+)
+def test_parts_that_there_are_none_of_are_one_line(
+    trace: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    error = run(capsys, *arguments, code=2)
+    assert message in error
+    assert error.count("\n") == 1
+    assert not Path("o.csv").exists()
+
+
+def test_a_ramp_is_not_fitted_as_one_rate(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    times_s = np.concatenate([np.arange(500.0), 500 + np.arange(500) / 92])
+    frame = read_trace(trace).frame.iloc[:1000].assign(arrival_s=times_s)
+    write_trace(frame, "ramp.parquet")
+    out = run(capsys, "fit", "ramp.parquet", "--out", "w.yaml")
+    assert "its rate is not steady, a stationary fit is wrong" in out
+    assert "the slowest has 1 a second and the fastest 92" in out
+    workload = Workload.model_validate(yaml.safe_load(Path("w.yaml").read_text())["workload"])
+    assert workload.requests == 1000
+    slow, fast = workload.arrivals.steps or []
+    rates = [step.factor * (workload.rate_per_s or 0.0) for step in (slow, fast)]
+    assert rates == pytest.approx([1.0, 92.0], rel=0.02)
+    assert slow.span_s == pytest.approx(500, rel=0.01)
+    assert "a steady rate is not refuted" in run(capsys, "fit", trace)
+
+
+def test_a_gateway_s_record_becomes_one_trace_without_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record, out = tmp_path / "record", tmp_path / "trace.parquet"
+    write_record(record, count=220)
+    add_line(record, status="cancelled", decode_tokens=0)
+    assert f"{out}: 220 requests" in run(capsys, "convert", record, out)
+    assert list(pd.read_parquet(out)) == ["arrival_s", "prompt_tokens", "decode_tokens", "model", "session"]
+    pd.testing.assert_frame_equal(read_trace(out).frame, read_trace(record).frame)
+    assert "twin, second half" in run(capsys, "fit", out)
+    scenario = yaml.safe_load(write_scenario(tmp_path).read_text())
+    scenario["workload"] = {"replay": {"file": "trace.parquet"}, "requests": 220}
+    (tmp_path / "replay.yaml").write_text(yaml.safe_dump(scenario))
+    drawn = make_world(tmp_path / "replay.yaml").draw(0)
+    assert len(drawn.model) == 220
+    names = [model["name"] for model in scenario["models"]]
+    assert [names[m] for m in drawn.model] == read_trace(out).frame["model"].tolist()
 
 
 def test_a_broken_trace_is_an_error_and_mending_says_so(

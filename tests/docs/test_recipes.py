@@ -14,7 +14,6 @@ from shunter.catalog import gpus, models
 from shunter.envs.scenario import library
 from shunter.envs.world.world import make_world
 from shunter.eval.execution.runs import simulate
-from shunter.models import datasheets
 
 SCENARIO = """
 name: {name}
@@ -43,7 +42,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget() -> None:
-    for read in (gpus.catalog_gpus, models.catalog_models, datasheets.gpu_name):
+    for read in (gpus.catalog_gpus, models.catalog_models, gpus.gpu_name):
         read.cache_clear()
 
 

@@ -122,10 +122,10 @@ def test_gpu_layers_move_memory_from_the_host_to_the_device(engine: LlamaCppEngi
 
 def test_header_facts_add_up_to_the_file(checkpoint: str) -> None:
     facts = read_facts(checkpoint)
-    weight_bytes = facts.device_weight_bytes(SPEC.total_layers) + facts.host_weight_bytes
+    weight_bytes = facts.device_weight_bytes(SPEC.total_layers) + facts.unshared_host_bytes
     size_bytes = Path(checkpoint).stat().st_size
-    assert (facts.layers, facts.hidden_size) == (SPEC.layers, SPEC.hidden_size)
-    assert facts.kv_width * SPEC.layers * 2 == SPEC.kv_bytes_per_token()
+    assert (facts.layers, facts.shape.hidden_size) == (SPEC.layers, SPEC.hidden_size)
+    assert facts.shape.kv_width * SPEC.layers * 2 == SPEC.kv_bytes_per_token()
     assert facts.device_weight_bytes(1) == facts.output_bytes
     assert 0.95 * size_bytes < weight_bytes < size_bytes
 
@@ -250,13 +250,13 @@ def test_truncated_files_are_refused_and_do_no_harm(
     ("key", "value", "match"),
     [
         ("split.count", np.uint16(3), "one part of several"),
-        ("{arch}.expert_count", np.uint32(8), "mixture of experts"),
+        ("{arch}.expert_count", np.uint32(8), "holds the tensors of none"),
         ("{arch}.attention.causal", False, "encoder"),
         ("{arch}.pooling_type", np.uint32(3), "embedding model"),
         ("general.architecture", "clip", r"clip\.block_count"),
         ("{arch}.block_count", np.uint32(SPEC.layers + 1), "holds the tensors of"),
         ("{arch}.block_count", np.uint32(2**31), "holds the tensors of"),
-        ("{arch}.embedding_length", np.float32(1.0), "type that is not supported"),
+        ("{arch}.embedding_length", np.float32(1.0), "must be a whole number"),
         ("{arch}.attention.head_count_kv", np.uint32(7), "cannot load"),
     ],
 )
@@ -394,7 +394,7 @@ def test_a_built_in_device_is_found_by_name(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("mmap", ["", "-mmap"])
 def test_what_leaves_the_host_arrives_on_the_device(checkpoint: str, mmap: str) -> None:
     facts = read_facts(checkpoint)
-    weight_bytes = facts.device_weight_bytes(SPEC.total_layers) + facts.host_weight_bytes
+    weight_bytes = facts.device_weight_bytes(SPEC.total_layers) + facts.unshared_host_bytes
     engine = make_engine("loopback:1-threads" + mmap)
     load(engine, checkpoint, SPEC.layers // 2)
     engine.unload("m")
@@ -403,7 +403,7 @@ def test_what_leaves_the_host_arrives_on_the_device(checkpoint: str, mmap: str) 
         after = engine.load("m", checkpoint, level, context_tokens=256, max_batch=1).memory
         engine.unload("m")
         grown_bytes = after.device_bytes + after.host_bytes - before.device_bytes - before.host_bytes
-        kv_bytes = facts.kv_width * 2 * facts.layers * 256
+        kv_bytes = facts.shape.kv_width * 2 * facts.layers * 256
         assert weight_bytes <= grown_bytes <= weight_bytes + kv_bytes + 12e6
     engine.close()
 

@@ -67,11 +67,11 @@ def test_llama_cpp_s_facts_agree_with_the_catalogue(tmp_path: Path, dtype: str, 
     gguf = pytest.importorskip("shunter.engines.llama_cpp.gguf")
     checkpoint = written(tmp_path, "gguf", dtype, replace(SPEC, tied_embeddings=tied))
     facts = gguf.read_facts(str(checkpoint.path))
-    whole_bytes = facts.device_weight_bytes(SPEC.total_layers) + facts.host_weight_bytes
+    whole_bytes = facts.device_weight_bytes(SPEC.total_layers) + facts.unshared_host_bytes
     assert whole_bytes == checkpoint.weight_bytes
     assert (facts.layers, facts.total_layers) == (SPEC.layers, SPEC.total_layers)
-    assert (facts.hidden_size, facts.vocab_size) == (SPEC.hidden_size, SPEC.vocab_size)
-    assert facts.kv_width * facts.layers * 2 == checkpoint.spec.kv_bytes_per_token()
+    assert (facts.shape.hidden_size, facts.shape.vocab_size) == (SPEC.hidden_size, SPEC.vocab_size)
+    assert facts.shape.kv_width * facts.layers * 2 == checkpoint.spec.kv_bytes_per_token()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shunter.envs.scenario.workload import Arrivals, Bursts
 from shunter.envs.workload.arrivals import arrival_times
@@ -58,6 +60,35 @@ def test_a_set_of_arrivals_is_like_itself() -> None:
     times_s = drawn(Arrivals(), 2)["arrival_s"].to_numpy()
     assert likeness(times_s, times_s).score == 0
     assert likeness(times_s, 4 * times_s).gaps_ks == 0
+
+
+GAPS = {
+    "equal": lambda rng, n: np.ones(n),
+    "whole seconds": lambda rng, n: rng.integers(0, 2, n) * 1.0,
+    "exponential": lambda rng, n: rng.exponential(1.0, n),
+    "without a mean": lambda rng, n: rng.pareto(0.3, n),
+    "all at a few times": lambda rng, n: np.where(rng.random(n) < 0.05, 1e6, 0.0),
+    "one long pause": lambda rng, n: np.where(np.arange(n) == n // 2, 1e12, 1e-3),
+    "two rates": lambda rng, n: np.repeat([1e-6, 1e6], [n // 2, n - n // 2]),
+}
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from(sorted(GAPS)), st.integers(200, 300), st.integers(0, 99), st.sampled_from([0.0, 1.7e9])
+)
+def test_any_arrivals_are_fitted_or_refused(gaps: str, requests: int, seed: int, begins_s: float) -> None:
+    times_s = begins_s + np.cumsum(GAPS[gaps](np.random.default_rng(seed), requests))
+    frame = pd.DataFrame({"arrival_s": times_s})
+    if min(np.ptp(half_s) for half_s in np.array_split(times_s, 2)) <= 0:
+        with pytest.raises(InputError, match="span some time in each half"):
+            fit_arrivals(frame)
+        return
+    fit = fit_arrivals(frame)
+    again = Arrivals.model_validate(fit.arrivals.model_dump(mode="json"))
+    assert again == fit.arrivals
+    assert fit.rate_per_s == pytest.approx((requests - 1) / np.ptp(times_s))
+    assert np.isfinite([fit.seen.score, fit.held_out.score, fit.floor.score]).all()
 
 
 @pytest.mark.parametrize("times_s", [np.arange(100.0), np.zeros(1000)])

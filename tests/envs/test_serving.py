@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -64,6 +64,7 @@ class Reference:
     running: dict[tuple[int, int], list[Running]] = field(default_factory=dict)
     done_s: dict[tuple[int, int], float] = field(default_factory=dict)
     loading: dict[int, tuple[float, Start]] = field(default_factory=dict)
+    """By device: seconds that its load would still take alone, and the load."""
     finish_s: dict[int, float] = field(default_factory=dict)
 
     def run(self) -> np.ndarray:
@@ -75,7 +76,8 @@ class Reference:
         self.obey()
         at = 0
         while len(self.finish_s) < len(arrivals):
-            soonest = [self.now_s + 1.0, *(end for end, _ in self.loading.values())]
+            soonest = [self.now_s + 1.0]
+            soonest += [self.now_s + left_s * self.delay(d) for d, (left_s, _) in self.loading.items()]
             if at < len(arrivals):
                 soonest.append(arrivals[at][0])
             soonest += [self.now_s + self.next_unit_s(place) for place in self.running]
@@ -85,8 +87,8 @@ class Reference:
                 self.core.arrive(now_ns, int(arrivals[at][1]), int(arrivals[at][2]))
                 at += 1
                 self.obey()
-            for device, (end_s, _) in list(self.loading.items()):
-                if end_s <= self.now_s + 1e-12:
+            for device, (left_s, _) in list(self.loading.items()):
+                if left_s <= 1e-10:
                     del self.loading[device]
                     self.core.ended(now_ns, device)
                     self.obey()
@@ -102,7 +104,7 @@ class Reference:
                 took_s = sum(float(tables.unload_s[d, m, 0]) for m in effect.evict)
                 if effect.model >= 0:
                     took_s += float(tables.load_s[d, effect.model, effect.level])
-                self.loading[d] = (self.now_s + took_s, effect)
+                self.loading[d] = (took_s, effect)
             elif isinstance(effect, Dispatch):
                 job = self.core.jobs[effect.id]
                 place, prompt = (effect.device, effect.model), float(job.prompt_tokens)
@@ -111,8 +113,15 @@ class Reference:
                 of_place = self.running.setdefault(place, [])
                 of_place.append(Running(job, prefill_s, int(self.lengths[effect.id]), job.prompt_tokens))
 
-    def sharing(self, device: int) -> int:
+    def running_on(self, device: int) -> int:
         return sum(d == device and bool(there) for (d, _), there in self.running.items())
+
+    def sharing(self, device: int) -> float:
+        contention = float(self.world.tables.load_contention[device])
+        return self.running_on(device) + (contention if device in self.loading else 0.0)
+
+    def delay(self, device: int) -> float:
+        return 1.0 + float(self.world.tables.load_contention[device]) * self.running_on(device)
 
     def unit_s(self, place: tuple[int, int]) -> float:
         """Seconds that the prefill or step under way takes in all, if the device had nothing else to do."""
@@ -133,6 +142,8 @@ class Reference:
         """Passes time in which at most one unit ends on each place."""
         passed_s, self.now_s = to_s - self.now_s, to_s
         shares = {place: self.sharing(place[0]) for place in self.running}
+        for device, (left_s, load) in self.loading.items():
+            self.loading[device] = (left_s - passed_s / self.delay(device), load)
         for place, there in self.running.items():
             if not there:
                 continue
@@ -170,9 +181,12 @@ def test_where_all_fit_every_request_takes_as_long_as_on_the_reference() -> None
 
 
 @pytest.mark.parametrize("policy", ["fifo-swap", "cost-greedy", "lru-keepalive"])
-@pytest.mark.parametrize("devices", [1, 2])
-def test_where_models_take_turns_the_mean_is_that_of_the_reference(policy: str, devices: int) -> None:
+@pytest.mark.parametrize(("devices", "contention"), [(1, 0.0), (2, 0.0), (1, 1.0), (2, 0.5)])
+def test_where_models_take_turns_the_mean_is_that_of_the_reference(
+    policy: str, devices: int, contention: float
+) -> None:
     world = drained("RTX 4070 Ti", devices=devices, decision_s=0.0)
+    world = replace(world, tables=world.tables.changed(load_contention=contention))
     seeds = range(3, 9)
     expected = [Reference(world, Core(world, make_policy(policy)), seed).run().mean() for seed in seeds]
     found = [responses(world, policy, seed).mean() for seed in seeds]

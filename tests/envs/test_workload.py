@@ -15,8 +15,9 @@ from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.scenario.workload import LENGTHS, Workload
 from shunter.envs.state.state import Requests
 from shunter.envs.workload.arrivals import weibull_shape
-from shunter.envs.workload.draw import draw_requests, popularity, replay_rate_per_s, request_chunks
+from shunter.envs.workload.draw import draw_requests, popularity, request_chunks
 from shunter.envs.workload.lengths import length_pairs, remaining_tokens
+from shunter.envs.workload.replay import replay_rate_per_s
 from shunter.envs.workload.traces import write_trace
 from shunter.errors import InputError, UnknownNameError
 
@@ -30,6 +31,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "weibull": {"arrivals": {"gaps": "weibull", "cv": 0.5}},
     "bursts": {"arrivals": {"bursts": {"factor": 4.0, "share": 0.2, "mean_s": 5.0}}},
     "diurnal": {"arrivals": {"diurnal": {"amplitude": 0.8, "period_s": 60.0}}},
+    "steps": {"arrivals": {"steps": [{"span_s": 40.0, "factor": 1.0}, {"span_s": 10.0, "factor": 9.0}]}},
     "drift": {"popularity_drift_s": 100.0},
     "sessions": {"sessions": {"turns": 5, "models": 2, "gap_s": 0.7}},
 }
@@ -92,12 +94,21 @@ def test_an_exponential_is_the_weibull_of_shape_one() -> None:
     assert weibull_shape(1.0) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("kind", ["bursts", "diurnal"])
+@pytest.mark.parametrize("kind", ["bursts", "diurnal", "steps"])
 def test_a_changing_rate_is_over_dispersed_where_poisson_is_not(kind: str) -> None:
     steady = per_window(drawn(2, requests=20_000), 5.0)
     changing = per_window(drawn(2, requests=20_000, **KINDS[kind]), 5.0)
     assert steady.var() / steady.mean() < 1.3
     assert changing.var() / changing.mean() > 2.0
+
+
+def test_steps_begin_with_the_first_and_come_again() -> None:
+    requests = drawn(requests=20_000, **KINDS["steps"])
+    at_s = requests.arrival_ns * 1e-9 % 50.0
+    # 2 a second on the mean, of which the last fifth of the time has nine times the rate of the rest.
+    assert (at_s < 40.0).mean() == pytest.approx(40 / 130, abs=0.01)
+    first_s = requests.arrival_ns[requests.arrival_ns < 40e9] * 1e-9
+    assert len(first_s) / 40.0 == pytest.approx(2 * 50 / 130, rel=0.6)
 
 
 def test_popularity_is_zipf_and_lengths_are_the_traces() -> None:
@@ -193,7 +204,22 @@ def test_sessions_need_enough_models() -> None:
         ({"arrivals": {"cv": 2}}, "give cv for gamma and weibull"),
         ({"arrivals": {"bursts": {"factor": 6, "share": 0.5, "mean_s": 1}}}, "must be at most 1"),
         ({"arrivals": {"diurnal": {"amplitude": 1.5}}}, "less than 1"),
+        ({"arrivals": {"steps": [{"span_s": 1, "factor": 1}]}}, "at least 2 items"),
+        ({"arrivals": {"steps": [{"span_s": 1, "factor": 0}] * 2}}, "a factor above 0"),
+        ({"arrivals": {"steps": [{"span_s": 0, "factor": 1}] * 2}}, "steps.0.span_s must be greater than 0"),
+        (
+            {"arrivals": {"steps": [{"span_s": 1, "factor": 1}] * 2, "diurnal": {"amplitude": 0.5}}},
+            "at most one",
+        ),
         ({"lengths": 7}, "workload.lengths"),
+        ({"lengths": {"file": "x", "until_s": 3}}, r"workload.lengths.trace.until_s"),
+        ({"replay": {"file": "x", "from_s": 5, "to_s": 5}}, "to_s must be more than from_s"),
+        ({"replay": {"file": "x", "from_s": -1}}, "replay.from_s must be greater than or equal to 0"),
+        ({"replay": {"file": "x", "requests": 0}}, "replay.requests"),
+        (
+            {"replay": {"file": "x", "models": "zipf", "names": {"x": "a"}}},
+            "go by the trace's column, not by zipf",
+        ),
         ({"replay": {"file": "x"}, "sessions": {"turns": 2, "gap_s": 1}}, "leave out arrivals and sessions"),
     ],
 )

@@ -10,7 +10,12 @@ import pytest
 from shunter.agents.registry import make_policy
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.eval.execution.event_log import EVENT_COLUMNS, read_event_log, write_event_logs
+from shunter.eval.execution.event_log import (
+    EVENT_COLUMNS,
+    EVENT_LOG_VERSION,
+    read_event_log,
+    write_event_logs,
+)
 from shunter.eval.execution.runs import Run, simulate
 
 
@@ -61,6 +66,15 @@ def test_logs_of_version_4_called_the_mode_world(run: Run, tmp_path: Path) -> No
     pd.testing.assert_frame_equal(read_event_log(tmp_path / "e.parquet"), run.log.frame())
 
 
+def test_logs_of_version_5_named_no_cause_and_no_shadow(run: Run, tmp_path: Path) -> None:
+    table = run.log.table().drop_columns(["cause", "shadow", "shadow_choice_name", "servers"])
+    pq.write_table(table.replace_schema_metadata({"event_log_version": "5"}), tmp_path / "e.parquet")
+    read = read_event_log(tmp_path / "e.parquet")
+    assert list(read.columns) == list(EVENT_COLUMNS)
+    assert read["cause"].isna().all()
+    assert read["servers"].map(len).sum() == 0
+
+
 def test_files_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "e.parquet"
     with pytest.raises(InputError, match="be an existing Parquet file"):
@@ -73,5 +87,5 @@ def test_files_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
     with pytest.raises(BrokenFileError, match="it is no event log"):
         read_event_log(path)
     pq.write_table(run.log.table().replace_schema_metadata({"event_log_version": "9"}), path)
-    with pytest.raises(VersionError, match="the event log schema must be version 5"):
+    with pytest.raises(VersionError, match=f"the event log schema must be version {EVENT_LOG_VERSION}"):
         read_event_log(path)

@@ -7,22 +7,30 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from shunter.agents.learned.shipped import shipped_policy
 from shunter.agents.registry import make_policy
+from shunter.envs.workload.traces import read_trace, write_trace
 from shunter.envs.world.served import served_world
 from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.execution.batched import evaluate_batched
+from shunter.eval.execution.event_log import write_event_logs
 from shunter.eval.execution.runs import simulate
 from shunter.eval.fidelity.recalibration import recalibrate
+from shunter.eval.timeline import read_timeline
 from shunter.eval.traffic.record import good_loads, read_events, read_record, requests_of
 from shunter.eval.traffic.replay import ran_policy, replay_record
 from shunter.eval.traffic.timeline import record_timeline
 from shunter.eval.traffic.world import SequencesWorld, StretchesWorld
+from shunter.export.perfetto import write_perfetto
 from shunter.models.performance import PerformanceModel
 from shunter.report.replay import replay_words
+from shunter.report.request_lanes import MOST_LANES, WAITING, request_lanes
+from shunter.report.timeline import timeline_figure, write_timeline
+from tests.browser import BROWSER, look
 from tests.serve.records import NOON, WORLD, add_line, write_record
 
 
@@ -146,7 +154,100 @@ def test_a_gateway_s_timeline_has_its_requests_as_clients_saw_them(tmp_path: Pat
     assert len(seen.requests) == 50
     assert seen.requests["finish_s"].sum() == pytest.approx(run.requests["finish_s"].sum(), abs=1e-3)
     assert len(record_timeline(tmp_path, "20261127T120000").requests) == 40
+    with pytest.raises(UnknownNameError, match="did you mean 20261127T120000"):
+        record_timeline(tmp_path, "20261127T120001")
     assert (seen.operations["operation"] == "load").any()
+
+
+def test_a_trace_made_of_a_record_says_what_was_asked_for_and_no_more(tmp_path: Path) -> None:
+    write_record(tmp_path / "record", count=40)
+    record, trace = read_record(tmp_path / "record"), tmp_path / "trace.parquet"
+    write_trace(read_trace(tmp_path / "record").frame, trace)
+    read = read_record(trace)
+    for name in ("model", "prompt_tokens", "decode_tokens"):
+        assert read.requests[name].tolist() == record.requests[name].tolist()
+    assert read.policy is None
+    assert "is a trace" in read.notes[0]
+    with pytest.raises(InputError, match="RECORD must say when requests ended"):
+        replay_record(read, WORLD, make_policy("cost-greedy"))
+    with pytest.raises(InputError, match="the record does not say which policy ran"):
+        ran_policy(read, option="--against")
+
+
+def test_all_scenarios_of_a_run_are_one_timeline(tmp_path: Path) -> None:
+    run = write_record(tmp_path, count=40)
+    whole, (file,) = record_timeline(tmp_path), tmp_path.glob("events-*")
+    half = len(run.log.rows) // 2
+    for row in run.log.rows[half:]:
+        row["run_id"] += ".1"
+    write_event_logs([run.log], file)
+    seen = record_timeline(tmp_path)
+    assert seen.run_id == whole.run_id
+    pd.testing.assert_frame_equal(seen.residents, whole.residents)
+    rows = record_timeline(tmp_path, f"{whole.run_id}.1").decisions
+    assert set(rows["run_id"]) == {f"{whole.run_id}.1"}
+    assert len(rows) < len(seen.decisions)
+
+
+def test_what_a_shadow_would_have_done_is_said(tmp_path: Path) -> None:
+    run = write_record(tmp_path, count=40)
+    rows = run.log.rows
+    for k, row in enumerate(rows):
+        row.update(shadow="other", shadow_choice_name="wait" if k % 4 == 0 else row["choice_name"])
+    write_event_logs([run.log], next(tmp_path.glob("events-*")))
+    replayed = replay_record(read_record(tmp_path), WORLD, make_policy("cost-greedy"))
+    (found,) = replayed.shadows
+    differed = sum(row["choice_name"] != "wait" for row in rows[::4])
+    assert (found.decisions, found.differed) == (len(rows), differed)
+    assert f"other would have decided {differed} of {len(rows)} times" in " ".join(replay_words(replayed))
+    assert replayed.to_dict()["shadows"][0]["instead"] == "wait"
+
+
+def test_requests_that_ran_at_once_have_lanes(tmp_path: Path) -> None:
+    write_record(tmp_path, count=60)
+    seen = record_timeline(tmp_path)
+    lanes = request_lanes(seen.requests, seen.end_s)
+    device = WORLD.scenario.devices[0].name
+    assert set(lanes["device"]) == {device, WAITING}
+    assert set(lanes["phase"]) == {"wait", "first token", "answer"}
+    for _, rows in lanes.groupby(["device", "lane"]):
+        spans = rows.groupby("request_id").agg(start_s=("start_s", "min"), end_s=("end_s", "max"))
+        spans = spans.sort_values("start_s")
+        assert (spans["start_s"].to_numpy()[1:] >= spans["end_s"].to_numpy()[:-1]).all()
+    served = lanes[lanes["device"] == device]
+    at_once = max(int(((served["start_s"] <= at) & (served["end_s"] > at)).sum()) for at in served["start_s"])
+    assert served["lane"].max() + 1 <= at_once
+    drawn = [bar for bar in timeline_figure(seen).data if bar.type == "bar"]
+    pieces = sum(len(bar.x) for bar in drawn if bar.name.split()[0] in ("wait", "first", "answer"))
+    assert pieces == int((lanes["lane"] < MOST_LANES).sum())
+
+
+def test_a_server_that_ended_by_itself_is_no_resident_any_more(tmp_path: Path) -> None:
+    run = write_record(tmp_path, count=40)
+    loads = [row for row in run.log.rows if row["operation"] == "load" and row["end_s"] is not None]
+    last = loads[-1]
+    gone = {
+        "operation": "lose",
+        "lost": [last["model"]],
+        "evicted": [],
+        "fault": "server_ended",
+        **dict.fromkeys(("choice", "choice_name", "decision_s")),
+    }
+    run.log.rows.append({**last, **gone, "start_s": last["end_s"] + 1.0, "end_s": last["end_s"] + 1.0})
+    seen = read_timeline(run.log.frame())
+    ends = seen.residents[seen.residents["model"] == last["model"]]["end_s"]
+    assert ends.max() == pytest.approx(last["end_s"] + 1.0)
+    assert write_perfetto(seen, tmp_path / "t.json").exists()
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+def test_chromium_draws_a_record_and_complains_of_nothing(tmp_path: Path) -> None:
+    write_record(tmp_path / "record", count=60)
+    page = write_timeline(record_timeline(tmp_path / "record"), tmp_path / "t.html")
+    seen = look(page, tmp_path / "profile")
+    assert seen.drawn == seen.figures == 1
+    assert seen.console == []
+    assert "(waiting)" in seen.dom
 
 
 def test_a_gateway_s_loads_move_a_performance_model_s(

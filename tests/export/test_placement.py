@@ -4,12 +4,16 @@ import itertools
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.envs.workload.traces import write_trace
 from shunter.envs.world.world import World
 from shunter.export import placement
+from shunter.export.llama_swap import llama_swap_config
 from shunter.export.placement import fitting_sets, homes_of
 from shunter.models.performance import PerformanceModel
 from shunter.models.published.performance import published_performance
@@ -60,6 +64,38 @@ def test_work_is_spread_over_equal_devices(
     devices = [{"name": f"d{i}", "device": "cpu:1-threads-65MB"} for i in range(3)]
     scenario = worlds.fake_scenario(fake_checkpoints, devices=devices)
     assert {home.device for home in homes_of(scenario, fake_performance)} == {0, 1, 2}
+
+
+def test_shares_are_those_of_the_trace_that_is_replayed(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "arrival_s": np.arange(100.0),
+            "prompt_tokens": 10,
+            "decode_tokens": 5,
+            "model": ["a"] * 2 + ["b"] * 3 + ["c"] * 95,
+            "session": "",
+        }
+    )
+    write_trace(frame, tmp_path / "trace.parquet")
+    names = ("a", "b", "c", "never")
+    scenario = Scenario.parse(
+        {
+            "name": "replayed",
+            "engine": "llama-cpp",
+            "devices": [{"name": "large", "gpu": "RTX A6000"}, {"name": "small", "gpu": "RTX 3090"}],
+            "models": [
+                {"name": name, "catalog": "Llama-3-8B", "quantization": "F16" if name == "never" else "Q8_0"}
+                for name in names
+            ],
+            "workload": {"replay": {"file": tmp_path / "trace.parquet"}},
+        }
+    )
+    homes = homes_of(scenario, published_performance())
+    assert [home.share for home in homes] == pytest.approx([0.02, 0.03, 0.95, 0.0])
+    config = llama_swap_config(scenario, homes, models_dir=tmp_path, by_demand=True)
+    costs = list(config["matrix"]["evict_costs"].values())
+    # Of models alike, the one that is asked for most is the dearest to evict.
+    assert costs[2] > 20 * costs[1] > 20 * costs[0] > 20 * costs[3] > 0
 
 
 def test_files_are_cold_where_the_hosts_memory_is_short() -> None:

@@ -44,11 +44,11 @@ def write_record(
     write_event_logs([run.log], folder / f"events-{start:%Y%m%dT%H%M%S}-0000.parquet")
     with (folder / "requests.jsonl").open("a") as file:
         for row in run.requests.sort_values("finish_s").to_dict("records"):
-            file.write(json.dumps(_line(row, start.timestamp(), slower)) + "\n")
+            file.write(json.dumps(_line(row, start.timestamp(), slower, world)) + "\n")
     return run
 
 
-def _line(row: dict[str, float], epoch_s: float, slower: float) -> dict[str, object]:
+def _line(row: dict[str, float], epoch_s: float, slower: float, world: World) -> dict[str, object]:
     return {
         "arrival_s": round(epoch_s + row["arrival_s"], 6),
         "model": row["model"],
@@ -57,8 +57,9 @@ def _line(row: dict[str, float], epoch_s: float, slower: float) -> dict[str, obj
         "session": "",
         "first_token_s": slower * (row["first_token_s"] - row["arrival_s"]),
         "finish_s": slower * (row["finish_s"] - row["arrival_s"]),
-        "sent_s": 0.0,
+        "sent_s": 0.5 * slower * (row["first_token_s"] - row["arrival_s"]),
         "device": 0,
+        "device_name": world.scenario.devices[0].name,
         "status": "done",
         "endpoint": "/v1/completions",
     }

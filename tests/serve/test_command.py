@@ -196,6 +196,43 @@ def test_a_killed_gateway_leaves_no_server_and_a_second_signal_ends_one_at_once(
     assert process.end() == 0
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_texts_are_written_only_where_that_is_asked_for(
+    tmp_path: Path, fake_checkpoints: dict[str, Path], wanted: bool
+) -> None:
+    write_box(tmp_path, next(iter(fake_checkpoints.values())), a={}, b={"args": ["--fail", "load"]})
+    secret = "a-secret-of-the-client"
+    record = tmp_path / "record"
+
+    async def scene(process: Process) -> None:
+        async with aiohttp.ClientSession() as session:
+            for model in ("a", "b", "none"):
+                body = {"model": model, "prompt": secret, "max_tokens": 2}
+                async with session.post(f"{process.url}/v1/completions", json=body) as got:
+                    await got.read()
+
+    options = ("--record", str(record), "--shadow", "lru-keepalive", *(["--log-text"] if wanted else []))
+    with serving(tmp_path, *options) as process:
+        asyncio.run(scene(process))
+        process.signal(signal.SIGTERM)
+        assert process.end() == 0
+        assert process.says("warning: what clients ask and are answered is written to") == wanted
+        assert process.says("served 1 requests, 1 failed, 0 were cancelled; 1 loads")
+        assert process.says("lru-keepalive would have decided ")
+    holders = [
+        path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()
+    ]
+    if not wanted:
+        assert holders == []
+        return
+    (texts,) = holders
+    assert texts.parent == record
+    assert texts.stat().st_mode & 0o777 == 0o600
+    lines = [json.loads(line) for line in texts.read_text(encoding="utf-8").splitlines()]
+    assert [line["status"] for line in lines] == [200, 503, 404]
+    assert all(secret in line["request"] for line in lines)
+
+
 def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
     """What the command says to bad input: one line, and status 2."""
     with pytest.raises(SystemExit) as ended:
@@ -242,6 +279,17 @@ def test_a_key_file_that_others_can_read(
     keys.chmod(0o644)
     assert "chmod 600" in refused(capsys, *box(), "--api-key", str(keys))
     assert "--api-key" in refused(capsys, *box(), "--host", "0.0.0.0")
+
+
+def test_a_record_that_is_no_folder_and_texts_without_one(
+    box: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for place in ("trace.parquet", "file"):
+        said = refused(capsys, *box(), "--record", str(tmp_path / place))
+        assert "--record must be a folder (shunter workload convert FOLDER trace.parquet" in said
+    assert not (tmp_path / "trace.parquet").exists()
+    assert "--record must be given with --log-text" in refused(capsys, *box(), "--log-text")
 
 
 def test_a_performance_file_that_is_missing(

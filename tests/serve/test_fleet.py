@@ -48,7 +48,11 @@ def launch(model: str, context_tokens: int = 512) -> Launch:
 class Scene:
     def __init__(self, sleep_level: int = 1) -> None:
         self.made: list[Dozer] = []
-        self.fleet = Fleet(self.make, lambda device, model, failed: None, sleep_level)
+        self.told: list[tuple[str, int, int]] = []
+        self.fleet = Fleet(self.make, lambda device, model, failed: None, sleep_level, self.tell)
+
+    def tell(self, what: str, device: int, model: int) -> None:
+        self.told.append((what, device, model))
 
     def make(self, engine: str, wanted: Launch) -> Dozer:
         self.made.append(Dozer(wanted))
@@ -98,6 +102,9 @@ def test_sleepers_end_where_what_they_keep_is_needed() -> None:
         assert one.made[1].did[-1] == "wake", "what the wanted one keeps is its own"
         await one.fleet.stop()
         assert {server.did[-1] for server in one.made} == {"stop"}
+        told = [(what, model) for what, _, model in one.told]
+        assert told[:4] == [("start", 0), ("sleep", 0), ("start", 1), ("sleep", 1)]
+        assert told[4:] == [("start", 2), ("end", 0), ("start", 2), ("wake", 1)]
 
     asyncio.run(scene())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shunter.errors import InputError
@@ -40,6 +41,28 @@ def test_only_what_changed_is_started_again(tmp_path: Path) -> None:
     play(scene)
     for path in tmp_path.glob("events-*.parquet"):
         read_event_log(path)
+
+
+def test_what_was_learned_of_servers_that_start_alike_is_kept() -> None:
+    async def scene() -> None:
+        load = {"args": ["--load-s", "0.05"]}
+        before = world("small", "other", small=load, other=load)
+        after = world("other", "small", small=load, other={"args": ["--load-s", "0.06"]})
+        async with running(before) as run:
+            for model in ("small", "other"):
+                assert (await run.ask(model)).status == 200
+            predicted, old = before.tables.level, run.gateway.core.tables.level
+            assert (old["load_s"][0, :, 0] < predicted["load_s"][0, :, 0]).all(), "loads were quick"
+            run.gateway.core.measured(0, 0, 0, 1.5 * predicted["footprint_bytes"][0, 0, 0])
+            learned = {name: old[name][0, 0].copy() for name in ("load_s", "footprint_bytes")}
+            await run.gateway.change_world(after)
+            new = run.gateway.core.tables.level
+            for name, values in learned.items():
+                np.testing.assert_array_equal(new[name][0, 1], values, name)
+            np.testing.assert_array_equal(new[0, 0], after.tables.level[0, 0], "it is started otherwise")
+            run.gateway.core.check()
+
+    play(scene)
 
 
 def test_who_waits_for_a_model_that_goes_is_told() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,50 @@ def test_the_record_tells_of_every_request_without_its_text(tmp_path: Path) -> N
     assert (done["session"], done["decode_tokens"], done["device"]) == ("me", 4, 0)
     assert 0 <= done["sent_s"] <= done["first_token_s"] <= done["finish_s"] < 10
     (events,) = [read_event_log(path) for path in tmp_path.glob("events-*.parquet")]
-    assert {"load", "wait"} <= set(events["operation"])
+    assert {"load", "wait", "lose"} <= set(events["operation"])
     assert set(events["mode"]) == {"real"}
+    assert done["device_name"] == "gpu0"
+    failed = events[events["fault"] == "load_failed"]
+    assert "fake was told to fail" in failed["fault_reason"].iloc[0]
+
+
+def test_the_record_says_why_each_model_was_loaded_and_unloaded(tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+
+    async def scene() -> None:
+        of = world("small", "other", small={"pinned": True}, other={"preload": True, "ttl_s": 0.3})
+        recorder = Recorder(tmp_path, of, "cost-greedy")
+        async with running(of, recorder=recorder, shadow=make_policy("lru-keepalive")) as run:
+            following = asyncio.create_task(_collect(run.gateway.events(), seen))
+            await until(lambda: run.residents() == {"small", "other"}, "both are there")
+            await run.client.post("/unload", json={"model": "other"})
+            await until(lambda: run.residents() == {"small"}, "it is gone")
+            assert (await run.ask("other")).status == 200
+            await until(lambda: run.residents() == {"small"}, "its time is over")
+            following.cancel()
+
+    play(scene)
+    (events,) = [read_event_log(path) for path in tmp_path.glob("events-*.parquet")]
+    rows = events[events["operation"].isin(["load", "evict"])]
+    assert rows[["operation", "model", "cause"]].to_numpy().tolist() == [
+        ["load", "small", "pinned"],
+        ["load", "other", "preload"],
+        ["evict", "other", "unload"],
+        ["load", "other", "policy"],
+        ["evict", "other", "ttl"],
+    ]
+    servers = [list(what) for what in rows["servers"]]
+    assert servers == [["start small"], ["start other"], ["end other"], ["start other"], ["end other"]]
+    told = [(one["type"], one["reason"]) for one in seen if one["type"] in ("load", "unloaded")]
+    assert told[-3:] == [("unloaded", "unload"), ("load", "policy"), ("unloaded", "ttl")]
+    asked = events.dropna(subset=["shadow_choice_name"])
+    assert len(asked) > 0
+    assert set(events["shadow"]) == {make_policy("lru-keepalive").name}
+
+
+async def _collect(events: AsyncIterator[dict[str, Any]], seen: list[dict[str, Any]]) -> None:
+    async for event in events:
+        seen.append(event)
 
 
 def test_events_are_as_the_boundary_says() -> None:
@@ -179,11 +222,7 @@ def test_events_are_as_the_boundary_says() -> None:
         async with running(of) as run:
             seen: list[dict[str, Any]] = []
 
-            async def follow() -> None:
-                async for event in run.gateway.events():
-                    seen.append(event)
-
-            following = asyncio.create_task(follow())
+            following = asyncio.create_task(_collect(run.gateway.events(), seen))
             await asyncio.sleep(0)
             async with run.post("small", stream=True) as got:
                 await got.read()

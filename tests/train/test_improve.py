@@ -15,6 +15,7 @@ from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
+from shunter.envs.workload.traces import read_trace, write_trace
 from shunter.errors import InputError
 from shunter.eval.traffic.record import read_record
 from shunter.tracking import policies as registry
@@ -101,6 +102,24 @@ def test_days_are_held_back_whole_and_of_one_day_the_last_third(record: Path, tm
     write_record(tmp_path / "short", count=50)
     with pytest.raises(InputError, match=f"hold at least {FEWEST} requests that were answered. Got 50"):
         split_record(read_record(tmp_path / "short"))
+
+
+def test_a_trace_made_of_a_record_trains_too(
+    record: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box, trace = write_scenario(store), store / "trace.parquet"
+    write_trace(read_trace(record).frame, trace)
+    command = ["improve", str(trace), "--scenario", str(box), "--generations", "1", "--out", "t.safetensors"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    assert "--against must be given" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--against", "random"])
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    assert "judged on " in printed.out
+    assert "loads as predicted" in printed.out
 
 
 def test_the_command_says_what_came_of_it(

@@ -63,7 +63,7 @@ FACTS = {
 """What is compared, where a policy's file has it. ``decode_bytes_per_s`` is the memory bandwidth that a
 device effectively has, with one request in the batch and as many layers on the device as fit: data sheets are
 not known of every device. A device's speed is that of a mean request. Shares of requests are left out where
-they are not known: sessions and traces have their own. Older files have ``load``, which meant another share.
+a session's requests ask for the same models. Older files have ``load``, which meant another share.
 """
 
 Ranges = dict[str, tuple[float, float]]
@@ -105,6 +105,7 @@ def world_facts(world: World) -> Ranges:
     tables = world.tables
     top = tables.level_ok.argmax(-1)[..., None]  # levels are in descending order of layers on the device
     fits = tables.level_ok.any(-1)
+    serving_s = world.service_s[np.isfinite(world.service_s)]
 
     def rates(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         at_top = np.take_along_axis(seconds, top, -1)[..., 0]
@@ -123,7 +124,7 @@ def world_facts(world: World) -> Ranges:
         "weights_over_memory": tables.weight_bytes.sum() / tables.capacity_bytes.sum(),
         "all_fit": _all_fit(tables),
         "memory_ratio": tables.capacity_bytes.max() / tables.capacity_bytes.min(),
-        "speed_ratio": world.service_s.max() / world.service_s.min(),
+        "speed_ratio": serving_s.max() / serving_s.min(),
         "decode_bytes_per_s": rates(tables.step_s[..., 0, 0]),
         "load_bytes_per_s": rates(tables.load_s),
         **_popularity_facts(world),
@@ -132,11 +133,12 @@ def world_facts(world: World) -> Ranges:
 
 
 def _popularity_facts(world: World) -> dict[str, float]:
-    """Nothing where it is not popularity alone that says which model is asked for."""
+    """Nothing where not each request asks for a model of its own; models never asked for do not count."""
     workload = world.scenario.workload
-    if workload.sessions or (workload.replay and workload.replay.models != "zipf"):
+    if workload.sessions or (workload.replay and workload.replay.models == "session"):
         return {}
     shares = shares_of(world.scenario)
+    shares = shares[shares > 0]
     gap_s = 1.0 / (world.rate_per_s * shares.min())
     return {
         "popularity_top": shares.max(),

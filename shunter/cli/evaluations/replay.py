@@ -16,7 +16,7 @@ from shunter.eval.traffic.replay import ran_policy, replay_record
 from shunter.files import check_place, finite, write_json
 from shunter.report.replay import replay_tables, replay_words, write_replay
 
-RecordArgument = Annotated[Path, typer.Argument(help="Folder of shunter serve --record.", show_default=False)]
+_Record = Annotated[Path, typer.Argument(help="Folder of shunter serve --record.", show_default=False)]
 ServedScenario = Annotated[
     Path, typer.Option(help="Scenario file (YAML) that was served.", show_default=False)
 ]
@@ -42,7 +42,7 @@ _Policies = Annotated[
 
 
 def replay(
-    record: RecordArgument,
+    record: _Record,
     scenario: ServedScenario,
     performance: ServedPerformance = None,
     ran: _Ran = None,

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
-from shunter.cli.evaluations.replay import RecordArgument, ServedPerformance, ServedScenario, record_notes
+from shunter.cli.evaluations.replay import ServedPerformance, ServedScenario, record_notes
 from shunter.cli.options import Verbose, check_new, open_console, progress, say_answer
 from shunter.cli.policies.train import settings_given
 from shunter.envs.scenario.scenario import load_scenario
@@ -17,6 +17,12 @@ from shunter.eval.traffic.record import read_record
 from shunter.eval.traffic.replay import ran_policy
 from shunter.train.settings import EvolutionSettings
 
+_Record = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of shunter serve --record, or a Parquet trace made of one.", show_default=False
+    ),
+]
 _Against = Annotated[
     str | None,
     typer.Option(
@@ -26,7 +32,7 @@ _Against = Annotated[
 
 
 def improve(
-    record: RecordArgument,
+    record: _Record,
     scenario: ServedScenario,
     performance: ServedPerformance = None,
     against: _Against = None,

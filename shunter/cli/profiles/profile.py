@@ -46,6 +46,14 @@ _Models = Annotated[
     list[str] | None,
     typer.Option(help="GGUF file or Hugging Face folder; repeatable.", show_default=False),
 ]
+Names = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--name",
+        help="What to call a model, in the order of --model. Default: as its file or folder is called.",
+        show_default=False,
+    ),
+]
 _Out = Annotated[Path, typer.Option(help="Dataset to write (Parquet).")]
 _Engine = Annotated[str, typer.Option(help="transformers, llama-cpp, vllm or fake.")]
 _Device = Annotated[str, typer.Option(help="cpu:1-threads, cuda:0, loopback:2-threads-600MB, …")]
@@ -98,6 +106,7 @@ _DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and end
 
 def profile(
     model: _Models = None,
+    name: Names = None,
     out: _Out = Path("profile.parquet"),
     engine: _Engine = "transformers",
     device: _Device = "cpu",
@@ -150,7 +159,7 @@ def profile(
     passes = {"repeats": repeats, "max_repeats": max_repeats, "context_tokens": context, "seed": seed}
     limits = {"precision": share("--precision", precision), "allow_overcommit": allow_overcommit}
     settings = _settings(_words(gpu_layers), lengths, budget, **passes, **limits)
-    sweep: dict[str, Any] = {"engine": engine, "device": device, "settings": settings}
+    sweep: dict[str, Any] = {"engine": engine, "device": device, "settings": settings, "names": name or ()}
     if dry_run:
         _show_plan(console, plan_models(model or [], **sweep))
         return

@@ -9,9 +9,9 @@ import typer
 from rich.console import Console
 
 from shunter.catalog.devices import parse_device
-from shunter.catalog.work import FACT_COLUMNS
+from shunter.catalog.work import FACT_COLUMNS, FAMILY_COLUMNS
 from shunter.cli.options import Verbose, open_console, progress, say, say_answer
-from shunter.cli.profiles.profile import AllowOvercommit, Context, Python, Seed
+from shunter.cli.profiles.profile import AllowOvercommit, Context, Names, Python, Seed
 from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import start_engine
 from shunter.errors import InputError
@@ -63,6 +63,7 @@ _Resume = Annotated[bool, typer.Option("--resume", help="Measure only the cycles
 
 def profile_preemption(
     model: _Models = None,
+    name: Names = None,
     out: _Out = Path("preemption"),
     engine: _Engine = "transformers",
     device: _Device = "cpu",
@@ -110,7 +111,8 @@ def profile_preemption(
     )
     b = None if other is None else read_models([other], engine, field="--other")[0]
     place = parse_device(device, field="--device")
-    plan = make_preemption_plan(read_models(model or [], engine), b, settings, engine=engine, device=place)
+    models = read_models(model or [], engine, names=name or ())
+    plan = make_preemption_plan(models, b, settings, engine=engine, device=place)
     open_measurement(out, plan, predict=lambda: _predict(performance, plan), resume=resume)
     console = open_console()
     code = 0 if is_old(out) else _measure(console, out, plan, python, allow_overcommit)
@@ -187,7 +189,7 @@ def _predict(path: Path | None, plan: PreemptionPlan) -> list[Prediction]:
                 page_cache=plan.settings.page_cache,
                 max_batch=1,
                 max_context_tokens=plan.context_tokens,
-                **{name: facts[name] for name in FACT_COLUMNS},
+                **{name: facts[name] for name in (*FACT_COLUMNS, *FAMILY_COLUMNS) if name in facts},
             )
             predictions.append(
                 Prediction(checkpoint.name, cut, cost.total_s, cost.low_s, cost.high_s, cost.out_of_range)

@@ -27,8 +27,8 @@ from ..ledger import Ledger, Saved, checked_level, decode_steps
 from ..memory import check_fits, check_given_back, resident_bytes, trim_heap
 from ..page_cache import drop_cached
 from .devices import open_device
-from .gguf import read_facts
-from .model import MAX_BATCH_TOKENS, LlamaModel
+from .gguf import MAX_BATCH_TOKENS, read_facts
+from .model import LlamaModel
 from .native import check_version, settle_heap, silence
 from .slots import LlamaSlots
 
@@ -80,7 +80,7 @@ class LlamaCppEngine(Engine):
         facts = read_facts(checkpoint)
         level = checked_level(gpu_layers, facts.total_layers, partial=self._partial, device=self._name)
         planned_bytes = facts.device_bytes(level, context_tokens, max_batch, MAX_BATCH_TOKENS)
-        return planned_bytes + (0 if self._partial else facts.host_weight_bytes)
+        return planned_bytes + (0 if self._partial else facts.unshared_host_bytes)
 
     def load(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
@@ -122,7 +122,7 @@ class LlamaCppEngine(Engine):
         self._trim()
         self._ledger.add(model, LlamaSlots(loaded, max_batch), context_tokens, max_batch)
         self._planned_bytes[model] = planned_bytes
-        host_bytes = 0 if self._partial else facts.host_weight_bytes
+        host_bytes = 0 if self._partial else facts.unshared_host_bytes
         self._weight_bytes[model] = facts.device_weight_bytes(level) + host_bytes
         return LoadResult(start_s, end_s, facts.total_layers, self.memory())
 

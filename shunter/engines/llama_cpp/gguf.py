@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
+from ..gguf_shape import GgufShape, read_gguf_shape
 from ..headers import HeaderError, read_gguf_header
 from ..weights import Weights, weigh
 
 __all__ = ["read_facts"]
+
+MAX_BATCH_TOKENS = 512
+"""Most tokens of one forward pass of a prompt."""
 
 CELL_PADDING = 256
 """llama.cpp rounds a sequence's KV cells up to a multiple of this. Source: llama-context.cpp, GGML_PAD."""
@@ -23,22 +27,24 @@ def cells_per_request(context_tokens: int) -> int:
     return -(-context_tokens // CELL_PADDING) * CELL_PADDING
 
 
+def windowed_cells(context_tokens: int, window_tokens: int) -> int:
+    """KV cells that llama.cpp sets aside for one request in a layer with a window: that, and one pass.
+
+    Source: llama.cpp, llama-kv-cache-iswa.cpp.
+    """
+    return cells_per_request(min(cells_per_request(context_tokens), window_tokens + MAX_BATCH_TOKENS))
+
+
 @dataclass(frozen=True)
 class GgufFacts:
     """Sizes from the header of one GGUF file.
 
     Attributes:
-        hidden_size: Width of the residual stream.
-        intermediate_size: Width of the MLP.
-        vocab_size: Rows of the embedding.
-        kv_width: Elements of keys and values that one token adds in one layer.
+        shape: Widths and counts.
         weights: Sizes of the model's parts.
     """
 
-    hidden_size: int
-    intermediate_size: int
-    vocab_size: int
-    kv_width: int
+    shape: GgufShape
     weights: Weights
 
     @property
@@ -58,10 +64,15 @@ class GgufFacts:
 
     @property
     def host_weight_bytes(self) -> int:
-        """Weights that are on no device at any level.
+        """Weights that stay on the host at any level: the embedding.
 
-        None where the embedding is the output layer too, of which a device gets a copy.
+        Where it is the output layer too, a device gets a copy, or shares it if it is the host.
         """
+        return self.weights.embedding_bytes
+
+    @property
+    def unshared_host_bytes(self) -> int:
+        """What a device that is the host holds beside ``device_weight_bytes`` of all layers."""
         return self.weights.embedding_bytes if self.weights.head_bytes else 0
 
     def device_weight_bytes(self, gpu_layers: int) -> int:
@@ -74,10 +85,13 @@ class GgufFacts:
         """Predicted device memory of a resident: weights, KV and an estimate of the compute buffer."""
         if gpu_layers == 0:
             return 0
-        cells = cells_per_request(context_tokens)
-        kv_bytes = (gpu_layers - 1) * self.kv_width * _KV_ELEMENT_BYTES * cells * max_batch
-        widths = 4 * self.hidden_size + 3 * self.intermediate_size
-        compute_bytes = 4 * (batch_tokens * widths + max_batch * self.vocab_size) + 2 * batch_tokens * cells
+        shape, cells = self.shape, cells_per_request(context_tokens)
+        few_cells = windowed_cells(context_tokens, shape.window_tokens)
+        windowed = (gpu_layers - 1) * shape.windowed_layers / shape.layers
+        layer_cells = (gpu_layers - 1 - windowed) * cells + windowed * few_cells
+        kv_bytes = math.ceil(layer_cells * shape.kv_width * _KV_ELEMENT_BYTES * max_batch)
+        widths = 4 * shape.hidden_size + 3 * (shape.intermediate_size or shape.expert_size)
+        compute_bytes = 4 * (batch_tokens * widths + max_batch * shape.vocab_size) + 2 * batch_tokens * cells
         return self.device_weight_bytes(gpu_layers) + kv_bytes + compute_bytes
 
 
@@ -98,35 +112,5 @@ def read_facts(checkpoint: str) -> GgufFacts:
 @lru_cache(maxsize=64)  # each load asks twice, and a vocabulary takes a while to read
 def _read_facts(path: Path, _size_bytes: int, _changed_ns: int) -> GgufFacts:
     values, tensors = read_gguf_header(path)
-    architecture = values.get("general.architecture", "")
-
-    def number(name: str, default: int | None = None) -> int:
-        value: Any = values.get(f"{architecture}.{name}", default)
-        if value is None:
-            raise HeaderError(path, f"its header does not say {architecture}.{name}")
-        if not isinstance(value, int):
-            why = f"its {architecture}.{name} is of a type that is not supported: {value!r}"
-            raise HeaderError(path, why)
-        return value
-
-    if values.get("split.count", 0) not in (0, 1):
-        raise HeaderError(path, "it is one part of several; join them with llama-gguf-split --merge")
-    if number("expert_count", 0):
-        raise HeaderError(path, "it is a mixture of experts, which is not supported")
-    if not number("attention.causal", True):
-        raise HeaderError(path, "it is an encoder, which generates no text")
-    if number("pooling_type", 0):
-        raise HeaderError(path, "it is an embedding model, which generates no text")
-    layers, hidden, heads = number("block_count"), number("embedding_length"), number("attention.head_count")
-    head_dim = hidden // max(1, heads)
-    widths = number("attention.key_length", head_dim) + number("attention.value_length", head_dim)
-    embedding = tensors.get("token_embd.weight")
-    if embedding is None or not embedding.shape:
-        raise HeaderError(path, "it has no token embedding (token_embd.weight): it is not a whole model")
-    return GgufFacts(
-        hidden_size=hidden,
-        intermediate_size=number("feed_forward_length"),
-        vocab_size=embedding.shape[0],
-        kv_width=number("attention.head_count_kv", heads) * widths,
-        weights=weigh(path, tensors, layers=layers),
-    )
+    shape, loaded = read_gguf_shape(path, values, tensors)
+    return GgufFacts(shape, weigh(path, loaded, layers=shape.layers))

@@ -10,11 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..base import CheckpointError, DeviceMemoryError, EngineError, RequestError
-from .gguf import cells_per_request
+from .gguf import MAX_BATCH_TOKENS, cells_per_request
 from .native import last_errors, touch_mapped
-
-MAX_BATCH_TOKENS = 512
-"""Most tokens of one forward pass of a prompt."""
 
 
 class LlamaModel:
@@ -196,6 +193,7 @@ def _context_params(context_tokens: int, max_batch: int, threads: int) -> Any:
     params.n_ctx = cells * max_batch
     params.n_seq_max = max_batch
     params.kv_unified = False
+    params.swa_full = False  # as llama-server: layers with a window keep no more than that and one pass
     params.n_batch = params.n_ubatch = max(MAX_BATCH_TOKENS, max_batch)
     params.n_outputs_max = max_batch  # the logits buffer is as wide as the vocabulary
     params.n_threads = params.n_threads_batch = threads

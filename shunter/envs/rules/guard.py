@@ -35,6 +35,8 @@ from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import LOAD, RUN, State
 from shunter.envs.state.tables import Tables
 
+__all__ = ["forced_model"]
+
 ROTATIONS = 2.25
 """Rotations that the default guard lets pass where work is even and devices idle; see ``Rotation.guard_s``.
 

@@ -12,7 +12,9 @@ Who waited for what was loaded joins before the device is asked again: a policy 
 The running lane is looked at again when a request arrives or finishes, a load ends, or a quantum is over.
 Servers share a device in time: where k of them run requests, each is k times as slow as alone. One server
 prefills who joins, one after another, before it goes on with its batch, each of which then gains a token a
-step. What a load takes does not depend on what runs meanwhile, nor the other way round.
+step. A load beside k that run is as the device's ``load_contention`` c says: they have k + c to share the
+device, and the load takes 1 + c k times as long. At 0, as where weights come over a bus to a GPU, neither
+knows of the other; at 1, as where a host computes, the load is one more that runs.
 """
 
 from __future__ import annotations
@@ -73,6 +75,24 @@ def add_running(t: Tables, s: State, d: int, m: int) -> None:
         i = s.slot[i].next
     if s.device[d].op_batch > before:
         touch(s, m)
+
+
+@inlined
+def is_loading(s: State, d: int) -> bool:
+    """Whether device d's other lane is at work, not only waiting for what drains."""
+    device = s.device[d]
+    return bool((device.op_kind == LOAD or device.op_kind == EVICT) and device.op_end_ns != FAR_NS)
+
+
+@inlined
+def delay_load(s: State, d: int, now_ns: int, delay: float) -> None:
+    """From now on device d's load, if it has one, takes this much longer than alone, relative."""
+    device = s.device[d]
+    if is_loading(s, d) and device.load_delay != delay:
+        begun_ns = max(now_ns, device.op_start_ns)
+        left_ns = (device.op_end_ns - begun_ns) / (1.0 + device.load_delay)
+        device.op_end_ns = begun_ns + int(np.round(max(0.0, left_ns) * (1.0 + delay)))
+    device.load_delay = delay
 
 
 @entry
@@ -150,7 +170,7 @@ def look_ahead(t: Tables, s: State, d: int, m: int) -> Outlook:
 
 
 @internal
-def gain(t: Tables, s: State, d: int, m: int, ahead: Outlook, work_s: float, sharing: int) -> None:
+def gain(t: Tables, s: State, d: int, m: int, ahead: Outlook, work_s: float, sharing: float) -> None:
     """Fills in what model m's running requests on device d gain by so many seconds of work."""
     device, place = s.device[d], s.place[d, m]
     work_s += place.partial_s
@@ -182,14 +202,17 @@ def gain(t: Tables, s: State, d: int, m: int, ahead: Outlook, work_s: float, sha
 @internal
 def fill_serving(t: Tables, s: State, d: int) -> None:
     """Predicts what device d's running requests gain until they are looked at again."""
-    device, sharing, finish_s = s.device[d], 0, np.inf
+    device, sharing, finish_s = s.device[d], 0.0, np.inf
     for m in range(s.model.shape[0]):
         ahead = look_ahead(t, s, d, m)
         if ahead.running > 0:
-            sharing += 1
+            sharing += 1.0
             finish_s = min(finish_s, ahead.finish_s)
     end_ns = min(next_arrival_ns(s), device.serving_since_ns + t.limits[0].quantum_ns)
-    if device.op_kind == LOAD or device.op_kind == EVICT:
+    if is_loading(s, d):
+        contention = t.device[d].load_contention
+        delay_load(s, d, device.serving_since_ns, contention * sharing)
+        sharing += contention
         end_ns = min(end_ns, device.op_end_ns)
     last_ns = device.serving_since_ns + int(np.ceil(max(0.0, finish_s) * sharing * 1e9))
     device.serving_end_ns = max(device.serving_since_ns, min(end_ns, last_ns))
@@ -233,8 +256,8 @@ def end_serving(t: Tables, s: State, d: int) -> None:
     device = s.device[d]
     end_ns = device.serving_end_ns
     device.serving_end_ns = -1
-    loads = (device.op_kind == LOAD or device.op_kind == EVICT) and device.op_end_ns != FAR_NS
-    if not loads:  # else the time is counted as loading
+    delay_load(s, d, end_ns, 0.0)
+    if not is_loading(s, d):  # what loads meanwhile counts as loading
         s.counts[0].running_ns += end_ns - device.serving_since_ns
     commit_batch(s, d, end_ns)
     device.op_batch = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -10,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from shunter.engines.caller.entries import engine_entry
 from shunter.envs.scenario.fields import Count, Positive, Strict
-from shunter.envs.scenario.workload import LENGTHS
+from shunter.envs.scenario.workload import Lengths, lengths_relative_to
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.published.rows import catalog_facts
 
@@ -59,7 +60,7 @@ class Model(Strict):
     context_tokens: Annotated[int, Field(ge=2)] | None = None
     max_batch: Annotated[int, Field(ge=1, le=64)] | None = None
     kv_type: Literal["f16", "q8_0", "q4_0"] | None = None
-    lengths: Literal[LENGTHS] | Path | None = None  # type: ignore[valid-type]
+    lengths: Lengths | None = None
     weight: Positive | None = None
     pinned: bool | Name = False
     preload: bool | Name = False
@@ -102,10 +103,32 @@ class Model(Strict):
         """What a token of KV takes, relative to f16."""
         return KV_BYTES[self.kv_type or "f16"] / KV_BYTES["f16"]
 
+    def expert_layers_on_host(self, layers: int) -> int:
+        """Of how many layers, from the first on, ``args`` keep the experts on the host.
+
+        Args:
+            layers: Those of the model.
+
+        Raises:
+            InputError: An argument that says so has no count after it.
+        """
+        if not {"--cpu-moe", "-cmoe"}.isdisjoint(self.args):
+            return layers
+        for argument, following in pairwise([*self.args, ""]):
+            if argument in ("--n-cpu-moe", "-ncmoe"):
+                if not following.isdecimal():
+                    rule = f"have a count of layers after {argument}"
+                    raise InputError(f"models.{self.name}.args", rule, following)
+                return min(int(following), layers)
+        return 0
+
     def relative_to(self, folder: Path) -> Model:
         """The same model with its files looked for from a folder."""
-        files = {name: getattr(self, name) for name in ("checkpoint", "lengths")}
-        changes = {name: folder / file for name, file in files.items() if isinstance(file, Path)}
+        changes: dict[str, object] = {}
+        if self.checkpoint is not None:
+            changes["checkpoint"] = folder / self.checkpoint
+        if self.lengths is not None:
+            changes["lengths"] = lengths_relative_to(self.lengths, folder)
         return self.model_copy(update=changes) if changes else self
 
     def gpu_layers(self, total_layers: int) -> list[int]:

@@ -21,7 +21,6 @@ from shunter.envs.scenario.model import Model, check_models, known_engine
 from shunter.envs.scenario.objective import Objective
 from shunter.envs.scenario.workload import Workload
 from shunter.errors import InputError
-from shunter.models.datasheets import gpu_name
 
 __all__ = ["Device", "Scenario", "load_scenario"]
 
@@ -36,6 +35,8 @@ class Device(Strict):
         gpu: GPU of the catalogue that simulation takes it to be.
         reserve_gb: GB of the gpu's memory that no model gets: the driver's, the display's, what fragments.
         reserve_bytes: Bytes that no model gets, in place of reserve_gb, of a real device's budget too.
+        load_contention: Where servers drain, how far a load and the requests that run meanwhile slow each
+            other down: 0 not at all, 1 as two models that run.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -43,6 +44,7 @@ class Device(Strict):
     gpu: str | None = None
     reserve_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     reserve_bytes: Annotated[int, Field(ge=0)] | None = None
+    load_contention: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
 
     @field_validator("device")
     @classmethod
@@ -54,7 +56,7 @@ class Device(Strict):
     @field_validator("gpu")
     @classmethod
     def _catalogued(cls, text: str | None) -> str | None:
-        return None if text is None else gpu_name(text) or get_gpu(text, field="devices.gpu").name
+        return None if text is None else get_gpu(text, field="devices.gpu").name
 
     @model_validator(mode="after")
     def _something(self) -> Self:

@@ -7,11 +7,11 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from shunter.envs.scenario.fields import Count, Positive, Strict
 
-__all__ = ["Replay", "Workload"]
+__all__ = ["Replay", "TracePart", "Workload"]
 
 LENGTHS = ("azure2023_conv", "azure2023_code", "mooncake_conversation", "mooncake_synthetic")
 """Named length distributions: the first as pairs of the trace itself, the others from its quantiles."""
@@ -51,6 +51,18 @@ class Diurnal(Strict):
     period_s: Positive = 86_400.0
 
 
+class Step(Strict):
+    """A stretch of time at one rate.
+
+    Attributes:
+        span_s: How long it lasts.
+        factor: Its rate relative to the other steps'; the mean over all of them is the workload's rate.
+    """
+
+    span_s: Positive
+    factor: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Arrivals(Strict):
     """When requests, or sessions, arrive.
 
@@ -58,20 +70,25 @@ class Arrivals(Strict):
         gaps: Distribution of the gaps between arrivals: ``poisson`` (exponential), ``gamma`` or ``weibull``.
         cv: Coefficient of variation of gamma and Weibull gaps; above 1: burstier than Poisson.
         bursts: Modulates the rate.
-        diurnal: Modulates the rate; give at most one of the two.
+        diurnal: Modulates the rate.
+        steps: Modulates the rate: it is the first step's as the episode begins, and after the last step the
+            first comes again. Give at most one of the three.
     """
 
     gaps: Literal["poisson", "gamma", "weibull"] = "poisson"
     cv: Annotated[float, Field(ge=0.1, le=20)] | None = None
     bursts: Bursts | None = None
     diurnal: Diurnal | None = None
+    steps: Annotated[list[Step], Field(min_length=2, max_length=10_000)] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.cv is None) != (self.gaps == "poisson"):
             raise ValueError("give cv for gamma and weibull gaps, and only for these: Poisson's is 1")
-        if self.bursts and self.diurnal:
-            raise ValueError("give at most one of bursts and diurnal")
+        if sum(one is not None for one in (self.bursts, self.diurnal, self.steps)) > 1:
+            raise ValueError("give at most one of bursts, diurnal and steps")
+        if self.steps is not None and not any(step.factor for step in self.steps):
+            raise ValueError("give at least one of steps a factor above 0")
         return self
 
     @property
@@ -86,6 +103,9 @@ class Arrivals(Strict):
             varies = inside * self.bursts.factor**2 + (1.0 - inside * self.bursts.factor) ** 2 / outside
         if self.diurnal is not None:
             varies = 1.0 + self.diurnal.amplitude**2 / 2.0
+        if self.steps is not None:
+            span_s, factor = np.array([(step.span_s, step.factor) for step in self.steps]).T
+            varies = float(span_s.sum() * (span_s @ factor**2) / (span_s @ factor) ** 2)
         return varies * max(1.0, (1.0 + (self.cv or 1.0) ** 2) / 2.0)
 
 
@@ -116,23 +136,66 @@ class ClosedLoop(Strict):
     think_s: Positive
 
 
-class Replay(Strict):
-    """A recorded trace instead of synthetic requests: a random stretch of it, begun anew at its end.
+class TracePart(Strict):
+    """A trace file, or the part of it that arrives within an interval.
 
     Attributes:
         file: Trace file in any format that ``shunter workload show`` reads; relative to the scenario file.
         format: Format of the trace file; by default as its header shows.
         mend: Leave out what is broken in it instead of refusing.
-        models: Which model a request asks for: by the trace's ``column``; drawn by popularity for each
-            request (``zipf``) or for each session of the trace (``session``).
-        names: Models by the names that the trace's column has, where those differ.
+        from_s: Seconds after its first request from which on requests count; None: from the first.
+        to_s: Seconds after its first request before which they arrive; None: to its end.
+        requests: How many of these count, the first ones; None: all.
     """
 
     file: Path
     format: str | None = None
     mend: bool = False
-    models: Literal["column", "zipf", "session"] = "zipf"
+    from_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    to_s: Positive | None = None
+    requests: Count | None = None
+
+    @model_validator(mode="after")
+    def _lasting(self) -> Self:
+        if self.to_s is not None and self.to_s <= (self.from_s or 0.0):
+            raise ValueError("to_s must be more than from_s")
+        return self
+
+    def relative_to(self, folder: Path) -> Self:
+        """The same part of the file as it is found from a folder."""
+        return self.model_copy(update={"file": folder / self.file})
+
+
+def _kind_of_lengths(lengths: object) -> str:
+    return "trace" if isinstance(lengths, dict | TracePart) else "name"
+
+
+Lengths = Annotated[
+    Annotated[Literal[LENGTHS] | Path, Tag("name")] | Annotated[TracePart, Tag("trace")],  # type: ignore[valid-type]
+    Discriminator(_kind_of_lengths),
+]
+"""What ``Workload.lengths`` may be; errors are those of the kind that was given."""
+
+
+class Replay(TracePart):
+    """A recorded trace instead of synthetic requests: a random stretch of it, begun anew at its end.
+
+    Attributes:
+        models: Which model a request asks for: by the trace's ``column``, where every request must name a
+            model of the scenario; drawn by popularity for each request (``zipf``), or for each session of the
+            trace and each request without one (``session``). None: by the column where it names one of the
+            scenario's models, else drawn by popularity, with a line that says so.
+        names: Models by the names that the trace's column has, where those differ.
+    """
+
+    models: Literal["column", "zipf", "session"] | None = None
     names: Annotated[dict[str, str], Field(default_factory=dict)]
+
+    @model_validator(mode="after")
+    def _by_name(self) -> Self:
+        if self.names and self.models not in (None, "column"):
+            raise ValueError(f"give names only where models go by the trace's column, not by {self.models}")
+        return self
 
 
 class Workload(Strict):
@@ -151,7 +214,8 @@ class Workload(Strict):
         arrivals: When they arrive.
         popularity_zipf: Exponent s: the k-th model, in the order listed, is asked for in proportion to k^-s.
         popularity_drift_s: After every so many seconds, a model drawn at random becomes the most popular one.
-        lengths: Named distribution of (prompt, decode) pairs, or a trace file whose pairs are drawn.
+        lengths: Named distribution of (prompt, decode) pairs, or a trace file or part of one, whose pairs
+            are drawn.
         prompt_scale: Factor on prompt lengths.
         decode_scale: Factor on decode lengths.
         sessions: Group requests into sessions.
@@ -166,7 +230,7 @@ class Workload(Strict):
     arrivals: Arrivals = Arrivals()
     popularity_zipf: Annotated[float, Field(ge=0)] = 1.2
     popularity_drift_s: Positive | None = None
-    lengths: Literal[LENGTHS] | Path = "azure2023_conv"  # type: ignore[valid-type]
+    lengths: Lengths = "azure2023_conv"
     prompt_scale: Positive = 1.0
     decode_scale: Positive = 1.0
     sessions: Sessions | None = None
@@ -198,8 +262,14 @@ class Workload(Strict):
     def relative_to(self, folder: Path) -> Workload:
         """The same workload with its trace files looked for from a folder."""
         changes: dict[str, object] = {}
-        if isinstance(self.lengths, Path):
-            changes["lengths"] = folder / self.lengths
+        changes["lengths"] = lengths_relative_to(self.lengths, folder)
         if self.replay:
-            changes["replay"] = self.replay.model_copy(update={"file": folder / self.replay.file})
+            changes["replay"] = self.replay.relative_to(folder)
         return self.model_copy(update=changes)
+
+
+def lengths_relative_to(lengths: Lengths, folder: Path) -> Lengths:
+    """The same lengths, a trace file among them as it is found from a folder."""
+    if isinstance(lengths, TracePart):
+        return lengths.relative_to(folder)
+    return folder / lengths if isinstance(lengths, Path) else lengths

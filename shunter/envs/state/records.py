@@ -147,7 +147,10 @@ DEVICE = record(
         "op_cold",  # whether a load reads from disk
         "kept",  # where servers drain: whether it keeps its residents and is asked what else fits
     ),
-    floats=("busy_per_s",),  # what an operation adds to ``cost_per_s``
+    floats=(
+        "busy_per_s",  # what an operation adds to ``cost_per_s``
+        "load_delay",  # where servers drain: how much longer its load takes for what runs beside it, relative
+    ),
 )
 """A device and its current operation."""
 

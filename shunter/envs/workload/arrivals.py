@@ -6,14 +6,14 @@ rate's integral. Any gaps then combine with any modulation, and the mean rate is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import gamma as gamma_function
 
-from shunter.envs.scenario.workload import Arrivals, Bursts, Diurnal
+from shunter.envs.scenario.workload import Arrivals, Bursts, Diurnal, Step
 
 Array = NDArray[np.float64]
 _CHUNK = 4096
@@ -70,18 +70,41 @@ def _clock(spec: Arrivals, rate_per_s: float, rng: np.random.Generator) -> Calla
         return _BurstClock(spec.bursts, rate_per_s, np.random.default_rng(int(rng.integers(2**63))))
     if spec.diurnal:
         return _diurnal_clock(spec.diurnal, rate_per_s, float(rng.random()))
+    if spec.steps:
+        return _step_clock(spec.steps, rate_per_s)
     return lambda operational: operational / rate_per_s
+
+
+def _step_clock(steps: Sequence[Step], rate_per_s: float) -> Callable[[Array], Array]:
+    span_s, factor = np.array([(step.span_s, step.factor) for step in steps]).T
+    ends_s, integral = np.cumsum(span_s), np.cumsum(span_s * factor)
+    share, x = np.append(0.0, integral / integral[-1]), np.append(0.0, ends_s / ends_s[-1])
+    return _periodic_clock(share, x, rate_per_s, float(ends_s[-1]))
 
 
 def _diurnal_clock(spec: Diurnal, rate_per_s: float, phase: float) -> Callable[[Array], Array]:
     x = np.linspace(0.0, 1.0, _DIURNAL_GRID + 1)
     swing = np.cos(2 * np.pi * phase) - np.cos(2 * np.pi * (x + phase))
     integral = x + spec.amplitude / (2 * np.pi) * swing
-    per_period = rate_per_s * spec.period_s
+    return _periodic_clock(integral, x, rate_per_s, spec.period_s)
+
+
+def _periodic_clock(
+    integral: Array, x: Array, rate_per_s: float, period_s: float
+) -> Callable[[Array], Array]:
+    """Maps operational time to seconds where the rate comes again every period.
+
+    Args:
+        integral: (K,) share of a period's arrivals up to each point of it, from 0 to 1.
+        x: (K,) the points, as shares of the period, from 0 to 1.
+        rate_per_s: Mean rate.
+        period_s: Length of a period.
+    """
+    per_period = rate_per_s * period_s
 
     def to_seconds(operational: Array) -> Array:
         whole, rest = np.divmod(operational / per_period, 1.0)
-        return np.asarray((whole + np.interp(rest, integral, x)) * spec.period_s)
+        return np.asarray((whole + np.interp(rest, integral, x)) * period_s)
 
     return to_seconds
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
@@ -16,8 +17,9 @@ from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.scenario.workload import ClosedLoop, Sessions, Workload
 from shunter.envs.state.state import Requests
 from shunter.envs.workload.arrivals import arrival_times
-from shunter.envs.workload.lengths import Pairs, pairs_by_model, read_replay
-from shunter.errors import InputError, UnknownNameError
+from shunter.envs.workload.lengths import Pairs, pairs_by_model, pairs_of_workload
+from shunter.envs.workload.replay import models_by_row, read_replay, replay_rate_per_s
+from shunter.errors import InputError
 
 __all__ = ["popularity", "shares_of"]
 
@@ -39,11 +41,28 @@ def popularity(models: int, zipf: float) -> Floats:
 
 
 def shares_of(scenario: Scenario) -> Floats:
-    """Share of requests of each of a scenario's models, (models,): by their weights, else by popularity."""
-    return _shares(scenario.models, scenario.workload)
+    """The share of a scenario's requests that ask for each of its models: what everything else goes by.
+
+    Where a replayed trace names models, their shares of its requests; those that name none are drawn, as all
+    are of other workloads: by the models' weights, else by popularity. With drift, as an episode begins.
+
+    Returns:
+        Shape (models,), the sum is 1; 0 for a model that a trace never asks for.
+
+    Raises:
+        InputError: A trace is missing or broken.
+        UnknownNameError: It asks for a model that the scenario lacks.
+    """
+    drawn = _drawn_shares(scenario.models, scenario.workload)
+    rows = models_by_row(scenario.workload, scenario.models)
+    if rows is None:
+        return drawn
+    named = np.bincount(rows[rows >= 0], minlength=len(drawn))
+    return np.asarray((named + (rows < 0).sum() * drawn) / len(rows))
 
 
-def _shares(models: Sequence[Model], workload: Workload) -> Floats:
+def _drawn_shares(models: Sequence[Model], workload: Workload) -> Floats:
+    """By the models' weights, else by popularity: how those are drawn that no trace names."""
     weights = [model.weight for model in models if model.weight is not None]
     if not weights:
         return popularity(len(models), workload.popularity_zipf)
@@ -111,15 +130,6 @@ def request_chunks(
         yield _requests(times_s, model, _lengths(pairs, model, rng.random(len(times_s))))
 
 
-def replay_rate_per_s(workload: Workload) -> float:
-    """Mean arrivals per second of the trace that a workload replays."""
-    arrivals_s = read_replay(workload).frame["arrival_s"].to_numpy()
-    span_s = float(arrivals_s[-1] - arrivals_s[0])
-    if span_s <= 0:
-        raise InputError("workload.replay.file", "span some time", f"{len(arrivals_s)} requests at once")
-    return (len(arrivals_s) - 1) / span_s
-
-
 def _lengths(pairs: Sequence[Pairs], model: Ints, quantile: Floats) -> Pairs:
     """For each request the pair at a quantile, 0 to below 1, of its model's, in their order."""
     if all(own is pairs[0] for own in pairs):
@@ -136,7 +146,7 @@ class _Popularity:
 
     def __init__(self, workload: Workload, models: Sequence[Model], seed: int) -> None:
         self.models = len(models)
-        shares = _shares(models, workload)
+        shares = _drawn_shares(models, workload)
         by_rank = np.argsort(-shares, kind="stable")
         self._shares = shares[by_rank]
         self._drift_s = workload.popularity_drift_s
@@ -215,38 +225,32 @@ def _replayed(
 ) -> Iterator[Requests]:
     frame = read_replay(workload).frame
     scale = replay_rate_per_s(workload) / rate_per_s
-    pairs = pairs_by_model(workload, limits, models)
+    pairs = pairs_of_workload(workload, limits, models)
     gaps_s = np.diff(frame["arrival_s"].to_numpy(), prepend=0.0) * scale
     gaps_s[0] = 1.0 / rate_per_s  # from the trace's end to its beginning
     order = np.roll(np.arange(len(frame)), -int(_stream(seed, _ARRIVALS).integers(len(frame))))
     choose = _Popularity(workload, models, seed)
-    by_row = _models_by_row(workload, frame["model"].tolist(), frame["session"].tolist(), models, choose)
+    given = _given_models(workload, models, choose)[order]
+    drawn = given < 0
     now_s = 0.0
     while True:
         times_s = now_s + np.cumsum(gaps_s[order])
         now_s = float(times_s[-1])
-        model = choose.one(times_s) if by_row is None else by_row[order]
+        model = given.copy()
+        if drawn.any():
+            model[drawn] = choose.one(times_s[drawn])
         yield _requests(times_s, model, _lengths(pairs, model, (order + 0.5) / len(order)))
 
 
-def _models_by_row(
-    workload: Workload, column: list[str], sessions: list[str], models: Sequence[Model], choose: _Popularity
-) -> Ints | None:
-    """The model of each row of a trace; None: drawn for each request."""
-    replay = workload.replay
-    if replay is None or replay.models == "zipf":
-        return None
-    if replay.models == "session":
-        known = {name: i for i, name in enumerate(dict.fromkeys(sessions))}
-        drawn = choose.one(np.zeros(len(known)))
-        return drawn[[known[name] for name in sessions]]
-    index = {name: i for i, model in enumerate(models) for name in (model.name, *model.aliases)}
-    for name in dict.fromkeys(column):
-        if replay.names.get(name, name) not in index:
-            raise UnknownNameError(
-                f"{replay.file}: model", replay.names.get(name, name), [m.name for m in models]
-            )
-    return np.array([index[replay.names.get(name, name)] for name in column], np.int64)
+def _given_models(workload: Workload, models: Sequence[Model], choose: _Popularity) -> Ints:
+    """The model of each row of a trace, -1: drawn whenever the row is played."""
+    rows, sessions = models_by_row(workload, models), read_replay(workload).frame["session"]
+    if rows is not None:
+        return rows
+    if workload.replay is None or workload.replay.models != "session":
+        return np.full(len(sessions), -1)
+    of_session, known = pd.factorize(sessions.where(sessions != ""))  # rows without one: -1, the last
+    return np.append(choose.one(np.zeros(len(known))), -1)[of_session]
 
 
 def _requests(times_s: Floats, model: Ints, pairs: Ints) -> Requests:

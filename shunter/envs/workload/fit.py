@@ -1,13 +1,14 @@
 """Calibrates a synthetic twin of a trace, and says how alike the two are.
 
 The twin is fitted to the first half of the trace and judged on the second, beside what the first half itself
-would reach there: no twin can be expected to do better than that.
+would reach there: no twin can be expected to do better than that. Where the rate changes over the trace, its
+halves are unlike: then the changes are fitted first (``rates``), and all this is of arrivals without them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -19,6 +20,7 @@ from scipy.stats import ks_2samp
 
 from shunter.envs.scenario.workload import Arrivals, Bursts
 from shunter.envs.workload.arrivals import arrival_times
+from shunter.envs.workload.rates import RateChange, rate_change
 from shunter.errors import InputError
 
 __all__ = ["SCALES_S", "Fit", "dispersion", "fit_arrivals"]
@@ -62,6 +64,7 @@ class Fit:
         held_out: Likeness of the twin to the second half.
         floor: Likeness of the first half to the second.
         others: Scores on the first half of the kinds that were not chosen, by name.
+        change: Whether the rate is steady, and what it does instead.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Fit:
     held_out: Likeness
     floor: Likeness
     others: dict[str, float]
+    change: RateChange
 
 
 def dispersion(arrivals_s: Array, window_s: float) -> float:
@@ -79,8 +83,11 @@ def dispersion(arrivals_s: Array, window_s: float) -> float:
     windows = int(span_s // window_s)
     if windows < _LEAST_WINDOWS:
         return float("nan")
-    counts, _ = np.histogram(arrivals_s - arrivals_s[0], bins=windows, range=(0.0, windows * window_s))
-    return float(counts.var() / counts.mean())
+    at = (arrivals_s - arrivals_s[0]) // window_s
+    # Of windows that hold nothing there may be very many.
+    counts = np.unique(at[at < windows], return_counts=True)[1].astype(np.float64)
+    mean = counts.sum() / windows
+    return max(0.0, float((counts @ counts / windows - mean**2) / mean))
 
 
 def likeness(first_s: Array, second_s: Array) -> Likeness:
@@ -92,7 +99,7 @@ def likeness(first_s: Array, second_s: Array) -> Likeness:
 
 
 def fit_arrivals(frame: pd.DataFrame, *, seed: int = 0) -> Fit:
-    """Chooses and calibrates the process that looks most like a trace's first half.
+    """Chooses and calibrates the process that looks most like a trace's first half, or has its changing rate.
 
     Args:
         frame: ``TRACE_COLUMNS``.
@@ -102,14 +109,27 @@ def fit_arrivals(frame: pd.DataFrame, *, seed: int = 0) -> Fit:
         InputError: The trace is too short, or its halves span no time.
     """
     times_s = frame["arrival_s"].to_numpy(dtype=np.float64)
+    times_s = times_s - times_s[:1]  # clocks count from far away: small gaps would be lost beside that
     if len(times_s) < _LEAST_REQUESTS:
         raise InputError("trace", f"hold at least {_LEAST_REQUESTS} requests to fit a twin", len(times_s))
-    first_s, second_s = np.array_split(times_s, 2)
-    if min(np.ptp(first_s), np.ptp(second_s)) <= 0:
+    if min(np.ptp(half_s) for half_s in np.array_split(times_s, 2)) <= 0:
         raise InputError("trace", "span some time in each half", "all at once")
+    change = rate_change(times_s)
+    if change.curve is None:
+        return _fit_steady(times_s, change, _KINDS, seed)
+    fit = _fit_steady(change.curve.operational_s(times_s), change, _GAPS, seed)
+    changing = change.curve.arrivals.model_dump(exclude_unset=True)
+    arrivals = Arrivals.model_validate({**fit.arrivals.model_dump(exclude_unset=True), **changing})
+    return replace(fit, name=f"{change.kind}, {fit.name}", arrivals=arrivals, rate_per_s=_rate_per_s(times_s))
+
+
+def _fit_steady(
+    times_s: Array, change: RateChange, kinds: Mapping[str, Callable[[Array], Arrivals | None]], seed: int
+) -> Fit:
+    first_s, second_s = np.array_split(times_s, 2)
     drawn = {
         name: (spec, _draw(spec, first_s, seed))
-        for name, make in _KINDS.items()
+        for name, make in kinds.items()
         if (spec := make(first_s)) is not None
     }
     seen = {name: likeness(twin_s, first_s) for name, (_, twin_s) in drawn.items()}
@@ -123,6 +143,7 @@ def fit_arrivals(frame: pd.DataFrame, *, seed: int = 0) -> Fit:
         held_out=likeness(twin_s, second_s),
         floor=likeness(first_s, second_s),
         others={name: found.score for name, found in seen.items() if name != best},
+        change=change,
     )
 
 
@@ -176,9 +197,9 @@ def _bursts(times_s: Array) -> Arrivals | None:
     )
 
 
-_KINDS: dict[str, Callable[[Array], Arrivals | None]] = {
+_GAPS: dict[str, Callable[[Array], Arrivals | None]] = {
     "poisson": lambda times_s: Arrivals(),
     "gamma gaps": _of_gaps("gamma"),
     "weibull gaps": _of_gaps("weibull"),
-    "bursts": _bursts,
 }
+_KINDS = {**_GAPS, "bursts": _bursts}

@@ -21,7 +21,7 @@ TRACE_NAME = "requests.jsonl"
 """Name of the file in the folder of a record."""
 
 REQUIRED = ("arrival_s", "model", "prompt_tokens", "decode_tokens", "status")
-OPTIONAL = ("session", "first_token_s", "finish_s", "sent_s", "device", "endpoint")
+OPTIONAL = ("session", "first_token_s", "finish_s", "sent_s", "device", "device_name", "endpoint")
 DONE, CANCELLED = "done", "cancelled"
 
 

@@ -15,7 +15,8 @@ from scipy.stats import norm
 from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import Scenario
-from shunter.envs.scenario.workload import Workload
+from shunter.envs.scenario.workload import TracePart, Workload
+from shunter.envs.workload.replay import models_by_row, read_part, read_replay
 from shunter.envs.workload.traces import Trace, read_trace
 
 __all__ = ["length_pairs", "mean_lengths", "pairs_by_model", "remaining_tokens", "stacked_pairs"]
@@ -35,7 +36,7 @@ def length_pairs(workload: Workload, limits: Limits) -> Pairs:
     """All (prompt, decode) pairs of the workload, scaled and cut to the context limit.
 
     Returns:
-        Shape (rows, 2), tokens: see ``cut_pairs``.
+        Shape (rows, 2), tokens: see ``cut_pairs``; of a replay a row for each of its requests, in order.
 
     Raises:
         InputError: A trace file is missing or broken.
@@ -45,18 +46,18 @@ def length_pairs(workload: Workload, limits: Limits) -> Pairs:
     return _drawn(workload.lengths, workload.prompt_scale, workload.decode_scale, limits.context_tokens)
 
 
-def pairs_by_model(workload: Workload, limits: Limits, models: Sequence[Model]) -> list[Pairs]:
-    """The (prompt, decode) pairs of each model's requests; those of models that ask alike are one array.
+def pairs_of_workload(workload: Workload, limits: Limits, models: Sequence[Model]) -> list[Pairs]:
+    """``length_pairs`` by each model's limits and, where it has some, its lengths.
 
     Args:
         workload: Says what the lengths are.
         limits: Lengths are cut to its context.
-        models: Models, which may have other lengths and another context.
+        models: Models, which may have other lengths and another context; those alike share one array.
 
     Raises:
         InputError: A trace file is missing or broken.
     """
-    found: dict[tuple[str | Path | None, int | None], Pairs] = {}
+    found: dict[tuple[object, int | None], Pairs] = {}
     for model in models:
         key = model.lengths, model.context_tokens
         if key not in found:
@@ -69,23 +70,32 @@ def pairs_by_model(workload: Workload, limits: Limits, models: Sequence[Model]) 
     return [found[model.lengths, model.context_tokens] for model in models]
 
 
+def pairs_by_model(workload: Workload, limits: Limits, models: Sequence[Model]) -> list[Pairs]:
+    """The (prompt, decode) pairs of each model's requests; those of models that ask alike are one array.
+
+    Of a replay that says which model its requests ask for, a model's are its own, and those of requests that
+    name none; where there are none of these, all.
+
+    Args:
+        workload: Says what the lengths are.
+        limits: Lengths are cut to its context.
+        models: Models, which may have other lengths and another context.
+
+    Raises:
+        InputError: A trace file is missing or broken.
+    """
+    pairs, rows = pairs_of_workload(workload, limits, models), models_by_row(workload, models)
+    if rows is None:
+        return pairs
+    own = [whole[(rows == m) | (rows < 0)] for m, whole in enumerate(pairs)]
+    return [part if len(part) else whole for part, whole in zip(own, pairs, strict=True)]
+
+
 def mean_lengths(scenario: Scenario) -> NDArray[np.float64]:
     """Mean prompt and decode tokens of each model's requests, (models, 2)."""
     pairs = pairs_by_model(scenario.workload, scenario.limits, scenario.models)
     means = {id(own): own.mean(axis=0) for own in pairs}
     return np.array([means[id(own)] for own in pairs])
-
-
-def read_replay(workload: Workload) -> Trace:
-    """Reads the trace that a workload replays, once per process.
-
-    Raises:
-        InputError: It is missing or broken, or the workload replays none.
-    """
-    replay = workload.replay
-    if replay is None:
-        raise ValueError("the workload replays no trace")
-    return _read(replay.file, replay.format, replay.mend)
 
 
 def cut_pairs(pairs: Pairs, workload: Workload, limits: Limits) -> Pairs:
@@ -133,10 +143,12 @@ def remaining_tokens(pairs: Pairs) -> NDArray[np.float64]:
 
 
 @lru_cache(64)
-def _drawn(lengths: str | Path, prompt_scale: float, decode_scale: float, context_tokens: int) -> Pairs:
+def _drawn(
+    lengths: str | Path | TracePart, prompt_scale: float, decode_scale: float, context_tokens: int
+) -> Pairs:
     """What ``length_pairs`` gives, the same array for everybody who asks."""
-    if isinstance(lengths, Path):
-        pairs = _pairs(_read(lengths, None, False))
+    if isinstance(lengths, Path | TracePart):
+        pairs = _pairs(read_part(TracePart(file=lengths) if isinstance(lengths, Path) else lengths))
     elif lengths in _TRACES:
         pairs = _shipped(lengths)
     else:
@@ -151,11 +163,6 @@ def _cut(pairs: Pairs, prompt_scale: float, decode_scale: float, context_tokens:
     scaled[:, 1] = np.minimum(scaled[:, 1], context_tokens // 2)
     scaled[:, 0] = np.minimum(scaled[:, 0], context_tokens - scaled[:, 1])
     return np.asarray(scaled, np.int64)
-
-
-@cache
-def _read(path: Path, format: str | None, mend: bool) -> Trace:
-    return read_trace(path, format=format, mend=mend)
 
 
 def _pairs(trace: Trace) -> Pairs:

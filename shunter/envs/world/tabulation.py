@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shunter.catalog.checkpoints import read_checkpoint
+from shunter.catalog.work import EXPERT_LAYERS_ON_HOST, experts_kept_on_host_bytes, reserved_kv_bytes
 from shunter.envs.rules.guard import at_lengths
 from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.model import Model
@@ -16,6 +17,7 @@ from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.state.tables import Tables, make_tables
 from shunter.envs.workload.draw import shares_of
 from shunter.envs.workload.lengths import mean_lengths, pairs_by_model, remaining_by_model
+from shunter.envs.workload.replay import warn_of_replay
 from shunter.envs.world.residents import with_residents
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.performance import PerformanceModel
@@ -89,6 +91,9 @@ def facts_of_model(model: Model, performance: PerformanceModel) -> dict[str, Any
         UnknownNameError: It was neither profiled nor has a checkpoint or an entry of the catalogue.
     """
     facts = _facts_at_f16(model, performance)
+    on_host = model.expert_layers_on_host(int(facts["layers"]))
+    if on_host:
+        facts = {**facts, EXPERT_LAYERS_ON_HOST: on_host}
     if model.kv_share == 1.0:
         return facts
     return {**facts, "kv_bytes_per_token": facts["kv_bytes_per_token"] * model.kv_share}
@@ -132,6 +137,7 @@ class Tabulation:
             for m, f in zip(scenario.models, self.facts, strict=True)
         )
         _check_kv_types(scenario)
+        warn_of_replay(scenario)
         self.pairs = pairs_by_model(scenario.workload, scenario.limits, scenario.models)
         self.lengths = mean_lengths(scenario)
         self.batches = np.arange(1, max(map(scenario.batch_of, scenario.models)) + 1)
@@ -280,6 +286,7 @@ class Tabulation:
             gpu_share=self._gpu_share(),
             footprint_bytes=footprint,
             capacity_bytes=capacity,
+            load_contention=np.array([device.load_contention for device in self.scenario.devices]),
             load_s=load_s,
             cold_load_s=self._cold_load_s(configurations, load_s),
             weight_bytes=np.array([float(f["weight_bytes"]) for f in self.facts]),
@@ -317,12 +324,13 @@ class Tabulation:
         """Weights and the KV of a full batch: what an engine sets aside, whether or not it was touched."""
         reserved = np.zeros(self.shape)
         for m, (model, facts) in enumerate(zip(self.scenario.models, self.facts, strict=True)):
-            tokens = self.scenario.batch_of(model) * self.scenario.context_of(model)
+            context_tokens, requests = self.scenario.context_of(model), self.scenario.batch_of(model)
             is_f32 = facts.get("checkpoint_format") == "safetensors" and facts.get("quantization") == "F32"
-            kv_bytes = facts["kv_bytes_per_token"] * (2 if is_f32 else 1)
-            whole = facts["weight_bytes"] + kv_bytes * tokens
+            kv_bytes = reserved_kv_bytes(facts, context_tokens, requests) * (2 if is_f32 else 1)
+            whole = facts["weight_bytes"] + kv_bytes
             for level, gpu_layers in enumerate(self.gpu_layers[m]):
-                reserved[:, m, level] = whole * gpu_layers / facts["total_layers"]
+                on_host = experts_kept_on_host_bytes(facts, gpu_layers)
+                reserved[:, m, level] = whole * gpu_layers / facts["total_layers"] - on_host
         return reserved
 
     def _gpu_share(self) -> Array:
@@ -335,8 +343,9 @@ class Tabulation:
         work = mean_work_s(tables, self.lengths)
         best = np.where(tables.level_ok, work, np.inf).min(axis=2)
         share = shares_of(self.scenario)
-        served = np.where(np.isfinite(best), best, 0.0) @ share
-        return np.asarray(served / (np.isfinite(best) @ share))
+        served, held = np.where(np.isfinite(best), best, 0.0) @ share, np.isfinite(best) @ share
+        # A device that holds only models that a trace never asks for serves none of its requests.
+        return np.asarray(np.divide(served, held, out=np.full(len(held), np.inf), where=held > 0))
 
     def _time_scale_s(self, load_s: Array, step_s: Array, exists: NDArray[np.bool_]) -> float:
         decode = self.lengths[:, 1, None]

@@ -21,8 +21,8 @@ from shunter.profiling.dataset.versioned_parquet import FileKind, read_versioned
 
 __all__ = ["EventLog", "read_event_log", "write_event_logs"]
 
-EVENT_LOG_VERSION = 5
-_KIND = FileKind("event log", "the event log schema", "event_log_version", EVENT_LOG_VERSION, older=(4,))
+EVENT_LOG_VERSION = 6
+_KIND = FileKind("event log", "the event log schema", "event_log_version", EVENT_LOG_VERSION, older=(4, 5))
 
 KINDS = {WAIT: "wait", RUN: "run", LOAD: "load", EVICT: "evict"}
 
@@ -43,7 +43,9 @@ EVENT_COLUMNS: dict[str, pa.DataType] = {
     "mask": pa.list_(pa.bool_()),
     "choice": pa.int64(),  # index of the candidate
     "choice_name": pa.string(),
-    "operation": pa.string(),  # run, load, evict or wait; make-room if room must still be made
+    # run, load, evict or wait; make-room if room must still be made; keep where servers drain and a resident
+    # stays; lose where a server ended by itself: nobody chose that
+    "operation": pa.string(),
     "model": pa.string(),
     "gpu_layers": pa.int64(),
     "evicted": pa.list_(pa.string()),  # models unloaded by this operation
@@ -61,6 +63,10 @@ EVENT_COLUMNS: dict[str, pa.DataType] = {
     "lost": pa.list_(pa.string()),  # models whose engine was started again
     "requeued_ids": pa.list_(pa.int64()),  # requests that it was for, back in the queue
     "failed_ids": pa.list_(pa.int64()),  # and those given up
+    "cause": pa.string(),  # of a gateway's loads and unloads: ``shunter.serve.core.effects.CAUSES``
+    "shadow": pa.string(),  # policy that was asked too, and not obeyed; missing without one
+    "shadow_choice_name": pa.string(),  # what it would have chosen
+    "servers": pa.list_(pa.string()),  # what servers did in it: start, wake, sleep or end, as in "wake small"
 }
 
 
@@ -89,33 +95,65 @@ class EventLog:
         self, state: State, device: int, mask: NDArray[np.bool_], choice: int, decision_s: float
     ) -> None:
         """Opens a row; call before the choice is applied."""
-        row: dict[str, Any] = dict.fromkeys(EVENT_COLUMNS)
-        row.update(
-            self.run,
-            decision_id=self._decisions,
-            features_version=FEATURES_VERSION,
-            device=self.world.scenario.devices[device].name,
-            decided_s=int(state.clock["now_ns"][0]) * 1e-9,
+        model, level = divmod(choice, self.world.levels[2])
+        is_here = model < self.world.models and state.place["resident"][device, model] == level
+        self._open[device] = self._add(
+            state,
+            device,
             decision_s=decision_s,
-            in_system=int(state.clock["in_system"][0]),
-            **self._arrivals(state),
             mask=mask.tolist(),
             choice=choice,
             choice_name=self.world.action_name(choice),
-            operation="make-room",
-            evicted=[],
-            request_ids=[],
-            tokens=[],
-            first_s=[],
-            finish_s=[],
-            steps=0,
-            lost=[],
-            requeued_ids=[],
-            failed_ids=[],
+            operation="keep" if is_here else "make-room",
         )
+
+    def explain(self, device: int, **values: Any) -> None:
+        """Adds to a device's last row what else is known of its decision, by names of columns."""
+        self._open[device].update(values)
+
+    def add_server(self, device: int, what: str) -> None:
+        """Adds to a device's last row what a server did in its operation, like ``wake small``."""
+        if device in self._open:
+            self._open[device]["servers"].append(what)
+
+    def lose(self, state: State, device: int, model: int, level: int, reason: str) -> None:
+        """Adds a row for a server that has ended by itself."""
+        now_s, name = int(state.clock["now_ns"][0]) * 1e-9, self.world.scenario.models[model].name
+        self._add(
+            state,
+            device,
+            mask=[],
+            operation="lose",
+            model=name,
+            gpu_layers=self.world.gpu_layers[model][level],
+            start_s=now_s,
+            end_s=now_s,
+            fault="server_ended",
+            fault_reason=reason,
+            lost=[name],
+        )
+
+    def _add(self, state: State, device: int, **values: Any) -> dict[str, Any]:
+        """Adds a row, and whoever has arrived since the one before."""
+        empty: dict[str, list[Any]] = {
+            name: [] for name, kind in EVENT_COLUMNS.items() if pa.types.is_list(kind)
+        }
+        row: dict[str, Any] = {
+            **dict.fromkeys(EVENT_COLUMNS),
+            **empty,
+            **self.run,
+            "decision_id": self._decisions,
+            "features_version": FEATURES_VERSION,
+            "device": self.world.scenario.devices[device].name,
+            "decided_s": int(state.clock["now_ns"][0]) * 1e-9,
+            "in_system": int(state.clock["in_system"][0]),
+            "steps": 0,
+            **self._arrivals(state),
+            **values,
+        }
         self._decisions += 1
         self.rows.append(row)
-        self._open[device] = row
+        return row
 
     def _arrivals(self, state: State) -> dict[str, list[Any]]:
         new = range(self._arrived, int(state.clock["arrived"][0]))
@@ -170,7 +208,7 @@ class EventLog:
     def end_operation(self, state: State, device: int, device_bytes: float) -> None:
         """Adds what came of a device's last load or unload; call before the device decides again.
 
-        Where servers drain, nobody knows before when they begin and end.
+        Where servers drain, nobody knows before when they begin and end. May be called twice.
         """
         if device in self._open and self._open[device]["operation"] in ("load", "evict"):
             self.end(state, device, device_bytes)
@@ -217,7 +255,11 @@ def read_event_log(path: str | os.PathLike[str]) -> pd.DataFrame:
         BrokenFileError: It is truncated or no event log.
         VersionError: It was written in another version of the schema.
     """
-    return with_mode(read_versioned_parquet(path, _KIND)[0])
+    frame = with_mode(read_versioned_parquet(path, _KIND)[0])
+    for name, kind in EVENT_COLUMNS.items():
+        if name not in frame:  # an older log
+            frame[name] = [[] for _ in range(len(frame))] if pa.types.is_list(kind) else None
+    return frame
 
 
 def with_mode(frame: pd.DataFrame) -> pd.DataFrame:

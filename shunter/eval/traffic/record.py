@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.state.state import Requests
 from shunter.envs.workload.gateway_record import TRACE_NAME, counts, read_gateway_requests
+from shunter.envs.workload.traces import read_trace
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.execution.event_log import EVENT_COLUMNS, read_event_log
 
@@ -24,7 +25,7 @@ class Record:
     """What a gateway wrote down.
 
     Attributes:
-        folder: Where it is.
+        folder: Where it is; of a trace the file itself.
         requests: A row per request that counts as traffic, in order of arrival: see
             ``read_gateway_requests``, and ``run``, the number of the gateway's run, from 0.
         events: The event log of all runs; empty if there is none.
@@ -52,14 +53,19 @@ def good_loads(events: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_record(path: Path) -> Record:
-    """Reads the folder that ``shunter serve --record`` wrote, or its file of requests.
+    """Reads the folder that ``shunter serve --record`` wrote, its file of requests, or a trace made of it.
+
+    A trace (Parquet, ``shunter workload convert``) says what was asked for and when, and nothing of what the
+    gateway did: all of its requests were answered, nobody knows how soon.
 
     Raises:
-        InputError: There is no record, or none of its requests was answered.
+        InputError: There is no record, none of its requests was answered, or a trace's row breaks a rule.
         BrokenFileError: A file is damaged.
         VersionError: An event log was written in another version of the schema.
     """
     file = path / TRACE_NAME if path.is_dir() else path
+    if file.suffix == ".parquet" and file.is_file():
+        return _of_trace(file)
     if not file.is_file():
         raise InputError("RECORD", f"be a folder with {TRACE_NAME} (shunter serve --record)", str(path))
     requests, notes = read_gateway_requests(file)
@@ -75,10 +81,22 @@ def read_record(path: Path) -> Record:
     return Record(file.parent, requests.assign(run=np.maximum(run, 0)), events, tuple(starts), tuple(notes))
 
 
+def _of_trace(file: Path) -> Record:
+    trace = read_trace(file)
+    requests = trace.frame.assign(status="done", finish_s=np.nan, run=0)
+    note = f"{file} is a trace: which policy ran and what loads took it does not say"
+    return Record(file, requests, _no_events(), (), (*trace.notes, note))
+
+
+def _no_events() -> pd.DataFrame:
+    return pd.DataFrame(columns=list(EVENT_COLUMNS))
+
+
 def read_events(folder: Path) -> pd.DataFrame:
     """The event log of a record, all runs one after another; empty if there is none.
 
-    Of decisions that led to nothing, two a second while a gateway idles, each file's last stands for all.
+    Of decisions that led to nothing while a gateway idled, each file's last stands for all, unless a shadow
+    was asked too: how often it differs is counted over all. Gateways no longer write what only repeats.
 
     Raises:
         BrokenFileError: A file is damaged.
@@ -87,18 +105,21 @@ def read_events(folder: Path) -> pd.DataFrame:
     logs = []
     for path in sorted(folder.glob("events-*.parquet")):
         log = read_event_log(path)
-        idle = log["operation"].isin(["wait", "make-room"]) & (log["arrived_ids"].map(len) == 0)
+        idle = log["operation"].isin(["wait", "keep", "make-room"]) & (log["arrived_ids"].map(len) == 0)
+        idle &= log["shadow_choice_name"].isna()
         logs.append(log[~idle | (log.index == len(log) - 1)])
-    return pd.concat(logs, ignore_index=True) if logs else pd.DataFrame(columns=list(EVENT_COLUMNS))
+    return pd.concat(logs, ignore_index=True) if logs else _no_events()
 
 
 def run_start(run_id: str) -> float | None:
     """When a gateway's run began, in seconds since 1970; None: it is no gateway's.
 
-    What follows a point in its id counts the scenarios of one run, whose times go on.
+    What follows a point in its id counts the scenarios of one run, whose times go on. Older ids are of whole
+    seconds.
     """
+    name = run_id.partition(".")[0]
     try:
-        began = datetime.strptime(run_id.partition(".")[0], "%Y%m%dT%H%M%S")
+        began = datetime.strptime(name, "%Y%m%dT%H%M%S-%f" if "-" in name else "%Y%m%dT%H%M%S")
     except ValueError:
         return None
     return began.replace(tzinfo=UTC).timestamp()

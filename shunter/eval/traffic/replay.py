@@ -18,6 +18,7 @@ from shunter.envs.world.world import World
 from shunter.errors import InputError, ShunterError, UnknownNameError
 from shunter.eval.execution.runs import Run, simulate
 from shunter.eval.traffic.record import Record, good_loads, requests_of
+from shunter.eval.traffic.shadow import Shadowed, shadowed
 from shunter.eval.traffic.world import MeasuredLoad, SequencesWorld, measured_loads
 from shunter.uncertainty import Interval, bootstrap, ratio_of_sums
 
@@ -48,6 +49,7 @@ class Replayed:
         real_loads: Loads in the event log; None: there is none.
         loads: Simulated loads by policy.
         measured: What loads took, which the simulation takes over.
+        shadows: What shadow policies would have decided otherwise in reality.
     """
 
     policy: str
@@ -57,6 +59,7 @@ class Replayed:
     real_loads: int | None
     loads: dict[str, int]
     measured: tuple[MeasuredLoad, ...]
+    shadows: tuple[Shadowed, ...] = ()
 
     @property
     def span_s(self) -> float:
@@ -111,6 +114,7 @@ class Replayed:
             "figures": self.figures().to_dict("index"),
             "loads": {"real": self.real_loads, "simulated": self.loads[self.policy]},
             "measured_loads": [one._asdict() for one in self.measured],
+            "shadows": [one._asdict() for one in self.shadows],
             "would_have_been": {
                 name: {
                     "response_mean_s": float(self.simulated_s(name).mean()),
@@ -159,12 +163,15 @@ def replay_record(record: Record, world: World, ran: Policy, others: Sequence[Po
         others: What else could have decided, with names that differ.
 
     Raises:
-        InputError: A policy is an oracle, or two have one name.
+        InputError: A policy is an oracle, two have one name, or the record says of no request when it ended.
         UnknownNameError: The scenario lacks a model that was asked for.
         ShunterError: Nothing was answered both in reality and in the simulation.
     """
     policies = [ran, *others]
     _check(policies)
+    if record.requests["finish_s"].isna().all():
+        rule = "say when requests ended, which simulation is set against: a trace made of it does not"
+        raise InputError("RECORD", rule, str(record.folder))
     world, measured = measured_loads(world, record.events)
     parts = [rows for _, rows in record.requests.groupby("run", sort=True)]
     sequences = [requests_of(rows, world.scenario, lead_s=LEAD_S) for rows in parts]
@@ -187,6 +194,7 @@ def replay_record(record: Record, world: World, ran: Policy, others: Sequence[Po
         real_loads=len(good_loads(record.events)) if record.run_ids else None,
         loads={name: sum(map(_loads, each)) for name, each in runs.items()},
         measured=tuple(measured),
+        shadows=tuple(shadowed(record.events)),
     )
 
 

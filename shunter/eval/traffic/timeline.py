@@ -21,7 +21,7 @@ def record_timeline(folder: Path, run_id: str | None = None) -> Timeline:
 
     Args:
         folder: What ``shunter serve --record`` wrote.
-        run_id: The run's name; None: the newest.
+        run_id: The run's name, with all scenarios that it served; None: the newest.
 
     Raises:
         InputError: There is no event log.
@@ -31,8 +31,9 @@ def record_timeline(folder: Path, run_id: str | None = None) -> Timeline:
     if events.empty:
         raise InputError("EVENTS", "be an event log or a folder that holds some", str(folder))
     starts = run_starts(events)
-    newest = str(events["run_id"].iloc[-1])
-    rows = pick_run(events, run_id or newest)
+    run = events["run_id"].str.partition(".")[0]
+    wanted = run_id or run.iloc[-1]
+    rows = events[run == wanted].reset_index(drop=True) if wanted in set(run) else pick_run(events, wanted)
     seen, file = read_timeline(rows), folder / TRACE_NAME
     title = f"{rows['policy'].iloc[0]}, gateway, run {seen.run_id}"
     if not file.is_file():
@@ -49,7 +50,7 @@ def record_timeline(folder: Path, run_id: str | None = None) -> Timeline:
 
 
 def _requests(file: Path, starts: dict[str, float], run: str) -> pd.DataFrame:
-    """The requests of a run as a timeline has them; those that failed too, until they ended."""
+    """The requests of a run as a timeline of a gateway has them; those that failed too, until they ended."""
     frame, _ = read_gateway_requests(file)
     number = np.searchsorted(list(starts.values()), frame["arrival_s"].to_numpy(), side="right") - 1
     mine = frame[np.maximum(number, 0) == list(starts).index(run)].reset_index(drop=True)
@@ -61,5 +62,9 @@ def _requests(file: Path, starts: dict[str, float], run: str) -> pd.DataFrame:
             "arrival_s": arrival_s,
             "first_token_s": arrival_s + mine["first_token_s"],
             "finish_s": arrival_s + mine["finish_s"],
+            # Who lost a server and never got another waited to the end.
+            "sent_s": (arrival_s + mine["sent_s"]).where(pd.to_numeric(mine["device"]) >= 0),
+            "device": mine["device_name"],
+            "status": mine["status"],
         }
     )

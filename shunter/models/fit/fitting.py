@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from shunter.catalog.work import CONFIGURATION_COLUMNS, FACT_COLUMNS
+from shunter.catalog.gpus import gpu_name
+from shunter.catalog.work import CONFIGURATION_COLUMNS, FACT_COLUMNS, FAMILY_COLUMNS
 from shunter.errors import InputError
 from shunter.models.configurations import sheet_names
-from shunter.models.datasheets import gpu_name
 from shunter.models.fit.around import corrections, with_others
 from shunter.models.fit.intervals import FEW, group_half_width
 from shunter.models.fit.pooled import fit_engine
@@ -259,7 +259,13 @@ def _models(frame: pd.DataFrame) -> dict[str, dict[str, float | int | str]]:
         rule = f"name one checkpoint in all rows, but {', '.join(differ)} differ: rename one of them"
         raise InputError("dataset: column model", rule, name)
     records: list[dict[str, Any]] = facts.drop(columns="model").to_dict("records")  # type: ignore[assignment]
-    return dict(zip(facts["model"].astype(str), records, strict=True))
+    # Rows of an older schema do not say them, and may stand beside rows of this one.
+    families = frame.groupby("model")[list(FAMILY_COLUMNS)].max().fillna(0.0)
+    told = [families.loc[name].to_dict() for name in facts["model"]]
+    return {
+        str(name): {**record, **{str(k): v for k, v in family.items() if v}}
+        for name, record, family in zip(facts["model"], records, told, strict=True)
+    }
 
 
 def _residents(frame: pd.DataFrame) -> list[ResidentMemory]:

@@ -110,7 +110,7 @@ class CrossDeviceFit(TargetFit):
         physics: What predicts.
         errors: Log errors of held-out configurations, models and devices, by kind of configuration; "" is for
             any kind.
-        devices: Devices in the data.
+        devices: Devices in the data; none of a fit from priors alone, which holds of any device.
     """
 
     physics: SharedPhysics

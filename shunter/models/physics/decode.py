@@ -17,7 +17,7 @@ def weight_read_s(c: RatedConfigurations) -> Array:
 
     Source: Pope et al., Efficiently Scaling Transformer Inference, 2022, section 2.
     """
-    return work.weights_read_bytes(c.at).device / c.bandwidth
+    return work.weights_read_bytes(c.at, c.at.batch).device / c.bandwidth
 
 
 def weight_issue_s(c: RatedConfigurations) -> Array:
@@ -26,7 +26,7 @@ def weight_issue_s(c: RatedConfigurations) -> Array:
     It binds where memory is fast for the number of multiprocessors (HBM). Source: Little's law; Volkov,
     Understanding Latency Hiding on GPUs, 2016.
     """
-    return work.weights_read_bytes(c.at).device / (_BYTES_PER_LANE_CLOCK * c.clocks)
+    return work.weights_read_bytes(c.at, c.at.batch).device / (_BYTES_PER_LANE_CLOCK * c.clocks)
 
 
 def matrix_s(c: RatedConfigurations) -> Array:
@@ -39,7 +39,7 @@ def matrix_s(c: RatedConfigurations) -> Array:
 
 def host_read_s(c: RatedConfigurations) -> Array:
     """A step reads each weight of the host's layers once. Bytes / (bytes/s)."""
-    return work.weights_read_bytes(c.at).host / c.host_bandwidth
+    return work.weights_read_bytes(c.at, c.at.batch).host / c.host_bandwidth
 
 
 def host_matrix_s(c: RatedConfigurations) -> Array:

@@ -81,7 +81,7 @@ def _decode(c: PlacedConfigurations) -> Features:
     A second sequence may compute while weights are read, for nothing, and further ones not; so these have a
     term of their own, and one that has seen two only knows that it does not know.
     """
-    more, read = c.batch - 1, work.weights_read_bytes(c)
+    more, read = c.batch - 1, work.weights_read_bytes(c, c.batch)
     beyond_cache = work.Sides(c.beyond_cache * read.device, c.beyond_cache * read.host)
     return {
         **_both("read_bytes", read),
@@ -113,7 +113,8 @@ def _prefill(c: PlacedConfigurations) -> Features:
     """
     has_leftover = (c.tokens > ROWS_TOGETHER) & (c.tokens % ROWS_TOGETHER > 0)
     leftover = np.where(c.tokens > MOST_UNEVEN_TOKENS, 1 - 1 / ROWS_TOGETHER, has_leftover)
-    is_short, heads, read = c.tokens < TILE_TOKENS, work.pair_heads(c), work.weights_read_bytes(c)
+    is_short, heads = c.tokens < TILE_TOKENS, work.pair_heads(c)
+    read = work.weights_read_bytes(c, c.tokens)
     return {
         **_both("token_params", work.token_params(c)),
         **_both("layers", work.layers(c)),
@@ -164,7 +165,7 @@ def _kv(c: PlacedConfigurations) -> Features:
 
 def _memory(c: PlacedConfigurations) -> Features:
     """A resident's footprint: its weights on each side, the KV reserved there, buffers. Units: bytes."""
-    weights = work.weights_held_bytes(c)
+    weights = work.weights_kept_bytes(c)
     return {
         "weight_bytes_device": weights.device,
         "constant": np.ones_like(c.layers),

@@ -11,7 +11,7 @@ from shunter.models.physics.terms import Stage, Term
 
 def device_weights_bytes(c: RatedConfigurations) -> Array:
     """Weights on the device."""
-    return work.weights_held_bytes(c.at).device
+    return work.weights_kept_bytes(c.at).device
 
 
 def device_kv_bytes(c: RatedConfigurations) -> Array:
@@ -21,7 +21,7 @@ def device_kv_bytes(c: RatedConfigurations) -> Array:
 
 def host_weights_bytes(c: RatedConfigurations) -> Array:
     """Weights on the host."""
-    return work.weights_held_bytes(c.at).host
+    return work.weights_kept_bytes(c.at).host
 
 
 def host_kv_bytes(c: RatedConfigurations) -> Array:

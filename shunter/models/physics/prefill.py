@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from shunter.catalog import work
-from shunter.models.physics.decode import HOST_FLOP_PER_S, step_s, weight_read_s
+from shunter.models.physics.decode import HOST_FLOP_PER_S, step_s
 from shunter.models.physics.rated import Array, RatedConfigurations
 from shunter.models.physics.terms import Stage, Term
 
@@ -47,7 +47,8 @@ def prompt_lane_s(c: RatedConfigurations) -> Array:
 
 def prompt_weight_read_s(c: RatedConfigurations) -> Array:
     """Each pass of prefill reads all weights. Bytes / (bytes/s)."""
-    return _passes(c) * weight_read_s(c) * _pipeline(c)
+    read_s = work.weights_read_bytes(c.at, c.at.tokens).device / c.bandwidth
+    return _passes(c) * read_s * _pipeline(c)
 
 
 def prompt_attention_s(c: RatedConfigurations) -> Array:
@@ -79,7 +80,7 @@ def prompt_host_s(c: RatedConfigurations) -> Array:
 
 def prompt_link_s(c: RatedConfigurations) -> Array:
     """The host's weights go to the device for each pass, which llama.cpp does for 32 tokens and more."""
-    return (c.at.layers_device > 0) * _passes(c) * work.weights_read_bytes(c.at).host / c.link
+    return (c.at.layers_device > 0) * _passes(c) * work.weights_read_bytes(c.at, c.at.tokens).host / c.link
 
 
 PREFILL: tuple[Stage, ...] = (

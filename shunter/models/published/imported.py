@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 
 from shunter.catalog.devices import parse_device
-from shunter.catalog.work import FACT_COLUMNS
+from shunter.catalog.gpus import gpu_name
+from shunter.catalog.work import FACT_COLUMNS, FAMILY_COLUMNS
 from shunter.errors import InputError
-from shunter.models.datasheets import HOST_BANDWIDTH_BYTES_PER_S, gpu_name
+from shunter.models.datasheets import HOST_BANDWIDTH_BYTES_PER_S
 from shunter.models.published.naming import Namer
 from shunter.profiling.dataset.fingerprint import digest
 from shunter.profiling.dataset.schema import SCHEMA_VERSION
@@ -27,7 +28,7 @@ _NATIVE = ("CUDA", "ROCM", "HIP", "")
 """What drives a GPU as its data sheet is about; Vulkan on the same one is a device of its own."""
 
 
-_NOT_TOLD = ("session_id", "source", "checkpoint_format", *FACT_COLUMNS)
+_NOT_TOLD = ("session_id", "source", "checkpoint_format", *FACT_COLUMNS, *FAMILY_COLUMNS)
 """What an id does not depend on: where a file lies, and what the model's name stands for."""
 
 
@@ -84,7 +85,7 @@ def imported_rows(
     """
     known, namer = list(measurements), Namer(options.models, options.quantization)
     if beside is not None:
-        names = ["model", "checkpoint_format", "quantization", *FACT_COLUMNS]
+        names = ["model", "checkpoint_format", "quantization", *FACT_COLUMNS, *FAMILY_COLUMNS]
         there: list[dict[Any, Any]] = beside[names].drop_duplicates("model").to_dict("records")
         namer.found.update({str(facts["model"]): facts for facts in there})
     rows: list[dict[str, Any]] = []

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from shunter.catalog.checkpoints import read_checkpoint
+from shunter.catalog.models import known_models
 from shunter.errors import InputError, ShunterError
 from shunter.models.published.rows import (
     BITS_PER_WEIGHT,
     catalog_facts,
-    known_specs,
     model_name,
     quantization_name,
     spec_of,
@@ -22,16 +22,16 @@ from shunter.profiling.measurements.measurement import ModelSaid
 from shunter.profiling.sweep.plan import model_facts
 
 _QUANTIZATION = re.compile(r"[-._ ](i?q\d\w*|[bf]p?f?(?:16|32)|fp8)$", re.I)
-_SAME = re.compile(r"[-_](instruct|chat|it|base|hf|gguf|awq|gptq|fp8|bf16|fp16|\d{4})$", re.I)
-"""Words after a model's name that leave its shape as it is."""
-
 _FAMILIES = {
-    "llama": ("llama", "mistral", "codestral"),
+    "llama": ("llama", "mistral", "codestral", "mixtral"),
+    "llama4": ("llama-4",),
     "qwen2": ("qwen2.5",),
     "qwen3": ("qwen3",),
+    "qwen3moe": ("qwen3",),
     "gemma2": ("gemma-2",),
     "gemma3": ("gemma-3",),
     "phi3": ("phi",),
+    "gpt-oss": ("gpt-oss",),
 }
 """Names of models by llama.cpp's name of what runs them."""
 
@@ -102,7 +102,7 @@ class Namer:
         if spec_of(name) is None:
             name = "" if given else self._by_size(said)
         if not name:
-            rule = "be a dense transformer of the catalogue, or told by --model (a name there, a checkpoint)"
+            rule = "be a model of the catalogue, or told by --model (a name there, a checkpoint)"
             raise InputError(f"{place}, model", rule, given or said.text or said.file or "nothing")
         _check_params(said, name, place)
         wanted = quantization_name(said.quantization or quantization or self.quantization)
@@ -119,7 +119,7 @@ class Namer:
         within = said.params_within or _EXACT * said.params
         found = [
             name
-            for name, spec in known_specs().items()
+            for name, spec in known_models().items()
             if name.lower().startswith(families) and abs(spec.params - said.params) <= within
         ]
         if len(found) != 1:
@@ -135,16 +135,11 @@ def shape_and_quantization(text: str) -> tuple[str, str]:
     """A model's name and quantisation from a path, a file's name or a Hugging Face id.
 
     Returns:
-        A name that ``spec_of`` knows, or what is left; the quantisation is empty if none is in it.
+        A name that ``spec_of`` knows, or the text; the quantisation is empty if none is in it.
     """
     name = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    name = re.sub(r"\.gguf$", "", name, flags=re.I)
-    found = _QUANTIZATION.search(name)
-    quantization = found[1] if found else ""
-    name = name[: found.start()] if found else name
-    while spec_of(name) is None and _SAME.search(name):
-        name = _SAME.sub("", name)
-    return name, quantization
+    found = _QUANTIZATION.search(re.sub(r"\.gguf$", "", name, flags=re.I))
+    return model_name(name), found[1] if found else ""
 
 
 def _check_params(said: ModelSaid, name: str, place: str) -> None:
@@ -165,14 +160,14 @@ def _check_params(said: ModelSaid, name: str, place: str) -> None:
 def _sized(name: str, quantization: str, said: ModelSaid, place: str) -> dict[str, Any]:
     """The catalogue's facts, with the file's own size where that is another."""
     if quantization in BITS_PER_WEIGHT:
-        facts = catalog_facts(name, quantization)
+        facts = catalog_facts(name, quantization, field=f"{place}, model")
         size = said.weight_bytes
         if size is None or abs(size / facts["weight_bytes"] - 1) <= _SAME_SIZE:
             return {**facts, "checkpoint_format": ""}
     elif said.weight_bytes is None:
         rule = f"be one of {', '.join(BITS_PER_WEIGHT)}, as the file says no size"
         raise InputError(f"{place}, quantization", rule, quantization)
-    facts = catalog_facts(name, "F16")
+    facts = catalog_facts(name, "F16", field=f"{place}, model")
     scale = (said.weight_bytes or 0.0) / facts["weight_bytes"]
     if not 1 / 16 <= scale <= 4:
         rule = f"be 1 to 64 bits for each parameter of {name}"
@@ -183,5 +178,6 @@ def _sized(name: str, quantization: str, said: ModelSaid, place: str) -> dict[st
         "quantization": quantization,
         "weight_bytes": int(said.weight_bytes or 0),
         "layer_weight_bytes": int(facts["layer_weight_bytes"] * scale),
+        "tied_bytes": facts["tied_bytes"] * scale,
         "checkpoint_format": "",
     }

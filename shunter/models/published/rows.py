@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shunter.catalog.models import ModelSpec, catalog_models
-from shunter.errors import UnknownNameError
-from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, gpu_name, host_bandwidth_bytes_per_s
+from shunter.catalog.gpus import gpu_name
+from shunter.catalog.model_names import known_model, nearest_models
+from shunter.catalog.models import ModelSpec, catalog_models, check_modelled, known_models
+from shunter.catalog.sizes import QuantisedBytes, fits_blocks, quantised_bytes
+from shunter.catalog.work import family_facts
+from shunter.errors import InputError, UnknownNameError
+from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, host_bandwidth_bytes_per_s
 from shunter.profiling.dataset.reference import read_reference
 from shunter.profiling.dataset.schema import SCHEMA_VERSION, frame_of
 
@@ -33,64 +37,22 @@ BITS_PER_WEIGHT = {
     "Q4_0": 4.5,
     "Q4_K_M": 4.85,
 }
-"""Source: llama.cpp's block layouts (ggml-common.h); the _M mixes: the mean over a Llama's tensors."""
+"""Source: llama.cpp's block layouts (ggml-common.h); the _M mixes: the mean over a Llama's tensors, by which
+the shipped performance model was fitted."""
+
+_QUANTISATIONS = (*BITS_PER_WEIGHT, "MXFP4")
 
 _DEFAULT_CONTEXT_TOKENS = 256.0
 
 
-def _llama(name: str, layers: int, hidden: int, heads: int, ffn: int, vocab: int, **more: Any) -> ModelSpec:
-    facts = {"kv_heads": heads, "head_dim": hidden // heads, **more}
-    return ModelSpec(name, layers, hidden, heads, intermediate_size=ffn, vocab_size=vocab, **facts)
-
-
-_MORE_SPECS = {
-    s.name: s
-    for s in (
-        _llama("LLaMA-33B", 60, 6656, 52, 17920, 32000),
-        _llama("Phi-4-14B", 40, 5120, 40, 17920, 100352, kv_heads=10),
-        _llama("Phi-3.5-mini", 32, 3072, 32, 8192, 32064),
-        _llama("Codestral-22B", 56, 6144, 48, 16384, 32768, kv_heads=8),
-        _llama("Mistral-Small-24B", 40, 5120, 32, 32768, 131072, kv_heads=8, head_dim=128),
-        _llama("Gemma-2-2B", 26, 2304, 8, 9216, 256000, kv_heads=4, head_dim=256, tied_embeddings=True),
-        _llama("Gemma-2-27B", 46, 4608, 32, 36864, 256000, kv_heads=16, head_dim=128, tied_embeddings=True),
-        _llama("Gemma-3-12B", 48, 3840, 16, 15360, 262208, kv_heads=8, head_dim=256, tied_embeddings=True),
-        _llama("Gemma-3-27B", 62, 5376, 32, 21504, 262208, kv_heads=16, head_dim=128, tied_embeddings=True),
-    )
-}
-"""Source: each model's published config.json."""
-
-_SAME_SHAPE = (
-    (r"llama-?1? 7b", "Llama-2-7B"),
-    (r"llama-?1? 13b", "Llama-2-13B"),
-    (r"llama-?1? 33b|wizard-vicuna-30b", "LLaMA-33B"),
-    (r"llama-3\.1-8b|meta-llama-3-8b", "Llama-3-8B"),
-    (r"llama-3\.1-70b", "Llama-3-70B"),
-    (r"phi-4(?!-mini|-multi)", "Phi-4-14B"),
-    (r"phi-3\.5-mini", "Phi-3.5-mini"),
-    (r"mistral-7b", "Mistral-7B-v0.3"),
-    (r"(?:deepseek-r1-distill-qwen|qwen2\.5-coder)-(\d+)b", r"Qwen2.5-\1B"),
-)
-"""Names of one shape: fine-tuned models and releases that share all widths are one model to a clock."""
-
-
 def model_name(text: str) -> str:
     """The one name of a model's shape: ``LLaMA 7B``, ``LLaMA-1 7b`` and ``Llama-2-7B`` are Llama-2-7B."""
-    low = text.lower()
-    for pattern, name in _SAME_SHAPE:
-        found = re.match(pattern, low)
-        if found:
-            return found.expand(name)
-    return next((name for name in known_specs() if low == name.lower()), text)
-
-
-def known_specs() -> dict[str, ModelSpec]:
-    """Models whose shape is known, by name: those of the catalogue, and those that others measured."""
-    return {**catalog_models(), **_MORE_SPECS}
+    return known_model(text, known_models()) or text
 
 
 def spec_of(text: str) -> ModelSpec | None:
-    """Shape of a published model; None if it is not known, or no dense transformer."""
-    return known_specs().get(model_name(text))
+    """Shape of a published model; None if it is not known."""
+    return known_models().get(model_name(text))
 
 
 def refused(row: Any) -> str:
@@ -113,7 +75,8 @@ def refused(row: Any) -> str:
         return f"no engine of shunter's made it, but {row['software']}"
     if "Vulkan" in str(row["software"]):
         return "its engine ran on Vulkan, the others on CUDA"
-    if spec_of(row["model"]) is None:
+    spec = spec_of(row["model"])
+    if spec is None or spec.experts:
         return f"the shape of {row['model']} is not known, or not a dense transformer's"
     if row["quantization"] not in BITS_PER_WEIGHT:
         return f"its weights are {row['source_quantization']}"
@@ -145,7 +108,7 @@ def _row(row: Any) -> dict[str, Any]:
     def known(name: str, default: float) -> float:
         return row[name] if np.isfinite(row[name]) else default
 
-    facts = catalog_facts(row["model"], row["quantization"])
+    facts = catalog_facts(row["model"], row["quantization"], by_mean=True)
     total_layers, tokens = facts["total_layers"], known("tokens", 0)
     prompt, decode = known("prompt_tokens", tokens), known("decode_tokens", 0)
     device = HOST if row["device"] == "cpu" else gpu_name(row["device"])
@@ -185,38 +148,65 @@ def _row(row: Any) -> dict[str, Any]:
     }
 
 
-def catalog_facts(model: str, quantization: str, *, field: str = "model") -> dict[str, Any]:
+def catalog_facts(
+    model: str, quantization: str, *, field: str = "model", by_mean: bool = False
+) -> dict[str, Any]:
     """The dataset's model columns of a model of the catalogue; its name there gets the quantisation added.
 
     Args:
         model: Name of a model in the catalogue, or another name of a model of that shape, see ``model_name``.
-        quantization: One of ``BITS_PER_WEIGHT``; FP16 is F16.
+        quantization: One of ``BITS_PER_WEIGHT``, or MXFP4 for gpt-oss; FP16 is F16.
         field: Named in errors.
+        by_mean: Whether sizes are parameters times ``BITS_PER_WEIGHT``, as for published measurements; else
+            they are those of the tensors, but for models of ``catalog_models`` in types that their rows fit:
+            scenarios and policies were made with the mean there.
 
     Raises:
         UnknownNameError: Either is unknown.
+        InputError: It is of a family whose sizes are not known, or not published in that quantisation.
     """
+    check_modelled(model, f"{field}.catalog")
     spec = spec_of(model)
     if spec is None:
-        raise UnknownNameError(f"{field}.catalog", model, known_specs())
-    known, quantization = quantization, quantization_name(quantization)
-    if quantization not in BITS_PER_WEIGHT:
-        raise UnknownNameError(f"{field}.quantization", known, BITS_PER_WEIGHT)
-    # Sources round sizes differently, or read GB as GiB; one shape in one format has one size.
-    weight_bytes = spec.params * BITS_PER_WEIGHT[quantization] / 8
+        known = known_models()
+        raise UnknownNameError(f"{field}.catalog", model, known, nearest_models(model, known))
+    given, quantization = quantization, quantization_name(quantization)
+    if quantization not in _QUANTISATIONS:
+        raise UnknownNameError(f"{field}.quantization", given, _QUANTISATIONS)
+    if quantization == "MXFP4" and not spec.all_biases:
+        raise InputError(f"{field}.quantization", "be another: MXFP4 is of gpt-oss alone", model)
+    by_mean = by_mean or (spec.name in catalog_models() and fits_blocks(spec, quantization))
+    sizes = _mean_bytes(spec, quantization) if by_mean else quantised_bytes(spec, quantization)
     return {
         "model": f"{model_name(model)} {quantization}",
         "quantization": quantization,
         "params": spec.params,
-        "weight_bytes": int(weight_bytes),
-        "layer_weight_bytes": int(spec.params_per_layer * weight_bytes / spec.params),
+        "weight_bytes": int(sizes.total),
+        "layer_weight_bytes": int(sizes.layer),
         "layers": spec.layers,
         "total_layers": spec.total_layers,
         "hidden_size": spec.hidden_size,
         "attn_heads": spec.attn_heads,
         "kv_bytes_per_token": spec.kv_bytes_per_token(),
         "vocab_size": spec.vocab_size,
+        **family_facts(
+            spec,
+            expert_share=sizes.expert_share,
+            tied_bytes=sizes.output if spec.tied_embeddings else 0.0,
+        ),
     }
+
+
+def _mean_bytes(spec: ModelSpec, quantization: str) -> QuantisedBytes:
+    """Sizes as if each weight took the same: sources round sizes, or read GB as GiB."""
+    weight_bytes = spec.params * BITS_PER_WEIGHT[quantization] / 8
+
+    def share(params: int) -> float:
+        return params * weight_bytes / spec.params
+
+    return QuantisedBytes(
+        weight_bytes, share(spec.params_per_layer), spec.expert_share, share(spec.embedding_params)
+    )
 
 
 def quantization_name(text: str) -> str:
@@ -229,7 +219,7 @@ def quantization_name(text: str) -> str:
 def facts_of(name: str) -> dict[str, Any] | None:
     """The dataset's model columns by name and quantisation (``Llama-3-8B Q4_K_M``); None if unknown."""
     shape, _, quantization = name.rpartition(" ")
-    if spec_of(shape) is None or quantization_name(quantization) not in BITS_PER_WEIGHT:
+    if spec_of(shape) is None or quantization_name(quantization) not in _QUANTISATIONS:
         return None
     return catalog_facts(shape, quantization)
 

@@ -173,7 +173,7 @@ def _gpu_index() -> int:
 
 
 def _check_same(wanted: Checkpoint) -> None:
-    found = read_checkpoint(wanted.path, field="--model")
+    found = read_checkpoint(wanted.path, field="--model").named(wanted.name)
     mine, theirs = digest(model_facts(found)), digest(model_facts(wanted))
     if mine != theirs:
         raise ShunterError(f"{wanted.path} is another model than on the driver: {mine}, not {theirs}")

@@ -169,7 +169,10 @@ def _common(raw: pd.DataFrame) -> pd.DataFrame:
 
 
 def _engine(software: Any) -> str | None:
-    return next((name for start, name in _ENGINES.items() if str(software).startswith(start)), None)
+    words = str(software).replace(",", " ").split()
+    return next(
+        (engine for name, engine in _ENGINES.items() if words[: len(name.split())] == name.split()), None
+    )
 
 
 def _quantization(words: Any) -> str | None:

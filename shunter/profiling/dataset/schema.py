@@ -16,8 +16,8 @@ Rows that ``shunter dataset import`` took from other tools say so in ``source``.
 and no conditions, since these tools do not say them: missing, not 0.
 
 Datasets of older schema versions (1 lacks the conditions and the flag, 2 the attention heads, 3 what cycles
-of preemption bring, 4 the source and what runs elsewhere differ in) are read with missing values in their
-place (``upgraded``).
+of preemption bring, 4 windows, experts and tied embeddings, the source, and what runs elsewhere differ in)
+are read with missing values in their place (``upgraded``).
 """
 
 from __future__ import annotations
@@ -68,6 +68,10 @@ def _condition(name: str, unit: str, meaning: str, since: int = 2) -> Column:
     return Column(name, "float64", unit, meaning, nullable=True, minimum=0, since=since)
 
 
+def _family(name: str, unit: str, meaning: str) -> Column:
+    return Column(name, "float64", unit, meaning, nullable=True, minimum=0, since=5)
+
+
 COLUMNS = (
     Column("schema_version", "int64", "", "version of this schema", minimum=SCHEMA_VERSION),
     Column("row_id", "str", "", "unique: session, unit of work and operation"),
@@ -96,6 +100,12 @@ COLUMNS = (
     Column("attn_heads", "float64", "heads", "query heads of a layer", nullable=True, minimum=1, since=3),
     Column("kv_bytes_per_token", "float64", "bytes", "keys and values of one token in FP16", minimum=1),
     Column("vocab_size", "int64", "tokens", "rows of the embedding", minimum=1),
+    _family("windowed_layers", "layers", "layers that keep a window of keys and values only"),
+    _family("window_tokens", "tokens", "length of that window"),
+    _family("experts", "experts", "routed experts of a layer; 0: its MLP is dense"),
+    _family("experts_used", "experts", "experts that a token is sent to"),
+    _family("expert_share", "", "share of the layers' bytes that routed experts are"),
+    _family("tied_bytes", "bytes", "an embedding that is the output layer too, and on both sides"),
     Column("operation", "str", "", "what was measured", choices=OPERATIONS),
     Column("gpu_layers", "int64", "layers", "layers on the device", minimum=0),
     Column("offload_ratio", "float64", "", "1 - gpu_layers / total_layers", minimum=0),

@@ -39,7 +39,13 @@ def observations(plan: SweepPlan, group: Group, unit: Unit) -> dict[str, tuple[f
         context = unit.prompt_tokens + (unit.decode_tokens + 1) / 2
         placed = _placed(group, tokens=unit.prompt_tokens, batch=unit.batch, context_tokens=context)
         return {"prefill": _prefill(placed), "decode": _decode(placed)}
-    placed = _placed(group, tokens=unit.cut_tokens, reserved_tokens=unit.max_batch * plan.max_context_tokens)
+    spec = group.checkpoint.spec
+    kept = work.reserved_tokens(
+        np.array(plan.max_context_tokens),
+        np.array(spec.windowed_layers / spec.layers),
+        np.array(spec.window_tokens),
+    )
+    placed = _placed(group, tokens=unit.cut_tokens, reserved_kv_tokens=unit.max_batch * float(kept))
     moved = _terms(*work.weights_held_bytes(placed), placed.layers, sum(work.kv_reserved_bytes(placed)))
     told = {f"load {unit.page_cache}": moved, "unload": moved}
     if unit.cut_tokens:
@@ -58,12 +64,18 @@ def _placed(group: Group, **asked: float) -> PlacedConfigurations:
         "attn_heads": spec.attn_heads,
         "weight_bytes": checkpoint.weight_bytes,
         "weight_bytes_host": checkpoint.weight_bytes * (1 - device),
+        "windowed_share": spec.windowed_layers / spec.layers,
+        "window_tokens": spec.window_tokens,
+        "expert_idle_share": 1 - spec.experts_used / max(1, spec.experts),
         **asked,
     }
     for side, share in (("device", device), ("host", 1 - device)):
         placed[f"layers_{side}"] = spec.layers * share
         placed[f"read_bytes_{side}"] = checkpoint.weight_bytes * share
-        placed[f"params_{side}"] = spec.params * share
+        placed[f"params_{side}"] = checkpoint.active_params * share
+        placed[f"expert_bytes_{side}"] = (
+            spec.layers * checkpoint.layer_weight_bytes * checkpoint.expert_share * share
+        )
         placed[f"kv_bytes_{side}"] = spec.kv_bytes_per_token() * share
     return PlacedConfigurations(
         **{f.name: np.array(placed.get(f.name, 0.0), np.float64) for f in fields(PlacedConfigurations)}
@@ -73,7 +85,7 @@ def _placed(group: Group, **asked: float) -> PlacedConfigurations:
 def _decode(c: PlacedConfigurations) -> tuple[float, ...]:
     more = c.batch - 1
     return _terms(
-        *work.weights_read_bytes(c),
+        *work.weights_read_bytes(c, c.batch),
         c.layers,
         *work.sequence_params(c, more),
         more * c.layers,

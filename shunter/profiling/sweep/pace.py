@@ -137,7 +137,7 @@ class Pace:
         """Assumed seconds of a decode step and of a prompt token."""
         read_bytes_per_s, operations_per_s, _ = _ASSUMED[self._kind]
         step_s = _CALL_S + checkpoint.weight_bytes / read_bytes_per_s
-        return step_s, 2 * checkpoint.spec.params / operations_per_s
+        return step_s, 2 * checkpoint.active_params / operations_per_s
 
     def _load_s(self, checkpoint: Checkpoint) -> float:
         return _CALL_S + checkpoint.weight_bytes / _ASSUMED[self._kind][2]

@@ -10,6 +10,7 @@ from typing import Any
 
 from shunter.catalog.checkpoints import Checkpoint
 from shunter.catalog.devices import DeviceSpec
+from shunter.catalog.work import FAMILY_COLUMNS, family_facts
 from shunter.engines.base import Capabilities
 from shunter.errors import InputError
 from shunter.profiling.dataset.fingerprint import digest
@@ -148,7 +149,7 @@ class SweepPlan:
 
     def unit_key(self, group: Group, unit: Unit, name: str) -> str:
         """Names one row of a unit; the same in every session that would measure the same."""
-        facts = model_facts(group.checkpoint)
+        facts = _identity(group.checkpoint)
         where = (self.engine, self.device.name, group.gpu_layers, self.max_context_tokens)
         unit_id = digest([*where, facts, asdict(unit)])
         return f"{unit_id}/{name}"
@@ -199,7 +200,7 @@ def make_plan(
         for served, reloads in passes
         for checkpoint, level in rng.sample(places, len(places))
     ]
-    facts = [model_facts(checkpoint) for checkpoint in checkpoints]
+    facts = [_identity(checkpoint) for checkpoint in checkpoints]
     plan_id = digest([engine, device.name, facts, asdict(settings)])
     return SweepPlan(engine, device, settings, tuple(groups), max(settings.batch), context, plan_id)
 
@@ -237,7 +238,7 @@ def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "model": checkpoint.name,
         "checkpoint_format": checkpoint.format,
         "quantization": checkpoint.quantization,
-        "params": spec.params,
+        "params": checkpoint.params,
         "weight_bytes": checkpoint.weight_bytes,
         "layer_weight_bytes": checkpoint.layer_weight_bytes,
         "layers": spec.layers,
@@ -246,7 +247,14 @@ def model_facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "attn_heads": spec.attn_heads,
         "kv_bytes_per_token": float(spec.kv_bytes_per_token()),
         "vocab_size": spec.vocab_size,
+        **family_facts(spec, expert_share=checkpoint.expert_share, tied_bytes=checkpoint.tied_bytes),
     }
+
+
+def _identity(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What tells a model from others; of a plain one the same as before families were told apart."""
+    facts = model_facts(checkpoint)
+    return {name: value for name, value in facts.items() if value or name not in FAMILY_COLUMNS}
 
 
 def _units(settings: SweepSettings, repeat: int) -> tuple[list[Unit], list[Unit]]:

@@ -28,7 +28,12 @@ _HARDWARE = ("hardware_id", "engine_version")
 
 
 def plan_models(
-    models: Sequence[str | os.PathLike[str]], *, engine: str, device: str, settings: SweepSettings
+    models: Sequence[str | os.PathLike[str]],
+    *,
+    engine: str,
+    device: str,
+    settings: SweepSettings,
+    names: Sequence[str] = (),
 ) -> SweepPlan:
     """Reads the checkpoints' headers and lays a sweep out; starts nothing.
 
@@ -37,18 +42,23 @@ def plan_models(
         engine: Name in the engine registry.
         device: As users write it.
         settings: The grid.
+        names: Names of the models in their order; none: as their files are called.
 
     Raises:
         InputError: A checkpoint, the engine, the device or the grid is wrong.
     """
-    checkpoints = read_models(models, engine)
+    checkpoints = read_models(models, engine, names=names)
     return make_plan(
         checkpoints, engine=engine, device=parse_device(device, field="--device"), settings=settings
     )
 
 
 def read_models(
-    models: Sequence[str | os.PathLike[str]], engine: str, *, field: str = "--model"
+    models: Sequence[str | os.PathLike[str]],
+    engine: str,
+    *,
+    field: str = "--model",
+    names: Sequence[str] = (),
 ) -> list[Checkpoint]:
     """Reads the headers of checkpoints that an engine is to load.
 
@@ -56,6 +66,7 @@ def read_models(
         models: Paths of GGUF files or Hugging Face folders.
         engine: Name in the engine registry.
         field: Which option named them, for errors.
+        names: Names of the models in their order; none: as their files are called.
 
     Raises:
         InputError: A checkpoint or the engine is wrong.
@@ -66,7 +77,19 @@ def read_models(
         if checkpoint.format not in formats:
             rule = f"be {' or '.join(formats)} for the engine {engine}"
             raise InputError(f"{field} {checkpoint.path}", rule, checkpoint.format)
-    return checkpoints
+        if engine == "transformers" and checkpoint.is_packed:
+            rule = f"not be quantised for the engine {engine}, which would not count its weights right"
+            raise InputError(f"{field} {checkpoint.path}", rule, checkpoint.quantization)
+    return _named(checkpoints, names)
+
+
+def _named(checkpoints: list[Checkpoint], names: Sequence[str]) -> list[Checkpoint]:
+    if not names:
+        return checkpoints
+    if len(names) != len(checkpoints) or not all(name.strip() for name in names):
+        rule = f"be given once for each --model, {len(checkpoints)} times, and not be empty"
+        raise InputError("--name", rule, list(names))
+    return [checkpoint.named(name) for checkpoint, name in zip(checkpoints, names, strict=True)]
 
 
 def check_output(out: str | os.PathLike[str], mode: str) -> None:

@@ -39,6 +39,7 @@ from shunter.serve.core.effects import (
 )
 from shunter.serve.core.lanes import Lanes
 from shunter.serve.core.learning import learn_load, learn_memory
+from shunter.serve.core.watch import Watch
 from shunter.serve.core.wishes import Wishes
 
 __all__ = ["Core"]
@@ -55,8 +56,7 @@ class Core(Lanes):
         max_queue: Requests that may wait for one model.
         attempts: Servers that a request may lose before it has failed.
         backoff_s: Seconds after which a load that failed is tried again; doubled each time, up to 64 times.
-        on_decision: Called before a decision is carried out, with its device, choice and seconds too.
-        on_operation: Called with a device that has begun something.
+        watch: Is told what it does.
 
     Attributes:
         jobs: Requests in the system, by id.
@@ -69,8 +69,7 @@ class Core(Lanes):
     max_queue: int = 512
     attempts: int = 3
     backoff_s: float = 10.0
-    on_decision: Callable[[Decision, int, int, float], None] | None = None
-    on_operation: Callable[[int], None] | None = None
+    watch: Watch = field(default_factory=Watch)
     jobs: dict[int, Job] = field(default_factory=dict)
     decisions: deque[Decision] = field(default_factory=lambda: deque(maxlen=100))
     totals: Totals = field(default_factory=Totals)
@@ -113,7 +112,7 @@ class Core(Lanes):
         What runs goes on, and whoever comes to a resident joins.
         """
         self.paused = True
-        self._wishes.unwanted |= unwanted
+        self._wishes.unwanted |= dict.fromkeys(unwanted, "reload")
         self._step(now_ns)
 
     @property
@@ -225,6 +224,7 @@ class Core(Lanes):
             self.totals.evictions += len(operation.evict)
             if failure is None:
                 complete(self.state, device)
+                self.watch.over(device)
                 if operation.kind == "load":
                     self.totals.loads += 1
                     model, level = operation.model, operation.level
@@ -235,6 +235,7 @@ class Core(Lanes):
                     self._commit()
             else:
                 fail_load(self.tables, self.state, device)
+                self.watch.over(device)
                 self._block(now_ns, device, operation, failure, memory=memory)
 
         self._step(now_ns, change)
@@ -247,6 +248,7 @@ class Core(Lanes):
 
         def change() -> None:
             mine = [job for job in self.jobs.values() if job.device == device and job.model == model]
+            self.watch.lost(device, model, int(max(place["resident"], place["evicting"])), reason)
             lose_server(self.tables, self.state, device, model)
             for job in mine:
                 job.device = -1
@@ -323,24 +325,21 @@ class Core(Lanes):
         wish = self._wishes.action(device, paused=self.paused)
         if wish is not None:
             self.state.device["kept"][device] = 0
-            self._apply(device, wish)
+            decision = self._chooser.wished(device, *wish)
+        elif self.paused:
+            self._apply(device, self.world.actions - 1, "reload")
             return
-        if self.paused:
-            self._apply(device, self.world.actions - 1)
-            return
-        decision, choice, took_s = self._chooser.choose(self.policy, self.shadow, device)
-        self.totals.decisions += 1
-        self.totals.fallbacks += decision.fallback
-        if self.on_decision is not None:
-            self.on_decision(decision, device, choice, took_s)
-        last = self.decisions[-1] if self.decisions else None
-        if last is None or (last.device, last.choice) != (decision.device, decision.choice):
+        else:
+            decision = self._chooser.choose(self.policy, self.shadow, device)
+            self.totals.count(decision)
+        self.watch.decided(decision, device)
+        if not self.decisions or decision.is_news_after(self.decisions[-1]):
             self.decisions.append(decision)
-        self._apply(device, choice)
-        if self.on_operation is not None:
-            self.on_operation(device)
+        self._apply(device, decision.action, decision.cause)
+        if not decision.repeats:
+            self.watch.began(device)
 
-    def _apply(self, device: int, choice: int) -> None:
+    def _apply(self, device: int, choice: int, cause: str) -> None:
         state = self.state
         if not apply(self.tables, state, device, choice):
             return
@@ -354,6 +353,7 @@ class Core(Lanes):
             level=int(now["op_level"]),
             evict=tuple(np.flatnonzero(state.place["evicting"][device] >= 0).tolist()),
             since_ns=int(state.clock["now_ns"][0]),
+            cause=cause,
         )
         self._operations[device] = operation
         if not is_draining(state, device):
@@ -366,7 +366,8 @@ class Core(Lanes):
         operation.expected_s = max(0, int(now["op_end_ns"]) - operation.since_ns) * 1e-9
         # When it ends is for its server to say: until then it ends in the future.
         model = operation.model if operation.kind == "load" else -1
-        self._effects.append(Start(device, operation.evict, model, operation.level, operation.expected_s))
+        expected_s, cause = operation.expected_s, operation.cause
+        self._effects.append(Start(device, operation.evict, model, operation.level, expected_s, cause))
 
     def _block(self, now_ns: int, device: int, operation: Operation, reason: str, *, memory: bool) -> None:
         """A load failed: it is tried again alone on the device, or after a while."""

@@ -6,6 +6,13 @@ from dataclasses import dataclass
 
 __all__ = ["Broken", "Dispatch", "Job", "Refuse", "Start"]
 
+CAUSES = ("policy", "fallback", "guard", "ttl", "preload", "pinned", "unload", "reload")
+"""Why something is loaded or unloaded: by whom it was decided.
+
+The policy; the one in its place where it failed; the guard, which left it no choice; a model's idle time,
+which was over; what is to be there from the start, or always; ``POST /unload``; another scenario.
+"""
+
 
 @dataclass
 class Job:
@@ -59,6 +66,7 @@ class Start:
         model: Index of the model to load; -1: none.
         level: Index of its level.
         expected_s: How long that is predicted to take.
+        cause: Why, one of ``CAUSES``.
     """
 
     device: int
@@ -66,6 +74,7 @@ class Start:
     model: int
     level: int
     expected_s: float
+    cause: str = "policy"
 
 
 @dataclass(frozen=True)
@@ -94,16 +103,20 @@ Effect = Dispatch | Start | Requeued | Refuse | Broken
 
 @dataclass(frozen=True)
 class Decision:
-    """A decision in words, for people.
+    """A decision, also in words, for people.
 
     Attributes:
         time_s: When, on the core's clock.
         device: Name of the device.
         choice: What was chosen.
         why: What spoke for it.
-        took_ms: How long it took.
+        took_ms: How long it took; 0 where no policy was asked.
+        action: What was chosen, as the rules number it.
+        cause: By whom, one of ``CAUSES``.
         shadow: What the shadow policy would have chosen; None without one.
+        shadow_action: The same, as the rules number it.
         fallback: Whether the policy failed and another decided.
+        repeats: Whether the device chose that before, and led to nothing, since anything last happened.
     """
 
     time_s: float
@@ -111,8 +124,16 @@ class Decision:
     choice: str
     why: str
     took_ms: float
+    action: int
+    cause: str
     shadow: str | None = None
+    shadow_action: int | None = None
     fallback: bool = False
+    repeats: bool = False
+
+    def is_news_after(self, last: Decision) -> bool:
+        """Whether people should see it who have seen the last one."""
+        return not self.repeats and (last.device, last.choice) != (self.device, self.choice)
 
 
 @dataclass
@@ -124,13 +145,14 @@ class Operation:
     level: int
     evict: tuple[int, ...]
     since_ns: int
+    cause: str
     started: bool = False
     expected_s: float = 0.0
 
 
 @dataclass
 class Totals:
-    """Counts since the start."""
+    """Counts since the start; a shadow would have taken ``differed`` of ``compared`` decisions otherwise."""
 
     served: int = 0
     cancelled: int = 0
@@ -139,3 +161,13 @@ class Totals:
     evictions: int = 0
     decisions: int = 0
     fallbacks: int = 0
+    compared: int = 0
+    differed: int = 0
+
+    def count(self, decision: Decision) -> None:
+        """Counts a policy's decision; one that only repeats another is not compared with the shadow's."""
+        self.decisions += 1
+        self.fallbacks += decision.fallback
+        if decision.shadow_action is not None and not decision.repeats:
+            self.compared += 1
+            self.differed += decision.action != decision.shadow_action

@@ -16,12 +16,12 @@ class Wishes:
         state: Of which something is wished.
 
     Attributes:
-        unwanted: Devices and models that are to be unloaded there.
+        unwanted: Devices and models that are to be unloaded there, and why.
     """
 
     def __init__(self, tables: Tables, state: State) -> None:
         self._tables, self._state = tables, state
-        self.unwanted: set[tuple[int, int]] = set()
+        self.unwanted: dict[tuple[int, int], str] = {}
         self._first = {
             (int(at["start_device"]), m): int(at["start_level"])
             for m, at in enumerate(tables.model)
@@ -33,27 +33,28 @@ class Wishes:
         pinned = int(self._tables.model["pinned"][model])
         where = np.flatnonzero(self._state.place["resident"][:, model] >= 0).tolist()
         found = {(device, model) for device in where if device != pinned}
-        self.unwanted |= found
+        self.unwanted |= dict.fromkeys(found, "unload")
         return bool(found)
 
-    def action(self, device: int, *, paused: bool) -> int | None:
-        """What a device is to do now; None: a policy may say. While paused nothing is loaded."""
+    def action(self, device: int, *, paused: bool) -> tuple[int, str] | None:
+        """What a device is to do now, and why; None: a policy may say. While paused nothing is loaded."""
         load = None if paused else self._load(device)
         return load if load is not None else self._unload(device)
 
-    def _load(self, device: int) -> int | None:
+    def _load(self, device: int) -> tuple[int, str] | None:
         """The load of what a device is to hold from the beginning, and does not."""
         levels = self._tables.level.shape[2]
         for (where, model), level in list(self._first.items()):
             if where != device or not self._tables.level["level_ok"][device, model, level]:
                 continue
-            if self._tables.model["pinned"][model] != device:
+            is_pinned = int(self._tables.model["pinned"][model]) == device
+            if not is_pinned:
                 del self._first[where, model]
             if self._state.place["resident"][device, model] < 0:
-                return int(model * levels + level)
+                return int(model * levels + level), "pinned" if is_pinned else "preload"
         return None
 
-    def _unload(self, device: int) -> int | None:
+    def _unload(self, device: int) -> tuple[int, str] | None:
         """The unload of what is not wanted on a device; it waits while a load waits for room there."""
         if self._state.device["pending_model"][device] >= 0:
             return None
@@ -61,7 +62,7 @@ class Wishes:
         for where, model in sorted(self.unwanted):
             if where != device:
                 continue
-            self.unwanted.discard((where, model))
+            cause = self.unwanted.pop((where, model))
             if self._state.place["resident"][device, model] >= 0:
-                return int(models * levels + model)
+                return int(models * levels + model), cause
         return None

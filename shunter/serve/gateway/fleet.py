@@ -24,6 +24,8 @@ class Fleet:
         make: Makes the server of a launch, for an engine's name.
         on_end: Called with device, model and reason when a server has ended by itself, or is stuck.
         sleep_level: Servers that can sleep are sent to sleep at this level instead of ended; 0: none is.
+        on_server: Called with what a server has done (``start``, ``wake``, ``sleep`` or ``end``), its device
+            and model; not of one that ends by itself while it is awake.
 
     Attributes:
         servers: Those that answer.
@@ -36,8 +38,10 @@ class Fleet:
         make: Callable[[str, Launch], Server],
         on_end: Callable[[int, int, ServerFailed], None],
         sleep_level: int = 0,
+        on_server: Callable[[str, int, int], None] = lambda what, device, model: None,
     ) -> None:
         self.make, self._on_end, self.pulse_s, self._sleep_level = make, on_end, 15.0, sleep_level
+        self._on_server = on_server
         self.servers: dict[tuple[int, int], Server] = {}
         self.asleep: dict[tuple[int, int], Server] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,6 +81,7 @@ class Fleet:
             raise ServerFailed(str(error) or type(error).__name__) from error
         self.servers[device, model] = server
         self._watches[server] = self.spawn(self._watch(server))
+        self._on_server("start", device, model)
 
     async def unload(self, device: int, model: int) -> None:
         """Stops a server, if it is there."""
@@ -91,9 +96,11 @@ class Fleet:
             else:
                 if self.servers.pop((device, model), None) is server:  # else it ended just then
                     self.asleep[device, model] = server
+                    self._on_server("sleep", device, model)
                 return
         await self._retired(server)
         self.servers.pop((device, model), None)
+        self._on_server("end", device, model)
 
     async def _woken(self, device: int, model: int, launch: Launch) -> bool:
         """Wakes the server that sleeps there, if it is the one that is wanted; else ends it."""
@@ -107,15 +114,19 @@ class Fleet:
                 _LOG.warning("The server of %s does not wake: %s", launch.model, failed)
             else:
                 self.servers[device, model] = server
+                self._on_server("wake", device, model)
                 return True
         await self._retired(server)
+        self._on_server("end", device, model)
         return False
 
     async def _make_room(self, device: int, model: int, free_bytes: float) -> None:
         """Ends servers that sleep, first those that fell asleep first; the model's own may wake."""
         others = [at for at in self.asleep if at[0] == device and at[1] != model]
         while others and sum(self.asleep[at].memory_bytes()[0] for at in others) > free_bytes:
-            await self._retired(self.asleep.pop(others.pop(0)))
+            first = others.pop(0)
+            await self._retired(self.asleep.pop(first))
+            self._on_server("end", *first)
             others = [at for at in others if at in self.asleep]
 
     async def _retired(self, server: Server) -> None:
@@ -144,6 +155,7 @@ class Fleet:
         # Another scenario may have given it another place meanwhile.
         for at in [at for at, one in self.asleep.items() if one is server]:
             del self.asleep[at]
+            self._on_server("end", *at)
         for device, model in [at for at, one in self.servers.items() if one is server]:
             del self.servers[device, model]
             self._on_end(device, model, failed)

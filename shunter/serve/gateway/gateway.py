@@ -16,13 +16,14 @@ from shunter.envs.world.world import World
 from shunter.errors import UnknownNameError
 from shunter.serve.boundary import Asked, Launch, Refused, Server, ServerFailed, Usage
 from shunter.serve.core.core import Core
-from shunter.serve.core.effects import Broken, Decision, Dispatch, Effect, Refuse, Requeued, Start
+from shunter.serve.core.effects import Broken, Dispatch, Effect, Refuse, Requeued, Start
+from shunter.serve.core.learning import keep_learned
 from shunter.serve.gateway.admission import Facts, admit
 from shunter.serve.gateway.fleet import Fleet
-from shunter.serve.gateway.follower import Followers
-from shunter.serve.gateway.launches import compare, launch_of
+from shunter.serve.gateway.launches import alike, compare, launch_of
 from shunter.serve.gateway.record import Recorder
 from shunter.serve.gateway.showing import list_models, snapshot, why_not_ready
+from shunter.serve.gateway.telling import Teller
 from shunter.serve.gateway.ticket import GatewayTicket
 
 __all__ = ["Gateway", "GatewaySettings"]
@@ -78,13 +79,14 @@ class Gateway:
         fallback: str | None = None,
     ) -> None:
         self.world, self.settings, self.fallback = world, settings, fallback
-        self._recorder, self._begun_s = recorder, time.monotonic()
+        self.recorder, self._begun_s = recorder, time.monotonic()
+        self._teller = Teller(self)
+        self._tell = self._teller.tell
         self.core = self._core_of(world, policy, shadow)
         self._name_models()
         self.facts = [Facts() for _ in self.names]
-        self.fleet = Fleet(make, self._ended, settings.sleep_level)
+        self.fleet = Fleet(make, self._ended, settings.sleep_level, self._teller.server)
         self._tickets: dict[int, GatewayTicket] = {}
-        self._followers = Followers()
         self.measured_bytes: list[int | None] = [None] * world.devices
         self.refused, self.closing, self._changing = 0, False, asyncio.Lock()
         if recorder is not None:
@@ -98,7 +100,7 @@ class Gateway:
             max_queue=self.settings.max_queue,
             attempts=self.settings.attempts,
             backoff_s=self.settings.backoff_s,
-            on_decision=self._decided,
+            watch=self._teller,
         )
 
     def _name_models(self) -> None:
@@ -132,10 +134,10 @@ class Gateway:
         self.closing = True
         for ticket in list(self._tickets.values()):
             self._refuse(ticket, Refused(503, "shutting_down", "The gateway is shutting down.", 5.0))
-        if self._recorder is not None:
-            self._recorder.close()
+        if self.recorder is not None:
+            self.recorder.close()
         await self.fleet.stop()
-        self._followers.end()
+        self._teller.followers.end()
 
     def now_ns(self) -> int:
         """Nanoseconds since the gateway was made."""
@@ -178,8 +180,9 @@ class Gateway:
         devices = {at[0]: to[0] for at, (to, _) in kept.items()}
         for job in old.jobs.values():
             job.device = devices[job.device] if job.device >= 0 else -1
-        if self._recorder is not None:
-            self._recorder.follow(core, world)
+        if self.recorder is not None:
+            self.recorder.follow(core, world)
+        keep_learned(old.world.tables, old.tables, core.tables, alike(old.world, world))
         for (device, model), level in residents.items():
             self._note_memory(device, model, level)
         for job in core.take_over(self.now_ns(), old, residents, moved):
@@ -192,8 +195,8 @@ class Gateway:
     def change_policy(self, policy: Policy, fallback: str | None = None) -> None:
         """Another policy decides from now on; ``fallback`` is why it is not the one asked for."""
         self.core.policy, self.fallback = for_world(policy, self.world), fallback
-        if self._recorder is not None:
-            self._recorder.change_policy(policy.name)
+        if self.recorder is not None:
+            self.recorder.change_policy(policy.name)
         self._tell("champion", policy=policy.name)
 
     # What clients do
@@ -277,8 +280,8 @@ class Gateway:
                 ticket.sent.exception()  # whoever waited may have left
 
     def _write_down(self, ticket: GatewayTicket, how: str, usage: Usage) -> None:
-        if self._recorder is not None:
-            self._recorder.request(ticket.asked, ticket.job, ticket.model, how, usage, self.now_ns())
+        if self.recorder is not None:
+            self.recorder.request(ticket.asked, ticket.job, ticket.model, how, usage, self.now_ns())
 
     # What is to be done
 
@@ -315,11 +318,11 @@ class Gateway:
         device = self.world.scenario.devices[start.device].name
         for model in start.evict:
             await self.fleet.unload(start.device, model)
-            self._tell("unloaded", model=self.names[model], device=device)
+            self._tell("unloaded", model=self.names[model], device=device, reason=start.cause)
         failure: ServerFailed | None = None
         if start.model >= 0:
             name, begun_s = self.names[start.model], time.monotonic()
-            self._tell("load", model=name, device=device, reason="policy")
+            self._tell("load", model=name, device=device, reason=start.cause)
             launch = launch_of(self.world, start.device, start.model, start.level)
             free_bytes = self.core.free_bytes(start.device, start.model)
             try:
@@ -327,8 +330,8 @@ class Gateway:
             except ServerFailed as error:
                 failure = error
                 self._tell("failed", model=name, device=device, why=str(error))
-                if self._recorder is not None:
-                    self._recorder.failed(start.device, str(error))
+                if self.recorder is not None:
+                    self.recorder.failed(start.device, str(error))
             else:
                 self._tell("ready", model=name, device=device, took_s=time.monotonic() - begun_s)
                 self._note_memory(start.device, start.model, start.level)
@@ -384,13 +387,4 @@ class Gateway:
 
     def events(self) -> AsyncIterator[dict[str, Any]]:
         """See ``boundary.Scheduler.events``."""
-        return self._followers.follow()
-
-    def _tell(self, kind: str, **values: Any) -> None:
-        self._followers.tell({"type": kind, "time_s": self.now_ns() * 1e-9, **values})
-
-    def _decided(self, decision: Decision, device: int, choice: int, took_s: float) -> None:
-        values = {"took_ms": decision.took_ms, "fallback": decision.fallback, "shadow": decision.shadow}
-        self._tell("decision", device=decision.device, choice=decision.choice, why=decision.why, **values)
-        if self._recorder is not None:
-            self._recorder.decision(device, choice, took_s)
+        return self._teller.followers.follow()

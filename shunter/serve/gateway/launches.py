@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from shunter.envs.world.world import World
 from shunter.serve.boundary import Launch
 from shunter.serve.core.core import Core
+from shunter.serve.core.learning import Places
 
 __all__ = ["launch_of"]
 
@@ -24,6 +27,18 @@ def launch_of(world: World, device: int, model: int, level: int) -> tuple[str, L
         args=tuple(asked.args),
         memory_bytes=round(float(world.tables.footprint_bytes[device, model, level])),
     )
+
+
+def alike(old: World, world: World) -> Places:
+    """What another world starts just as this one does: the places of ``old`` by those of ``world``."""
+
+    def launches(of: World) -> dict[tuple[str, str, Launch], tuple[int, int, int]]:
+        names = [device.name for device in of.scenario.devices]
+        places = np.argwhere(of.tables.level_ok).tolist()
+        return {(names[d], *launch_of(of, d, m, level)): (d, m, level) for d, m, level in places}
+
+    before = launches(old)
+    return {to: before[launch] for launch, to in launches(world).items() if launch in before}
 
 
 def compare(

@@ -10,6 +10,7 @@ from aiohttp import web
 from shunter.serve.boundary import Scheduler
 from shunter.serve.http.intake import Intake
 from shunter.serve.http.settings import HttpSettings
+from shunter.serve.http.texts import TextLog
 from shunter.serve.http.views.hub import Hub
 from shunter.serve.http.views.metrics import Metrics
 
@@ -24,6 +25,7 @@ class Context:
         metrics: What is counted.
         hub: Whom to ask for events.
         intake: What reads bodies.
+        texts: What writes bodies and answers down; None: they are written nowhere.
         client: Asks the servers; there is one only while the application runs.
     """
 
@@ -32,6 +34,7 @@ class Context:
     metrics: Metrics
     hub: Hub
     intake: Intake
+    texts: TextLog | None = None
     client: aiohttp.ClientSession | None = None
 
 

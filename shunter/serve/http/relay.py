@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import aiohttp
@@ -16,6 +17,7 @@ from shunter.serve.http.context import CONTEXT, Context
 from shunter.serve.http.errors import Fault, error_event, event_bytes
 from shunter.serve.http.intake import Body
 from shunter.serve.http.tally import Tally, usage_of
+from shunter.serve.http.texts import Exchange
 
 _T = TypeVar("_T")
 
@@ -51,24 +53,33 @@ async def pass_on(request: web.Request) -> web.StreamResponse:
     """Answers a request by a server of its model."""
     context = request.app[CONTEXT]
     arrived_s = asyncio.get_running_loop().time()
-    model = ""
     try:
         body = await context.intake.read(request)
     except Fault as fault:
-        context.metrics.count_refusal(model, fault.status)
+        context.metrics.count_refusal("", fault.status)
         raise
+    texts = context.texts
+    try:
+        with nullcontext() if texts is None else texts.exchange(request.path, body.raw) as exchange:
+            return await _answered(context, request, body, arrived_s, exchange)
+    finally:
+        body.drop()
+
+
+async def _answered(
+    context: Context, request: web.Request, body: Body, arrived_s: float, exchange: Exchange | None
+) -> web.StreamResponse:
+    model = ""
     try:
         asked = read_asked(body.raw, request.path, request.headers)
         model = asked.model
         ticket = context.scheduler.submit(asked)
     except Refused as refused:
         context.metrics.count_refusal(model, refused.status)
-        body.drop()
         raise
-    try:
-        return await _Relay(context, request, asked, body, ticket, arrived_s).run()
-    finally:
-        body.drop()
+    if exchange is not None:
+        exchange.id = ticket.id
+    return await _Relay(context, request, asked, body, ticket, arrived_s, exchange).run()
 
 
 class _Relay:
@@ -82,6 +93,7 @@ class _Relay:
         body: Body,
         ticket: Ticket,
         arrived_s: float,
+        exchange: Exchange | None,
     ) -> None:
         self._context = context
         self._request = request
@@ -89,6 +101,7 @@ class _Relay:
         self._body = body
         self._ticket = ticket
         self._arrived_s = arrived_s
+        self._exchange = exchange
         self._next_comment_s = arrived_s + context.settings.first_comment_s
         self._answer: web.StreamResponse | None = None
         self._upstream: aiohttp.ClientResponse | None = None
@@ -161,6 +174,7 @@ class _Relay:
         else:
             self._gone(upstream.status, client=upstream.status < 500 or upstream.status in _NOT_OFFERED)
         if self._answer is None:
+            self._note_sent(data)
             return web.Response(
                 status=upstream.status, body=data, headers=_only(upstream.headers, _TO_CLIENT)
             )
@@ -205,6 +219,11 @@ class _Relay:
             if transport is not None:
                 transport.abort()
             raise ConnectionResetError("the client takes no more of its answer") from None
+        self._note_sent(data)
+
+    def _note_sent(self, data: bytes) -> None:
+        if self._exchange is not None:
+            self._exchange.add(data)
 
     async def _while_waiting(self, waited: Coroutine[Any, Any, _T]) -> _T:
         """Waits; a stream that has not begun gets its head and a comment now and then meanwhile."""
@@ -254,6 +273,8 @@ class _Relay:
         if self._ended:
             return False
         self._ended = True
+        if self._exchange is not None:
+            self._exchange.status = status
         self._context.metrics.count_end(self._ticket.model, status, self._now_s() - self._arrived_s)
         return True
 

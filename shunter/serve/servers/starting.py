@@ -26,7 +26,10 @@ __all__ = ["ServerSettings"]
 _ATTEMPTS = 5
 """Ports that are tried, if somebody takes each before the server does."""
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.25
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.25
+_PAUSE_SHARE = 0.05
+"""Of the time since it was started, how long until a server is asked again: so late is it found ready."""
+
 _ANSWER_S = 5.0
 _GROWTH_BYTES = 1_000_000
 """Memory that a server's must grow by to count as progress."""
@@ -160,7 +163,8 @@ class ProcessServer(Server):
 
     async def _answers(self) -> None:
         loop = asyncio.get_running_loop()
-        progressed_s, pause_s, seen = loop.time(), _FIRST_PAUSE_S, (0, 0)
+        begun_s, seen = loop.time(), (0, 0)
+        progressed_s = begun_s
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ANSWER_S)) as client:
             while True:
                 try:
@@ -174,8 +178,8 @@ class ProcessServer(Server):
                 if loop.time() - progressed_s > self.settings.progress_s:
                     why = f"made no progress for {self.settings.progress_s:g} s"
                     raise ServerFailed(f"{self._called()} {why}", log_tail=self.log.tail())
-                await asyncio.sleep(pause_s)
-                pause_s = min(_LONGEST_PAUSE_S, pause_s * 1.3)
+                pause_s = _PAUSE_SHARE * (loop.time() - begun_s)
+                await asyncio.sleep(min(max(_SHORTEST_PAUSE_S, pause_s), _LONGEST_PAUSE_S))
 
     async def stop(self) -> None:
         self._stopping = True

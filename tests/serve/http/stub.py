@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -268,7 +269,11 @@ class Running:
 
 @asynccontextmanager
 async def running(
-    stub: StubScheduler | None = None, *, drain_s: float = 0.1, **settings: Any
+    stub: StubScheduler | None = None,
+    *,
+    drain_s: float = 0.1,
+    text_log: Path | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Running]:
     """Runs a gateway before an upstream, both on ports of their own."""
     stub = stub or StubScheduler()
@@ -281,7 +286,7 @@ async def running(
     await site.start()
     stub.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     ours = replace(HttpSettings(port=0), **settings)
-    listening = await listen(make_app(stub, ours), ours, drain_s=drain_s)
+    listening = await listen(make_app(stub, ours, text_log=text_log), ours, drain_s=drain_s)
     try:
         async with aiohttp.ClientSession(
             listening.url, connector=aiohttp.TCPConnector(limit=0), auto_decompress=False

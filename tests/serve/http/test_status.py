@@ -122,7 +122,7 @@ def test_metrics() -> None:
             async with run.post(model="x" * 100) as got:
                 assert got.status == 404
             for event in (
-                {"type": "load", "model": "small", "device": "cuda:0", "reason": "demand"},
+                {"type": "load", "model": "small", "device": "cuda:0", "reason": "guard"},
                 {"type": "load", "model": "small", "device": "cuda:0", "reason": "of 1,000 kinds"},
                 {"type": "ready", "model": "small", "device": "cuda:0", "took_s": 3.0},
                 {"type": "decision", "device": "cuda:0", "took_ms": 0.2, "fallback": True},
@@ -143,7 +143,7 @@ def test_metrics() -> None:
         assert rows["shunter_ttft_seconds_count", ("small",)] == 1
         assert rows["shunter_tpot_seconds_count", ("small",)] == 1
         assert rows["shunter_queue_wait_seconds_count", ("small",)] == 1
-        assert rows["shunter_loads_total", ("cuda:0", "demand", "small")] == 1
+        assert rows["shunter_loads_total", ("cuda:0", "guard", "small")] == 1
         assert rows["shunter_loads_total", ("cuda:0", "other", "small")] == 1
         assert rows["shunter_load_seconds_sum", ("cuda:0", "small")] == 3
         assert rows["shunter_decision_seconds_count", ()] == 1

@@ -10,11 +10,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from shunter.serve.boundary import Scheduler, Usage
+from shunter.serve.core.effects import CAUSES
 
 _WAITS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 _TOKENS_S = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.4, 1, 2.5)
 _DECISIONS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25)
-_REASONS = frozenset(("demand", "preload", "replica", "policy", "reload", "retry"))
 
 
 class Metrics:
@@ -70,8 +70,8 @@ class Metrics:
         place = (str(event.get("model", "")), str(event.get("device", "")))
         kind = event.get("type")
         if kind == "load":
-            reason = event.get("reason", "policy")
-            self._loads.labels(*place, reason if reason in _REASONS else "other").inc()
+            reason = event.get("reason")
+            self._loads.labels(*place, reason if reason in CAUSES else "other").inc()
         elif kind == "ready" and event.get("took_s") is not None:
             self._load.labels(*place).observe(event["took_s"])
         elif kind == "failed":
