@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from shunter.catalog.devices import parse_device
-from shunter.catalog.gpus import gpu_name
+from shunter.catalog.gpus import gpu_name, similar_gpus
 from shunter.catalog.work import FACT_COLUMNS, FAMILY_COLUMNS
 from shunter.errors import InputError
 from shunter.models.datasheets import HOST_BANDWIDTH_BYTES_PER_S
@@ -233,7 +233,9 @@ def _unknown(known: list[Measurement], rows: list[dict[str, Any]], options: Impo
     yield from (f"not known: {what}, of {n} measurements" for what, n in silent.items() if n)
     devices = sorted({row["device"] for row in rows if ":" not in row["device"]})
     for name in (name for name in devices if gpu_name(name) is None):
-        yield f"{name} has no data sheet here: it is fitted by itself, and others' rows say nothing of it"
+        alike = similar_gpus(name)
+        hint = f" (GPUs of such a name: {', '.join(alike)})" if alike else ""
+        yield f"{name} has no data sheet here{hint}: it is fitted by itself, others' rows say nothing of it"
     split = any(row["offload_ratio"] > 0 and row["device_kind"] != "cpu" for row in rows)
     if split and options.host_bandwidth_bytes_per_s is None:
         assumed = HOST_BANDWIDTH_BYTES_PER_S / 1e9
