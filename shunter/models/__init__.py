@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
-from shunter.models.performance import PerformanceModel, PreemptionCost
+from shunter.models.performance import PerformanceModel
+from shunter.models.preemption_cost import PreemptionCost
 
 __all__ = ["PerformanceModel", "PreemptionCost"]

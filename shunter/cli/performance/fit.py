@@ -123,6 +123,19 @@ def fit(
             raise InputError(name, "come with --update", str(given))
     if not data:
         raise InputError("DATA", "name datasets that shunter profile wrote", [])
+    _fit(console, data, out, performance, quick=quick, keep_throttled=keep_throttled, verbose=verbose)
+
+
+def _fit(
+    console: Console,
+    data: list[Path],
+    out: Path | None,
+    performance: Path | None,
+    *,
+    quick: bool,
+    keep_throttled: bool,
+    verbose: bool,
+) -> None:
     frame = merge_datasets({str(path): read_dataset(path) for path in data})
     others = open_performance(performance) if performance else None
     model = PerformanceModel(keep_throttled=keep_throttled).fit(frame, others)

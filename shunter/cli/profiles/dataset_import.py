@@ -84,13 +84,8 @@ def dataset_import(
         engine_entry(engine, field="--engine")
     if host_bandwidth is not None and not 0.1 <= host_bandwidth <= 1e5:
         raise InputError("--host-bandwidth", "be 0.1 to 100000 GB/s", host_bandwidth)
-    shape = (batch, prompt_tokens, decode_tokens)
-    if any(shape) and not all(shape):
-        raise InputError("--batch, --prompt-tokens and --decode-tokens", "be given together", shape)
-    readings = read_measurements(
-        dict.fromkeys(files),
-        (batch, prompt_tokens, decode_tokens) if batch and prompt_tokens and decode_tokens else None,
-    )
+    shape = _latency_shape(batch, prompt_tokens, decode_tokens)
+    readings = read_measurements(dict.fromkeys(files), shape)
     left_out = {place: why for reading in readings.values() for place, why in reading.left_out.items()}
     found = [m for reading in readings.values() for m in reading.measurements]
     if not found:
@@ -114,6 +109,16 @@ def dataset_import(
     lines = [f"{len(imported.rows)} rows of {tools}", *_left_out_words(left_out)]
     notes = [f"note: {note}" for note in imported.notes]
     say_answer(open_console(), [*lines, *notes], [written], verbose=verbose)
+
+
+def _latency_shape(batch: int | None, prompt: int | None, decode: int | None) -> tuple[int, int, int] | None:
+    """What vLLM's latencies are of: all three numbers, or none."""
+    if batch and prompt and decode:
+        return batch, prompt, decode
+    given = (batch, prompt, decode)
+    if any(given):
+        raise InputError("--batch, --prompt-tokens and --decode-tokens", "be given together", given)
+    return None
 
 
 def _models(given: Sequence[str]) -> dict[str, str]:
