@@ -38,6 +38,30 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def shown(value: object) -> str:
+    """A value as messages show it: numbers of numpy and what holds them as plain numbers (0.0, [1, 2]).
+
+    Args:
+        value: Anything; what is neither is shown as ``repr`` does.
+    """
+    return repr(_plain(value))
+
+
+def _plain(value: object) -> object:
+    # By module name: this module must not import numpy, which may not even be installed.
+    if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "tolist"):
+        return value.tolist()
+    if type(value) is dict:
+        return {_plain(key): _plain(part) for key, part in value.items()}
+    if type(value) is list:
+        return [_plain(part) for part in value]
+    if type(value) is tuple:
+        return tuple(_plain(part) for part in value)
+    if type(value) is set:
+        return {_plain(part) for part in value}
+    return value
+
+
 class ShunterError(Exception):
     """Base of all errors raised on purpose."""
 
@@ -60,7 +84,7 @@ class InputError(ShunterError):
     exit_code = 2
 
     def __init__(self, field: str, rule: str, value: object) -> None:
-        super().__init__(one_line(f"{field} must {rule}. Got {value!r} instead."))
+        super().__init__(one_line(f"{field} must {rule}. Got {shown(value)} instead."))
         self.field = field
 
 
@@ -97,7 +121,7 @@ class VersionError(InputError):
 
     def __init__(self, path: object, what: str, got: object, want: object) -> None:
         ShunterError.__init__(
-            self, f"{path}: {what} must be version {want} for this shunter. Got {got!r} instead."
+            self, f"{path}: {what} must be version {want} for this shunter. Got {shown(got)} instead."
         )
         self.field = str(path)
 

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from shunter.errors import BrokenFileError, InputError, ShunterError, UnknownNameError, VersionError
@@ -55,3 +56,23 @@ def test_bad_input_is_one_line_and_exit_code_2(error):
 
 def test_other_errors_have_exit_code_1():
     assert ShunterError("a").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (np.float64(0.0), "0.0"),
+        (np.int64(3), "3"),
+        (np.bool_(True), "True"),
+        (np.str_("a"), "'a'"),
+        ([np.float64(1.5), "x"], "[1.5, 'x']"),
+        ((np.int32(1),), "(1,)"),
+        ({"a": np.float32(0.5)}, "{'a': 0.5}"),
+        (np.array([1, 2]), "[1, 2]"),
+        (None, "None"),
+        (1e-5, "1e-05"),
+    ],
+)
+def test_numbers_of_numpy_are_shown_as_numbers(value, shown):
+    assert str(InputError("f", "be g", value)) == f"f must be g. Got {shown} instead."
+    assert str(VersionError("a", "b", value, 1)).endswith(f"Got {shown} instead.")

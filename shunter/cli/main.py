@@ -26,6 +26,7 @@ COMMANDS = {
     "dataset merge": "Put datasets together, no row twice.",
     "dataset diff": "Compare two datasets configuration by configuration.",
     "dataset convert": "Turn Parquet into CSV and back.",
+    "dataset import": "Read results of llama-bench, vLLM bench, AIPerf and GuideLLM into a dataset.",
     "fit": "Fit a performance model to a dataset.",
     "predict": "Predict times and memory of configurations that were never measured.",
     "models compare": "Compare two performance models: errors, predictions and parameters.",
@@ -59,9 +60,19 @@ COMMANDS = {
 
 FUNCTIONS = {"eval": "eval_", "export llama-swap": "export_llama_swap"}
 GROUPS = ("dataset", "export", "models", "policy", "scenarios", "workload")
-MODULES = {name: name.split()[0] for name in COMMANDS if " " in name and name.split()[0] in GROUPS}
+MODULES = {
+    **{name: name.split()[0] for name in COMMANDS if " " in name and name.split()[0] in GROUPS},
+    "dataset import": "dataset_import",
+}
 FOLDERS = {
-    "profiles": ("checkpoint", "profile", "profile_offload", "profile_preemption", "dataset"),
+    "profiles": (
+        "checkpoint",
+        "profile",
+        "profile_offload",
+        "profile_preemption",
+        "dataset",
+        "dataset_import",
+    ),
     "performance": ("fit", "predict", "models", "calibrate"),
     "policies": ("train", "tune", "policy", "improve"),
     "evaluations": ("eval_", "compare", "replay", "timeline", "export"),
@@ -78,13 +89,19 @@ class _LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         two_words = " ".join(args[:2])
-        return super().resolve_command(ctx, [two_words, *args[2:]] if two_words in COMMANDS else args)
+        if two_words in COMMANDS:
+            args = [two_words, *args[2:]]
+        elif args[0] in GROUPS and args[1:] and not args[1].startswith("-"):
+            raise UnknownNameError("command", two_words, _of_group(args[0]))
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         self.listing = True
         super().format_commands(ctx, formatter)
 
     def get_command(self, ctx: Any, name: str) -> Any:
+        if name in GROUPS:
+            return _group(name)
         if name not in COMMANDS:
             raise UnknownNameError("command", name, COMMANDS)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -93,6 +110,25 @@ class _LazyGroup(TyperGroup):
         else:
             single.command(name)(_function(name))
         return typer.main.get_command(single)
+
+
+def _of_group(group: str) -> list[str]:
+    return [name for name in COMMANDS if name.startswith(f"{group} ")]
+
+
+def _group(group: str) -> Any:
+    """What ``shunter GROUP --help`` shows: its commands; none is imported, as all of them are run by name."""
+    names = _of_group(group)
+    listed = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        help=f"The commands of shunter {group}; each says more with --help.",
+    )
+    for name in names:
+        listed.command(name.partition(" ")[2], help=COMMANDS[name])(lambda: None)
+    listed.callback()(lambda: None)
+    return typer.main.get_command(listed)
 
 
 def _function(name: str) -> Callable[..., None]:

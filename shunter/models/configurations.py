@@ -20,7 +20,7 @@ from shunter.errors import InputError, UnknownNameError
 from shunter.models.datasheets import HOST
 from shunter.models.physics import EXTRA_COLUMNS
 from shunter.models.physics.features import with_heads
-from shunter.models.published.rows import facts_of
+from shunter.models.published.rows import facts_of, model_name, quantization_name, spec_of
 from shunter.models.state import FittedState
 
 __all__ = ["sheet_names"]
@@ -48,7 +48,8 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
         A new frame with every column that a prediction needs.
 
     Raises:
-        InputError: A needed column or a name is missing, or a number is missing, negative or too large.
+        InputError: A needed column or a name is missing, or a number is missing, negative or too large; or a
+            model of the catalogue comes without its quantisation.
         UnknownNameError: Facts are missing and the model was not profiled.
     """
     missing = [name for name in _NEEDED if name not in frame]
@@ -70,10 +71,12 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     if "engine_version" not in frame:
         frame = frame.assign(engine_version=frame["engine"].map(state.engine_versions).fillna(""))
     frame = _checked(frame)
-    return frame.assign(
-        offload_ratio=1 - frame["gpu_layers"] / frame["total_layers"],
-        datasheet=sheet_names(frame["device"], state.devices),
-    )
+    sheets = sheet_names(frame["device"], state.devices)
+    if state.host_bandwidths:
+        said = frame.get("host_bandwidth_bytes_per_s", pd.Series(np.nan, index=frame.index))
+        known = pd.to_numeric(sheets.map(state.host_bandwidths))
+        frame = frame.assign(host_bandwidth_bytes_per_s=said.fillna(known))
+    return frame.assign(offload_ratio=1 - frame["gpu_layers"] / frame["total_layers"], datasheet=sheets)
 
 
 def sheet_names(devices: pd.Series[Any], known: Mapping[str, str]) -> pd.Series[Any]:
@@ -108,9 +111,13 @@ def model_facts(state: FittedState, model: str) -> dict[str, Any]:
     """Facts of a profiled model, or of one of the catalogue with its quantisation (``Llama-3-8B Q4_K_M``).
 
     Raises:
+        InputError: It is one of the catalogue, without.
         UnknownNameError: It is neither.
     """
     facts = state.models.get(model) or facts_of(model)
+    if facts is None and spec_of(model) is not None:
+        rule = f"be named with its quantisation, as in {model_name(model)} Q4_K_M"
+        raise InputError("model", rule, model)
     if facts is None:
         raise UnknownNameError("model", model, state.models)
     return facts
@@ -130,6 +137,7 @@ def _with_facts(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
         known = {name: facts["attn_heads"] for name, facts in state.models.items()}
         frame = frame.assign(attn_heads=frame["model"].map(known))
     elif lacking:
+        frame = frame.assign(model=_one_name(frame, state))
         found = {str(name): model_facts(state, name) for name in frame["model"].unique()}
         columns = {c: frame["model"].map({name: row[c] for name, row in found.items()}) for c in lacking}
         frame = frame.assign(**columns)
@@ -148,6 +156,22 @@ def _with_families(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
             frame = frame.assign(**{c: frame["model"].map(row) for c, row in told.items()})
     given = [name for name in (*FAMILY_COLUMNS, EXPERT_LAYERS_ON_HOST) if name in frame]
     return frame.assign(**{name: frame[name].fillna(0.0) for name in given}) if given else frame
+
+
+def _one_name(frame: pd.DataFrame, state: FittedState) -> pd.Series[Any]:
+    """Each model under the name that it was fitted as, however the catalogue lets it be spelled."""
+
+    def name_of(text: str) -> str:
+        name, _, quantization = text.partition("\n")
+        found = (
+            None
+            if name in state.models
+            else facts_of(name) or facts_of(f"{name} {quantization_name(quantization)}")
+        )
+        return name if found is None else str(found["model"])
+
+    said = frame["quantization"].fillna("") if "quantization" in frame else ""
+    return _by_name(frame["model"] + "\n" + said, name_of)
 
 
 def _limits(frame: pd.DataFrame, state: FittedState) -> dict[str, list[int]]:
@@ -173,7 +197,9 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
             rule = f"be a number of at least {least.get(name, 0)} and at most " + (
                 "total_layers" if name in limits else f"{_MOST:g}"
             )
-            _check(frame[name], (values >= least.get(name, 0)) & (values <= most), rule)
+            good = (values >= least.get(name, 0)) & (values <= most)
+            # What a dataset may leave open, physics has a value for.
+            _check(frame[name], good | frame[name].isna() if name in EXTRA_COLUMNS else good, rule)
             numbers[name] = values
     known = frame["page_cache"].isin(PAGE_CACHES)
     _check(frame["page_cache"], known, f"be one of {', '.join(PAGE_CACHES)}")
@@ -182,7 +208,6 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _check(values: pd.Series[Any], good: pd.Series[bool], rule: str) -> None:
     if not good.all():
-        row = int((~good).to_numpy().argmax())
-        value = values.iloc[row]
-        got = getattr(value, "item", lambda: value)()
-        raise InputError(f"configurations: row {row}, column {values.name}", rule, got)
+        position = int((~good).to_numpy().argmax())
+        row = values.index[position]  # of the table that they came from, though others were asked apart
+        raise InputError(f"configurations: row {row}, column {values.name}", rule, values.iloc[position])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,14 @@ from shunter.models.configurations import complete, hardware_name, model_facts, 
 from shunter.models.fit.fitting import fit_state
 from shunter.models.fit.regressors import GroupFit
 from shunter.models.fit.shared import CrossDeviceFit
-from shunter.models.physics.features import TARGETS, Target, feature_frame
+from shunter.models.physics.features import TARGETS, Target
+from shunter.models.preemption_cost import PreemptionCost
 from shunter.models.scales import Scale, scale_factors
 from shunter.models.state import FittedState, ResidentMemory, TargetErrors, read_state, write_state
 
 __all__ = ["PerformanceModel"]
+
+Array = npt.NDArray[Any]
 
 PREDICTIONS = (
     "duration_s_predicted",
@@ -35,40 +37,7 @@ PREDICTIONS = (
     "host_bytes_low",
     "host_bytes_high",
 )
-_TIMED = {t.operation: t for t in TARGETS.values() if t.name.endswith("_s")}
-
-
-@dataclass(frozen=True)
-class PreemptionCost:
-    """What it costs to take a model off its device in the middle of a request and to bring it back.
-
-    Attributes:
-        kv_save_s: Saving the request's KV; 0 where the engine cannot.
-        unload_s: Freeing the model.
-        load_s: Loading it again.
-        kv_restore_s: Restoring the KV, or processing the tokens again where the engine cannot.
-        low_s: Lower end of the total's interval; the ends of the parts are added, so it is no less than 90 %.
-        high_s: Upper end.
-        out_of_range: Whether a part was asked for beyond its data.
-    """
-
-    kv_save_s: float
-    unload_s: float
-    load_s: float
-    kv_restore_s: float
-    low_s: float
-    high_s: float
-    out_of_range: bool
-
-    @property
-    def total_s(self) -> float:
-        """Seconds in all."""
-        return self.kv_save_s + self.unload_s + self.load_s + self.kv_restore_s
-
-    @property
-    def reload_share(self) -> float:
-        """Share of the total that is loading weights."""
-        return self.load_s / self.total_s if self.total_s else 0.0
+TIMED = {t.operation: t for t in TARGETS.values() if t.name.endswith("_s")}
 
 
 class PerformanceModel:
@@ -85,6 +54,7 @@ class PerformanceModel:
 
     Args:
         correction: Whether to learn corrections on top of physics.
+        keep_throttled: Whether rows count that were measured while their GPU was held back.
 
     Attributes:
         state_: All that was learned; set by ``fit`` and ``load``.
@@ -92,14 +62,17 @@ class PerformanceModel:
 
     state_: FittedState
 
-    def __init__(self, *, correction: bool = True) -> None:
+    def __init__(self, *, correction: bool = True, keep_throttled: bool = False) -> None:
         self.correction = correction
+        self.keep_throttled = keep_throttled
 
-    def fit(self, frame: pd.DataFrame) -> PerformanceModel:
+    def fit(self, frame: pd.DataFrame, around: PerformanceModel | None = None) -> PerformanceModel:
         """Fits all targets.
 
         Args:
             frame: A profile dataset (``shunter.profiling.dataset.schema``).
+            around: What others measured: rows of a GPU that it knows correct it, a few suffice, and what the
+                dataset lacks is as it says.
 
         Returns:
             self.
@@ -107,7 +80,13 @@ class PerformanceModel:
         Raises:
             InputError: The dataset has no rows, or a row breaks the schema.
         """
-        return self._set(fit_state(frame, correction=self.correction))
+        state = fit_state(
+            frame,
+            correction=self.correction,
+            keep_throttled=self.keep_throttled,
+            around=around.state_ if around else None,
+        )
+        return self._set(state)
 
     @property
     def cv(self) -> dict[str, TargetErrors]:
@@ -198,27 +177,43 @@ class PerformanceModel:
         out = np.full((len(configurations), len(PREDICTIONS)), np.nan)
         mean_s = np.empty(len(configurations))
         outside = np.zeros(len(configurations), dtype=bool)
-        # Devices with data sheets share one fit, so that they need no groups of their own.
-        local = configurations["datasheet"] == ""
-        keys = [
-            configurations["operation"],
-            configurations["engine"],
-            *(configurations[n].where(local, "") for n in ("device", "page_cache")),
-        ]
-        groups: dict[Any, Any] = configurations.groupby(keys, sort=False).indices
-        for (operation, engine, device, page_cache), where in groups.items():
-            if operation not in _TIMED:
-                raise UnknownNameError("operation", str(operation), _TIMED)
+        for operation, where_s, where in self.groups(configurations):
             rows = configurations.iloc[where]
-            where_s = (engine, device, page_cache)
-            out[where, :3], outside[where] = self._predicted(_TIMED[operation], where_s, rows)
-            mean_s[where] = out[where, 0] * self._fit_of(_TIMED[operation], where_s, rows).mean_over_median
+            out[where, :3], outside[where] = self._predicted(TIMED[operation], where_s, rows)
+            mean_s[where] = out[where, 0] * self.fit_of(TIMED[operation], where_s, rows).mean_over_median
             if operation == "load":
                 for column, name in ((3, "device_bytes"), (6, "host_bytes")):
                     if self._knows(TARGETS[name], where_s, rows):
                         out[where, column : column + 3], _ = self._predicted(TARGETS[name], where_s, rows)
         columns = {name: out[:, i] for i, name in enumerate(PREDICTIONS)}
         return frame.assign(**columns, duration_s_mean=mean_s, out_of_range=outside)
+
+    def groups(self, configurations: pd.DataFrame) -> Iterator[tuple[str, tuple[str, str, str], Array]]:
+        """Configurations that one fit predicts.
+
+        Args:
+            configurations: As from ``complete``, with an index that counts from 0.
+
+        Yields:
+            Operation; engine, device and page cache, the last two empty where fits do not depend on them;
+            positions of the rows.
+
+        Raises:
+            UnknownNameError: An unknown operation.
+        """
+        # Devices with data sheets share one fit, so that they need no groups of their own, unless corrected.
+        sheets = configurations["datasheet"]
+        local = (sheets == "") | sheets.isin({sheet for *_, sheet in self._own})
+        keys = [
+            configurations["operation"],
+            configurations["engine"],
+            *(configurations[n].where(local, "") for n in ("device", "page_cache")),
+        ]
+        groups: dict[Any, Any] = configurations.groupby(keys, sort=False).indices
+        for (operation, *where_s), where in groups.items():
+            if operation not in TIMED:
+                raise UnknownNameError("operation", str(operation), TIMED)
+            yield str(operation), (where_s[0], where_s[1], where_s[2]), where
 
     def saves_kv(self, engine: str, device: str) -> bool:
         """Whether KV saves were measured there: an engine that cannot save drops KV and recomputes."""
@@ -324,6 +319,7 @@ class PerformanceModel:
         self.state_ = state
         self._fits = {fit.key: fit for fit in state.fits}
         self._shared = {fit.key: fit for fit in state.shared}
+        self._own = {(*fit.key, sheet): fit for fit in state.own for sheet in fit.devices}
         return self
 
     def _predicted(
@@ -336,21 +332,33 @@ class PerformanceModel:
     def _fitted(
         self, target: Target, where: tuple[str, str, str], rows: pd.DataFrame
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        fit = self._fit_of(target, where, rows)
+        fit = self.fit_of(target, where, rows)
         if isinstance(fit, GroupFit):
-            _refuse_split(rows)
-            return _with_interval(fit, rows)
+            return fit.predict(rows)
         predicted, half, outside = fit.predict(rows)
         return np.column_stack([predicted, predicted * np.exp(-half), predicted * np.exp(half)]), outside
 
-    def _fit_of(
+    def fit_of(
         self, target: Target, where: tuple[str, str, str], rows: pd.DataFrame
     ) -> GroupFit | CrossDeviceFit:
+        """The fit that predicts a group of configurations.
+
+        Args:
+            target: One of ``TARGETS``.
+            where: Engine, device and page cache, as ``groups`` has them.
+            rows: Complete configurations of the group.
+
+        Raises:
+            InputError: Nothing was measured there, and no data sheet helps.
+        """
         engine, device, page_cache = where
         key = (target.name, engine, device, page_cache if target.by_page_cache else "")
         shared = self._shared.get((target.name, engine))
         if key in self._fits:
             return self._fits[key]
+        own = self._own.get((target.name, engine, rows["datasheet"].iloc[0]))
+        if own is not None:
+            return own
         if shared is not None and rows["datasheet"].iloc[0]:
             return shared
         known = [" ".join(k[1:]).strip() for k in self._fits if k[0] == target.name]
@@ -364,21 +372,3 @@ class PerformanceModel:
     def _knows(self, target: Target, where: tuple[str, str, str], rows: pd.DataFrame) -> bool:
         has_sheet = bool(rows["datasheet"].iloc[0])
         return (target.name, *where) in self._fits or not has_sheet or (target.name, where[0]) in self._shared
-
-
-def _refuse_split(rows: pd.DataFrame) -> None:
-    if "gpu_count" in rows and (rows["gpu_count"] > 1).any():
-        raise InputError(
-            "configurations: column gpu_count", "be 1 on a device without data sheet", rows["gpu_count"].max()
-        )
-
-
-def _with_interval(
-    fit: GroupFit, rows: pd.DataFrame
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    features = feature_frame(TARGETS[fit.target], rows)
-    predicted, outside = fit.physics.predict(features, rows), fit.doublings_outside(features)
-    ends = [
-        predicted * np.exp(end) for end in fit.interval_ends(features, rows["model"].to_numpy(dtype=object))
-    ]
-    return np.column_stack([predicted, *ends]), outside > 0

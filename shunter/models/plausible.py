@@ -54,10 +54,7 @@ def check_plausible(frame: pd.DataFrame) -> list[str]:
 def _refuse(frame: pd.DataFrame, bad: Rows, column: str, rule: str) -> None:
     if bad.any():
         row = int(bad.argmax())
-        value = frame[column].iloc[row]
-        raise InputError(
-            f"dataset: row {row}, column {column}", rule, getattr(value, "item", lambda: value)()
-        )
+        raise InputError(f"dataset: row {row}, column {column}", rule, frame[column].iloc[row])
 
 
 def _check_finite(frame: pd.DataFrame) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from shunter.catalog.work import FACT_COLUMNS
 from shunter.errors import BrokenFileError, InputError, VersionError
@@ -16,6 +16,8 @@ from shunter.models.fit.regressors import GroupFit
 from shunter.models.fit.shared import CrossDeviceFit
 from shunter.models.scales import Scale
 from shunter.models.validation.held_out import Errors
+
+__all__ = ["CorrectionErrors"]
 
 FORMAT_VERSION = 2
 _FILE_NAME = "performance.json"
@@ -54,6 +56,30 @@ class ResidentMemory(BaseModel):
     max_context_tokens: int
 
 
+class CorrectionErrors(BaseModel):
+    """What own rows of one GPU did to a target that others had measured.
+
+    Attributes:
+        target: Name in ``TARGETS``.
+        engine: Engine of the rows.
+        device: Name in the data sheets.
+        rows: Own rows.
+        before: Errors of what others measured on the own rows.
+        after: Errors of the correction on own configurations held out; None with fewer than two.
+        used: Whether predictions are corrected: not if that makes them worse.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    target: str
+    engine: str
+    device: str
+    rows: int
+    before: Errors
+    after: Errors | None
+    used: bool
+
+
 class FittedState(BaseModel):
     """A performance model as data; what is written to disk.
 
@@ -63,7 +89,10 @@ class FittedState(BaseModel):
         data_fingerprint: Hash of the rows that were fitted.
         fits: One for each target, engine and device without data sheet, for loads also page cache.
         shared: One for each target and engine, for all devices with data sheets.
+        own: Instead of these for their devices alone: corrected by what was measured on one's own.
+        corrected: What these corrections are worth.
         devices: Name in the data sheets of devices that are called otherwise (``cuda:0``).
+        host_bandwidths: Host memory beside own GPUs, bytes/s, by name in the data sheets, where it is known.
         engine_versions: The most frequent version of each engine.
         models: Facts by model name: the dataset's model columns.
         residents: What was profiled.
@@ -80,7 +109,10 @@ class FittedState(BaseModel):
     data_fingerprint: str
     fits: tuple[GroupFit, ...]
     shared: tuple[CrossDeviceFit, ...] = ()
+    own: tuple[CrossDeviceFit, ...] = ()
+    corrected: tuple[CorrectionErrors, ...] = ()
     devices: dict[str, str] = {}
+    host_bandwidths: dict[str, Annotated[float, Field(gt=0)]] = {}
     engine_versions: dict[str, str] = {}
     models: dict[str, dict[str, float | int | str]]
     residents: tuple[ResidentMemory, ...]

@@ -145,3 +145,14 @@ def test_a_damaged_csv_is_bad_input(measured, capsys, folder):
     text = (folder / "d.csv").read_text()
     (folder / "d.csv").write_text(text[:-10])
     assert "d.csv: cannot be read" in run(capsys, "validate", "d.csv", code=2)
+
+
+def test_validate_counts_throttled_and_imported_rows(capsys):
+    rows = [
+        row("a", gpu_layers=2, throttle_reasons=32.0, source=""),
+        row("b", gpu_layers=2, throttle_reasons=0.0, source="llama-bench 1, b.json"),
+    ]
+    write_dataset(frame_of(rows), "d.parquet")
+    out = run(capsys, "validate", "d.parquet")
+    assert "throttled: 1 of 2 rows (heat 1)" in out
+    assert "imported: llama-bench 1, b.json (1)" in out

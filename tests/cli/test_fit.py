@@ -15,6 +15,7 @@ from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import BrokenFileError, InputError, UnknownNameError
 from shunter.models import PerformanceModel
 from shunter.models.validation import baselines
+from shunter.profiling.dataset.table import read_dataset, write_dataset
 from shunter.profiling.sweep.plan import SweepSettings, make_plan
 from shunter.profiling.sweep.sweep import run_sweep
 
@@ -121,3 +122,47 @@ def test_fit_writes_a_card_that_says_what_could_not_be_tested(run, data, tmp_pat
     text = (tmp_path / "perf" / "card.md").read_text()
     assert "leave one device out: not tested, the dataset has one device only" in text
     assert "Mean errors, leave one model out: no row of the model was seen" in text
+
+
+def test_a_template_is_written_once_and_can_be_predicted(run, data, tmp_path):
+    run("fit", data, "--out", tmp_path / "perf", "--quick")
+    perf, table = ("--performance", tmp_path / "perf"), tmp_path / "t.csv"
+    assert "blank cells are filled in" in run("predict", "--template", table, *perf).output
+    before = table.read_bytes()
+    assert "0 of them beyond" in run("predict", table, *perf, "--out", tmp_path / "p.csv").output
+    done = pd.read_csv(tmp_path / "p.csv")
+    assert set(done["unit"]) == {"s", "s per step"}
+    assert done["why_out_of_range"].isna().all()
+    with pytest.raises(InputError, match="--template must not exist yet"):
+        run("predict", "--template", table, *perf)
+    with pytest.raises(InputError, match="CONFIGURATIONS must be given, or --template instead"):
+        run("predict", table, "--template", tmp_path / "u.csv", *perf)
+    with pytest.raises(InputError, match="CONFIGURATIONS must be given, or --template instead"):
+        run("predict", *perf)
+    assert table.read_bytes() == before
+
+
+def test_predict_takes_the_published_model_without_a_profile(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("predict", "--template", "t.csv", "--performance", "published")
+    assert "6 configurations" in run("predict", "t.csv", "--performance", "published").output
+
+
+def test_throttled_rows_are_counted_and_left_out(run, data, tmp_path):
+    frame = read_dataset(data)
+    hot = frame["row_id"].isin(frame["row_id"].sample(5, random_state=0))
+    write_dataset(frame.assign(throttle_reasons=hot * 32.0), tmp_path / "hot.parquet")
+    said = run("fit", tmp_path / "hot.parquet", "--out", tmp_path / "perf", "--quick", "--verbose").output
+    assert f"note: throttled: 5 of {len(frame)} rows (heat 5), left out (--keep-throttled fits them)" in said
+    kept = run(
+        "fit", tmp_path / "hot.parquet", "--out", tmp_path / "k", "--quick", "--verbose", "--keep-throttled"
+    ).output
+    assert "fitted all the same" in kept
+
+
+@pytest.mark.parametrize("option", [("--performance", "published"), ("--keep-throttled",)])
+def test_options_of_a_fit_are_none_of_an_update(run, tmp_path, option):
+    with pytest.raises(InputError, match=f"{option[0]} must be left out with --update"):
+        run("fit", "--update", tmp_path, *option)
+    with pytest.raises(InputError, match="--out must be given: published itself is not changed"):
+        run("fit", "--update", "published", "--events", tmp_path / "e", "--scenario", tmp_path / "s")

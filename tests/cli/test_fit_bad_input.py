@@ -149,7 +149,10 @@ CONFIGURATION = f"fake,{DEVICE},b,decode,"
             f"{HEAD}\n{CONFIGURATION}1,10\n{CONFIGURATION}x,10\n",
             "row 1, column batch must be a number .* Got 'x'",
         ),
-        (f"{HEAD}\n{CONFIGURATION},10\n", "row 0, column batch must be a number .* Got nan"),
+        (
+            f"{HEAD}\n{CONFIGURATION},10\n{CONFIGURATION}nan,10\n",
+            "row 1, column batch must be a number .* Got 'nan'",
+        ),
         (f"{HEAD}\n{CONFIGURATION}-1,10\n", "row 0, column batch must be a number of at least 0 .* Got -1"),
         (f"{HEAD}\n{CONFIGURATION}inf,10\n", "row 0, column batch must be a number .* Got inf"),
         (f"{HEAD}\n{CONFIGURATION}1,1e999\n", "row 0, column context_tokens must be a number .* Got inf"),
@@ -160,7 +163,7 @@ CONFIGURATION = f"fake,{DEVICE},b,decode,"
             f"{HEAD},page_cache\n{CONFIGURATION}1,1,hot\n",
             "column page_cache must be one of warm, cold. Got 'hot'",
         ),
-        (f"{HEAD},params\n{CONFIGURATION}1,1,\n", "column params must be a number of at least 1"),
+        (f"{HEAD},params\n{CONFIGURATION}1,1,0\n", "column params must be a number of at least 1"),
     ],
 )
 def test_predict_refuses_in_one_line_and_writes_nothing(table, message, shunter, perf, tmp_path):

@@ -15,7 +15,7 @@ import yaml
 
 from shunter import __version__
 from shunter.agents.learned.policy import POLICY_FORMAT
-from shunter.cli.main import COMMANDS, main
+from shunter.cli.main import COMMANDS, GROUPS, main
 from shunter.envs.observation.features import FEATURES_VERSION
 from shunter.errors import ShunterWarning
 from shunter.eval.execution.event_log import read_event_log
@@ -229,3 +229,12 @@ def test_train_then_eval_its_policy_file(folder: Path, capsys: pytest.CaptureFix
     )
     out = works(capsys, "eval", "--scenario", "s.yaml", "--policy", "p.safetensors", "--seeds", "2")
     assert "evolution" in out
+
+
+def test_every_group_says_what_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    for group in GROUPS:
+        said = works(capsys, group, "--help")
+        for name in COMMANDS:
+            assert not name.startswith(f"{group} ") or f"  {name.split()[1]} " in said
+        error = fails(capsys, group, "nothing")
+        assert f"command: unknown name '{group} nothing'" in error

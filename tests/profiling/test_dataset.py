@@ -50,7 +50,7 @@ def test_another_schema_version_is_refused(tmp_path):
     write_dataset(frame_of([row()]), path)
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({b"shunter_profile_schema": b"7"}), path)
-    with pytest.raises(VersionError, match=r"must be version 5 for this shunter\. Got '7'"):
+    with pytest.raises(VersionError, match=rf"must be version {SCHEMA_VERSION} for this shunter\. Got '7'"):
         read_dataset(path)
 
 
@@ -72,7 +72,7 @@ def test_a_missing_file_is_an_input_error(tmp_path):
         ("duration_s", np.nan, "row 1, column duration_s must not be missing"),
         ("operation", "sleep", "row 1, column operation must be one of load, unload"),
         ("weight_bytes", 0, "row 1, column weight_bytes must be at least 1"),
-        ("schema_version", 0, "row 1, column schema_version must be at least 5"),
+        ("schema_version", 0, f"row 1, column schema_version must be at least {SCHEMA_VERSION}"),
     ],
 )
 def test_a_bad_value_is_named_and_nothing_is_written(tmp_path, column, value, rule):
@@ -155,7 +155,7 @@ def test_a_csv_cut_short_is_named(tmp_path, cut, error):
         (",2,", ",2.5,", "row 0, column .* must be a whole number. Got '2.5'"),
         (",False,", ",maybe,", "column includes_process_start must be True or False. Got 'maybe'"),
         ("schema_version", "version", "has no column schema_version"),
-        ("\n5,", "\n8,", "must be version 5 for this shunter. Got '8'"),
+        (f"\n{SCHEMA_VERSION},", "\n8,", f"must be version {SCHEMA_VERSION} for this shunter. Got '8'"),
         ("batch", "batches", r"missing: \['batch'\], unknown: \['batches'\]"),
     ],
 )

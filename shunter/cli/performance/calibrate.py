@@ -19,7 +19,7 @@ from shunter.errors import BrokenFileError, InputError, ShunterError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.fidelity.calibration import Calibration, calibrate_on
 from shunter.files import finite, write_json
-from shunter.models.performance import PerformanceModel
+from shunter.models.published.performance import open_performance
 from shunter.report.page import ReportTable
 from shunter.tracking.runs import tracking
 
@@ -60,7 +60,7 @@ def calibrate(
     """
     console = open_console()
     results = _results(run)
-    model = PerformanceModel.load(performance or run / "performance.json")
+    model = open_performance(performance or run / "performance.json")
     found = calibrate_on(
         model,
         Scenario.parse(results["scenario"], source=f"{run}/results.json: scenario"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,14 @@ from rich.table import Table
 
 from shunter.cli.options import Verbose, open_console, percent, progress, say_answer
 from shunter.errors import InputError
+from shunter.models.fit.regressors import TargetFit
 from shunter.models.performance import PerformanceModel
+from shunter.models.published.performance import PUBLISHED, open_performance
+from shunter.models.state import CorrectionErrors
 from shunter.profiling.dataset.compare import merge_datasets
 from shunter.profiling.dataset.journal import journal_path
 from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.dataset.throttled import throttled
 from shunter.tracking.runs import tracking
 
 _Data = Annotated[
@@ -51,6 +56,18 @@ _Engine = Annotated[
 ]
 
 
+_Performance = Annotated[
+    Path | None,
+    typer.Option(
+        help=f"Correct this performance model by the datasets, or {PUBLISHED}: a few rows of a GPU suffice.",
+        show_default=False,
+    ),
+]
+_KeepThrottled = Annotated[
+    bool, typer.Option("--keep-throttled", help="Fit rows too that were measured on a GPU held back.")
+]
+
+
 def fit(
     data: _Data = None,
     out: _Out = None,
@@ -59,6 +76,8 @@ def fit(
     events: _Events = None,
     scenario: _Scenario = None,
     engine: _Engine = None,
+    performance: _Performance = None,
+    keep_throttled: _KeepThrottled = False,
     verbose: Verbose = False,
 ) -> None:
     """Fit a performance model to datasets, print its cross-validated errors and write its model card.
@@ -70,6 +89,14 @@ def fit(
     The card (card.html, card.md, validation.json, beside the model) holds errors by split against baselines,
     coverage of the intervals, offload curves and preemption costs.
 
+    Rows that were measured while their GPU was held back (heat, power cap, low clock) are counted and left
+    out.
+
+    With --performance the rows correct a performance model, such as the published one, on the GPUs that they
+    are of: a few suffice. Its errors on these rows are printed before and after, after on configurations held
+    out; a correction that makes them worse is not used. What the rows lack is as the model has it. There is
+    no card then.
+
     With --update a fitted model is recalibrated: the event log of shunter eval --real moves its times towards
     what they really were, few rows little and many far. How far is printed, with errors on what was held out.
     A run that was used before does not count again.
@@ -80,10 +107,15 @@ def fit(
 
     shunter fit monday.parquet tuesday.parquet --out perf --quick
 
+    shunter fit imported.parquet --performance published --out perf
+
     shunter fit --update perf --events runs/eval/events.parquet --scenario s.yaml --out perf-recalibrated
     """
     console = open_console()
     if update is not None:
+        for name, given_now in (("--performance", performance), ("--keep-throttled", keep_throttled)):
+            if given_now:
+                raise InputError(name, "be left out with --update", str(given_now))
         _update(console, update, data, events, scenario, engine, out, verbose=verbose)
         return
     for name, given in (("--events", events), ("--scenario", scenario), ("--engine", engine)):
@@ -91,17 +123,47 @@ def fit(
             raise InputError(name, "come with --update", str(given))
     if not data:
         raise InputError("DATA", "name datasets that shunter profile wrote", [])
+    _fit(console, data, out, performance, quick=quick, keep_throttled=keep_throttled, verbose=verbose)
+
+
+def _fit(
+    console: Console,
+    data: list[Path],
+    out: Path | None,
+    performance: Path | None,
+    *,
+    quick: bool,
+    keep_throttled: bool,
+    verbose: bool,
+) -> None:
     frame = merge_datasets({str(path): read_dataset(path) for path in data})
-    model = PerformanceModel().fit(frame)
+    others = open_performance(performance) if performance else None
+    model = PerformanceModel(keep_throttled=keep_throttled).fit(frame, others)
     path = model.save(out or Path("perf"))
     notes = [f"note: {note}" for note in model.notes]
     for journal in filter(Path.exists, map(journal_path, data)):
         notes.append(f"note: {journal} holds rows of an unfinished sweep, not fitted: --resume adds them")
-    card = [] if quick else [f"card: {_write_card(console, model, frame, path)}"]
+    # The card's held-out errors are of fits to these rows alone, which a corrected model is not.
+    fitted = frame if keep_throttled else frame[~throttled(frame)]
+    card = [] if quick or others else [f"card: {_write_card(console, model, fitted, path)}"]
     written = f"{path}: {len(model.models)} models, {len(model.cv)} targets"
     if verbose:
         console.print(errors_table(model))
-    say_answer(console, [*_errors_words(model), *notes], [*card, written], verbose=verbose)
+    errors = [correction_words(c) for c in model.state_.corrected] or _errors_words(model)
+    if not card and (path.parent / "card.html").exists():
+        notes.append(f"note: {path.parent / 'card.html'} shows a model that was fitted before")
+    say_answer(console, [*errors, *notes], [*card, written], verbose=verbose)
+
+
+def correction_words(errors: CorrectionErrors) -> str:
+    """What own rows of a GPU did to what others measured."""
+    e = errors
+    text = f"{e.target} on {e.device} ({e.engine}): mean relative error {percent(e.before.mape)} before"
+    rows = f"{e.rows} rows of {e.before.cells} configuration{'s' if e.before.cells > 1 else ''}"
+    if e.after is None:
+        return f"{text}; corrected by {rows}, so that none was left to judge it by"
+    kept = "" if e.used else ": not corrected"
+    return f"{text}, {percent(e.after.mape)} after, on configurations held out ({rows}){kept}"
 
 
 def _errors_words(model: PerformanceModel) -> list[str]:
@@ -134,6 +196,8 @@ def _update(
         raise InputError("--events", "be given with --update", None)
     if scenario is None:
         raise InputError("--scenario", "be given with --update", None)
+    if out is None and str(performance) == PUBLISHED and not performance.exists():
+        raise InputError("--out", f"be given: {PUBLISHED} itself is not changed", None)
     update(console, performance, events, scenario, engine=engine, out=out or performance, verbose=verbose)
 
 
@@ -159,7 +223,8 @@ def errors_table(model: PerformanceModel) -> Table:
         table.add_column(column, justify="right")
     table.add_column("90 % interval", justify="right", no_wrap=True)
     for target, errors in model.cv.items():
-        fits = [f for f in (*model.state_.fits, *model.state_.shared) if f.target == target]
+        own, state = [f for f in model.state_.own if f.target == target], model.state_
+        fits: Sequence[TargetFit] = own or [f for f in (*state.fits, *state.shared) if f.target == target]
         configurations, models = errors.held_out_cells, errors.held_out_models
         table.add_row(
             target,

@@ -17,7 +17,7 @@ from shunter.errors import InputError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.fidelity.recalibration import Recalibration, recalibrate
 from shunter.eval.traffic.record import read_events
-from shunter.models.performance import PerformanceModel
+from shunter.models.published.performance import open_performance
 from shunter.tracking.runs import tracking
 
 HELD_OUT = {
@@ -56,7 +56,7 @@ def update(
     if engine is not None:
         engine_entry(engine, field="--engine")
         loaded = loaded.model_copy(update={"engine": engine})
-    model = PerformanceModel.load(performance)
+    model = open_performance(performance)
     found = recalibrate(model, loaded, [read_log(path) for path in events])
     path = found.performance.save(out)
     findings = [*error_words(found), HELD_OUT[found.halves]] if found.runs else []

@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 
 from shunter.cli.options import open_console, say
-from shunter.models.performance import PerformanceModel
+from shunter.models.published.performance import open_performance
 from shunter.models.validation.compare import error_table, in_sample, parameter_table, prediction_table
 from shunter.profiling.dataset.table import read_dataset
 
 
 def models_compare(
-    a: Annotated[Path, typer.Argument(help="Performance model that shunter fit wrote.", show_default=False)],
+    a: Annotated[
+        Path,
+        typer.Argument(help="Performance model that shunter fit wrote, or published.", show_default=False),
+    ],
     b: Annotated[Path, typer.Argument(help="Another one.", show_default=False)],
     dataset: Annotated[
         Path | None,
@@ -30,7 +33,7 @@ def models_compare(
     shunter models compare perf-old perf-new --dataset wednesday.parquet
     """
     console = open_console()
-    models = {"A": PerformanceModel.load(a), "B": PerformanceModel.load(b)}
+    models = {"A": open_performance(a), "B": open_performance(b)}
     say(console, f"A: {a}, B: {b}")
     if dataset is not None:
         frame = read_dataset(dataset)

@@ -10,38 +10,68 @@ import pandas as pd
 import pyarrow as pa
 import typer
 
-from shunter.cli.options import open_console
+from shunter.cli.options import open_console, say
 from shunter.errors import BrokenFileError, InputError
 from shunter.files import replaced
-from shunter.models.performance import PerformanceModel
+from shunter.models.published.performance import PUBLISHED, open_performance
+from shunter.models.tables import example_table, predicted_table
+
+_Configurations = Annotated[
+    Path | None,
+    typer.Argument(help="Configurations to predict (.csv or .parquet).", show_default=False),
+]
+_Performance = Annotated[
+    Path,
+    typer.Option(help=f"Performance model that shunter fit wrote, or {PUBLISHED}: needs no profile."),
+]
+_Template = Annotated[
+    Path | None,
+    typer.Option(help="Write a table of examples for the model here instead.", show_default=False),
+]
 
 
 def predict(
-    configurations: Annotated[
-        Path, typer.Argument(help="Configurations to predict (.csv or .parquet).", show_default=False)
-    ],
-    performance: Annotated[Path, typer.Option(help="Performance model that shunter fit wrote.")] = Path(
-        "perf"
-    ),
+    configurations: _Configurations = None,
+    performance: _Performance = Path("perf"),
     out: Annotated[Path, typer.Option(help="Table to write (.csv or .parquet).")] = Path("predictions.csv"),
+    template: _Template = None,
 ) -> None:
     """Predict times and memory of configurations: rows with engine, device, model and operation.
 
-    Other columns are those of the dataset (gpu_layers, batch, tokens, context_tokens, …); what is left out is
-    filled in: all layers on the device, one request, a warm page cache, the profiled limits.
+    Other columns are those of the dataset (gpu_layers, batch, tokens, context_tokens, …); what is left out,
+    as a column or as a blank cell, is filled in: all layers on the device, one request, a warm page cache,
+    the profiled limits. So loads and decodes can share a table.
+
+    Times are in seconds, a decode's of one step: one token for each request of its batch. The column unit
+    says so row by row, and why_out_of_range what of a configuration is beyond what was measured.
+
+    Models are named as they were profiled, or as in the catalogue with the quantisation: Qwen3-8B Q4_K_M, or
+    Qwen3-8B with Q4_K_M in a column quantization.
 
     Examples:
 
+    shunter predict --template configurations.csv --performance published
+
     shunter predict configurations.csv --performance perf --out predictions.csv
     """
-    for field, path in (("CONFIGURATIONS", configurations), ("--out", out)):
-        if path.suffix not in (".csv", ".parquet"):
+    for field, path in (("CONFIGURATIONS", configurations), ("--out", out), ("--template", template)):
+        if path is not None and path.suffix not in (".csv", ".parquet"):
             raise InputError(field, "end in .csv or .parquet", str(path))
-    predicted = PerformanceModel.load(performance).predict(_read(configurations))
-    _write(predicted, out)
-    outside = int(predicted["out_of_range"].sum())
-    text = f"{out}: {len(predicted)} configurations, {outside} of them beyond what was profiled"
-    open_console().print(text, highlight=False, soft_wrap=True)
+    if (configurations is None) == (template is None):
+        raise InputError("CONFIGURATIONS", "be given, or --template instead", str(configurations))
+    model = open_performance(performance)
+    if template is not None:
+        if template.exists():
+            raise InputError("--template", "not exist yet", str(template))
+        rows = example_table(model)
+        _write(rows, template)
+        text = f"{template}: {len(rows)} configurations to start from; blank cells are filled in"
+    elif configurations is not None:
+        predicted = predicted_table(model, _read(configurations))
+        _write(predicted, out)
+        outside = int(predicted["out_of_range"].sum())
+        text = f"{out}: {len(predicted)} configurations, {outside} of them beyond what was profiled"
+    say(open_console(), text)
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -57,7 +87,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
     with warnings.catch_warnings():
         # Lines with more cells than the header: dropping what is over would move a value's meaning.
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        return pd.read_csv(path, index_col=False)
+        # Only an empty cell is blank: words such as nan are a mistake to be told.
+        return pd.read_csv(path, index_col=False, keep_default_na=False, na_values=[""])
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:

@@ -17,6 +17,7 @@ from shunter.profiling.dataset.journal import journal_path
 from shunter.profiling.dataset.reference import PAPER, read_reference
 from shunter.profiling.dataset.schema import SCHEMA_VERSION
 from shunter.profiling.dataset.table import read_dataset, write_dataset
+from shunter.profiling.dataset.throttled import throttled_words
 
 REFERENCE = "reference"
 SUFFIXES = (".parquet", ".csv")
@@ -86,6 +87,12 @@ def dataset_validate(path: DataPath) -> None:
         say(console, f"{column}: " + ", ".join(f"{name} ({count})" for name, count in counts.items()))
     far = int(data["is_outlier"].sum())
     say(console, f"outliers: {far} rows far from their configuration's median, kept and flagged (is_outlier)")
+    held_back = throttled_words(data)
+    if held_back:
+        say(console, f"throttled: {held_back}, measured while their GPU was held back; fits leave them out")
+    imported = data.loc[data["source"] != "", "source"].value_counts().sort_index()
+    if len(imported):
+        say(console, "imported: " + ", ".join(f"{name} ({count})" for name, count in imported.items()))
     if journal_path(path).exists():
         say(console, f"note: {journal_path(path).name} holds rows of an unfinished sweep; --resume adds them")
 

@@ -12,6 +12,7 @@ import typer
 from shunter.cli.options import open_console, progress, say
 from shunter.files import write_json
 from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.dataset.throttled import throttled_words
 from shunter.profiling.offload_report import (
     offload_curves,
     offload_findings,
@@ -64,5 +65,8 @@ def profile_offload(
 
 
 def _setting(rows: pd.DataFrame) -> str:
-    load = rows["load_average"]
-    return f"System load over one minute while it was measured: {load.min():.1f} to {load.max():.1f}."
+    load, held_back = rows["load_average"].dropna(), throttled_words(rows)
+    heat = f" Measured while the GPU was held back: {held_back}." if held_back else ""
+    if load.empty:
+        return f"System load while it was measured: unknown.{heat}"
+    return f"System load over one minute while it was measured: {load.min():.1f} to {load.max():.1f}.{heat}"

@@ -15,7 +15,7 @@ from shunter.cli.profiles.profile import AllowOvercommit, Context, Names, Python
 from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import start_engine
 from shunter.errors import InputError
-from shunter.models.performance import PerformanceModel
+from shunter.models.published.performance import open_performance
 from shunter.profiling.preemption.folder import (
     Prediction,
     is_old,
@@ -175,7 +175,7 @@ def _predict(path: Path | None, plan: PreemptionPlan) -> list[Prediction]:
     """Predicts A's own part of each cycle, with the model's facts, so that it need not have been profiled."""
     if path is None:
         return []
-    performance = PerformanceModel.load(path)
+    performance = open_performance(path)
     predictions = []
     for checkpoint in plan.models:
         facts = model_facts(checkpoint)

@@ -26,7 +26,7 @@ from shunter.envs.world.residents import with_residents
 from shunter.envs.world.tabulation import Tabulation, check_fits, existing_levels
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
-from shunter.models.published.performance import PUBLISHED, published_performance
+from shunter.models.published.performance import open_performance, published_performance
 
 __all__ = ["World", "load_performance", "make_world", "with_absolute_paths", "with_footprints"]
 
@@ -277,9 +277,7 @@ def load_performance(
         return given
     if given is None and any(device.gpu is None for device in scenario.devices):
         raise InputError("performance", "be given: not all devices are GPUs of the catalogue", given)
-    if given is None or (str(given) == PUBLISHED and not Path(given).exists()):
-        return published_performance()
-    return PerformanceModel.load(given)
+    return published_performance() if given is None else open_performance(given)
 
 
 def _at_load(load: float, workload: Workload, service_s: Array) -> float:

@@ -119,7 +119,7 @@ def _measured_on(frame: pd.DataFrame) -> ReportTable:
                 ", ".join(sorted(group["model"].unique())),
                 str(len(group)),
                 days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
-                f"{group['load_average'].median():.1f}",
+                "unknown" if (load := group["load_average"]).isna().all() else f"{load.median():.1f}",
             )
         )
     columns = ("engine", "device", "hardware", "models", "rows", "measured", "system load")

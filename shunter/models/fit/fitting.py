@@ -14,11 +14,12 @@ from shunter.catalog.gpus import gpu_name
 from shunter.catalog.work import CONFIGURATION_COLUMNS, FACT_COLUMNS, FAMILY_COLUMNS
 from shunter.errors import InputError
 from shunter.models.configurations import sheet_names
+from shunter.models.fit.around import corrections, with_others
 from shunter.models.fit.intervals import FEW, group_half_width
 from shunter.models.fit.pooled import fit_engine
 from shunter.models.fit.regressors import GroupFit, fit_physics, mean_over_median, select_features
 from shunter.models.fit.shared import CrossDeviceFit
-from shunter.models.physics import EXTRA_COLUMNS, PHYSICS
+from shunter.models.physics import PHYSICS
 from shunter.models.physics.features import (
     TARGETS,
     Target,
@@ -27,7 +28,7 @@ from shunter.models.physics.features import (
     with_heads,
 )
 from shunter.models.plausible import check_plausible
-from shunter.models.state import FittedState, ResidentMemory, TargetErrors
+from shunter.models.state import CorrectionErrors, FittedState, ResidentMemory, TargetErrors
 from shunter.models.validation.held_out import (
     HeldOut,
     better,
@@ -38,32 +39,47 @@ from shunter.models.validation.held_out import (
 )
 from shunter.profiling.dataset.fingerprint import digest
 from shunter.profiling.dataset.schema import validate
+from shunter.profiling.dataset.throttled import throttled, throttled_words
 
 Array = npt.NDArray[np.float64]
 
 _NO_ERRORS_KNOWN = (-float(np.log(2)), float(np.log(2)))
 
 
-def fit_state(frame: pd.DataFrame, *, correction: bool = True) -> FittedState:
+def fit_state(
+    frame: pd.DataFrame,
+    *,
+    correction: bool = True,
+    keep_throttled: bool = False,
+    around: FittedState | None = None,
+) -> FittedState:
     """Fits every target that a dataset has rows of.
 
     Args:
-        frame: A profile dataset, which may have ``EXTRA_COLUMNS`` too.
+        frame: A profile dataset.
         correction: Whether to learn corrections where held-out configurations show that they help.
+        keep_throttled: Whether rows count that were measured while their GPU was held back.
+        around: What others measured: where it knows a GPU of the dataset, the dataset corrects it.
 
     Raises:
-        InputError: It has no rows, a row breaks the schema, or one model name stands for two checkpoints.
+        InputError: It has no rows, a row breaks the schema, one model name stands for two checkpoints, or all
+            rows are throttled.
     """
-    frame = _checked(frame).reset_index(drop=True)
+    frame = with_heads(validate(frame, "dataset")).reset_index(drop=True)
     if frame.empty:
         raise InputError("dataset", "have rows", "none")
+    fingerprint = digest(sorted(frame["row_id"]), 16)
+    frame, throttled_notes = _unthrottled(frame, keep_throttled)
     devices = _sheets_by_hardware(frame)
     frame = frame.assign(datasheet=sheet_names(frame["device"], devices))
     notes = check_plausible(frame)
     models = _models(frame)
-    notes += [*_notes(frame), *_outlier_notes(frame)]
+    notes = [*throttled_notes, *notes, *_notes(frame), *_outlier_notes(frame)]
+    known = {fit.key: fit for fit in around.shared} if around else {}
     fits: list[GroupFit] = []
     shared: list[CrossDeviceFit] = []
+    own: list[CrossDeviceFit] = []
+    judged: list[CorrectionErrors] = []
     cv: dict[str, TargetErrors] = {}
     for target in TARGETS.values():
         held_out: list[tuple[HeldOut | None, HeldOut | None]] = []
@@ -72,29 +88,53 @@ def fit_state(frame: pd.DataFrame, *, correction: bool = True) -> FittedState:
             fits.append(fit)
             held_out.append(errors)
         for engine, rows in _on_sheets(frame, target):
+            if (target.name, engine) in known:
+                for corrected, verdict in corrections(target, rows, known[target.name, engine], correction):
+                    own += [corrected.fit] if verdict.used else []
+                    judged.append(verdict)
+                    held_out.append((corrected.by_configuration, corrected.by_model))
+                continue
             whole = fit_engine(target, engine, rows, correction=correction)
             notes += _few_notes(target, engine, rows)
             shared.append(whole.fit)
             held_out.append((whole.by_configuration, whole.by_model))
         if held_out:
             cv[target.name] = _target_errors(held_out)
-        else:
+        elif not any(name == target.name for name, _ in known):
             notes.append(f"{target.name}: not fitted, the dataset has no {target.operation} rows")
-    return FittedState(
-        data_fingerprint=digest(sorted(frame["row_id"]), 16),
+    state = FittedState(
+        data_fingerprint=fingerprint,
         fits=tuple(fits),
         shared=tuple(shared),
+        own=tuple(own),
+        corrected=tuple(judged),
         devices=devices,
+        host_bandwidths=_host_bandwidths(frame),
         engine_versions={str(e): str(v.mode().iloc[0]) for e, v in frame.groupby("engine")["engine_version"]},
         models=models,
         residents=tuple(_residents(frame)),
         cv=cv,
         notes=tuple(notes),
     )
+    return with_others(state, around) if around else state
+
+
+def _unthrottled(frame: pd.DataFrame, keep: bool) -> tuple[pd.DataFrame, list[str]]:
+    """Rows to fit, and what to say of those that were measured while their GPU was held back."""
+    words = throttled_words(frame)
+    if not words:
+        return frame, []
+    if keep:
+        return frame, [f"throttled: {words}, fitted all the same"]
+    kept = frame[~throttled(frame)].reset_index(drop=True)
+    if kept.empty:
+        raise InputError("dataset", "have rows that are not throttled (or give --keep-throttled)", words)
+    return kept, [f"throttled: {words}, left out (--keep-throttled fits them)"]
 
 
 def _groups(frame: pd.DataFrame, target: Target) -> list[tuple[tuple[str, str, str], pd.DataFrame]]:
     rows = frame[(frame["operation"] == target.operation) & (frame["datasheet"] == "")]
+    rows = rows[np.isfinite(target.measured(rows))]  # what was imported has no memory
     rows = rows if target.by_page_cache else rows.assign(page_cache="")
     groups = rows.groupby(["engine", "device", "page_cache"], sort=True)
     return [((str(e), str(d), str(p)), group) for (e, d, p), group in groups]
@@ -109,12 +149,6 @@ def _on_sheets(frame: pd.DataFrame, target: Target) -> list[tuple[str, pd.DataFr
     ]
 
 
-def _checked(frame: pd.DataFrame) -> pd.DataFrame:
-    extra = [name for name in EXTRA_COLUMNS if name in frame]
-    known = validate(frame.drop(columns=extra), "dataset").assign(**{name: frame[name] for name in extra})
-    return with_heads(known)
-
-
 def _sheets_by_hardware(frame: pd.DataFrame) -> dict[str, str]:
     """Data sheets of ``cuda:N`` by what the dataset says of its machine; none if machines differ in it."""
     found: dict[str, set[str]] = {}
@@ -125,6 +159,13 @@ def _sheets_by_hardware(frame: pd.DataFrame) -> dict[str, str]:
         if index.isdigit() and int(index) < len(gpus):
             found.setdefault(device, set()).add(gpu_name(gpus[int(index)]) or "")
     return {device: names.pop() for device, names in found.items() if len(names) == 1 and "" not in names}
+
+
+def _host_bandwidths(frame: pd.DataFrame) -> dict[str, float]:
+    """What own rows say of the host beside a GPU, where all say one thing; published ones are of many."""
+    own = frame[(frame["datasheet"] != "") & (frame["hardware_id"] != "published")]
+    said = own.dropna(subset="host_bandwidth_bytes_per_s").groupby("datasheet")["host_bandwidth_bytes_per_s"]
+    return {str(sheet): float(of.iloc[0]) for sheet, of in said if of.nunique() == 1}
 
 
 def _gpus(hardware: str) -> list[str]:

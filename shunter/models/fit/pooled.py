@@ -68,6 +68,7 @@ class _Rows:
     frame: pd.DataFrame
     values: Array
     measured: Array
+    around: CrossDeviceFit | None
 
     def fit(self, here: npt.NDArray[np.bool_], *, corrected: bool) -> SharedPhysics:
         """Fits marked rows but for outliers: squared errors take a stall for physics.
@@ -77,7 +78,8 @@ class _Rows:
         kept = here & ~self.frame["is_outlier"].to_numpy(dtype=bool)
         kept = kept if kept.any() else here
         rows = self.values[kept], self.measured[kept], self.frame[kept]
-        return fit_shared(self.target.name, *rows, corrected=corrected)
+        around = self.around.physics if self.around else None
+        return fit_shared(self.target.name, *rows, corrected=corrected, around=around)
 
     def hold_out(self, labels: npt.NDArray[np.generic], *, corrected: bool) -> _Scored | None:
         """Predicts each label's rows by a fit to all others; None with fewer than two labels."""
@@ -97,7 +99,14 @@ class _Rows:
         return _Scored(held_out, np.log(self.measured / predicted) / (1 + outside), labels)
 
 
-def fit_engine(target: Target, engine: str, rows: pd.DataFrame, *, correction: bool) -> Pooled:
+def fit_engine(
+    target: Target,
+    engine: str,
+    rows: pd.DataFrame,
+    *,
+    correction: bool,
+    around: CrossDeviceFit | None = None,
+) -> Pooled:
     """Fits a target on one engine.
 
     Args:
@@ -105,10 +114,11 @@ def fit_engine(target: Target, engine: str, rows: pd.DataFrame, *, correction: b
         engine: Name of the engine.
         rows: Rows of the engine, with ``datasheet``; measured values are positive.
         correction: Whether to learn corrections where held-out configurations show that they help.
+        around: What others measured of the target on the engine, which the rows, then of one GPU, correct.
     """
     rated = rated_configurations(rows)
     values = term_values(target.name, rated)
-    data = _Rows(target, rows, values, target.measured(rows))
+    data = _Rows(target, rows, values, target.measured(rows), around)
     folds = fold_labels(rows["cell_id"].to_numpy(dtype=object))
     configurations, corrected = better(
         lambda corrected: data.hold_out(folds, corrected=corrected), correction
@@ -127,8 +137,32 @@ def fit_engine(target: Target, engine: str, rows: pd.DataFrame, *, correction: b
         cells=rows["cell_id"].nunique(),
         mean_over_median=mean_over_median(data.measured, rows["cell_id"].to_numpy(dtype=object)),
     )
+    if around is not None:
+        fit = _widened(fit, around, kinds(rated), configurations)
     by_configuration, by_model = (scored.held_out if scored else None for scored in (configurations, models))
     return Pooled(fit, by_configuration, by_model)
+
+
+def _widened(
+    fit: CrossDeviceFit, around: CrossDeviceFit, kind: npt.NDArray[np.object_], configurations: _Scored | None
+) -> CrossDeviceFit:
+    """A fit around another with what that one has seen too, and with intervals that few rows do not shrink.
+
+    Errors of held-out configurations are those of a hierarchical model, around the other fit's beforehand.
+    """
+    errors = dict(around.errors)
+    if configurations is not None:
+        scores, cells = configurations.scores, configurations.held_out.configurations.astype(str)
+        for name in ("", *sorted(set(kind))):
+            old, here = errors.get(name, errors[""]), (kind == name) | (name == "")
+            cell = group_half_width(scores[here], cells[here], old.cell / _NORMAL)
+            errors[str(name)] = old.model_copy(update={"cell": cell})
+    ranges = fit.ranges
+    if around.rows:
+        seen = {n: (around.ranges[n], fit.ranges[n]) for n in fit.ranges}
+        ranges = {n: (min(a[0], b[0]), max(a[1], b[1])) for n, (a, b) in seen.items()}
+    models = tuple(sorted({*around.models, *fit.models}))
+    return fit.model_copy(update={"errors": errors, "ranges": ranges, "models": models})
 
 
 def _errors_by_kind(

@@ -10,8 +10,11 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shunter.errors import InputError
 from shunter.models.fit.intervals import UNKNOWN
-from shunter.models.physics.features import DIFFERENCES, TARGETS, feature_names
+from shunter.models.physics.features import DIFFERENCES, TARGETS, feature_frame, feature_names
+
+__all__ = ["TargetFit"]
 
 Array = npt.NDArray[np.float64]
 
@@ -124,6 +127,24 @@ class GroupFit(TargetFit):
         """Target, engine, device and page cache that the fit is for."""
         return (self.target, self.engine, self.device, self.page_cache)
 
+    def predict(self, rows: pd.DataFrame) -> tuple[Array, npt.NDArray[np.bool_]]:
+        """Values with both ends of their intervals, (n_configurations, 3), and what is out of range.
+
+        Args:
+            rows: Complete configurations.
+
+        Raises:
+            InputError: One is split over several GPUs.
+        """
+        if "gpu_count" in rows and (rows["gpu_count"] > 1).any():
+            rule = "be 1 on a device without data sheet"
+            raise InputError("configurations: column gpu_count", rule, rows["gpu_count"].max())
+        features = feature_frame(TARGETS[self.target], rows)
+        predicted = self.physics.predict(features, rows)
+        ends = self.interval_ends(features, rows["model"].to_numpy(dtype=object))
+        columns = [predicted, *(predicted * np.exp(end) for end in ends)]
+        return np.column_stack(columns), self.doublings_outside(features) > 0
+
     def doublings_outside(self, features: pd.DataFrame) -> Array:
         """How many times the farthest feature must be halved or doubled to be in the range seen; 0 inside.
 
@@ -171,6 +192,27 @@ def doublings_outside(ranges: Mapping[str, tuple[float, float]], values: Mapping
         worst = np.maximum(worst, np.where(above, over, 0.0))
         worst = np.maximum(worst, np.where(below, under, 0.0))
     return worst
+
+
+def words_outside(ranges: Mapping[str, tuple[float, float]], values: Mapping[str, Array]) -> list[str]:
+    """What is out of range of each configuration, the farthest first, in words; empty inside.
+
+    Args:
+        ranges: Smallest and largest value seen, by name.
+        values: Values of configurations by the same names; each of shape (n_configurations,).
+    """
+    n = len(next(iter(values.values()))) if values else 0
+    found: list[list[tuple[float, str]]] = [[] for _ in range(n)]
+    for name, (low, high) in ranges.items():
+        far = doublings_outside({name: (low, high)}, values)
+        for row in np.flatnonzero(far):
+            value, what = values[name][row], name.replace("_", " ")
+            if value > high:
+                text = f"{what} {value / high:.3g} times the largest seen" if high else f"{what} never seen"
+            else:
+                text = f"{what} {value / low:.3g} times the smallest seen"
+            found[row].append((-far[row], text))
+    return ["; ".join(text for _, text in sorted(row)) for row in found]
 
 
 def select_features(features: pd.DataFrame, n_configurations: int) -> tuple[list[str], list[str]]:

@@ -86,13 +86,21 @@ class SharedPhysics(BaseModel):
             frame: Columns ``datasheet`` and ``model`` of the same configurations; shape (n_configurations,
                 ...).
         """
+        return self.physical(values, frame) * np.exp(self.log_corrections(frame))
+
+    def log_corrections(self, frame: pd.DataFrame) -> Array:
+        """Logarithms of the learned factors; shape (n_configurations,).
+
+        Args:
+            frame: As for ``predict``.
+        """
         devices, models = frame["datasheet"].to_numpy(dtype=object), frame["model"].to_numpy(dtype=object)
         log_factor = np.zeros(len(frame))
         for device in set(devices) & set(self.corrections):
             here = devices == device
             known = self.corrections[device]
             log_factor[here] = _looked_up(known, models[here], known.get("", 0.0))
-        return self.physical(values, frame) * np.exp(log_factor)
+        return log_factor
 
 
 class CrossDeviceFit(TargetFit):
@@ -166,9 +174,19 @@ def ranges_of(target: str, values: Array) -> dict[str, tuple[float, float]]:
 
 
 def fit_shared(
-    target: str, values: Array, measured: Array, frame: pd.DataFrame, *, corrected: bool = True
+    target: str,
+    values: Array,
+    measured: Array,
+    frame: pd.DataFrame,
+    *,
+    corrected: bool = True,
+    around: SharedPhysics | None = None,
 ) -> SharedPhysics:
     """Finds the most probable factors, then what they leave by device and model.
+
+    Without ``around`` what is thought beforehand is what the terms say. With it, it is what others measured:
+    their factors, deviations and corrections, which may be as far off on a machine of one's own as the terms'
+    priors allow. So a few rows move what they are about, and leave the rest as it was.
 
     Args:
         target: Name in ``PHYSICS``.
@@ -176,23 +194,44 @@ def fit_shared(
         measured: Measured values, positive; shape (n_rows,).
         frame: Columns ``datasheet``, ``model`` and ``engine_version`` of the rows; shape (n_rows, ...).
         corrected: Whether to learn corrections.
+        around: A fit of the target to begin with.
     """
-    physics = PHYSICS[target]
+    physics, known = PHYSICS[target], around.log_corrections(frame) if around else np.zeros(len(frame))
     devices, device = np.unique(frame["datasheet"].to_numpy(dtype=str), return_inverse=True)
     versions, version = np.unique(_versions(frame).astype(str), return_inverse=True)
-    problem = _Problem(physics, values, np.log(measured), device, version)
+    start = _beforehand(physics, around, devices, versions)
+    problem = _Problem(physics, values, np.log(measured) - known, device, version, start)
     log_factors, by_device, by_version = problem.solve()
     fit = SharedPhysics(
         target=target,
         factors={t.name: float(f) for t, f in zip(physics.terms, np.exp(log_factors), strict=True)},
         deviations={str(d): float(u) for d, u in zip(devices, by_device, strict=True)},
         versions={str(v): float(u) for v, u in zip(versions, by_version, strict=True)},
-        corrections={},
+        corrections=around.corrections if around else {},
     )
     if not corrected:
         return fit
-    left = np.log(measured / fit.physical(values, frame))
-    return fit.model_copy(update={"corrections": _corrections(left, frame)})
+    left = np.log(measured / fit.predict(values, frame))
+    return fit.model_copy(update={"corrections": _corrections(left, known, frame)})
+
+
+def _beforehand(
+    physics: TargetPhysics,
+    around: SharedPhysics | None,
+    devices: npt.NDArray[np.str_],
+    versions: npt.NDArray[np.str_],
+) -> Array:
+    """Logarithms of factors, device deviations and version deviations before anything is measured."""
+    if around is None:
+        factors = np.log([term.factor for term in physics.terms])
+        return np.concatenate([factors, np.zeros(len(devices) + len(versions))])
+    return np.concatenate(
+        [
+            np.log([around.factors[term.name] for term in physics.terms]),
+            [around.deviations.get(str(device), 0.0) for device in devices],
+            [around.versions.get(str(version), 0.0) for version in versions],
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -204,12 +243,12 @@ class _Problem:
     log_measured: Array
     device: npt.NDArray[np.intp]
     version: npt.NDArray[np.intp]
+    start: Array
 
     def solve(self) -> tuple[Array, Array, Array]:
         """Logarithms of factors, of device deviations and of version deviations."""
         physics = self.physics
         sizes = (len(physics.terms), int(self.device.max()) + 1, int(self.version.max()) + 1)
-        start = np.concatenate([np.log([t.factor for t in physics.terms]), np.zeros(sizes[1] + sizes[2])])
         spread = np.concatenate(
             [
                 [t.spread for t in physics.terms],
@@ -219,8 +258,8 @@ class _Problem:
         )
         ends = np.cumsum(sizes)[:2]
         found = least_squares(
-            lambda x: self._residuals(np.split(x, ends), (x - start) / spread),
-            start,
+            lambda x: self._residuals(np.split(x, ends), (x - self.start) / spread),
+            self.start,
             jac=lambda x: self._jacobian(np.split(x, ends), spread),
             x_scale=spread,
             max_nfev=100,
@@ -288,12 +327,12 @@ def _versions(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
     return frame["engine_version"].to_numpy(dtype=object)
 
 
-def _corrections(left: Array, frame: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """What is left by device, and what that leaves by device and model."""
+def _corrections(left: Array, known: Array, frame: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """What is left by device, and what that leaves by device and model, on top of what was known."""
     devices, models = frame["datasheet"].to_numpy(dtype=str), frame["model"].to_numpy(dtype=str)
     by_device = shrunk_means(left, devices)
     both = np.char.add(np.char.add(devices, "\n"), models)
-    total = by_device + shrunk_means(left - by_device, both)
+    total = known + by_device + shrunk_means(left - by_device, both)
     found: dict[str, dict[str, float]] = {}
     for device, model, first, last in zip(devices, models, by_device, total, strict=True):
         found.setdefault(str(device), {"": float(first)})[str(model)] = float(last)

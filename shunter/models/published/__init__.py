@@ -1,1 +1,1 @@
-"""Published measurements as rows, and the performance model fitted to them that shunter ships."""
+"""What others measured as rows: published, with the performance model that shunter ships, and imported."""

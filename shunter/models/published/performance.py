@@ -8,9 +8,11 @@ All configurations of these are ``out_of_range``, with intervals as wide as the 
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from importlib.resources import as_file, files
 from itertools import islice, product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,7 +28,7 @@ from shunter.models.physics.features import TARGETS
 from shunter.models.published.rows import catalog_facts, published_frame
 from shunter.models.state import FittedState
 
-__all__ = ["ENGINE", "FILE", "PUBLISHED", "fit_published", "published_performance"]
+__all__ = ["ENGINE", "FILE", "PUBLISHED", "fit_published", "open_performance", "published_performance"]
 
 PUBLISHED = "published"
 """What users call it where a performance model is asked for."""
@@ -50,6 +52,19 @@ def published_performance() -> PerformanceModel:
     """
     with as_file(files("shunter.data").joinpath(FILE)) as path:
         return PerformanceModel.load(path)
+
+
+def open_performance(given: str | os.PathLike[str]) -> PerformanceModel:
+    """The performance model that a user named: ``published``, or a folder or file that holds one.
+
+    Raises:
+        InputError: There is none.
+        BrokenFileError: The file is truncated or no performance model.
+        VersionError: It has another format version.
+    """
+    if str(given) == PUBLISHED and not Path(given).exists():
+        return published_performance()
+    return PerformanceModel.load(given)
 
 
 def fit_published() -> PerformanceModel:

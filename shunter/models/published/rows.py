@@ -7,6 +7,7 @@ and ``refused`` says why, row by row.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,8 @@ from shunter.catalog.sizes import QuantisedBytes, fits_blocks, quantised_bytes
 from shunter.catalog.work import family_facts
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, host_bandwidth_bytes_per_s
-from shunter.models.physics import EXTRA_COLUMNS
 from shunter.profiling.dataset.reference import read_reference
-from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION
+from shunter.profiling.dataset.schema import SCHEMA_VERSION, frame_of
 
 __all__ = ["catalog_facts", "published_frame"]
 
@@ -86,23 +86,21 @@ def refused(row: Any) -> str:
 
 
 def published_frame(reference: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Published rows in the dataset's columns, with the optional ones that fit and predict understand.
+    """Published rows in the dataset's columns.
 
     Args:
         reference: Rows as from ``read_reference``, or your own in its columns; None: all of them.
 
     Returns:
         The usable rows: ``row_id`` is the source's; lengths that a source does not state are those of a short
-        answer, 256 tokens, and ``steps`` is 0 then. Memory was not measured: its columns are 0.
+        answer, 256 tokens, and ``steps`` is 0 then. Memory was not measured: its columns are missing.
     """
     reference = read_reference() if reference is None else reference
     usable = reference[[refused(row) == "" for _, row in reference.iterrows()]]
     rows = [_row(row) for _, row in usable.iterrows()]
-    frame = pd.DataFrame(rows, columns=[*(c.name for c in COLUMNS), *EXTRA_COLUMNS])
-    return frame.astype({c.name: c.dtype for c in COLUMNS})
+    return frame_of(rows)
 
 
-_ZERO = ("device_bytes", "host_bytes", "device_bytes_before", "host_bytes_before", "load_average", "repeat")
 _TEXT = ("session_id", "measured_at", "hardware", "versions", "checkpoint_format", "output")
 
 
@@ -116,10 +114,11 @@ def _row(row: Any) -> dict[str, Any]:
     device = HOST if row["device"] == "cpu" else gpu_name(row["device"])
     layers = known("gpu_layers", total_layers)
     return {
-        **dict.fromkeys(_ZERO, 0),
         **dict.fromkeys(_TEXT, ""),
         **facts,
         "schema_version": SCHEMA_VERSION,
+        "source": row["source"],
+        "repeat": 0,
         "row_id": row["row_id"],
         "cell_id": row["row_id"],
         "engine": row["engine"],
@@ -171,9 +170,9 @@ def catalog_facts(
     if spec is None:
         known = known_models()
         raise UnknownNameError(f"{field}.catalog", model, known, nearest_models(model, known))
-    quantization = "F16" if quantization == "FP16" else quantization
+    given, quantization = quantization, quantization_name(quantization)
     if quantization not in _QUANTISATIONS:
-        raise UnknownNameError(f"{field}.quantization", quantization, _QUANTISATIONS)
+        raise UnknownNameError(f"{field}.quantization", given, _QUANTISATIONS)
     if quantization == "MXFP4" and not spec.all_biases:
         raise InputError(f"{field}.quantization", "be another: MXFP4 is of gpt-oss alone", model)
     by_mean = by_mean or (spec.name in catalog_models() and fits_blocks(spec, quantization))
@@ -210,10 +209,17 @@ def _mean_bytes(spec: ModelSpec, quantization: str) -> QuantisedBytes:
     )
 
 
+def quantization_name(text: str) -> str:
+    """The dataset's name of a quantisation: ``FP16`` and ``f16`` are F16, ``Q4_K - Medium`` is Q4_K_M."""
+    size = re.compile(r"\s*-\s*(small|medium|large)\b.*", re.I)
+    plain = size.sub(lambda found: f"_{found[1][0]}", text.strip()).upper()
+    return {"FP16": "F16", "FLOAT16": "F16", "BFLOAT16": "BF16", "FP32": "F32"}.get(plain, plain)
+
+
 def facts_of(name: str) -> dict[str, Any] | None:
     """The dataset's model columns by name and quantisation (``Llama-3-8B Q4_K_M``); None if unknown."""
     shape, _, quantization = name.rpartition(" ")
-    if spec_of(shape) is None or quantization not in _QUANTISATIONS:
+    if spec_of(shape) is None or quantization_name(quantization) not in _QUANTISATIONS:
         return None
     return catalog_facts(shape, quantization)
 

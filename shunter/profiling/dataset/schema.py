@@ -12,9 +12,12 @@ decides.
 * Fits by squared errors: leave flagged rows out, or weigh them down, and say how many they were.
 * Tails (what a user waits at worst): keep them, they are real.
 
+Rows that ``shunter dataset import`` took from other tools say so in ``source``. They have no memory, no load
+and no conditions, since these tools do not say them: missing, not 0.
+
 Datasets of older schema versions (1 lacks the conditions and the flag, 2 the attention heads, 3 what cycles
-of preemption bring, 4 windows, experts and tied embeddings) are read with missing values in their place
-(``upgraded``).
+of preemption bring, 4 windows, experts and tied embeddings, the source, and what runs elsewhere differ in)
+are read with missing values in their place (``upgraded``).
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import pandas as pd
 
 from shunter.errors import InputError, VersionError
 
-__all__ = ["COLUMNS", "SCHEMA_VERSION", "validate"]
+__all__ = ["COLUMNS", "SCHEMA_VERSION", "frame_of", "validate"]
 
 SCHEMA_VERSION = 5
 READABLE_VERSIONS = (1, 2, 3, 4, SCHEMA_VERSION)
@@ -61,8 +64,8 @@ class Column:
     since: int = 1
 
 
-def _condition(name: str, unit: str, meaning: str) -> Column:
-    return Column(name, "float64", unit, meaning, nullable=True, minimum=0, since=2)
+def _condition(name: str, unit: str, meaning: str, since: int = 2) -> Column:
+    return Column(name, "float64", unit, meaning, nullable=True, minimum=0, since=since)
 
 
 def _family(name: str, unit: str, meaning: str) -> Column:
@@ -84,9 +87,7 @@ COLUMNS = (
     Column("hardware_id", "str", "", "short hash of the hardware"),
     Column("hardware", "str", "", "CPU, cores, RAM, GPUs and kernel as JSON"),
     Column("versions", "str", "", "Python, engine and library versions as JSON"),
-    Column(
-        "load_average", "float64", "processes", "system load over 1 min when the row was written", minimum=0
-    ),
+    _condition("load_average", "processes", "system load over 1 min when the row was written", since=1),
     Column("model", "str", "", "the checkpoint's name"),
     Column("checkpoint_format", "str", "", "gguf or safetensors"),
     Column("quantization", "str", "", "dominating weight type"),
@@ -126,10 +127,10 @@ COLUMNS = (
     Column("tokens_per_s", "float64", "tokens/s", "prefill and decode", nullable=True, minimum=0),
     Column("kv_bytes", "float64", "bytes", "kv_*: bytes copied", nullable=True, minimum=0),
     Column("includes_process_start", "bool", "", "load: whether the time holds a process start"),
-    Column("device_bytes_before", "float64", "bytes", "device memory just before the load", minimum=0),
-    Column("host_bytes_before", "float64", "bytes", "host memory just before the load", minimum=0),
-    Column("device_bytes", "float64", "bytes", "device memory after the operation", minimum=0),
-    Column("host_bytes", "float64", "bytes", "host memory after the operation", minimum=0),
+    _condition("device_bytes_before", "bytes", "device memory just before the load", since=1),
+    _condition("host_bytes_before", "bytes", "host memory just before the load", since=1),
+    _condition("device_bytes", "bytes", "device memory after the operation", since=1),
+    _condition("host_bytes", "bytes", "host memory after the operation", since=1),
     _condition("background_cores", "cores", "CPU cores busy with others' work while the unit ran"),
     _condition("cpu_clock_mhz", "MHz", "mean over the CPU's cores, at the end of the unit"),
     _condition("swapped_bytes", "bytes", "moved from or to swap, by anybody, while the unit ran"),
@@ -142,6 +143,16 @@ COLUMNS = (
     Column(
         "is_outlier", "bool", "", "far from its configuration's median; kept, flagged at a write", since=2
     ),
+    Column(
+        "source", "str", "", "tool and file that the row was imported from; empty: measured here", since=5
+    ),
+    Column(
+        "gpu_count", "float64", "GPUs", "that share the layers; missing: 1", nullable=True, minimum=1, since=5
+    ),
+    Column(
+        "kv_on_host", "float64", "", "1: KV is in host memory wherever layers are", nullable=True, since=5
+    ),
+    _condition("host_bandwidth_bytes_per_s", "bytes/s", "the host's peak memory bandwidth", since=5),
 )
 
 

@@ -29,7 +29,7 @@ from shunter.profiling.dataset.schema import (
 )
 from shunter.profiling.dataset.versioned_parquet import FileKind, read_versioned_parquet, stamped
 
-__all__ = ["read_dataset", "write_dataset"]
+__all__ = ["append_rows", "read_dataset", "write_dataset"]
 
 _KIND = FileKind(
     "profile dataset",

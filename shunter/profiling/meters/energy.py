@@ -13,7 +13,7 @@ __all__ = ["Gpu", "open_gpu"]
 _NAN = float("nan")
 _POWERCAP = Path("/sys/class/powercap")
 
-_HARMLESS_REASONS = 0x1 | 0x2 | 0x100
+HARMLESS_REASONS = 0x1 | 0x2 | 0x100
 """Idle, a clock that the user set, the display's clock: nothing that slows a measurement unasked.
 
 Source: nvml.h, nvmlClocksThrottleReason*.
@@ -84,7 +84,7 @@ class Gpu:
             "device_temperature_c": self._read(
                 lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)
             ),
-            "throttle_reasons": reasons if reasons != reasons else float(int(reasons) & ~_HARMLESS_REASONS),
+            "throttle_reasons": reasons if reasons != reasons else float(int(reasons) & ~HARMLESS_REASONS),
         }
 
     def _read(self, ask: Callable[[], Any]) -> float:

@@ -48,6 +48,10 @@ _RESULT: dict[str, Any] = {
     "kv_bytes": None,
     "includes_process_start": False,
     "is_outlier": False,
+    "source": "",
+    "gpu_count": None,
+    "kv_on_host": None,
+    "host_bandwidth_bytes_per_s": None,
 }
 
 _SWAP_BYTES = 2**20

@@ -1,0 +1,183 @@
+"""Which model of known shape another tool's file is about: by what it is called, checked by its size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shunter.catalog.checkpoints import read_checkpoint
+from shunter.catalog.models import known_models
+from shunter.errors import InputError, ShunterError
+from shunter.models.published.rows import (
+    BITS_PER_WEIGHT,
+    catalog_facts,
+    model_name,
+    quantization_name,
+    spec_of,
+)
+from shunter.profiling.measurements.measurement import ModelSaid
+from shunter.profiling.sweep.plan import model_facts
+
+_QUANTIZATION = re.compile(r"[-._ ](i?q\d\w*|[bf]p?f?(?:16|32)|fp8)$", re.I)
+_FAMILIES = {
+    "llama": ("llama", "mistral", "codestral", "mixtral"),
+    "llama4": ("llama-4",),
+    "qwen2": ("qwen2.5",),
+    "qwen3": ("qwen3",),
+    "qwen3moe": ("qwen3",),
+    "gemma2": ("gemma-2",),
+    "gemma3": ("gemma-3",),
+    "phi3": ("phi",),
+    "gpt-oss": ("gpt-oss",),
+}
+"""Names of models by llama.cpp's name of what runs them."""
+
+_EXACT = 2e-3
+"""Counts of parameters differ by what few files have besides: rotary frequencies, unused tokens."""
+_SAME_SIZE = 0.03
+"""A catalogue's size of a quantisation is good to about this; what is farther off is its own size."""
+
+
+@dataclass
+class Namer:
+    """Finds the dataset's columns of models, each once.
+
+    Args:
+        given: Names of the catalogue or checkpoints by what files call a model; "" is for any.
+        quantization: Of files that say none; empty: not given.
+
+    Attributes:
+        notes: What was concluded, and from what, in words.
+        found: Facts by the name of the dataset; a table that rounds sizes takes those that are there.
+    """
+
+    given: Mapping[str, str]
+    quantization: str = ""
+    notes: dict[str, None] = field(default_factory=dict)
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def facts(self, said: ModelSaid, place: str) -> dict[str, Any]:
+        """The dataset's model columns.
+
+        Args:
+            said: What the file says.
+            place: File and row, as errors name it.
+
+        Raises:
+            InputError: Its shape is not known, or its quantisation, or its size is another one's.
+        """
+        facts = self._checkpoint(said) or self._named(said, place)
+        kept = self.found.setdefault(str(facts["model"]), facts)
+        apart = abs(facts["weight_bytes"] / kept["weight_bytes"] - 1)
+        if (facts["params"], facts["quantization"]) != (kept["params"], kept["quantization"]) or apart > 0.01:
+            rule = f"be one checkpoint wherever it is called {facts['model']} (--model tells them apart)"
+            raise InputError(f"{place}, model", rule, said.text or said.file)
+        return kept
+
+    def _checkpoint(self, said: ModelSaid) -> dict[str, Any] | None:
+        """Facts from a header: of a checkpoint that was given, or of the very file that was measured."""
+        given = self._given(said)
+        if given and Path(given).exists():
+            return model_facts(read_checkpoint(given, field="--model"))
+        if given or not said.file or not Path(said.file).is_file():
+            return None
+        try:
+            checkpoint = read_checkpoint(said.file)
+        except ShunterError:
+            return None  # of the same name, but not it
+        same = (checkpoint.spec.params, checkpoint.weight_bytes) == (said.params, said.weight_bytes)
+        return model_facts(checkpoint) if same else None
+
+    def _given(self, said: ModelSaid) -> str:
+        names = (said.text, Path(said.file).name, Path(said.file).stem, "")
+        return next((self.given[name] for name in names if name in self.given), "")
+
+    def _named(self, said: ModelSaid, place: str) -> dict[str, Any]:
+        given = self._given(said)
+        called = given or Path(said.file).name or said.text
+        name, quantization = shape_and_quantization(called)
+        if spec_of(name) is None:
+            name = "" if given else self._by_size(said)
+        if not name:
+            rule = "be a model of the catalogue, or told by --model (a name there, a checkpoint)"
+            raise InputError(f"{place}, model", rule, given or said.text or said.file or "nothing")
+        _check_params(said, name, place)
+        wanted = quantization_name(said.quantization or quantization or self.quantization)
+        if not wanted:
+            rule = "say how its weights are stored (--quantization)"
+            raise InputError(f"{place}, model", rule, said.text or said.file)
+        return _sized(name, wanted, said, place)
+
+    def _by_size(self, said: ModelSaid) -> str:
+        """The only known model of a family that has so many parameters; empty if none has, or several."""
+        families = _FAMILIES.get(said.architecture, ())
+        if said.params is None or not families:
+            return ""
+        within = said.params_within or _EXACT * said.params
+        found = [
+            name
+            for name, spec in known_models().items()
+            if name.lower().startswith(families) and abs(spec.params - said.params) <= within
+        ]
+        if len(found) != 1:
+            return ""
+        self.notes[
+            f"{said.text!r} is taken for {found[0]}: no other known {said.architecture} has "
+            f"{said.params / 1e9:.4g} billion parameters (--model says otherwise)"
+        ] = None
+        return found[0]
+
+
+def shape_and_quantization(text: str) -> tuple[str, str]:
+    """A model's name and quantisation from a path, a file's name or a Hugging Face id.
+
+    Returns:
+        A name that ``spec_of`` knows, or the text; the quantisation is empty if none is in it.
+    """
+    name = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    found = _QUANTIZATION.search(re.sub(r"\.gguf$", "", name, flags=re.I))
+    return model_name(name), found[1] if found else ""
+
+
+def _check_params(said: ModelSaid, name: str, place: str) -> None:
+    spec, families = spec_of(name), _FAMILIES.get(said.architecture, ())
+    if families and not model_name(name).lower().startswith(families):
+        rule = f"be a model that llama.cpp runs as {said.architecture}, as the file says"
+        raise InputError(f"{place}, model", rule, name)
+    if said.params is None or spec is None:
+        return
+    if abs(said.params - spec.params) > max(said.params_within, 0.005 * spec.params):
+        billions = f"{spec.params / 1e9:.4g} billion"
+        rule = f"have the {billions} parameters of {model_name(name)} (--model tells its shape)"
+        raise InputError(
+            f"{place}, model {said.text or said.file!r}", rule, f"{said.params / 1e9:.4g} billion"
+        )
+
+
+def _sized(name: str, quantization: str, said: ModelSaid, place: str) -> dict[str, Any]:
+    """The catalogue's facts, with the file's own size where that is another."""
+    if quantization in BITS_PER_WEIGHT:
+        facts = catalog_facts(name, quantization, field=f"{place}, model")
+        size = said.weight_bytes
+        if size is None or abs(size / facts["weight_bytes"] - 1) <= _SAME_SIZE:
+            return {**facts, "checkpoint_format": ""}
+    elif said.weight_bytes is None:
+        rule = f"be one of {', '.join(BITS_PER_WEIGHT)}, as the file says no size"
+        raise InputError(f"{place}, quantization", rule, quantization)
+    facts = catalog_facts(name, "F16", field=f"{place}, model")
+    scale = (said.weight_bytes or 0.0) / facts["weight_bytes"]
+    if not 1 / 16 <= scale <= 4:
+        rule = f"be 1 to 64 bits for each parameter of {name}"
+        raise InputError(f"{place}, model size", rule, f"{said.weight_bytes:.0f} bytes")
+    return {
+        **facts,
+        "model": f"{model_name(name)} {quantization}",
+        "quantization": quantization,
+        "weight_bytes": int(said.weight_bytes or 0),
+        "layer_weight_bytes": int(facts["layer_weight_bytes"] * scale),
+        "tied_bytes": facts["tied_bytes"] * scale,
+        "checkpoint_format": "",
+    }

@@ -1,0 +1,78 @@
+"""Tables of configurations as people write them: blank cells, units, reasons, and an example."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from shunter.errors import InputError
+from shunter.models.datasheets import HOST
+from shunter.models.outside import why_out_of_range
+from shunter.models.performance import PerformanceModel
+
+__all__ = ["example_table", "predicted_table"]
+
+NEEDED = ("engine", "device", "model", "operation")
+_EXAMPLES = (
+    {"operation": "load", "page_cache": "warm", "max_batch": 4, "max_context_tokens": 4096},
+    {"operation": "load", "page_cache": "cold", "max_batch": 4, "max_context_tokens": 4096},
+    {"operation": "unload"},
+    {"operation": "prefill", "tokens": 512},
+    {"operation": "decode", "batch": 1, "context_tokens": 512},
+    {"operation": "decode", "batch": 1, "context_tokens": 4096},
+)
+
+
+def predicted_table(model: PerformanceModel, asked: pd.DataFrame) -> pd.DataFrame:
+    """Predicts a table; a blank cell is as good as a column that is left out.
+
+    Args:
+        model: Any fitted model.
+        asked: Configurations; shape (n_configurations, any).
+
+    Returns:
+        The table with the columns of ``PerformanceModel.predict``, ``unit`` of its times (a decode's is one
+        step) and ``why_out_of_range``, empty within.
+
+    Raises:
+        InputError: See ``PerformanceModel.predict``; rows are counted from 0, as in the table.
+        UnknownNameError: An unknown operation or model.
+    """
+    rows = asked.reset_index(drop=True)
+    blank = rows.isna() | (rows == "")
+    done = []
+    for _, group in blank.groupby(list(blank.columns), sort=False) if len(rows) else ():
+        empty = [name for name in rows if group[name].iloc[0] and name not in NEEDED]
+        part = rows.loc[group.index].drop(columns=empty)
+        predicted = model.predict(part).assign(why_out_of_range=why_out_of_range(model, part))
+        done.append(predicted.drop(columns=part.columns))
+    new = pd.concat(done).sort_index() if done else _nothing(model, rows)
+    whole = rows.join(new)
+    whole["unit"] = np.where(whole["operation"] == "decode", "s per step", "s")
+    return whole
+
+
+def _nothing(model: PerformanceModel, rows: pd.DataFrame) -> pd.DataFrame:
+    return model.predict(rows).drop(columns=rows.columns).assign(why_out_of_range="")
+
+
+def example_table(model: PerformanceModel) -> pd.DataFrame:
+    """Configurations that a model can predict, on the first GPU or device that it knows, to start from.
+
+    Raises:
+        InputError: It knows no device and model together.
+    """
+    sizes = model.models["weight_bytes"]
+    known = sorted(model.residents, key=lambda r: (r.device == HOST, sizes[r.model], r.engine, r.device))
+    if not known:
+        raise InputError("--performance", "have seen a model on a device", "none")
+    first = known[0]
+    found = []
+    for example in _EXAMPLES:
+        row = {"engine": first.engine, "device": first.device, "model": first.model, **example}
+        try:
+            model.predict(pd.DataFrame([row]))
+        except InputError:
+            continue  # nothing like it was measured
+        found.append(row)
+    return pd.DataFrame(found).convert_dtypes()

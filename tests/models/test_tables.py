@@ -1,0 +1,92 @@
+"""Tables of configurations: blank cells, units, reasons, names, and the example."""
+
+import pandas as pd
+import pytest
+
+from shunter.errors import InputError, UnknownNameError
+from shunter.models.published.performance import open_performance, published_performance
+from shunter.models.tables import example_table, predicted_table
+
+ONE = {"engine": "llama-cpp", "device": "RTX 4090", "model": "Llama-3-8B Q4_K_M", "operation": "decode"}
+
+
+def table(*rows):
+    return pd.DataFrame([{**ONE, **row} for row in rows])
+
+
+def test_a_blank_cell_is_a_column_left_out_row_by_row():
+    asked = table(
+        {"operation": "load", "page_cache": "cold", "batch": None},
+        {"context_tokens": 900.0, "batch": 3},
+        {"operation": "prefill", "tokens": 700},
+    )
+    done = predicted_table(published_performance(), asked)
+    for i, row in asked.iterrows():
+        alone = published_performance().predict(pd.DataFrame([row.dropna()]))
+        assert done["duration_s_predicted"][i] == alone["duration_s_predicted"].iloc[0]
+    assert done["unit"].tolist() == ["s", "s per step", "s"]
+    assert list(done.columns[: len(asked.columns)]) == list(asked.columns)
+
+
+def test_why_a_prediction_is_out_of_range_is_said():
+    done = predicted_table(
+        published_performance(),
+        table({"context_tokens": 500.0}, {"context_tokens": 1e6}, {"operation": "load"}),
+    )
+    assert done["out_of_range"].tolist() == [False, True, True]
+    assert done["why_out_of_range"][0] == ""
+    assert "times the largest seen" in done["why_out_of_range"][1]
+    assert done["why_out_of_range"][2] == "no load was measured: data sheets alone"
+
+
+@pytest.mark.parametrize(
+    ("model", "quantization"),
+    [
+        ("Llama-3-8B Q4_K_M", None),
+        ("llama-3-8b q4_k_m", None),
+        ("Llama-3.1-8B Q4_K_M", None),
+        ("Llama-3-8B", "Q4_K_M"),
+        ("llama-3.1-8b", "q4_k_m"),
+        ("Llama-3-8B", "Q4_K - Medium"),
+    ],
+)
+def test_a_model_has_one_prediction_however_it_is_spelled(model, quantization):
+    columns = ["duration_s_predicted", "duration_s_low", "duration_s_high"]
+    want = predicted_table(published_performance(), table({}))
+    asked = table({"model": model} | ({"quantization": quantization} if quantization else {}))
+    got = predicted_table(published_performance(), asked)
+    pd.testing.assert_frame_equal(got[columns], want[columns])
+    assert got["model"][0] == model
+
+
+def test_a_model_without_its_quantisation_or_of_nobody_is_told():
+    with pytest.raises(InputError, match="must be named with its quantisation, as in Qwen3-8B Q4_K_M"):
+        predicted_table(published_performance(), table({"model": "Qwen3-8B"}))
+    with pytest.raises(UnknownNameError, match="model: unknown name 'Nobody-8B'"):
+        predicted_table(published_performance(), table({"model": "Nobody-8B"}))
+
+
+def test_errors_name_the_row_of_the_table():
+    asked = table({}, {"operation": "prefill", "tokens": 5}, {"operation": "prefill", "tokens": -5})
+    with pytest.raises(InputError, match="configurations: row 2, column tokens must be a number"):
+        predicted_table(published_performance(), asked)
+
+
+def test_an_empty_table_is_an_empty_table():
+    done = predicted_table(published_performance(), table({}).head(0))
+    assert done.empty
+    assert {"duration_s_predicted", "unit", "why_out_of_range"} <= set(done)
+
+
+def test_the_example_can_be_predicted():
+    asked = example_table(open_performance("published"))
+    done = predicted_table(open_performance("published"), asked)
+    assert {"load", "prefill", "decode"} <= set(asked["operation"])
+    assert (done["duration_s_predicted"] > 0).all()
+    assert asked.isna().any().any()
+
+
+def test_a_folder_called_published_is_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    published_performance().with_scales([], ["mine"]).save("published")
+    assert open_performance("published").state_.recalibrated_on == ("mine",)
