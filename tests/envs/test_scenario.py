@@ -123,7 +123,7 @@ def test_a_model_that_nobody_profiled(
 def test_a_gpu_of_the_catalogue_has_its_memory_less_a_reserve() -> None:
     device = Device(name="d", gpu="NVIDIA RTX A6000", reserve_gb=2)
     assert device.gpu == device.hardware_name == "RTX A6000"
-    assert device.memory_bytes == 48 * 2**30 - 2 * 10**9
+    assert device.memory_bytes == 49140 * 2**20 - 2 * 10**9
     assert Device(name="d", gpu="RTX A6000", device="cuda:0-20GB").memory_bytes == 20 * 10**9
     with pytest.raises(
         InputError, match=r"devices\.d\.reserve_gb must leave something of RTX A6000's 51\.5 GB"
