@@ -15,10 +15,11 @@ from shunter.catalog.models import get_model, scaled_model
 from shunter.errors import InputError, UnknownNameError
 from shunter.profiling.checkpoints.synthetic import write_checkpoint
 from shunter.serve.boundary import Launch, ServerFailed
-from shunter.serve.servers import llama_binary, memory
+from shunter.serve.servers import llama_binary
 from shunter.serve.servers.llama_binary import VARIABLE, find_binary
 from shunter.serve.servers.llama_server import LlamaServer, rpc_libraries
 from shunter.serve.servers.making import make_server
+from shunter.serve.servers.processes import memory
 from tests.serve.servers.helpers import runs, settings
 
 SPEC = scaled_model(get_model("Qwen3-8B"), 12e6)
