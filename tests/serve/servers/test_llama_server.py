@@ -15,6 +15,7 @@ from shunter.catalog.models import get_model, scaled_model
 from shunter.errors import InputError, UnknownNameError
 from shunter.profiling.checkpoints.synthetic import write_checkpoint
 from shunter.serve.boundary import Launch, ServerFailed
+from shunter.serve.gateway.fleet import Fleet
 from shunter.serve.servers import llama_binary
 from shunter.serve.servers.llama_binary import VARIABLE, find_binary
 from shunter.serve.servers.llama_server import LlamaServer, rpc_libraries
@@ -143,6 +144,26 @@ def test_a_server_or_a_device_that_is_killed_is_told_at_once(
         assert told in str(failed)
         assert not failed.out_of_memory
         await server.stop()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize(("device", "gpu_layers"), DEVICES[1:2])
+def test_of_a_server_that_is_killed_its_device_s_process_ends_too(
+    device: str, gpu_layers: int | None, checkpoint: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        told = asyncio.Event()
+        fleet = Fleet(lambda engine, launch: LlamaServer(launch, settings(tmp_path)), lambda *at: told.set())
+        await fleet.load(0, 0, "llama-cpp", launch(checkpoint, device, gpu_layers))
+        server = fleet.servers[0, 0]
+        assert isinstance(server, LlamaServer)
+        pids = [server.pid, *server._rpc.pids()]
+        os.kill(server.pid, signal.SIGKILL)
+        await told.wait()
+        await fleet.load(0, 0, "llama-cpp", launch(checkpoint, device, gpu_layers))
+        assert not any(map(runs, pids)), "what it left would hold the device's memory beside the next one's"
+        await fleet.stop()
 
     asyncio.run(asyncio.wait_for(main(), 60))
 
