@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -9,18 +11,11 @@ from shunter.errors import InputError
 from shunter.models.datasheets import HOST
 from shunter.models.outside import why_out_of_range
 from shunter.models.performance import PerformanceModel
+from shunter.models.state import ResidentMemory
 
 __all__ = ["example_table", "predicted_table"]
 
 NEEDED = ("engine", "device", "model", "operation")
-_EXAMPLES = (
-    {"operation": "load", "page_cache": "warm", "max_batch": 4, "max_context_tokens": 4096},
-    {"operation": "load", "page_cache": "cold", "max_batch": 4, "max_context_tokens": 4096},
-    {"operation": "unload"},
-    {"operation": "prefill", "tokens": 512},
-    {"operation": "decode", "batch": 1, "context_tokens": 512},
-    {"operation": "decode", "batch": 1, "context_tokens": 4096},
-)
 
 
 def predicted_table(model: PerformanceModel, asked: pd.DataFrame) -> pd.DataFrame:
@@ -67,8 +62,8 @@ def example_table(model: PerformanceModel) -> pd.DataFrame:
     if not known:
         raise InputError("--performance", "have seen a model on a device", "none")
     first = known[0]
-    found = []
-    for example in _EXAMPLES:
+    found: list[dict[str, Any]] = []
+    for example in _examples(first):
         row = {"engine": first.engine, "device": first.device, "model": first.model, **example}
         try:
             model.predict(pd.DataFrame([row]))
@@ -76,3 +71,17 @@ def example_table(model: PerformanceModel) -> pd.DataFrame:
             continue  # nothing like it was measured
         found.append(row)
     return pd.DataFrame(found).convert_dtypes()
+
+
+def _examples(known: ResidentMemory) -> list[dict[str, Any]]:
+    """One of each kind, as long as what was measured."""
+    tokens = known.max_context_tokens
+    limits = {"max_batch": known.max_batch, "max_context_tokens": tokens}
+    return [
+        {"operation": "load", "page_cache": "warm", **limits},
+        {"operation": "load", "page_cache": "cold", **limits},
+        {"operation": "unload"},
+        {"operation": "prefill", "tokens": max(1, tokens // 2)},
+        {"operation": "decode", "batch": 1, "context_tokens": max(1, tokens // 4)},
+        {"operation": "decode", "batch": 1, "context_tokens": max(1, tokens // 2)},
+    ]

@@ -24,7 +24,7 @@ from shunter.profiling.measurements.measurement import Measurement
 
 __all__ = ["ImportOptions", "imported_rows"]
 
-_NATIVE = ("CUDA", "ROCM", "HIP", "")
+_NATIVE = ("CUDA", "ROCM", "HIP", "METAL", "MTL", "")
 """What drives a GPU as its data sheet is about; Vulkan on the same one is a device of its own."""
 
 
