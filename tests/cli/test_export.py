@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from shunter.cli.main import main
+from shunter.envs.scenario.scenario import load_scenario
 from shunter.export.llama_swap import MAX_QUEUE, PROCESS_BYTES
 from shunter.export.sleep_plan import ASLEEP_BYTES
 from shunter.models.performance import PerformanceModel
@@ -37,10 +38,10 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str], name: str) -> Non
 
 
 def test_defaults_are_those_of_the_exporters(capsys: pytest.CaptureFixture[str]) -> None:
-    said = run(capsys, "llama-swap", "--help")
-    assert f"[default: {MAX_QUEUE}]" in said
-    assert f"[default: {PROCESS_BYTES // 10**6}]" in said
-    assert f"[default: {round(ASLEEP_BYTES / 1e6)}]" in run(capsys, "vllm", "--help")
+    swap, vllm = (" ".join(run(capsys, name, "--help").split()) for name in ("llama-swap", "vllm"))
+    assert f"[default: {MAX_QUEUE}; " in swap
+    assert f"[default: {PROCESS_BYTES // 10**6}; " in swap
+    assert f"[default: {round(ASLEEP_BYTES / 1e6)}; " in vllm
 
 
 def test_llama_swap_is_written_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -81,7 +82,9 @@ def test_what_is_said_of_many_models_is_short(capsys: pytest.CaptureFixture[str]
 def test_options_reach_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *LAPTOP, "--max-queue", "7", "--process-mb", "5000")
     config = yaml.safe_load(Path("llama-swap.yaml").read_text())
-    assert {model["concurrencyLimit"] for model in config["models"].values()} == {11}
+    assert {model["concurrencyLimit"] for model in config["models"].values()} == {
+        load_scenario("laptop").limits.max_batch + 7
+    }
     sets = config["routing"]["router"]["settings"]["matrix"]["sets"]
     assert sets == {"on0_gpu0": "m1 | m2 | m3 | m4"}
 
@@ -94,9 +97,6 @@ def test_options_reach_the_file(capsys: pytest.CaptureFixture[str]) -> None:
         (("vllm", "--scenario", "laptop"), "engine must be vllm"),
         (("vllm", "--scenario", "laptop", "--out", "plan.sh"), "--out must not end in .sh"),
         (("llama-swap", "--scenario", "labtop"), "did you mean laptop"),
-        ((*LAPTOP, "--max-queue", "-1"), "--max-queue"),
-        ((*LAPTOP, "--replicas", "0"), "--replicas"),
-        (("vllm", "--scenario", "laptop", "--port", "70000"), "--port"),
         (("ollama",), "unknown name 'export'"),
     ],
 )
@@ -108,6 +108,23 @@ def test_bad_input_is_one_line(
     assert error.count("\n") == 1
     assert not Path("llama-swap.yaml").exists()
     assert not Path("vllm-sleep.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        ((*LAPTOP, "--max-queue", "-1"), "--max-queue"),
+        ((*LAPTOP, "--replicas", "0"), "--replicas"),
+        ((*LAPTOP, "--process-mb", "-1"), "--process-mb"),
+        (("vllm", "--scenario", "laptop", "--port", "70000"), "--port"),
+        (("vllm", "--scenario", "laptop", "--asleep-mb", "-1"), "--asleep-mb"),
+    ],
+)
+def test_a_number_out_of_range_is_said(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], option: str
+) -> None:
+    assert f"Invalid value for '{option}'" in run(capsys, *arguments, code=2)
+    assert not list(Path().iterdir())
 
 
 def test_vllm_writes_plan_and_script(
