@@ -84,11 +84,8 @@ def quantised_bytes(spec: ModelSpec, quantization: str) -> QuantisedBytes:
 
 
 def fits_blocks(spec: ModelSpec, quantization: str) -> bool:
-    """Whether no tensor takes another type because its rows are no whole blocks."""
-    if _base_type(quantization) not in _NARROW:
-        return True
-    matrices = (m for layer in (0, spec.layers - 1) for m in _layer_matrices(spec, layer))
-    return all(matrix.columns % _BLOCKS["Q4_K"] == 0 for matrix in matrices)
+    """Whether most tensors, whose rows are as wide as the residual stream, take the type that is named."""
+    return _base_type(quantization) not in _NARROW or spec.hidden_size % _BLOCKS["Q4_K"] == 0
 
 
 def _matrix_params(spec: ModelSpec) -> int:

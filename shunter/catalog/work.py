@@ -173,7 +173,10 @@ def placed_configurations(frame: pd.DataFrame) -> PlacedConfigurations:
     layers_device = np.clip(c["gpu_layers"] - 1, 0, c["layers"])
     layers_host = c["layers"] - layers_device
     outside_layers = np.maximum(c["weight_bytes"] - c["layers"] * c["layer_weight_bytes"], 0.0)
-    output_bytes = np.minimum(outside_layers, c["vocab_size"] * c["hidden_size"] * bytes_per_param)
+    matrix_bytes = c["vocab_size"] * c["hidden_size"] * bytes_per_param
+    # Mixes give an output layer more bits than the mean; where it is the embedding too, its size is known.
+    matrix_bytes = np.where(c["tied_bytes"] > 1.01 * matrix_bytes, c["tied_bytes"], matrix_bytes)
+    output_bytes = np.minimum(outside_layers, matrix_bytes)
     has_output = c["gpu_layers"] >= 1
     experts_layer = c["layer_weight_bytes"] * c["expert_share"]
     # The first layers are the host's anyway.

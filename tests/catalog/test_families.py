@@ -12,6 +12,7 @@ from shunter.catalog.checkpoints import read_checkpoint
 from shunter.engines.base import CheckpointError
 from shunter.engines.llama_cpp.gguf import read_facts
 from shunter.errors import BrokenFileError, InputError
+from shunter.profiling.sweep.sweep import read_models
 from tests.headers import CORPUS, tensors_of, write_gguf, write_header, write_safetensors
 
 GGUF = sorted(name for name, entry in CORPUS.items() if entry["format"] == "gguf")
@@ -207,6 +208,9 @@ def test_a_quantised_folder_is_called_what_it_is(method: str, tmp_path: Path) ->
     found = read_checkpoint(folder_of(tmp_path, quantization_config={"quant_method": method}))
     assert found.quantization == method.upper()
     assert (found.params, found.weight_bytes) == (494032768, 4 * 494032768)  # weights as they are stored
+    assert read_models([found.path], "vllm") == [found]
+    with pytest.raises(InputError, match=f"not be quantised for .*transformers.* '{method.upper()}'"):
+        read_models([found.path], "transformers")
 
 
 def test_a_snapshot_is_named_by_its_repository(tmp_path: Path) -> None:

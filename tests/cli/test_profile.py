@@ -213,3 +213,17 @@ def test_the_fake_profiles_what_the_command_made_of_any_depth(tmp_path, name, li
     costs = LinearDurations(total_layers=layers + 1)
     for level in (0, layers + 1):
         assert step_s[level] == pytest.approx(costs.decode_step_s(name, level, 1, 11), rel=0.5)
+
+
+def test_models_are_called_as_they_are_named(run, checkpoint, tmp_path):
+    out = tmp_path / "p.parquet"
+    run("--model", checkpoint, "--name", "mine", "--out", out, *GRID)
+    assert set(read_dataset(out)["model"]) == {"mine"}
+
+
+@pytest.mark.parametrize("names", [["a", "b"], [" "]])
+def test_names_that_do_not_fit_the_models_are_refused(run, checkpoint, tmp_path, names):
+    asked = [word for name in names for word in ("--name", name)]
+    with pytest.raises(InputError, match=r"^--name must be given once for each --model, 1 times, and not be"):
+        run("--model", checkpoint, *asked, "--out", tmp_path / "p.parquet", *GRID)
+    assert not list(tmp_path.iterdir())

@@ -158,8 +158,8 @@ def catalog_facts(
         quantization: One of ``BITS_PER_WEIGHT``, or MXFP4 for gpt-oss; FP16 is F16.
         field: Named in errors.
         by_mean: Whether sizes are parameters times ``BITS_PER_WEIGHT``, as for published measurements; else
-            they are those of the tensors, but for models of ``catalog_models`` in types that their rows fit:
-            scenarios and policies were made with the mean there.
+            they are those of the tensors, but for models of ``catalog_models`` in types that most of their
+            rows fit: scenarios and policies were made with the mean there.
 
     Raises:
         UnknownNameError: Either is unknown.
