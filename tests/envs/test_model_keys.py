@@ -84,7 +84,7 @@ def test_lengths_from_a_file_are_relative_to_the_scenario(tmp_path: Path) -> Non
 def test_a_reserve_in_bytes_is_taken_of_a_real_budget_too() -> None:
     real = Device(name="d", device="cuda:0-20GB", reserve_bytes=2_000_000_000)
     assert real.memory_bytes == 18 * 10**9
-    assert Device(name="d", gpu="RTX A6000", reserve_bytes=0).memory_bytes == 48 * 2**30
+    assert Device(name="d", gpu="RTX A6000", reserve_bytes=0).memory_bytes == 49140 * 2**20
     with pytest.raises(
         InputError, match=r"devices\.d\.reserve_bytes must leave something of cuda:0-1GB's 1\.0 GB"
     ):
