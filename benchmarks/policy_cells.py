@@ -20,8 +20,8 @@ LOADS = (0.5, 0.7, 0.9)
 DRAIN = 10.0
 """An episode that has not drained by this many times its last arrival is unstable, and cut off."""
 
-SKEWED = 2.5
-"""Exponent of a popularity that leaves the most popular model three quarters of the requests or more."""
+SKEWED = 0.74
+"""Share of requests of the most popular model from which on demand is skewed."""
 
 STARVING = 20.0
 """Requests of the busy model for each of the rare one's."""
@@ -77,7 +77,7 @@ def kinds(scenario: str) -> tuple[str, ...]:
     loaded = load_scenario(scenario)
     workload, devices, models = loaded.workload, len(loaded.devices), len(loaded.models)
     shares = shares_of(loaded)
-    skewed, equal = workload.popularity_zipf >= SKEWED, len({d.hardware_name for d in loaded.devices}) == 1
+    skewed, equal = shares.max() >= SKEWED, len({d.hardware_name for d in loaded.devices}) == 1
     crowded = models > 2 * devices
     changing = workload.sessions is not None or workload.popularity_drift_s is not None
     arrivals = workload.arrivals
