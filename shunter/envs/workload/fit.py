@@ -30,6 +30,9 @@ Array = NDArray[np.float64]
 SCALES_S = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """Window lengths at which burstiness is compared."""
 _LEAST_REQUESTS = 200
+_LEAST_REQUESTS_A_CYCLE = 0.01
+"""Bursts that come and go a hundred times between two requests leave no trace, and take for ever to draw."""
+
 _LEAST_WINDOWS = 8
 
 
@@ -190,11 +193,10 @@ def _bursts(times_s: Array) -> Arrivals | None:
     # Where the quiet state would need a rate below zero, it gets none, and bursts their share by c² alone.
     share = min(0.2, 1 / (1 + square))
     factor = min(1 + np.sqrt(square * (1 - share) / share), 1 / share)
-    if factor < 1.01:
+    mean_s = relaxation_s / (1 - share)
+    if factor < 1.01 or rate_per_s * mean_s / share < _LEAST_REQUESTS_A_CYCLE:
         return None
-    return Arrivals(
-        bursts=Bursts(factor=float(factor), share=float(share), mean_s=float(relaxation_s / (1 - share)))
-    )
+    return Arrivals(bursts=Bursts(factor=float(factor), share=float(share), mean_s=float(mean_s)))
 
 
 _GAPS: dict[str, Callable[[Array], Arrivals | None]] = {
