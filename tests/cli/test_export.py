@@ -97,7 +97,7 @@ def test_options_reach_the_file(capsys: pytest.CaptureFixture[str]) -> None:
         (("vllm", "--scenario", "laptop"), "engine must be vllm"),
         (("vllm", "--scenario", "laptop", "--out", "plan.sh"), "--out must not end in .sh"),
         (("llama-swap", "--scenario", "labtop"), "did you mean laptop"),
-        (("ollama",), "unknown name 'export'"),
+        (("ollama",), "unknown name 'export ollama'"),
     ],
 )
 def test_bad_input_is_one_line(

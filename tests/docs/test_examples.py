@@ -18,7 +18,7 @@ import yaml
 
 import shunter
 from shunter.envs.scenario.limits import Limits
-from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.scenario.workload import Workload
 from shunter.envs.world.world import make_world
 from shunter.errors import InputError
@@ -27,7 +27,7 @@ from tests.docs.pages import PAGES, README, ROOT, Block, blocks, code_spans, nam
 from tests.serve import gateways
 
 _KINDS = {
-    "sh": r"shunter |make |pip install |python -m benchmarks\.",
+    "sh": r"shunter |make |pip install |python -m benchmarks\.|llama-bench ",
     "": r"shunter |curl ",  # after a prompt; what else such a block has is output, or a drawing
 }
 """How command lines begin that a test here or in test_commands looks at, by the language of their block."""
@@ -87,7 +87,9 @@ def test_yaml_is_a_scenario_a_part_of_one_or_a_training(text: str, tmp_path: Pat
         path.write_text(text, encoding="utf-8")
         load_config(path)
     elif "name" in data:
-        scenario = Scenario.parse(data)
+        path = tmp_path / "scenario.yaml"
+        path.write_text(text, encoding="utf-8")
+        scenario = load_scenario(path, served="workload" not in data)
         if all(model.catalog for model in scenario.models):
             make_world(scenario)
     else:
