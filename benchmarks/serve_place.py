@@ -162,7 +162,8 @@ class ServePlace(Place):
         if path.exists():
             starts = json.loads(path.read_text(encoding="utf-8"))
             world = with_footprints(world, np.array(starts["footprint_bytes"]))
-            times = {name: np.array(starts[name]) for name in ("load_s", "unload_s", "load_contention")}
+            measured = ("load_s", "unload_s", "run_contention", "load_contention")
+            times = {name: np.array(starts[name]) for name in measured}
             times["cold_load_s"] = times["load_s"]
             world = replace(world, tables=world.tables.changed(**times))
         workload = world.scenario.workload.model_copy(update={"requests": self.serving.requests})
@@ -236,7 +237,7 @@ class ServePlace(Place):
     async def _starts(self) -> dict[str, Any]:
         """Seconds of starts and ends, and memory, of every model and level, as the gateway has them.
 
-        And how far a start is slowed down by what another server runs meanwhile.
+        And how far servers slow each other down that run, or start, at once.
         """
         world = make_world(self.folder / "scenario.yaml", PerformanceModel.load(self.folder / "perf"))
         tables = world.tables
@@ -259,32 +260,39 @@ class ServePlace(Place):
                 found["unload_s"][at] = statistics.median(unloads[1:])
                 footprint_bytes[at] = max(sizes)
         found["footprint_bytes"] = footprint_bytes
-        found["load_contention"] = np.array([await self._contention(world)])
+        run, load = await self._contention(world)
+        found |= {"run_contention": np.array([run]), "load_contention": np.array([load])}
         return {name: values.tolist() for name, values in found.items()}
 
-    async def _contention(self, world: World) -> float:
-        """How much longer the second model's start takes while the first one decodes, relative."""
-        loading = launch_of(world, 0, 1, -1)
-        alone: list[float] = []
-        beside: list[float] = []
-        running = _made(self.settings, *launch_of(world, 0, 0, -1))
-        await running.start()
-        name, long = world.scenario.models[0].name, world.scenario.limits.context_tokens // 2
+    async def _contention(self, world: World) -> tuple[float, float]:
+        """How far two servers that decode slow each other down, and how far a start and one that decodes."""
+        first, second = (_made(self.settings, *launch_of(world, 0, model, -1)) for model in (0, 1))
+        names = [model.name for model in world.scenario.models]
+        tokens = world.scenario.limits.context_tokens // 2
+        await first.start()
+        starts: dict[bool, list[float]] = {False: [], True: []}
+        decodes: list[float] = []
         try:
-            async with aiohttp.ClientSession(running.url) as client:
-                for n in range(2 * STARTS):
-                    body = {"model": name, "prompt": [TOKEN_IDS[0]] * 8, "max_tokens": long}
-                    answer = asyncio.create_task(_answer(client, body, 0.0)) if n % 2 else None
-                    begun_s = time.monotonic()
-                    server = _made(self.settings, *loading)
-                    await server.start()
-                    (beside if n % 2 else alone).append(time.monotonic() - begun_s)
-                    await server.stop()
-                    if answer is not None:
-                        await answer
+            for n in range(2 * STARTS):
+                beside = n % 2 == 1
+                answer = asyncio.create_task(_decode_s(first, names[0], tokens)) if beside else None
+                begun_s = time.monotonic()
+                await second.start()
+                starts[beside].append(time.monotonic() - begun_s)
+                if answer is not None:
+                    await answer
+                asked = [(first, names[0]), (second, names[1])]
+                alone = [await _decode_s(*one, tokens) for one in asked]
+                both = await asyncio.gather(*(_decode_s(*one, tokens) for one in asked))
+                # What they get done while both run, in seconds alone; the rest of the longer it does alone.
+                done_s = sum(alone) - (max(both) - min(both))
+                decodes.append(2 * min(both) / done_s - 1.0)
+                await second.stop()
         finally:
-            await running.stop()
-        return float(np.clip(statistics.median(beside) / statistics.median(alone) - 1.0, 0.0, 1.0))
+            await first.stop()
+            await second.stop()
+        slower = statistics.median(starts[True]) / statistics.median(starts[False]) - 1.0
+        return float(np.clip(statistics.median(decodes), 0.0, 1.0)), float(np.clip(slower, 0.0, 1.0))
 
     def _rate(self) -> None:
         """Arrivals per second: a share of what fifo-swap sustains."""
@@ -310,6 +318,15 @@ class ServePlace(Place):
 
 def _made(settings: ServerSettings, engine: str, launch: Launch) -> Server:
     return make_server(engine, launch, settings)
+
+
+async def _decode_s(server: Server, model: str, tokens: int) -> float:
+    """Seconds of a server's decode steps, so many."""
+    body = {"model": model, "prompt": [TOKEN_IDS[0]] * 8, "max_tokens": tokens}
+    connector = aiohttp.TCPConnector(force_close=True)  # a server closes what is idle, unseen
+    async with aiohttp.ClientSession(server.url, connector=connector) as client:
+        answer = await _answer(client, body, 0.0)
+    return float(answer["finish_s"] - answer["first_s"])
 
 
 async def _asked(

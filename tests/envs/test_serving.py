@@ -117,8 +117,9 @@ class Reference:
         return sum(d == device and bool(there) for (d, _), there in self.running.items())
 
     def sharing(self, device: int) -> float:
-        contention = float(self.world.tables.load_contention[device])
-        return self.running_on(device) + (contention if device in self.loading else 0.0)
+        tables = self.world.tables
+        among = 1.0 + float(tables.run_contention[device]) * (self.running_on(device) - 1)
+        return among + (float(tables.load_contention[device]) if device in self.loading else 0.0)
 
     def delay(self, device: int) -> float:
         return 1.0 + float(self.world.tables.load_contention[device]) * self.running_on(device)
@@ -181,12 +182,15 @@ def test_where_all_fit_every_request_takes_as_long_as_on_the_reference() -> None
 
 
 @pytest.mark.parametrize("policy", ["fifo-swap", "cost-greedy", "lru-keepalive"])
-@pytest.mark.parametrize(("devices", "contention"), [(1, 0.0), (2, 0.0), (1, 1.0), (2, 0.5)])
+@pytest.mark.parametrize(
+    ("devices", "contention"), [(1, (1.0, 0.0)), (2, (1.0, 0.0)), (1, (1.0, 1.0)), (2, (0.4, 0.5))]
+)
 def test_where_models_take_turns_the_mean_is_that_of_the_reference(
-    policy: str, devices: int, contention: float
+    policy: str, devices: int, contention: tuple[float, float]
 ) -> None:
     world = drained("RTX 4070 Ti", devices=devices, decision_s=0.0)
-    world = replace(world, tables=world.tables.changed(load_contention=contention))
+    run, load = contention
+    world = replace(world, tables=world.tables.changed(run_contention=run, load_contention=load))
     seeds = range(3, 9)
     expected = [Reference(world, Core(world, make_policy(policy)), seed).run().mean() for seed in seeds]
     found = [responses(world, policy, seed).mean() for seed in seeds]

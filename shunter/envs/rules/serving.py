@@ -10,11 +10,11 @@ once, what it loads beside it, of what fits and is waited for.
 Who waited for what was loaded joins before the device is asked again: a policy cannot load in vain.
 
 The running lane is looked at again when a request arrives or finishes, a load ends, or a quantum is over.
-Servers share a device in time: where k of them run requests, each is k times as slow as alone. One server
-prefills who joins, one after another, before it goes on with its batch, each of which then gains a token a
-step. A load beside k that run is as the device's ``load_contention`` c says: they have k + c to share the
-device, and the load takes 1 + c k times as long. At 0, as where weights come over a bus to a GPU, neither
-knows of the other; at 1, as where a host computes, the load is one more that runs.
+Servers share a device: where k of them run requests, each takes 1 + r (k - 1) times as long as alone, by the
+device's ``run_contention`` r, which is 1 where they share it in time. One server prefills who joins, one
+after another, before it goes on with its batch, each of which then gains a token a step. A load beside them
+slows each down by ``load_contention`` c more, and takes 1 + c k times as long itself: at 0, as where weights
+come over a bus to a GPU, neither knows of the other; at 1 the load is one more that runs.
 """
 
 from __future__ import annotations
@@ -202,16 +202,17 @@ def gain(t: Tables, s: State, d: int, m: int, ahead: Outlook, work_s: float, sha
 @internal
 def fill_serving(t: Tables, s: State, d: int) -> None:
     """Predicts what device d's running requests gain until they are looked at again."""
-    device, sharing, finish_s = s.device[d], 0.0, np.inf
+    device, running, finish_s = s.device[d], 0, np.inf
     for m in range(s.model.shape[0]):
         ahead = look_ahead(t, s, d, m)
         if ahead.running > 0:
-            sharing += 1.0
+            running += 1
             finish_s = min(finish_s, ahead.finish_s)
+    sharing = 1.0 + t.device[d].run_contention * (running - 1)
     end_ns = min(next_arrival_ns(s), device.serving_since_ns + t.limits[0].quantum_ns)
     if is_loading(s, d):
         contention = t.device[d].load_contention
-        delay_load(s, d, device.serving_since_ns, contention * sharing)
+        delay_load(s, d, device.serving_since_ns, contention * running)
         sharing += contention
         end_ns = min(end_ns, device.op_end_ns)
     last_ns = device.serving_since_ns + int(np.ceil(max(0.0, finish_s) * sharing * 1e9))

@@ -35,8 +35,9 @@ class Device(Strict):
         gpu: GPU of the catalogue that simulation takes it to be.
         reserve_gb: GB of the gpu's memory that no model gets: the driver's, the display's, what fragments.
         reserve_bytes: Bytes that no model gets, in place of reserve_gb, of a real device's budget too.
-        load_contention: Where servers drain, how far a load and the requests that run meanwhile slow each
-            other down: 0 not at all, 1 as two models that run.
+        run_contention: Where servers drain, how far models that run at once slow each other down: 0 not at
+            all, 1 as where they share the device in time.
+        load_contention: The same of a load and what runs meanwhile.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -44,6 +45,7 @@ class Device(Strict):
     gpu: str | None = None
     reserve_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     reserve_bytes: Annotated[int, Field(ge=0)] | None = None
+    run_contention: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
     load_contention: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
 
     @field_validator("device")

@@ -39,8 +39,9 @@ DEVICE = np.dtype(
         ("capacity_bytes", np.float64),  # the device's memory budget
         ("busy_rate", np.float64),  # what it costs per second while it loads or runs
         ("idle_rate", np.float64),  # what it costs per second while it does neither
-        ("load_contention", np.float64),  # where servers drain: 0 if a load and what runs do not slow each
-        # other down, 1 if a load shares the device with it as another model that runs
+        ("run_contention", np.float64),  # where servers drain: 1 if models that run share the device in time,
+        # 0 if they do not slow each other down
+        ("load_contention", np.float64),  # the same of a load and what runs beside it
     ],
     align=True,
 )
@@ -91,6 +92,7 @@ _DEFAULTS = {
     "waiting_price": 0.0,
     "busy_rate": 0.0,
     "idle_rate": 0.0,
+    "run_contention": 1.0,
     "load_contention": 0.0,
     "pinned": -1,
     "start_device": -1,

@@ -288,6 +288,7 @@ class Tabulation:
             gpu_share=self._gpu_share(),
             footprint_bytes=footprint,
             capacity_bytes=capacity,
+            run_contention=np.array([device.run_contention for device in self.scenario.devices]),
             load_contention=np.array([device.load_contention for device in self.scenario.devices]),
             load_s=load_s,
             cold_load_s=self._cold_load_s(configurations, load_s),
