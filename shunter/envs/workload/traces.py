@@ -52,6 +52,7 @@ EPOCH_S = (1e9, 1e10)
 """Numbers between these are seconds since 1970, from 2001 on, and no milliseconds since a trace began."""
 
 _ROW = "row of the file"
+_TARGET = "--to (format of write_trace)"
 _UNIT = "--time-unit (time_unit of a replay)"
 
 
@@ -232,11 +233,11 @@ def _format_to_write(path: Path, format: str | None) -> str:
     by_ending: dict[str, str] = {".parquet": "shunter", ".jsonl": "mooncake"}
     name = format or by_ending.get(Path(path.name.removesuffix(".gz")).suffix)
     if name is None:
-        raise InputError("--format", f"be given for a file named like this: {', '.join(WRITTEN)}", path.name)
+        raise InputError(_TARGET, f"be given for a file named like this: {', '.join(WRITTEN)}", path.name)
     if name not in FORMATS:
-        raise UnknownNameError("--format", name, WRITTEN)
+        raise UnknownNameError(_TARGET, name, WRITTEN)
     if name not in WRITTEN:
-        raise InputError("--format", f"be one that traces are written in: {', '.join(WRITTEN)}", name)
+        raise InputError(_TARGET, f"be one that traces are written in: {', '.join(WRITTEN)}", name)
     return name
 
 
