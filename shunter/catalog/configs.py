@@ -111,11 +111,21 @@ class _Config:
             raise BrokenFileError(self.path, f"{key} must be true or false. Got {value!r} instead")
         return value
 
+    def listed(self, key: str, kind: type) -> list[Any]:
+        """A list of texts or of whole numbers; empty where the key is missing or null."""
+        value = self.values.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(part, kind) for part in value):
+            what = "texts" if kind is str else "whole numbers"
+            raise BrokenFileError(self.path, f"{key} must be a list of {what}. Got {value!r} instead")
+        return value
+
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as err:
+    except (ValueError, RecursionError) as err:
         raise BrokenFileError(path, f"it is not JSON ({err})") from err
     if not isinstance(values, dict):
         raise BrokenFileError(path, "it is not a JSON object")
@@ -130,10 +140,10 @@ def _check_family(config: _Config, whole: Mapping[str, Any], path: str, field: s
     if config.family not in FAMILIES:
         rule = f"be a model of a family of {', '.join(FAMILIES)}"
         raise InputError(field, rule, f"{path}: {config.family}")
-    classes = config.values.get("architectures") or []
+    classes = config.listed("architectures", str)
     generates = ("ForCausalLM", "ForConditionalGeneration")
-    if classes and not any(str(name).endswith(generates) for name in classes):
-        raise InputError(field, GENERATES, f"{path}: {', '.join(map(str, classes))}")
+    if classes and not any(name.endswith(generates) for name in classes):
+        raise InputError(field, GENERATES, f"{path}: {', '.join(classes)}")
 
 
 def _check_weight_files(path: Path, field: str) -> None:
@@ -276,10 +286,9 @@ def _mlp(config: _Config, layers: int) -> dict[str, int]:
 
 def _sparse_layers(config: _Config, layers: int) -> int:
     """Layers that have experts."""
-    dense = config.values.get("mlp_only_layers")
     step = config.number("decoder_sparse_step", 1) * config.number("interleave_moe_layer_step", 1)
     first = config.number("first_k_dense_replace", 0)
-    skipped = set(dense) if isinstance(dense, list) else set()
+    skipped = config.listed("mlp_only_layers", int)
     return sum((i + 1) % max(1, step) == 0 and i >= first and i not in skipped for i in range(layers))
 
 
@@ -309,7 +318,7 @@ def _windowed_layers(config: _Config, layers: int) -> int:
     """Layers that have a window where the configuration does not say it of each."""
     family = config.family
     if family == "llama4_text":
-        positioned = config.values.get("no_rope_layers") or [(i + 1) % 4 for i in range(layers)]
+        positioned = config.listed("no_rope_layers", int) or [(i + 1) % 4 for i in range(layers)]
         return sum(map(bool, positioned))
     every = {"gemma2": 2, "gpt_oss": 2, "gemma3_text": config.number("sliding_window_pattern", 6)}.get(family)
     if every:

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 _SLICE = re.compile(r"\bmig\b|\b\d+g\.\d+gb\b", re.I)
 _BRANDS = re.compile(
-    r"\b(nvidia|amd|ati|apple|corporation|geforce|radeon|instinct|tesla|generation|graphics|gpu|edition)\b"
+    r"\b(nvidia|amd|ati|apple|corporation|geforce|radeon|instinct|tesla|generation|graphics|gpu|edition"
+    r"|oam)\b"
 )
+"""What says nothing of the card; OAM is the only form of the Instincts that are called so."""
+
 _REMARKS = re.compile(r"\((?:r|tm|nvgpu|radv [^)]*|uuid:[^)]*)\)")
 """What drivers add in brackets that says nothing of the card."""
 

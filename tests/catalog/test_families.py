@@ -176,6 +176,12 @@ def folder_of(tmp_path: Path, **config: Any) -> Path:
             r"layer_types must name each of 24 layers one of full_attention, .* Got \['linear_",
         ),
         ({"layer_types": ["full_attention"] * 3}, r"layer_types must name each of 24 layers"),
+        ({"architectures": "Qwen2ForCausalLM"}, r"architectures must be a list of texts\. Got 'Qwen2ForC"),
+        ({"architectures": 3}, r"architectures must be a list of texts\. Got 3"),
+        (
+            {"num_experts": 4, "num_experts_per_tok": 2, "mlp_only_layers": [[0]]},
+            r"mlp_only_layers must be a list of whole numbers\. Got \[\[0\]\]",
+        ),
     ],
 )
 def test_a_configuration_of_another_form_is_one_clear_error(

@@ -95,6 +95,7 @@ NAMES = {
     "NVIDIA GeForce RTX 5090 Laptop GPU": "RTX 5090 Laptop",
     # rocm-smi, torch on ROCm, Vulkan
     "AMD Instinct MI300X": "MI300X",
+    "AMD Instinct MI300X OAM": "MI300X",
     "AMD Instinct MI300X, 196592 MiB": "MI300X",
     "AMD Instinct MI325X": "MI325X",
     "AMD Instinct MI210": "MI210",

@@ -239,3 +239,28 @@ def test_a_gpu_without_data_sheet_is_fitted_by_itself(capsys, folder):
     pd.DataFrame(rows).to_csv("asked.csv", index=False)
     run(capsys, "predict", "asked.csv", "--performance", "perf", "--out", "p.csv")
     assert pd.read_csv("p.csv")["duration_s_predicted"][0] == pytest.approx(0.0462, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("size", "params", "model"),
+    [("3.56", "6.74", "Llama-2-7B Q4_0"), ("3.83", "7.25", "Mistral-7B-v0.3 Q4_0"), ("3.83", "7.40", "")],
+)
+def test_what_llama_bench_calls_llama_7b_is_told_by_its_size(capsys, size, params, model):
+    Path("t.md").write_text(
+        "| model | size | params | backend | ngl | test | t/s |\n"
+        f"| llama 7B Q4_0 | {size} GiB | {params} B | CUDA | 99 | tg128 | 120.00 ± 2.75 |\n"
+    )
+    said = run(
+        capsys, "dataset", "import", "t.md", "--device", "L4", "--out", "d.csv", code=0 if model else 2
+    )
+    if model:
+        assert read_dataset("d.csv")["model"].tolist() == [model]
+    else:
+        assert "told by --model" in said
+
+
+def test_a_table_that_names_no_gpu_asks_for_it(capsys):
+    table = (CORPUS / "llama-bench.md").read_text()
+    Path("t.md").write_text(table[table.index("|") :])
+    said = run(capsys, "dataset", "import", "t.md", "--out", "d.csv", code=2)
+    assert "device must be said by the file or by --device" in said

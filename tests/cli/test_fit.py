@@ -89,6 +89,12 @@ def test_predict_fills_in_what_is_left_out(run, data, tmp_path, suffix):
     (configurations.to_csv if suffix == ".csv" else configurations.to_parquet)(source, index=False)
     result = run("predict", source, "--performance", tmp_path / "perf", "--out", out)
     assert "3 configurations, 1 of them beyond what was profiled" in result.output
+    assert "not used" not in result.output
+    told = configurations.assign(contxt_tokens=7, remark="mine")
+    (told.to_csv if suffix == ".csv" else told.to_parquet)(source, index=False)
+    result = run("predict", source, "--performance", tmp_path / "perf", "--out", out)
+    assert "'contxt_tokens' was not used; did you mean context_tokens?" in result.output
+    assert "'remark' was not used\n" in result.output
     done = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
     assert done["duration_s_predicted"][0] == pytest.approx(9e-3 + 2e-4, rel=0.05)
     assert done["duration_s_predicted"][1] == pytest.approx(0.14, rel=0.05)

@@ -252,3 +252,41 @@ def test_an_implausible_rate_is_asked_about(count: int, span_ms: int, is_asked: 
             read_trace(path)
     assert len(read_trace(path, time_unit="ms").frame) == count
     assert len(read_trace(path, needs_arrivals=False).frame) == count
+
+
+def test_seconds_since_1970_are_no_milliseconds(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    rows = ({"timestamp": 1_700_000_000 + 9 * n, "input_length": 5, "output_length": 5} for n in range(40))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"--time-unit .* begins at 1700000000, which could be seconds"):
+        read_trace(path)
+    assert np.ptp(read_trace(path, time_unit="s").frame["arrival_s"]) == 9 * 39
+
+
+@pytest.mark.parametrize(
+    ("key", "more"),
+    [
+        ("startTime", {"call_type": "acompletion", "prompt_tokens": 5, "completion_tokens": 5}),
+        ("timestamp", {"duration_ms": 9, "tokens": {"input_tokens": 5, "output_tokens": 5}}),
+    ],
+)
+def test_a_log_in_milliseconds_since_1970_is_refused(key: str, more: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+
+    def write(unit_s: float) -> None:
+        times = (round(1_700_000_000 / unit_s), round(1_700_000_009 / unit_s))
+        path.write_text("".join(json.dumps({key: time, "model": "a", **more}) + "\n" for time in times))
+
+    write(1e-3)
+    with pytest.raises(InputError, match=f"{key}, row 1 must be a date, or seconds since 1970"):
+        read_trace(path)
+    write(1)
+    assert np.ptp(read_trace(path).frame["arrival_s"]) == 9
+
+
+def test_spaces_around_a_name_are_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("arrival_s, prompt_tokens, decode_tokens, model, session\n0, 5, 5, a, \n1, 5, 5,a,s 1\n")
+    frame = read_trace(path).frame
+    assert frame["model"].tolist() == ["a", "a"]
+    assert frame["session"].tolist() == ["", "s 1"]

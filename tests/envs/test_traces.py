@@ -125,7 +125,7 @@ def test_files_that_are_no_traces_are_refused(tmp_path: Path) -> None:
             read_trace(tmp_path / name)
     with pytest.raises(UnknownNameError, match="did you mean azure"):
         read_trace(tmp_path / "other.csv", format="azur")
-    with pytest.raises(InputError, match="--format must be given"):
+    with pytest.raises(InputError, match=r"--to .* must be given"):
         write_trace(TRACE, tmp_path / "trace.csv")
 
 

@@ -173,3 +173,51 @@ def test_what_a_table_of_an_early_version_says():
     (m,) = llama_bench.read_llama_bench("f", iter([old])).measurements
     assert (m.backend, m.gpu_layers, m.is_mean) == ("CUDA", 20, True)
     assert m.duration_s == (pytest.approx(0.906 / 128),)
+
+
+LOGS = {
+    "ggml_cuda_init: found 1 CUDA devices:\n  Device 0: Tesla V100-SXM2-32GB, compute capability 7.0\n": (
+        "Tesla V100-SXM2-32GB",
+    ),
+    "ggml_vulkan: Found 1 Vulkan devices:\n"
+    "ggml_vulkan: 0 = AMD Radeon RX 7900 XTX (RADV NAVI31) (radv) | uma: 0 | fp16: 1\n": (
+        "AMD Radeon RX 7900 XTX",
+    ),
+    "ggml_cuda_init: found 2 ROCm devices:\n  Device 0: A, gfx1100 (0x1100)\n  Device 1: B, gfx1030\n": (
+        "A",
+        "B",
+    ),
+    "": (),
+}
+
+
+@pytest.mark.parametrize("log", LOGS)
+def test_a_table_s_gpus_are_those_of_the_log_before_it(log, tmp_path):
+    table = (
+        "\x1b[1m| model | size | params | backend | ngl | test | t/s |\x1b[0m\n"
+        "| --- | --- | --- | --- | --- | --- | --- |\n"
+        "\x1b[32m| llama 8B Q4_0 | 4.33 GiB | 8.03 B | CUDA | 99 | tg128 | 120.00 ± 2.75 |\x1b[0m\n"
+    )
+    other = "ggml_cuda_init: found 1 CUDA devices:\n  Device 0: NVIDIA L4, compute capability 8.9, VMM: yes\n"
+    (m,) = read_text(tmp_path / "t.md", log + table).measurements
+    assert m.gpus == LOGS[log]
+    first, second = read_text(tmp_path / "t.md", other + table + log + table).measurements
+    assert (first.gpus, second.gpus) == (("NVIDIA L4",), LOGS[log] or ("NVIDIA L4",))
+
+
+@pytest.mark.parametrize(
+    ("values", "gpus"),
+    [
+        ({"gpu_info": "A, B", "tensor_split": "0.00"}, ("A", "B")),
+        ({"gpu_info": "A, B", "tensor_split": "0.00/1.00"}, ("B",)),
+        ({"gpu_info": "A, A", "tensor_split": "3.00/1.00"}, ("A", "A")),
+        ({"gpu_info": "", "tensor_split": "3.00/1.00"}, None),
+        ({"gpu_info": "", "tensor_split": "3.00/0.00"}, ()),
+    ],
+)
+def test_a_split_says_which_gpus_take_layers(values, gpus):
+    reading = llama_bench.read_llama_bench("f", iter([record(**values)]))
+    if gpus is None:
+        assert list(reading.left_out.values()) == ["layers split over GPUs (-ts) that the file does not name"]
+    else:
+        assert [m.gpus for m in reading.measurements] == [gpus]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from shunter.errors import BrokenFileError, InputError
 from shunter.files import replaced
 from shunter.models.published.performance import PUBLISHED, open_performance
 from shunter.models.tables import example_table, predicted_table
+from shunter.profiling.dataset.schema import COLUMNS
 
 _Configurations = Annotated[
     Path | None,
@@ -67,11 +69,23 @@ def predict(
         _write(rows, template)
         text = f"{template}: {len(rows)} configurations to start from; blank cells are filled in"
     elif configurations is not None:
-        predicted = predicted_table(model, _read(configurations))
+        asked = _read(configurations)
+        predicted = predicted_table(model, asked)
         _write(predicted, out)
         outside = int(predicted["out_of_range"].sum())
         text = f"{out}: {len(predicted)} configurations, {outside} of them beyond what was profiled"
+        _say_unused(asked, predicted)
     say(open_console(), text)
+
+
+def _say_unused(asked: pd.DataFrame, predicted: pd.DataFrame) -> None:
+    """Says which columns no dataset has, so that what is misspelled is not taken for what was left out."""
+    known = [column.name for column in COLUMNS]
+    answers = set(predicted) - set(asked)
+    for name in (str(name) for name in asked if name not in {*known, *answers, "unit"}):
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        say(open_console(), f"note: the column {name!r} was not used{hint}")
 
 
 def _read(path: Path) -> pd.DataFrame:

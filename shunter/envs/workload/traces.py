@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from shunter.envs.workload.formats.base import (
+    MAX_ARRIVAL_S,
     NAMES,
     SECONDS,
     TOKENS,
@@ -43,14 +44,15 @@ TRACE_COLUMNS = {
 MAX_TOKENS = 10_000_000
 """Longer prompts and answers are taken for damage."""
 
-MAX_ARRIVAL_S = 10_000_000_000
-"""Later arrivals, in the year 2286 if they count from 1970, are taken for damage or a wrong unit."""
-
 SHORTEST_GAP_S, LONGEST_GAP_S = 1e-3, 86_400.0
 FEW, MANY = 10, 100
 """So few with a mean gap beyond these, or so many within a second, are taken for a wrong unit of time."""
 
+EPOCH_S = (1e9, 1e10)
+"""Numbers between these are seconds since 1970, from 2001 on, and no milliseconds since a trace began."""
+
 _ROW = "row of the file"
+_TARGET = "--to (format of write_trace)"
 _UNIT = "--time-unit (time_unit of a replay)"
 
 
@@ -231,11 +233,11 @@ def _format_to_write(path: Path, format: str | None) -> str:
     by_ending: dict[str, str] = {".parquet": "shunter", ".jsonl": "mooncake"}
     name = format or by_ending.get(Path(path.name.removesuffix(".gz")).suffix)
     if name is None:
-        raise InputError("--format", f"be given for a file named like this: {', '.join(WRITTEN)}", path.name)
+        raise InputError(_TARGET, f"be given for a file named like this: {', '.join(WRITTEN)}", path.name)
     if name not in FORMATS:
-        raise UnknownNameError("--format", name, WRITTEN)
+        raise UnknownNameError(_TARGET, name, WRITTEN)
     if name not in WRITTEN:
-        raise InputError("--format", f"be one that traces are written in: {', '.join(WRITTEN)}", name)
+        raise InputError(_TARGET, f"be one that traces are written in: {', '.join(WRITTEN)}", name)
     return name
 
 
@@ -274,13 +276,17 @@ def _check_unit(path: Path, arrivals_s: np.ndarray, unit: TimeUnit | None) -> No
     """Refuses what is far more probably a wrong unit than traffic.
 
     Raises:
-        InputError: So many requests in so short, or so long, a time.
+        InputError: So many requests in so short, or so long, a time; or they begin at a date in seconds.
     """
     count, span_s = len(arrivals_s), float(np.ptp(arrivals_s))
     gap_s = span_s / max(1, count - 1)
     is_odd = count >= FEW and (0 < gap_s < SHORTEST_GAP_S or gap_s > LONGEST_GAP_S)
     if is_odd or (count >= MANY and span_s < 1):
         rule = f"say s, ms, us or ns: {path} in {unit} would be {count} requests in {span_s:.3g} s"
+        raise InputError(_UNIT, rule, "none")
+    first = float(arrivals_s[0] / SECONDS[unit]) if unit else 0.0
+    if unit != "s" and EPOCH_S[0] <= first < EPOCH_S[1]:
+        rule = f"say s, ms, us or ns: {path} begins at {first:.0f}, which could be seconds since 1970"
         raise InputError(_UNIT, rule, "none")
 
 

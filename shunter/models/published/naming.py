@@ -99,8 +99,12 @@ class Namer:
         given = self._given(said)
         called = given or Path(said.file).name or said.text
         name, quantization = shape_and_quantization(called)
-        if spec_of(name) is None:
-            name = "" if given else self._by_size(said)
+        # "llama 7B" is what llama.cpp calls any model of that architecture and about that size.
+        is_described = called == said.text and said.architecture in _FAMILIES and said.params is not None
+        if not given and (spec_of(name) is None or is_described):
+            name = self._by_size(said)
+        elif spec_of(name) is None:
+            name = ""
         if not name:
             rule = "be a model of the catalogue, or told by --model (a name there, a checkpoint)"
             raise InputError(f"{place}, model", rule, given or said.text or said.file or "nothing")

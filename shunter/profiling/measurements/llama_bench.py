@@ -58,6 +58,12 @@ _BACKENDS = ("cuda", "vulkan", "kompute", "metal", "sycl", "gpu_blas")
 """Flags of versions before there was a list of backends."""
 
 _TEST = re.compile(r"(?:pp\s?(\d+))?\s?\+?\s?(?:tg\s?(\d+))?(?:\s?@\s?d\s?(\d+))?")
+_FOUND = re.compile(r"\bfound \d+ \w+ devices", re.I)
+_LOGGED = re.compile(
+    r"(?:ggml_vulkan: \d+ =|\s*Device \d+:) ([^|,]+?)(?: \([^()]*\))* ?[|,] ?(?:compute|gfx|uma|fp16)"
+)
+"""A GPU as CUDA, ROCm and Vulkan log it before a table, and the line before the first of them."""
+
 _SIZES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "M": 1e6, "": 1}
 _DESCRIPTION = re.compile(r"(\S+)\s+(?:\S*\?B|[\d.x]+[MBT]\S*)\s+(?:mostly\s+|all\s+)?(.+)", re.I)
 _BITS = re.compile(r"\s+-\s+[\d.]+\s*bpw|\s*\(guessed\)", re.I)
@@ -98,7 +104,7 @@ def sql_records(text: str, path: str) -> Iterator[Mapping[str, Any]]:
 
 
 def markdown_records(text: str, path: str) -> Iterator[Mapping[str, Any]]:
-    """Rows of the tables in a text, with the build that a line after them names.
+    """Rows of the tables in a text, with the build that a line after them names and the GPUs of a log before.
 
     Raises:
         BrokenFileError: A row has more or fewer cells than its header.
@@ -107,8 +113,11 @@ def markdown_records(text: str, path: str) -> Iterator[Mapping[str, Any]]:
     built = {"build_commit": build[1], "build_number": build[2]} if build else {}
     header: list[str] = []
     number = -1
+    gpus: list[str] = []
     for line in map(str.strip, text.splitlines()):
         if not line.startswith("|"):
+            found = _LOGGED.match(line)
+            gpus = [] if _FOUND.search(line) else [*gpus, found[1]] if found else gpus
             continue
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if "test" in cells and "t/s" in cells:
@@ -119,7 +128,8 @@ def markdown_records(text: str, path: str) -> Iterator[Mapping[str, Any]]:
         number += 1
         if len(cells) != len(header):
             raise BrokenFileError(path, f"row {number} has {len(cells)} cells, its header {len(header)}")
-        yield {**built, **_from_markdown(f"{path}: row {number}", dict(zip(header, cells, strict=True)))}
+        said = _from_markdown(f"{path}: row {number}", dict(zip(header, cells, strict=True)))
+        yield {**built, "gpu_info": ", ".join(gpus), **said}
 
 
 def _from_markdown(place: str, row: Mapping[str, str]) -> dict[str, Any]:
@@ -191,6 +201,8 @@ def _no_operation(row: Fields) -> str:
         return f"a KV cache in {', '.join(sorted(caches))}: datasets know 16 bits"
     if row.text("tensor_buft_overrides") not in ("", "none") or row.count("n_cpu_moe", missing=0):
         return "tensors placed by name (-ot, -ncmoe): how many layers are on the GPU is not said"
+    if sum(_split(row)) > 1 and not row.text("gpu_info"):
+        return "layers split over GPUs (-ts) that the file does not name"
     if row.count("fit_target", missing=0):
         return "layers fitted to the memory (-fitt): how many are on the GPU is not said"
     return ""
@@ -253,7 +265,14 @@ def _gpus(row: Fields) -> tuple[str, ...]:
         if main >= len(there):
             raise InputError(f"{row.place}, main_gpu", f"be below {len(there)}, the number of GPUs", main)
         return (there[main],)
-    return there
+    split = _split(row)
+    return tuple(gpu for gpu, takes in zip(there, split, strict=False) if takes) if any(split) else there
+
+
+def _split(row: Fields) -> list[bool]:
+    """Whether each GPU takes layers (``3.00/1.00``); empty where that is left to llama.cpp, or to one GPU."""
+    shares = row.text("tensor_split").replace(",", "/").split("/")
+    return [bool(share.strip(" 0.")) for share in shares] if row.text("split_mode") != "none" else []
 
 
 def _model(row: Fields) -> ModelSaid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ FORMATS = (
     "llama-bench (csv, json, jsonl, md, sql), vllm bench serve and latency (json), AIPerf (json, csv) and "
     "GuideLLM (json, yaml)"
 )
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+"""What terminals are told to colour; it stays in a log that is kept."""
 
 
 def read_measurements(
@@ -65,6 +69,7 @@ def _read(path: Path) -> Reading | tuple[list[vllm.Latency], Reading]:
         text = path.read_bytes().decode("utf-8-sig")
     except (UnicodeDecodeError, OSError) as error:
         raise BrokenFileError(path, f"it is no text: {error}") from error
+    text = _COLOURS.sub("", text)
     begin = text.lstrip()[:1]
     header = text.lstrip().partition("\n")[0]
     if "INSERT INTO llama_bench" in text:

@@ -23,6 +23,9 @@ TimeUnit = Literal["s", "ms", "us", "ns"]
 SECONDS: Mapping[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 """Seconds of a unit of time."""
 
+MAX_ARRIVAL_S = 10_000_000_000
+"""Later arrivals, in the year 2286 if they count from 1970, are taken for damage or a wrong unit."""
+
 _ABSURD = 1e30
 """What is larger is no time, in any unit, and no number of tokens."""
 
@@ -163,7 +166,7 @@ def numbers(values: pd.Series[Any]) -> pd.Series[float]:
 
 
 def names(values: pd.Series[Any], where: str) -> pd.Series[str]:
-    """Values as names, empty where there is none.
+    """Values as names, empty where there is none; spaces around one are no part of it.
 
     Args:
         values: Texts and numbers; their index says in which row of the file each is, from 0.
@@ -197,9 +200,24 @@ def are_dates(times: pd.Series[Any]) -> bool:
     return bool(numbers(times).isna().all() and since_first(times).notna().any())
 
 
-def dates_or_seconds(times: pd.Series[Any]) -> pd.Series[float]:
-    """Seconds from the first of some times that are all dates, or all seconds since 1970."""
-    return since_first(times) if are_dates(times) else numbers(times)
+def dates_or_seconds(times: pd.Series[Any], where: str) -> pd.Series[float]:
+    """Seconds from the first of some times that are all dates, or all seconds since 1970.
+
+    Args:
+        times: As they stand.
+        where: What an error calls them.
+
+    Raises:
+        InputError: One is a number that must count something shorter than seconds.
+    """
+    if are_dates(times):
+        return since_first(times)
+    since_1970 = numbers(times)
+    late = np.flatnonzero(since_1970 > MAX_ARRIVAL_S)
+    if len(late):
+        rule = "be a date, or seconds since 1970 and not a shorter unit"
+        raise InputError(f"{where}, row {late[0] + 1}", rule, times.iloc[late[0]])
+    return since_1970
 
 
 def _name(value: Any, where: str) -> str:
@@ -209,7 +227,7 @@ def _name(value: Any, where: str) -> str:
         value = int(value)
     if isinstance(value, bool | np.bool_) or not isinstance(value, str | int | float | np.number):
         raise InputError(where, "be a name", value)
-    return str(value)
+    return str(value).strip()
 
 
 def _is_number_or_text(value: Any) -> bool:

@@ -27,7 +27,7 @@ class LiteLlmFormat(TraceFormat):
         """See ``TraceFormat.read``; requests that failed are left out."""
         reading = super().read(table)
         rows, frame = table.rows, reading.frame.copy()
-        frame["arrival_s"] = dates_or_seconds(frame["arrival_s"])
+        frame["arrival_s"] = dates_or_seconds(frame["arrival_s"], f"{table.path}: startTime")
         if "model_group" in rows:  # the name that clients ask for; model is the provider's
             frame["model"] = rows["model_group"].where(~rows["model_group"].map(is_blank), frame["model"])
         if "session_id" not in rows and "trace_id" in rows:
@@ -53,7 +53,7 @@ class LlamaSwapFormat(TraceFormat):
             if name not in rows:
                 raise InputError(f"{table.path}: columns", f"hold {name!r}", sorted(table.keys))
         tokens = rows["tokens"] if "tokens" in rows else pd.Series(records(rows), dtype=object)
-        end_s = dates_or_seconds(rows["timestamp"])
+        end_s = dates_or_seconds(rows["timestamp"], f"{table.path}: timestamp")
         frame = pd.DataFrame(
             {
                 "arrival_s": end_s - numbers(rows["duration_ms"]) / 1e3,
