@@ -14,6 +14,7 @@ from shunter.cli.options import Json, open_console, progress, say
 from shunter.errors import InputError
 from shunter.files import write_json
 from shunter.profiling.health import EngineCheck, Machine, check_engines, look_at_machine, next_steps
+from shunter.serve.servers.llama_binary import find_binary
 
 
 def doctor(
@@ -51,6 +52,10 @@ def doctor(
         if not check.works:
             say(console, f"{check.engine} on {check.device}: {check.detail}")
     steps = next_steps(machine, checks, python=python)
+    try:
+        say(console, f"shunter serve: starts {find_binary()} for GGUF models")
+    except InputError as error:
+        steps.append(f"for shunter serve on GGUF models: {error}")
     say(console, "Next:" if steps else "Nothing is missing.")
     for step in steps:
         say(console, f"- {step}")

@@ -65,7 +65,11 @@ def bare_python(tmp_path_factory):
     return str(venv / "bin" / "python")
 
 
-def test_an_interpreter_without_engines_is_no_error(bare_python, capsys, tmp_path):
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_interpreter_without_engines_is_no_error(bare_python, capsys, tmp_path, monkeypatch, is_there):
+    server = tmp_path / "llama-server"
+    server.touch(0o755 if is_there else 0o644)
+    monkeypatch.setenv("SHUNTER_LLAMA_SERVER", str(server))
     with pytest.raises(SystemExit) as caught:
         main(["doctor", "--python", bare_python, "--json", str(tmp_path / "d.json")])
     assert caught.value.code == 0
@@ -78,6 +82,9 @@ def test_an_interpreter_without_engines_is_no_error(bare_python, capsys, tmp_pat
         assert f"{row['engine']} on {row['device']}: " in out
     assert any(line.startswith(f"for llama-cpp: {bare_python} -m pip install") for line in findings["next"])
     assert all(line in out for line in findings["next"])
+    assert (f"shunter serve: starts {server}" in out) == is_there
+    advised = [line for line in findings["next"] if line.startswith("for shunter serve on GGUF models: ")]
+    assert len(advised) == (0 if is_there else 1)
 
 
 def test_vllm_is_asked_for_in_the_environment_that_make_sets_up(bare_python, tmp_path, monkeypatch):

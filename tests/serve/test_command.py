@@ -241,6 +241,7 @@ def test_texts_are_written_only_where_that_is_asked_for(
         assert process.end() == 0
         assert process.says("warning: what clients ask and are answered is written to") == wanted
         assert process.says("served 1 requests, 1 failed, 0 were cancelled; 1 loads")
+        assert process.says("b was not loaded on ")
         assert process.says("lru-keepalive would have decided ")
     holders = [
         path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()

@@ -156,7 +156,7 @@ def _common(raw: pd.DataFrame) -> pd.DataFrame:
             "software": raw["software"],
             "device": raw["gpu"].where(said).mask(none, "cpu"),
             "source_device": raw["gpu"],
-            "gpu_count": raw["gpu_count"],
+            "gpu_count": raw["gpu_count"].where(raw["gpu_count"] > 0),  # none is on a host alone
             "vram_gb": raw["vram_gb"],
             "cpu": raw["cpu"],
             "model": raw["model"],

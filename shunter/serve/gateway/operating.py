@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from shunter.serve.gateway.launches import launch_of
 
 if TYPE_CHECKING:
     from shunter.serve.gateway.gateway import Gateway
+
+_LOG = logging.getLogger(__name__)
 
 
 async def operate(gateway: Gateway, start: Start) -> None:
@@ -36,6 +39,7 @@ async def _load(gateway: Gateway, start: Start) -> ServerFailed | None:
     try:
         await gateway.fleet.load(start.device, start.model, engine, launch, free_bytes)
     except ServerFailed as failure:
+        _LOG.warning("%s was not loaded on %s: %s", name, device, failure)
         gateway.tell("failed", model=name, device=device, why=str(failure))
         if gateway.recorder is not None:
             gateway.recorder.failed(start.device, str(failure))
