@@ -82,7 +82,7 @@ def test_predictions_stay_what_they_were(gpu, gpu_layers, batch, expected_s):
     """Of the shipped file: a change of terms must not move them. A new fit brings new ones."""
     configuration = {"gpu_layers": gpu_layers, "batch": batch, "tokens": 700, "context_tokens": 900.0}
     got = predicted(gpu, "Llama-3-8B Q4_K_M", operation=list(OPERATIONS), **configuration)
-    np.testing.assert_allclose(got.duration_s_predicted, expected_s, rtol=1e-12)
+    np.testing.assert_allclose(got.duration_s_predicted, expected_s, rtol=1e-6)
 
 
 def test_offloading_slows_down_more_than_in_proportion():
