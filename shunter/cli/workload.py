@@ -67,8 +67,7 @@ def workload_show(
     shunter workload show BurstGPT_1.csv.gz --mend
     """
     console = open_console()
-    whole = _read(console, trace, format, mend, time_unit)
-    read = slice_trace(whole, from_s, to_s, requests, field=str(trace))
+    read = _read(console, trace, format, mend, time_unit, from_s, to_s, requests)
     frame, arrivals_s = read.frame, read.frame["arrival_s"].to_numpy()
     span_s = float(np.ptp(arrivals_s))
     rate = f", {(len(frame) - 1) / span_s:.3g} a second" if span_s else ""
@@ -117,8 +116,7 @@ def workload_convert(
     if out.exists():
         raise InputError("OUT", "not exist yet", str(out))
     target, to_s = _target_and_end(to or [])
-    whole = _read(console, trace, format, mend, time_unit)
-    read = slice_trace(whole, from_s, to_s, requests, field=str(trace))
+    read = _read(console, trace, format, mend, time_unit, from_s, to_s, requests)
     for note in convert_trace(read, out, format=target):
         say(console, f"note: {note}")
     say(console, f"{out}: {len(read.frame)} requests")
@@ -152,8 +150,7 @@ def workload_fit(
     console = open_console()
     if out is not None and out.exists():
         raise InputError("--out", "not exist yet", str(out))
-    whole = _read(console, trace, format, mend, time_unit)
-    read = slice_trace(whole, from_s, to_s, requests, field=str(trace))
+    read = _read(console, trace, format, mend, time_unit, from_s, to_s, requests)
     fit = fit_arrivals(read.frame, seed=seed)
     for line in _change_lines(fit):
         say(console, line)
@@ -223,11 +220,21 @@ def _change_lines(fit: Fit) -> list[str]:
     return lines
 
 
-def _read(console: Console, path: Path, format: str | None, mend: bool, time_unit: TimeUnit | None) -> Trace:
+def _read(
+    console: Console,
+    path: Path,
+    format: str | None,
+    mend: bool,
+    time_unit: TimeUnit | None,
+    from_s: float | None,
+    to_s: float | None,
+    requests: int | None,
+) -> Trace:
+    """A trace, or the part of it that is asked for; says what was mended."""
     trace = read_trace(path, format=format, mend=mend, time_unit=time_unit)
     for note in trace.notes:
         say(console, f"note: {note}")
-    return trace
+    return slice_trace(trace, from_s, to_s, requests, field=str(path))
 
 
 def _lengths_table(frame: pd.DataFrame) -> ReportTable:
