@@ -1,6 +1,7 @@
 # make demo   set up .venv and run the whole loop, small, on this machine
 # make test   set up .venv with every engine a CPU can run, lint, type-check, test; check that vLLM's result stands
 # make test-quick   lint, type-check, and the quick tests of units: under two minutes once code is compiled
+# make fuzz   the tests that draw their inputs, with other inputs than last time
 # make lint   ruff, mypy, and which area may import which
 # make llama-server   build the server that `shunter serve` starts for GGUF models; some minutes, once
 # make test-vllm   set up .venv-vllm, where vLLM has its own torch, test that engine, write results/vllm.json
@@ -18,7 +19,7 @@ QUICK := tests/catalog tests/docs tests/test_errors.py tests/test_files.py tests
 	vector.py workload.py) tests/agents/test_baselines.py tests/agents/test_policies.py \
 	tests/eval/test_metrics.py tests/eval/test_modes_agree.py
 
-.PHONY: demo test test-quick test-vllm llama-server lint clean
+.PHONY: demo test test-quick fuzz test-vllm llama-server lint clean
 
 demo: .venv/.demo
 	$(BIN)/shunter demo
@@ -29,6 +30,9 @@ test: .venv/.test llama-server lint
 
 test-quick: .venv/.test lint
 	$(BIN)/python -m pytest -q -m 'not engine' $(QUICK)
+
+fuzz: .venv/.test
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=others
 
 llama-server:
 	PYTHON='$(PYTHON)' LLAMA_CPP='$(LLAMA_CPP)' scripts/install_llama_server.sh '$(CACHE)/llama-server'

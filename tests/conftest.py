@@ -3,12 +3,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from shunter.envs.world.world import World, make_world
 from shunter.eval.evaluation import Evaluation
 from shunter.models.performance import PerformanceModel
 from tests import worlds
 from tests.fake_evaluation import evaluate_fake
+
+# `make test` tries the same inputs each time, `make fuzz` others.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("others", print_blob=True, deadline=None)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,24 @@ def test_who_waits_for_a_model_that_goes_is_told() -> None:
     play(scene)
 
 
+def test_a_change_that_is_given_up_leaves_all_as_it_was() -> None:
+    async def scene() -> None:
+        async with running(world("small", "other", "big", small=RUNS)) as run:
+            asked = asyncio.create_task(run.ask("small"))
+            await until(lambda: bool(run.tasks("small")), "it runs")
+            change = asyncio.create_task(run.gateway.change_world(world("other")))
+            await until(lambda: run.gateway.core.paused, "it waits for what runs")
+            change.cancel()
+            await asyncio.gather(change, return_exceptions=True)
+            assert not run.gateway.core.paused
+            assert (await asked).status == 200
+            for model in ("big", "other", "small"):
+                assert (await run.ask(model)).status == 200
+            await until(run.is_empty, "somebody is still there")
+
+    play(scene)
+
+
 def test_many_changes_at_once_are_made_one_after_another() -> None:
     async def scene() -> None:
         worlds = [

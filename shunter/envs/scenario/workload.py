@@ -105,6 +105,7 @@ class Arrivals(Strict):
             varies = 1.0 + self.diurnal.amplitude**2 / 2.0
         if self.steps is not None:
             span_s, factor = np.array([(step.span_s, step.factor) for step in self.steps]).T
+            factor = factor / factor.max()  # whose squares may be no number
             varies = float(span_s.sum() * (span_s @ factor**2) / (span_s @ factor) ** 2)
         return varies * max(1.0, (1.0 + (self.cv or 1.0) ** 2) / 2.0)
 

@@ -108,13 +108,13 @@ class Core(Lanes):
         """Has every device decide for the first time."""
         self._step(now_ns)
 
-    def pause(self, now_ns: int, unwanted: set[tuple[int, int]]) -> None:
-        """Loads nothing any more, and unloads these models of these devices; ``is_quiet`` says when it has.
+    def pause(self, now_ns: int, unwanted: set[tuple[int, int]] | None) -> None:
+        """Loads nothing any more and unloads these models of these devices, till ``is_quiet``; None: goes on.
 
         What runs goes on, and whoever comes to a resident joins.
         """
-        self.paused = True
-        self._wishes.unwanted |= dict.fromkeys(unwanted, "reload")
+        self.paused = unwanted is not None
+        self._wishes.reload(unwanted or set())
         self._step(now_ns)
 
     @property

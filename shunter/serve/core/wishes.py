@@ -36,6 +36,11 @@ class Wishes:
         self.unwanted |= dict.fromkeys(found, "unload")
         return bool(found)
 
+    def reload(self, unwanted: set[tuple[int, int]]) -> None:
+        """Wishes that just these models be unloaded from these devices because they are to be others."""
+        others = {at: cause for at, cause in self.unwanted.items() if cause != "reload"}
+        self.unwanted = dict.fromkeys(unwanted, "reload") | others
+
     def action(self, device: int, *, paused: bool) -> tuple[int, str] | None:
         """What a device is to do now, and why; None: a policy may say. While paused nothing is loaded."""
         load = None if paused else self._load(device)

@@ -20,7 +20,7 @@ from shunter.serve.core.learning import keep_learned
 from shunter.serve.gateway.admission import Facts, admit
 from shunter.serve.gateway.fleet import Fleet
 from shunter.serve.gateway.lateness import end_late, silent_tokens
-from shunter.serve.gateway.launches import alike, compare
+from shunter.serve.gateway.launches import Kept, alike, compare
 from shunter.serve.gateway.operating import note_memory, operate
 from shunter.serve.gateway.record import Recorder
 from shunter.serve.gateway.showing import list_models, snapshot, why_not_ready
@@ -162,16 +162,13 @@ class Gateway:
     async def _change_world(self, world: World) -> list[str]:
         if self.world.content() == world.content():
             return ["nothing has changed"]
-        core, ended = self._core_of(world, self.core.policy, self.core.shadow), dict[str, None]()
-        while True:
-            kept, unwanted = compare(self.core, world)
-            if self.core.paused and self.core.is_quiet and not unwanted:
-                break
-            for device, model in unwanted:
-                ended[f"{self.names[model]} on {self.world.scenario.devices[device].name} is unloaded"] = None
-            self.core.pause(self.now_ns(), set(unwanted))
+        core = self._core_of(world, self.core.policy, self.core.shadow)
+        try:
+            kept, ended = await self._make_way(world)
+        except BaseException:
+            self.core.pause(self.now_ns(), None)
             self.act()
-            await asyncio.sleep(_POLL_S)
+            raise
         old, old_names = self.core, self.names
         core.policy = for_world(old.policy, world)  # a champion may have come meanwhile
         self.world, self.core = world, core
@@ -196,6 +193,19 @@ class Gateway:
         self.act()
         lines = [*ended, *(f"{name} is new" for name in self.names if name not in old_names)]
         return lines or ["what is loaded stays as it is"]
+
+    async def _make_way(self, world: World) -> tuple[Kept, list[str]]:
+        """Has all unloaded that is another in a world; what stays, and a line for each that does not."""
+        ended: dict[str, None] = {}
+        while True:
+            kept, unwanted = compare(self.core, world)
+            if self.core.paused and self.core.is_quiet and not unwanted:
+                return kept, list(ended)
+            for device, model in unwanted:
+                ended[f"{self.names[model]} on {self.world.scenario.devices[device].name} is unloaded"] = None
+            self.core.pause(self.now_ns(), set(unwanted))
+            self.act()
+            await asyncio.sleep(_POLL_S)
 
     def change_policy(self, policy: Policy, fallback: str | None = None) -> None:
         """Another policy decides from now on; ``fallback`` is why it is not the one asked for."""

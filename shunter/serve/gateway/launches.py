@@ -41,9 +41,11 @@ def alike(old: World, world: World) -> Places:
     return {to: before[launch] for launch, to in launches(world).items() if launch in before}
 
 
-def compare(
-    core: Core, world: World
-) -> tuple[dict[tuple[int, int], tuple[tuple[int, int], int]], list[tuple[int, int]]]:
+Kept = dict[tuple[int, int], tuple[tuple[int, int], int]]
+"""Where and at which level another world has what is loaded, by device and model in this one."""
+
+
+def compare(core: Core, world: World) -> tuple[Kept, list[tuple[int, int]]]:
     """What of the residents another world keeps: place by place and level; and what it does not."""
     old = core.world
     devices = [device.name for device in world.scenario.devices]
