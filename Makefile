@@ -25,7 +25,7 @@ demo: .venv/.demo
 	$(BIN)/shunter demo
 
 test: .venv/.test llama-server lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 	$(BIN)/python scripts/vllm_result.py check
 
 test-quick: .venv/.test lint

@@ -149,7 +149,7 @@ def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
     stub.play(scene)
 
 
-async def until(condition: Callable[[], bool], what: str, timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
     """Waits until something holds."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():

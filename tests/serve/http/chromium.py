@@ -56,7 +56,7 @@ class Tab:
         got = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         return got["result"].get("value")
 
-    async def until(self, script: str, timeout_s: float = 20.0) -> None:
+    async def until(self, script: str, timeout_s: float = 60.0) -> None:
         """Waits until a script in the page gives something true."""
         async with asyncio.timeout(timeout_s):
             while not await self.value(script):

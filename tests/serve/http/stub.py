@@ -304,6 +304,6 @@ async def running(
         await runner.cleanup()
 
 
-def play(scene: Callable[[], Coroutine[Any, Any, None]], timeout_s: float = 20.0) -> None:
+def play(scene: Callable[[], Coroutine[Any, Any, None]], timeout_s: float = 120.0) -> None:
     """Runs a scene, which must not hang."""
     asyncio.run(asyncio.wait_for(scene(), timeout_s))

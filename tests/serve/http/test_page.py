@@ -50,7 +50,7 @@ def test_chromium_draws_it_live_and_complains_of_nothing(tmp_path: Path) -> None
             await page.until("document.getElementById('events').innerText.includes('took_s 1.5')")
             assert page.complaints == []
 
-    play(scene, 120)
+    play(scene)
 
 
 @needs_chromium
@@ -64,4 +64,4 @@ def test_it_asks_for_a_key_and_keeps_to_it(tmp_path: Path) -> None:
                 await page.value("document.getElementById('login-form').requestSubmit()")
             await page.until("document.body.innerText.includes('cuda:0')")
 
-    play(scene, 120)
+    play(scene)

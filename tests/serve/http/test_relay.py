@@ -297,4 +297,4 @@ def test_two_thousand_at_once_are_served_or_refused_exactly() -> None:
             assert (statuses.count(200), statuses.count(429)) == (60, 1940)
             assert all([word for word, _ in ticket.told] == ["done"] for ticket in stub.tickets)
 
-    play(scene, 60)
+    play(scene)
