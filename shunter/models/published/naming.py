@@ -12,7 +12,7 @@ from shunter.catalog.checkpoints import read_checkpoint
 from shunter.catalog.models import known_models
 from shunter.errors import InputError, ShunterError
 from shunter.models.published.rows import (
-    BITS_PER_WEIGHT,
+    QUANTISATIONS,
     catalog_facts,
     model_name,
     quantization_name,
@@ -169,13 +169,13 @@ def _check_params(said: ModelSaid, name: str, place: str) -> None:
 
 def _sized(name: str, quantization: str, said: ModelSaid, place: str) -> dict[str, Any]:
     """The catalogue's facts, with the file's own size where that is another."""
-    if quantization in BITS_PER_WEIGHT:
+    if quantization in QUANTISATIONS:
         facts = catalog_facts(name, quantization, field=f"{place}, model")
         size = said.weight_bytes
         if size is None or abs(size / facts["weight_bytes"] - 1) <= _SAME_SIZE:
             return {**facts, "checkpoint_format": ""}
     elif said.weight_bytes is None:
-        rule = f"be one of {', '.join(BITS_PER_WEIGHT)}, as the file says no size"
+        rule = f"be one of {', '.join(QUANTISATIONS)}, as the file says no size"
         raise InputError(f"{place}, quantization", rule, quantization)
     facts = catalog_facts(name, "F16", field=f"{place}, model")
     scale = (said.weight_bytes or 0.0) / facts["weight_bytes"]
