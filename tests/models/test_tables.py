@@ -72,7 +72,9 @@ def test_errors_name_the_row_of_the_table():
         predicted_table(published_performance(), asked)
 
 
-@pytest.mark.parametrize("column", ["batch", "gpu_layers", "tokens", "prompt_tokens", "max_batch", "gpu_count"])
+@pytest.mark.parametrize(
+    "column", ["batch", "gpu_layers", "tokens", "prompt_tokens", "max_batch", "gpu_count"]
+)
 def test_counts_are_whole_and_nothing_is_rounded(column):
     with pytest.raises(
         InputError, match=f"row 1, column {column} must be a whole number. Got '?1.5'? instead"
@@ -86,7 +88,7 @@ def test_counts_are_whole_and_nothing_is_rounded(column):
 
 
 def test_more_layers_than_there_are_are_told_how_many_there_are():
-    with pytest.raises(InputError, match="gpu_layers must be at most 33: .* Got 99"):
+    with pytest.raises(InputError, match=r"gpu_layers must be at most 33: .* Got 99"):
         predicted_table(published_performance(), table({"gpu_layers": 99}))
 
 
