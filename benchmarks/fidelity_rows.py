@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.form import Row, at_least, at_most, reported
-from shunter.envs.workload.draw import shares_of
+from shunter.envs.workload.shares import shares_of
 from shunter.envs.world.world import World
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.runs import Run

@@ -8,7 +8,7 @@ from functools import cache
 
 from shunter.envs.scenario.library import scenario_names
 from shunter.envs.scenario.scenario import load_scenario
-from shunter.envs.workload.draw import shares_of
+from shunter.envs.workload.shares import shares_of
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
 

@@ -21,20 +21,15 @@ PUBLISHED = Path(__file__).with_name("published_sizes.csv")
 BAR = 0.01
 LEAST_MODELS = 25
 REFUSED = ("Gemma-3n-E4B", "Qwen3-Next-80B-A3B", "Qwen3.5-9B", "Nemotron-H-8B", "Jamba-v0.1", "DeepSeek-V3.2")
-BY_MEAN = ("Q4_K_M", "Q5_K_M")
-"""Mixes whose size the shipped performance model takes as the mean over a Llama's tensors."""
 
 
-def computed(row: dict[str, str]) -> tuple[float, bool]:
-    """A figure as shunter has it, and whether it claims it: not if it is a mean over another's tensors."""
+def computed(row: dict[str, str]) -> float:
+    """A figure as shunter has it."""
     name, quantization, figure = row["model"], row["quantization"], row["figure"]
     spec = known_models()[name]
-    if figure != "weight_bytes":
-        value = spec.kv_bytes_per_token() if figure == "kv_bytes_per_token" else getattr(spec, figure)
-        return float(value), True
-    weight_bytes = catalog_facts(name, quantization)["weight_bytes"]
-    by_mean = quantization in BY_MEAN and catalog_facts(name, quantization, by_mean=True)["weight_bytes"]
-    return float(weight_bytes), weight_bytes != by_mean
+    if figure == "weight_bytes":
+        return float(catalog_facts(name, quantization)["weight_bytes"])
+    return float(spec.kv_bytes_per_token() if figure == "kv_bytes_per_token" else getattr(spec, figure))
 
 
 def refuses(name: str) -> bool:
@@ -54,17 +49,11 @@ def run(quick: bool) -> list[Row]:
         published = list(csv.DictReader(file))
     rows: list[Row] = []
     worst: dict[str, float] = {}
-    unclaimed = 0.0
     for row in published:
-        value, claimed = computed(row)
-        error = value / float(row["published"]) - 1
+        error = computed(row) / float(row["published"]) - 1
         what = f"{row['figure']} of {' '.join((row['model'], row['quantization'])).strip()}: error"
-        note = row["source"] if claimed else f"not claimed: the mean over a Llama's tensors. {row['source']}"
-        rows.append(reported(what, error, note=note))
-        if claimed:
-            worst[row["figure"]] = max(worst.get(row["figure"], 0.0), abs(error))
-        else:
-            unclaimed = max(unclaimed, abs(error))
+        rows.append(reported(what, error, note=row["source"]))
+        worst[row["figure"]] = max(worst.get(row["figure"], 0.0), abs(error))
     judged = [at_most(Row(f"worst error of {figure}", error), BAR) for figure, error in sorted(worst.items())]
     models = {row["model"] for row in published}
     judged.append(at_least(Row("models with a published figure", float(len(models)), "models"), LEAST_MODELS))
@@ -72,7 +61,7 @@ def run(quick: bool) -> list[Row]:
     wanted = at_least(
         Row("refused by name", float(len(refused)), "models", note=", ".join(REFUSED)), len(REFUSED)
     )
-    return [*judged, wanted, reported("worst error of weights by a mean", unclaimed), *rows]
+    return [*judged, wanted, *rows]
 
 
 if __name__ == "__main__":

@@ -78,13 +78,14 @@ class InputError(ShunterError):
     Args:
         field: What was given, as the user knows it (``workload.rate_per_s``, ``--model``).
         rule: The rest of "must …".
-        value: What was got instead.
+        value: What was got instead; None: nothing was given.
     """
 
     exit_code = 2
 
     def __init__(self, field: str, rule: str, value: object) -> None:
-        super().__init__(one_line(f"{field} must {rule}. Got {shown(value)} instead."))
+        got = "Nothing was given." if value is None else f"Got {shown(value)} instead."
+        super().__init__(one_line(f"{field} must {rule}. {got}"))
         self.field = field
 
 

@@ -23,6 +23,7 @@ from shunter.agents.heuristics.lru.keepalive import LruKeepalive
 from shunter.agents.heuristics.lru.size import SizeLru
 from shunter.agents.heuristics.random_choice import Random
 from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.shipped import SHIPPED, shipped_policy
 from shunter.agents.lookahead.policy import Lookahead
 from shunter.agents.parameters import Heuristic, Space, read_parameters
 from shunter.errors import PluginError, UnknownNameError
@@ -69,9 +70,10 @@ def make_policy(text: str) -> Policy:
     """Makes a heuristic by name, or loads a trained policy from a file.
 
     Args:
-        text: A name from ``HEURISTICS`` or ``STATE_POLICIES``, the path of a ``.safetensors`` policy file,
-            the URI of a registered model (``models:/…``), or a name that an installed package offers in
-            ``shunter.policies``. Parameters may follow, as in ``fifo-collated:max_wait_s=30``.
+        text: A name from ``HEURISTICS`` or ``STATE_POLICIES``, ``shipped`` for the trained policy that comes
+            with shunter, the path of a ``.safetensors`` policy file, the URI of a registered model
+            (``models:/…``), or a name that an installed package offers in ``shunter.policies``. Parameters
+            may follow, as in ``fifo-collated:max_wait_s=30``.
 
     Raises:
         UnknownNameError: It is none of these, or has no such parameter.
@@ -98,6 +100,8 @@ def _maker(name: str) -> tuple[Callable[..., Policy], Space]:
         return HEURISTICS[name].spelled, HEURISTICS[name].spelling()
     if name in STATE_POLICIES:
         return STATE_POLICIES[name], {}
+    if name == SHIPPED:
+        return shipped_policy, {}
     if name.startswith("models:/"):
         from shunter.agents.model_uri import load_registered  # MLflow takes seconds to import
 
@@ -109,7 +113,7 @@ def _maker(name: str) -> tuple[Callable[..., Policy], Space]:
 
 def _plugged(name: str) -> tuple[Callable[..., Policy], Space]:
     """The same for a policy of a third party."""
-    ours = [*HEURISTICS, *STATE_POLICIES]
+    ours = [*HEURISTICS, *STATE_POLICIES, SHIPPED]
     entry = find_plugin(POLICY_GROUP, name, ours)
     if entry is None:
         raise UnknownNameError("--policy", name, [*ours, *plugin_names(POLICY_GROUP)])

@@ -22,30 +22,81 @@ _QUANTISATION = (
 _SAME_SHAPE_WORDS = re.compile(rf"(?<![a-z0-9.])(?:instruct|chat|it|base|{_QUANTISATION})(?![a-z0-9.])")
 
 _ALIASES = {
-    "Llama-2-7B": ("LLaMA-7B", "LLaMA-1-7B"),
-    "Llama-2-13B": ("LLaMA-13B", "LLaMA-1-13B"),
-    "LLaMA-33B": ("LLaMA-1-33B", "Wizard-Vicuna-30B"),
-    "Llama-3-8B": ("Meta-Llama-3-8B", "Llama-3.1-8B", "Meta-Llama-3.1-8B", "DeepSeek-R1-Distill-Llama-8B"),
-    "Llama-3-70B": (
-        "Meta-Llama-3-70B",
-        "Llama-3.1-70B",
-        "Meta-Llama-3.1-70B",
-        "Llama-3.3-70B",
-        "DeepSeek-R1-Distill-Llama-70B",
-    ),
     "Codestral-22B": ("Codestral-22B-v0.1",),
+    "CodeLlama-34B": ("CodeLlama-34B-Python",),
+    "DeepSeek-V2-Lite": ("DeepSeek-V2-Lite-Chat", "DeepSeek-Coder-V2-Lite"),
+    "DeepSeek-V3": (
+        *("DeepSeek-V3-0324", "DeepSeek-V3.1", "DeepSeek-V3.1-Terminus"),
+        *("DeepSeek-R1", "DeepSeek-R1-0528", "DeepSeek-R1-Zero"),
+    ),
+    "Gemma-2B": ("Gemma-1.1-2B", "CodeGemma-2B", "CodeGemma-1.1-2B"),
+    "Gemma-7B": ("Gemma-1.1-7B", "CodeGemma-7B", "CodeGemma-1.1-7B"),
+    "Gemma-2-2B": ("ShieldGemma-2B",),
+    "Gemma-2-9B": ("ShieldGemma-9B",),
+    "Gemma-2-27B": ("ShieldGemma-27B",),
+    "Gemma-3-27B": ("MedGemma-27B-text",),
+    "Gemma-3-270M": ("FunctionGemma-270M",),
+    "GLM-4.5": ("GLM-4.6",),
+    "gpt-oss-20b": ("gpt-oss-safeguard-20b",),
+    "gpt-oss-120b": ("gpt-oss-safeguard-120b",),
+    "Kimi-K2": ("Kimi-K2-0905", "Kimi-K2-Thinking"),
+    "Llama-2-7B": ("LLaMA-7B", "LLaMA-1-7B", "Vicuna-7B-v1.5"),
+    "Llama-2-13B": ("LLaMA-13B", "LLaMA-1-13B", "Vicuna-13B-v1.5"),
+    "LLaMA-33B": ("LLaMA-1-33B", "Wizard-Vicuna-30B"),
+    "Llama-3-8B": (
+        *("Meta-Llama-3-8B", "Llama-3.1-8B", "Meta-Llama-3.1-8B", "DeepSeek-R1-Distill-Llama-8B"),
+        *("Llama-Guard-3-8B", "Llama-3.1-Nemotron-Nano-8B-v1"),
+    ),
+    "Llama-3-70B": (
+        *("Meta-Llama-3-70B", "Llama-3.1-70B", "Meta-Llama-3.1-70B", "Llama-3.3-70B"),
+        *("DeepSeek-R1-Distill-Llama-70B", "Llama-3.1-Nemotron-70B"),
+    ),
+    "Llama-3.1-405B": ("Meta-Llama-3.1-405B",),
+    "Llama-3.2-1B": ("Llama-Guard-3-1B",),
     "Llama-4-Scout": ("Llama-4-Scout-17B-16E",),
+    "Llama-4-Maverick": ("Llama-4-Maverick-17B-128E",),
+    "MiniMax-M2": ("MiniMax-M2.5", "MiniMax-M2.7"),
+    "Mistral-7B-v0.2": ("Mistral-7B-v0.1", "Zephyr-7B-beta"),
+    "Mistral-7B-v0.3": ("Mathstral-7B-v0.1",),
+    "Mistral-Large-123B": ("Mistral-Large-2407", "Mistral-Large-2411"),
     "Mistral-Nemo-12B": ("Mistral-Nemo-2407", "Mistral-Nemo"),
-    "Mistral-Small-24B": ("Mistral-Small-24B-2501",),
+    "Mistral-Small-24B": (
+        *("Mistral-Small-24B-2501", "Magistral-Small-2506", "Magistral-Small-2507"),
+        *("Devstral-Small-2505", "Devstral-Small-2507"),
+    ),
     "Mixtral-8x22B": ("Mixtral-8x22B-v0.1",),
     "Mixtral-8x7B": ("Mixtral-8x7B-v0.1",),
+    "OLMo-2-7B": ("OLMo-2-1124-7B",),
+    "OLMo-2-13B": ("OLMo-2-1124-13B",),
+    "Phi-3.5-mini": ("Phi-3-mini-4k", "Phi-3-mini-128k"),
     "Phi-4-14B": ("Phi-4", "Phi-4-reasoning", "Phi-4-reasoning-plus"),
+    "Phi-4-mini": ("Phi-4-mini-reasoning",),
+    "Qwen1.5-MoE-A2.7B": ("Qwen1.5-MoE-A2.7B-Chat",),
+    "Qwen2.5-0.5B": ("Qwen2.5-Coder-0.5B", "Qwen2-0.5B"),
+    "Qwen2.5-1.5B": ("Qwen2.5-Coder-1.5B", "Qwen2.5-Math-1.5B", "Qwen2-1.5B"),
     "Qwen2.5-3B": ("Qwen2.5-Coder-3B",),
-    "Qwen2.5-7B": ("Qwen2.5-Coder-7B", "DeepSeek-R1-Distill-Qwen-7B"),
-    "Qwen2.5-14B": ("Qwen2.5-Coder-14B", "DeepSeek-R1-Distill-Qwen-14B"),
-    "Qwen2.5-32B": ("Qwen2.5-Coder-32B", "DeepSeek-R1-Distill-Qwen-32B"),
+    "Qwen2.5-7B": (
+        *("Qwen2.5-Coder-7B", "Qwen2.5-Math-7B", "Qwen2.5-7B-1M", "Qwen2-7B"),
+        "DeepSeek-R1-Distill-Qwen-7B",
+    ),
+    "Qwen2.5-14B": ("Qwen2.5-Coder-14B", "Qwen2.5-14B-1M", "DeepSeek-R1-Distill-Qwen-14B"),
+    "Qwen2.5-32B": ("Qwen2.5-Coder-32B", "QwQ-32B", "QwQ-32B-Preview", "DeepSeek-R1-Distill-Qwen-32B"),
+    "Qwen2.5-72B": ("Qwen2.5-Math-72B", "Qwen2-72B"),
+    "Qwen3-4B": ("Qwen3-4B-2507", "Qwen3-4B-Thinking-2507"),
+    "Qwen3-8B": ("DeepSeek-R1-0528-Qwen3-8B",),
+    "Qwen3-30B-A3B": ("Qwen3-30B-A3B-2507", "Qwen3-30B-A3B-Thinking-2507", "Qwen3-Coder-30B-A3B"),
+    "Qwen3-235B-A22B": ("Qwen3-235B-A22B-2507", "Qwen3-235B-A22B-Thinking-2507"),
+    "SmolLM2-135M": ("SmolLM-135M",),
+    "SmolLM2-360M": ("SmolLM-360M",),
+    "SmolLM2-1.7B": ("SmolLM-1.7B",),
+    "TinyLlama-1.1B": ("TinyLlama-1.1B-Chat-v1.0",),
 }
-"""Other names of a shape. Source: their pages, which say what they were fine-tuned from, and their sizes."""
+"""Other names of a shape, what is no word of ``_SAME_SHAPE_WORDS`` kept.
+
+Source: their pages, which say what they were fine-tuned from, and their sizes; Lightning-AI/litgpt
+litgpt/config.py, keras-hub's presets and configurations in ai-dynamo/aiconfigurator, each of which lists a
+shape and a count under several of these names.
+"""
 
 
 def known_model(text: str, known: Iterable[str]) -> str | None:
@@ -64,10 +115,12 @@ def known_model(text: str, known: Iterable[str]) -> str | None:
 
 
 def nearest_models(text: str, known: Iterable[str]) -> list[str]:
-    """The three known models whose names are most like a text, best first."""
+    """The three known models whose names are most like a text, best first: those that go on where it ends."""
+    wanted = _plain(text)
     plain = {form: name for name in known for form in _plain_names(name)}
-    close = difflib.get_close_matches(_plain(text), list(plain), n=3, cutoff=0.4)
-    return list(dict.fromkeys(plain[form] for form in close))
+    longer = sorted(form for form in plain if wanted and form.startswith(wanted))
+    close = [*longer, *difflib.get_close_matches(wanted, list(plain), n=3, cutoff=0.4)]
+    return list(dict.fromkeys(plain[form] for form in close))[:3]
 
 
 def _plain_names(name: str) -> set[str]:

@@ -166,22 +166,33 @@ class ModelSpec:
         return "qwen3" if self.qk_norm else "qwen2" if self.qkv_bias else "llama"
 
 
+_LINEAR, _SSM, _SEES = "layers of linear attention", "state-space layers", "a part that sees or hears"
 _NOT_MODELLED = {
     "gemma3n": "embeddings of each layer, and layers that share keys and values",
-    "qwen3_next": "layers of linear attention",
-    "qwen3_5": "layers of linear attention",
     "gemma4": "layers of unequal heads that share keys and values",
     "gpt2": "positions that are learned",
-    "falcon_h1": "state-space layers",
-    "granitehybrid": "state-space layers",
-    "granitemoehybrid": "state-space layers",
-    "jamba": "state-space layers",
     "lfm2": "convolutional layers",
-    "mamba": "state-space layers",
-    "nemotron_h": "state-space layers",
     "rwkv": "recurrent layers",
     "deepseek_v32": "an index of which keys are read",
+    "deepseek_v4": "keys and values that are compressed",
     "glm_moe_dsa": "an index of which keys are read",
+    "glm_5": "an index of which keys are read",
+    "phi3_small": "layers of sparse attention",
+    "llama_3_3_nemotron_super": "layers that are unlike",
+    "llama_3_1_nemotron_ultra": "layers that are unlike",
+    "llama_3_1_nemotron_51b": "layers that are unlike",
+    **dict.fromkeys(("qwen3_next", "qwen3_coder_next", "qwen3_5", "qwen3_6"), _LINEAR),
+    **dict.fromkeys(("kimi_linear", "minimax_text", "minimax_m1"), _LINEAR),
+    **dict.fromkeys(("falcon_h1", "jamba", "mamba", "falcon_mamba", "phi_4_mini_flash"), _SSM),
+    **dict.fromkeys(("granitehybrid", "granitemoehybrid", "granite_4_0_h"), _SSM),
+    **dict.fromkeys(("nemotron_h", "nemotron_nano", "nemotron_3"), _SSM),
+    **dict.fromkeys(("phi_1", "phi_2", "starcoder2"), "no gated MLP"),
+    **dict.fromkeys(("falcon_7b", "falcon_40b", "falcon_180b"), "no gated MLP"),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni", "qwen3_omni"), _SEES),
+    **dict.fromkeys(("mllama", "llama_3_2_11b_vision", "llama_3_2_90b_vision"), _SEES),
+    **dict.fromkeys(("mistral_small_3_1", "mistral_small_3_2", "magistral_small_2509", "ministral_3"), _SEES),
+    **dict.fromkeys(("phi_3_vision", "phi_3_5_vision", "phi_4_multimodal", "phi4mm", "kimi_k2_5"), _SEES),
+    **dict.fromkeys(("kimi_k2_6", "glm_4_5v", "glm_4_6v"), _SEES),
 }
 """Families that are known and whose sizes do not follow from a ``ModelSpec``: what they have instead."""
 
@@ -225,9 +236,10 @@ def not_modelled(family: str) -> str | None:
     """What a family has that no ``ModelSpec`` says; None if it is not known for any such thing.
 
     Args:
-        family: Its name in a configuration or a file (``gemma3n``), or that of a model of it (Gemma-3n-E4B).
+        family: Its name in a configuration or a file (``gemma3n``), or that of a model of it, with or
+            without who made it (google/Gemma-3n-E4B, NVIDIA-Nemotron-Nano-9B-v2).
     """
-    plain = _plain(family)
+    plain = _plain(family.rpartition("/")[2]).removeprefix("nvidia")
     return next((what for name, what in _NOT_MODELLED.items() if plain.startswith(_plain(name))), None)
 
 

@@ -16,7 +16,7 @@ from fractions import Fraction
 from shunter.catalog.models import ModelSpec
 from shunter.engines.headers import GGML_TYPES
 
-__all__ = ["QuantisedBytes", "fits_blocks", "quantised_bytes"]
+__all__ = ["QuantisedBytes", "quantised_bytes"]
 
 _BITS = {name: Fraction(8 * nbytes, block) for name, block, nbytes in GGML_TYPES.values()} | {
     "FP8": Fraction(8)
@@ -27,6 +27,9 @@ _NARROW = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 _MIXES = {"Q4_K_M": ("Q4_K", "Q6_K", "Q5_K"), "Q5_K_M": ("Q5_K", "Q6_K", "Q6_K")}
 """Most tensors; values and down projections of layers that get more bits; q, k and v in one matrix."""
+
+_LAYERS_OF_70B = 80
+"""By their layers llama.cpp knows models of 70 billion parameters, whose few values get more bits."""
 
 _WHOLE = ("F32", "F16", "BF16", "FP8", "Q8_0")
 """Types that the output layer keeps."""
@@ -81,11 +84,6 @@ def quantised_bytes(spec: ModelSpec, quantization: str) -> QuantisedBytes:
     outside = output if spec.tied_embeddings else output + base
     total = int((layers + outside) / 8)
     return QuantisedBytes(total, float(layers / 8 / spec.layers), float(experts / layers), int(output / 8))
-
-
-def fits_blocks(spec: ModelSpec, quantization: str) -> bool:
-    """Whether most tensors, whose rows are as wide as the residual stream, take the type that is named."""
-    return _base_type(quantization) not in _NARROW or spec.hidden_size % _BLOCKS["Q4_K"] == 0
 
 
 def _matrix_params(spec: ModelSpec) -> int:
@@ -158,7 +156,8 @@ def _type_of(spec: ModelSpec, quantization: str, matrix: _Matrix, layer: int) ->
     if role == "attn_qkv":
         return _MIXES[quantization][2]
     if role == "attn_v" or role.startswith("ffn_down"):
-        return _MIXES[quantization][_more_bits(layer, spec.layers)]
+        kind = _MIXES[quantization][_more_bits(layer, spec.layers)]
+        return "Q5_K" if (role, kind, spec.layers) == ("attn_v", "Q4_K", _LAYERS_OF_70B) else kind
     return base
 
 

@@ -73,6 +73,11 @@ def open_console() -> Console:
     return console if console.is_terminal else Console(width=WIDE)
 
 
+def aside(console: Console) -> Console:
+    """Where commands tell how far they are: where nobody watches on stderr, so that output is the answer."""
+    return console if console.is_terminal else Console(stderr=True, width=WIDE)
+
+
 def say(console: Console, text: str) -> None:
     """Prints a line as it is, never broken by the width of the terminal."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -203,6 +208,6 @@ def progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
         nonlocal last_s
         if time.monotonic() - last_s >= LINE_EVERY_S:
             last_s = time.monotonic()
-            say(console, f"{done}/{total}  {text}")
+            say(aside(console), f"{done}/{total}  {text}")
 
     yield line

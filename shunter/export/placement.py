@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from shunter.catalog.devices import GPU_KINDS
 from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import Device, Scenario
-from shunter.envs.workload.draw import shares_of
+from shunter.envs.workload.shares import shares_of
 from shunter.envs.world.tabulation import Tabulation, mean_work_s
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel

@@ -57,8 +57,7 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
         raise InputError("configurations", f"have the columns {', '.join(missing)}", list(map(str, frame)))
     frame = _named(frame)
     frame = _with_facts(frame.assign(device=_by_name(frame["device"], hardware_name)), state)
-    zero = pd.Series(0, index=frame.index)
-    prompt, decode = frame.get("prompt_tokens", zero), frame.get("decode_tokens", zero)
+    prompt, decode = (_tokens(frame, name) for name in ("prompt_tokens", "decode_tokens"))
     defaults = {
         "gpu_layers": frame["total_layers"],
         "page_cache": "warm",
@@ -126,7 +125,7 @@ def model_facts(state: FittedState, model: str) -> dict[str, Any]:
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
     """Names as text: a table of configurations may hold a model called 7, but none without a name."""
     for name in _NEEDED:
-        _check(frame[name], frame[name].notna(), "be a name")
+        check_rows(frame[name], frame[name].notna(), "be a name")
     texts = {n: frame[n].map(str) for n in _NEEDED if not pd.api.types.is_string_dtype(frame[n])}
     return frame.assign(**texts)
 
@@ -184,29 +183,52 @@ def _limits(frame: pd.DataFrame, state: FittedState) -> dict[str, list[int]]:
     return {"max_batch": [pair[0] for pair in pairs], "max_context_tokens": [pair[1] for pair in pairs]}
 
 
+def _tokens(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
+    """A column that others are filled in from, as numbers; 0 where there is none."""
+    if name not in frame:
+        return pd.Series(0, index=frame.index)
+    values = pd.to_numeric(frame[name], errors="coerce")
+    check_rows(frame[name], values.between(0, _MOST), f"be a number of at least 0 and at most {_MOST:g}")
+    return values
+
+
 def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with its numbers as numbers: text that says one is taken as it."""
     least = {"gpu_count": 1, **dict.fromkeys(FACT_COLUMNS, 1)}
-    limits = {"gpu_layers": frame["total_layers"]}
     numbers = {}
     optional = (*EXTRA_COLUMNS, *FAMILY_COLUMNS, EXPERT_LAYERS_ON_HOST)
     for name in (*FACT_COLUMNS, *CONFIGURATION_COLUMNS, *optional):
         if name in frame:
             values = pd.to_numeric(frame[name], errors="coerce")
-            most = pd.to_numeric(limits[name], errors="coerce") if name in limits else _MOST
-            rule = f"be a number of at least {least.get(name, 0)} and at most " + (
-                "total_layers" if name in limits else f"{_MOST:g}"
-            )
-            good = (values >= least.get(name, 0)) & (values <= most)
+            rule = f"be a number of at least {least.get(name, 0)} and at most {_MOST:g}"
+            good = (values >= least.get(name, 0)) & (values <= _MOST)
             # What a dataset may leave open, physics has a value for.
-            _check(frame[name], good | frame[name].isna() if name in EXTRA_COLUMNS else good, rule)
+            check_rows(frame[name], good | frame[name].isna() if name in EXTRA_COLUMNS else good, rule)
             numbers[name] = values
+    _check_layers({**frame, **numbers})
     known = frame["page_cache"].isin(PAGE_CACHES)
-    _check(frame["page_cache"], known, f"be one of {', '.join(PAGE_CACHES)}")
+    check_rows(frame["page_cache"], known, f"be one of {', '.join(PAGE_CACHES)}")
     return frame.assign(**numbers)
 
 
-def _check(values: pd.Series[Any], good: pd.Series[bool], rule: str) -> None:
+def _check_layers(columns: Mapping[str, Any]) -> None:
+    """No more layers on the device than there are: 99, which llama.cpp takes for all, is told the number."""
+    over = (columns["gpu_layers"] > columns["total_layers"]).to_numpy()
+    if over.any():
+        i = int(over.argmax())
+        total, model = columns["total_layers"].iloc[i], columns["model"].iloc[i]
+        rule = (
+            f"be at most {total:.0f}: {model} has {total - 1:.0f} layers and its output layer; blank is all"
+        )
+        check_rows(columns["gpu_layers"], pd.Series(~over, columns["gpu_layers"].index), rule)
+
+
+def check_rows(values: pd.Series[Any], good: pd.Series[bool], rule: str) -> None:
+    """Checks a column of configurations.
+
+    Raises:
+        InputError: A value is not good; names its row, the column, the rule and the value.
+    """
     if not good.all():
         position = int((~good).to_numpy().argmax())
         row = values.index[position]  # of the table that they came from, though others were asked apart

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -367,8 +368,17 @@ class PerformanceModel:
         if shared is not None and (alike := similar_gpus(str(rows["device"].iloc[0]))):
             rule += f"; GPUs of such a name: {', '.join(alike)}"
         asked = (engine, device or str(rows["device"].iloc[0]), key[3])
+        others = sorted({k[2] for k in self._fits if k[1] == engine and _same_but_threads(k[2], asked[1])})
+        if others:
+            rule += f"; with another number of threads it is another device: {', '.join(others)} was profiled"
         raise InputError("engine and device", rule, " ".join(asked).strip())
 
     def _knows(self, target: Target, where: tuple[str, str, str], rows: pd.DataFrame) -> bool:
         has_sheet = bool(rows["datasheet"].iloc[0])
         return (target.name, *where) in self._fits or not has_sheet or (target.name, where[0]) in self._shared
+
+
+def _same_but_threads(one: str, other: str) -> bool:
+    """Whether two devices, as datasets name them, differ in nothing but their number of threads."""
+    plain = [re.sub(r"\d+-threads", "", name) for name in (one, other)]
+    return plain[0] == plain[1] and "-threads" in one

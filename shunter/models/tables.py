@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shunter.catalog.work import EXPERT_LAYERS_ON_HOST
 from shunter.errors import InputError
+from shunter.models.configurations import check_rows
 from shunter.models.datasheets import HOST
 from shunter.models.outside import why_out_of_range
 from shunter.models.performance import PerformanceModel
 from shunter.models.state import ResidentMemory
+from shunter.profiling.dataset.schema import COLUMNS
 
 __all__ = ["example_table", "predicted_table"]
 
 NEEDED = ("engine", "device", "model", "operation")
+_COUNTS = (*(column.name for column in COLUMNS if column.counts), EXPERT_LAYERS_ON_HOST)
 
 
 def predicted_table(model: PerformanceModel, asked: pd.DataFrame) -> pd.DataFrame:
@@ -30,10 +34,15 @@ def predicted_table(model: PerformanceModel, asked: pd.DataFrame) -> pd.DataFram
         step) and ``why_out_of_range``, empty within.
 
     Raises:
-        InputError: See ``PerformanceModel.predict``; rows are counted from 0, as in the table.
+        InputError: See ``PerformanceModel.predict``, or a count is no whole number; rows are counted from 0,
+            as in the table.
         UnknownNameError: An unknown operation or model.
     """
     rows = asked.reset_index(drop=True)
+    for name in _COUNTS:
+        if name in rows:
+            found = pd.to_numeric(rows[name], errors="coerce")  # what is no number at all, predict refuses
+            check_rows(rows[name], found.isna() | (found % 1 == 0) | np.isinf(found), "be a whole number")
     blank = rows.isna() | (rows == "")
     done = []
     for _, group in blank.groupby(list(blank.columns), sort=False) if len(rows) else ():

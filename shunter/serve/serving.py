@@ -13,7 +13,7 @@ from typing import Any
 
 from shunter.agents.base import Policy
 from shunter.agents.learned.file import distance_from_training
-from shunter.agents.learned.shipped import shipped_policy
+from shunter.agents.learned.shipped import SHIPPED, shipped_policy
 from shunter.agents.model_uri import version_uri
 from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario, load_scenario
@@ -37,7 +37,6 @@ from shunter.serve.servers.starting import ServerSettings
 
 __all__ = ["SHIPPED", "Serving", "serve"]
 
-SHIPPED = "shipped"
 """Name by which the policy that shunter ships is asked for."""
 
 _CHAMPION_S = 30.0

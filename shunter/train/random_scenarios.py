@@ -19,8 +19,8 @@ from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.catalog.gpus import get_gpu
 from shunter.envs.scenario.library import scenario_names
 from shunter.envs.scenario.scenario import Scenario, load_scenario
-from shunter.envs.workload.draw import popularity
 from shunter.envs.workload.seed_ranges import SEED_RANGES
+from shunter.envs.workload.shares import popularity
 from shunter.envs.world.world import World, make_world
 from shunter.eval.metrics.capacity import capacity
 from shunter.models.published.rows import catalog_facts

@@ -24,7 +24,7 @@ from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.score_card import ScoreCard, score_card_of
 from shunter.envs.observation.features import feature
 from shunter.envs.scenario.workload import Workload
-from shunter.envs.workload.draw import popularity
+from shunter.envs.workload.shares import popularity
 from shunter.envs.world.world import World, make_world
 from shunter.errors import BrokenFileError, InputError
 from shunter.models.performance import PerformanceModel

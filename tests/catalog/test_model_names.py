@@ -2,9 +2,10 @@
 
 import pytest
 
-from shunter.catalog.model_names import known_model, nearest_models
-from shunter.catalog.models import catalog_models, get_model
-from shunter.errors import UnknownNameError
+from shunter.catalog.model_names import _ALIASES, known_model, nearest_models
+from shunter.catalog.models import catalog_models, get_model, known_models, not_modelled
+from shunter.errors import InputError, UnknownNameError
+from shunter.models.published.rows import catalog_facts
 
 KNOWN = (*catalog_models(), "Phi-4-14B", "Phi-3.5-mini", "LLaMA-33B")
 
@@ -67,3 +68,70 @@ def test_the_nearest_come_first():
     assert nearest_models("Phi-4-mini-instruct", KNOWN)[0] in ("Phi-3.5-mini", "Phi-4-14B")
     with pytest.raises(UnknownNameError, match=r"unknown name 'Qwen3-9B'; did you mean Qwen3-8B or"):
         get_model("Qwen3-9B")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", "Qwen3-30B-A3B"),
+        ("Qwen3-30B-A3B-Thinking-2507-FP8", "Qwen3-30B-A3B"),
+        ("Qwen3-Coder-30B-A3B-Instruct-Q4_K_M.gguf", "Qwen3-30B-A3B"),
+        ("Qwen3-235B-A22B-Instruct-2507", "Qwen3-235B-A22B"),
+        ("Qwen3-4B-Thinking-2507", "Qwen3-4B"),
+        ("Qwen3-4B-2508", None),
+        ("Qwen3-Coder-480B-A35B-Instruct", "Qwen3-Coder-480B-A35B"),
+        ("mistralai/Mistral-7B-Instruct-v0.1", "Mistral-7B-v0.2"),
+        ("Mistral-7B-Instruct-v0.2", "Mistral-7B-v0.2"),
+        ("Mistral-7B-v0.4", None),
+        ("Devstral-Small-2507", "Mistral-Small-24B"),
+        ("google/gemma-2b-it", "Gemma-2B"),
+        ("google/gemma-2-2b-it", "Gemma-2-2B"),
+        ("gemma-3-270m-it", "Gemma-3-270M"),
+        ("TinyLlama-1.1B-Chat-v1.0", "TinyLlama-1.1B"),
+        ("DeepSeek-R1", "DeepSeek-V3"),
+        ("DeepSeek-R1-Distill-Qwen-1.5B", "DeepSeek-R1-Distill-Qwen-1.5B"),
+        ("Qwen2.5-Math-1.5B", "Qwen2.5-1.5B"),
+        ("Qwen2.5-7B-Instruct-1M", "Qwen2.5-7B"),
+        ("Llama-4-Maverick-17B-128E-Instruct", "Llama-4-Maverick"),
+        ("Meta-Llama-3.1-405B-Instruct-FP8", "Llama-3.1-405B"),
+        ("HuggingFaceTB/SmolLM3-3B", "SmolLM3-3B"),
+        ("MiniMax-M2.5", "MiniMax-M2"),
+        ("gpt-oss-safeguard-20b", "gpt-oss-20b"),
+    ],
+)
+def test_widely_served_models_are_known_by_their_hubs_names(text, name):
+    assert known_model(text, known_models()) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "sees"),
+        ("Qwen3-VL-30B-A3B-Instruct", "sees"),
+        ("Llama-3.2-11B-Vision-Instruct", "sees"),
+        ("Mistral-Small-3.2-24B-Instruct-2506", "sees"),
+        ("Phi-4-multimodal-instruct", "sees"),
+        ("nvidia/NVIDIA-Nemotron-Nano-9B-v2", "state-space"),
+        ("ibm-granite/granite-4.0-h-small", "state-space"),
+        ("Qwen3-Coder-Next", "linear"),
+        ("Qwen3.6-35B-A3B", "linear"),
+        ("nvidia/Llama-3_3-Nemotron-Super-49B-v1", "unlike"),
+        ("zai-org/GLM-5", "index"),
+        ("microsoft/phi-2", "gated"),
+    ],
+)
+def test_widely_served_models_whose_sizes_do_not_follow_are_refused_for_what_they_have(text, what):
+    with pytest.raises(InputError, match=f"this one has .*{what}"):
+        catalog_facts(text, "F16")
+
+
+def test_no_name_is_of_two_shapes_or_both_known_and_refused():
+    names = [(form, name) for name in known_models() for form in (name, *_ALIASES.get(name, ()))]
+    assert [form for form, _ in names if not_modelled(form)] == []
+    assert [form for form, name in names if known_model(form, known_models()) != name] == []
+    assert set(_ALIASES) <= set(known_models())
+
+
+def test_a_name_without_its_version_names_those_that_go_on():
+    nearest = nearest_models("mistral-7b", known_models())
+    assert nearest[:2] == ["Mistral-7B-v0.2", "Mistral-7B-v0.3"]

@@ -1,10 +1,12 @@
+import csv
 from dataclasses import replace
+from importlib.resources import files
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shunter.catalog.models import catalog_models, get_model, scaled_model
+from shunter.catalog.models import catalog_models, get_model, known_models, scaled_model
 from shunter.errors import InputError, UnknownNameError
 
 
@@ -27,6 +29,14 @@ def test_catalogue_is_consistent():
         assert spec.name == name
         assert spec.attn_heads % spec.kv_heads == 0
         assert spec.total_layers == spec.layers + 1
+
+
+def test_parameters_are_those_that_are_published_of_each_row():
+    text = files("shunter.data").joinpath("families.csv").read_text(encoding="utf-8")
+    published = {r["model"]: int(r["params_published"] or 0) for r in csv.DictReader(text.splitlines())}
+    apart = {n: abs(known_models()[n].params / count - 1) for n, count in published.items() if count}
+    assert len(apart) > 25
+    assert max(apart.values()) < 2e-3, apart
 
 
 def test_tying_saves_one_embedding():

@@ -24,9 +24,17 @@ def test_writes_gguf_by_the_name_and_says_what(tmp_path):
     assert found.weight_bytes == pytest.approx(10e6, rel=0.1)
     size, params = found.weight_bytes / 1e6, found.spec.params / 1e6
     assert result.output.splitlines() == [
-        f"{size:.1f} MB of Q8_0 weights (gguf) to {out}",
-        f"{out}: {size:.1f} MB, {params:.1f} M parameters, {found.spec.layers} layers",
+        f"{out}: {size:.1f} MB of Q8_0 weights (gguf), {params:.1f} M parameters, "
+        f"{found.spec.total_layers} layers with the output layer",
     ]
+
+
+def test_what_is_taken_is_refused_before_anything_is_said(tmp_path):
+    out = tmp_path / "small.gguf"
+    out.write_bytes(b"mine")
+    result = run(out, "--like", "Qwen3-8B", "--size", "10MB")
+    assert isinstance(result.exception, InputError)
+    assert (result.output, out.read_bytes()) == ("", b"mine")
 
 
 def test_writes_a_folder_otherwise(tmp_path):
@@ -62,11 +70,11 @@ def test_lists_the_catalogue():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ([], InputError, "OUT must name the file or folder to write. Got None instead."),
+        ([], InputError, "OUT must name the file or folder to write. Nothing was given."),
         (
             ["m.gguf"],
             InputError,
-            "--like must name a model of the catalogue (shunter checkpoint --list). Got None instead.",
+            "--like must name a model of the catalogue (shunter checkpoint --list). Nothing was given.",
         ),
         (
             ["m.gguf", "--like", "Qwen3-9B"],

@@ -16,9 +16,10 @@ from shunter.agents.learned.file import world_facts
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.scenario.workload import Workload
 from shunter.envs.state.state import Requests
-from shunter.envs.workload.draw import draw_requests, popularity, shares_of
+from shunter.envs.workload.draw import draw_requests
 from shunter.envs.workload.lengths import length_pairs, mean_lengths
 from shunter.envs.workload.replay import replay_notes, replay_rate_per_s
+from shunter.envs.workload.shares import popularity, shares_of
 from shunter.envs.workload.slices import slice_trace
 from shunter.envs.workload.traces import Trace, read_trace, write_trace
 from shunter.envs.world.world import make_world

@@ -12,12 +12,13 @@ import yaml
 from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import load_scenario
-from shunter.envs.scenario.workload import LENGTHS, Workload
+from shunter.envs.scenario.workload import LENGTHS, Sessions, Workload
 from shunter.envs.state.state import Requests
 from shunter.envs.workload.arrivals import weibull_shape
-from shunter.envs.workload.draw import draw_requests, popularity, request_chunks
+from shunter.envs.workload.draw import draw_requests, request_chunks
 from shunter.envs.workload.lengths import length_pairs, remaining_tokens
 from shunter.envs.workload.replay import replay_rate_per_s
+from shunter.envs.workload.shares import popularity, shares_of
 from shunter.envs.workload.traces import write_trace
 from shunter.errors import InputError, UnknownNameError
 
@@ -136,6 +137,35 @@ def test_sessions_alternate_between_different_models() -> None:
         first, second = session[:2]
         assert first != second
         assert session == [first, second, first, second]
+
+
+@pytest.mark.parametrize(
+    ("sessions", "weights"),
+    [
+        ({"turns": 4, "models": 2}, None),
+        ({"turns": 5, "models": 3}, (90.0, 5.0, 4.0, 1.0)),
+        ({"turns": 2, "models": 4}, (90.0, 5.0, 4.0, 1.0)),
+        ({"turns": 4, "models": 4}, (90.0, 5.0, 4.0, 1.0)),
+        ({"turns": 3, "models": 1}, (0.9, 0.1, 1e-9, 1e-12)),
+    ],
+)
+def test_shares_of_sessions_are_those_of_what_they_draw(
+    sessions: dict[str, Any], weights: tuple[float, ...] | None
+) -> None:
+    """The shares of every whole session, whose number alone bounds how far they are from those of all."""
+    whole = load_scenario("agents-alternate")
+    models = tuple(
+        Model(name=name, weight=weight) for name, weight in zip("abcd", weights or [None] * 4, strict=True)
+    )
+    workload = Workload(requests=60_000, rate_per_s=2.0, sessions=Sessions(gap_s=1e-6, **sessions))
+    shares = shares_of(whole.model_copy(update={"models": models, "workload": workload}))
+    requests = draw_requests(workload, LIMITS, models, 2.0, 3)
+    found = np.bincount(requests.model, minlength=4) / 60_000
+    assert shares.sum() == pytest.approx(1.0, abs=1e-12)
+    assert np.abs(found - shares).max() < 4 * 0.5 / np.sqrt(60_000 / sessions["turns"])
+    by_popularity = np.array(weights or popularity(4, 1.0)) / sum(weights or (1.0,))
+    apart = np.abs(shares - by_popularity).max()
+    assert apart > 0.05 if sessions["models"] > 1 else apart < 1e-12
 
 
 def test_chunks_are_what_one_draw_gives() -> None:

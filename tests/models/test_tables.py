@@ -72,6 +72,26 @@ def test_errors_name_the_row_of_the_table():
         predicted_table(published_performance(), asked)
 
 
+@pytest.mark.parametrize(
+    "column", ["batch", "gpu_layers", "tokens", "prompt_tokens", "max_batch", "gpu_count"]
+)
+def test_counts_are_whole_and_nothing_is_rounded(column):
+    with pytest.raises(
+        InputError, match=f"row 1, column {column} must be a whole number. Got '?1.5'? instead"
+    ):
+        predicted_table(published_performance(), table({column: 2}, {column: 1.5}))
+    with pytest.raises(InputError, match=f"row 0, column {column} must be a whole number"):
+        predicted_table(published_performance(), table({column: "1.5"}))
+    texts = predicted_table(published_performance(), table({column: "2.0"}))
+    assert texts["duration_s_predicted"][0] > 0
+    assert predicted_table(published_performance(), table({"context_tokens": 250.5}))["unit"][0]
+
+
+def test_more_layers_than_there_are_are_told_how_many_there_are():
+    with pytest.raises(InputError, match=r"gpu_layers must be at most 33: .* Got 99"):
+        predicted_table(published_performance(), table({"gpu_layers": 99}))
+
+
 def test_an_empty_table_is_an_empty_table():
     done = predicted_table(published_performance(), table({}).head(0))
     assert done.empty

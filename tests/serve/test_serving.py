@@ -84,7 +84,7 @@ def test_only_a_gateway_s_scenario_needs_no_workload(tmp_path: Path) -> None:
     path.write_text(
         f"name: box\nengine: llama-cpp\ndevices: [{{name: d, gpu: RTX 3090}}]\nmodels: {models}\n"
     )
-    with pytest.raises(InputError, match=r"box\.yaml: workload must be given\. Got None"):
+    with pytest.raises(InputError, match=r"box\.yaml: workload must be given\. Nothing was given"):
         load_scenario(path)
     assumed = load_scenario(path, served=True)
     assert isinstance(assumed.workload, AssumedWorkload)

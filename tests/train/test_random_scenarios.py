@@ -5,7 +5,7 @@ import pytest
 from shunter.catalog.gpus import get_gpu
 from shunter.envs.scenario.library import scenario_names
 from shunter.envs.scenario.scenario import Scenario, load_scenario
-from shunter.envs.workload.draw import popularity
+from shunter.envs.workload.shares import popularity
 from shunter.models.published.rows import catalog_facts
 from shunter.train.random_scenarios import (
     FAMILIES,

@@ -12,7 +12,7 @@ from shunter.agents.base import Policy
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.scenario.fields import Strict
 from shunter.envs.state.tables import Tables
-from shunter.envs.workload.draw import shares_of
+from shunter.envs.workload.shares import shares_of
 from shunter.envs.world.world import World
 
 __all__ = ["FACTS", "TrainedOn", "distance_from_training", "load_of", "training_of", "training_record"]

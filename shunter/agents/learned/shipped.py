@@ -7,7 +7,10 @@ from pathlib import Path
 
 from shunter.agents.learned.policy import LearnedPolicy
 
-__all__ = ["shipped_policy"]
+__all__ = ["SHIPPED", "shipped_policy"]
+
+SHIPPED = "shipped"
+"""Name of the policy that comes with the package."""
 
 
 def shipped_policy() -> LearnedPolicy:

@@ -38,7 +38,7 @@ _Scenario = Annotated[Path, typer.Option(help="Scenario file (YAML), or a name o
 _Policies = Annotated[
     list[str] | None,
     typer.Option(
-        help="Name or policy file; repeatable. Default: three common heuristics.", show_default=False
+        help="Name, policy file or shipped; repeatable. Default: three common heuristics.", show_default=False
     ),
 ]
 _Seeds = Annotated[str, typer.Option(help="Workload seeds: a count, a range or a list.")]

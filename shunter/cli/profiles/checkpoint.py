@@ -78,13 +78,12 @@ def checkpoint(
         raise InputError("--like", "name a model of the catalogue (shunter checkpoint --list)", None)
     kind, quantization = _kind_of(out, format, quantization)
     spec = _wanted_shape(like, size, quantization)
-    weight_bytes = checkpoint_weight_bytes(spec, kind, quantization)
-    say(console, f"{_size_text(weight_bytes)} of {quantization} weights ({kind}) to {out}")
     with _progress(console) as progress:
         write = partial(write_checkpoint, seed=seed, overwrite=overwrite, progress=progress)
         written = write(spec, out, format=kind, quantization=quantization)
-    facts = f"{spec.params / 1e6:.1f} M parameters, {spec.layers} layers"
-    say(console, f"{out}: {_size_text(written.weight_bytes)}, {facts}")
+    weights = f"{_size_text(written.weight_bytes)} of {quantization} weights ({kind})"
+    layers = f"{spec.total_layers} layers with the output layer"  # as --gpu-layers counts them
+    say(console, f"{out}: {weights}, {spec.params / 1e6:.1f} M parameters, {layers}")
 
 
 def parse_size_bytes(text: str) -> float:
@@ -118,7 +117,7 @@ def _size_text(size_bytes: float) -> str:
 
 
 def _model_table() -> Table:
-    table = Table(title="Models of the catalogue (--like)")
+    table = Table(title="Models of the catalogue (--like), layers with the output layer")
     table.add_column("model", no_wrap=True)
     table.add_column("family")
     for column in ("params", "layers", "vocab", "KV/token", "in Q8_0"):
@@ -128,7 +127,7 @@ def _model_table() -> Table:
             name,
             spec.architecture,
             f"{spec.params / 1e9:.2f} B",
-            str(spec.layers),
+            str(spec.total_layers),
             str(spec.vocab_size),
             f"{spec.kv_bytes_per_token() / 1024:.0f} KiB",
             _size_text(checkpoint_weight_bytes(spec, "gguf", "Q8_0")),

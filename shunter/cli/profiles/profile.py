@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from shunter.cli.options import open_console, say, seconds, share
+from shunter.cli.options import aside, open_console, say, seconds, share
 from shunter.engines.base import EngineError
 from shunter.errors import InputError
 from shunter.profiling.profile import profile_models
@@ -189,7 +189,7 @@ def _measure(console: Console, models: list[str], out: Path, **how: Any) -> None
     try:
         with _progress(console) as report:
             result = profile_models(
-                models, out=out, on_plan=lambda plan: _show_plan(console, plan), progress=report, **how
+                models, out=out, on_plan=lambda plan: _show_plan(aside(console), plan), progress=report, **how
             )
     except KeyboardInterrupt:
         say(console, f"Interrupted. {again}")
@@ -264,6 +264,6 @@ def _plain_lines(console: Console) -> Callable[[SweepProgress], None]:
         if time.monotonic() - last_s >= _LINE_EVERY_S or p.units_done == p.units:
             last_s = time.monotonic()
             text = f"{p.units_done}/{p.units} units, {p.rows} rows, {time_words(p.eta_s)} to go; {p.text}"
-            say(console, text)
+            say(aside(console), text)
 
     return line

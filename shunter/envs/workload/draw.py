@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,12 @@ from numpy.typing import NDArray
 
 from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.model import Model
-from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.scenario.workload import ClosedLoop, Sessions, Workload
 from shunter.envs.state.state import Requests
 from shunter.envs.workload.arrivals import arrival_times
 from shunter.envs.workload.lengths import Pairs, pairs_by_model, pairs_of_workload
 from shunter.envs.workload.replay import models_by_row, read_replay, replay_rate_per_s
-from shunter.errors import InputError
-
-__all__ = ["popularity", "shares_of"]
+from shunter.envs.workload.shares import check_sessions, drawn_shares
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -29,44 +25,6 @@ Ints = NDArray[np.int64]
 _LOOP_CHUNK = 4096
 _ARRIVALS, _MODELS, _LENGTHS, _DRIFT, _TURNS = range(5)
 """Each kind of draw has random numbers of its own: changing one leaves the others as they were."""
-
-
-@lru_cache(256)
-def popularity(models: int, zipf: float) -> Floats:
-    """Share of requests of each model, shape (models,): the k-th in proportion to k to the minus zipf."""
-    weights = np.arange(1, models + 1, dtype=np.float64) ** -zipf
-    shares = np.asarray(weights / weights.sum())
-    shares.setflags(write=False)  # the same array for everybody who asks
-    return shares
-
-
-def shares_of(scenario: Scenario) -> Floats:
-    """The share of a scenario's requests that ask for each of its models: what everything else goes by.
-
-    Where a replayed trace names models, their shares of its requests; those that name none are drawn, as all
-    are of other workloads: by the models' weights, else by popularity. With drift, as an episode begins.
-
-    Returns:
-        Shape (models,), the sum is 1; 0 for a model that a trace never asks for.
-
-    Raises:
-        InputError: A trace is missing or broken.
-        UnknownNameError: It asks for a model that the scenario lacks.
-    """
-    drawn = _drawn_shares(scenario.models, scenario.workload)
-    rows = models_by_row(scenario.workload, scenario.models)
-    if rows is None:
-        return drawn
-    named = np.bincount(rows[rows >= 0], minlength=len(drawn))
-    return np.asarray((named + (rows < 0).sum() * drawn) / len(rows))
-
-
-def _drawn_shares(models: Sequence[Model], workload: Workload) -> Floats:
-    """By the models' weights, else by popularity: how those are drawn that no trace names."""
-    weights = [model.weight for model in models if model.weight is not None]
-    if not weights:
-        return popularity(len(models), workload.popularity_zipf)
-    return np.array(weights) / sum(weights)
 
 
 def draw_requests(
@@ -146,7 +104,7 @@ class _Popularity:
 
     def __init__(self, workload: Workload, models: Sequence[Model], seed: int) -> None:
         self.models = len(models)
-        shares = _drawn_shares(models, workload)
+        shares = drawn_shares(models, workload)
         by_rank = np.argsort(-shares, kind="stable")
         self._shares = shares[by_rank]
         self._drift_s = workload.popularity_drift_s
@@ -199,8 +157,7 @@ def _in_sessions(
     workload: Workload, choose: _Popularity, rate_per_s: float, seed: int
 ) -> Iterator[tuple[Floats, Ints]]:
     sessions = workload.sessions or Sessions(turns=2, gap_s=1.0)
-    if sessions.models > choose.models:
-        raise InputError("workload.sessions.models", f"be at most {choose.models} models", sessions.models)
+    check_sessions(sessions, choose.models)
     rng = _stream(seed, _TURNS)
     waiting_s, waiting = np.empty(0), np.empty(0, np.int64)
     starts = arrival_times(

@@ -15,9 +15,9 @@ from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.state.tables import Tables, make_tables
-from shunter.envs.workload.draw import shares_of
 from shunter.envs.workload.lengths import mean_lengths, pairs_by_model, remaining_by_model
 from shunter.envs.workload.replay import warn_of_replay
+from shunter.envs.workload.shares import shares_of
 from shunter.envs.world.residents import with_residents
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.assumed import AssumedPerformance

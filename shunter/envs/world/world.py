@@ -19,9 +19,10 @@ from shunter.envs.scenario.workload import Workload
 from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import Requests, State, empty_state
 from shunter.envs.state.tables import Tables
-from shunter.envs.workload.draw import draw_requests, episode_chunks, shares_of
+from shunter.envs.workload.draw import draw_requests, episode_chunks
 from shunter.envs.workload.lengths import mean_lengths
 from shunter.envs.workload.replay import replay_rate_per_s
+from shunter.envs.workload.shares import shares_of
 from shunter.envs.world.residents import with_residents
 from shunter.envs.world.tabulation import Tabulation, check_fits, existing_levels
 from shunter.errors import InputError

@@ -20,9 +20,9 @@ from shunter.agents.parameters import for_world
 from shunter.envs.gym.vector import observation
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.supply import environment_key
-from shunter.envs.workload.draw import shares_of
 from shunter.envs.workload.lengths import mean_lengths
 from shunter.envs.workload.seed_ranges import SEED_RANGES
+from shunter.envs.workload.shares import shares_of
 from shunter.envs.world.tabulation import mean_work_s
 from shunter.envs.world.world import World
 from shunter.errors import InputError

@@ -12,7 +12,7 @@ from shunter.catalog.checkpoints import read_checkpoint
 from shunter.catalog.models import known_models
 from shunter.errors import InputError, ShunterError
 from shunter.models.published.rows import (
-    BITS_PER_WEIGHT,
+    QUANTISATIONS,
     catalog_facts,
     model_name,
     quantization_name,
@@ -23,15 +23,20 @@ from shunter.profiling.sweep.plan import model_facts
 
 _QUANTIZATION = re.compile(r"[-._ ](i?q\d\w*|[bf]p?f?(?:16|32)|fp8)$", re.I)
 _FAMILIES = {
-    "llama": ("llama", "mistral", "codestral", "mixtral"),
+    "llama": ("llama", "mistral", "codestral", "mixtral", "codellama", "tinyllama", "smollm2", "falcon3"),
     "llama4": ("llama-4",),
-    "qwen2": ("qwen2.5",),
+    "smollm3": ("smollm3",),
+    "qwen2": ("qwen2.5", "deepseek-r1-distill-qwen"),
+    "qwen2moe": ("qwen1.5-moe",),
     "qwen3": ("qwen3",),
     "qwen3moe": ("qwen3",),
-    "gemma2": ("gemma-2",),
+    "gemma": ("gemma-2b", "gemma-7b"),
+    "gemma2": ("gemma-2-",),
     "gemma3": ("gemma-3",),
     "phi3": ("phi",),
     "gpt-oss": ("gpt-oss",),
+    "olmo2": ("olmo-2",),
+    "minimax-m2": ("minimax-m2",),
 }
 """Names of models by llama.cpp's name of what runs them."""
 
@@ -121,11 +126,12 @@ class Namer:
         if said.params is None or not families:
             return ""
         within = said.params_within or _EXACT * said.params
-        found = [
-            name
+        apart = {
+            name: abs(spec.params - said.params)
             for name, spec in known_models().items()
             if name.lower().startswith(families) and abs(spec.params - said.params) <= within
-        ]
+        }
+        found = [name for name, params in apart.items() if params == 0] or list(apart)
         if len(found) != 1:
             return ""
         self.notes[
@@ -163,13 +169,13 @@ def _check_params(said: ModelSaid, name: str, place: str) -> None:
 
 def _sized(name: str, quantization: str, said: ModelSaid, place: str) -> dict[str, Any]:
     """The catalogue's facts, with the file's own size where that is another."""
-    if quantization in BITS_PER_WEIGHT:
+    if quantization in QUANTISATIONS:
         facts = catalog_facts(name, quantization, field=f"{place}, model")
         size = said.weight_bytes
         if size is None or abs(size / facts["weight_bytes"] - 1) <= _SAME_SIZE:
             return {**facts, "checkpoint_format": ""}
     elif said.weight_bytes is None:
-        rule = f"be one of {', '.join(BITS_PER_WEIGHT)}, as the file says no size"
+        rule = f"be one of {', '.join(QUANTISATIONS)}, as the file says no size"
         raise InputError(f"{place}, quantization", rule, quantization)
     facts = catalog_facts(name, "F16", field=f"{place}, model")
     scale = (said.weight_bytes or 0.0) / facts["weight_bytes"]

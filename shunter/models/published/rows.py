@@ -15,8 +15,8 @@ import pandas as pd
 
 from shunter.catalog.gpus import gpu_name
 from shunter.catalog.model_names import known_model, nearest_models
-from shunter.catalog.models import ModelSpec, catalog_models, check_modelled, known_models
-from shunter.catalog.sizes import QuantisedBytes, fits_blocks, quantised_bytes
+from shunter.catalog.models import ModelSpec, check_modelled, known_models
+from shunter.catalog.sizes import quantised_bytes
 from shunter.catalog.work import family_facts
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, host_bandwidth_bytes_per_s
@@ -25,22 +25,8 @@ from shunter.profiling.dataset.schema import SCHEMA_VERSION, frame_of
 
 __all__ = ["catalog_facts", "published_frame"]
 
-BITS_PER_WEIGHT = {
-    "F32": 32.0,
-    "F16": 16.0,
-    "BF16": 16.0,
-    "FP8": 8.0,
-    "Q8_0": 8.5,
-    "Q6_K": 6.5625,
-    "Q5_0": 5.5,
-    "Q5_K_M": 5.7,
-    "Q4_0": 4.5,
-    "Q4_K_M": 4.85,
-}
-"""Source: llama.cpp's block layouts (ggml-common.h); the _M mixes: the mean over a Llama's tensors, by which
-the shipped performance model was fitted."""
-
-_QUANTISATIONS = (*BITS_PER_WEIGHT, "MXFP4")
+QUANTISATIONS = ("F32", "F16", "BF16", "FP8", "Q8_0", "Q6_K", "Q5_0", "Q5_K_M", "Q4_0", "Q4_K_M")
+"""Of which any model may be; see ``quantised_bytes``."""
 
 _DEFAULT_CONTEXT_TOKENS = 256.0
 
@@ -78,7 +64,7 @@ def refused(row: Any) -> str:
     spec = spec_of(row["model"])
     if spec is None or spec.experts:
         return f"the shape of {row['model']} is not known, or not a dense transformer's"
-    if row["quantization"] not in BITS_PER_WEIGHT:
+    if row["quantization"] not in QUANTISATIONS:
         return f"its weights are {row['source_quantization']}"
     if row["operation"] in ("prefill", "decode") and not np.isfinite(row["gpu_layers"]):
         return "how many layers were on the GPU is not stated"
@@ -108,7 +94,7 @@ def _row(row: Any) -> dict[str, Any]:
     def known(name: str, default: float) -> float:
         return row[name] if np.isfinite(row[name]) else default
 
-    facts = catalog_facts(row["model"], row["quantization"], by_mean=True)
+    facts = catalog_facts(row["model"], row["quantization"])
     total_layers, tokens = facts["total_layers"], known("tokens", 0)
     prompt, decode = known("prompt_tokens", tokens), known("decode_tokens", 0)
     device = HOST if row["device"] == "cpu" else gpu_name(row["device"])
@@ -148,18 +134,13 @@ def _row(row: Any) -> dict[str, Any]:
     }
 
 
-def catalog_facts(
-    model: str, quantization: str, *, field: str = "model", by_mean: bool = False
-) -> dict[str, Any]:
+def catalog_facts(model: str, quantization: str, *, field: str = "model") -> dict[str, Any]:
     """The dataset's model columns of a model of the catalogue; its name there gets the quantisation added.
 
     Args:
         model: Name of a model in the catalogue, or another name of a model of that shape, see ``model_name``.
-        quantization: One of ``BITS_PER_WEIGHT``, or MXFP4 for gpt-oss; FP16 is F16.
+        quantization: One of ``QUANTISATIONS``, or MXFP4 for gpt-oss; FP16 is F16.
         field: Named in errors.
-        by_mean: Whether sizes are parameters times ``BITS_PER_WEIGHT``, as for published measurements; else
-            they are those of the tensors, but for models of ``catalog_models`` in types that most of their
-            rows fit: scenarios and policies were made with the mean there.
 
     Raises:
         UnknownNameError: Either is unknown.
@@ -171,12 +152,11 @@ def catalog_facts(
         known = known_models()
         raise UnknownNameError(f"{field}.catalog", model, known, nearest_models(model, known))
     given, quantization = quantization, quantization_name(quantization)
-    if quantization not in _QUANTISATIONS:
-        raise UnknownNameError(f"{field}.quantization", given, _QUANTISATIONS)
+    if quantization not in (*QUANTISATIONS, "MXFP4"):
+        raise UnknownNameError(f"{field}.quantization", given, (*QUANTISATIONS, "MXFP4"))
     if quantization == "MXFP4" and not spec.all_biases:
         raise InputError(f"{field}.quantization", "be another: MXFP4 is of gpt-oss alone", model)
-    by_mean = by_mean or (spec.name in catalog_models() and fits_blocks(spec, quantization))
-    sizes = _mean_bytes(spec, quantization) if by_mean else quantised_bytes(spec, quantization)
+    sizes = quantised_bytes(spec, quantization)
     return {
         "model": f"{model_name(model)} {quantization}",
         "quantization": quantization,
@@ -197,18 +177,6 @@ def catalog_facts(
     }
 
 
-def _mean_bytes(spec: ModelSpec, quantization: str) -> QuantisedBytes:
-    """Sizes as if each weight took the same: sources round sizes, or read GB as GiB."""
-    weight_bytes = spec.params * BITS_PER_WEIGHT[quantization] / 8
-
-    def share(params: int) -> float:
-        return params * weight_bytes / spec.params
-
-    return QuantisedBytes(
-        weight_bytes, share(spec.params_per_layer), spec.expert_share, share(spec.embedding_params)
-    )
-
-
 def quantization_name(text: str) -> str:
     """The dataset's name of a quantisation: ``FP16`` and ``f16`` are F16, ``Q4_K - Medium`` is Q4_K_M."""
     size = re.compile(r"\s*-\s*(small|medium|large)\b.*", re.I)
@@ -219,7 +187,7 @@ def quantization_name(text: str) -> str:
 def facts_of(name: str) -> dict[str, Any] | None:
     """The dataset's model columns by name and quantisation (``Llama-3-8B Q4_K_M``); None if unknown."""
     shape, _, quantization = name.rpartition(" ")
-    if spec_of(shape) is None or quantization_name(quantization) not in _QUANTISATIONS:
+    if spec_of(shape) is None or quantization_name(quantization) not in (*QUANTISATIONS, "MXFP4"):
         return None
     return catalog_facts(shape, quantization)
 

@@ -36,6 +36,7 @@ __all__ = ["COLUMNS", "SCHEMA_VERSION", "frame_of", "validate"]
 SCHEMA_VERSION = 5
 READABLE_VERSIONS = (1, 2, 3, 4, SCHEMA_VERSION)
 _FILL = {"bool": False, "str": ""}
+_COUNTED = ("layers", "tokens", "experts", "heads", "threads", "GPUs")
 OPERATIONS = ("load", "unload", "prefill", "decode", "kv_save", "kv_restore")
 
 
@@ -62,6 +63,11 @@ class Column:
     minimum: float | None = None
     choices: tuple[str, ...] = ()
     since: int = 1
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts what cannot be halved, be it a float only because it can be missing."""
+        return self.dtype == "int64" or (self.nullable and self.unit in _COUNTED)
 
 
 def _condition(name: str, unit: str, meaning: str, since: int = 2) -> Column:
@@ -234,6 +240,8 @@ def _check_column(values: pd.Series[Any], column: Column, path: str | os.PathLik
         raise InputError(f"{path}: column {column.name}", f"hold numbers ({column.dtype})", str(values.dtype))
     if not column.nullable:
         _check(values.notna(), values, column, "not be missing", path)
+    if column.counts:
+        _check(values.isna() | (values % 1 == 0), values, column, "be a whole number", path)
     if column.minimum is not None:
         _check(
             values.isna() | (values >= column.minimum),

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from shunter.errors import BrokenFileError, InputError
+from shunter.profiling.measurements.aiperf_records import PER_SECOND
 from shunter.profiling.measurements.measurement import Fields, Reading
 from shunter.profiling.measurements.served import Served, operations
 
-_PER_SECOND = {"s": 1.0, "sec": 1.0, "ms": 1e3, "us": 1e6, "µs": 1e6, "ns": 1e9}
 _NAMES = {
     "time_to_first_token": "time to first token",
     "inter_token_latency": "inter token latency",
@@ -113,9 +113,9 @@ def _seconds(run: Fields, tag: str, statistic: str) -> float | None:
     if value is None:
         return None
     unit = run.part(tag).text("unit")
-    if unit not in _PER_SECOND:
-        raise InputError(f"{run.place}, {tag}, unit", f"be one of {', '.join(_PER_SECOND)}", unit)
-    return value / _PER_SECOND[unit] or None
+    if unit not in PER_SECOND:
+        raise InputError(f"{run.place}, {tag}, unit", f"be one of {', '.join(PER_SECOND)}", unit)
+    return value / PER_SECOND[unit] or None
 
 
 def _rate(run: Fields, tag: str) -> float | None:

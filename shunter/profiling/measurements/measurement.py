@@ -123,18 +123,19 @@ class Fields:
             raise InputError(f"{self.place}, {name}", "be a text", value)
         return "" if value is None else str(value).strip()
 
-    def number(self, name: str, least: float = 0.0) -> float:
+    def number(self, name: str, least: float = 0.0, most: float = _MOST) -> float:
         """A number.
 
         Raises:
-            InputError: There is none, or it is less than ``least``, or too large for anything real.
+            InputError: There is none, or it is less than ``least``, or more than ``most``: by default what is
+                too large for anything real.
         """
         value = self._values.get(name)
         try:
             found = math.nan if isinstance(value, bool) or value is None else float(value)
         except (TypeError, ValueError, OverflowError):
             found = math.nan
-        if not least <= found <= _MOST:
+        if not least <= found <= most:
             raise InputError(f"{self.place}, {name}", f"be a number of at least {least:g}", value)
         return found
 

@@ -11,14 +11,14 @@ from typing import Any
 import yaml
 
 from shunter.errors import BrokenFileError, InputError
-from shunter.profiling.measurements import aiperf, guidellm, llama_bench, vllm
+from shunter.profiling.measurements import aiperf, aiperf_records, guidellm, llama_bench, vllm
 from shunter.profiling.measurements.measurement import Reading
 
 __all__ = ["read_measurements"]
 
 FORMATS = (
-    "llama-bench (csv, json, jsonl, md, sql), vllm bench serve and latency (json), AIPerf (json, csv) and "
-    "GuideLLM (json, yaml)"
+    "llama-bench (csv, json, jsonl, md, sql), vllm bench serve and latency (json), AIPerf (json, csv, jsonl) "
+    "and GuideLLM (json, yaml, csv)"
 )
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -78,6 +78,8 @@ def _read(path: Path) -> Reading | tuple[list[vllm.Latency], Reading]:
         return _read_json(name, text)
     if "n_prompt" in header and "," in header:
         return llama_bench.read_llama_bench(name, llama_bench.csv_records(text, name))
+    if header.startswith("Run Info,"):
+        return guidellm.read_csv(name, text)
     if header.startswith("Metric,"):
         return aiperf.read_csv(name, text)
     if any(line.lstrip().startswith("|") and "t/s" in line for line in text.splitlines()):
@@ -108,6 +110,8 @@ def _read_json(name: str, text: str) -> Reading | tuple[list[vllm.Latency], Read
     first = records[0]
     if "n_prompt" in first:
         return llama_bench.read_llama_bench(name, iter(records))
+    if aiperf_records.is_record(first):
+        return aiperf_records.read_records(name, records)
     if isinstance(first.get("metric"), Mapping) and isinstance(first.get("benchmark"), Mapping):
         return vllm.read_pytorch(name, records)
     readers: tuple[tuple[bool, Callable[[str, Mapping[str, Any]], Reading]], ...] = (
