@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from shunter.envs.gym.checks import check_action, check_begun, check_seed
 from shunter.envs.gym.rendering import describe
 from shunter.envs.observation.features import (
     CONTEXT_FEATURES,
@@ -70,7 +71,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     A load that lacks room makes the device ask again, with only evictions legal, until it fits.
 
     **Illegal actions.** ``action_masks()`` and ``info["action_mask"]`` say what is legal. An illegal action
-    (plain DQN, A2C) is not an error: it is executed as "wait", or as the legal action of lowest index where
+    (plain DQN, A2C) is not an error, as long as it is one of the A: it is executed as "wait", or as the legal action of lowest index where
     waiting is illegal, and counted in ``info["illegal_actions"]``. It costs nothing extra: a wasted wait is
     its own punishment.
 
@@ -187,7 +188,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         self._counts = self.batch.state.counts
         self.device = -1
         self._action = np.zeros(1, np.int64)
-        self._keyed = False
+        self._keyed = self._going = False
         self._last: tuple[int, int] | None = None
 
     def reset(
@@ -198,7 +199,11 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         Args:
             seed: Seeds all episodes from here on.
             options: ``{"workload_seed": int}`` names the requests of this episode, for paired comparisons.
+
+        Raises:
+            InputError: The seed is no integer of at least 0.
         """
+        seed = None if seed is None else check_seed(seed)
         super().reset(seed=seed)
         self._last = None
         key = None
@@ -207,22 +212,25 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
             self._keyed = True
         out = self.batch.reset([key], (options or {}).get("workload_seed"))
         clock = self.batch.state.clock[0, 0]
-        self.device = int(clock["asking"])
+        self.device, self._going = int(clock["asking"]), True
         return self._observation(out), self._info(out, int(clock["now_ns"]), 0.0, 0.0)
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carries out the asking device's action and advances to the next decision.
 
         Raises:
-            gymnasium.error.ResetNeeded: The episode has ended: reset first.
+            gymnasium.error.ResetNeeded: It was never reset, or the episode has ended: reset first.
+            InputError: The action is no candidate's index.
         """
-        if self.device < 0:
-            raise gymnasium.error.ResetNeeded("the episode has ended: call reset")
-        self._last = (self.device, int(action))
+        if not self._going:
+            check_begun(self._going)
+        action = check_action(action, self.world.actions)
+        self._last = (self.device, action)
         self._action[0] = action
         out = self.batch.step(self._action)
         result: Any = out.result.item()
         reward, elapsed, request_s, terminated, truncated, self.device, now_ns, *_ = result
+        self._going = not (terminated or truncated)
         info = self._info(out, now_ns, elapsed, request_s)
         return self._observation(out), reward, terminated, truncated, info
 

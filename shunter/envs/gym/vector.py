@@ -10,12 +10,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from shunter.envs.gym.checks import check_actions, check_begun, check_count, check_seed, check_seeds
 from shunter.envs.gym.scheduling import Observation, make_spaces, new_key
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.kernel import Outputs
 from shunter.envs.sim.supply import environment_key
 from shunter.envs.world.world import World, make_world
-from shunter.errors import InputError
 
 __all__ = ["final_observation", "observation"]
 
@@ -57,9 +57,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         threads: int = 1,
         copy: bool = True,
     ) -> None:
-        for field, value in (("num_envs", num_envs), ("threads", threads)):
-            if value < 1:
-                raise InputError(field, "be at least 1", value)
+        num_envs, threads = check_count("num_envs", num_envs), check_count("threads", threads)
         self.world = world if world is not None else make_world(scenario, performance)
         self.num_envs = num_envs
         self.copy = copy
@@ -68,6 +66,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.batch = Batch(self.world, num_envs, autoreset=True, oracle=oracle, noise=noise, threads=threads)
         self._keyed = False
+        self._shape = (num_envs,)
 
     def reset(
         self,
@@ -80,18 +79,22 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         Args:
             seed: Seed of all environments, or one for each; None: the old random numbers go on.
             options: ``{"workload_seed": int}`` names the requests of this episode, the same in all.
+
+        Raises:
+            gymnasium.error.ClosedEnvironmentError: It was closed.
+            InputError: A seed is no integer of at least 0, or they are not one for each environment.
         """
-        whole = seed if isinstance(seed, int | np.integer) else None
+        check_begun(True, self.closed)
+        is_one = seed is None or np.ndim(seed) == 0
+        whole = check_seed(seed) if is_one and seed is not None else None
+        each = None if is_one else check_seeds(seed, self.num_envs)  # type: ignore[arg-type]
         super().reset(seed=whole)
         keys: list[int | None] = [None] * self.num_envs
-        if whole is not None or (seed is None and not self._keyed):
-            base = int(whole) if whole is not None else new_key(self.np_random)
+        if each is not None:
+            keys = [new_key(self.np_random) if one is None else environment_key(one, 0) for one in each]
+        elif whole is not None or not self._keyed:
+            base = whole if whole is not None else new_key(self.np_random)
             keys = [environment_key(base, e) for e in range(self.num_envs)]
-        elif seed is not None:
-            keys = [
-                new_key(self.np_random) if one is None else environment_key(one, 0)
-                for one in seed  # type: ignore[union-attr]
-            ]
         self._keyed = True
         out = self.batch.reset(keys, (options or {}).get("workload_seed"))
         return observation(out, self.copy), {}
@@ -99,8 +102,15 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
     def step(
         self, actions: NDArray[np.int64]
     ) -> tuple[Observation, NDArray[Any], Bools, Bools, dict[str, Any]]:
-        """Carries out one action in every environment."""
-        out = self.batch.step(np.ascontiguousarray(actions, np.int64))
+        """Carries out one action in every environment.
+
+        Raises:
+            gymnasium.error.ResetNeeded: It was never reset.
+            gymnasium.error.ClosedEnvironmentError: It was closed.
+            InputError: The actions are not one candidate's index for each environment.
+        """
+        check_begun(self._keyed, self.closed)
+        out = self.batch.step(check_actions(actions, self._shape, self.world.actions))
         result = out.result
         info: dict[str, Any] = {"elapsed": result["elapsed"].copy()}
         terminated, truncated = result["terminated"].copy(), result["truncated"].copy()

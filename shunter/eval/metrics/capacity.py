@@ -17,6 +17,7 @@ from scipy.stats import t as student
 
 from shunter.agents.base import Policy
 from shunter.agents.parameters import for_world
+from shunter.envs.gym.checks import check_actions
 from shunter.envs.gym.vector import observation
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.supply import environment_key
@@ -139,7 +140,7 @@ def growth(world: World, policy: Policy, rate_per_s: float, seeds: Sequence[int]
     held, policy = np.full((2, len(seeds)), -1), for_world(policy, endless)
     while (held[1] < 0).any():
         actions = policy.act_batch(observation(out, copy=False))
-        out = batch.step(np.ascontiguousarray(actions, np.int64))
+        out = batch.step(check_actions(actions, (len(seeds),), world.actions, f"what {policy.name} chooses"))
         clock = batch.state.clock[:, 0]
         for row, at in enumerate((first_half(requests), requests)):
             reached = (held[row] < 0) & (clock["arrived"] >= at)
