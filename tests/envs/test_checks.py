@@ -41,7 +41,7 @@ MALFORMED: dict[str, Callable[[int], Any]] = {
 
 FINE: dict[str, Callable[[np.ndarray], Any]] = {
     "list": lambda b: b.tolist(),
-    "tuple": lambda b: tuple(b),
+    "tuple": tuple,
     "int8": lambda b: b.astype(np.int8),
     "uint64": lambda b: b.astype(np.uint64),
     "strided": lambda b: np.repeat(b, 2)[::2],
@@ -101,7 +101,8 @@ def test_integers_of_any_kind_are_taken(fake_world: World, name: str) -> None:
 
 
 WRONG = [
-    -1, 10**6, 10**30, 2.0, 0.5, np.float64(1), np.nan, True, np.True_, "0", None, [0], (0,), np.zeros(1, int), np.zeros((2, 2), int), object()
+    -1, 10**6, 10**30, 2.0, 0.5, np.float64(1), np.nan, True, np.True_, "0", None, [0], (0,),
+    np.zeros(1, int), np.zeros((2, 2), int), object(),
 ]  # fmt: skip
 
 
@@ -132,10 +133,7 @@ def test_a_step_before_reset_says_so(fake_world: World, face: str) -> None:
 
 
 def test_a_single_environment_must_be_reset_first_and_after_each_end(fake_world: World) -> None:
-    cut = fake_world.tables.changed(max_time_ns=1_000_000)
-    from dataclasses import replace
-
-    env = SchedulingEnv(world=replace(fake_world, tables=cut))
+    env = SchedulingEnv(world=fake_world, cut_off_s=1e-3)
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(0)  # type: ignore[arg-type]
     env.reset(seed=0)
@@ -220,3 +218,40 @@ def test_seeds_may_be_lists_arrays_and_large(fake_world: World) -> None:
 def test_counts_are_integers_of_at_least_one(fake_world: World, field: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"{field} must be at least 1"):
         SchedulingVectorEnv(**{"world": fake_world, field: value})
+
+
+@pytest.mark.parametrize("value", [0, -1.0, np.nan, "5", True, []])
+def test_a_cut_off_is_a_time(fake_world: World, value: Any) -> None:
+    with pytest.raises(InputError, match="cut_off_s must be a number of seconds above 0"):
+        SchedulingEnv(world=fake_world, cut_off_s=value)
+
+
+def test_whoever_only_waits_is_cut_off_and_by_default_only_they(fake_world: World) -> None:
+    """An episode that takes ten times what it should is over, on every face; nobody who works is so late."""
+    world = fake_world.with_guard(None)
+    envs = [SchedulingEnv(world=world), SchedulingEnv(world=world, cut_off_s=np.inf)]
+    wait = world.actions - 1
+    for env, limit_s in zip(envs, (world.late_s, world.scenario.limits.max_time_s), strict=True):
+        env.reset(seed=0)
+        truncated, decisions = False, 0
+        while not truncated:
+            *_, terminated, truncated, info = env.step(wait)  # type: ignore[arg-type]
+            decisions += 1
+            assert not terminated
+        assert limit_s < info["now_s"] < limit_s + 2 * world.scenario.limits.max_wait_s
+    vector = SchedulingVectorEnv(2, world=world)
+    vector.reset(seed=0)
+    truncated = np.zeros(2, np.bool_)
+    while not truncated.any():
+        _, _, terminated, truncated, info = vector.step(np.full(2, wait))
+    assert truncated.all() or not terminated.any()
+    random = np.random.default_rng(0)
+    env = envs[0]
+    env.reset(seed=0)
+    over = truncated_once = False
+    while not over:
+        _, _, over, cut, info = env.step(random.choice(np.flatnonzero(env.action_masks())))
+        truncated_once |= cut
+        over |= cut
+    assert not truncated_once
+    assert info["now_s"] < world.late_s

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shunter.envs.sim.compiled import bound, jit
 from shunter.errors import InputError
 
-__all__ = ["check_actions"]
+__all__ = ["check_action", "check_actions", "check_begun", "check_count", "check_seed"]
 
 Ints = NDArray[np.int64]
 
@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 @jit
 def all_below(values: Ints, end: int) -> bool:
     """Whether all of (E,) integers lie from 0 up to, but without, ``end``."""
-    for i in range(values.shape[0]):
+    for i in range(values.shape[0]):  # noqa: SIM110 - compiled
         if values[i] < 0 or values[i] >= end:
             return False
     return True
@@ -30,12 +30,13 @@ def all_below(values: Ints, end: int) -> bool:
 _all_below = bound(all_below, np.zeros(1, np.int64), 1)
 
 
-def check_action(action: Any, actions: int) -> int:
+def check_action(action: Any, actions: int, field: str = "action") -> int:
     """One action as a Python integer.
 
     Args:
         action: Any integer, numpy's and arrays without axes included.
         actions: Number of candidates.
+        field: What errors call it.
 
     Raises:
         InputError: It is no integer, or no candidate's index.
@@ -45,7 +46,7 @@ def check_action(action: Any, actions: int) -> int:
     except TypeError:
         index = -1
     if not 0 <= index < actions or isinstance(action, bool):
-        raise InputError("action", f"be one integer from 0 to {actions - 1}", action)
+        raise InputError(field, f"be one integer from 0 to {actions - 1}", action)
     return index
 
 
@@ -111,7 +112,9 @@ def check_seeds(seeds: Sequence[Any] | NDArray[Any], environments: int) -> list[
     """
     is_list = isinstance(seeds, list | tuple) or (isinstance(seeds, np.ndarray) and seeds.ndim == 1)
     if not is_list or len(seeds) != environments:
-        raise InputError("seed", f"be one integer, or a list of {environments}, one for each environment", seeds)
+        raise InputError(
+            "seed", f"be one integer, or a list of {environments}, one for each environment", seeds
+        )
     return [None if one is None else check_seed(one, f"seed[{e}]") for e, one in enumerate(seeds)]
 
 
@@ -128,6 +131,24 @@ def check_count(field: str, value: Any) -> int:
     if number < 1 or isinstance(value, bool):
         raise InputError(field, "be at least 1", value)
     return number
+
+
+def check_cut_off(cut_off_s: Any, default_s: float) -> float:
+    """When episodes are cut off, in seconds.
+
+    Args:
+        cut_off_s: Seconds, ``math.inf`` for never, or None.
+        default_s: What None stands for.
+
+    Raises:
+        InputError: It is no number above 0.
+    """
+    if cut_off_s is None:
+        return default_s
+    is_number = isinstance(cut_off_s, int | float | np.integer | np.floating)
+    if not is_number or isinstance(cut_off_s, bool) or not cut_off_s > 0:
+        raise InputError("cut_off_s", "be a number of seconds above 0, or math.inf", cut_off_s)
+    return float(cut_off_s)
 
 
 def check_begun(begun: bool, closed: bool = False) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shunter.envs.gym.checks import check_action, check_begun, check_seed
+from shunter.envs.gym.checks import check_action, check_begun, check_cut_off, check_seed
 from shunter.envs.gym.rendering import describe
+from shunter.envs.gym.snapshots import Restorable
 from shunter.envs.observation.features import (
     CONTEXT_FEATURES,
     CONTEXT_TABLE,
@@ -57,7 +58,7 @@ def new_key(rng: np.random.Generator) -> int:
     return int(rng.integers(2**63))
 
 
-class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
+class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
     """Several LLMs on shared, unequal devices: which runs where, how much of it, and what makes room.
 
     ## Description
@@ -71,9 +72,9 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     A load that lacks room makes the device ask again, with only evictions legal, until it fits.
 
     **Illegal actions.** ``action_masks()`` and ``info["action_mask"]`` say what is legal. An illegal action
-    (plain DQN, A2C) is not an error, as long as it is one of the A: it is executed as "wait", or as the legal action of lowest index where
-    waiting is illegal, and counted in ``info["illegal_actions"]``. It costs nothing extra: a wasted wait is
-    its own punishment.
+    (plain DQN, A2C) is not an error, as long as it is one of the A: it is executed as "wait", or as the legal
+    action of lowest index where waiting is illegal, and counted in ``info["illegal_actions"]``. It costs
+    nothing extra: a wasted wait is its own punishment.
 
     ## Observation Space
     ``Dict``: ``candidates`` (A, F) float32 with a row per action, ``context`` (G,) float32, ``action_mask``
@@ -157,17 +158,23 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     Requests are drawn anew at each reset.
 
     ## Episode End
-    Terminated when all requests have been served; truncated at ``limits.max_time_s``.
+    Terminated when all requests have been served; truncated at ``cut_off_s``, by default at ten times what an
+    episode should take (``World.late_s``), or at ``limits.max_time_s`` if that is earlier: whoever only waits
+    comes to an end. There the value of what follows is to be bootstrapped; under an SLO objective the last
+    reward has charged for who is still there, which stands for it.
 
     ## Arguments
     ``scenario``: path of a scenario file, or a ``Scenario``. ``performance``: path of a fitted performance
     model, or a ``PerformanceModel``. ``world``: both at once, compiled (``shunter.envs.world.world.World``).
     ``oracle``: see above. ``noise``: durations differ from the predicted ones, lognormally with the widths of
     the performance model's intervals, by luck drawn once for each episode and model; the features stay
-    nominal. For training (domain randomisation), not for evaluation.
+    nominal. For training (domain randomisation), not for evaluation. ``cut_off_s``: see above; ``math.inf``:
+    only the scenario's limit counts.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium declares it so
+
+    _changing = ("_np_random", "_np_random_seed", "_keyed", "_going", "_last", "device")
 
     def __init__(
         self,
@@ -177,6 +184,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         world: World | None = None,
         oracle: bool = False,
         noise: bool = False,
+        cut_off_s: float | None = None,
         render_mode: str | None = None,
     ) -> None:
         self.world = world if world is not None else make_world(scenario, performance)
@@ -184,8 +192,8 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         observation, action = make_spaces(self.world.actions)
         self.observation_space: spaces.Space[Observation] = observation  # type: ignore[assignment]
         self.action_space = action
-        self.batch = Batch(self.world, 1, autoreset=False, oracle=oracle, noise=noise)
-        self._counts = self.batch.state.counts
+        late_s = check_cut_off(cut_off_s, self.world.late_s)
+        self.batch = Batch(self.world, 1, autoreset=False, oracle=oracle, noise=noise, cut_off_s=late_s)
         self.device = -1
         self._action = np.zeros(1, np.int64)
         self._keyed = self._going = False
@@ -263,5 +271,5 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
             "elapsed": elapsed,
             "cost_request_s": cost_request_s,
             "action_mask": out.mask[0].copy(),
-            **dict(zip(COUNTS, self._counts.item(), strict=True)),
+            **dict(zip(COUNTS, self.batch.state.counts.item(), strict=True)),
         }

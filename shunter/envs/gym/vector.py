@@ -10,8 +10,16 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from shunter.envs.gym.checks import check_actions, check_begun, check_count, check_seed, check_seeds
+from shunter.envs.gym.checks import (
+    check_actions,
+    check_begun,
+    check_count,
+    check_cut_off,
+    check_seed,
+    check_seeds,
+)
 from shunter.envs.gym.scheduling import Observation, make_spaces, new_key
+from shunter.envs.gym.snapshots import Restorable
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.kernel import Outputs
 from shunter.envs.sim.supply import environment_key
@@ -22,7 +30,7 @@ __all__ = ["final_observation", "observation"]
 Bools = NDArray[np.bool_]
 
 
-class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
+class SchedulingVectorEnv(Restorable, VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
     """Many ``SchedulingEnv`` at once; see there for actions, observations and rewards.
 
     Environment e of a batch seeded with s has random numbers of its own, a function of s and e alone: they do
@@ -40,10 +48,13 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         oracle: Whether observations tell true remaining lengths instead of expected ones.
         noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
         threads: Number of threads that share the work.
+        cut_off_s: When an episode is cut off, see ``SchedulingEnv``.
         copy: Whether to return copies. Without, arrays are overwritten by the step after the next.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012 - Gymnasium declares it so
+
+    _changing = ("_np_random", "_np_random_seed", "_keyed")
 
     def __init__(
         self,
@@ -55,6 +66,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         oracle: bool = False,
         noise: bool = False,
         threads: int = 1,
+        cut_off_s: float | None = None,
         copy: bool = True,
     ) -> None:
         num_envs, threads = check_count("num_envs", num_envs), check_count("threads", threads)
@@ -64,7 +76,15 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
         self.single_observation_space, self.single_action_space = make_spaces(self.world.actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.batch = Batch(self.world, num_envs, autoreset=True, oracle=oracle, noise=noise, threads=threads)
+        self.batch = Batch(
+            self.world,
+            num_envs,
+            autoreset=True,
+            oracle=oracle,
+            noise=noise,
+            threads=threads,
+            cut_off_s=check_cut_off(cut_off_s, self.world.late_s),
+        )
         self._keyed = False
         self._shape = (num_envs,)
 
@@ -85,7 +105,7 @@ class SchedulingVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]
             InputError: A seed is no integer of at least 0, or they are not one for each environment.
         """
         check_begun(True, self.closed)
-        is_one = seed is None or np.ndim(seed) == 0
+        is_one = seed is None or np.ndim(seed) == 0  # type: ignore[arg-type]
         whole = check_seed(seed) if is_one and seed is not None else None
         each = None if is_one else check_seeds(seed, self.num_envs)  # type: ignore[arg-type]
         super().reset(seed=whole)

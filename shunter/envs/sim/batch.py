@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from hashlib import sha256
 from itertools import count
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +17,10 @@ from shunter.envs.sim.compiled import bound
 from shunter.envs.sim.kernel import Outputs, begin_batch, make_outputs, step_batch
 from shunter.envs.sim.simulation import STALLED
 from shunter.envs.sim.supply import Supply
+from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import State, empty_state, grow_slots
 from shunter.envs.world.world import World
+from shunter.errors import InputError
 
 __all__ = ["Batch"]
 
@@ -23,6 +29,24 @@ SLOTS, RING = 32, 512
 
 CHUNKS = 2
 """In how many parts a step is cut for each thread: more share work better but cost a call each."""
+
+
+class BatchState(NamedTuple):
+    """All that changes in a batch, in arrays of its own: from ``Batch.get_state``, for ``Batch.set_state``.
+
+    Attributes:
+        of: What the batch is of: digest of its world, number of environments, and how they are simulated.
+        state: States with a leading axis over environments.
+        buffers: What the last two steps wrote.
+        turn: Which of the two is the last step's.
+        supplies: Where drawing requests stands, for each environment.
+    """
+
+    of: tuple[Any, ...]
+    state: State
+    buffers: tuple[Outputs, ...]
+    turn: int
+    supplies: tuple[Supply | None, ...]
 
 
 class Batch:
@@ -35,6 +59,7 @@ class Batch:
         oracle: Whether observations tell true remaining lengths instead of expected ones.
         noise: Whether durations differ from the predicted ones by luck drawn for each episode and model.
         threads: Number of threads that share the work; results are the same for any number.
+        cut_off_s: When an episode is cut off, if the scenario does not do so earlier.
 
     Attributes:
         state: States with a leading axis over environments.
@@ -50,8 +75,10 @@ class Batch:
         oracle: bool = False,
         noise: bool = False,
         threads: int = 1,
+        cut_off_s: float = math.inf,
     ) -> None:
-        self.tables = world.tables.changed(oracle=int(oracle))
+        max_time_ns = min(int(world.tables.max_time_ns[0]), round(min(cut_off_s, FAR_NS * 1e-9) * 1e9))
+        self.tables = world.tables.changed(oracle=int(oracle), max_time_ns=max_time_ns)
         self.world = world
         self.autoreset, self.noise, self.threads = autoreset, noise, threads
         self.environments = environments
@@ -65,13 +92,72 @@ class Batch:
             first_sends_ns=world.scenario.workload.first_sends_ns(),
         )
         self.state.clock["length"] = world.scenario.workload.requests
-        self._buffers = (make_outputs(environments, world.actions), make_outputs(environments, world.actions))
+        self._buffers: tuple[Outputs, ...] = (
+            make_outputs(environments, world.actions),
+            make_outputs(environments, world.actions),
+        )
         self.out = self._buffers[0]
         self._supplies: list[Supply | None] = [None] * environments
         self._no_actions = np.zeros(environments, np.int64)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Makes what goes into no file: the compiled step, and threads."""
         arguments = (self.tables, self.state, self._no_actions, self.out)
-        self._step_batch = bound(step_batch, *arguments, False, autoreset, noise, 0, 0)
-        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        self._step_batch = bound(step_batch, *arguments, False, self.autoreset, self.noise, 0, 0)
+        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_step_batch", "_pool")}
+
+    def __setstate__(self, found: dict[str, Any]) -> None:
+        self.__dict__.update(found)
+        # Compiled code takes arrays that lie in memory as ours do: what was unpickled may be read-only.
+        turn = self._turn
+        self.state = self.state.copy()
+        self._buffers = _copied(self._buffers)
+        self.out = self._buffers[turn]
+        self._prepare()
+
+    @property
+    def _turn(self) -> int:
+        return int(self.out is self._buffers[1])
+
+    @cached_property
+    def _of(self) -> tuple[Any, ...]:
+        """What its states are of."""
+        digest = sha256(self.world.content()).hexdigest()
+        limits = int(self.tables.oracle[0]), int(self.tables.max_time_ns[0])
+        return digest, self.environments, self.autoreset, self.noise, *limits
+
+    def get_state(self) -> BatchState:
+        """All that changes, copied; simulation from it is the same, bit for bit."""
+        supplies = tuple(None if one is None else one.at_present() for one in self._supplies)
+        return BatchState(self._of, self.state.copy(), _copied(self._buffers), self._turn, supplies)
+
+    def set_state(self, state: BatchState) -> None:
+        """Goes on from where ``get_state`` was called, of this batch or of one like it.
+
+        Args:
+            state: From ``get_state``; it is not changed and may be used again.
+
+        Raises:
+            InputError: It is none, or one of another world, another number of environments, or simulated
+                otherwise.
+        """
+        if not isinstance(state, BatchState) or state.of != self._of:
+            rule = "be from get_state of an environment of the same world, number, noise and oracle"
+            raise InputError(
+                "state", rule, state.of if isinstance(state, BatchState) else type(state).__name__
+            )
+        if any(a.shape != b.shape for a, b in zip(self.state, state.state, strict=True)):
+            self.state = state.state.copy()
+        else:
+            _copy_into(self.state, state.state)
+        for mine, theirs in zip(self._buffers, state.buffers, strict=True):
+            _copy_into(mine, theirs)
+        self.out = self._buffers[state.turn]
+        self._supplies = [None if one is None else one.at_present() for one in state.supplies]
 
     def reset(
         self, keys: Sequence[int | None], workload_seed: int | None = None, *, episode: int = 0
@@ -154,3 +240,12 @@ class Batch:
         mine = work()
         # Whoever has not even begun by now is not waited for: nothing is left.
         return mine + sum(other.result() for other in others if not other.cancel())
+
+
+def _copied(buffers: Sequence[Outputs]) -> tuple[Outputs, ...]:
+    return tuple(Outputs._make(array.copy() for array in buffer) for buffer in buffers)
+
+
+def _copy_into(mine: tuple[NDArray[Any], ...], theirs: tuple[NDArray[Any], ...]) -> None:
+    for target, source in zip(mine, theirs, strict=True):
+        target[...] = source

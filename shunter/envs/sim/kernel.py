@@ -31,6 +31,7 @@ RESULT = np.dtype(
         ("now_ns", np.int64),  # the clock at the end of the step
         ("served", np.int64),  # requests finished in the episode
         ("response_ns", np.int64),  # sum of their response times
+        ("charged", np.float64),  # of the reward, for requests that were there as the episode was cut off
         ("from_cost_ns", np.int64),  # the state's costs and clock before the step
         ("from_cost", np.float64),
         ("from_ns", np.int64),
@@ -199,8 +200,10 @@ def judge(t: Tables, s: State, result: Records, e: int) -> bool:
     c, r, scale_s = s.clock[0], result[e], t.limits[0].time_scale_s
     terminated = c.asking < 0
     truncated = not terminated and c.now_ns > t.limits[0].max_time_ns
+    kept = c.cost
     if truncated:
         charge_unserved(s)
+    r.charged = c.cost - kept
     r.request_s = (c.cost_ns - r.from_cost_ns) * 1e-9
     r.reward = reward(s, r.from_cost_ns, r.from_cost, scale_s)
     r.elapsed = (c.now_ns - r.from_ns) * 1e-9 / scale_s

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from shunter.envs.gym.checks import check_actions, check_begun, check_count, check_seed
+from shunter.envs.gym.checks import check_actions, check_begun, check_count, check_cut_off, check_seed
 from shunter.envs.gym.scheduling import Observation, make_spaces
 from shunter.envs.gym.vector import final_observation, observation
 from shunter.envs.sim.batch import Batch
@@ -51,6 +51,9 @@ class UniformVecEnv(VecEnv):
 class SchedulingVecEnv(UniformVecEnv):
     """Many ``SchedulingEnv`` at once for Stable-Baselines3.
 
+    Where an episode is cut off, the reward does not charge for requests that are still there, as that of
+    ``SchedulingEnv`` does under an SLO objective: SB3 bootstraps what follows.
+
     Observations are the arrays that the simulator writes; the step after the next overwrites them, by when
     SB3's buffers have copied what they keep.
 
@@ -63,6 +66,7 @@ class SchedulingVecEnv(UniformVecEnv):
         oracle: Whether observations tell true remaining lengths instead of expected ones.
         noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
         threads: Number of threads that share the work.
+        cut_off_s: When an episode is cut off, see ``SchedulingEnv``.
     """
 
     def __init__(
@@ -75,10 +79,19 @@ class SchedulingVecEnv(UniformVecEnv):
         oracle: bool = False,
         noise: bool = False,
         threads: int = 1,
+        cut_off_s: float | None = None,
     ) -> None:
         num_envs, threads = check_count("num_envs", num_envs), check_count("threads", threads)
         super().__init__(num_envs, *make_spaces(world.actions))
-        self.batch = Batch(world, num_envs, autoreset=True, oracle=oracle, noise=noise, threads=threads)
+        self.batch = Batch(
+            world,
+            num_envs,
+            autoreset=True,
+            oracle=oracle,
+            noise=noise,
+            threads=threads,
+            cut_off_s=check_cut_off(cut_off_s, world.late_s),
+        )
         self.reward_scale = reward_scale
         self._actions: NDArray[np.int64] | None = None
         self._begun = self._keyed = self._closed = False
@@ -137,7 +150,8 @@ class SchedulingVecEnv(UniformVecEnv):
         infos: list[dict[str, Any]] = [{"elapsed": elapsed} for elapsed in result["elapsed"].tolist()]
         if done.any():
             self._add_ends(out, done, infos)
-        rewards = (result["reward"] * self.reward_scale).astype(np.float32)
+        # Where an episode is cut off SB3 adds the value of what follows: no charge stands for that.
+        rewards = ((result["reward"] + result["charged"]) * self.reward_scale).astype(np.float32)
         return observation(out, copy=False), rewards, done, infos
 
     def _add_ends(self, out: Outputs, done: NDArray[np.bool_], infos: list[dict[str, Any]]) -> None:
