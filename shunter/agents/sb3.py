@@ -98,7 +98,7 @@ def _algorithm(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as file, file.open("data") as part:
             data = json.load(part)
-        module = data["policy_class"]["__module__"]
+        module = str(data["policy_class"]["__module__"])
     except (zipfile.BadZipFile, KeyError, TypeError, ValueError, OSError, EOFError) as error:
         raise BrokenFileError(path, f"no model of Stable-Baselines3: {error}") from None
     if "recurrent" in module:
