@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shunter.agents.shipped import shipped_policy
+from shunter.agents.learned.shipped import shipped_policy
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.registry import make_policy
@@ -201,7 +201,7 @@ def test_a_model_of_sb3_plays_with_consent(name: str, fake_world: World, tmp_pat
     path, stats = tmp_path / "model.zip", tmp_path / "stats.pkl"
     model.save(path)
     scaled.save(str(stats))
-    with pytest.raises(InputError, match="consent .--unpickle.: it is a pickle"):
+    with pytest.raises(InputError, match=r"consent \\(--unpickle\\): it is a pickle"):
         make_policy(str(path))
     policy = make_policy(f"{path}:normalize={stats}", unpickle=True)
     assert policy.name == "model"
