@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shunter.agents.learned.shipped import shipped_policy
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
+from shunter.agents.learned.shipped import shipped_policy
 from shunter.agents.registry import make_policy
 from shunter.cli.evaluations.eval_ import findings, results_table
 from shunter.envs.world.world import World

@@ -177,7 +177,7 @@ def test_states_of_others_are_refused_and_change_nothing(fake_world: World) -> N
     for other in others:
         other.reset(seed=0)
     for wrong in (*(other.get_state() for other in others), None, {}, env.get_state().batch, b"state"):
-        with pytest.raises(InputError, match="state must be from get_state"):
+        with pytest.raises(InputError, match="state must be from get_state of"):
             env.set_state(wrong)
     assert pickle.dumps(env.batch.state) == before
 

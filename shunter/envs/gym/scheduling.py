@@ -10,6 +10,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from shunter.envs.gym.checks import check_action, check_begun, check_cut_off, check_seed
+from shunter.envs.gym.info import single_info
+from shunter.envs.gym.options import WORKLOAD_SEED, checked_options
 from shunter.envs.gym.rendering import describe
 from shunter.envs.gym.snapshots import Restorable
 from shunter.envs.observation.features import (
@@ -22,7 +24,6 @@ from shunter.envs.observation.features import (
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.kernel import Outputs
 from shunter.envs.sim.supply import environment_key
-from shunter.envs.state.records import COUNTS
 from shunter.envs.world.world import World, make_world
 
 __all__ = ["Observation", "SchedulingEnv", "empty_observation", "make_spaces"]
@@ -209,8 +210,10 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
             options: ``{"workload_seed": int}`` names the requests of this episode, for paired comparisons.
 
         Raises:
-            InputError: The seed is no integer of at least 0.
+            InputError: The seed, or the workload's, is no integer of at least 0.
+            UnknownNameError: There is an option of another name.
         """
+        workload_seed = checked_options(options).get(WORKLOAD_SEED)
         seed = None if seed is None else check_seed(seed)
         super().reset(seed=seed)
         self._last = None
@@ -218,10 +221,11 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
         if seed is not None or not self._keyed:
             key = environment_key(seed, 0) if seed is not None else new_key(self.np_random)
             self._keyed = True
-        out = self.batch.reset([key], (options or {}).get("workload_seed"))
+        out = self.batch.reset([key], workload_seed)
         clock = self.batch.state.clock[0, 0]
         self.device, self._going = int(clock["asking"]), True
-        return self._observation(out), self._info(out, int(clock["now_ns"]), 0.0, 0.0)
+        result = (0.0, 0.0, 0.0, False, False, self.device, int(clock["now_ns"]), 0, 0)
+        return self._observation(out), single_info(self.batch, result, self._mask(out))
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carries out the asking device's action and advances to the next decision.
@@ -237,9 +241,9 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
         self._action[0] = action
         out = self.batch.step(self._action)
         result: Any = out.result.item()
-        reward, elapsed, request_s, terminated, truncated, self.device, now_ns, *_ = result
+        reward, _, _, terminated, truncated, self.device, *_ = result
         self._going = not (terminated or truncated)
-        info = self._info(out, now_ns, elapsed, request_s)
+        info = single_info(self.batch, result, self._mask(out))
         return self._observation(out), reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -261,15 +265,9 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
         return {
             "candidates": out.candidates[0].copy(),
             "context": out.context[0].copy(),
-            "action_mask": out.mask[0].view(np.int8).copy(),
+            "action_mask": self._mask(out),
         }
 
-    def _info(self, out: Outputs, now_ns: int, elapsed: float, cost_request_s: float) -> dict[str, Any]:
-        return {
-            "device": self.device,
-            "now_s": now_ns * 1e-9,
-            "elapsed": elapsed,
-            "cost_request_s": cost_request_s,
-            "action_mask": out.mask[0].copy(),
-            **dict(zip(COUNTS, self.batch.state.counts.item(), strict=True)),
-        }
+    def _mask(self, out: Outputs) -> NDArray[np.int8]:
+        mask: NDArray[np.int8] = out.mask[0].view(np.int8).copy()
+        return mask

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.envs.sim.compiled import bound
-from shunter.envs.sim.kernel import Outputs, begin_batch, make_outputs, step_batch
+from shunter.envs.sim.kernel import Outputs, begin_batch, make_outputs, nothing_finished, step_batch
 from shunter.envs.sim.simulation import STALLED
 from shunter.envs.sim.supply import Supply
 from shunter.envs.state.records import FAR_NS
@@ -60,9 +60,11 @@ class Batch:
         noise: Whether durations differ from the predicted ones by luck drawn for each episode and model.
         threads: Number of threads that share the work; results are the same for any number.
         cut_off_s: When an episode is cut off, if the scenario does not do so earlier.
+        max_decisions: Decisions after which an episode is cut off; None: none but the scenario's limit.
 
     Attributes:
         state: States with a leading axis over environments.
+        length: Requests of an episode.
         out: What the last step or reset wrote; overwritten by the one after the next.
     """
 
@@ -76,6 +78,7 @@ class Batch:
         noise: bool = False,
         threads: int = 1,
         cut_off_s: float = math.inf,
+        max_decisions: int | None = None,
     ) -> None:
         max_time_ns = min(int(world.tables.max_time_ns[0]), round(min(cut_off_s, FAR_NS * 1e-9) * 1e9))
         self.tables = world.tables.changed(oracle=int(oracle), max_time_ns=max_time_ns)
@@ -89,13 +92,15 @@ class Batch:
             slots=SLOTS,
             ring=RING,
             outcomes=0,
+            done=world.devices * world.entries,
             first_sends_ns=world.scenario.workload.first_sends_ns(),
         )
-        self.state.clock["length"] = world.scenario.workload.requests
-        self._buffers: tuple[Outputs, ...] = (
-            make_outputs(environments, world.actions),
-            make_outputs(environments, world.actions),
-        )
+        self.length = world.scenario.workload.requests
+        self.state.clock["length"] = self.length
+        self.state.clock["most"] = self._most = max_decisions or 0
+        # Between two decisions every device ends one operation at most.
+        sizes = (environments, world.actions, world.devices * world.entries)
+        self._buffers: tuple[Outputs, ...] = (make_outputs(*sizes), make_outputs(*sizes))
         self.out = self._buffers[0]
         self._supplies: list[Supply | None] = [None] * environments
         self._no_actions = np.zeros(environments, np.int64)
@@ -127,7 +132,7 @@ class Batch:
     def _of(self) -> tuple[Any, ...]:
         """What its states are of."""
         digest = sha256(self.world.content()).hexdigest()
-        limits = int(self.tables.oracle[0]), int(self.tables.max_time_ns[0])
+        limits = int(self.tables.oracle[0]), int(self.tables.max_time_ns[0]), self._most
         return digest, self.environments, self.autoreset, self.noise, *limits
 
     def get_state(self) -> BatchState:
@@ -146,9 +151,9 @@ class Batch:
                 otherwise.
         """
         if not isinstance(state, BatchState) or state.of != self._of:
-            rule = "be from get_state of an environment of the same world, number, noise and oracle"
+            got = state.of if isinstance(state, BatchState) else type(state).__name__
             raise InputError(
-                "state", rule, state.of if isinstance(state, BatchState) else type(state).__name__
+                "state", "be from get_state of an environment of the same world, made alike", got
             )
         if any(a.shape != b.shape for a, b in zip(self.state, state.state, strict=True)):
             self.state = state.state.copy()
@@ -160,24 +165,37 @@ class Batch:
         self._supplies = [None if one is None else one.at_present() for one in state.supplies]
 
     def reset(
-        self, keys: Sequence[int | None], workload_seed: int | None = None, *, episode: int = 0
+        self,
+        keys: Sequence[int | None],
+        workload_seed: int | None = None,
+        *,
+        episode: int = 0,
+        chosen: NDArray[np.bool_] | None = None,
     ) -> Outputs:
-        """Starts the next episode in every environment.
+        """Starts the next episode.
 
         Args:
             keys: One per environment: a new key of its random numbers, or None: go on with the old one.
             workload_seed: Seed of the requests of this episode, in place of what the key gives.
             episode: Number of the first episode of a new key.
+            chosen: (E,) in which environments; None: in all. What was written of the others stays.
         """
         clock = self.state.clock[:, 0]
+        if chosen is None:
+            chosen = np.ones(self.environments, np.bool_)
         for e, key in enumerate(keys):
+            if not chosen[e]:
+                continue
             if key is not None:
                 clock["key"][e], clock["episode"][e] = key, episode - 1
             if key is not None or workload_seed is not None:
                 following = int(clock["episode"][e]) + 1
                 self._supplies[e] = Supply(self.world, int(clock["key"][e]), following, workload_seed)
                 clock["filled"][e] = clock["last"][e]
-        begin_batch(self.tables, self.state, np.ones(self.environments, np.bool_), self.noise)
+        begin_batch(self.tables, self.state, chosen, self.noise)
+        for name in ("reward", "elapsed", "request_s", "terminated", "truncated", "served", "response_ns"):
+            self.out.result[name][chosen] = 0
+        self.out.finished[chosen] = nothing_finished(self.out.finished.shape[1:])
         self.go_on()
         return self.out
 
