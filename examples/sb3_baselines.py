@@ -18,7 +18,6 @@ from shunter.envs.world.world import make_world
 from shunter.eval.execution.runs import simulate
 from shunter.eval.metrics.metrics import summarize
 from shunter.train.ppo.vec_env import SchedulingVecEnv
-from shunter.train.validation import cut_off_late
 
 ALGORITHMS = {
     "PPO": (PPO, {"n_steps": 32, "batch_size": 512}),
@@ -54,9 +53,7 @@ class SB3Policy:
 
 def main(name: str = "PPO", steps: int = 200_000) -> None:
     """Trains, then serves the same unseen requests as cost-greedy."""
-    # Whoever waits forever comes to an end too: at ten times what an episode should take.
     world = make_world("trivial-two-models")
-    world = cut_off_late(world)
     envs = SchedulingVecEnv(world, num_envs=64, seed=0)
     scaled = VecNormalize(envs, norm_obs_keys=["candidates", "context"], gamma=0.999)
     algorithm, options = ALGORITHMS[name]

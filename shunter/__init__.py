@@ -4,11 +4,14 @@ The areas build on each other in one direction::
 
     catalog <- engines <- profiling <- models <- envs <- agents <- eval <- train <- cli
 
-What a user calls is also here, imported when it is first used.
+What a user calls is also here, imported when it is first used. Importing this registers the environments with
+Gymnasium, without importing it.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from shunter.registration import register_when_imported
 
 if TYPE_CHECKING:
     from shunter.agents.registry import make_policy
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from shunter.train.settings import EvolutionSettings, PpoSettings
 
 __version__ = "0.1.0"
+
+register_when_imported()
 
 __all__ = [
     "EvolutionSettings",

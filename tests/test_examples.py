@@ -20,3 +20,12 @@ def test_stock_algorithms_train_and_are_set_beside_a_heuristic(
     assert 0 < illegal < decisions
     assert [line.split(":")[0] for line in lines] == [name, "cost-greedy"]
     assert "0 requests unfinished" in lines[1]
+
+
+def test_a_tree_search_on_states_is_no_worse_than_the_heuristic_behind_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    runpy.run_path(str(EXAMPLES / "mcts.py"))["main"](4, 30)
+    found = dict(line.split(": return ") for line in capsys.readouterr().out.splitlines())
+    assert list(found) == ["mcts", "cost-greedy"]
+    assert float(found["cost-greedy"]) <= float(found["mcts"]) < 0

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.envs.gym.checks import check_action
 from shunter.envs.observation.features import feature
 from shunter.envs.state.state import State
 from shunter.envs.world.world import World
+from shunter.errors import InputError
 
-__all__ = ["Policy", "Scores", "ScoringPolicy", "StatePolicy", "is_", "value"]
+__all__ = [
+    "Policy",
+    "Scores",
+    "ScoringPolicy",
+    "StatePolicy",
+    "choose",
+    "decides_on_state",
+    "is_",
+    "is_oracle",
+    "value",
+]
 
 Scores = NDArray[np.float64]
 
@@ -51,6 +63,36 @@ class StatePolicy(Policy, Protocol):
     def act_on(self, world: World, state: State, device: int, observation: dict[str, NDArray[Any]]) -> int:
         """Returns the index of a legal candidate of the asking device; changes nothing."""
         ...
+
+
+def is_oracle(policy: Policy) -> bool:
+    """Whether a policy sees true remaining lengths; one that does not say so does not."""
+    return bool(getattr(policy, "oracle", False))
+
+
+def decides_on_state(policy: Policy) -> TypeGuard[StatePolicy]:
+    """Whether a policy decides on copies of the state: it has ``act_on``."""
+    return callable(getattr(policy, "act_on", None))
+
+
+def choose(
+    policy: Policy, world: World, state: State, device: int, observation: dict[str, NDArray[Any]]
+) -> int:
+    """What a policy chooses for the asking device: a candidate, legal or not.
+
+    Raises:
+        InputError: It chooses what is no candidate's index; names the policy.
+        Exception: Whatever the policy raises.
+    """
+    if decides_on_state(policy):
+        choice: Any = policy.act_on(world, state, device, observation)
+    else:
+        choice = policy.act(observation)
+    try:
+        return check_action(choice, world.actions)
+    except InputError:
+        pass
+    return check_action(choice, world.actions, f"--policy: what {policy.name!r} chooses")
 
 
 class ScoringPolicy(ABC):

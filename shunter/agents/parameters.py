@@ -14,7 +14,7 @@ from shunter.agents.base import Policy, ScoringPolicy
 from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
 
-__all__ = ["Choice", "Heuristic", "Number", "Space", "for_world", "number", "rounded"]
+__all__ = ["Choice", "FilePath", "Heuristic", "Number", "Space", "Spelling", "for_world", "number", "rounded"]
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,26 @@ class Choice:
         return text
 
 
+@dataclass(frozen=True)
+class FilePath:
+    """The path of a file, as it is."""
+
+    def read(self, name: str, text: str) -> str:
+        """The path itself.
+
+        Raises:
+            InputError: It is empty.
+        """
+        if not text:
+            raise InputError(name, "be the path of a file", text)
+        return text
+
+
 Space = dict[str, Number | Choice]
 """What a policy is tuned in, by parameter."""
+
+Spelling = Mapping[str, Number | Choice | FilePath]
+"""What users may write behind a policy's name, by parameter."""
 
 
 def number(default: float, low: float, high: float, *, log: bool = True) -> Any:
@@ -173,7 +191,7 @@ def rounded(value: float) -> float:
     return float(f"{value:.3g}")
 
 
-def read_parameters(text: str, space: Space, field: str) -> dict[str, Any]:
+def read_parameters(text: str, space: Spelling, field: str) -> dict[str, Any]:
     """Reads ``key=value,key=value``.
 
     Args:

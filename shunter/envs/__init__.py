@@ -1,14 +1,5 @@
-"""The environment: importing this registers ``shunter/Scheduling-v0`` with Gymnasium."""
+"""The environment: scenarios, worlds, the rules, observations, the simulator and its Gymnasium faces."""
 
-import gymnasium
-
-ENV_ID = "shunter/Scheduling-v0"
-
-if ENV_ID not in gymnasium.registry:
-    gymnasium.register(
-        ENV_ID,
-        entry_point="shunter.envs.gym.scheduling:SchedulingEnv",
-        vector_entry_point="shunter.envs.gym.vector:SchedulingVectorEnv",
-    )
+from shunter.registration import ENV_ID
 
 __all__ = ["ENV_ID"]

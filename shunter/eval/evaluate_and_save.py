@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from shunter.agents.base import Policy
+from shunter.agents.imported import renamed
 from shunter.agents.learned.file import distance_from_training
 from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.engines.caller.entries import engine_entry
@@ -150,6 +152,7 @@ def evaluate_and_save(
     real: RealRuns | None = None,
     ray: str | None = None,
     json_path: Path | None = None,
+    unpickle: bool = False,
     on_progress: OnProgress | None = None,
 ) -> SavedEvaluations:
     """Compares policies on the same requests, writes report, results and logs, and logs them to MLflow.
@@ -160,7 +163,7 @@ def evaluate_and_save(
     Args:
         scenario: It, its file, or a name of the library.
         policies: As ``shunter.agents.registry.make_policy`` takes them, or made; the first is what others are
-            set against.
+            set against. Files whose policies have the same name are called by where they are.
         seeds: Workload seeds.
         out: Folder to write, whatever is in it; with several loads each gets a folder in it.
         performance: A fitted model, or where it is; None: see ``performance_of``.
@@ -170,6 +173,7 @@ def evaluate_and_save(
         real: How to run on real engines too; None: simulation only.
         ray: Address of a cluster for simulated runs; see ``shunter.jobs.open_runner``.
         json_path: Also write the results here, if nothing was cut short.
+        unpickle: Whether policies may be pickles, which run what their author wrote; see ``make_policy``.
         on_progress: See ``OnProgress``.
 
     Raises:
@@ -179,7 +183,8 @@ def evaluate_and_save(
     """
     check_place("--json", json_path)
     chosen = _scenario(scenario, engine, duration_s)
-    made = [make_policy(one) if isinstance(one, str) else one for one in policies]
+    made = [make_policy(one, unpickle=unpickle) if isinstance(one, str) else one for one in policies]
+    _tell_apart(policies, made)
     sources = _sources(policies, made)
     python = {} if real is None else _interpreters(chosen, real.python)
     if performance is None and not isinstance(scenario, Scenario):
@@ -226,11 +231,27 @@ def _is_cut_short(done: SavedEvaluations) -> bool:
     return done.interrupted or done.saved[-1].evaluation.broken is not None
 
 
+def _tell_apart(given: Sequence[str | Policy], made: Sequence[Policy]) -> None:
+    """Calls policies of files by their files' names where they are not told apart by their own."""
+    names = Counter(policy.name for policy in made)
+    files = {
+        number: Path(one).resolve().with_suffix("").parts[1:]
+        for number, (one, policy) in enumerate(zip(given, made, strict=True))
+        if isinstance(one, str) and names[policy.name] > 1 and Path(one).is_file()
+    }
+    for folders in range(max(map(len, files.values()), default=0)):
+        called = {number: "-".join(parts[-folders - 1 :]) for number, parts in files.items()}
+        for number, name in called.items():
+            renamed(made[number], name)
+        if len({policy.name for policy in made}) == len(made):
+            return
+
+
 def _sources(given: Sequence[str | Policy], made: Sequence[Policy]) -> dict[str, str]:
     """What each policy was made of, by its name."""
     names = [policy.name for policy in made]
     if len(set(names)) < len(names):
-        raise InputError("--policy", "name each policy once", names)
+        raise InputError("--policy", "name each policy once, or as NAME=POLICY", names)
     return {name: one if isinstance(one, str) else name for name, one in zip(names, given, strict=True)}
 
 

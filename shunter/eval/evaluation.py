@@ -20,7 +20,15 @@ from shunter.eval.execution.real import bind_footprints, run_real
 from shunter.eval.execution.runs import BrokenRun, InterruptedRun, Run, as_repeat, simulate
 from shunter.eval.fidelity.gap import Fidelity, fidelity, same_seeds
 from shunter.eval.fidelity.replay import Replayed, replay_predicted
-from shunter.eval.metrics.metrics import DEFINITIONS, metric_names, overhead_share, paired_change, summarize
+from shunter.eval.metrics.metrics import (
+    DEFINITIONS,
+    ILLEGAL,
+    illegal_share,
+    metric_names,
+    overhead_share,
+    paired_change,
+    summarize,
+)
 from shunter.eval.metrics.policies import policy_statistics
 from shunter.eval.metrics.starvation import waits
 from shunter.jobs import Job, Report, Runner
@@ -121,7 +129,7 @@ class Evaluation:
             "partial": None if self.partial is None else self.partial.log.run["run_id"],
             "failures": failure_rows(self.real_runs),
             "repeats": self.repeats,
-            "metrics": metric_names(scenario.objective),
+            "metrics": {**metric_names(scenario.objective), **(ILLEGAL if self._any_illegal() else {})},
             "definitions": DEFINITIONS,
             "budgets": [asdict(budget) for budget in budgets(self.world, self.predicted or self.world)],
             "changes_against": self.policies[0],
@@ -130,6 +138,11 @@ class Evaluation:
             },
             **found,
         }
+
+    def _any_illegal(self) -> bool:
+        """Whether any policy chose illegally in any run."""
+        all_runs = [*self.simulated.values(), *self.real.values()]
+        return any(illegal_share(runs) > 0 for runs in all_runs)
 
     def _policy_dict(self, name: str, compared: Fidelity) -> dict[str, Any]:
         out: dict[str, Any] = {}

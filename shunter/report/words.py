@@ -116,6 +116,10 @@ def _mode_words(result: dict[str, Any], mode: str, rows: dict[str, Any]) -> Iter
     if unserved:
         counts = ", ".join(f"{name} {count:.0f}" for name, count in unserved.items())
         yield f"Requests that were not served, and that no mean counts: {counts}."
+    illegal = {n: row.get("illegal_share") or 0.0 for n, row in rows.items()}
+    shares = ", ".join(f"{n} in {share:.1%} of its decisions" for n, share in illegal.items() if share > 0)
+    if shares:
+        yield f"Chosen although the mask forbade it, so that something else was done: {shares}."
 
 
 def _clear_words(first: str, changes: dict[str, Any]) -> str:

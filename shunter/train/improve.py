@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shunter.agents.base import Policy
+from shunter.agents.base import Policy, is_oracle
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.registry import make_policy
 from shunter.envs.world.world import World
@@ -133,7 +133,7 @@ def improve(
         InputError: The record is too short, or ``ran`` is an oracle.
         UnknownNameError: The scenario lacks a model that was asked for.
     """
-    if ran.oracle:
+    if is_oracle(ran):
         raise InputError("--against", "be no oracle: no server knows what it does", ran.name)
     settings, split = settings or EvolutionSettings(), split_record(record)
     world, measured = measured_loads(world, record.events)

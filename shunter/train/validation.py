@@ -16,13 +16,9 @@ __all__ = ["cut_off_late"]
 
 
 def cut_off_late(world: World) -> World:
-    """The world with its episodes cut off at ten times what they should take.
-
-    So a policy that waits forever comes to an end too.
-    """
+    """The world with its episodes cut off where environments do so by default: ``World.late_s``."""
     limits = world.scenario.limits
-    expected_s = world.scenario.workload.requests / world.rate_per_s + 10 * world.time_scale_s
-    max_time_s = min(limits.max_time_s, 10 * expected_s)
+    max_time_s = min(limits.max_time_s, world.late_s)
     scenario = world.scenario.model_copy(
         update={"limits": limits.model_copy(update={"max_time_s": max_time_s})}
     )

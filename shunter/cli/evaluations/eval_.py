@@ -38,8 +38,14 @@ _Scenario = Annotated[Path, typer.Option(help="Scenario file (YAML), or a name o
 _Policies = Annotated[
     list[str] | None,
     typer.Option(
-        help="Name, policy file or shipped; repeatable. Default: three common heuristics.", show_default=False
+        help="Name, policy file, shipped, module:Class or model of Stable-Baselines3 (.zip), as NAME=POLICY "
+        "under a name of your own; repeatable. Default: three common heuristics.",
+        show_default=False,
     ),
+]
+_Unpickle = Annotated[
+    bool,
+    typer.Option("--unpickle", help="Load policies that are pickles: they run what their author wrote."),
 ]
 _Seeds = Annotated[str, typer.Option(help="Workload seeds: a count, a range or a list.")]
 _Real = Annotated[bool, typer.Option("--real", help="Run on the real engine too.")]
@@ -105,6 +111,7 @@ def eval_(
     scenario: _Scenario,
     performance: Performance = None,
     policy: _Policies = None,
+    unpickle: _Unpickle = False,
     seeds: _Seeds = "20",
     real: _Real = False,
     load: _Loads = None,
@@ -133,7 +140,7 @@ def eval_(
 
     shunter eval --scenario s.yaml --load 0.5 --load 0.7 --load 0.9 --out runs/loads
 
-    shunter eval --scenario s.yaml --policy cost-greedy --policy runs/demo/policy.safetensors --seeds 100-139
+    shunter eval --scenario s.yaml --policy cost-greedy --policy mine=runs/demo/policy.safetensors
 
     shunter eval --scenario s.yaml --real --engine llama-cpp --seeds 2 --repeats 2 --json result.json
 
@@ -154,6 +161,7 @@ def eval_(
             real=how,
             ray=ray,
             json_path=json_path,
+            unpickle=unpickle,
             on_progress=report,
         )
     _show(console, done, verbose=verbose)

@@ -9,7 +9,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from shunter.envs.gym.checks import check_action, check_begun, check_cut_off, check_seed
+from shunter.envs.gym.info import single_info
+from shunter.envs.gym.options import WORKLOAD_SEED, checked_options
 from shunter.envs.gym.rendering import describe
+from shunter.envs.gym.snapshots import Restorable
 from shunter.envs.observation.features import (
     CONTEXT_FEATURES,
     CONTEXT_TABLE,
@@ -20,7 +24,6 @@ from shunter.envs.observation.features import (
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.kernel import Outputs
 from shunter.envs.sim.supply import environment_key
-from shunter.envs.state.records import COUNTS
 from shunter.envs.world.world import World, make_world
 
 __all__ = ["Observation", "SchedulingEnv", "empty_observation", "make_spaces"]
@@ -56,7 +59,7 @@ def new_key(rng: np.random.Generator) -> int:
     return int(rng.integers(2**63))
 
 
-class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
+class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
     """Several LLMs on shared, unequal devices: which runs where, how much of it, and what makes room.
 
     ## Description
@@ -70,9 +73,9 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     A load that lacks room makes the device ask again, with only evictions legal, until it fits.
 
     **Illegal actions.** ``action_masks()`` and ``info["action_mask"]`` say what is legal. An illegal action
-    (plain DQN, A2C) is not an error: it is executed as "wait", or as the legal action of lowest index where
-    waiting is illegal, and counted in ``info["illegal_actions"]``. It costs nothing extra: a wasted wait is
-    its own punishment.
+    (plain DQN, A2C) is not an error, as long as it is one of the A: it is executed as "wait", or as the legal
+    action of lowest index where waiting is illegal, and counted in ``info["illegal_actions"]``. It costs
+    nothing extra: a wasted wait is its own punishment.
 
     ## Observation Space
     ``Dict``: ``candidates`` (A, F) float32 with a row per action, ``context`` (G,) float32, ``action_mask``
@@ -156,17 +159,23 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
     Requests are drawn anew at each reset.
 
     ## Episode End
-    Terminated when all requests have been served; truncated at ``limits.max_time_s``.
+    Terminated when all requests have been served; truncated at ``cut_off_s``, by default at ten times what an
+    episode should take (``World.late_s``), or at ``limits.max_time_s`` if that is earlier: whoever only waits
+    comes to an end. There the value of what follows is to be bootstrapped; under an SLO objective the last
+    reward has charged for who is still there, which stands for it.
 
     ## Arguments
     ``scenario``: path of a scenario file, or a ``Scenario``. ``performance``: path of a fitted performance
     model, or a ``PerformanceModel``. ``world``: both at once, compiled (``shunter.envs.world.world.World``).
     ``oracle``: see above. ``noise``: durations differ from the predicted ones, lognormally with the widths of
     the performance model's intervals, by luck drawn once for each episode and model; the features stay
-    nominal. For training (domain randomisation), not for evaluation.
+    nominal. For training (domain randomisation), not for evaluation. ``cut_off_s``: see above; ``math.inf``:
+    only the scenario's limit counts.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium declares it so
+
+    _changing = ("_np_random", "_np_random_seed", "_keyed", "_going", "_last", "device")
 
     def __init__(
         self,
@@ -176,6 +185,7 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         world: World | None = None,
         oracle: bool = False,
         noise: bool = False,
+        cut_off_s: float | None = None,
         render_mode: str | None = None,
     ) -> None:
         self.world = world if world is not None else make_world(scenario, performance)
@@ -183,11 +193,11 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         observation, action = make_spaces(self.world.actions)
         self.observation_space: spaces.Space[Observation] = observation  # type: ignore[assignment]
         self.action_space = action
-        self.batch = Batch(self.world, 1, autoreset=False, oracle=oracle, noise=noise)
-        self._counts = self.batch.state.counts
+        late_s = check_cut_off(cut_off_s, self.world.late_s)
+        self.batch = Batch(self.world, 1, autoreset=False, oracle=oracle, noise=noise, cut_off_s=late_s)
         self.device = -1
         self._action = np.zeros(1, np.int64)
-        self._keyed = False
+        self._keyed = self._going = False
         self._last: tuple[int, int] | None = None
 
     def reset(
@@ -198,32 +208,42 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         Args:
             seed: Seeds all episodes from here on.
             options: ``{"workload_seed": int}`` names the requests of this episode, for paired comparisons.
+
+        Raises:
+            InputError: The seed, or the workload's, is no integer of at least 0.
+            UnknownNameError: There is an option of another name.
         """
+        workload_seed = checked_options(options).get(WORKLOAD_SEED)
+        seed = None if seed is None else check_seed(seed)
         super().reset(seed=seed)
         self._last = None
         key = None
         if seed is not None or not self._keyed:
             key = environment_key(seed, 0) if seed is not None else new_key(self.np_random)
             self._keyed = True
-        out = self.batch.reset([key], (options or {}).get("workload_seed"))
+        out = self.batch.reset([key], workload_seed)
         clock = self.batch.state.clock[0, 0]
-        self.device = int(clock["asking"])
-        return self._observation(out), self._info(out, int(clock["now_ns"]), 0.0, 0.0)
+        self.device, self._going = int(clock["asking"]), True
+        result = (0.0, 0.0, 0.0, False, False, self.device, int(clock["now_ns"]), 0, 0)
+        return self._observation(out), single_info(self.batch, result, self._mask(out))
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carries out the asking device's action and advances to the next decision.
 
         Raises:
-            gymnasium.error.ResetNeeded: The episode has ended: reset first.
+            gymnasium.error.ResetNeeded: It was never reset, or the episode has ended: reset first.
+            InputError: The action is no candidate's index.
         """
-        if self.device < 0:
-            raise gymnasium.error.ResetNeeded("the episode has ended: call reset")
-        self._last = (self.device, int(action))
+        if not self._going:
+            check_begun(self._going)
+        action = check_action(action, self.world.actions)
+        self._last = (self.device, action)
         self._action[0] = action
         out = self.batch.step(self._action)
         result: Any = out.result.item()
-        reward, elapsed, request_s, terminated, truncated, self.device, now_ns, *_ = result
-        info = self._info(out, now_ns, elapsed, request_s)
+        reward, _, _, terminated, truncated, self.device, *_ = result
+        self._going = not (terminated or truncated)
+        info = single_info(self.batch, result, self._mask(out))
         return self._observation(out), reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -245,15 +265,9 @@ class SchedulingEnv(gymnasium.Env[Observation, np.int64]):
         return {
             "candidates": out.candidates[0].copy(),
             "context": out.context[0].copy(),
-            "action_mask": out.mask[0].view(np.int8).copy(),
+            "action_mask": self._mask(out),
         }
 
-    def _info(self, out: Outputs, now_ns: int, elapsed: float, cost_request_s: float) -> dict[str, Any]:
-        return {
-            "device": self.device,
-            "now_s": now_ns * 1e-9,
-            "elapsed": elapsed,
-            "cost_request_s": cost_request_s,
-            "action_mask": out.mask[0].copy(),
-            **dict(zip(COUNTS, self._counts.item(), strict=True)),
-        }
+    def _mask(self, out: Outputs) -> NDArray[np.int8]:
+        mask: NDArray[np.int8] = out.mask[0].view(np.int8).copy()
+        return mask

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from hashlib import sha256
 from itertools import count
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shunter.envs.sim.compiled import bound
-from shunter.envs.sim.kernel import Outputs, begin_batch, make_outputs, step_batch
+from shunter.envs.sim.kernel import Outputs, begin_batch, make_outputs, nothing_finished, step_batch
 from shunter.envs.sim.simulation import STALLED
 from shunter.envs.sim.supply import Supply
+from shunter.envs.state.records import FAR_NS
 from shunter.envs.state.state import State, empty_state, grow_slots
 from shunter.envs.world.world import World
+from shunter.errors import InputError
 
 __all__ = ["Batch"]
 
@@ -23,6 +29,24 @@ SLOTS, RING = 32, 512
 
 CHUNKS = 2
 """In how many parts a step is cut for each thread: more share work better but cost a call each."""
+
+
+class BatchState(NamedTuple):
+    """All that changes in a batch, in arrays of its own: from ``Batch.get_state``, for ``Batch.set_state``.
+
+    Attributes:
+        of: What the batch is of: digest of its world, number of environments, and how they are simulated.
+        state: States with a leading axis over environments.
+        buffers: What the last two steps wrote.
+        turn: Which of the two is the last step's.
+        supplies: Where drawing requests stands, for each environment.
+    """
+
+    of: tuple[Any, ...]
+    state: State
+    buffers: tuple[Outputs, ...]
+    turn: int
+    supplies: tuple[Supply | None, ...]
 
 
 class Batch:
@@ -35,9 +59,12 @@ class Batch:
         oracle: Whether observations tell true remaining lengths instead of expected ones.
         noise: Whether durations differ from the predicted ones by luck drawn for each episode and model.
         threads: Number of threads that share the work; results are the same for any number.
+        cut_off_s: When an episode is cut off, if the scenario does not do so earlier.
+        max_decisions: Decisions after which an episode is cut off; None: none but the scenario's limit.
 
     Attributes:
         state: States with a leading axis over environments.
+        length: Requests of an episode.
         out: What the last step or reset wrote; overwritten by the one after the next.
     """
 
@@ -50,8 +77,11 @@ class Batch:
         oracle: bool = False,
         noise: bool = False,
         threads: int = 1,
+        cut_off_s: float = math.inf,
+        max_decisions: int | None = None,
     ) -> None:
-        self.tables = world.tables.changed(oracle=int(oracle))
+        max_time_ns = min(int(world.tables.max_time_ns[0]), round(min(cut_off_s, FAR_NS * 1e-9) * 1e9))
+        self.tables = world.tables.changed(oracle=int(oracle), max_time_ns=max_time_ns)
         self.world = world
         self.autoreset, self.noise, self.threads = autoreset, noise, threads
         self.environments = environments
@@ -62,36 +92,110 @@ class Batch:
             slots=SLOTS,
             ring=RING,
             outcomes=0,
+            done=world.devices * world.entries,
             first_sends_ns=world.scenario.workload.first_sends_ns(),
         )
-        self.state.clock["length"] = world.scenario.workload.requests
-        self._buffers = (make_outputs(environments, world.actions), make_outputs(environments, world.actions))
+        self.length = world.scenario.workload.requests
+        self.state.clock["length"] = self.length
+        self.state.clock["most"] = self._most = max_decisions or 0
+        # Between two decisions every device ends one operation at most.
+        sizes = (environments, world.actions, world.devices * world.entries)
+        self._buffers: tuple[Outputs, ...] = (make_outputs(*sizes), make_outputs(*sizes))
         self.out = self._buffers[0]
         self._supplies: list[Supply | None] = [None] * environments
         self._no_actions = np.zeros(environments, np.int64)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Makes what goes into no file: the compiled step, and threads."""
         arguments = (self.tables, self.state, self._no_actions, self.out)
-        self._step_batch = bound(step_batch, *arguments, False, autoreset, noise, 0, 0)
-        self._pool = ThreadPoolExecutor(threads - 1) if threads > 1 else None
+        self._step_batch = bound(step_batch, *arguments, False, self.autoreset, self.noise, 0, 0)
+        self._pool = ThreadPoolExecutor(self.threads - 1) if self.threads > 1 else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_step_batch", "_pool")}
+
+    def __setstate__(self, found: dict[str, Any]) -> None:
+        self.__dict__.update(found)
+        # Compiled code takes arrays that lie in memory as ours do: what was unpickled may be read-only.
+        turn = self._turn
+        self.state = self.state.copy()
+        self._buffers = _copied(self._buffers)
+        self.out = self._buffers[turn]
+        self._prepare()
+
+    @property
+    def _turn(self) -> int:
+        return int(self.out is self._buffers[1])
+
+    @cached_property
+    def _of(self) -> tuple[Any, ...]:
+        """What its states are of."""
+        digest = sha256(self.world.content()).hexdigest()
+        limits = int(self.tables.oracle[0]), int(self.tables.max_time_ns[0]), self._most
+        return digest, self.environments, self.autoreset, self.noise, *limits
+
+    def get_state(self) -> BatchState:
+        """All that changes, copied; simulation from it is the same, bit for bit."""
+        supplies = tuple(None if one is None else one.at_present() for one in self._supplies)
+        return BatchState(self._of, self.state.copy(), _copied(self._buffers), self._turn, supplies)
+
+    def set_state(self, state: BatchState) -> None:
+        """Goes on from where ``get_state`` was called, of this batch or of one like it.
+
+        Args:
+            state: From ``get_state``; it is not changed and may be used again.
+
+        Raises:
+            InputError: It is none, or one of another world, another number of environments, or simulated
+                otherwise.
+        """
+        if not isinstance(state, BatchState) or state.of != self._of:
+            got = state.of if isinstance(state, BatchState) else type(state).__name__
+            raise InputError(
+                "state", "be from get_state of an environment of the same world, made alike", got
+            )
+        if any(a.shape != b.shape for a, b in zip(self.state, state.state, strict=True)):
+            self.state = state.state.copy()
+        else:
+            _copy_into(self.state, state.state)
+        for mine, theirs in zip(self._buffers, state.buffers, strict=True):
+            _copy_into(mine, theirs)
+        self.out = self._buffers[state.turn]
+        self._supplies = [None if one is None else one.at_present() for one in state.supplies]
 
     def reset(
-        self, keys: Sequence[int | None], workload_seed: int | None = None, *, episode: int = 0
+        self,
+        keys: Sequence[int | None],
+        workload_seed: int | None = None,
+        *,
+        episode: int = 0,
+        chosen: NDArray[np.bool_] | None = None,
     ) -> Outputs:
-        """Starts the next episode in every environment.
+        """Starts the next episode.
 
         Args:
             keys: One per environment: a new key of its random numbers, or None: go on with the old one.
             workload_seed: Seed of the requests of this episode, in place of what the key gives.
             episode: Number of the first episode of a new key.
+            chosen: (E,) in which environments; None: in all. What was written of the others stays.
         """
         clock = self.state.clock[:, 0]
+        if chosen is None:
+            chosen = np.ones(self.environments, np.bool_)
         for e, key in enumerate(keys):
+            if not chosen[e]:
+                continue
             if key is not None:
                 clock["key"][e], clock["episode"][e] = key, episode - 1
             if key is not None or workload_seed is not None:
                 following = int(clock["episode"][e]) + 1
                 self._supplies[e] = Supply(self.world, int(clock["key"][e]), following, workload_seed)
                 clock["filled"][e] = clock["last"][e]
-        begin_batch(self.tables, self.state, np.ones(self.environments, np.bool_), self.noise)
+        begin_batch(self.tables, self.state, chosen, self.noise)
+        for name in ("reward", "elapsed", "request_s", "terminated", "truncated", "served", "response_ns"):
+            self.out.result[name][chosen] = 0
+        self.out.finished[chosen] = nothing_finished(self.out.finished.shape[1:])
         self.go_on()
         return self.out
 
@@ -154,3 +258,12 @@ class Batch:
         mine = work()
         # Whoever has not even begun by now is not waited for: nothing is left.
         return mine + sum(other.result() for other in others if not other.cancel())
+
+
+def _copied(buffers: Sequence[Outputs]) -> tuple[Outputs, ...]:
+    return tuple(Outputs._make(array.copy() for array in buffer) for buffer in buffers)
+
+
+def _copy_into(mine: tuple[NDArray[Any], ...], theirs: tuple[NDArray[Any], ...]) -> None:
+    for target, source in zip(mine, theirs, strict=True):
+        target[...] = source

@@ -15,6 +15,7 @@ from shunter.envs.rules.objectives import charge_unserved, reward
 from shunter.envs.sim.compiled import inlined, internal, jit
 from shunter.envs.sim.randomness import key_of, normal
 from shunter.envs.sim.simulation import STALLED, advance, begin
+from shunter.envs.state.records import COUNTS, record
 from shunter.envs.state.state import IDLE, Bools, Ints, Records, State
 from shunter.envs.state.tables import Tables
 
@@ -31,17 +32,28 @@ RESULT = np.dtype(
         ("now_ns", np.int64),  # the clock at the end of the step
         ("served", np.int64),  # requests finished in the episode
         ("response_ns", np.int64),  # sum of their response times
+        ("charged", np.float64),  # of the reward, for requests that were there as the episode was cut off
         ("from_cost_ns", np.int64),  # the state's costs and clock before the step
         ("from_cost", np.float64),
         ("from_ns", np.int64),
+        ("from_served", np.int64),
     ],
     align=True,
 )
 """What came of an environment's step."""
 
+FINISHED = record(
+    "model",
+    "prompt_tokens",
+    "decode_tokens",
+    "preemptions",
+    floats=("arrival_s", "ttft_s", "response_s"),
+)
+"""A request that finished in a step; where there is none, the model is -1 and all else 0."""
+
 
 class Outputs(NamedTuple):
-    """Where a step writes. E environments, A actions, F features, G context features.
+    """Where a step writes. E environments, A actions, F features, G context features, K requests at once.
 
     Attributes:
         candidates: (E, A, F) float32, a row of features per action.
@@ -51,6 +63,8 @@ class Outputs(NamedTuple):
         final_candidates: (E, A, F) float32, the candidates that ended an episode, where one did.
         final_context: (E, G) float32, the context that ended an episode, where one did.
         final_mask: (E, A) bool, the mask that ended an episode, where one did.
+        finished: (E, K) records of ``FINISHED``, the requests that finished in the step first.
+        final_counts: (E,) counts of an episode that ended, where one did.
     """
 
     candidates: NDArray[np.float32]
@@ -60,10 +74,18 @@ class Outputs(NamedTuple):
     final_candidates: NDArray[np.float32]
     final_context: NDArray[np.float32]
     final_mask: Bools
+    finished: Records
+    final_counts: Records
 
 
-def make_outputs(environments: int, actions: int) -> Outputs:
-    """Room for the steps of so many environments with so many candidates."""
+def make_outputs(environments: int, actions: int, at_once: int = 0) -> Outputs:
+    """Room for the steps of environments.
+
+    Args:
+        environments: How many.
+        actions: Number of candidates.
+        at_once: Most requests that finish in one step; 0: which do is not written.
+    """
     e, f, g = environments, len(FEATURES), len(CONTEXT_FEATURES)
     return Outputs(
         candidates=np.zeros((e, actions, f), np.float32),
@@ -73,7 +95,16 @@ def make_outputs(environments: int, actions: int) -> Outputs:
         final_candidates=np.zeros((e, actions, f), np.float32),
         final_context=np.zeros((e, g), np.float32),
         final_mask=np.zeros((e, actions), np.bool_),
+        finished=nothing_finished((e, at_once)),
+        final_counts=np.zeros(e, record(*COUNTS)),
     )
+
+
+def nothing_finished(shape: tuple[int, ...]) -> Records:
+    """Records of ``FINISHED`` that say that no request did."""
+    finished = np.zeros(shape, FINISHED)
+    finished["model"] = -1
+    return finished
 
 
 @inlined
@@ -92,6 +123,7 @@ def environment(batch: State, e: int) -> State:
         batch.counts[e],
         batch.user[e],
         batch.row[e],
+        batch.done[e],
     )
 
 
@@ -198,9 +230,12 @@ def judge(t: Tables, s: State, result: Records, e: int) -> bool:
     """Writes what came of a step; returns whether the episode is over."""
     c, r, scale_s = s.clock[0], result[e], t.limits[0].time_scale_s
     terminated = c.asking < 0
-    truncated = not terminated and c.now_ns > t.limits[0].max_time_ns
-    if truncated:
+    is_late = not terminated and c.now_ns > t.limits[0].max_time_ns
+    kept = c.cost
+    if is_late:
         charge_unserved(s)
+    r.charged = c.cost - kept
+    truncated = is_late or (not terminated and c.most > 0 and s.counts[0].decisions >= c.most)
     r.request_s = (c.cost_ns - r.from_cost_ns) * 1e-9
     r.reward = reward(s, r.from_cost_ns, r.from_cost, scale_s)
     r.elapsed = (c.now_ns - r.from_ns) * 1e-9 / scale_s
@@ -214,6 +249,33 @@ def judge(t: Tables, s: State, result: Records, e: int) -> bool:
 
 
 @inlined
+def tell_finished(s: State, from_served: int, finished: Records) -> None:
+    """Writes which requests finished since so many had, in order; whoever stood there before is gone."""
+    kept, room = s.done.shape[0], finished.shape[0]
+    count = min(s.clock[0].served - from_served, room)
+    for i in range(count):
+        r, to = s.done[(from_served + i) % kept], finished[i]
+        to.model = r.model
+        to.prompt_tokens = r.prompt_tokens
+        to.decode_tokens = r.decode_tokens
+        to.preemptions = r.preemptions
+        to.arrival_s = r.arrival_ns * 1e-9
+        to.ttft_s = (r.first_token_ns - r.arrival_ns) * 1e-9
+        to.response_s = (r.finish_ns - r.arrival_ns) * 1e-9
+    for i in range(count, room):
+        to = finished[i]
+        if to.model < 0:
+            break
+        to.model = -1
+        to.prompt_tokens = 0
+        to.decode_tokens = 0
+        to.preemptions = 0
+        to.arrival_s = 0.0
+        to.ttft_s = 0.0
+        to.response_s = 0.0
+
+
+@inlined
 def reach(t: Tables, s: State, out: Outputs, e: int, autoreset: bool, noise: bool) -> int:
     """Takes environment e to its next decision, in the next episode if need be; returns 1 if it stalled."""
     c = s.clock[0]
@@ -222,6 +284,8 @@ def reach(t: Tables, s: State, out: Outputs, e: int, autoreset: bool, noise: boo
         if c.asking == STALLED:
             return 1
         over = c.starting == 0 and judge(t, s, out.result, e)
+        if c.starting == 0:
+            tell_finished(s, out.result[e].from_served, out.finished[e])
         c.starting = 0
         ends = over and autoreset
         look(
@@ -232,8 +296,26 @@ def reach(t: Tables, s: State, out: Outputs, e: int, autoreset: bool, noise: boo
             out.final_mask[e] if ends else out.mask[e],
         )
         if not ends:
+            if over:
+                c.asking = -1
+                out.result[e].device = -1
             return 0
+        out.final_counts[e] = s.counts[0]
         begin_episode(t, s, noise)
+
+
+@inlined
+def stand_still(s: State, out: Outputs, e: int) -> None:
+    """Writes that nothing came of a step, for no episode is under way."""
+    result = out.result[e]
+    tell_finished(s, s.clock[0].served, out.finished[e])
+    result.device = -1
+    result.reward = 0.0
+    result.charged = 0.0
+    result.elapsed = 0.0
+    result.request_s = 0.0
+    result.terminated = False
+    result.truncated = False
 
 
 @jit
@@ -249,6 +331,8 @@ def step_batch(
     end: int,
 ) -> int:
     """Carries out an action in each environment from first to end and takes it to its next decision.
+
+    Nothing happens in those whose episode is over, or has not begun.
 
     Args:
         t: Tables of the scenario.
@@ -270,7 +354,11 @@ def step_batch(
         c = s.clock[0]
         if again and c.asking != STALLED:
             continue
+        if not again and c.asking < 0:
+            stand_still(s, out, e)
+            continue
         if not again:
+            out.result[e].from_served = c.served
             out.result[e].from_cost_ns = c.cost_ns
             out.result[e].from_cost = c.cost
             out.result[e].from_ns = c.now_ns

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -39,15 +41,32 @@ class Supply:
 
     def _restart(self, episode: int) -> None:
         self.episode = episode
-        self._pieces = self._draw()
+        self._number = 0  # pieces of the episode that were taken
+        self._pieces: Iterator[Requests] | None = None
         self._left = _NOTHING
 
-    def _draw(self) -> Iterator[Requests]:
-        """Requests of all episodes from ``self.episode`` on, never across an episode's end."""
+    def _next(self) -> Requests:
+        """The next piece of the requests of all episodes, never across an episode's end."""
         while True:
-            seed = self.named.get(self.episode)
-            yield from self.world.chunks(int(key_of(self.key, self.episode)) if seed is None else seed)
-            self.episode += 1
+            if self._pieces is None:
+                named = self.named.get(self.episode)
+                seed = int(key_of(self.key, self.episode)) if named is None else named
+                self._pieces = islice(self.world.chunks(seed), self._number, None)
+            piece = next(self._pieces, None)
+            if piece is not None:
+                self._number += 1
+                return piece
+            self.episode, self._number, self._pieces = self.episode + 1, 0, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Where drawing stands goes into no file; from the number of pieces it is found again when needed.
+        return {**self.__dict__, "_pieces": None}
+
+    def at_present(self) -> Supply:
+        """One that goes on as this will, whatever becomes of this; what was drawn is shared."""
+        twin = object.__new__(Supply)
+        twin.__dict__.update(self.__getstate__())
+        return twin
 
     def fill(self, state: State, e: int) -> None:
         """Fills the ring of environment e of a batch; at least one request that it has not taken is there."""
@@ -58,7 +77,7 @@ class Supply:
             clock["filled"] = clock["taken"]
         while (room := len(ring) - int(clock["filled"] - clock["taken"])) > 0:
             if not len(self._left.arrival_ns):
-                self._left = next(self._pieces)
+                self._left = self._next()
             at = int(clock["filled"]) % len(ring)
             count = min(room, len(ring) - at, len(self._left.arrival_ns))
             for name, values in zip(Requests._fields, self._left, strict=True):

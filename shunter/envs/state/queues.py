@@ -228,6 +228,15 @@ def leave(s: State, i: int, finish_ns: int) -> None:
     """Takes a request that finished out of its queue and the system; its slot is free again."""
     c, r = s.clock[0], s.slot[i]
     unlink(s, i)
+    if s.done.shape[0] > 0:
+        kept = s.done[c.served % s.done.shape[0]]
+        kept.arrival_ns = r.arrival_ns
+        kept.first_token_ns = r.first_token_ns
+        kept.finish_ns = finish_ns
+        kept.model = r.model
+        kept.prompt_tokens = r.prompt_tokens
+        kept.decode_tokens = r.decode_tokens
+        kept.preemptions = r.preemptions
     c.cost_ns -= c.now_ns - finish_ns
     c.served += 1
     c.response_ns += finish_ns - r.arrival_ns

@@ -46,6 +46,7 @@ CLOCK = record(
     "objective",  # what ``cost`` counts, and until when a request must be served
     "ttft_ns",
     "tpot_ns",
+    "most",  # decisions after which the episode is cut off, 0: however many
     "check_ns",  # before then nobody outside a quantum misses the SLO
     "missed",  # requests in the system that missed the SLO
     floats=("cost", "cost_per_s"),  # accrued of an objective other than mean response, and at which rate
@@ -163,6 +164,14 @@ ENTRY = record(
     ),
 )
 """A request of a device's current quantum."""
+
+DONE = record(
+    "arrival_ns",
+    "first_token_ns",
+    "finish_ns",
+    small=("model", "prompt_tokens", "decode_tokens", "preemptions"),
+)
+"""A request that finished lately; kept only where somebody asks after each step which did."""
 
 OUTCOME = record("first_token_ns", "finish_ns", "preemptions", "attempts")
 """What became of a request, and how often an engine failed while it was for it; kept only where every request

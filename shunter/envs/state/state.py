@@ -17,6 +17,7 @@ from shunter.envs.state.records import (
     CLOCK,
     COUNTS,
     DEVICE,
+    DONE,
     ENTRY,
     MODEL,
     OUTCOME,
@@ -91,6 +92,8 @@ class State(NamedTuple):
         counts: (1,) record of ``COUNTS``.
         user: (U,) records of ``USER``; U is 0 in an open loop.
         row: (D, M, L, F) float32: candidates as last observed, a cache.
+        done: (K,) records of ``DONE``: the k-th request that finished is at k modulo K; K is 0 if none are
+            kept.
     """
 
     clock: Records
@@ -105,6 +108,7 @@ class State(NamedTuple):
     counts: Records
     user: Records
     row: NDArray[np.float32]
+    done: Records
 
     def of(self, e: int) -> State:
         """The state of environment e of a batch, as a view."""
@@ -131,6 +135,7 @@ def empty_state(
     slots: int,
     ring: int,
     outcomes: int,
+    done: int = 0,
     first_sends_ns: Ints | None = None,
 ) -> State:
     """States before anything was begun: no requests on their way.
@@ -142,6 +147,7 @@ def empty_state(
         slots: Number of slots in the pool of requests.
         ring: Number of requests on their way that the ring holds.
         outcomes: Number of requests whose outcomes are kept.
+        done: Number of requests that finished last that are kept.
         first_sends_ns: (users,) ns at which each user of a closed loop sends the first request; None: an open
             one.
     """
@@ -160,6 +166,7 @@ def empty_state(
         counts=np.zeros((*batch, 1), record(*COUNTS)),
         user=np.zeros((*batch, users), USER),
         row=np.zeros((*batch, *levels, len(FEATURES)), np.float32),
+        done=np.zeros((*batch, done), DONE),
     )
     if first_sends_ns is not None:
         state.user["first_ns"] = first_sends_ns

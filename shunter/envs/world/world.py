@@ -55,6 +55,9 @@ class World:
     service_s: Array
     interpolation_error: float = 0.0
 
+    def __deepcopy__(self, memo: dict[int, object]) -> World:
+        return self  # nothing in it ever changes: copies of what holds it share it
+
     def content(self) -> bytes:
         """All that its episodes depend on - scenario, rate, every table - for digests."""
         tables = [np.ascontiguousarray(table).tobytes() for table in self.tables]
@@ -100,6 +103,12 @@ class World:
     def max_time_ns(self) -> int:
         """When an episode is cut off."""
         return int(self.scenario.limits.max_time_s * 1e9)
+
+    @property
+    def late_s(self) -> float:
+        """Ten times what an episode should take: only who leaves requests waiting for good takes so long."""
+        expected_s = self.scenario.workload.requests / self.rate_per_s + 10 * self.time_scale_s
+        return 10 * expected_s
 
     @property
     def levels(self) -> tuple[int, int, int]:

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from shunter.agents.base import Policy, StatePolicy
+from shunter.agents.base import Policy, choose, decides_on_state, is_oracle
 from shunter.agents.heuristics.compiled import play_rules, rule_vector
 from shunter.agents.learned.compiled import make_scratch, play_batch
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.parameters import for_world
+from shunter.envs.gym.checks import check_actions
 from shunter.envs.gym.vector import observation
 from shunter.envs.rules.objectives import accrued, charge_unserved
 from shunter.envs.sim.kernel import begin_batch, make_outputs, step_batch
@@ -106,8 +107,8 @@ class _Episodes:
     def __init__(self, world: World, policy: Policy, requests: Sequence[Requests]) -> None:
         self.world = world
         self.policy = policy = for_world(policy, world)
-        self._on_state = policy if isinstance(policy, StatePolicy) else None  # the check is not free
-        self.tables = world.tables.changed(oracle=int(policy.oracle), max_time_ns=world.max_time_ns)
+        self._on_state = policy if decides_on_state(policy) else None
+        self.tables = world.tables.changed(oracle=int(is_oracle(policy)), max_time_ns=world.max_time_ns)
         self.state = world.states_of(requests, slots=SLOTS)
         begin_batch(self.tables, self.state, np.ones(len(requests), np.bool_), False)
         self.number = np.arange(len(requests))
@@ -139,13 +140,18 @@ class _Episodes:
         n = self._active
         seen = {name: values[:n] for name, values in observation(self._out, copy=False).items()}
         if self._on_state is None:
-            return self.policy.act_batch(seen)
+            return self._checked(self.policy.act_batch(seen))
         chosen = np.zeros(n, np.int64)
         for e in range(n):
             device = int(self.state.clock["asking"][e, 0])
             one = {name: values[e] for name, values in seen.items()}
-            chosen[e] = self._on_state.act_on(self.world, self.state.of(e), device, one)
+            chosen[e] = choose(self._on_state, self.world, self.state.of(e), device, one)
         return chosen
+
+    def _checked(self, chosen: object) -> NDArray[np.int64]:
+        return check_actions(
+            chosen, (self._active,), self.world.actions, f"--policy: what {self.policy.name!r} chooses"
+        )
 
     def _step(self, *, again: bool) -> int:
         return step_batch(

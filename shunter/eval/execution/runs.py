@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from shunter.agents.base import Policy, StatePolicy
+from shunter.agents.base import Policy, choose, is_oracle
 from shunter.agents.parameters import for_world
 from shunter.engines.base import EngineError
 from shunter.envs.gym.scheduling import empty_observation
@@ -131,7 +130,7 @@ class _Episode:
     ) -> None:
         self.world, self.requests, self.policy = world, requests, for_world(policy, world)
         self.state = world.state_of(requests)
-        self.tables = world.tables.changed(oracle=int(policy.oracle))
+        self.tables = world.tables.changed(oracle=int(is_oracle(policy)))
         open_episode(self.tables, self.state)
         run_id = f"{policy.name}/{seed}/{mode}"
         run = {"run_id": run_id, "policy": policy.name, "seed": seed, "mode": mode}
@@ -169,11 +168,7 @@ class _Episode:
 
     def _wanted(self, device: int) -> int:
         try:
-            if isinstance(self.policy, StatePolicy):
-                wanted = self.policy.act_on(self.world, self.state, device, self.observation)
-            else:
-                wanted = self.policy.act(self.observation)
-            return operator.index(wanted)
+            return choose(self.policy, self.world, self.state, device, self.observation)
         except ShunterError:
             raise
         except Exception as error:  # a third party's policy may raise anything

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from shunter.agents.base import Policy
+from shunter.agents.base import Policy, is_oracle
 from shunter.agents.parameters import for_world
+from shunter.envs.gym.checks import check_actions
 from shunter.envs.gym.vector import observation
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.supply import environment_key
@@ -134,12 +135,12 @@ def growth(world: World, policy: Policy, rate_per_s: float, seeds: Sequence[int]
     scenario = world.scenario.model_copy(update={"workload": workload})
     tables = world.tables.changed(max_time_ns=2**62)
     endless = replace(world, scenario=scenario, tables=tables).with_guard(None).at_rate(rate_per_s)
-    batch = Batch(endless, len(seeds), autoreset=False, oracle=bool(getattr(policy, "oracle", False)))
+    batch = Batch(endless, len(seeds), autoreset=False, oracle=is_oracle(policy))
     out = batch.reset([environment_key(seed, 0) for seed in seeds])
     held, policy = np.full((2, len(seeds)), -1), for_world(policy, endless)
     while (held[1] < 0).any():
         actions = policy.act_batch(observation(out, copy=False))
-        out = batch.step(np.ascontiguousarray(actions, np.int64))
+        out = batch.step(check_actions(actions, (len(seeds),), world.actions, f"what {policy.name} chooses"))
         clock = batch.state.clock[:, 0]
         for row, at in enumerate((first_half(requests), requests)):
             reached = (held[row] < 0) & (clock["arrived"] >= at)

@@ -34,6 +34,9 @@ METRICS = {
 }
 """Keys of ``summarize`` and how tables call them."""
 
+ILLEGAL = {"illegal_share": "illegal choices"}
+"""A further key of ``summarize`` and its name, which tables have only where a policy chose illegally."""
+
 SLO_METRICS = {"slo_attainment": "SLO attainment", "goodput_per_s": "goodput, requests/s"}
 """Further keys of ``summarize`` and their names, where the objective has an SLO."""
 
@@ -48,6 +51,8 @@ DEFINITIONS = {
     "worst wait": "longest time from arrival to first token; one that never came counts until the run's end",
     "Jain's index": "of the models' mean waits: 1 if all wait alike, 1/n if one of n models waits alone",
     "time loading": "share of all devices' time spent on loads",
+    "illegal choices": "share of decisions in which the policy chose what its mask forbids; it waited "
+    "instead, or did the first legal thing, so that its figures are not those of its choices alone",
     "change": "mean response against the first policy's on the same requests - 1, with a 95 % paired "
     "bootstrap interval, over request sequences if there are five or more, else over blocks of ten requests",
     "IQM": "mean of the middle half of the request sequences' responses relative to the first policy's",
@@ -127,7 +132,7 @@ def summarize(runs: Sequence[Run]) -> dict[str, float]:
     """Metrics of one policy over its runs, requests pooled; counts and costs are means per run.
 
     Returns:
-        The keys of ``metric_names``.
+        The keys of ``metric_names``, and of ``ILLEGAL``.
     """
     objective = runs[0].log.world.scenario.objective
     times = pd.concat([request_times(run) for run in runs])
@@ -149,9 +154,16 @@ def summarize(runs: Sequence[Run]) -> dict[str, float]:
         "preemptions": float(np.mean([run.counts["preemptions"] for run in runs])),
         "loading_share": sum(run.counts["loading_ns"] for run in runs) * 1e-9 / device_s,
         "unfinished": float(times.response_s.isna().sum()),
+        "illegal_share": illegal_share(runs),
         **(_slo_metrics(runs, times, objective.slo) if objective.slo else {}),
         **_cost_metrics(runs, objective),
     }
+
+
+def illegal_share(runs: Sequence[Run]) -> float:
+    """Share of decisions in which the policy chose illegally; 0 where none was made."""
+    illegal, decisions = (sum(run.counts[key] for run in runs) for key in ("illegal_actions", "decisions"))
+    return illegal / max(1, decisions)
 
 
 def overhead_share(runs: Sequence[Run]) -> float:

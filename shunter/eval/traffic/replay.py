@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from shunter.agents.base import Policy
+from shunter.agents.base import Policy, is_oracle
 from shunter.agents.learned.shipped import shipped_policy
 from shunter.agents.registry import make_policy
 from shunter.envs.world.world import World
@@ -210,7 +210,7 @@ def replay_record(record: Record, world: World, ran: Policy, others: Sequence[Po
 def _check(policies: Sequence[Policy]) -> None:
     names = [policy.name for policy in policies]
     for policy in policies:
-        if policy.oracle:
+        if is_oracle(policy):
             raise InputError("--policy", "be no oracle: no server knows what it does", policy.name)
         if names.count(policy.name) > 1:
             raise InputError(

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from shunter.agents.base import Policy, StatePolicy
+from shunter.agents.base import Policy, choose
 from shunter.agents.registry import make_policy
 from shunter.envs.gym.scheduling import empty_observation
 from shunter.envs.observation.features import feature
@@ -132,9 +132,7 @@ class Chooser:
     def _wanted(self, policy: Policy, device: int) -> tuple[int, bool]:
         """What a policy chooses; what the fallback does, and True, where it fails."""
         try:
-            if isinstance(policy, StatePolicy):
-                return int(policy.act_on(self._world, self._state, device, self._observation)), False
-            return int(policy.act(self._observation)), False
+            return choose(policy, self._world, self._state, device, self._observation), False
         except Exception:  # a third party's policy may raise anything; requests must not suffer for it
             return int(self._fallback.act(self._observation)), True
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shunter.agents.base import Policy
+from shunter.agents.base import Policy, is_oracle
 from shunter.agents.parameters import for_world
 from shunter.envs.rules.dynamics import admit, apply, complete, next_idle, open_episode, wake_waiting
 from shunter.envs.rules.expiry import next_expiry_ns
@@ -83,7 +83,7 @@ class Core(Lanes):
         if mode != "drain":
             rule = "be drain for servers: a running request can be neither paused nor moved"
             raise InputError("limits.preemption", rule, mode)
-        if self.policy.oracle:
+        if is_oracle(self.policy):
             raise InputError("--policy", "be no oracle: no server knows what it does", self.policy.name)
         self.policy = for_world(self.policy, world)
         self.shadow = None if self.shadow is None else for_world(self.shadow, world)

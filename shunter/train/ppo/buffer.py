@@ -110,4 +110,15 @@ class RecordDurations(BaseCallback):
         elapsed = np.array([info["elapsed"] for info in self.locals["infos"]])
         buffer.discounts[buffer.pos] = np.exp(-elapsed / self.time_constant)
         buffer.traces[buffer.pos] = np.exp(-elapsed / self.credit_constant)
+        for e, info in enumerate(self.locals["infos"]):
+            if info.get("TimeLimit.truncated"):
+                self._bootstrap(e, info, float(buffer.discounts[buffer.pos, e]))
         return True
+
+    def _bootstrap(self, e: int, info: dict[str, Any], discount: float) -> None:
+        """Adds the value of what follows an episode that was cut off; sb3 would not discount it."""
+        policy = self.model.policy
+        seen = policy.obs_to_tensor(info["terminal_observation"])[0]
+        with torch.no_grad():
+            self.locals["rewards"][e] += discount * float(policy.predict_values(seen)[0])
+        info["TimeLimit.truncated"] = False

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from shunter.envs.gym.checks import check_actions, check_begun, check_count, check_cut_off, check_seed
 from shunter.envs.gym.scheduling import Observation, make_spaces
 from shunter.envs.gym.vector import final_observation, observation
 from shunter.envs.sim.batch import Batch
@@ -49,6 +51,9 @@ class UniformVecEnv(VecEnv):
 class SchedulingVecEnv(UniformVecEnv):
     """Many ``SchedulingEnv`` at once for Stable-Baselines3.
 
+    Where an episode is cut off, the reward does not charge for requests that are still there, as that of
+    ``SchedulingEnv`` does under an SLO objective: SB3 bootstraps what follows.
+
     Observations are the arrays that the simulator writes; the step after the next overwrites them, by when
     SB3's buffers have copied what they keep.
 
@@ -61,6 +66,7 @@ class SchedulingVecEnv(UniformVecEnv):
         oracle: Whether observations tell true remaining lengths instead of expected ones.
         noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
         threads: Number of threads that share the work.
+        cut_off_s: When an episode is cut off, see ``SchedulingEnv``.
     """
 
     def __init__(
@@ -73,41 +79,79 @@ class SchedulingVecEnv(UniformVecEnv):
         oracle: bool = False,
         noise: bool = False,
         threads: int = 1,
+        cut_off_s: float | None = None,
     ) -> None:
+        num_envs, threads = check_count("num_envs", num_envs), check_count("threads", threads)
         super().__init__(num_envs, *make_spaces(world.actions))
-        self.batch = Batch(world, num_envs, autoreset=True, oracle=oracle, noise=noise, threads=threads)
+        self.batch = Batch(
+            world,
+            num_envs,
+            autoreset=True,
+            oracle=oracle,
+            noise=noise,
+            threads=threads,
+            cut_off_s=check_cut_off(cut_off_s, world.late_s),
+        )
         self.reward_scale = reward_scale
-        self._actions = np.zeros(num_envs, np.int64)
-        self._keyed = False
+        self._actions: NDArray[np.int64] | None = None
+        self._begun = self._keyed = self._closed = False
         self.seed(seed)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seeds all environments from the next reset on."""
+        """Seeds all environments from the next reset on.
+
+        Raises:
+            InputError: The seed is no integer of at least 0.
+        """
         if seed is not None:
-            self._base, self._keyed = seed, False
+            self._base, self._keyed = check_seed(seed), False
         return [seed] * self.num_envs
 
     def reset(self) -> Observation:
-        """Starts an episode in every environment."""
+        """Starts an episode in every environment; actions that wait to be carried out are forgotten.
+
+        Raises:
+            gymnasium.error.ClosedEnvironmentError: It was closed.
+        """
+        check_begun(True, self._closed)
         keys: list[int | None] = [None] * self.num_envs
         if not self._keyed:
             keys = [environment_key(self._base, e) for e in range(self.num_envs)]
-        self._keyed = True
+        self._keyed = self._begun = True
+        self._actions = None
         return observation(self.batch.reset(keys), copy=False)
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
-        """Remembers the actions for ``step_wait``."""
-        self._actions[:] = actions
+        """Remembers a copy of the actions for ``step_wait``.
+
+        Raises:
+            gymnasium.error.ResetNeeded: It was never reset.
+            gymnasium.error.ClosedEnvironmentError: It was closed.
+            InputError: The actions are not one candidate's index for each environment.
+        """
+        self.put(check_actions(actions, (self.num_envs,), int(self.action_space.n)))
+
+    def put(self, actions: NDArray[np.int64]) -> None:
+        """As ``step_async``, for what was checked: (num_envs,) int64; beyond the candidates is illegal."""
+        check_begun(self._begun, self._closed)
+        self._actions = actions.copy()
 
     def step_wait(self) -> tuple[Observation, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
-        """Carries out the actions; each info has ``elapsed``, the step's duration in time scales."""
-        out = self.batch.step(self._actions)
+        """Carries out the actions; each info has ``elapsed``, the step's duration in time scales.
+
+        Raises:
+            gymnasium.error.NoAsyncCallError: There were none since the last step.
+        """
+        if self._actions is None:
+            raise gymnasium.error.NoAsyncCallError("call step_async before step_wait", "step")
+        out, self._actions = self.batch.step(self._actions), None
         result = out.result
         done = result["terminated"] | result["truncated"]
         infos: list[dict[str, Any]] = [{"elapsed": elapsed} for elapsed in result["elapsed"].tolist()]
         if done.any():
             self._add_ends(out, done, infos)
-        rewards = (result["reward"] * self.reward_scale).astype(np.float32)
+        # Where an episode is cut off SB3 adds the value of what follows: no charge stands for that.
+        rewards = ((result["reward"] + result["charged"]) * self.reward_scale).astype(np.float32)
         return observation(out, copy=False), rewards, done, infos
 
     def _add_ends(self, out: Outputs, done: NDArray[np.bool_], infos: list[dict[str, Any]]) -> None:
@@ -122,4 +166,5 @@ class SchedulingVecEnv(UniformVecEnv):
 
     def close(self) -> None:
         """Ends the threads."""
+        self._closed = True
         self.batch.close()

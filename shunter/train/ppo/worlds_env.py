@@ -10,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from shunter.agents.learned.base_policy import MOST_CANDIDATES, BasePolicy, base_scores, listed
+from shunter.envs.gym.checks import check_actions
 from shunter.envs.gym.scheduling import Observation, make_spaces
 from shunter.train.ppo.tasks import TrainingTask
 from shunter.train.ppo.vec_env import SchedulingVecEnv, UniformVecEnv
@@ -85,13 +86,20 @@ class WorldsVecEnv(UniformVecEnv):
         return seen
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
-        """Remembers the actions for ``step_wait``."""
-        self._actions = self._shown[np.arange(self.num_envs), actions]
+        """Remembers the actions for ``step_wait``.
+
+        Raises:
+            gymnasium.error.ResetNeeded: It was never reset.
+            gymnasium.error.ClosedEnvironmentError: It was closed.
+            InputError: The actions are not one shown candidate's index for each environment.
+        """
+        chosen = check_actions(actions, (self.num_envs,), int(self.action_space.n))
+        wanted = self._shown[np.arange(self.num_envs), chosen]
+        for i, part in enumerate(self.parts):
+            part.put(wanted[i * self.envs_each : (i + 1) * self.envs_each])
 
     def step_wait(self) -> tuple[Observation, NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Carries out the actions; each info has ``elapsed``, in its world's time scales."""
-        for i, part in enumerate(self.parts):
-            part.step_async(self._actions[i * self.envs_each : (i + 1) * self.envs_each])
         stepped = [part.step_wait() for part in self.parts]
         infos = [info for step in stepped for info in step[3]]
         done = np.concatenate([step[2] for step in stepped])
