@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter import __version__
 from shunter.agents.learned.file import load_of
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.mlflow_model import signature
@@ -31,6 +30,7 @@ from shunter.envs.world.world import World
 from shunter.errors import InputError, VersionError
 from shunter.tracking.runs import Tracker
 from shunter.tracking.store import import_mlflow
+from shunter.tracking.wheel import pinned_requirements, write_wheel
 from shunter.train.selection import best_of, heuristics, mean_responses
 from shunter.uncertainty import Interval, paired_mean_change, said
 
@@ -222,6 +222,7 @@ def _log_model(policy_path: Path, tracker: Tracker) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         data = shutil.copyfile(policy_path, Path(folder) / "policy.safetensors")
+        wheel = write_wheel(Path(folder))
         return mlflow.models.Model.log(
             artifact_path=None,
             name="policy",
@@ -230,5 +231,6 @@ def _log_model(policy_path: Path, tracker: Tracker) -> Any:
             loader_module="shunter.agents.mlflow_model",
             data_path=str(data),
             signature=signature(),
-            pip_requirements=[f"shunter=={__version__}"],
+            code_paths=[str(wheel)],
+            pip_requirements=[f"./code/{wheel.name}", *pinned_requirements()],
         )

@@ -122,6 +122,10 @@ class Training(ABC):
         """What else the policy's file says of it."""
         return {}
 
+    def diagnostics(self) -> dict[str, float]:
+        """How training itself goes, by name; nothing before it has begun."""
+        return {}
+
     @property
     def elapsed_s(self) -> float:
         """Spent on training, before a resumption too."""
@@ -140,7 +144,7 @@ class Training(ABC):
         ratio = self.validation.ratio(policy)
         if self.best is None or ratio < min(point.ratio for point in self.curve):
             self.best = policy
-        self.curve.append(Curve(self.decisions, self.elapsed_s, ratio))
+        self.curve.append(Curve(self.decisions, self.elapsed_s, ratio, self.diagnostics()))
 
     @property
     def over(self) -> bool:

@@ -141,7 +141,7 @@ def test_the_champion_is_replaced_by_a_better_policy_only(store: Path, fake_worl
     with pytest.raises(mlflow.exceptions.MlflowException, match="shape"):
         served.predict({**batch, "context": batch["context"][:, 1:]})
     files = {path.suffix for path in (store / "mlartifacts").rglob("*") if path.is_file()}
-    assert files == {"", ".safetensors", ".txt", ".yaml"}
+    assert files == {"", ".safetensors", ".txt", ".whl", ".yaml"}
 
 
 def test_nothing_is_champion_that_is_not_better_than_the_best_heuristic(

@@ -45,6 +45,7 @@ class World:
         service_s: (devices,) seconds of a mean request run alone on a loaded device.
         interpolation_error: Largest relative error of the tables midway between their grid points, against
             direct predictions.
+        performance_digest: Names the performance model that predicted; empty if it is not known.
     """
 
     scenario: Scenario
@@ -53,6 +54,7 @@ class World:
     rate_per_s: float
     service_s: Array
     interpolation_error: float = 0.0
+    performance_digest: str = ""
 
     def content(self) -> bytes:
         """All that its episodes depend on - scenario, rate, every table - for digests."""
@@ -251,6 +253,7 @@ def make_world(
         _rate_per_s(scenario.workload, tabulation.service_s),
         tabulation.service_s,
         tabulation.interpolation_error,
+        performance.digest,
     )
     return _guarded(world)
 
