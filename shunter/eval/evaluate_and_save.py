@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from shunter.agents.base import Policy
 from shunter.agents.learned.file import distance_from_training
@@ -28,7 +29,7 @@ from shunter.files import check_place, finite, write_bytes, write_json
 from shunter.jobs import Runner, open_runner
 from shunter.models.performance import PerformanceModel
 from shunter.report.compare import load_words, write_comparison
-from shunter.tracking.runs import tracking
+from shunter.tracking.runs import Tracker, tracking
 
 __all__ = ["RealRuns", "SavedEvaluations", "evaluate_and_save"]
 
@@ -58,14 +59,12 @@ class SavedEvaluation:
     Attributes:
         evaluation: The evaluation.
         files: From ``shunter.eval.saved.save_evaluation``.
-        mlflow_uri: The store that it was logged to.
-        mlflow_run_id: Its run there.
+        tracker: Its run in MLflow.
     """
 
     evaluation: Evaluation
     files: dict[str, Path]
-    mlflow_uri: str
-    mlflow_run_id: str
+    tracker: Tracker
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,24 @@ class _Plan:
 
     def evaluate(self, world: World, folder: Path, runner: Runner) -> SavedEvaluation | None:
         """Runs everything in one world and keeps it; None if Ctrl-C came before any policy was complete."""
+        name = world.scenario.name
+        with tracking("eval", name) as tracker:
+            evaluation, made = self._run(world, runner)
+            if not evaluation.simulated:
+                return None
+            files = save_evaluation(
+                evaluation,
+                folder,
+                title=f"shunter eval: {name}",
+                performance=self.performance,
+                provenance=made,
+                sources=self.sources,
+            )
+            log_evaluation(tracker, files)
+        return SavedEvaluation(evaluation, files, tracker)
+
+    def _run(self, world: World, runner: Runner) -> tuple[Evaluation, dict[str, Any]]:
+        """Runs everything in one world; also says what it was made with."""
         with ExitStack() as stack:
             engines = None
             if self.real is not None:
@@ -121,20 +138,7 @@ class _Plan:
                 on_progress=self.on_progress,
                 runner=runner,
             )
-        if not evaluation.simulated:
-            return None
-        name = world.scenario.name
-        files = save_evaluation(
-            evaluation,
-            folder,
-            title=f"shunter eval: {name}",
-            performance=self.performance,
-            provenance=made,
-            sources=self.sources,
-        )
-        with tracking("eval", name) as tracker:
-            log_evaluation(tracker, files)
-        return SavedEvaluation(evaluation, files, tracker.uri, tracker.run_id)
+        return evaluation, made
 
 
 def evaluate_and_save(

@@ -141,19 +141,18 @@ def improve(
     count = len(split.held) // len(held.sequences)
     training = StretchesWorld.of(world, requests_of(split.train, world.scenario), count)
     start = ran if isinstance(ran, LearnedPolicy) else None
-    result = _train(training, held, settings, start, on_progress)
-    result.policy.name = name
-    result.policy.save(out)
-    changes = _changes(held, result.policy, ran)
     with tracking("improve", name, folder=folder) as tracker:
+        result = _train(training, held, settings, start, on_progress)
+        result.policy.name = name
+        result.policy.save(out)
+        changes = _changes(held, result.policy, ran)
         tracker.params({"train": plain(settings), "ran": ran.name, "held_back": split.words})
         tracker.metrics({f"against/{rival}": change._asdict() for rival, change in changes.items()})
         log_policy(out, result.policy, [training], tracker)
         champion, fate = False, f"not registered: it is not shown to be better than {ran.name}, which ran"
         if changes[ran.name].sign < 0:
             done = register_policy(out, name=name, worlds=[held], tracker=tracker, seeds=held.seeds)
-            champion, role = done.champion, "champion" if done.champion else "no champion"
-            fate = f"MLflow model {name}, version {done.version}, {role}: {done.why}"
+            champion, fate = done.champion, done.words
     loads = f"{sum(one.loads for one in measured)} measured loads" if measured else "loads as predicted"
     words = [
         *_against(changes, ran.name, len(held.sequences), count),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ from shunter.eval.execution.event_log import write_event_logs
 from shunter.eval.execution.runs import simulate
 from shunter.jobs import Runner
 from shunter.tracking.policies import default_name, register_policy
-from shunter.tracking.runs import Tracker, tracking
+from shunter.tracking.runs import Tracker, check_store, tracking
 from shunter.train.algorithms import check_checkpoint, check_installed
 from shunter.train.result import Curve, TrainResult
 from shunter.train.seeds import CARD_SEEDS, SeedsShared, SeedTraining, TrainingTasks, train_seed
@@ -80,7 +79,7 @@ class Trained:
         policy: The policy.
         ratio: The policy's validation response over the best heuristic's.
         how: How long it was trained, and how it did in validation, in words.
-        run_id: MLflow's id of the run; None if it had been finished before.
+        run_id: MLflow's id of the run; None if it had been finished before, empty if MLflow has not got it.
         registered: Name and version in MLflow's registry, in words; empty if it was not registered.
         interrupted: Whether Ctrl-C cut it short.
     """
@@ -142,6 +141,7 @@ def train_runs(
     with ExitStack() as stack:
         left = [run for run in runs if finished.get(run.out) is None]
         if left:
+            check_store(folder)
             listener.line(_beginning(left))
         board = _Board(listener.progress, len(runs))
         under_way = [_Training(run, stack, folder, board, register) for run in left]
@@ -227,18 +227,11 @@ class _Training:
         self, run: TrainingRun, stack: ExitStack, folder: Path, board: _Board, register: bool
     ) -> None:
         self.run, self.board, self.register = run, board, register
-        self._stack, self._folder = stack, folder
         self.result: TrainResult | None = None
         self._logged = -1
-
-    @cached_property
-    def tracker(self) -> Tracker:
-        """The training's MLflow run, begun when there is something to log; it ends with the stack."""
-        run = self.run
         name = f"{title(run.worlds)} seed {run.settings.seed}"
-        tracker = self._stack.enter_context(tracking("train", name, folder=self._folder))
-        tracker.params({"train": plain(run.settings), "scenarios": _names(run.worlds)})
-        return tracker
+        self.tracker = stack.enter_context(tracking("train", name, folder=folder))
+        self.tracker.params({"train": plain(run.settings), "scenarios": _names(run.worlds)})
 
     def job(self, task_set: int) -> SeedTraining:
         """The training as a job."""
@@ -277,6 +270,7 @@ class _Training:
             f"{result.curve[-1].steps} decisions in {result.curve[-1].elapsed_s:.0f} s; "
             f"in validation {ratio:.3f} of what {shown(result.baseline)} costs, the best heuristic there"
         )
+        self.tracker.status = "KILLED" if result.interrupted else "FINISHED"
         log_policy(out, result.policy, worlds, self.tracker)
         registered = register_trained(out, worlds, self.tracker) if self.register else ""
         if not result.interrupted:
@@ -304,6 +298,4 @@ def log_policy(out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracke
 def register_trained(out: Path, worlds: Sequence[World], tracker: Tracker) -> str:
     """Registers a policy; returns which version it is, and whether the champion, in words."""
     name = default_name(title(worlds))
-    registered = register_policy(out, name=name, worlds=worlds, tracker=tracker)
-    role = "champion" if registered.champion else "no champion"
-    return f"MLflow model {name}, version {registered.version}, {role}: {registered.why}"
+    return register_policy(out, name=name, worlds=worlds, tracker=tracker).words

@@ -57,17 +57,18 @@ def update(
         engine_entry(engine, field="--engine")
         loaded = loaded.model_copy(update={"engine": engine})
     model = open_performance(performance)
-    found = recalibrate(model, loaded, [read_log(path) for path in events])
-    path = found.performance.save(out)
+    logs = [read_log(path) for path in events]
+    with tracking("fit", (out.parent if out.suffix else out).name) as tracker:
+        found = recalibrate(model, loaded, logs)
+        path = found.performance.save(out)
+        tracker.params({"update": str(performance), "events": [str(e) for e in events]})
+        tracker.metrics({"span_error": {e.target: asdict(e) for e in found.errors}})
+        tracker.artifact(path)
     findings = [*error_words(found), HELD_OUT[found.halves]] if found.runs else []
     findings += [f"note: {note}" for note in found.notes]
     if (path.parent / "card.html").exists():
         shown = path.parent / "card.html"
         findings.append(f"note: {shown} shows the model as it was fitted, before updates")
-    with tracking("fit", path.parent.name) as tracker:
-        tracker.params({"update": str(performance), "events": [str(e) for e in events]})
-        tracker.metrics({"span_error": {e.target: asdict(e) for e in found.errors}})
-        tracker.artifact(path)
     if verbose and found.runs:
         console.print(update_table(found))
         console.print(span_errors_table(found))
