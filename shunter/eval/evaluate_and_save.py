@@ -30,7 +30,7 @@ from shunter.jobs import Runner, open_runner
 from shunter.models.performance import PerformanceModel
 from shunter.report.compare import load_words, write_comparison
 from shunter.tracking.evaluations import evaluation_name, log_evaluation
-from shunter.tracking.runs import tracking
+from shunter.tracking.runs import Tracker, tracking
 
 __all__ = ["RealRuns", "SavedEvaluations", "evaluate_and_save"]
 
@@ -60,14 +60,12 @@ class SavedEvaluation:
     Attributes:
         evaluation: The evaluation.
         files: From ``shunter.eval.saved.save_evaluation``.
-        mlflow_uri: The store that it was logged to.
-        mlflow_run_id: Its run there.
+        tracker: Its run in MLflow.
     """
 
     evaluation: Evaluation
     files: dict[str, Path]
-    mlflow_uri: str
-    mlflow_run_id: str
+    tracker: Tracker
 
 
 @dataclass(frozen=True)
@@ -123,10 +121,10 @@ class _Plan:
             log_evaluation(tracker, files, world, self.policies, self.sources)
             if evaluation.interrupted or evaluation.broken is not None:
                 tracker.status = "KILLED" if evaluation.interrupted else "FAILED"
-        return SavedEvaluation(evaluation, files, tracker.uri, tracker.run_id)
+        return SavedEvaluation(evaluation, files, tracker)
 
     def _run(self, world: World, runner: Runner) -> tuple[Evaluation, dict[str, Any]]:
-        """Runs everything in one world; gives that, and what it was made with."""
+        """Runs everything in one world; also says what it was made with."""
         with ExitStack() as stack:
             engines = None
             if self.real is not None:

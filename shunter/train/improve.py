@@ -156,8 +156,7 @@ def improve(
         champion, fate = False, f"not registered: it is not shown to be better than {ran.name}, which ran"
         if changes[ran.name].sign < 0:
             done = register_policy(out, name=name, worlds=[held], tracker=tracker, seeds=held.seeds)
-            champion, role = done.champion, "champion" if done.champion else "no champion"
-            fate = f"MLflow model {name}, version {done.version}, {role}: {done.why}"
+            champion, fate = done.champion, done.words
     loads = f"{sum(one.loads for one in measured)} measured loads" if measured else "loads as predicted"
     words = [
         *_against(changes, ran.name, len(held.sequences), count),

@@ -18,7 +18,7 @@ from shunter.files import write_text
 from shunter.jobs import Runner
 from shunter.tracking.lineage import where
 from shunter.tracking.policies import default_name, register_policy
-from shunter.tracking.runs import Tracker, tracking
+from shunter.tracking.runs import Tracker, check_store, tracking
 from shunter.tracking.trainings import log_policy, log_training
 from shunter.train.algorithms import check_checkpoint, check_installed
 from shunter.train.result import Curve, TrainResult
@@ -107,7 +107,7 @@ class Trained:
         policy: The policy.
         ratio: The policy's validation response over the best heuristic's.
         how: How long it was trained, and how it did in validation, in words.
-        run_id: MLflow's id of the run; None if it had been finished before.
+        run_id: MLflow's id of the run; None if it had been finished before, empty if MLflow has not got it.
         registered: Name and version in MLflow's registry, in words; empty if it was not registered.
         interrupted: Whether Ctrl-C cut it short.
     """
@@ -172,6 +172,7 @@ def train_runs(
     with ExitStack() as stack:
         left = [run for run in runs if finished.get(run.out) is None]
         if left:
+            check_store(folder)
             listener.line(_beginning(left))
             _begin_group(group, runs, start)
         board = _Board(listener.progress, len(runs))
@@ -347,6 +348,7 @@ class _Training:
             f"in validation {ratio:.3f} of what {shown(result.baseline)} costs, the best heuristic there "
             f"(at first {result.curve[0].ratio:.3f})"
         )
+        self.tracker.status = "KILLED" if result.interrupted else "FINISHED"
         log_policy(out, result.policy, worlds, self.tracker)
         registered = ""
         if result.interrupted:
@@ -363,6 +365,4 @@ class _Training:
 def register_trained(out: Path, worlds: Sequence[World], tracker: Tracker) -> str:
     """Registers a policy; returns which version it is, and whether the champion, in words."""
     name = default_name(title(worlds))
-    registered = register_policy(out, name=name, worlds=worlds, tracker=tracker)
-    role = "champion" if registered.champion else "no champion"
-    return f"MLflow model {name}, version {registered.version}, {role}: {registered.why}"
+    return register_policy(out, name=name, worlds=worlds, tracker=tracker).words

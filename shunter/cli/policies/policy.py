@@ -209,7 +209,8 @@ def policy_register(
     with tracking("register", name) as tracker:
         done = register_policy(file, name=name, worlds=worlds, tracker=tracker)
     role = "champion" if done.champion else "not the champion"
-    say_answer(open_console(), (f"{name} version {done.version}: {role}", done.why))
+    version = f"version {done.version}" if done.version else "not registered yet"
+    say_answer(open_console(), (f"{name} {version}: {role}", done.why))
 
 
 def card_table(card: ScoreCard) -> Table:
