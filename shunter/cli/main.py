@@ -50,6 +50,7 @@ COMMANDS = {
     "policy export": "Write a policy as an ONNX graph.",
     "policy register": "Register a policy in MLflow, where the better one is champion.",
     "eval": "Compare policies in simulation and, with --real, on the real engine.",
+    "track push": "Send runs to MLflow that it could not take when they were made.",
     "compare": "Set evaluations beside each other, from report folders or MLflow.",
     "serve": "Serve several models behind one OpenAI-compatible address, scheduled by a policy.",
     "replay": "Set simulation against what a gateway recorded, and other policies beside it.",
@@ -65,7 +66,7 @@ COMMANDS = {
 ``shunter.cli`` or its folder in ``FOLDERS``; imported when it is asked for."""
 
 FUNCTIONS = {"eval": "eval_", "export llama-swap": "export_llama_swap"}
-GROUPS = ("dataset", "export", "models", "policy", "scenarios", "workload")
+GROUPS = ("dataset", "export", "models", "policy", "scenarios", "track", "workload")
 MODULES = {
     **{name: name.split()[0] for name in COMMANDS if " " in name and name.split()[0] in GROUPS},
     "dataset import": "dataset_import",

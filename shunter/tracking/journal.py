@@ -21,6 +21,7 @@ UNSENT = "mlflow-unsent"
 
 _RECORDS, _SENT, _FILES = "records.jsonl", "sent.json", "files"
 _VERSION = 1
+_HEADER = {"key", "kind", "name", "experiment", "start_ms", "tags", "parent"}
 
 
 class Journal:
@@ -32,13 +33,20 @@ class Journal:
         folder: Where it is.
         header: What the run is: key, kind, name, experiment, start_ms, tags and parent.
         records: What is to be logged.
+        reopened: Whether another process began it.
     """
 
     def __init__(
-        self, folder: Path, header: Mapping[str, Any], records: list[dict[str, Any]], file: Any
+        self,
+        folder: Path,
+        header: Mapping[str, Any],
+        records: list[dict[str, Any]],
+        file: Any,
+        *,
+        reopened: bool = False,
     ) -> None:
         self.folder, self.header, self.records = folder, dict(header), records
-        self._file = file
+        self.reopened, self._file = reopened, file
 
     @classmethod
     def begin(cls, unsent: Path, header: Mapping[str, Any]) -> Journal:
@@ -86,9 +94,11 @@ class Journal:
         ]  # what follows the last line's end was cut off while it was written
         try:
             first, *records = [json.loads(line) for line in lines]
-            if first["version"] != _VERSION or not all(isinstance(record, dict) for record in records):
+            if first["version"] != _VERSION or not all(record["kind"] for record in records):
                 raise ValueError(f"it is of version {first['version']}")
-            return cls(folder, first["header"], records, file)
+            if not set(first["header"]) >= _HEADER:
+                raise ValueError(f"it lacks {', '.join(sorted(_HEADER - set(first['header'])))}")
+            return cls(folder, first["header"], records, file, reopened=True)
         except (ValueError, TypeError, KeyError) as error:
             file.close()
             raise BrokenFileError(path, f"it is no journal of a run: {error}") from None
@@ -101,6 +111,23 @@ class Journal:
         """
         self.records.append(dict(record))
         self._write(record)
+
+    def end_if_killed(self) -> None:
+        """Has the run of a process that was killed end when it last wrote."""
+        if not self.records or self.records[-1]["kind"] != "end":
+            at_ms = (self.folder / _RECORDS).stat().st_mtime_ns // 1_000_000
+            self.append({"kind": "end", "status": "KILLED", "at_ms": at_ms})
+
+    def file(self, name: str) -> Path:
+        """A file that a record names.
+
+        Raises:
+            BrokenFileError: It is none of the journal's.
+        """
+        path = self.folder / name
+        if not path.resolve().is_relative_to(self.folder.resolve()) or not path.exists():
+            raise BrokenFileError(self.folder / _RECORDS, f"it names {name!r}, which is no file of it")
+        return path
 
     def take(self, path: Path, content: str | None = None) -> str:
         """Keeps a file or folder as it is now, as a link where that can be; returns its name in the journal.

@@ -15,13 +15,13 @@ DEADLINE_S = 3.0
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
-def no_answer(uri: str, deadline_s: float = DEADLINE_S) -> str:
+def no_answer(uri: str) -> str:
     """Why nobody answers at a store's address; empty if somebody does, or if it is no address.
 
     Args:
         uri: Of the store.
-        deadline_s: Within which an answer must come; finding the name's address counts.
     """
+    deadline_s = DEADLINE_S
     try:
         parts = urlsplit(uri)
         port, host = parts.port, parts.hostname

@@ -37,7 +37,7 @@ NOTE = "mlflow.note.content"
 EXPERIMENT = "shunter"
 
 AGAIN_S = 30.0
-"""After how long a store that did not answer is asked again."""
+"""After how long a store that did not answer is asked again; twice as long each time, but at a run's end."""
 
 _LONGEST = 6000
 """Characters of a parameter that MLflow takes."""
@@ -57,24 +57,27 @@ class Link:
     def __init__(self, uri: str) -> None:
         self.uri, self.why = uri, ""
         self._client: Any = None
-        self._failed_s = -math.inf
+        self._failed_s, self._failures = -math.inf, 0
         self._told: set[Path] = set()
 
-    def open(self) -> Any:
-        """MLflow's client; None if the store cannot be used, which is not asked of it again for a while."""
-        if self._client is None and time.monotonic() - self._failed_s >= AGAIN_S:
+    def open(self, *, last: bool = False) -> Any:
+        """MLflow's client; None if the store cannot be used, which is not asked of it again for a while.
+
+        Args:
+            last: Whether a run ends, for which nothing is sent later.
+        """
+        waits_s = AGAIN_S if last else AGAIN_S * 2 ** min(self._failures - 1, 6)
+        if self._client is None and time.monotonic() - self._failed_s >= waits_s:
             try:
                 self._client, self.why = open_store(self.uri), ""
-                import mlflow
-
-                mlflow.set_tracking_uri(self.uri)
             except StoreError as error:
                 self.fail(error)
         return self._client
 
     def fail(self, error: BaseException) -> None:
         """Takes the store for unusable."""
-        self.why, self._client, self._failed_s = str(error), None, time.monotonic()
+        self.why, self._client = str(error), None
+        self._failed_s, self._failures = time.monotonic(), self._failures + 1
 
     def tell(self, unsent: Path) -> None:
         """Says once where what is unsent is kept, and why."""
@@ -235,7 +238,7 @@ class Tracker:
             self._link.why = f"{self._unsent}: {error.strerror or error}."
             self._link.tell(self._unsent)
             return
-        client = self._link.open()
+        client = self._link.open(last=record is not None and record["kind"] == "end")
         if client is None:
             return
         try:
@@ -243,6 +246,7 @@ class Tracker:
             self.sent = True
         except StoreError as error:
             self._link.fail(error)
+            self._link.tell(self._unsent)
 
 
 @contextmanager

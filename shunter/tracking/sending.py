@@ -34,14 +34,26 @@ def send(journal: Journal, client: Any, uri: str) -> str:
     """
     with talking(uri):
         run_id, done = journal.sent(uri)
-        if run_id is None:
-            run_id = _begun(journal.header, client, uri)
+        if run_id is None or (journal.reopened and not _is_there(client, run_id)):
+            done, run_id = 0, _begun(journal.header, client, uri)
             journal.mark(uri, run_id, 0)
         for count, record in _batches(journal.records[done:]):
             _ACTIONS[record["kind"]](client, run_id, record, journal)
             done += count
             journal.mark(uri, run_id, done)
     return run_id
+
+
+def _is_there(client: Any, run_id: str) -> bool:
+    """Whether a store has a run; it may be another store by now, at the same address."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id) is not None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
 
 
 def run_of(key: str, client: Any, experiment: str) -> str | None:
@@ -143,7 +155,7 @@ def _inputs(client: Any, run_id: str, record: dict[str, Any], journal: Journal) 
 
 
 def _file(client: Any, run_id: str, record: dict[str, Any], journal: Journal) -> None:
-    path = journal.folder / record["file"]
+    path = journal.file(record["file"])
     if path.is_dir():
         client.log_artifacts(run_id, str(path), path.name)
     else:
@@ -164,7 +176,7 @@ def _table(client: Any, run_id: str, record: dict[str, Any], journal: Journal) -
 def _policy(client: Any, run_id: str, record: dict[str, Any], journal: Journal) -> None:
     from shunter.tracking.versions import create_version
 
-    create_version(client, run_id, journal.folder / record["file"], record["name"], record["why"])
+    create_version(client, run_id, journal.file(record["file"]), record["name"], record["why"])
 
 
 def _end(client: Any, run_id: str, record: dict[str, Any], journal: Journal) -> None:

@@ -64,7 +64,9 @@ def _create(client: Any, run_id: str, path: Path, name: str, digest: str) -> str
 def _log_model(client: Any, path: Path, run_id: str) -> Any:
     import mlflow
 
-    mlflow.set_tracking_uri(client.tracking_uri)  # models are logged through MLflow's own client
+    # Models are logged by MLflow's own client, into its own experiment: not the run's.
+    mlflow.set_tracking_uri(client.tracking_uri)
+    mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
     with tempfile.TemporaryDirectory() as folder:
         data = shutil.copyfile(path, Path(folder) / "policy.safetensors")
         wheel = write_wheel(Path(folder))

@@ -25,7 +25,7 @@ from shunter.train.result import Curve, TrainResult
 from shunter.train.seeds import SeedsShared, SeedTraining, TrainingTasks, train_seed
 from shunter.train.settings import TrainSettings, algorithm_of, length_of, plain
 from shunter.train.training import training_digest
-from shunter.train.verdict import shown, verdict_of
+from shunter.train.verdict import kept_words, shown, verdict_of
 
 __all__ = ["Listener", "TrainingRun", "train_runs"]
 
@@ -125,7 +125,8 @@ class Trained:
         """What training added, what it took, and what MLflow made of it."""
         verdict = verdict_of(self.policy)
         added = () if verdict is None else verdict.words
-        return [line for line in (*added, f"{self.out}: {self.how}", self.registered) if line]
+        written = f"{self.out}: {self.how}"
+        return [line for line in (*added, kept_words(self.policy), written, self.registered) if line]
 
 
 def are_complete(trained: Sequence[Trained], runs: Sequence[TrainingRun]) -> bool:
