@@ -9,7 +9,7 @@ from typing import Any
 
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.tracking.store import import_mlflow, store_uri
+from shunter.tracking.store import open_store, store_uri, talking
 
 __all__ = ["find_version", "load_registered", "version_uri"]
 
@@ -29,7 +29,7 @@ def load_registered(uri: str, *, store: str | None = None) -> LearnedPolicy:
         VersionError: It was trained for observations of another version.
     """
     match, client, version, store = _look_up(uri, store)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, talking(store):
         policy = _load(_download(client, version, uri, folder, store), uri)
     policy.name = f"{match['name']}:{match['alias'] or match['version']}"
     return policy
@@ -54,13 +54,11 @@ def _look_up(uri: str, store: str | None) -> tuple[re.Match[str], Any, Any, str]
     database = store.removeprefix("sqlite:///")
     if store.startswith("sqlite:///") and not Path(database).exists():
         raise InputError("--policy", f"be in an MLflow store, and there is none at {database}", uri)
-    import_mlflow()
-    import mlflow
-
-    client = mlflow.MlflowClient(tracking_uri=store, registry_uri=store)
-    version = find_version(client, match["name"], match["alias"], match["version"])
-    if version is None:
-        raise InputError("--policy", f"name a registered model ({_known(client, match['name'])})", uri)
+    client = open_store(store)
+    with talking(store):
+        version = find_version(client, match["name"], match["alias"], match["version"])
+        if version is None:
+            raise InputError("--policy", f"name a registered model ({_known(client, match['name'])})", uri)
     return match, client, version, store
 
 
@@ -75,7 +73,7 @@ def find_version(client: Any, name: str, alias: str | None, version: str | None 
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
-        raise InputError("MLFLOW_TRACKING_URI", "name a store that answers", str(error)) from None
+        raise
 
 
 def _known(client: Any, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from shunter.eval.execution.faults.failure_log import execution_lines
 from shunter.eval.execution.real import open_engines
 from shunter.eval.fidelity.tables import fidelity_verdict
 from shunter.eval.provenance import capabilities_of, provenance
-from shunter.eval.saved import log_evaluation, save_evaluation
+from shunter.eval.saved import save_evaluation
 from shunter.files import finite, write_json, write_text
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.checkpoints.synthetic import bytes_per_weight, write_checkpoint
@@ -40,7 +41,10 @@ from shunter.profiling.profile import profile_models
 from shunter.profiling.sweep.plan import SweepSettings
 from shunter.profiling.sweep.sweep import SweepProgress
 from shunter.report.words import verdict
-from shunter.tracking.runs import tracking
+from shunter.tracking.evaluations import evaluation_name, log_evaluation
+from shunter.tracking.fits import held_out_errors, log_dataset, log_fit
+from shunter.tracking.lineage import dataset_input
+from shunter.tracking.runs import now_ms, tracking
 from shunter.train.runs import Listener, TrainingRun, train_runs
 from shunter.train.settings import EvolutionSettings
 from shunter.train.verdict import TUNED, untrained_policy, verdict_of
@@ -178,17 +182,19 @@ class _Demo:
         policies = [*map(make_policy, DEFAULT_POLICIES), _tuned(), untrained_policy([world]), learned]
         for_real = [policy for policy in policies if policy.name != TUNED]
         self._step("eval", f"{len(policies)} policies on {len(SIMULATED_SEEDS)} request sequences, simulated")
+        begun_ms = now_ms()
         simulated = evaluate(world, policies, SIMULATED_SEEDS)
         made = provenance(performance)
-        self._keep("eval", simulated, "eval-simulated", performance, made)
+        self._keep("eval", simulated, "eval-simulated", performance, made, policies, begun_ms)
         self._step(
             "eval --real", f"{len(for_real)} of them on {self.engine}, {real_seeds} of these sequences"
         )
+        begun_ms = now_ms()
         with open_engines(world) as engines, progress(self.console) as report:
             seeds = list(SIMULATED_SEEDS)[:real_seeds]
             made = provenance(performance, capabilities_of(world, engines))
             real = evaluate(world, for_real, seeds, engines=engines, on_progress=report)
-        files = self._keep("eval_real", real, "eval-real", performance, made)
+        files = self._keep("eval_real", real, "eval-real", performance, made, for_real, begun_ms)
         self._finish(simulated, real, files)
 
     def _step(self, name: str, text: str) -> None:
@@ -227,7 +233,8 @@ class _Demo:
             repeats=2,
             context_tokens=CONTEXT_TOKENS,
         )
-        with tracking("profile", self.engine, folder=self.folder) as tracker, progress(self.console) as bar:
+        name = f"{self.engine} on {self.recipe.device}: {len(checkpoints)} models"
+        with tracking("profile", name, folder=self.folder) as tracker, progress(self.console) as bar:
 
             def report(p: SweepProgress) -> None:
                 bar(f"{p.rows} rows; {p.text}", p.units_done, p.units)
@@ -241,9 +248,9 @@ class _Demo:
                 mode="resume",
                 progress=report,
             )
-            tracker.params({"engine": self.engine, "device": self.recipe.device})
-            tracker.metrics({"rows": result.rows, "duration_s": result.duration_s})
-            tracker.artifact(dataset)
+            asked = {"engine": self.engine, "device": self.recipe.device, "models": ", ".join(checkpoints)}
+            measured = {"new_rows": result.rows, "duration_s": result.duration_s}
+            log_dataset(tracker, dataset, read_dataset(dataset), asked, measured=measured)
         configurations = int(read_dataset(dataset).cell_id.nunique())
         say(
             self.console,
@@ -254,20 +261,18 @@ class _Demo:
 
     def _fit(self) -> PerformanceModel:
         self._step("fit", "dataset to performance model")
-        performance = PerformanceModel().fit(read_dataset(self.folder / "profile.parquet"))
+        begun_ms, dataset = now_ms(), self.folder / "profile.parquet"
+        rows = read_dataset(dataset)
+        performance = PerformanceModel().fit(rows)
         path = performance.save(self.folder / "perf")
         if self.verbose:
             self.console.print(errors_table(performance))
-        self.summary["cv_mape"] = {
-            target: {
-                "held_out_cells": errors.held_out_cells.mape if errors.held_out_cells else None,
-                "held_out_models": errors.held_out_models.mape if errors.held_out_models else None,
-            }
-            for target, errors in performance.cv.items()
-        }
-        with tracking("fit", self.engine, folder=self.folder) as tracker:
-            tracker.metrics({"cv_mape": self.summary["cv_mape"]})
-            tracker.artifact(path)
+        self.summary["cv_mape"] = held_out_errors(performance)
+        name = f"{path}: {len(rows)} rows of {len(performance.models)} models"
+        with tracking("fit", name, folder=self.folder, begun_ms=begun_ms) as tracker:
+            log_fit(
+                tracker, performance, [dataset_input(dataset, rows, "fit")], [path], {"engine": self.engine}
+            )
         self.summary["mlflow_run_ids"]["fit"] = tracker.run_id
         return performance
 
@@ -316,13 +321,18 @@ class _Demo:
         folder: str,
         performance: PerformanceModel,
         made: dict[str, Any],
+        policies: Sequence[Policy],
+        begun_ms: int,
     ) -> dict[str, Path]:
         title = f"shunter demo: {kind}"
         files = save_evaluation(
             evaluation, self.folder / folder, title=title, performance=performance, provenance=made
         )
-        with tracking("eval", kind, folder=self.folder) as tracker:
-            log_evaluation(tracker, files)
+        name = evaluation_name(
+            evaluation.world, evaluation.policies, evaluation.seeds, real=bool(evaluation.real)
+        )
+        with tracking("eval", name, folder=self.folder, begun_ms=begun_ms) as tracker:
+            log_evaluation(tracker, files, evaluation.world, policies)
         self.summary["mlflow_run_ids"][kind] = tracker.run_id
         if self.verbose:
             show_tables(self.console, evaluation)

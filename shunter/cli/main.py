@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -15,6 +18,9 @@ from typer.core import TyperGroup
 from shunter import __version__
 from shunter.engines.base import EngineError
 from shunter.errors import ShunterError, ShunterWarning, UnknownNameError
+
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+"""Exit codes of work that was cut short, by Ctrl-C and by SIGTERM."""
 
 COMMANDS = {
     "checkpoint": "Write a model of a known shape with random weights.",
@@ -44,6 +50,7 @@ COMMANDS = {
     "policy export": "Write a policy as an ONNX graph.",
     "policy register": "Register a policy in MLflow, where the better one is champion.",
     "eval": "Compare policies in simulation and, with --real, on the real engine.",
+    "track push": "Send runs to MLflow that it could not take when they were made.",
     "compare": "Set evaluations beside each other, from report folders or MLflow.",
     "serve": "Serve several models behind one OpenAI-compatible address, scheduled by a policy.",
     "replay": "Set simulation against what a gateway recorded, and other policies beside it.",
@@ -59,7 +66,7 @@ COMMANDS = {
 ``shunter.cli`` or its folder in ``FOLDERS``; imported when it is asked for."""
 
 FUNCTIONS = {"eval": "eval_", "export llama-swap": "export_llama_swap"}
-GROUPS = ("dataset", "export", "models", "policy", "scenarios", "workload")
+GROUPS = ("dataset", "export", "models", "policy", "scenarios", "track", "workload")
 MODULES = {
     **{name: name.split()[0] for name in COMMANDS if " " in name and name.split()[0] in GROUPS},
     "dataset import": "dataset_import",
@@ -170,8 +177,41 @@ def _in_a_line(
 _formatwarning = warnings.formatwarning
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: work ends as by Ctrl-C, with what it has done kept."""
+
+
+@contextmanager
+def _ending_as_by_ctrl_c() -> Iterator[None]:
+    """While SIGTERM is Ctrl-C, but that the exit code tells; a command that knows better sets its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    terminated = False
+
+    def end(number: int, frame: Any) -> None:
+        nonlocal terminated
+        terminated = True
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except SystemExit as ended:
+        if terminated and ended.code == INTERRUPTED:
+            sys.exit(TERMINATED)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Runs the command line; errors of ours are one line on stderr and their exit code, warnings a line."""
+    with _ending_as_by_ctrl_c():
+        _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> None:
     console = Console(stderr=True)
     warnings.formatwarning = _in_a_line
     try:
@@ -181,7 +221,7 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         console.print("shunter: interrupted")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from shunter.agents.base import Policy
 from shunter.agents.imported import renamed
@@ -25,12 +26,13 @@ from shunter.eval.execution.faults.chaos import Chaos
 from shunter.eval.execution.real import bind_footprints, check_binding, open_engines
 from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.read_back import read_evaluation
-from shunter.eval.saved import log_evaluation, save_evaluation
+from shunter.eval.saved import save_evaluation
 from shunter.files import check_place, finite, write_bytes, write_json
 from shunter.jobs import Runner, open_runner
 from shunter.models.performance import PerformanceModel
 from shunter.report.compare import load_words, write_comparison
-from shunter.tracking.runs import tracking
+from shunter.tracking.evaluations import evaluation_name, log_evaluation
+from shunter.tracking.runs import Tracker, tracking
 
 __all__ = ["RealRuns", "SavedEvaluations", "evaluate_and_save"]
 
@@ -60,14 +62,12 @@ class SavedEvaluation:
     Attributes:
         evaluation: The evaluation.
         files: From ``shunter.eval.saved.save_evaluation``.
-        mlflow_uri: The store that it was logged to.
-        mlflow_run_id: Its run there.
+        tracker: Its run in MLflow.
     """
 
     evaluation: Evaluation
     files: dict[str, Path]
-    mlflow_uri: str
-    mlflow_run_id: str
+    tracker: Tracker
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,27 @@ class _Plan:
 
     def evaluate(self, world: World, folder: Path, runner: Runner) -> SavedEvaluation | None:
         """Runs everything in one world and keeps it; None if Ctrl-C came before any policy was complete."""
+        names = [policy.name for policy in self.policies]
+        title = evaluation_name(world, names, self.seeds, real=self.real is not None)
+        with tracking("eval", title) as tracker:
+            evaluation, made = self._run(world, runner)
+            if not evaluation.simulated:
+                return None
+            files = save_evaluation(
+                evaluation,
+                folder,
+                title=f"shunter eval: {world.scenario.name}",
+                performance=self.performance,
+                provenance=made,
+                sources=self.sources,
+            )
+            log_evaluation(tracker, files, world, self.policies, self.sources)
+            if evaluation.interrupted or evaluation.broken is not None:
+                tracker.status = "KILLED" if evaluation.interrupted else "FAILED"
+        return SavedEvaluation(evaluation, files, tracker)
+
+    def _run(self, world: World, runner: Runner) -> tuple[Evaluation, dict[str, Any]]:
+        """Runs everything in one world; also says what it was made with."""
         with ExitStack() as stack:
             engines = None
             if self.real is not None:
@@ -123,20 +144,7 @@ class _Plan:
                 on_progress=self.on_progress,
                 runner=runner,
             )
-        if not evaluation.simulated:
-            return None
-        name = world.scenario.name
-        files = save_evaluation(
-            evaluation,
-            folder,
-            title=f"shunter eval: {name}",
-            performance=self.performance,
-            provenance=made,
-            sources=self.sources,
-        )
-        with tracking("eval", name) as tracker:
-            log_evaluation(tracker, files)
-        return SavedEvaluation(evaluation, files, tracker.uri, tracker.run_id)
+        return evaluation, made
 
 
 def evaluate_and_save(

@@ -12,7 +12,7 @@ from shunter.engines.base import Capabilities
 from shunter.envs.world.world import World
 from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.models.performance import PerformanceModel
-from shunter.profiling.dataset.fingerprint import digest, hardware, hardware_id, software
+from shunter.profiling.dataset.fingerprint import hardware, hardware_id, software
 
 __all__ = ["capabilities_of", "provenance"]
 
@@ -71,7 +71,7 @@ def commit() -> str | None:
 def _performance(performance: PerformanceModel) -> dict[str, Any]:
     state = performance.state_
     return {
-        "digest": digest(state.model_dump(mode="json")),
+        "digest": performance.digest,
         "data": state.data_fingerprint,
         "engine_versions": dict(state.engine_versions),
         "recalibrated_on_runs": len(state.recalibrated_on),

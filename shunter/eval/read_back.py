@@ -16,7 +16,7 @@ import pandas as pd
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.eval.execution.event_log import with_mode
 from shunter.eval.saved import FILES, OLDER_VERSIONS, RESULTS_VERSION
-from shunter.tracking.store import import_mlflow, store_uri
+from shunter.tracking.store import open_store, store_uri, talking
 
 __all__ = ["read_evaluation"]
 
@@ -134,20 +134,19 @@ def _downloaded(run_id: str, uri: str, folder: Path) -> Path:
     database = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not database.exists():
         raise InputError("RUN", f"be in an MLflow store, and there is none at {database}", run_id)
-    import_mlflow()
-    from mlflow import MlflowClient
+    client = open_store(uri)
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=uri)
-    try:
-        client.get_run(run_id)
-    except MlflowException as error:
-        raise InputError("RUN", f"be a run of the MLflow store {uri} ({error})", run_id) from None
-    present = {artifact.path for artifact in client.list_artifacts(run_id)}
-    for name in {FILES["results"], FILES["requests"]} & present:
+    with talking(uri):
         try:
-            download_artifacts(run_id=run_id, artifact_path=name, dst_path=str(folder), tracking_uri=uri)
-        except (MlflowException, OSError) as error:
-            raise BrokenFileError(f"MLflow run {run_id}", f"{name} cannot be had: {error}") from None
+            client.get_run(run_id)
+        except MlflowException as error:
+            raise InputError("RUN", f"be a run of the MLflow store {uri} ({error})", run_id) from None
+        present = {artifact.path for artifact in client.list_artifacts(run_id)}
+        for name in {FILES["results"], FILES["requests"]} & present:
+            try:
+                download_artifacts(run_id=run_id, artifact_path=name, dst_path=str(folder), tracking_uri=uri)
+            except (MlflowException, OSError) as error:
+                raise BrokenFileError(f"MLflow run {run_id}", f"{name} cannot be had: {error}") from None
     return folder

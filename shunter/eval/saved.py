@@ -1,4 +1,4 @@
-"""An evaluation's folder: report, results, requests, events and traces, and the same in MLflow."""
+"""An evaluation's folder: report, results, requests, events and traces."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from shunter.export.perfetto import perfetto_trace
 from shunter.files import finite, replaced, write_bytes, write_json
 from shunter.models.performance import PerformanceModel
 from shunter.report.evaluation.report import write_report
-from shunter.tracking.runs import Tracker
 
-__all__ = ["log_evaluation", "save_evaluation"]
+__all__ = ["save_evaluation"]
 
 FILES = {
     "report": "report.html",
@@ -77,33 +76,6 @@ def save_evaluation(
     _write_traces(evaluation, files["traces"])
     write_report(evaluation, files["report"], title=title, performance=performance, result=result)
     return files
-
-
-def log_evaluation(tracker: Tracker, files: Mapping[str, Path]) -> None:
-    """Logs a saved evaluation to MLflow: metrics are called POLICY/MODE/METRIC in every run.
-
-    Args:
-        tracker: The open run.
-        files: From ``save_evaluation``.
-    """
-    result = json.loads(files["results"].read_text(encoding="utf-8"))
-    made = result["provenance"]
-    tracker.params(
-        {
-            "scenario": result["scenario"],
-            "seeds": result["seeds"],
-            "policies": list(result["policies"]),
-            "rate_per_s": result["rate_per_s"],
-            "engine_version": made.get("engine_version"),
-            "performance": (made.get("performance") or {}).get("digest"),
-            "machine_id": made.get("machine_id"),
-            "commit": made.get("commit"),
-        }
-    )
-    tracker.metrics(result["policies"])
-    tracker.metrics({"fidelity": result.get("fidelity", {}).get("summary", {})})
-    for path in files.values():
-        tracker.artifact(path)
 
 
 def _write_requests(evaluation: Evaluation, path: Path) -> None:

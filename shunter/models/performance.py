@@ -22,6 +22,7 @@ from shunter.models.physics.features import TARGETS, Target
 from shunter.models.preemption_cost import PreemptionCost
 from shunter.models.scales import Scale, scale_factors
 from shunter.models.state import FittedState, ResidentMemory, TargetErrors, read_state, write_state
+from shunter.profiling.dataset.fingerprint import digest
 
 __all__ = ["PerformanceModel"]
 
@@ -88,6 +89,11 @@ class PerformanceModel:
             around=around.state_ if around else None,
         )
         return self._set(state)
+
+    @property
+    def digest(self) -> str:
+        """Names what was learned: two models that predict alike in all have the same."""
+        return digest(self.state_.model_dump(mode="json"))
 
     @property
     def cv(self) -> dict[str, TargetErrors]:

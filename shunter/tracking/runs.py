@@ -1,104 +1,322 @@
-"""MLflow: SQLite in the working folder by default, ``MLFLOW_TRACKING_URI`` respected."""
+"""Runs in MLflow, whose trouble never costs work: what it has not got is kept, and sent later.
+
+A run's records go into a journal first and then to the store, at once while it answers. When it does not,
+that is said in one line, nothing waits for it again, and what is unsent stays for ``shunter track push``.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import re
+import tempfile
 import time
+import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from shunter.tracking.store import import_mlflow, store_uri
+from shunter.errors import ShunterWarning, one_line
+from shunter.tracking.journal import UNSENT, Journal
+from shunter.tracking.monitoring import is_monitored, start_monitor, stop_monitor
+from shunter.tracking.sending import send
+from shunter.tracking.store import StoreError, open_store, store_uri
 
-__all__ = ["Tracker", "tracking"]
+if TYPE_CHECKING:
+    from shunter.tracking.lineage import Input
+
+__all__ = ["NOTE", "Tracker", "check_store", "now_ms", "tracking"]
+
+NOTE = "mlflow.note.content"
+"""Tag of the description that MLflow's pages show of a run."""
 
 EXPERIMENT = "shunter"
 
+AGAIN_S = 30.0
+"""After how long a store that did not answer is asked again; twice as long each time, but at a run's end."""
+
+_LONGEST = 6000
+"""Characters of a parameter that MLflow takes."""
+
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
-"""What MLflow takes in no metric's name, such as the = of a policy's parameter."""
+"""What MLflow takes in no name of a metric or parameter, such as the = of a policy's parameter."""
+
+
+class Link:
+    """The way to a store, as this process has found it.
+
+    Attributes:
+        uri: The store.
+        why: Why it cannot be used; empty if it can.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self.why = uri, ""
+        self._client: Any = None
+        self._failed_s, self._failures = -math.inf, 0
+        self._told: set[Path] = set()
+
+    def open(self, *, last: bool = False) -> Any:
+        """MLflow's client; None if the store cannot be used, which is not asked of it again for a while.
+
+        Args:
+            last: Whether a run ends, for which nothing is sent later.
+        """
+        waits_s = AGAIN_S if last else AGAIN_S * 2 ** min(self._failures - 1, 6)
+        if self._client is None and time.monotonic() - self._failed_s >= waits_s:
+            try:
+                self._client, self.why = open_store(self.uri), ""
+            except StoreError as error:
+                self.fail(error)
+        return self._client
+
+    def fail(self, error: BaseException) -> None:
+        """Takes the store for unusable."""
+        self.why, self._client = str(error), None
+        self._failed_s, self._failures = time.monotonic(), self._failures + 1
+
+    def tell(self, unsent: Path) -> None:
+        """Says once where what is unsent is kept, and why."""
+        if unsent not in self._told:
+            self._told.add(unsent)
+            kept = f"work goes on; its runs are kept in {unsent}, and `shunter track push` sends them"
+            warnings.warn(one_line(f"{self.why.rstrip('.')}: {kept}"), ShunterWarning, stacklevel=3)
+
+
+_LINKS: dict[str, Link] = {}
+
+
+def check_store(folder: str | os.PathLike[str] = ".") -> None:
+    """Says in one line if runs cannot be logged to MLflow now: to be called before work whose run is logged.
+
+    Args:
+        folder: As ``tracking`` has it.
+    """
+    link = _link(folder)
+    if link.open() is None:
+        link.tell(Path(folder) / UNSENT)
+
+
+def _link(folder: str | os.PathLike[str]) -> Link:
+    uri = store_uri(folder)
+    return _LINKS.setdefault(uri, Link(uri))
 
 
 class Tracker:
-    """One MLflow run; several can be open at once.
+    """One MLflow run; several can be open at once. None of its methods fails because of MLflow.
 
     Attributes:
-        run_id: MLflow's id of it.
+        key: Which run it is, in whatever store.
         uri: The store.
+        run_id: MLflow's id of the run; empty while the store has nothing of it.
+        sent: Whether the store has all of it so far.
+        status: What it is when it ends: ``FINISHED``, ``FAILED`` or ``KILLED``.
     """
 
-    def __init__(self, client: Any, run_id: str, uri: str) -> None:
-        self._client = client
-        self.run_id = run_id
-        self.uri = uri
+    def __init__(self, link: Link, unsent: Path, header: dict[str, Any]) -> None:
+        self._link, self._unsent, self._header = link, unsent, header
+        self._journal: Journal | None = None
+        self._monitor: Any = None
+        self.key, self.uri, self.run_id = str(header["key"]), link.uri, ""
+        self.sent, self.status = True, "FINISHED"
+
+    @property
+    def words(self) -> str:
+        """Where the run is, for people."""
+        here = f"MLflow: {self.uri} run {self.run_id}"
+        return here if self.sent else f"MLflow: not sent yet, kept in {self._unsent} (shunter track push)"
+
+    def begin(self) -> None:
+        """Begins the run in MLflow now; otherwise it begins with what is logged first."""
+        self._keep()
+        if self.run_id and self._monitor is None:
+            self._monitor = start_monitor(self.run_id, self.uri)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Logs parameters; nested mappings become dotted names."""
-        from mlflow.entities import Param
+        found = {_NOT_IN_NAMES.sub("_", name): str(value)[:_LONGEST] for name, value in _flat(values)}
+        self._keep({"kind": "params", "params": found})
 
-        found = [Param(name, str(value)[:500]) for name, value in _flat(values)]
-        self._client.log_batch(self.run_id, params=found)
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Sets tags."""
+        self._keep({"kind": "tags", "tags": {name: str(text) for name, text in values.items()}})
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """Logs the finite numbers among the values; nested mappings become paths."""
-        from mlflow.entities import Metric
-
-        now_ms = int(time.time() * 1000)
+        now_ms = time.time_ns() // 1_000_000
         numbers = [
-            Metric(_NOT_IN_NAMES.sub("_", name), float(value), now_ms, step)
+            (_NOT_IN_NAMES.sub("_", name), float(value), now_ms, step)
             for name, value in _flat(values, "/")
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         ]
-        self._client.log_batch(self.run_id, metrics=numbers)
+        self._keep({"kind": "metrics", "metrics": numbers})
+
+    def inputs(self, made_of: Sequence[Input]) -> None:
+        """Logs what the run is made of, as datasets of MLflow's."""
+        self._keep({"kind": "inputs", "inputs": [one._asdict() for one in made_of]})
+
+    def text(self, content: str, name: str) -> None:
+        """Logs a text as a file of that name."""
+        self._keep({"kind": "file"}, Path(name), content)
 
     def artifact(self, path: str | os.PathLike[str]) -> None:
         """Logs a file, or a folder under its name."""
-        if Path(path).is_dir():
-            self._client.log_artifacts(self.run_id, str(path), Path(path).name)
-        else:
-            self._client.log_artifact(self.run_id, str(path))
+        self._keep({"kind": "file"}, Path(path))
 
     def table(self, frame: pd.DataFrame, name: str) -> None:
         """Logs a table, as ``NAME.json``, that MLflow's pages show beside those of other runs."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations inside MLflow's own dependencies
-            self._client.log_table(self.run_id, frame, name)
+        self._keep({"kind": "table"}, Path(name), frame.to_json(orient="split", index=False))
+
+    def policy(self, path: Path, name: str, why: str) -> None:
+        """Has a policy registered as soon as the store has the run, as a version on which nothing is decided.
+
+        Args:
+            path: Policy file.
+            name: Of the registered model.
+            why: What is known of it, in words.
+        """
+        self._keep({"kind": "policy", "name": name, "why": why}, path)
+
+    @contextmanager
+    def child(self, name: str) -> Iterator[Tracker]:
+        """A run that is part of this one, of the same kind, begun when this one was."""
+        self.begin()
+        header = {**self._header, "key": uuid.uuid4().hex, "name": name, "parent": self.key}
+        with _ended(Tracker(self._link, self._unsent, header)) as child:
+            yield child
+
+    def client(self) -> Any:
+        """MLflow's client if the store has all of the run so far, else None."""
+        self.begin()
+        return self._link.open() if self.sent and self.run_id else None
+
+    def fail(self, error: StoreError) -> None:
+        """Takes the store for unusable: what follows is kept."""
+        self._link.fail(error)
+
+    def close(self) -> None:
+        """Ends the run, if anything was logged; what is unsent is tried once more, and kept."""
+        if self._journal is None:
+            return
+        stop_monitor(self._monitor, self.uri)
+        try:
+            self._keep({"kind": "end", "status": self.status, "at_ms": time.time_ns() // 1_000_000})
+        except KeyboardInterrupt:
+            self._link.fail(StoreError("MLflow", "be given time to take a run", "Ctrl-C"))
+        if self._journal is None:
+            return
+        if self.sent:
+            self._journal.remove()
+            self._journal = None
+        else:
+            self._journal.close()
+            self._link.tell(self._unsent)
+
+    def _begun(self) -> Journal:
+        try:
+            return Journal.begin(self._unsent, self._header)
+        except OSError:  # a folder that is read-only, say
+            self._unsent = Path(tempfile.mkdtemp(prefix=f"{UNSENT}-"))
+            return Journal.begin(self._unsent, self._header)
+
+    def _keep(
+        self, record: Mapping[str, Any] | None = None, path: Path | None = None, content: str | None = None
+    ) -> None:
+        """Adds a record with its file to the journal, and sends what is unsent if the store answers."""
+        self.sent = False
+        try:
+            if self._journal is None:
+                self._journal = self._begun()
+            if record is not None:
+                name = {} if path is None else {"file": self._journal.take(path, content)}
+                self._journal.append({**record, **name})
+        except OSError as error:  # a full disk, say: MLflow must not be what ends the work
+            self._link.why = f"{self._unsent}: {error.strerror or error}."
+            self._link.tell(self._unsent)
+            return
+        client = self._link.open(last=record is not None and record["kind"] == "end")
+        if client is None:
+            return
+        try:
+            self.run_id = send(self._journal, client, self.uri)
+            self.sent = True
+        except StoreError as error:
+            self._link.fail(error)
+            self._link.tell(self._unsent)
 
 
 @contextmanager
-def tracking(kind: str, name: str, *, folder: str | os.PathLike[str] = ".") -> Iterator[Tracker]:
-    """Opens an MLflow run in the experiment ``shunter``.
+def tracking(
+    kind: str,
+    name: str,
+    *,
+    folder: str | os.PathLike[str] = ".",
+    key: str | None = None,
+    parent: Tracker | None = None,
+    begun_ms: int | None = None,
+) -> Iterator[Tracker]:
+    """Opens an MLflow run around some work.
+
+    The run begins when this is called, and is in MLflow from its first record on.
+    If the store cannot be used that is said in one line, and the work goes on.
 
     Args:
         kind: profile, fit, train or eval; a tag.
         name: Name of the run.
-        folder: Where ``mlflow.db`` and ``mlartifacts`` are made if ``MLFLOW_TRACKING_URI`` is not set.
+        folder: Where ``mlflow.db``, ``mlartifacts`` and ``mlflow-unsent`` are made; the store is elsewhere if
+            ``MLFLOW_TRACKING_URI`` is set.
+        key: Of a run that is gone on with if there is one; None: a new one.
+        parent: Run that this one is part of.
+        begun_ms: When the work began, from ``now_ms``, if that was before.
     """
-    import_mlflow()
-    import mlflow
-    from mlflow.tracking.context.registry import resolve_tags
+    check_store(folder)
+    if parent is not None:
+        parent.begin()
+    header = {
+        "key": key or uuid.uuid4().hex,
+        "kind": kind,
+        "name": name,
+        "experiment": os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT,
+        "start_ms": begun_ms or now_ms(),
+        "tags": _tags(kind),
+        "parent": None if parent is None else parent.key,
+    }
+    with _ended(Tracker(_link(folder), Path(folder) / UNSENT, header)) as tracker:
+        if is_monitored():  # while the work goes on, so the run cannot begin after it
+            tracker.begin()
+        yield tracker
 
-    uri = store_uri(folder)
-    mlflow.set_tracking_uri(uri)
-    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-        local = uri.startswith("sqlite:")
-        artifacts = (Path(folder).resolve() / "mlartifacts").as_uri() if local else None
-        mlflow.create_experiment(EXPERIMENT, artifact_location=artifacts)
-    experiment = mlflow.set_experiment(EXPERIMENT)
-    client = mlflow.MlflowClient(tracking_uri=uri)
-    tags = resolve_tags({"shunter.kind": kind})
-    run_id = client.create_run(experiment.experiment_id, tags=tags, run_name=name).info.run_id
-    ended = "FAILED"
+
+@contextmanager
+def _ended(tracker: Tracker) -> Iterator[Tracker]:
+    """Ends a run as the work ended that it is of."""
     try:
-        yield Tracker(client, run_id, uri)
-        ended = "FINISHED"
+        yield tracker
+    except BaseException as error:
+        tracker.status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        raise
     finally:
-        client.set_terminated(run_id, ended)
+        tracker.close()
+
+
+def now_ms() -> int:
+    """The time as MLflow has it."""
+    return time.time_ns() // 1_000_000
+
+
+def _tags(kind: str) -> dict[str, str]:
+    """Tags of whoever runs it, as MLflow itself sets them."""
+    found = {"shunter.kind": kind}
+    try:
+        from mlflow.tracking.context.registry import resolve_tags
+
+        return {name: str(text) for name, text in resolve_tags(found).items()}
+    except Exception:  # a plug-in of MLflow's, say
+        return found
 
 
 def _flat(values: Mapping[str, Any], separator: str = ".", prefix: str = "") -> Iterator[tuple[str, Any]]:

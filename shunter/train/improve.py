@@ -19,9 +19,9 @@ from shunter.eval.traffic.record import Record, requests_of
 from shunter.eval.traffic.world import SequencesWorld, StretchesWorld, measured_loads
 from shunter.tracking.policies import register_policy
 from shunter.tracking.runs import tracking
+from shunter.tracking.trainings import log_policy, log_training
 from shunter.train.algorithms import train_policy
 from shunter.train.result import TrainResult
-from shunter.train.runs import log_policy
 from shunter.train.selection import mean_responses
 from shunter.train.settings import EvolutionSettings, plain
 from shunter.train.verdict import judge
@@ -141,19 +141,22 @@ def improve(
     count = len(split.held) // len(held.sequences)
     training = StretchesWorld.of(world, requests_of(split.train, world.scenario), count)
     start = ran if isinstance(ran, LearnedPolicy) else None
-    result = _train(training, held, settings, start, on_progress)
-    result.policy.name = name
-    result.policy.save(out)
-    changes = _changes(held, result.policy, ran)
-    with tracking("improve", name, folder=folder) as tracker:
-        tracker.params({"train": plain(settings), "ran": ran.name, "held_back": split.words})
+    with tracking("improve", f"{name}: better than {ran.name}?", folder=folder) as tracker:
+        result = _train(training, held, settings, start, on_progress)
+        result.policy.name = name
+        result.policy.save(out)
+        changes = _changes(held, result.policy, ran)
+        log_training(tracker, plain(settings), [training], [held], start, file=out)
+        tracker.params({"ran": ran.name, "held_back": split.words})
+        for point in result.curve:
+            figures = {"response_ratio": point.ratio, "elapsed_s": point.elapsed_s}
+            tracker.metrics({"validation": figures, **point.diagnostics}, step=point.steps)
         tracker.metrics({f"against/{rival}": change._asdict() for rival, change in changes.items()})
         log_policy(out, result.policy, [training], tracker)
         champion, fate = False, f"not registered: it is not shown to be better than {ran.name}, which ran"
         if changes[ran.name].sign < 0:
             done = register_policy(out, name=name, worlds=[held], tracker=tracker, seeds=held.seeds)
-            champion, role = done.champion, "champion" if done.champion else "no champion"
-            fate = f"MLflow model {name}, version {done.version}, {role}: {done.why}"
+            champion, fate = done.champion, done.words
     loads = f"{sum(one.loads for one in measured)} measured loads" if measured else "loads as predicted"
     words = [
         *_against(changes, ran.name, len(held.sequences), count),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from shunter.agents.learned.policy import LearnedPolicy
 
@@ -17,11 +17,14 @@ class Curve:
         elapsed_s: Spent on them.
         ratio: Geometric mean over worlds of what is trained for over the best single heuristic's, on the same
             requests.
+        diagnostics: How training itself went just before, by name: losses, KL divergence, entropy, explained
+            variance and learning rate, or the search's own. Not kept in checkpoints.
     """
 
     steps: int
     elapsed_s: float
     ratio: float
+    diagnostics: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
-
-import pandas as pd
+from uuid import uuid4
 
 from shunter.agents.learned.file import training_of
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.score_card import score_card_of
 from shunter.envs.world.world import World, with_absolute_paths
 from shunter.errors import InputError
-from shunter.eval.execution.event_log import write_event_logs
-from shunter.eval.execution.runs import simulate
+from shunter.files import write_text
 from shunter.jobs import Runner
+from shunter.tracking.lineage import where
 from shunter.tracking.policies import default_name, register_policy
-from shunter.tracking.runs import Tracker, tracking
+from shunter.tracking.runs import Tracker, check_store, tracking
+from shunter.tracking.trainings import log_policy, log_training
 from shunter.train.algorithms import check_checkpoint, check_installed
 from shunter.train.result import Curve, TrainResult
-from shunter.train.seeds import CARD_SEEDS, SeedsShared, SeedTraining, TrainingTasks, train_seed
+from shunter.train.seeds import SeedsShared, SeedTraining, TrainingTasks, train_seed
 from shunter.train.settings import TrainSettings, algorithm_of, length_of, plain
 from shunter.train.training import training_digest
-from shunter.train.verdict import shown, verdict_of
+from shunter.train.verdict import kept_words, shown, verdict_of
 
 __all__ = ["Listener", "TrainingRun", "train_runs"]
 
@@ -55,6 +54,34 @@ def checkpoint_of(out: Path) -> Path:
     return out.with_suffix(".checkpoint")
 
 
+def run_key(out: Path, *, resume: bool) -> str:
+    """Names the MLflow run of a policy file's training: the one that is resumed, or a new one."""
+    noted = key_file(out)
+    known = noted.read_text(encoding="utf-8").strip() if resume and noted.exists() else ""
+    return known or uuid4().hex
+
+
+def key_file(out: Path) -> Path:
+    """Where it is noted which MLflow run an unfinished training is."""
+    return out.with_suffix(".run")
+
+
+class Group(NamedTuple):
+    """Trainings that belong together.
+
+    Attributes:
+        tracker: MLflow run that those of the trainings are part of.
+        out: Policy file that comes of all of them.
+    """
+
+    tracker: Tracker
+    out: Path
+
+    def cut_off(self) -> None:
+        """Marks its MLflow run as cut short by Ctrl-C."""
+        self.tracker.status = "KILLED"
+
+
 class TrainingRun(NamedTuple):
     """A training that is wanted.
 
@@ -80,7 +107,7 @@ class Trained:
         policy: The policy.
         ratio: The policy's validation response over the best heuristic's.
         how: How long it was trained, and how it did in validation, in words.
-        run_id: MLflow's id of the run; None if it had been finished before.
+        run_id: MLflow's id of the run; None if it had been finished before, empty if MLflow has not got it.
         registered: Name and version in MLflow's registry, in words; empty if it was not registered.
         interrupted: Whether Ctrl-C cut it short.
     """
@@ -98,7 +125,8 @@ class Trained:
         """What training added, what it took, and what MLflow made of it."""
         verdict = verdict_of(self.policy)
         added = () if verdict is None else verdict.words
-        return [line for line in (*added, f"{self.out}: {self.how}", self.registered) if line]
+        written = f"{self.out}: {self.how}"
+        return [line for line in (*added, kept_words(self.policy), written, self.registered) if line]
 
 
 def are_complete(trained: Sequence[Trained], runs: Sequence[TrainingRun]) -> bool:
@@ -115,10 +143,12 @@ def train_runs(
     runner: Runner | None = None,
     register: bool = True,
     listener: Listener = NOBODY,
+    group: Group | None = None,
 ) -> list[Trained]:
     """Trains, writes policy files and, beside each, what it does in its first world; logs to MLflow.
 
-    Goes on from checkpoints that are there.
+    Goes on from checkpoints that are there, and in the MLflow runs of the trainings that left them. A policy
+    that Ctrl-C cut short is kept and not registered.
 
     Args:
         runs: Trainings that are wanted, all in the same worlds or each in its own.
@@ -128,6 +158,7 @@ def train_runs(
         runner: Where trainings run; by default here.
         register: Whether policies go into MLflow's registry; runs are logged either way.
         listener: Who is told.
+        group: What they are part of, if there are several.
 
     Returns:
         All that were not cut off before they had anything to keep.
@@ -142,16 +173,34 @@ def train_runs(
     with ExitStack() as stack:
         left = [run for run in runs if finished.get(run.out) is None]
         if left:
+            check_store(folder)
             listener.line(_beginning(left))
+            _begin_group(group, runs, start)
         board = _Board(listener.progress, len(runs))
-        under_way = [_Training(run, stack, folder, board, register) for run in left]
+        shared = _Shared(stack, folder, board, register, start, group)
+        under_way = [_Training(run, shared) for run in left]
         task_sets, places = _task_sets(left)
-        with suppress(KeyboardInterrupt):  # what was trained so far is kept
+        try:
             jobs = [one.job(place) for one, place in zip(under_way, places, strict=True)]
             (runner or Runner()).run(train_seed, SeedsShared(task_sets, start), jobs)
+        except KeyboardInterrupt:  # what was trained so far is kept
+            for one in (*under_way, *([] if group is None else [group])):
+                one.cut_off()
         new = {one.run.out: one.keep() for one in under_way if one.result is not None}
     every = [new.get(run.out) or finished.get(run.out) for run in runs]
     return [one for one in every if one is not None]
+
+
+def _begin_group(group: Group | None, runs: Sequence[TrainingRun], start: LearnedPolicy | None) -> None:
+    """Logs what trainings have in common, and their seeds, and notes which MLflow run that is."""
+    if group is None:
+        return
+    write_text(key_file(group.out), group.tracker.key)
+    worlds = list({id(world): world for run in runs for world in run.worlds}.values())
+    validation = list({id(world): world for run in runs for world in run.validation}.values())
+    seeds = ", ".join(dict.fromkeys(str(run.settings.seed) for run in runs))
+    settings = {**plain(runs[0].settings), "seed": seeds, "trainings": len(runs)}
+    log_training(group.tracker, settings, worlds, validation, start, file=group.out)
 
 
 def _beginning(runs: Sequence[TrainingRun]) -> str:
@@ -220,42 +269,64 @@ class _Board:
         self.bar(text, round(PARTS * sum(self.shares.values())), PARTS * self.count)
 
 
+class _Shared(NamedTuple):
+    """What trainings side by side have in common: see ``train_runs``."""
+
+    stack: ExitStack
+    folder: Path
+    board: _Board
+    register: bool
+    start: LearnedPolicy | None
+    group: Group | None
+
+
 class _Training:
     """One training: what is told of it on its way, and kept of it."""
 
-    def __init__(
-        self, run: TrainingRun, stack: ExitStack, folder: Path, board: _Board, register: bool
-    ) -> None:
-        self.run, self.board, self.register = run, board, register
-        self._stack, self._folder = stack, folder
+    def __init__(self, run: TrainingRun, shared: _Shared) -> None:
+        self.run, self.shared = run, shared
         self.result: TrainResult | None = None
         self._logged = -1
 
     @cached_property
     def tracker(self) -> Tracker:
-        """The training's MLflow run, begun when there is something to log; it ends with the stack."""
-        run = self.run
-        name = f"{title(run.worlds)} seed {run.settings.seed}"
-        tracker = self._stack.enter_context(tracking("train", name, folder=self._folder))
-        tracker.params({"train": plain(run.settings), "scenarios": _names(run.worlds)})
+        """The training's MLflow run, begun with the training; it ends with the stack."""
+        (out, settings, worlds, _), shared = self.run, self.shared
+        name = f"{where(worlds)}: {algorithm_of(settings)}, {length_of(settings)}, seed {settings.seed}"
+        key = run_key(out, resume=checkpoint_of(out).exists())
+        parent = None if shared.group is None else shared.group.tracker
+        opened = tracking("train", name, folder=shared.folder, key=key, parent=parent)
+        tracker = shared.stack.enter_context(opened)
+        write_text(key_file(out), key)
+        log_training(tracker, plain(settings), worlds, self.run.validation, shared.start, file=out)
         return tracker
+
+    def cut_off(self) -> None:
+        """Marks the MLflow run of a training that Ctrl-C cut short, if it had begun."""
+        if "tracker" in self.__dict__ and (self.result is None or self.result.interrupted):
+            self.tracker.status = "KILLED"
 
     def job(self, task_set: int) -> SeedTraining:
         """The training as a job."""
         self.run.out.parent.mkdir(parents=True, exist_ok=True)
         return SeedTraining(
-            self.run.settings, checkpoint_of(self.run.out), self._follow, self._take, task_set=task_set
+            self.run.settings,
+            checkpoint_of(self.run.out),
+            self._follow,
+            self._take,
+            task_set=task_set,
+            on_begin=lambda: self.tracker,
         )
 
     def _follow(self, share: float, point: Curve) -> None:
         self._log(point)
-        self.board.show(self.run.out, share, point)
+        self.shared.board.show(self.run.out, share, point)
 
     def _log(self, point: Curve) -> None:
         if point.steps > self._logged:
             self._logged = point.steps
             figures = {"response_ratio": point.ratio, "elapsed_s": point.elapsed_s}
-            self.tracker.metrics({"validation": figures}, step=point.steps)
+            self.tracker.metrics({"validation": figures, **point.diagnostics}, step=point.steps)
 
     def _take(self, result: TrainResult) -> None:
         for point in result.curve:
@@ -275,35 +346,24 @@ class _Training:
         ratio = min(point.ratio for point in result.curve)
         how = (
             f"{result.curve[-1].steps} decisions in {result.curve[-1].elapsed_s:.0f} s; "
-            f"in validation {ratio:.3f} of what {shown(result.baseline)} costs, the best heuristic there"
+            f"in validation {ratio:.3f} of what {shown(result.baseline)} costs, the best heuristic there "
+            f"(at first {result.curve[0].ratio:.3f})"
         )
+        self.tracker.status = "KILLED" if result.interrupted else "FINISHED"
         log_policy(out, result.policy, worlds, self.tracker)
-        registered = register_trained(out, worlds, self.tracker) if self.register else ""
-        if not result.interrupted:
-            checkpoint_of(out).unlink(missing_ok=True)
+        registered = ""
+        if result.interrupted:
+            registered = "not registered in MLflow: it was cut short" if self.shared.register else ""
+        else:
+            registered = register_trained(out, worlds, self.tracker) if self.shared.register else ""
+            for left in (checkpoint_of(out), key_file(out)):
+                left.unlink(missing_ok=True)
         return Trained(
             out, result.policy, ratio, how, self.tracker.run_id, registered, interrupted=result.interrupted
         )
 
 
-def log_policy(out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracker: Tracker) -> None:
-    """Logs a policy, its figures and what it does in its first world."""
-    events = out.with_suffix(".events.parquet")
-    write_event_logs([simulate(worlds[0], policy, seed).log for seed in CARD_SEEDS], events)
-    for path in (out, events):
-        tracker.artifact(path)
-    card = score_card_of(policy)
-    if card is not None:
-        tracker.table(pd.DataFrame([cell.model_dump() for cell in card.cells]), "score_card.json")
-        tracker.metrics({"score_card/change": card.change})
-    verdict = verdict_of(policy)
-    if verdict is not None:
-        tracker.metrics({"verdict": verdict.model_dump()})
-
-
 def register_trained(out: Path, worlds: Sequence[World], tracker: Tracker) -> str:
     """Registers a policy; returns which version it is, and whether the champion, in words."""
     name = default_name(title(worlds))
-    registered = register_policy(out, name=name, worlds=worlds, tracker=tracker)
-    role = "champion" if registered.champion else "no champion"
-    return f"MLflow model {name}, version {registered.version}, {role}: {registered.why}"
+    return register_policy(out, name=name, worlds=worlds, tracker=tracker).words

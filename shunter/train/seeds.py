@@ -80,6 +80,7 @@ class SeedTraining(Job):
         on_progress: Called with how much is done, 0 to 1, and the latest validation.
         on_result: Called with the result.
         task_set: Index into ``SeedsShared.task_sets``.
+        on_begin: Called when it begins, again if a worker is lost.
     """
 
     settings: TrainSettings
@@ -87,6 +88,7 @@ class SeedTraining(Job):
     on_progress: OnProgress
     on_result: Callable[[TrainResult], None]
     task_set: int = 0
+    on_begin: Callable[[], object] = lambda: None
 
     @property
     def name(self) -> str:
@@ -95,6 +97,7 @@ class SeedTraining(Job):
 
     def task(self) -> SeedTask:
         """What differs from the others'."""
+        self.on_begin()
         checkpoint = self.checkpoint.read_bytes() if self.checkpoint.exists() else None
         return SeedTask(self.task_set, self.settings, checkpoint)
 

@@ -11,15 +11,18 @@ from pathlib import Path
 from shunter.agents.learned.file import training_of, training_record
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.jobs import Runner
+from shunter.tracking.lineage import where
 from shunter.tracking.runs import Tracker, tracking
+from shunter.tracking.trainings import log_policy
 from shunter.train.runs import (
+    Group,
     Listener,
     Trained,
     TrainingRun,
     are_complete,
-    log_policy,
+    key_file,
     register_trained,
-    title,
+    run_key,
     train_runs,
 )
 from shunter.train.seeds import CARD_SEEDS
@@ -51,13 +54,17 @@ def train_specialists(
     Returns:
         The policies of the scenarios, and the one for all; None if Ctrl-C cut it short.
     """
-    trained = train_runs(runs, start=start, resume=resume, runner=runner, register=False, listener=listener)
-    if not are_complete(trained, runs):
-        return trained, None
     worlds = [world for run in runs for world in run.worlds]
     settings = {**plain(runs[0].settings), "distill": asdict(distillation), "teachers": len(runs)}
-    with tracking("train", title(worlds)) as tracker:
-        tracker.params({"train": settings, "scenarios": [run.worlds[0].scenario.name for run in runs]})
+    name = f"{where(worlds)}: specialists and one network"
+    with tracking("train", name, key=run_key(out, resume=resume)) as tracker:
+        group = Group(tracker, out)
+        trained = train_runs(
+            runs, start=start, resume=resume, runner=runner, register=False, listener=listener, group=group
+        )
+        if not are_complete(trained, runs):
+            return trained, None
+        tracker.params({"distill": asdict(distillation)})
         policy = _taught(runs, [one.policy for one in trained], distillation, tracker, listener)
         policy.metadata |= judge(policy, worlds, CARD_SEEDS, start=start)
         known = [training_of(one.policy) for one in trained]
@@ -68,6 +75,7 @@ def train_specialists(
         log_policy(out, policy, worlds, tracker)
         how = f"taught what the {len(trained)} policies in {out.with_suffix('')} decide"
         registered = register_trained(out, worlds, tracker)
+        key_file(out).unlink(missing_ok=True)
         return trained, Trained(out, policy, math.nan, how, tracker.run_id, registered)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.scenario.library import performance_of
@@ -13,9 +14,23 @@ from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
 from shunter.jobs import open_runner
+from shunter.tracking.lineage import where
+from shunter.tracking.runs import tracking
+from shunter.tracking.trainings import log_result
 from shunter.train.random_scenarios import random_worlds
-from shunter.train.runs import NOBODY, Listener, Trained, TrainingRun, are_complete, checkpoint_of, train_runs
-from shunter.train.settings import DistillSettings, TrainConfig, shortened
+from shunter.train.runs import (
+    NOBODY,
+    Group,
+    Listener,
+    Trained,
+    TrainingRun,
+    are_complete,
+    checkpoint_of,
+    key_file,
+    run_key,
+    train_runs,
+)
+from shunter.train.settings import DistillSettings, TrainConfig, algorithm_of, length_of, shortened
 from shunter.train.specialists import train_specialists
 
 __all__ = ["TrainOutcome", "train_and_save", "worlds_of"]
@@ -87,12 +102,35 @@ def train_and_save(
                 runs, distillation, out, start=start, resume=resume, runner=runner, listener=listener
             )
         else:
-            trained = train_runs(runs, start=start, resume=resume, runner=runner, listener=listener)
-            kept = _best(out, trained)
+            trained, kept = _train_seeds(
+                runs, out, start=start, resume=resume, runner=runner, listener=listener
+            )
     policy, words = None, [f"{len(trained)} of {len(runs)} trainings have something to keep"]
     if kept is not None:
         policy, words = kept.policy, kept.words
     return TrainOutcome(policy, tuple(trained), tuple(words), are_complete(trained, runs), tuple(runner.lost))
+
+
+def _train_seeds(
+    runs: Sequence[TrainingRun], out: Path, *, resume: bool, **how: Any
+) -> tuple[list[Trained], Trained | None]:
+    """Trains with one seed or several, which then are parts of one MLflow run; gives all and the best."""
+    if len(runs) == 1:
+        trained = train_runs(runs, resume=resume, **how)
+        return trained, _best(out, trained)
+    settings = runs[0].settings
+    which = f"{algorithm_of(settings)}, {length_of(settings)}, {len(runs)} seeds"
+    with tracking("train", f"{where(runs[0].worlds)}: {which}", key=run_key(out, resume=resume)) as tracker:
+        trained = train_runs(runs, resume=resume, group=Group(tracker, out), **how)
+        best = _best(out, trained)
+        if best is not None and any(one.run_id is not None for one in trained):
+            ratios = {one.out.stem: one.ratio for one in trained}
+            tracker.metrics({"validation": {"best_ratio": best.ratio, "of": ratios}})
+            log_result(tracker, best.policy)
+            tracker.artifact(out)
+        if are_complete(trained, runs):
+            key_file(out).unlink(missing_ok=True)
+    return trained, best
 
 
 def _best(out: Path, trained: Sequence[Trained]) -> Trained | None:

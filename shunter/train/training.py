@@ -122,6 +122,10 @@ class Training(ABC):
         """What else the policy's file says of it."""
         return {}
 
+    def diagnostics(self) -> dict[str, float]:
+        """How training itself goes, by name; nothing before it has begun."""
+        return {}
+
     @property
     def elapsed_s(self) -> float:
         """Spent on training, before a resumption too."""
@@ -140,7 +144,7 @@ class Training(ABC):
         ratio = self.validation.ratio(policy)
         if self.best is None or ratio < min(point.ratio for point in self.curve):
             self.best = policy
-        self.curve.append(Curve(self.decisions, self.elapsed_s, ratio))
+        self.curve.append(Curve(self.decisions, self.elapsed_s, ratio, self.diagnostics()))
 
     @property
     def over(self) -> bool:
@@ -157,13 +161,16 @@ class Training(ABC):
             raise KeyboardInterrupt
         before_s = 0.0 if self.start is None else float(self.start.metadata.get("elapsed_s", 0.0))
         settings = plain(self.settings)
+        ratios = [point.ratio for point in self.curve]
+        if ratios[0] == min(ratios):
+            self.best.metadata["kept"] = "untrained" if self.start is None else "start"
         self.best.metadata.update(
             training_record(
                 self.worlds, steps=self.decisions, seed=self.settings.seed, settings=settings, task=self.task
             ),
             baseline=self.validation.baseline,
             elapsed_s=f"{before_s + self.elapsed_s:.1f}",
-            validation_ratio=f"{min(point.ratio for point in self.curve):.4f}",
+            validation_ratio=f"{min(ratios):.4f}",
             **self.facts(),
         )
         return TrainResult(self.best, self.curve, self.validation.baseline, interrupted)

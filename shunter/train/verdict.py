@@ -23,7 +23,7 @@ from shunter.train.selection import (
 )
 from shunter.uncertainty import paired_mean_change, sign_of
 
-__all__ = ["TUNED", "Verdict", "shown", "untrained_policy", "verdict_of"]
+__all__ = ["TUNED", "Verdict", "kept_words", "shown", "untrained_policy", "verdict_of"]
 
 TUNED = "tuned cost-greedy"
 """What the tuned cost-greedy of a world is called where people read it."""
@@ -165,6 +165,13 @@ def verdict_of(policy: LearnedPolicy) -> Verdict | None:
         InputError: It has another form.
     """
     return policy.recorded("verdict", Verdict, "verdict")
+
+
+def kept_words(policy: LearnedPolicy) -> str:
+    """That training found no weights better than those it began with; empty if it did, or if nobody knows."""
+    began = {"untrained": "the untrained ones", "start": "those that it was given to start from"}
+    kept = began.get(policy.metadata.get("kept", ""))
+    return "" if kept is None else f"no weights were better in validation than {kept}, which were kept"
 
 
 def _standing(name: str, done: Played) -> Standing:

@@ -8,7 +8,8 @@ import pytest
 
 from shunter.cli.options import ANSWER_LINES
 from shunter.eval.evaluation import Evaluation
-from shunter.eval.saved import log_evaluation, save_evaluation
+from shunter.eval.saved import save_evaluation
+from shunter.tracking.evaluations import log_evaluation
 from shunter.tracking.runs import tracking
 from tests.cli.test_main import fails, works
 
@@ -22,7 +23,7 @@ def two_runs(simulated_only: Evaluation, tmp_path: Path, monkeypatch: pytest.Mon
     for name in ("first", "second"):
         files = save_evaluation(simulated_only, Path(name), title=name)
         with tracking("eval", name) as tracker:
-            log_evaluation(tracker, files)
+            log_evaluation(tracker, files, simulated_only.world)
         ids[name] = tracker.run_id
     return ids
 
@@ -47,14 +48,32 @@ def test_folders_and_mlflow_runs_compare_alike(
     assert "exactly as in run 1" in Path("c.md").read_text()
 
 
-def test_metrics_of_two_runs_have_the_same_names_in_mlflow(two_runs: dict[str, str]) -> None:
+def test_policies_are_runs_within_one_whose_metrics_have_the_same_names(two_runs: dict[str, str]) -> None:
     import mlflow
 
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{Path('mlflow.db').resolve()}")
-    first, second = (client.get_run(run_id).data for run_id in two_runs.values())
-    assert first.metrics == second.metrics
-    assert first.metrics["cost-greedy/simulated/response_mean_s"] > 0
-    assert first.params["engine_version"] == "None"
+    (experiment,) = client.search_experiments(filter_string="name = 'shunter'")
+    every = client.search_runs([experiment.experiment_id])
+    first, second = (
+        {run.data.params["policy"]: run for run in every if run.data.tags.get("mlflow.parentRunId") == one}
+        for one in two_runs.values()
+    )
+    assert set(first) == {"fifo-swap", "cost-greedy", "lru-keepalive"}
+    whole = client.get_run(two_runs["first"])
+    for name, run in first.items():
+        assert run.data.metrics == second[name].data.metrics
+        assert run.data.metrics["response_mean_s"] > 0
+        assert set(run.data.metrics) == set(first["cost-greedy"].data.metrics)
+        assert not [key for key in run.data.metrics if name in key]
+        assert (run.data.params["mode"], run.data.params["scenario"]) == ("simulated", "fake")
+        assert run.info.run_name == f"{name}, simulated, on fake at {float(run.data.params['load']):.3g}"
+        assert run.info.start_time == whole.info.start_time
+    given = {(one.dataset.name, one.tags[0].value) for one in whole.inputs.dataset_inputs}
+    assert given == {("fake", "evaluation"), ("performance model", "prediction")}
+    for digest in ("shunter.scenario_digest", "shunter.performance_digest"):
+        assert whole.data.tags[digest] in {one.dataset.digest for one in whole.inputs.dataset_inputs}
+        assert {run.data.tags[digest] for run in first.values()} == {whole.data.tags[digest]}
+    assert "fifo-swap" in whole.data.tags["mlflow.note.content"]
     names = {artifact.path for artifact in client.list_artifacts(two_runs["first"])}
     assert names == {p.name for p in Path("first").iterdir()}
 

@@ -215,9 +215,12 @@ def test_tracking_goes_where_the_environment_says(
     works(capsys, "eval", "--scenario", "s.yaml", "--seeds", "2", "--policy", "fifo-swap")
     assert not Path("mlflow.db").exists()
     mlflow.set_tracking_uri(uri)
-    (run,) = mlflow.search_runs(experiment_names=["shunter"], output_format="list")
-    assert run.data.metrics["fifo-swap/simulated/response_mean_s"] > 0
-    assert run.data.params["scenario.name"] == "fake"
+    runs = mlflow.search_runs(experiment_names=["shunter"], output_format="list")
+    (policy,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    (whole,) = [run for run in runs if run is not policy]
+    assert policy.data.metrics["response_mean_s"] > 0
+    assert policy.data.params["policy"] == "fifo-swap"
+    assert whole.data.params["scenario.name"] == "fake"
 
 
 def test_train_then_eval_its_policy_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from shunter.agents.learned.weights import untrained_weights
 from shunter.cli.main import main
 from shunter.envs.world.world import World
 from shunter.models.performance import PerformanceModel
+from shunter.tracking.lineage import policy_digest
 from shunter.train.search.checkpoint import SearchCheckpoint, read_search, write_search
 from shunter.train.search.evolution import threads_of
 from shunter.train.settings import EvolutionSettings, plain
@@ -124,7 +125,7 @@ def test_seeds_killed_in_the_middle_go_on_as_if_nothing_had_happened(
     assert not list(Path("cut").glob("*.checkpoint*"))
     after = len(mlflow_runs())
     run(capsys, *again, "--resume")  # all is finished: nothing is trained
-    assert len(mlflow_runs()) == after == logged + 4  # two that were killed, and two that went on
+    assert len(mlflow_runs()) == after == logged + 3  # those that were killed went on, and so did what they are in
     write_config(settings={**SETTINGS, "pairs": 3})
     assert "--out must be of a training with these settings to --resume" in run(
         capsys, *again, "--resume", code=2
@@ -138,7 +139,23 @@ def test_what_mlflow_gets(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert one.data.tags["shunter.kind"] == "train"
     assert one.data.params["train.algorithm"] == "evolution"
     assert one.data.params["train.pairs"] == "2"
+    assert one.info.run_name == "fake at 0.7: evolution, 6 generations, seed 0"
+    assert (one.data.params["loads"], one.data.params["objectives"]) == ("0.7", "mean-response")
+    assert one.data.params["scenario.name"] == "fake"
+    assert {"shunter.versions", "shunter.machine_id"} <= set(one.data.tags)
+    assert {(given.dataset.name, given.tags[0].value) for given in one.inputs.dataset_inputs} == {
+        ("fake", "training"),
+        ("performance model", "prediction"),
+    }
+    tags = one.data.tags
+    assert {tags["shunter.scenario_digest"], tags["shunter.performance_digest"]} == {
+        given.dataset.digest for given in one.inputs.dataset_inputs
+    }
+    assert tags["shunter.performance_digest"] == PerformanceModel.load("perf").digest
     client = mlflow.MlflowClient()
+    for name in ("search/gradient_norm", "search/learning_rate", "search/pair_gap_std"):
+        series = client.get_metric_history(one.info.run_id, name)
+        assert len({point.step for point in series}) == 3  # no generation comes before the first validation
     curve = client.get_metric_history(one.info.run_id, "validation/response_ratio")
     steps = [point.step for point in curve]
     assert len(set(steps)) == 4
@@ -146,7 +163,8 @@ def test_what_mlflow_gets(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert steps == sorted(steps)
     verdict = verdict_of(LearnedPolicy.load("p.safetensors"))
     assert verdict is not None
-    assert one.data.metrics["verdict/change"] == verdict.change
+    assert one.data.metrics["verdict/change"] == verdict.change == one.data.metrics["change_vs_untrained"]
+    assert tags["shunter.policy_digest"] == policy_digest(LearnedPolicy.load("p.safetensors"))
     assert one.data.metrics["verdict/best/response_s"] == verdict.best.response_s
     table = mlflow.load_table("score_card.json", run_ids=[one.info.run_id])
     assert list(table.scenario) == ["fake"]
@@ -233,7 +251,17 @@ def test_ctrl_c_keeps_the_best_so_far_and_starts_no_other_seed(
     assert out.splitlines()[1].startswith("training ")  # what it added so far
     assert "Interrupted: the best policy so far was kept; --resume goes on." in out
     assert not Path("p-1.safetensors").exists()
+    cut = {one.info.run_id: one for one in mlflow_runs()}  # of the seeds together, and of the first one
+    assert [one.info.status for one in cut.values()] == ["KILLED", "KILLED"]
+    assert not mlflow.MlflowClient().search_registered_models()  # nor a champion
     run(capsys, "--out", "p.safetensors", "--seeds", "2", "--resume")
+    whole = {one.info.run_id: one for one in mlflow_runs()}
+    assert len(whole) == 3
+    assert set(cut) < set(whole)
+    assert {one.info.status for one in whole.values()} == {"FINISHED"}
+    (parent,) = [one for one in whole.values() if "mlflow.parentRunId" not in one.data.tags]
+    assert {one.data.tags.get("mlflow.parentRunId") for one in whole.values()} == {None, parent.info.run_id}
+    assert not list(Path().glob("*.run"))
     run(capsys, "--out", "whole.safetensors", "--seeds", "2")
     assert weights("p-0.safetensors") == weights("whole-0.safetensors")
 

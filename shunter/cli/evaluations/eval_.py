@@ -186,7 +186,7 @@ def _show(console: Console, done: SavedEvaluations, *, verbose: bool) -> None:
     else:
         last = done.saved[-1]
         found = findings(last.evaluation.to_dict())
-        pages = [f"report: {last.files['report']}", f"MLflow: {last.mlflow_uri} run {last.mlflow_run_id}"]
+        pages = [f"report: {last.files['report']}", last.tracker.words]
     warnings = [f"warning: {line}" for line in done.warnings]
     say_answer(console, [*found, *lost_words(done.lost), *warnings], pages, verbose=verbose)
     for one in done.saved if verbose else ():

@@ -21,7 +21,9 @@ from shunter.eval.fidelity.calibration import Calibration, calibrate_on
 from shunter.files import finite, write_json
 from shunter.models.published.performance import open_performance
 from shunter.report.page import ReportTable
-from shunter.tracking.runs import tracking
+from shunter.tracking.fits import log_fit
+from shunter.tracking.lineage import file_input, performance_input
+from shunter.tracking.runs import now_ms, tracking
 
 HELD_OUT = {
     "seeds": "After: simulated with a model calibrated on the other half of the seeds.",
@@ -58,7 +60,7 @@ def calibrate(
 
     shunter calibrate runs/eval --out perf-calibrated --json gap.json
     """
-    console = open_console()
+    console, begun_ms = open_console(), now_ms()
     results = _results(run)
     model = open_performance(performance or run / "performance.json")
     found = calibrate_on(
@@ -77,10 +79,14 @@ def calibrate(
     }
     if json_path is not None:
         write_json(json_path, finite(figures))
-    with tracking("calibrate", str(results["scenario"]["name"])) as tracker:
-        tracker.params({"run": str(run), "held_out": found.held_out})
+    recalibrated, name = found.recalibration.performance, str(results["scenario"]["name"])
+    with tracking("calibrate", f"{name}: {run} into {path}", begun_ms=begun_ms) as tracker:
+        made_of = [
+            performance_input(model, performance or run / "performance.json"),
+            file_input(run / "events.parquet", "update"),
+        ]
+        log_fit(tracker, recalibrated, made_of, [path], {"run": str(run), "held_out": found.held_out})
         tracker.metrics(figures)
-        tracker.artifact(path)
     if verbose:
         show_tables(console, found)
     written = f"{path}: calibrated on {len(found.recalibration.runs)} runs"

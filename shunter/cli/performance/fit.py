@@ -21,7 +21,9 @@ from shunter.profiling.dataset.compare import merge_datasets
 from shunter.profiling.dataset.journal import journal_path
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.dataset.throttled import throttled
-from shunter.tracking.runs import tracking
+from shunter.tracking.fits import log_fit
+from shunter.tracking.lineage import dataset_input, performance_input
+from shunter.tracking.runs import now_ms, tracking
 
 _Data = Annotated[
     list[Path] | None, typer.Argument(help="Datasets that shunter profile wrote.", show_default=False)
@@ -136,23 +138,32 @@ def _fit(
     keep_throttled: bool,
     verbose: bool,
 ) -> None:
-    frame = merge_datasets({str(path): read_dataset(path) for path in data})
+    frames = {path: read_dataset(path) for path in data}
+    frame = merge_datasets({str(path): rows for path, rows in frames.items()})
     others = open_performance(performance) if performance else None
+    begun_ms = now_ms()
     model = PerformanceModel(keep_throttled=keep_throttled).fit(frame, others)
     path = model.save(out or Path("perf"))
+    # The card's held-out errors are of fits to these rows alone, which a corrected model is not.
+    fitted = frame if keep_throttled else frame[~throttled(frame)]
+    card = [] if quick or others else list(_write_card(console, model, fitted, path))
+    name = f"{out or 'perf'}: {len(frame)} rows of {len(model.models)} models"
+    with tracking("fit", name, begun_ms=begun_ms) as tracker:
+        made_of = [dataset_input(file, rows, "fit") for file, rows in frames.items()]
+        made_of += [performance_input(others, performance)] if others and performance else []
+        asked = {"datasets": ", ".join(map(str, data)), "keep_throttled": keep_throttled, "quick": quick}
+        log_fit(tracker, model, made_of, [path, *card], asked)
     notes = [f"note: {note}" for note in model.notes]
     for journal in filter(Path.exists, map(journal_path, data)):
         notes.append(f"note: {journal} holds rows of an unfinished sweep, not fitted: --resume adds them")
-    # The card's held-out errors are of fits to these rows alone, which a corrected model is not.
-    fitted = frame if keep_throttled else frame[~throttled(frame)]
-    card = [] if quick or others else [f"card: {_write_card(console, model, fitted, path)}"]
+    places = [f"card: {card[1]}"] if card else []
     written = f"{path}: {len(model.models)} models, {len(model.cv)} targets"
     if verbose:
         console.print(errors_table(model))
     errors = [correction_words(c) for c in model.state_.corrected] or _errors_words(model)
     if not card and (path.parent / "card.html").exists():
         notes.append(f"note: {path.parent / 'card.html'} shows a model that was fitted before")
-    say_answer(console, [*errors, *notes], [*card, written], verbose=verbose)
+    say_answer(console, [*errors, *notes], [*places, written], verbose=verbose)
 
 
 def correction_words(errors: CorrectionErrors) -> str:
@@ -201,18 +212,16 @@ def _update(
     update(console, performance, events, scenario, engine=engine, out=out or performance, verbose=verbose)
 
 
-def _write_card(console: Console, model: PerformanceModel, frame: pd.DataFrame, saved: Path) -> Path:
+def _write_card(
+    console: Console, model: PerformanceModel, frame: pd.DataFrame, saved: Path
+) -> Sequence[Path]:
     from shunter.models.card.card import write_card
     from shunter.models.validation.assessment import assess
     from shunter.models.validation.baselines import PREDICTORS
 
     with progress(console) as report:
         validation = assess(frame, PREDICTORS, report=report)
-    card = write_card(model, frame, validation, saved)
-    with tracking("fit", saved.parent.name) as tracker:
-        for file in (saved, *card):
-            tracker.artifact(file)
-    return card[1]
+    return write_card(model, frame, validation, saved)
 
 
 def errors_table(model: PerformanceModel) -> Table:

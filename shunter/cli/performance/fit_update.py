@@ -18,6 +18,8 @@ from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.fidelity.recalibration import Recalibration, recalibrate
 from shunter.eval.traffic.record import read_events
 from shunter.models.published.performance import open_performance
+from shunter.tracking.fits import log_fit
+from shunter.tracking.lineage import file_input, performance_input
 from shunter.tracking.runs import tracking
 
 HELD_OUT = {
@@ -57,17 +59,19 @@ def update(
         engine_entry(engine, field="--engine")
         loaded = loaded.model_copy(update={"engine": engine})
     model = open_performance(performance)
-    found = recalibrate(model, loaded, [read_log(path) for path in events])
-    path = found.performance.save(out)
+    logs = [read_log(path) for path in events]
+    with tracking("fit", f"{out}: {performance} recalibrated on {len(logs)} logs") as tracker:
+        found = recalibrate(model, loaded, logs)
+        path = found.performance.save(out)
+        made_of = [performance_input(model, performance), *(file_input(one, "update") for one in events)]
+        asked = {"update": str(performance), "events": [str(e) for e in events], "scenario": loaded.name}
+        log_fit(tracker, found.performance, made_of, [path], asked)
+        tracker.metrics({"span_error": {e.target: asdict(e) for e in found.errors}})
     findings = [*error_words(found), HELD_OUT[found.halves]] if found.runs else []
     findings += [f"note: {note}" for note in found.notes]
     if (path.parent / "card.html").exists():
         shown = path.parent / "card.html"
         findings.append(f"note: {shown} shows the model as it was fitted, before updates")
-    with tracking("fit", path.parent.name) as tracker:
-        tracker.params({"update": str(performance), "events": [str(e) for e in events]})
-        tracker.metrics({"span_error": {e.target: asdict(e) for e in found.errors}})
-        tracker.artifact(path)
     if verbose and found.runs:
         console.print(update_table(found))
         console.print(span_errors_table(found))

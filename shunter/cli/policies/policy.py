@@ -19,7 +19,7 @@ from shunter.cli.options import Performance, Verbose, check_new, open_console, s
 from shunter.envs.scenario.library import performance_of
 from shunter.errors import InputError
 from shunter.files import check_place, write_json
-from shunter.train.verdict import Verdict, shown, verdict_of
+from shunter.train.verdict import Verdict, kept_words, shown, verdict_of
 
 File = Annotated[
     str, typer.Argument(help="Policy file, or models:/NAME@champion in MLflow.", show_default=False)
@@ -47,6 +47,7 @@ def policy_show(
         return
     findings = [
         *(verdict.words if verdict is not None else ("The file does not say what training added.",)),
+        *([kept_words(policy)] if kept_words(policy) else []),
         *_card_lines(card),
         _training_line(training),
         f"{policy.name}: features version {policy.metadata['features_version']}",
@@ -209,7 +210,8 @@ def policy_register(
     with tracking("register", name) as tracker:
         done = register_policy(file, name=name, worlds=worlds, tracker=tracker)
     role = "champion" if done.champion else "not the champion"
-    say_answer(open_console(), (f"{name} version {done.version}: {role}", done.why))
+    version = f"version {done.version}" if done.version else "not registered yet"
+    say_answer(open_console(), (f"{name} {version}: {role}", done.why))
 
 
 def card_table(card: ScoreCard) -> Table:

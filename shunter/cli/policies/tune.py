@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -28,11 +28,14 @@ from shunter.cli.options import (
 )
 from shunter.cli.policies.train import settings_given
 from shunter.envs.scenario.library import performance_of
-from shunter.envs.world.world import make_world
+from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.files import finite, write_json
 from shunter.jobs import Runner, open_runner
-from shunter.train.settings import TrainConfig, TrainSettings, load_config, write_config
+from shunter.tracking.lineage import where
+from shunter.tracking.runs import now_ms, tracking
+from shunter.tracking.tunings import log_tuning
+from shunter.train.settings import TrainConfig, TrainSettings, load_config, plain, write_config
 from shunter.train.train_and_save import worlds_of
 from shunter.train.tune.heuristic import tune_all
 from shunter.train.tune.search import OnTrial, Tuned
@@ -110,19 +113,27 @@ def tune(
         raise InputError("--scenario", "be given, or --train instead", list(map(str, scenario or ())))
     if train is not None and out.exists():
         raise InputError("--out", "not exist yet", str(out))
-    config = None if train is None else load_config(train)
+    config, begun_ms = None if train is None else load_config(train), now_ms()
     lengths = {"minutes": minutes, "generations": generations, "steps": steps}
     shorter = None if config is None else settings_given(config.settings, **lengths)
+    asked: dict[str, Any] = {"trials": trials, "storage": str(storage)}
+    worlds: list[World] = []
     try:
         with open_runner(ray) as runner, progress(console) as bar:
             if config is not None and shorter is not None:
-                report = _reporter(bar, trials)
-                results = {"training": _search_training(config, shorter, trials, runner, storage, report)}
+                report, asked["settings"] = _reporter(bar, trials), plain(shorter)
+                worlds = worlds_of(config, config.scenarios)
+                results = {
+                    "training": _search_training(worlds, config, shorter, trials, runner, storage, report)
+                }
             else:
-                given = scenario or [], performance, policy, seed_list(seeds)
-                results = _search_heuristics(*given, trials, runner, storage, bar)
+                asked["seeds"] = seeds
+                worlds = [make_world(path, performance_of(path, performance)) for path in scenario or []]
+                results = _search_heuristics(worlds, policy, seed_list(seeds), trials, runner, storage, bar)
     except KeyboardInterrupt:
         say(console, f"Interrupted: the same command goes on from {storage}.")
+        if worlds:
+            _track({}, worlds, asked, begun_ms, status="KILLED")
         raise typer.Exit(130) from None
     if config is not None:
         write_config(config.tuned(results["training"].parameters), out)
@@ -130,6 +141,16 @@ def tune(
         write_json(json_path, finite({name: _plain(result) for name, result in results.items()}))
     kind = "heuristics" if config is None else "training"
     _show(console, kind, results, lost_words(runner.lost), verbose=verbose)
+    _track(results, worlds, asked, begun_ms, status="FINISHED")
+
+
+def _track(
+    results: dict[str, Tuned], worlds: list[World], asked: dict[str, Any], begun_ms: int, *, status: str
+) -> None:
+    """Tells MLflow of a search, once all else is done."""
+    with tracking("tune", f"{where(worlds)}: {asked['trials']} trials", begun_ms=begun_ms) as tracker:
+        log_tuning(tracker, results, worlds, asked)
+        tracker.status = status
 
 
 def _show(console: Console, kind: str, results: dict[str, Tuned], lost: list[str], *, verbose: bool) -> None:
@@ -150,8 +171,7 @@ def _show(console: Console, kind: str, results: dict[str, Tuned], lost: list[str
 
 
 def _search_heuristics(
-    scenarios: list[Path],
-    performance: Path | None,
+    worlds: list[World],
     names: list[str] | None,
     seeds: list[int],
     trials: int,
@@ -160,7 +180,6 @@ def _search_heuristics(
     bar: Callable[[str, int, int], None],
 ) -> dict[str, Tuned]:
     classes = [_known(name) for name in names or [n for n, cls in HEURISTICS.items() if not cls.oracle]]
-    worlds = [make_world(path, performance_of(path, performance)) for path in scenarios]
     report = _reporter(bar, len(classes) * trials)
     return tune_all(classes, worlds, seeds, trials, storage=storage, runner=runner, on_trial=report)
 
@@ -176,10 +195,16 @@ def _reporter(bar: Callable[[str, int, int], None], total: int) -> OnTrial:
 
 
 def _search_training(
-    config: TrainConfig, settings: TrainSettings, trials: int, runner: Runner, storage: Path, report: OnTrial
+    worlds: list[World],
+    config: TrainConfig,
+    settings: TrainSettings,
+    trials: int,
+    runner: Runner,
+    storage: Path,
+    report: OnTrial,
 ) -> Tuned:
     return tune_training(
-        worlds_of(config, config.scenarios),
+        worlds,
         settings,
         trials,
         validation=worlds_of(config, config.validation),

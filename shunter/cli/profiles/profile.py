@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +17,14 @@ from rich.table import Table
 from shunter.cli.options import aside, open_console, say, seconds, share
 from shunter.engines.base import EngineError
 from shunter.errors import InputError
+from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.profile import profile_models
 from shunter.profiling.sweep.budget import expected_selection
 from shunter.profiling.sweep.pace import Pace
 from shunter.profiling.sweep.plan import Group, SweepPlan, SweepSettings
 from shunter.profiling.sweep.run import SweepProgress, indented, time_words
 from shunter.profiling.sweep.sweep import plan_models
+from shunter.tracking.runs import now_ms, tracking
 
 GRID = {"prompt": "15,61,250", "decode": "32", "batch": "1,2,4", "cuts": "32,128", "page_cache": "warm"}
 RICH_GRID = {
@@ -186,6 +189,7 @@ def _settings(
 
 def _measure(console: Console, models: list[str], out: Path, **how: Any) -> None:
     again = f"Rows measured until then are in {out}; --resume goes on from there."
+    begun_ms = now_ms()
     try:
         with _progress(console) as report:
             result = profile_models(
@@ -193,6 +197,8 @@ def _measure(console: Console, models: list[str], out: Path, **how: Any) -> None
             )
     except KeyboardInterrupt:
         say(console, f"Interrupted. {again}")
+        if out.exists():
+            _track(out, models, how, begun_ms, {}, status="KILLED")
         raise typer.Exit(130) from None
     except EngineError:
         if out.exists():
@@ -200,6 +206,33 @@ def _measure(console: Console, models: list[str], out: Path, **how: Any) -> None
         raise
     for line in result.lines():
         say(console, line)
+    measured = {"new_rows": result.rows, "duration_s": result.duration_s}
+    _track(out, models, how, begun_ms, measured, status="FINISHED")
+
+
+def _track(
+    out: Path,
+    models: list[str],
+    how: dict[str, Any],
+    begun_ms: int,
+    measured: dict[str, float],
+    *,
+    status: str,
+) -> None:
+    """Tells MLflow of the dataset, once that is on the disk."""
+    from shunter.tracking.fits import log_dataset
+
+    asked = {name: how[name] for name in ("engine", "device", "mode")}
+    name = f"{how['engine']} on {how['device']}: {len(models)} models"
+    with tracking("profile", name, begun_ms=begun_ms) as tracker:
+        log_dataset(
+            tracker,
+            out,
+            read_dataset(out),
+            {**asked, "files": ", ".join(models), "sweep": asdict(how["settings"])},
+            measured=measured,
+        )
+        tracker.status = status
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ class World:
         service_s: (devices,) seconds of a mean request run alone on a loaded device.
         interpolation_error: Largest relative error of the tables midway between their grid points, against
             direct predictions.
+        performance_digest: Names the performance model that predicted; empty if it is not known.
     """
 
     scenario: Scenario
@@ -54,6 +55,7 @@ class World:
     rate_per_s: float
     service_s: Array
     interpolation_error: float = 0.0
+    performance_digest: str = ""
 
     def __deepcopy__(self, memo: dict[int, object]) -> World:
         return self  # nothing in it ever changes: copies of what holds it share it
@@ -261,6 +263,7 @@ def make_world(
         _rate_per_s(scenario.workload, tabulation.service_s),
         tabulation.service_s,
         tabulation.interpolation_error,
+        performance.digest,
     )
     return _guarded(world)
 

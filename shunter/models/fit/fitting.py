@@ -37,7 +37,7 @@ from shunter.models.validation.held_out import (
     joined,
     log_error_interval,
 )
-from shunter.profiling.dataset.fingerprint import digest
+from shunter.profiling.dataset.fingerprint import rows_digest
 from shunter.profiling.dataset.schema import validate
 from shunter.profiling.dataset.throttled import throttled, throttled_words
 
@@ -68,7 +68,7 @@ def fit_state(
     frame = with_heads(validate(frame, "dataset")).reset_index(drop=True)
     if frame.empty:
         raise InputError("dataset", "have rows", "none")
-    fingerprint = digest(sorted(frame["row_id"]), 16)
+    fingerprint = rows_digest(frame["row_id"])
     frame, throttled_notes = _unthrottled(frame, keep_throttled)
     devices = _sheets_by_hardware(frame)
     frame = frame.assign(datasheet=sheet_names(frame["device"], devices))

@@ -11,7 +11,7 @@ from shunter.models.card.card import error_text
 from shunter.models.performance import PerformanceModel
 from shunter.models.validation.assessment import predict_rows, target_rows
 from shunter.models.validation.scores import Score, score
-from shunter.profiling.dataset.fingerprint import digest
+from shunter.profiling.dataset.fingerprint import rows_digest
 from shunter.report.page import ReportTable
 
 __all__ = ["error_table", "in_sample", "parameter_table", "prediction_table"]
@@ -49,7 +49,7 @@ def error_table(models: dict[str, PerformanceModel], frame: pd.DataFrame) -> Rep
 
 def in_sample(models: dict[str, PerformanceModel], frame: pd.DataFrame) -> list[str]:
     """Names of the models that were fitted to exactly these rows."""
-    fingerprint = digest(sorted(frame["row_id"]), 16)
+    fingerprint = rows_digest(frame["row_id"])
     return [name for name, model in models.items() if model.state_.data_fingerprint == fingerprint]
 
 

@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +17,7 @@ import psutil
 
 from shunter import __version__
 
-__all__ = ["digest", "hardware", "hardware_id", "software"]
+__all__ = ["digest", "hardware", "hardware_id", "rows_digest", "software"]
 
 _GIB = 2**30
 
@@ -26,6 +26,11 @@ def digest(value: object, length: int = 12) -> str:
     """Short hexadecimal SHA-256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def rows_digest(row_ids: Iterable[str]) -> str:
+    """Names the rows of a dataset by their ids, in whatever order they are."""
+    return digest(sorted(row_ids), 16)
 
 
 @cache

@@ -148,6 +148,13 @@ class PpoTraining(Training):
 
         self.model.learn(steps, callback=[durations, _Report(begin_rollout)], reset_num_timesteps=False)
 
+    def diagnostics(self) -> dict[str, float]:
+        """Of the latest update, by Stable-Baselines3's names: losses, approximate KL divergence and more."""
+        if self.model.num_timesteps == 0 or not hasattr(self.model, "_logger"):
+            return {}
+        found = self.model.logger.name_to_value.items()
+        return {name: float(value) for name, value in found if name.startswith("train/")}
+
     def restore(self, path: Path) -> None:
         """Goes on where a checkpoint was written."""
         checkpoint = read_checkpoint(path, self.asked)

@@ -123,6 +123,7 @@ class Search(Training):
         self.lanes = threads_of(settings)
         self.pool = ThreadPoolExecutor(self.lanes) if self.lanes > 1 else None
         self._last_s: list[float] = []
+        self._latest: dict[str, float] = {}
 
     def close(self) -> None:
         """Ends the threads."""
@@ -162,7 +163,11 @@ class Search(Training):
         gradient = self.gradient(rng)
         self.generation += 1
         rate = self.settings.learning_rate * max(LEAST_RATE, 1.0 - self.share)
-        self.center = self.center - rate * self.adam.step(gradient, self.generation)
+        step = rate * self.adam.step(gradient, self.generation)
+        self.center = self.center - step
+        norms = {"gradient_norm": gradient, "step_norm": step}
+        self._latest |= {name: float(np.linalg.norm(vector)) for name, vector in norms.items()}
+        self._latest |= {"learning_rate": rate, "generation": self.generation}
 
     def gradient(self, rng: np.random.Generator) -> Vector:
         """Estimated from pairs of mirrored perturbations."""
@@ -170,6 +175,7 @@ class Search(Training):
         step = self.settings.sigma * noise
         cost = self.log_costs(rng, np.concatenate([self.center + step, self.center - step]))
         gap = cost[: len(noise)] - cost[len(noise) :]
+        self._latest |= {"mean_log_cost": float(cost.mean()), "pair_gap_std": float(gap.std())}
         return np.asarray((gap[:, None] * noise).mean(axis=0) / (gap.std() + 1e-12))
 
     def perturbations(self, rng: np.random.Generator, count: int) -> Vector:
@@ -228,6 +234,10 @@ class Search(Training):
         super().validate()
         if self.generation == self.settings.validate_every and len(self._last_s) == TIMED:
             self._plan(time.monotonic() - begun_s)  # the first one, before all generations, compiles
+
+    def diagnostics(self) -> dict[str, float]:
+        """Of the latest generation: what variants cost, how far mirrored ones differ, and what moved."""
+        return {f"search/{name}": value for name, value in self._latest.items()}
 
     def restore(self, path: Path) -> None:
         """Goes on where a checkpoint was written."""

@@ -1,0 +1,115 @@
+"""What MLflow is told of an evaluation: a run of it all, and in it one for each policy and mode.
+
+All of these call a metric the same, so that a chart or a table compares policies, worlds, and simulation with
+reality.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shunter.agents.base import Policy
+from shunter.agents.learned.file import load_of
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.envs.world.world import World
+from shunter.report.words import verdict
+from shunter.tracking.lineage import (
+    POLICY,
+    Input,
+    policy_digest,
+    policy_input,
+    software_tags,
+    where,
+    world_inputs,
+    world_params,
+    world_tags,
+)
+from shunter.tracking.runs import NOTE, Tracker
+
+__all__ = ["evaluation_name", "log_evaluation"]
+
+MODES = ("simulated", "real")
+
+
+def evaluation_name(world: World, policies: Sequence[str], seeds: Sequence[int], *, real: bool) -> str:
+    """Tells an evaluation from others in a table of runs."""
+    return f"{where([world])}: {len(policies)} policies, {len(seeds)} seeds{', real' if real else ''}"
+
+
+def log_evaluation(
+    tracker: Tracker,
+    files: Mapping[str, Path],
+    world: World,
+    policies: Sequence[Policy] = (),
+    sources: Mapping[str, str] | None = None,
+) -> None:
+    """Logs a saved evaluation: what it is of, its files, and a run of its own for each policy and mode.
+
+    Args:
+        tracker: The open run.
+        files: From ``shunter.eval.saved.save_evaluation``.
+        world: Where policies were compared.
+        policies: Those that were; of learned ones the run says which.
+        sources: What each policy was made of, as the user wrote it, by name.
+    """
+    result = json.loads(files["results"].read_text(encoding="utf-8"))
+    made = result["provenance"]
+    learned = {one.name: one for one in policies if isinstance(one, LearnedPolicy)}
+    digests = {name: policy_digest(policy) for name, policy in learned.items()}
+    tags = {**software_tags(), **world_tags([world])}
+    own = {POLICY: " ".join(digests.values())} if digests else {}
+    lines = verdict(result)
+    tracker.tags({**tags, **own, NOTE: "  \n".join(lines)})
+    asked = {
+        "seeds": f"{min(result['seeds'])}-{max(result['seeds'])}" if result["seeds"] else "",
+        "seed_count": len(result["seeds"]),
+        "changes_against": result["changes_against"],
+        "engine_version": made.get("engine_version"),
+        "repeats": result["repeats"],
+    }
+    tracker.params({**world_params([world]), "policies": ", ".join(result["policies"]), **asked})
+    inputs = [
+        *world_inputs([world], "evaluation"),
+        *(policy_input(one, "evaluation", (sources or {}).get(name, "")) for name, one in learned.items()),
+    ]
+    tracker.inputs(inputs)
+    tracker.metrics({"fidelity": result.get("fidelity", {}).get("summary", {})})
+    for path in files.values():
+        tracker.artifact(path)
+    for name, modes in result["policies"].items():
+        one = {**tags, "shunter.policy": name, **({POLICY: digests[name]} if name in digests else {})}
+        for mode in MODES:
+            if mode in modes:
+                _log_policy(tracker, world, name, mode, modes, {**one, "shunter.mode": mode}, asked, inputs)
+
+
+def _log_policy(
+    tracker: Tracker,
+    world: World,
+    name: str,
+    mode: str,
+    modes: Mapping[str, Any],
+    tags: Mapping[str, str],
+    asked: Mapping[str, Any],
+    inputs: Sequence[Input],
+) -> None:
+    """A run of one policy in one mode, with the error of simulation where it is known."""
+    with tracker.child(f"{name}, {mode}, on {where([world])}") as child:
+        child.tags(tags)
+        child.params(
+            {
+                "policy": name,
+                "mode": mode,
+                "scenario": world.scenario.name,
+                "load": f"{load_of(world):.4g}",
+                "objective": world.scenario.objective.metric,
+                **asked,
+            }
+        )
+        child.inputs(inputs)
+        child.metrics(modes[mode])
+        if mode == "real":
+            child.metrics({"simulation_error": modes.get("simulation_error", {})})

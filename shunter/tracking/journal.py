@@ -1,0 +1,193 @@
+"""What is to be logged of a run, kept in a folder from its first word on until MLflow has all of it."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from shunter.errors import BrokenFileError
+from shunter.files import write_json
+
+UNSENT = "mlflow-unsent"
+"""Folder of what MLflow lacks, in the working folder."""
+
+_RECORDS, _SENT, _FILES = "records.jsonl", "sent.json", "files"
+_VERSION = 1
+_HEADER = {"key", "kind", "name", "experiment", "start_ms", "tags", "parent"}
+
+
+class Journal:
+    """The records of one run in the order in which they came, and the files that they name.
+
+    Whoever holds a journal holds its lock; the lock of a process that is killed is given back.
+
+    Attributes:
+        folder: Where it is.
+        header: What the run is: key, kind, name, experiment, start_ms, tags and parent.
+        records: What is to be logged.
+        reopened: Whether another process began it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        header: Mapping[str, Any],
+        records: list[dict[str, Any]],
+        file: Any,
+        *,
+        reopened: bool = False,
+    ) -> None:
+        self.folder, self.header, self.records = folder, dict(header), records
+        self.reopened, self._file = reopened, file
+
+    @classmethod
+    def begin(cls, unsent: Path, header: Mapping[str, Any]) -> Journal:
+        """Makes the folder of a run.
+
+        Args:
+            unsent: Folder of all journals.
+            header: What the run is.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        start = time.strftime("%Y%m%d-%H%M%S", time.gmtime(header["start_ms"] / 1000))
+        folder = unsent / f"{start}-{header['kind']}-{header['key'][:8]}"
+        for number in itertools.count(2):
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                folder = folder.with_name(f"{folder.name.partition('.')[0]}.{number}")
+        file = (folder / _RECORDS).open("a+", encoding="utf-8")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        journal = cls(folder, header, [], file)
+        journal._write({"version": _VERSION, "header": journal.header})
+        return journal
+
+    @classmethod
+    def open(cls, folder: Path) -> Journal | None:
+        """Opens a journal that was left; None if somebody else holds it.
+
+        Raises:
+            BrokenFileError: It is no journal of this version.
+        """
+        path = folder / _RECORDS
+        try:
+            file = path.open("a+", encoding="utf-8")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise BrokenFileError(folder, error.strerror or str(error)) from None
+        file.seek(0)
+        lines = file.read().split("\n")[
+            :-1
+        ]  # what follows the last line's end was cut off while it was written
+        try:
+            first, *records = [json.loads(line) for line in lines]
+            if first["version"] != _VERSION or not all(record["kind"] for record in records):
+                raise ValueError(f"it is of version {first['version']}")
+            if not set(first["header"]) >= _HEADER:
+                raise ValueError(f"it lacks {', '.join(sorted(_HEADER - set(first['header'])))}")
+            return cls(folder, first["header"], records, file, reopened=True)
+        except (ValueError, TypeError, KeyError) as error:
+            file.close()
+            raise BrokenFileError(path, f"it is no journal of a run: {error}") from None
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Adds a record, which is on the disk's way when this returns.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        self.records.append(dict(record))
+        self._write(record)
+
+    def end_if_killed(self) -> None:
+        """Has the run of a process that was killed end when it last wrote."""
+        if not self.records or self.records[-1]["kind"] != "end":
+            at_ms = (self.folder / _RECORDS).stat().st_mtime_ns // 1_000_000
+            self.append({"kind": "end", "status": "KILLED", "at_ms": at_ms})
+
+    def file(self, name: str) -> Path:
+        """A file that a record names.
+
+        Raises:
+            BrokenFileError: It is none of the journal's.
+        """
+        path = self.folder / name
+        if not path.resolve().is_relative_to(self.folder.resolve()) or not path.exists():
+            raise BrokenFileError(self.folder / _RECORDS, f"it names {name!r}, which is no file of it")
+        return path
+
+    def take(self, path: Path, content: str | None = None) -> str:
+        """Keeps a file or folder as it is now, as a link where that can be; returns its name in the journal.
+
+        Args:
+            path: File or folder.
+            content: Of a file that is not there yet, whose name alone counts.
+
+        Raises:
+            OSError: It cannot be kept.
+        """
+        for number in itertools.count(len(self.records)):
+            place = self.folder / _FILES / str(number)
+            if not place.exists():
+                break
+        place.mkdir(parents=True)
+        if content is not None:
+            (place / path.name).write_text(content, encoding="utf-8")
+        elif path.is_dir():
+            shutil.copytree(path, place / path.name, copy_function=_link)
+        else:
+            _link(str(path.resolve()), str(place / path.name))
+        return str((place / path.name).relative_to(self.folder))
+
+    def sent(self, uri: str) -> tuple[str | None, int]:
+        """The run's id in a store, if that is known, and how many records are there."""
+        try:
+            found = json.loads((self.folder / _SENT).read_text(encoding="utf-8"))
+            return (str(found["run_id"]), int(found["records"])) if found["uri"] == uri else (None, 0)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None, 0  # all is sent again, which changes nothing
+
+    def mark(self, uri: str, run_id: str, records: int) -> None:
+        """Keeps what is in a store by now."""
+        write_json(self.folder / _SENT, {"uri": uri, "run_id": run_id, "records": records})
+
+    def close(self) -> None:
+        """Lets go of it; it stays."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Removes it, and the folder of all journals if it was the last."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.close()
+        with suppress(OSError):  # there are others
+            self.folder.parent.rmdir()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+
+
+def kept(unsent: Path) -> list[Path]:
+    """The folders of all journals, the oldest first."""
+    return sorted(path.parent for path in unsent.glob(f"*/{_RECORDS}"))
+
+
+def _link(source: str, target: str) -> None:
+    """A second name of a file: files are replaced and not changed, so that it stays what it is."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,83 @@
+"""Versions of policies in MLflow's model registry: made once for a file, whoever made them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from shunter.agents.mlflow_model import signature
+from shunter.envs.observation.features import FEATURES_VERSION
+from shunter.tracking.wheel import pinned_requirements, write_wheel
+
+DECISION, UNDECIDED = "shunter.decision", "undecided"
+DIGEST = "shunter.sha256"
+
+
+def digest_of(path: Path) -> str:
+    """What a policy file is known by."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def create_version(client: Any, run_id: str, path: Path, name: str, why: str) -> str:
+    """Registers a policy file, as a version on which nothing is decided; an undecided one of it is taken up.
+
+    Args:
+        client: From ``open_store``.
+        run_id: Run that the policy is of.
+        path: Policy file.
+        name: Of the registered model.
+        why: What is known of it, in words; it becomes the description.
+
+    Returns:
+        The version.
+    """
+    digest = digest_of(path)
+    known = [v for v in client.search_model_versions(f"name = '{name}'") if v.tags.get(DIGEST) == digest]
+    undecided = [int(v.version) for v in known if v.tags.get(DECISION) == UNDECIDED]
+    decided = [int(v.version) for v in known if v.run_id == run_id and v.tags.get(DECISION) != UNDECIDED]
+    if decided and not undecided:
+        return str(max(decided))
+    version = str(max(undecided)) if undecided else _create(client, run_id, path, name, digest)
+    client.update_model_version(name, version, description=why)
+    return version
+
+
+def _create(client: Any, run_id: str, path: Path, name: str, digest: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    info = _log_model(client, path, run_id)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {DECISION: UNDECIDED, DIGEST: digest, "shunter.features_version": str(FEATURES_VERSION)}
+    version = client.create_model_version(
+        name, source=info.model_uri, run_id=run_id, tags=tags, model_id=info.model_id
+    )
+    return str(version.version)
+
+
+def _log_model(client: Any, path: Path, run_id: str) -> Any:
+    import mlflow
+
+    # Models are logged by MLflow's own client, into its own experiment: not the run's.
+    mlflow.set_tracking_uri(client.tracking_uri)
+    mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
+    with tempfile.TemporaryDirectory() as folder:
+        data = shutil.copyfile(path, Path(folder) / "policy.safetensors")
+        wheel = write_wheel(Path(folder))
+        return mlflow.models.Model.log(
+            artifact_path=None,
+            name="policy",
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            loader_module="shunter.agents.mlflow_model",
+            data_path=str(data),
+            signature=signature(),
+            code_paths=[str(wheel)],
+            pip_requirements=[f"./code/{wheel.name}", *pinned_requirements()],
+        )
