@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,6 +16,8 @@ from typer.core import TyperGroup
 from shunter import __version__
 from shunter.engines.base import EngineError
 from shunter.errors import ShunterError, ShunterWarning, UnknownNameError
+from shunter.files import no_room
+from shunter.scratch import scratch
 
 COMMANDS = {
     "checkpoint": "Write a model of a known shape with random weights.",
@@ -175,13 +178,27 @@ def main(arguments: list[str] | None = None) -> Any:
     console = Console(stderr=True)
     warnings.formatwarning = _in_a_line
     try:
-        app(arguments, prog_name="shunter", standalone_mode=True)
+        with scratch():
+            app(arguments, prog_name="shunter", standalone_mode=True)
     except (ShunterError, EngineError) as error:
-        console.print(f"shunter: {error}", highlight=False, markup=False, soft_wrap=True, style="red")
-        sys.exit(error.exit_code)
+        _end(console, error)
     except KeyboardInterrupt:
         console.print("shunter: interrupted")
         sys.exit(130)
+    except Exception as error:
+        full = no_room(error)
+        if full is None:
+            raise
+        _end(console, full)
+
+
+def _end(console: Console, error: ShunterError | EngineError) -> NoReturn:
+    console.print(f"shunter: {error}", highlight=False, markup=False, soft_wrap=True, style="red")
+    try:
+        sys.stdout.flush()
+    except OSError:  # what it holds cannot be written, and would be said once more at the very end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":
