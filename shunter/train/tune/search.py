@@ -310,7 +310,8 @@ def _journal(storage: str | Path | None) -> Any:
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
     _cut_torn_line(path)
-    return JournalStorage(JournalFileBackend(str(path), _NoLock())  # type: ignore[arg-type] # no subclass: theirs is private)
+    backend = JournalFileBackend(str(path), _NoLock())  # type: ignore[arg-type]  # their base class is private
+    return JournalStorage(backend)
 
 
 class _NoLock:
