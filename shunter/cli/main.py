@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -18,6 +19,8 @@ from typer.core import TyperGroup
 from shunter import __version__
 from shunter.engines.base import EngineError
 from shunter.errors import ShunterError, ShunterWarning, UnknownNameError
+from shunter.files import no_room
+from shunter.scratch import scratch
 
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes of work that was cut short, by Ctrl-C and by SIGTERM."""
@@ -215,13 +218,27 @@ def _main(arguments: list[str] | None) -> None:
     console = Console(stderr=True)
     warnings.formatwarning = _in_a_line
     try:
-        app(arguments, prog_name="shunter", standalone_mode=True)
+        with scratch():
+            app(arguments, prog_name="shunter", standalone_mode=True)
     except (ShunterError, EngineError) as error:
-        console.print(f"shunter: {error}", highlight=False, markup=False, soft_wrap=True, style="red")
-        sys.exit(error.exit_code)
+        _end(console, error)
     except KeyboardInterrupt:
         console.print("shunter: interrupted")
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        full = no_room(error)
+        if full is None:
+            raise
+        _end(console, full)
+
+
+def _end(console: Console, error: ShunterError | EngineError) -> NoReturn:
+    console.print(f"shunter: {error}", highlight=False, markup=False, soft_wrap=True, style="red")
+    try:
+        sys.stdout.flush()
+    except OSError:  # what it holds cannot be written, and would be said once more at the very end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

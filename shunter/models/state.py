@@ -17,7 +17,7 @@ from shunter.models.fit.shared import CrossDeviceFit
 from shunter.models.scales import Scale
 from shunter.models.validation.held_out import Errors
 
-__all__ = ["CorrectionErrors"]
+__all__ = ["CorrectionErrors", "performance_file"]
 
 FORMAT_VERSION = 2
 _FILE_NAME = "performance.json"
@@ -141,7 +141,7 @@ def write_state(state: FittedState, path: str | os.PathLike[str]) -> Path:
     Returns:
         The file.
     """
-    return write_text(_file_of(path), state.model_dump_json(indent=1) + "\n")
+    return write_text(performance_file(path), state.model_dump_json(indent=1) + "\n")
 
 
 def read_state(path: str | os.PathLike[str]) -> FittedState:
@@ -152,7 +152,7 @@ def read_state(path: str | os.PathLike[str]) -> FittedState:
         BrokenFileError: The file is truncated or no performance model.
         VersionError: It has another format version.
     """
-    path = _file_of(path)
+    path = performance_file(path)
     if not path.is_file():
         raise InputError("performance model", "be a folder or file that shunter fit wrote", str(path))
     try:
@@ -175,6 +175,7 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
 
 
-def _file_of(path: str | os.PathLike[str]) -> Path:
+def performance_file(path: str | os.PathLike[str]) -> Path:
+    """The file of a performance model, which is named by it or by its folder."""
     path = Path(path)
     return path if path.suffix == ".json" else path / _FILE_NAME

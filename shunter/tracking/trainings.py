@@ -28,7 +28,7 @@ from shunter.tracking.runs import NOTE, Tracker
 from shunter.train.seeds import CARD_SEEDS
 from shunter.train.verdict import shown, verdict_of
 
-__all__ = ["log_policy", "log_result", "log_training"]
+__all__ = ["events_of", "log_policy", "log_result", "log_training"]
 
 
 def log_training(
@@ -65,9 +65,14 @@ def log_training(
     tracker.text(json.dumps(finite(whole), indent=1), "training.json")
 
 
+def events_of(out: Path) -> Path:
+    """Where it is written what a policy does in its first world."""
+    return out.with_suffix(".events.parquet")
+
+
 def log_policy(out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracker: Tracker) -> None:
     """Logs a policy, its figures, and what it does in its first world."""
-    events = out.with_suffix(".events.parquet")
+    events = events_of(out)
     write_event_logs([simulate(worlds[0], policy, seed).log for seed in CARD_SEEDS], events)
     for path in (out, events):
         tracker.artifact(path)

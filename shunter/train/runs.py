@@ -19,7 +19,7 @@ from shunter.jobs import Runner
 from shunter.tracking.lineage import where
 from shunter.tracking.policies import default_name, register_policy
 from shunter.tracking.runs import Tracker, check_store, tracking
-from shunter.tracking.trainings import log_policy, log_training
+from shunter.tracking.trainings import events_of, log_policy, log_training
 from shunter.train.algorithms import check_checkpoint, check_installed
 from shunter.train.result import Curve, TrainResult
 from shunter.train.seeds import SeedsShared, SeedTraining, TrainingTasks, train_seed
@@ -154,7 +154,8 @@ def train_runs(
         runs: Trainings that are wanted, all in the same worlds or each in its own.
         start: A policy to start from, trained by either algorithm, if there is one.
         folder: Where MLflow's files are made if ``MLFLOW_TRACKING_URI`` is not set.
-        resume: Whether a policy file without a checkpoint is a training that is finished.
+        resume: Whether a policy file without a checkpoint is a training that is finished; if its events are
+            not there, they, MLflow's run and registration are made up for.
         runner: Where trainings run; by default here.
         register: Whether policies go into MLflow's registry; runs are logged either way.
         listener: Who is told.
@@ -169,23 +170,25 @@ def train_runs(
     for run in runs:
         if checkpoint_of(run.out).exists():
             check_checkpoint(checkpoint_of(run.out), run.settings, tasks[run.out])
-    finished = {run.out: _finished(run.out, run.settings, tasks[run.out]) for run in runs if resume}
+    board = _Board(listener.progress, len(runs))
     with ExitStack() as stack:
+        shared = _Shared(stack, folder, board, register, start, group)
+        finished = {run.out: _finished(run, tasks[run.out], shared) for run in runs if resume}
         left = [run for run in runs if finished.get(run.out) is None]
         if left:
             check_store(folder)
             listener.line(_beginning(left))
             _begin_group(group, runs, start)
-        board = _Board(listener.progress, len(runs))
-        shared = _Shared(stack, folder, board, register, start, group)
         under_way = [_Training(run, shared) for run in left]
         task_sets, places = _task_sets(left)
         try:
             jobs = [one.job(place) for one, place in zip(under_way, places, strict=True)]
             (runner or Runner()).run(train_seed, SeedsShared(task_sets, start), jobs)
         except KeyboardInterrupt:  # what was trained so far is kept
-            for one in (*under_way, *([] if group is None else [group])):
+            for one in under_way:
                 one.cut_off()
+            if group is not None:
+                group.cut_off()
         new = {one.run.out: one.keep() for one in under_way if one.result is not None}
     every = [new.get(run.out) or finished.get(run.out) for run in runs]
     return [one for one in every if one is not None]
@@ -236,8 +239,12 @@ def title(worlds: Sequence[World]) -> str:
     return "-".join(names) if len(names) < 4 else f"{names[0]}-and-{len(names) - 1}-more"
 
 
-def _finished(out: Path, settings: TrainSettings, task: str) -> Trained | None:
-    """The policy that an earlier call trained to the end; None if there is none."""
+def _finished(run: TrainingRun, task: str, shared: _Shared) -> Trained | None:
+    """The policy that an earlier call trained to the end, or whose file alone it left; None if there is none.
+
+    What comes after the file is then made up for: events, MLflow's run and registration.
+    """
+    out, settings = run.out, run.settings
     if not out.exists() or checkpoint_of(out).exists():
         return None
     policy = LearnedPolicy.load(out)
@@ -250,7 +257,36 @@ def _finished(out: Path, settings: TrainSettings, task: str) -> Trained | None:
         raise InputError("--out", "be of a training on these scenarios and loads, from this start", str(out))
     ratio = float(policy.metadata["validation_ratio"])
     how = f"finished before; in validation {ratio:.3f} of what the best heuristic there costs"
-    return Trained(out, policy, ratio, how)
+    if events_of(out).exists() and not key_file(out).exists():
+        return Trained(out, policy, ratio, how)
+    tracker = _open_run(run, shared, resume=True)
+    return Trained(out, policy, ratio, how, tracker.run_id, _complete(run, policy, tracker, shared.register))
+
+
+def _open_run(run: TrainingRun, shared: _Shared, *, resume: bool) -> Tracker:
+    """A training's MLflow run, the one that is resumed or a new one; it ends with the stack."""
+    (out, settings, worlds, validation) = run
+    name = f"{where(worlds)}: {algorithm_of(settings)}, {length_of(settings)}, seed {settings.seed}"
+    key = run_key(out, resume=resume)
+    parent = None if shared.group is None else shared.group.tracker
+    tracker = shared.stack.enter_context(
+        tracking("train", name, folder=shared.folder, key=key, parent=parent)
+    )
+    write_text(key_file(out), key)
+    log_training(tracker, plain(settings), worlds, validation, shared.start, file=out)
+    return tracker
+
+
+def _complete(run: TrainingRun, policy: LearnedPolicy, tracker: Tracker, register: bool) -> str:
+    """Logs a policy that is trained to the end and registers it if wanted; says as what, in words.
+
+    Only then is neither the checkpoint needed any more, nor which MLflow run it is.
+    """
+    log_policy(run.out, policy, run.worlds, tracker)
+    registered = register_trained(run.out, run.worlds, tracker) if register else ""
+    for left in (checkpoint_of(run.out), key_file(run.out)):
+        left.unlink(missing_ok=True)
+    return registered
 
 
 class _Board:
@@ -291,15 +327,7 @@ class _Training:
     @cached_property
     def tracker(self) -> Tracker:
         """The training's MLflow run, begun with the training; it ends with the stack."""
-        (out, settings, worlds, _), shared = self.run, self.shared
-        name = f"{where(worlds)}: {algorithm_of(settings)}, {length_of(settings)}, seed {settings.seed}"
-        key = run_key(out, resume=checkpoint_of(out).exists())
-        parent = None if shared.group is None else shared.group.tracker
-        opened = tracking("train", name, folder=shared.folder, key=key, parent=parent)
-        tracker = shared.stack.enter_context(opened)
-        write_text(key_file(out), key)
-        log_training(tracker, plain(settings), worlds, self.run.validation, shared.start, file=out)
-        return tracker
+        return _open_run(self.run, self.shared, resume=checkpoint_of(self.run.out).exists())
 
     def cut_off(self) -> None:
         """Marks the MLflow run of a training that Ctrl-C cut short, if it had begun."""
@@ -339,7 +367,7 @@ class _Training:
             raise KeyboardInterrupt
 
     def keep(self) -> Trained:
-        """Logs the policy, registers it if wanted; only then is the checkpoint not needed any more."""
+        """Logs the policy, and registers it if wanted."""
         if self.result is None:
             raise RuntimeError("nothing was trained")
         result, out, worlds = self.result, self.run.out, self.run.worlds
@@ -350,14 +378,11 @@ class _Training:
             f"(at first {result.curve[0].ratio:.3f})"
         )
         self.tracker.status = "KILLED" if result.interrupted else "FINISHED"
-        log_policy(out, result.policy, worlds, self.tracker)
-        registered = ""
         if result.interrupted:
+            log_policy(out, result.policy, worlds, self.tracker)
             registered = "not registered in MLflow: it was cut short" if self.shared.register else ""
         else:
-            registered = register_trained(out, worlds, self.tracker) if self.shared.register else ""
-            for left in (checkpoint_of(out), key_file(out)):
-                left.unlink(missing_ok=True)
+            registered = _complete(self.run, result.policy, self.tracker, self.shared.register)
         return Trained(
             out, result.policy, ratio, how, self.tracker.run_id, registered, interrupted=result.interrupted
         )
