@@ -125,7 +125,9 @@ def test_seeds_killed_in_the_middle_go_on_as_if_nothing_had_happened(
     assert not list(Path("cut").glob("*.checkpoint*"))
     after = len(mlflow_runs())
     run(capsys, *again, "--resume")  # all is finished: nothing is trained
-    assert len(mlflow_runs()) == after == logged + 3  # those that were killed went on, and so did what they are in
+    assert (
+        len(mlflow_runs()) == after == logged + 3
+    )  # those that were killed went on, and so did what they are in
     write_config(settings={**SETTINGS, "pairs": 3})
     assert "--out must be of a training with these settings to --resume" in run(
         capsys, *again, "--resume", code=2
@@ -264,6 +266,25 @@ def test_ctrl_c_keeps_the_best_so_far_and_starts_no_other_seed(
     assert not list(Path().glob("*.run"))
     run(capsys, "--out", "whole.safetensors", "--seeds", "2")
     assert weights("p-0.safetensors") == weights("whole-0.safetensors")
+
+
+def test_sigterm_ends_a_training_as_ctrl_c_does(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shunter.train import runs
+
+    def terminate(board: Any, out: Path, share: float, point: Any) -> None:
+        if share > 0.4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(runs._Board, "show", terminate)
+    out = run(capsys, "--out", "p.safetensors", code=143)
+    assert "Interrupted: the best policy so far was kept; --resume goes on." in out
+    assert "not registered in MLflow: it was cut short" in out
+    assert LearnedPolicy.load("p.safetensors").metadata["interrupted"] == "yes"
+    assert [one.info.status for one in mlflow_runs()] == ["KILLED"]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an extra")
