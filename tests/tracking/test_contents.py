@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from shunter.tracking.lineage import Input
-from shunter.tracking.runs import now_ms, tracking
+from shunter.tracking.runs import Tracker, now_ms, tracking
 from shunter.tracking.store import open_store
 from shunter.tracking.tunings import log_tuning
 from shunter.train.tune.search import Tuned
@@ -75,10 +75,14 @@ def test_inputs_are_datasets_and_parts_are_runs_that_last_as_long(store: str, ex
 
 
 def test_a_part_that_fails_is_not_the_whole(store: str, experiment: str) -> None:
-    with tracking("eval", "whole") as tracker:
-        with pytest.raises(KeyboardInterrupt), tracker.child("part") as part:
+    def cut_off(tracker: Tracker) -> None:
+        with tracker.child("part") as part:
             part.params({"policy": "p"})
             raise KeyboardInterrupt
+
+    with tracking("eval", "whole") as tracker:
+        with pytest.raises(KeyboardInterrupt):
+            cut_off(tracker)
         tracker.params({"policies": "p"})
     assert {name: run.info.status for name, run in runs(store, experiment).items()} == {
         "whole": "FINISHED",
