@@ -9,7 +9,7 @@ import numpy as np
 
 from shunter.uncertainty import UNDECIDED, said
 
-__all__ = ["MODES", "change_text", "decided_text", "format_metric", "verdict"]
+__all__ = ["MODES", "change_text", "decided_text", "format_metric", "headline", "verdict"]
 
 MODES = ("simulated", "real")
 

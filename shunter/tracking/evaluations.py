@@ -15,7 +15,7 @@ from shunter.agents.base import Policy
 from shunter.agents.learned.file import load_of
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.world.world import World
-from shunter.report.words import verdict
+from shunter.report.words import MODES, headline
 from shunter.tracking.lineage import (
     POLICY,
     Input,
@@ -30,8 +30,6 @@ from shunter.tracking.lineage import (
 from shunter.tracking.runs import NOTE, Tracker
 
 __all__ = ["evaluation_name", "log_evaluation"]
-
-MODES = ("simulated", "real")
 
 
 def evaluation_name(world: World, policies: Sequence[str], seeds: Sequence[int], *, real: bool) -> str:
@@ -61,8 +59,7 @@ def log_evaluation(
     digests = {name: policy_digest(policy) for name, policy in learned.items()}
     tags = {**software_tags(), **world_tags([world])}
     own = {POLICY: " ".join(digests.values())} if digests else {}
-    lines = verdict(result)
-    tracker.tags({**tags, **own, NOTE: "  \n".join(lines)})
+    tracker.tags({**tags, **own, NOTE: headline(result)})
     asked = {
         "seeds": f"{min(result['seeds'])}-{max(result['seeds'])}" if result["seeds"] else "",
         "seed_count": len(result["seeds"]),

@@ -67,7 +67,7 @@ class Journal:
                 break
             except FileExistsError:
                 folder = folder.with_name(f"{folder.name.partition('.')[0]}.{number}")
-        file = (folder / _RECORDS).open("a+", encoding="utf-8")
+        file = (folder / _RECORDS).open("ab", buffering=0)
         fcntl.flock(file, fcntl.LOCK_EX)
         journal = cls(folder, header, [], file)
         journal._write({"version": _VERSION, "header": journal.header})
@@ -82,18 +82,20 @@ class Journal:
         """
         path = folder / _RECORDS
         try:
-            file = path.open("a+", encoding="utf-8")
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
+            file = path.open("rb+", buffering=0)
         except OSError as error:
             raise BrokenFileError(folder, error.strerror or str(error)) from None
-        file.seek(0)
-        lines = file.read().split("\n")[
-            :-1
-        ]  # what follows the last line's end was cut off while it was written
         try:
-            first, *records = [json.loads(line) for line in lines]
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        content = file.read()
+        whole = content.rfind(b"\n") + 1  # what follows was cut off while it was written
+        file.truncate(whole)
+        file.seek(whole)
+        try:
+            first, *records = [json.loads(line) for line in content[:whole].splitlines()]
             if first["version"] != _VERSION or not all(record["kind"] for record in records):
                 raise ValueError(f"it is of version {first['version']}")
             if not set(first["header"]) >= _HEADER:
@@ -109,8 +111,8 @@ class Journal:
         Raises:
             OSError: It cannot be written.
         """
-        self.records.append(dict(record))
         self._write(record)
+        self.records.append(dict(record))
 
     def end_if_killed(self) -> None:
         """Has the run of a process that was killed end when it last wrote."""
@@ -147,7 +149,8 @@ class Journal:
         if content is not None:
             (place / path.name).write_text(content, encoding="utf-8")
         elif path.is_dir():
-            shutil.copytree(path, place / path.name, copy_function=_link)
+            ignored = shutil.ignore_patterns(f"{UNSENT}*")
+            shutil.copytree(path, place / path.name, copy_function=_link, ignore=ignored)
         else:
             _link(str(path.resolve()), str(place / path.name))
         return str((place / path.name).relative_to(self.folder))
@@ -176,8 +179,14 @@ class Journal:
             self.folder.parent.rmdir()
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        left = memoryview(json.dumps(record, allow_nan=False).encode() + b"\n")
+        end = self._file.tell()
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError:
+            self._file.truncate(end)
+            raise
 
 
 def kept(unsent: Path) -> list[Path]:

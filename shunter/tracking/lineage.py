@@ -68,8 +68,8 @@ class Input(NamedTuple):
 
 
 def scenario_digest(scenario: Scenario) -> str:
-    """Names a scenario's content, whatever its file is called."""
-    return digest(scenario.model_dump(mode="json"))
+    """Names a scenario's content, whatever its file is called and at whatever load it is played."""
+    return digest(scenario.model_dump(mode="json", exclude={"workload": {"load", "rate_per_s"}}))
 
 
 def where(worlds: Sequence[World]) -> str:

@@ -28,7 +28,7 @@ from shunter.tracking.runs import NOTE, Tracker
 from shunter.train.seeds import CARD_SEEDS
 from shunter.train.verdict import shown, verdict_of
 
-__all__ = ["events_of", "log_policy", "log_result", "log_training"]
+__all__ = ["events_of", "log_policy", "log_registration", "log_result", "log_training"]
 
 
 def log_training(
@@ -68,6 +68,14 @@ def log_training(
 def events_of(out: Path) -> Path:
     """Where it is written what a policy does in its first world."""
     return out.with_suffix(".events.parquet")
+
+
+def log_registration(tracker: Tracker, policy: LearnedPolicy, worlds: Sequence[World], *, file: Path) -> None:
+    """Logs which policy is registered, and where it is compared with others."""
+    own = {POLICY: policy_digest(policy), "shunter.file": str(file)}
+    tracker.tags({**software_tags(), **world_tags(worlds), **own})
+    tracker.params(world_params(worlds))
+    tracker.inputs([*world_inputs(worlds, "selection"), policy_input(policy, "selection", str(file))])
 
 
 def log_policy(out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracker: Tracker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -57,8 +58,8 @@ def checkpoint_of(out: Path) -> Path:
 def run_key(out: Path, *, resume: bool) -> str:
     """Names the MLflow run of a policy file's training: the one that is resumed, or a new one."""
     noted = key_file(out)
-    known = noted.read_text(encoding="utf-8").strip() if resume and noted.exists() else ""
-    return known or uuid4().hex
+    known = noted.read_bytes().decode(errors="replace").strip() if resume and noted.is_file() else ""
+    return known if re.fullmatch(r"[0-9a-f]{32}", known) else uuid4().hex
 
 
 def key_file(out: Path) -> Path:

@@ -278,6 +278,25 @@ def test_ctrl_c_keeps_the_best_so_far_and_starts_no_other_seed(
     assert weights("p-0.safetensors") == weights("whole-0.safetensors")
 
 
+def test_sigterm_ends_a_training_as_ctrl_c_does(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shunter.train import runs
+
+    def terminate(board: Any, out: Path, share: float, point: Any) -> None:
+        if share > 0.4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(runs._Board, "show", terminate)
+    out = run(capsys, "--out", "p.safetensors", code=143)
+    assert "Interrupted: the best policy so far was kept; --resume goes on." in out
+    assert "not registered in MLflow: it was cut short" in out
+    assert LearnedPolicy.load("p.safetensors").metadata["interrupted"] == "yes"
+    assert [one.info.status for one in mlflow_runs()] == ["KILLED"]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is an extra")
 def test_side_by_side_is_one_after_another(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_config(settings={**SETTINGS, "threads": 0})

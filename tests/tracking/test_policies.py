@@ -31,10 +31,12 @@ from shunter.agents.model_uri import load_registered, version_uri
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
 from shunter.envs.world.world import World
-from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.errors import InputError, ShunterWarning, VersionError
 from shunter.models.performance import PerformanceModel
 from shunter.tracking import policies as registry
+from shunter.tracking import runs
 from shunter.tracking.policies import Registration, default_name, register_policy
+from shunter.tracking.push import push_runs
 from shunter.tracking.runs import tracking
 from shunter.tracking.store import store_uri
 from shunter.train.algorithms import train_policy
@@ -201,10 +203,72 @@ def test_a_champion_for_other_features_gives_way_and_a_broken_one_does_not(
     (file,) = Path(
         mlflow.MlflowClient().get_model_version_download_uri(name, "2").removeprefix("file://")
     ).rglob("*.safetensors")
+    kept = file.read_bytes()
     file.write_bytes(b"")
-    with pytest.raises(BrokenFileError, match=r"^models:/shunter-old/2: cannot be read"):
-        register(store, "good", fake_world, name)
+    undecided = register(store, "good", fake_world, name)
+    assert (undecided.version, undecided.champion) == ("3", False)
+    assert (
+        "champion stays, which cannot be compared with: models:/shunter-old/2: cannot be r" in undecided.why
+    )
     assert int(champion(name).version) == 2
+    file.write_bytes(kept)
+    decided = register(store, "good", fake_world, name)
+    assert (decided.version, decided.champion) == ("3", True)
+
+
+class Meanwhile:
+    """Another process registers a policy after the champion was compared with, or as the alias moves."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, step: str, other: Callable[[], Registration]) -> None:
+        self.done: Registration | None = None
+        real = getattr(mlflow.MlflowClient, step)
+
+        def call(*arguments: Any) -> Any:
+            if self.done is None:
+                setattr(mlflow.MlflowClient, step, real)
+                self.done = other()
+            return real(*arguments)
+
+        patch.setattr(mlflow.MlflowClient, step, call)
+
+
+@pytest.mark.parametrize("step", ["set_model_version_tag", "set_registered_model_alias"])
+@pytest.mark.parametrize(("mine", "theirs"), [("fair", "good"), ("good", "fair")])
+def test_of_two_registered_at_once_the_better_is_champion(
+    store: Path, fake_world: World, step: str, mine: str, theirs: str
+) -> None:
+    name = f"shunter-race-{step}-{mine}"
+    with pytest.MonkeyPatch.context() as patch:
+        other = Meanwhile(patch, step, lambda: register(store, theirs, fake_world, name))
+        done = register(store, mine, fake_world, name)
+    assert other.done is not None
+    assert done.champion == (mine == "good")
+    assert champion(name).version == (done if mine == "good" else other.done).version
+    if mine == "fair":
+        assert f"version {other.done.version}" in done.why
+        assert champion(name).tags["shunter.decision"] == "champion"
+
+
+def test_a_policy_whose_store_is_away_is_registered_later(
+    store: Path, fake_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "shunter-away"
+    monkeypatch.setattr(runs, "AGAIN_S", 0.0)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise ConnectionError("the server is gone")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "create_model_version", away)
+        with pytest.warns(ShunterWarning, match="the server is gone"):
+            late = register(store, "good", fake_world, name)
+    assert (late.version, late.champion) == ("", False)
+    assert "not registered yet, no champion: Better than cost-greedy" in late.words
+    assert [one.why for one in push_runs(store)] == [""]
+    (version,) = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
+    assert version.tags["shunter.decision"] == "undecided"
+    done = register(store, "good", fake_world, name)
+    assert (done.version, done.champion) == ("1", True)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,11 @@ SETTINGS = PpoSettings(
 def test_a_resumed_training_is_the_uninterrupted_one(fake_world: World, tmp_path: Path) -> None:
     courses = [fake_world]
     whole = train_policy(courses, SETTINGS, checkpoint=tmp_path / "whole.pt")
+    assert not whole.curve[0].diagnostics  # nothing was learned yet
+    wanted = ("approx_kl", "entropy_loss", "explained_variance", "learning_rate", "policy_gradient_loss")
+    for point in whole.curve[1:]:
+        assert {f"train/{name}" for name in (*wanted, "value_loss")} <= set(point.diagnostics)
+        assert np.isfinite(list(point.diagnostics.values())).all()
     path = tmp_path / "checkpoint.pt"
 
     def stop(steps: int, curve: Curve) -> None:

@@ -199,15 +199,18 @@ def policy_register(
     shunter policy register policy.safetensors --scenario s.yaml --performance perf
     """
     from shunter.envs.world.world import make_world
+    from shunter.tracking.lineage import where
     from shunter.tracking.policies import default_name, register_policy
     from shunter.tracking.runs import tracking
+    from shunter.tracking.trainings import log_registration
 
-    LearnedPolicy.load(file)
+    policy = LearnedPolicy.load(file)
     worlds = [make_world(path, performance_of(path, performance)) for path in scenario]
     if name is None and len(worlds) > 1:
         raise InputError("--name", "be given with more than one scenario", name)
     name = name or default_name(worlds[0].scenario.name)
-    with tracking("register", name) as tracker:
+    with tracking("register", f"{name}: {file.name} on {where(worlds)}") as tracker:
+        log_registration(tracker, policy, worlds, file=file)
         done = register_policy(file, name=name, worlds=worlds, tracker=tracker)
     role = "champion" if done.champion else "not the champion"
     version = f"version {done.version}" if done.version else "not registered yet"
