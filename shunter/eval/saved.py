@@ -17,7 +17,9 @@ from shunter.eval.timeline import read_timeline
 from shunter.export.perfetto import perfetto_trace
 from shunter.files import finite, replaced, write_bytes, write_json
 from shunter.models.performance import PerformanceModel
+from shunter.parquet import write_frame
 from shunter.report.evaluation.report import write_report
+from shunter.seals import sealed
 from shunter.tracking.runs import Tracker
 
 __all__ = ["log_evaluation", "save_evaluation"]
@@ -70,7 +72,7 @@ def save_evaluation(
     if evaluation.real:
         result["fidelity"]["summary"] = evaluation.fidelity().summary()
     write_event_logs(evaluation.logs(), files["events"])
-    write_json(files["results"], finite(result))
+    write_json(files["results"], sealed(finite(result)))
     _write_requests(evaluation, files["requests"])
     if performance is not None:
         performance.save(files["performance"])
@@ -111,7 +113,7 @@ def _write_requests(evaluation: Evaluation, path: Path) -> None:
     runs = [r for runs in (*evaluation.simulated.values(), *evaluation.real.values()) for r in runs]
     frames = [run.requests.assign(policy=run.policy, seed=run.seed, mode=run.mode) for run in runs]
     with replaced(path) as temporary:
-        pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
+        write_frame(pd.concat(frames, ignore_index=True), temporary)
 
 
 def _write_traces(evaluation: Evaluation, folder: Path) -> None:

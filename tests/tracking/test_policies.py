@@ -21,7 +21,6 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
-import safetensors.numpy
 import yaml
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
@@ -37,6 +36,7 @@ from shunter.tracking import policies as registry
 from shunter.tracking.policies import Registration, default_name, register_policy
 from shunter.tracking.runs import tracking
 from shunter.tracking.store import store_uri
+from shunter.tensors import write_tensors
 from shunter.train.algorithms import train_policy
 from shunter.train.selection import heuristics
 from shunter.train.settings import EvolutionSettings
@@ -185,9 +185,7 @@ def test_a_champion_for_other_features_gives_way_and_a_broken_one_does_not(
         "format": "shunter-policy",
         "format_version": str(POLICY_FORMAT),
     }
-    safetensors.numpy.save_file(
-        random_policy(scale=0.0).weights, file, metadata={**old, "features_version": "0"}
-    )
+    write_tensors(file, random_policy(scale=0.0).weights, {**old, "features_version": "0"})
     with pytest.raises(VersionError, match=r"^models:/shunter-old@champion: features_version must be"):
         make_policy("models:/shunter-old@champion")
     new = register(store, "fair", fake_world, name)

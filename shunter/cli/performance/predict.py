@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import pyarrow as pa
 import typer
 
 from shunter.cli.options import open_console, say
-from shunter.errors import BrokenFileError, InputError
+from shunter.errors import InputError
 from shunter.files import replaced
 from shunter.models.published.performance import PUBLISHED, open_performance
 from shunter.models.tables import example_table, predicted_table
+from shunter.parquet import read_frame
 from shunter.profiling.dataset.schema import COLUMNS
+from shunter.reading import reading
 
 _Configurations = Annotated[
     Path | None,
@@ -91,10 +92,8 @@ def _say_unused(asked: pd.DataFrame, predicted: pd.DataFrame) -> None:
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError("CONFIGURATIONS", "be an existing table", str(path))
-    try:
-        return _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (ValueError, pa.ArrowException, OSError, pd.errors.ParserWarning) as error:
-        raise BrokenFileError(path, str(error).splitlines()[0]) from error
+    with reading(path):
+        return _read_csv(path) if path.suffix == ".csv" else read_frame(path)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shunter.errors import BrokenFileError, InputError
+from shunter.reading import read_yaml
 
 __all__ = ["Positive", "Strict", "checked", "read_checked"]
 
@@ -40,6 +40,8 @@ def checked(kind: type[T], data: Any, *, source: str, whole: str) -> T:
     """
     try:
         return TypeAdapter(kind).validate_python(data)
+    except RecursionError:
+        raise InputError(f"{source}: {whole}", "not be nested so deeply", data) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or whole
@@ -62,10 +64,7 @@ def read_checked(kind: type[T], path: Path, *, whole: str, assumed: Mapping[str,
         BrokenFileError: It holds something else, or is no YAML.
         InputError: Names the first field that breaks a rule, the rule and the value.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BrokenFileError(path, f"no YAML: {error}") from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise BrokenFileError(path, "it holds no mapping of fields")
     return checked(kind, {**(assumed or {}), **data}, source=str(path), whole=whole)

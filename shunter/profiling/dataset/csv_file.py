@@ -16,6 +16,7 @@ import pandas as pd
 
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION, Column, readable_version
+from shunter.reading import read_text, reading
 
 _BOOLS = {"True": True, "False": False, "true": True, "false": False, "TRUE": True, "FALSE": False}
 
@@ -53,11 +54,9 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, int]:
 
 
 def _lines(path: Path) -> Sequence[list[str]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
+    text = read_text(path)
+    with reading(path):
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BrokenFileError(path, str(error)) from error
     if not lines:
         raise BrokenFileError(path, "it is empty")
     if not text.endswith("\n"):
