@@ -54,6 +54,7 @@ COMMANDS = {
     "export vllm": "Write a plan of vLLM's sleep mode and the script that carries it out.",
     "demo": "Run all of it, small, on this machine.",
     "doctor": "Say which engines and devices work here, and what to install next.",
+    "verify": "Say whether files are as shunter wrote them.",
 }
 """Each is a function of that name, its words joined by _, in the module of that name (or ``MODULES``), in
 ``shunter.cli`` or its folder in ``FOLDERS``; imported when it is asked for."""

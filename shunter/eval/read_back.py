@@ -23,7 +23,7 @@ from shunter.reading import read_json
 from shunter.seals import unsealed
 from shunter.tracking.store import import_mlflow, store_uri
 
-__all__ = ["read_evaluation"]
+__all__ = ["read_evaluation", "read_requests", "read_results"]
 
 _KEYS = ("results_version", "provenance", "scenario", "seeds", "metrics", "policies", "changes_against")
 _COLUMNS = {"policy", "seed", "mode", "request_id", "model", "arrival_s", "first_token_s", "finish_s"}
@@ -144,14 +144,25 @@ def _read_folder(folder: Path, source: str) -> Recorded:
     for path in (results, requests):
         if not path.is_file():
             raise InputError("RUN", f"hold {path.name}, as shunter eval writes it", source)
-    result, _ = unsealed(results, read_json(results))
+    return Recorded(source, read_results(results), read_requests(requests))
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What an evaluation found.
+
+    Raises:
+        BrokenFileError: It is damaged, was changed since it was written, or lacks a field.
+        VersionError: It was written by another version.
+        InputError: A field has another form.
+    """
+    result, _ = unsealed(path, read_json(path))
     missing = [key for key in _KEYS if key not in result]
     if missing:
-        raise BrokenFileError(results, f"it lacks {', '.join(missing)}")
+        raise BrokenFileError(path, f"it lacks {', '.join(missing)}")
     if result["results_version"] not in (*OLDER_VERSIONS, RESULTS_VERSION):
-        raise VersionError(results, "results_version", result["results_version"], RESULTS_VERSION)
-    checked(_Result, result, source=str(results), whole="results")
-    return Recorded(source, result, read_requests(requests))
+        raise VersionError(path, "results_version", result["results_version"], RESULTS_VERSION)
+    checked(_Result, result, source=str(path), whole="results")
+    return result
 
 
 def read_requests(path: Path) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from shunter.report.evaluation.report import write_report
 from shunter.seals import sealed
 from shunter.tracking.runs import Tracker
 
-__all__ = ["log_evaluation", "save_evaluation"]
+__all__ = ["FILES", "RESULTS_VERSION", "log_evaluation", "save_evaluation"]
 
 FILES = {
     "report": "report.html",

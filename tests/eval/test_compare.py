@@ -20,9 +20,9 @@ from shunter.eval.read_back import Recorded, read_evaluation
 from shunter.eval.saved import FILES, save_evaluation
 from shunter.models.performance import PerformanceModel
 from shunter.report.compare import comparison_words, write_comparison
+from shunter.seals import sealed
 from tests import worlds
 from tests.browser import BROWSER, look
-from shunter.seals import sealed
 from tests.fake_evaluation import evaluate_fake
 
 

@@ -32,11 +32,11 @@ from shunter.cli.main import main
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.models.performance import PerformanceModel
+from shunter.tensors import write_tensors
 from shunter.tracking import policies as registry
 from shunter.tracking.policies import Registration, default_name, register_policy
 from shunter.tracking.runs import tracking
 from shunter.tracking.store import store_uri
-from shunter.tensors import write_tensors
 from shunter.train.algorithms import train_policy
 from shunter.train.selection import heuristics
 from shunter.train.settings import EvolutionSettings

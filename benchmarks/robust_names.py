@@ -1,0 +1,5 @@
+from benchmarks.form import Row
+
+
+def names_rows() -> list[Row]:
+    return []
