@@ -85,8 +85,11 @@ def flipped_rows(folder: Path, count: int) -> list[Row]:
 
 
 def outcomes(folder: Path, tasks: list[Task], how: str) -> Iterator[str]:
-    """What came of each file: ``read``, ``refused``, ``other content``, ``traceback``, ``hang``, ``memory``."""
+    """What came of each file: read, refused, other content, traceback, hang or memory."""
     left = list(tasks)
+    whole = {
+        path: path.read_bytes() for kind in READERS.values() for path in map(folder.joinpath, kind.files)
+    }
     context = multiprocessing.get_context("fork")
     while left:
         ours, theirs = context.Pipe(duplex=False)
@@ -98,6 +101,9 @@ def outcomes(folder: Path, tasks: list[Task], how: str) -> Iterator[str]:
                 said = ours.recv()
                 yield _told(left.pop(0), said)
         process.join()
+        for path, data in whole.items():  # one of them is still damaged if the process was ended
+            if path.read_bytes() != data:
+                path.write_bytes(data)
         if left:
             yield _told(
                 left.pop(0), "hang" if process.exitcode == -signal.SIGPROF else "memory: it was killed"

@@ -258,7 +258,7 @@ _TOKENS = (
     b"=cmd",
     b"A" * 100_000,
 )
-_VALUES = (None, True, -1, 1e300, 10**40, "x", "", [], {}, [[]], {"a": {}}, "9" * 5000)
+_VALUES: tuple[Any, ...] = (None, True, -1, 1e300, 10**40, "x", "", [], {}, [[]], {"a": {}}, "9" * 5000)
 
 
 def flipped(data: bytes, drawn: random.Random) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from shunter.models.performance import PerformanceModel
 from shunter.parquet import write_frame
 from shunter.report.evaluation.report import write_report
 from shunter.seals import sealed
+from shunter.sinks import file_name
 from shunter.tracking.runs import Tracker
 
 __all__ = ["FILES", "RESULTS_VERSION", "log_evaluation", "save_evaluation"]
@@ -120,6 +120,6 @@ def _write_traces(evaluation: Evaluation, folder: Path) -> None:
     """One for each policy, of its first run; ``shunter timeline`` writes any other."""
     folder.mkdir(exist_ok=True)
     for run in (runs[0] for runs in (evaluation.real or evaluation.simulated).values() if runs):
-        name = re.sub(r"[^\w.=-]", "_", f"{run.policy}-{run.seed}-{run.mode}")
+        name = file_name(f"{run.policy}-{run.seed}-{run.mode}")
         trace = json.dumps(perfetto_trace(read_timeline(run.log.frame())), allow_nan=False)
         write_bytes(folder / f"{name}.json.gz", gzip.compress(trace.encode(), compresslevel=5, mtime=0))

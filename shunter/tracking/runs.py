@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,14 +13,12 @@ from typing import Any
 
 import pandas as pd
 
+from shunter.sinks import store_key
 from shunter.tracking.store import import_mlflow, store_uri
 
 __all__ = ["Tracker", "tracking"]
 
 EXPERIMENT = "shunter"
-
-_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
-"""What MLflow takes in no metric's name, such as the = of a policy's parameter."""
 
 
 class Tracker:
@@ -41,7 +38,7 @@ class Tracker:
         """Logs parameters; nested mappings become dotted names."""
         from mlflow.entities import Param
 
-        found = [Param(name, str(value)[:500]) for name, value in _flat(values)]
+        found = [Param(store_key(name), str(value)[:500]) for name, value in _flat(values)]
         self._client.log_batch(self.run_id, params=found)
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
@@ -50,7 +47,7 @@ class Tracker:
 
         now_ms = int(time.time() * 1000)
         numbers = [
-            Metric(_NOT_IN_NAMES.sub("_", name), float(value), now_ms, step)
+            Metric(store_key(name), float(value), now_ms, step)
             for name, value in _flat(values, "/")
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         ]

@@ -13,6 +13,7 @@ from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
 from shunter.jobs import open_runner
+from shunter.sinks import file_name
 from shunter.train.random_scenarios import random_worlds
 from shunter.train.runs import NOBODY, Listener, Trained, TrainingRun, are_complete, checkpoint_of, train_runs
 from shunter.train.settings import DistillSettings, TrainConfig, shortened
@@ -136,7 +137,8 @@ def _runs_of_specialists(config: TrainConfig, folder: Path) -> list[TrainingRun]
     if max(names.values()) > 1:
         raise InputError("scenarios", "differ in their names", names.most_common(1)[0][0])
     return [
-        TrainingRun(folder / f"{worlds[0].scenario.name}.safetensors", own, worlds) for worlds, own in asked
+        TrainingRun(folder / f"{file_name(worlds[0].scenario.name)}.safetensors", own, worlds)
+        for worlds, own in asked
     ]
 
 

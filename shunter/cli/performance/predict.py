@@ -18,6 +18,7 @@ from shunter.models.tables import example_table, predicted_table
 from shunter.parquet import read_frame
 from shunter.profiling.dataset.schema import COLUMNS
 from shunter.reading import reading
+from shunter.sinks import csv_frame, from_csv_frame
 
 _Configurations = Annotated[
     Path | None,
@@ -101,12 +102,12 @@ def _read_csv(path: Path) -> pd.DataFrame:
         # Lines with more cells than the header: dropping what is over would move a value's meaning.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         # Only an empty cell is blank: words such as nan are a mistake to be told.
-        return pd.read_csv(path, index_col=False, keep_default_na=False, na_values=[""])
+        return from_csv_frame(pd.read_csv(path, index_col=False, keep_default_na=False, na_values=[""]))
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
     with replaced(path) as temporary:
         if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
+            csv_frame(frame).to_csv(temporary, index=False)
         else:
             frame.to_parquet(temporary, index=False)

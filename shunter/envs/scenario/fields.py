@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shunter.errors import BrokenFileError, InputError
 from shunter.reading import read_yaml
+from shunter.sinks import plain_name
 
-__all__ = ["Positive", "Strict", "checked", "read_checked"]
+__all__ = ["Name", "Positive", "Strict", "checked", "read_checked"]
 
 T = TypeVar("T")
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, AfterValidator(plain_name)]
+"""Of a model, a device, a scenario; see ``shunter.sinks``."""
+
 Count = Annotated[int, Field(ge=1)]
 
 

@@ -20,6 +20,7 @@ from pyarrow import csv as arrow_csv
 from shunter.errors import BrokenFileError, InputError
 from shunter.parquet import as_frame, read_table
 from shunter.reading import first_line, gunzipped
+from shunter.sinks import from_csv_frame
 
 _PARQUET = b"PAR1"
 _DAMAGE = (OSError, EOFError, ValueError, RecursionError, zlib.error, csv.Error, pa.ArrowException)
@@ -158,7 +159,8 @@ class Table:
             arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=False),
         )
-        return pd.DataFrame(table.to_pandas())
+        frame = pd.DataFrame(table.to_pandas())
+        return from_csv_frame(frame) if "'" in text else frame
 
     def _parquet(self) -> pd.DataFrame:
         table = read_table(self.path, self._bytes)
