@@ -105,7 +105,7 @@ def _is_number(text: str) -> bool:
 def file_name(text: str) -> str:
     """A name of a file for a text: it lies where it is put, and differs where strange texts do."""
     plain = _NOT_IN_FILES.sub("_", text).lstrip(".")[:_LONGEST_FILE_NAME]
-    if plain == text.replace(":", "_"):
+    if plain and plain == text.replace(":", "_"):
         return plain
     return f"{plain}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:8]}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typer.core import TyperGroup
 
 from shunter import __version__
 from shunter.engines.base import EngineError
-from shunter.errors import ShunterError, ShunterWarning, UnknownNameError
+from shunter.errors import InputError, ShunterError, ShunterWarning, UnknownNameError, brief
 
 COMMANDS = {
     "checkpoint": "Write a model of a known shape with random weights.",
@@ -180,6 +181,13 @@ def main(arguments: list[str] | None = None) -> Any:
     except (ShunterError, EngineError) as error:
         console.print(f"shunter: {error}", highlight=False, markup=False, soft_wrap=True, style="red")
         sys.exit(error.exit_code)
+    except OSError as error:  # such as of a name that is too long to be a file's, wherever it was given
+        if error.filename is None:
+            raise
+        name = brief(os.fsdecode(error.filename))
+        said = f"shunter: {name}: cannot be used: {error.strerror}"
+        console.print(said, highlight=False, markup=False, soft_wrap=True, style="red")
+        sys.exit(InputError.exit_code)
     except KeyboardInterrupt:
         console.print("shunter: interrupted")
         sys.exit(130)

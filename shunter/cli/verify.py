@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,7 +78,7 @@ def look(path: Path) -> tuple[str, bool]:
         BrokenFileError: It is damaged.
         VersionError: It was written for another version.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # no error where a name is too long
         raise InputError("FILE", "be a file, or a folder that shunter wrote", str(path))
     with reading(path), path.open("rb") as file:
         begin = file.read(16)
@@ -105,7 +106,7 @@ def _within(path: Path) -> Iterator[Path]:
     Raises:
         InputError: It holds none.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):
         yield path
         return
     known = [path / FILES[name] for name in _OF_EVALUATION]
