@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import gzip
 import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,14 +23,28 @@ __all__ = [
     "cache_folder",
     "check_place",
     "finite",
+    "is_leftover",
     "lasting_name",
+    "no_room",
     "open_text",
+    "remove_leftovers",
     "replaced",
+    "sync",
     "unwritable",
     "write_bytes",
     "write_json",
     "write_text",
 ]
+
+
+_BESIDE_BYTES = 32
+"""What names beside an output have more than its own, like ``.events.parquet`` and ``.4194304.tmp``."""
+
+_LEAST_FREE_BYTES = 1 << 18
+"""A disk with less is full."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room: on the disk, in the user's share, or for a file so large."""
 
 
 def cache_folder(name: str) -> Path:
@@ -40,18 +56,45 @@ def cache_folder(name: str) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shunter" / name
 
 
-def check_place(field: str, path: Path | None) -> None:
-    """Refuses a file that could not be written, before the work begins whose result it is for.
+def check_place(field: str, path: Path | None, *, folder: bool = False, make: bool = False) -> None:
+    """Refuses what could not be written, before the work begins whose result it is for.
 
     Args:
         field: What the path was given as, such as ``--json``.
-        path: Path of the file; None, where none is wanted, is in order.
+        path: Path of the file or folder; None, where none is wanted, is in order.
+        folder: Whether it is to be a folder.
+        make: Whether folders above it that do not exist are made.
 
     Raises:
-        InputError: It is a folder, or in a folder that does not exist.
+        InputError: It is a folder where a file is wanted, or the other way round; the folder that it is in
+            does not exist, or may not be written to; its name is too long; the disk is full.
     """
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+    if path is None or _is_special(path):
+        return
+    whole = Path(os.path.abspath(path))
+    if os.path.exists(path) and os.path.isdir(path) != folder:
+        raise InputError(field, "be a folder" if folder else "be a file in an existing folder", str(path))
+    if not make and not os.path.isdir(whole.parent):
         raise InputError(field, "be a file in an existing folder", str(path))
+    places = (whole, *whole.parents) if folder else whole.parents
+    there = next(place for place in places if os.path.exists(place))
+    if not there.is_dir():
+        raise InputError(field, f"be in a folder, which {there.name} is not", str(path))
+    longest = os.pathconf(there, "PC_NAME_MAX") - _BESIDE_BYTES
+    if any(len(os.fsencode(part)) > longest for part in whole.relative_to(there).parts):
+        raise InputError(field, f"have names of at most {longest} bytes", str(path))
+    if len(os.fsencode(whole)) > os.pathconf(there, "PC_PATH_MAX") - 2 * _BESIDE_BYTES:
+        raise InputError(field, "be a shorter path", str(path))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(field, f"be where files may be written, which {there} is not", str(path))
+    disk = os.statvfs(there)
+    if disk.f_blocks and disk.f_bavail * disk.f_frsize < _LEAST_FREE_BYTES:
+        raise InputError(field, f"be on a disk with {_LEAST_FREE_BYTES >> 10} KB free", str(path))
+
+
+def _is_special(path: Path) -> bool:
+    """Whether it is a pipe or a device, which is written to as it is."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 @contextmanager
@@ -67,30 +110,42 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
+        if _is_special(path):
             yield path
             return
         whole = path.resolve()
         temporary = whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
         whole.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(whole)
+        remove_leftovers(whole)
         try:
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             os.replace(temporary, whole)
-            _sync(whole.parent)
+            sync(whole.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(path, error) from error
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed processes left of a file or folder that they were writing.
+
+    Args:
+        path: Where it was to be.
+    """
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         pid = leftover.name.split(".")[-2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
             with suppress(FileNotFoundError):  # somebody else removed it
                 leftover.unlink()
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a killed process left this half-written, by its name."""
+    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
@@ -152,7 +207,8 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Has the disk hold what was written to a file, or the names in a folder."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -170,3 +226,19 @@ def unwritable(path: str | os.PathLike[str], error: OSError, then: str = "") -> 
     """
     why = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
     return ShunterError(f"{path}: cannot be written: {why}" + (f"; {then}" if then else ""))
+
+
+def no_room(error: BaseException) -> ShunterError | None:
+    """The one-line error, if what failed comes of a full disk, whatever library said so and how.
+
+    Args:
+        error: What was raised; what it was raised from counts too.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _FULL:
+            return unwritable(seen.filename or "a file or the output", seen)
+        if type(seen).__module__ == "sqlite3" and "disk is full" in str(seen):
+            return unwritable("MLflow's database", OSError(errno.ENOSPC, str(seen)))
+        seen = seen.__cause__ or seen.__context__
+    return None

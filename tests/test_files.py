@@ -84,6 +84,7 @@ def test_no_other_code_puts_files_in_place_by_itself() -> None:
     """But checkpoints, which may be folders of gigabytes, and what lies in a folder that is thrown away."""
     own = {
         "files.py",
+        "outputs.py",
         "profiling/checkpoints/synthetic.py",
         "profiling/checkpoints/safetensors.py",
         "serve/servers/processes/log.py",  # a full log is put aside

@@ -32,7 +32,7 @@ from shunter.eval.execution.real import open_engines
 from shunter.eval.fidelity.tables import fidelity_verdict
 from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.saved import log_evaluation, save_evaluation
-from shunter.files import finite, write_json, write_text
+from shunter.files import check_place, finite, write_json, write_text
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.checkpoints.synthetic import bytes_per_weight, write_checkpoint
 from shunter.profiling.dataset.table import read_dataset
@@ -114,6 +114,7 @@ def demo(
     if engine not in RECIPES:
         raise UnknownNameError("--engine", engine, RECIPES)
     folder = out or Path("runs") / ("demo" if engine == "transformers" else f"demo-{engine}")
+    check_place("--out", folder, folder=True, make=True)
     _Demo(open_console(), engine, RECIPES[engine], folder, verbose).run(generations, real_seeds)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,6 +17,8 @@ from typer.core import TyperGroup
 from shunter import __version__
 from shunter.engines.base import EngineError
 from shunter.errors import InputError, ShunterError, ShunterWarning, UnknownNameError, brief
+from shunter.files import no_room
+from shunter.scratch import scratch
 
 COMMANDS = {
     "checkpoint": "Write a model of a known shape with random weights.",
@@ -142,6 +145,9 @@ def _function(name: str) -> Callable[..., None]:
     return loaded
 
 
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EISDIR, errno.ENOTDIR)
+"""What the system says of a path that is no file that one can open."""
+
 app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
@@ -177,20 +183,34 @@ def main(arguments: list[str] | None = None) -> Any:
     console = Console(stderr=True)
     warnings.formatwarning = _in_a_line
     try:
-        app(arguments, prog_name="shunter", standalone_mode=True)
+        with scratch():
+            app(arguments, prog_name="shunter", standalone_mode=True)
     except (ShunterError, EngineError) as error:
-        console.print(f"shunter: {error}", highlight=False, markup=False, soft_wrap=True, style="red")
-        sys.exit(error.exit_code)
-    except OSError as error:  # such as of a name that is too long to be a file's, wherever it was given
-        if error.filename is None:
-            raise
-        name = brief(os.fsdecode(error.filename))
-        said = f"shunter: {name}: cannot be used: {error.strerror}"
-        console.print(said, highlight=False, markup=False, soft_wrap=True, style="red")
-        sys.exit(InputError.exit_code)
+        _end(console, error)
     except KeyboardInterrupt:
         console.print("shunter: interrupted")
         sys.exit(130)
+    except Exception as error:
+        known = no_room(error) or _no_file(error)
+        if known is None:
+            raise
+        _end(console, known)
+
+
+def _no_file(error: Exception) -> ShunterError | None:
+    """The one-line error of a path that no file can have, such as one too long, wherever it was given."""
+    if isinstance(error, OSError) and error.errno in _NO_NAME and error.filename is not None:
+        return InputError(brief(os.fsdecode(error.filename)), "be a file's name", os.strerror(error.errno))
+    return None
+
+
+def _end(console: Console, error: ShunterError | EngineError) -> NoReturn:
+    console.print(f"shunter: {error}", highlight=False, markup=False, soft_wrap=True, style="red")
+    try:
+        sys.stdout.flush()
+    except OSError:  # what it holds cannot be written, and would be said once more at the very end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from shunter.errors import InputError
-from shunter.files import check_place
+from shunter.files import check_place, is_leftover
+from shunter.outputs import in_use
 from shunter.sinks import visible
 
 LINE_EVERY_S = 10.0
@@ -41,19 +43,30 @@ Ray = Annotated[
 """The option of commands whose work can be shared."""
 
 
-def _json_place(path: Path | None) -> Path | None:
-    """Looks at the place for ``--json`` before the work begins, as an option's callback.
+def place(field: str, *, folder: bool = False, make: bool = True) -> Callable[[Path | None], Path | None]:
+    """An option's callback that looks at the place for an output before the work begins.
 
-    Raises:
-        InputError: See ``check_place``.
+    Args:
+        field: The option.
+        folder: Whether it is to be a folder.
+        make: Whether folders above it are made.
     """
-    check_place("--json", path)
-    return path
+
+    def look(path: Path | None) -> Path | None:
+        check_place(field, path, folder=folder, make=make)
+        return path
+
+    return look
 
 
 Json = Annotated[
     Path | None,
-    typer.Option("--json", callback=_json_place, help="Also write the figures here.", show_default=False),
+    typer.Option(
+        "--json",
+        callback=place("--json", make=False),
+        help="Also write the figures here.",
+        show_default=False,
+    ),
 ]
 """The option of commands that also write what they found as JSON."""
 
@@ -65,6 +78,13 @@ ANSWER_LINES = 10
 
 WIDE = 1000
 """Columns where output is no terminal: a table in a file or a pipe is never cropped."""
+
+MOST_SEEDS = 100_000
+"""Workload seeds that a command takes; the same holds for other counts of runs."""
+
+_DIGITS = 15
+_WHOLE = rf"[0-9]{{1,{_DIGITS}}}"
+_DECIMAL = r"[0-9]{1,15}(\.[0-9]{0,15})?|\.[0-9]{1,15}"
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -123,15 +143,22 @@ def seed_list(text: str) -> list[int]:
     Raises:
         InputError: It is none of these, or empty.
     """
-    first, _, last = text.partition("-")
-    if text.isdigit() and int(text) > 0:
-        return list(range(int(text)))
-    if first.isdigit() and last.isdigit() and int(first) <= int(last):
-        return list(range(int(first), int(last) + 1))
-    words = text.split(",")
-    if len(words) > 1 and all(word.isdigit() for word in words):
-        return list(dict.fromkeys(map(int, words)))
-    raise InputError("--seeds", "be a count (20), a range (100-119) or a list (3,5,8)", text)
+    seeds = _seeds(text)
+    if len(seeds) > MOST_SEEDS:
+        raise InputError("--seeds", f"be at most {MOST_SEEDS} seeds", text)
+    return list(dict.fromkeys(seeds))
+
+
+def _seeds(text: str) -> Sequence[int]:
+    if re.fullmatch(_WHOLE, text) and int(text) > 0:
+        return range(int(text))
+    ends = re.fullmatch(f"({_WHOLE})-({_WHOLE})", text)
+    if ends and int(ends[1]) <= int(ends[2]):
+        return range(int(ends[1]), int(ends[2]) + 1)
+    if re.fullmatch(f"{_WHOLE}(,{_WHOLE})+", text):
+        return [int(word) for word in text.split(",")]
+    rule = f"be a count (20), a range (100-119) or a list (3,5,8), each of at most {_DIGITS} digits"
+    raise InputError("--seeds", rule, text)
 
 
 def seconds(field: str, text: str) -> float:
@@ -141,7 +168,7 @@ def seconds(field: str, text: str) -> float:
         InputError: It is none of these, or not more than nothing.
     """
     number, unit = text.strip()[:-1], text.strip()[-1:]
-    if unit not in _SECONDS or not number.replace(".", "", 1).isdigit() or float(number) <= 0:
+    if unit not in _SECONDS or not re.fullmatch(_DECIMAL, number) or float(number) <= 0:
         raise InputError(field, "be a time, like 90s, 10m or 1h", text)
     return float(number) * _SECONDS[unit]
 
@@ -155,7 +182,7 @@ def share(field: str, text: str) -> float | None:
     if text.strip() == "none":
         return None
     number = text.strip().removesuffix("%")
-    if not number.replace(".", "", 1).isdigit() or float(number) <= 0:
+    if not re.fullmatch(_DECIMAL, number) or float(number) <= 0:
         raise InputError(field, "be a share above 0, like 10%, or none", text)
     return float(number) / (100 if text.strip().endswith("%") else 1)
 
@@ -166,10 +193,9 @@ def check_new(field: str, path: Path, *, overwrite: bool) -> None:
     Raises:
         InputError: Names the option, and the rule that its path breaks.
     """
+    check_place(field, path)
     if path.exists() and not overwrite:
         raise InputError(field, "not exist yet (or give --overwrite)", str(path))
-    if not path.absolute().parent.is_dir():
-        raise InputError(field, "be in an existing folder", str(path))
 
 
 def free_folder(given: Path | None, *, overwrite: bool) -> Path:
@@ -187,13 +213,9 @@ def free_folder(given: Path | None, *, overwrite: bool) -> Path:
         if overwrite:
             return default
         names = (default if n == 1 else default.with_name(f"{default.name}-{n}") for n in count(1))
-        return next(folder for folder in names if not folder.exists())
-    if given.exists() and not given.is_dir():
-        raise InputError("--out", "be a folder", str(given))
-    above = next(folder for folder in given.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise InputError("--out", f"be in a folder, which {above.name} is not", str(given))
-    if not overwrite and given.exists() and any(given.iterdir()):
+        given = next(folder for folder in names if not folder.exists() and not in_use(folder))
+    check_place("--out", given, folder=True, make=True)
+    if not overwrite and given.exists() and not all(map(is_leftover, given.iterdir())):
         raise InputError("--out", "be a folder that is new or empty (or give --overwrite)", str(given))
     return given
 

@@ -27,6 +27,7 @@ from shunter.eval.saved import log_evaluation, save_evaluation
 from shunter.files import check_place, finite, write_bytes, write_json
 from shunter.jobs import Runner, open_runner
 from shunter.models.performance import PerformanceModel
+from shunter.outputs import replaced_folder, sole_writer
 from shunter.report.compare import load_words, write_comparison
 from shunter.tracking.runs import tracking
 
@@ -173,11 +174,13 @@ def evaluate_and_save(
         on_progress: See ``OnProgress``.
 
     Raises:
-        InputError: Something that was asked for breaks a rule; then nothing was written.
+        InputError: Something that was asked for breaks a rule, or another command writes the folder; then
+            nothing was written.
         KeyboardInterrupt: Ctrl-C came before anything was complete.
         EngineError: A real engine does not start.
     """
     check_place("--json", json_path)
+    check_place("--out", out, folder=True, make=True)
     chosen = _scenario(scenario, engine, duration_s)
     made = [make_policy(one) if isinstance(one, str) else one for one in policies]
     sources = _sources(policies, made)
@@ -191,10 +194,11 @@ def evaluate_and_save(
     worlds = [world.at_load(load) for load in dict.fromkeys(loads)] or [world]
     _check_duration(worlds, seeds, duration_s)
     plan = _Plan(made, sources, seeds, model, real, python, on_progress)
-    done = _at_each_load(plan, worlds, out, ray, _warnings(made, world))
-    if json_path is not None and not _is_cut_short(done):
-        results = done.saved[0].files["results"] if done.page is None else out / "results.json"
-        write_bytes(json_path, results.read_bytes())
+    with sole_writer("--out", out, folder=True):
+        done = _at_each_load(plan, worlds, out, ray, _warnings(made, world))
+        if json_path is not None and not _is_cut_short(done):
+            results = done.saved[0].files["results"] if done.page is None else out / "results.json"
+            write_bytes(json_path, results.read_bytes())
     return done
 
 
@@ -217,9 +221,11 @@ def _at_each_load(
         return done
     comparison = compare([read_evaluation(str(folder)) for folder in folders])
     lines = load_words(comparison)
-    page = write_comparison(comparison, out / "report.html", title="shunter eval: several loads", lines=lines)
-    write_json(out / "results.json", finite(comparison.to_dict()))
-    return SavedEvaluations(done.saved, warnings, done.lost, comparison, page)
+    with replaced_folder(out, last="results.json") as staged:
+        page = staged / "report.html"
+        write_comparison(comparison, page, title="shunter eval: several loads", lines=lines)
+        write_json(staged / "results.json", finite(comparison.to_dict()))
+    return SavedEvaluations(done.saved, warnings, done.lost, comparison, out / page.name)
 
 
 def _is_cut_short(done: SavedEvaluations) -> bool:

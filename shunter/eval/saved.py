@@ -16,6 +16,7 @@ from shunter.eval.timeline import read_timeline
 from shunter.export.perfetto import perfetto_trace
 from shunter.files import finite, replaced, write_bytes, write_json
 from shunter.models.performance import PerformanceModel
+from shunter.outputs import replaced_folder
 from shunter.parquet import write_frame
 from shunter.report.evaluation.report import write_report
 from shunter.seals import sealed
@@ -52,7 +53,7 @@ def save_evaluation(
     provenance: Mapping[str, Any] | None = None,
     sources: Mapping[str, str] | None = None,
 ) -> dict[str, Path]:
-    """Writes everything that there is to say of an evaluation.
+    """Writes everything that there is to say of an evaluation, whole or not at all, the results last.
 
     Args:
         evaluation: An evaluation with at least one run.
@@ -65,20 +66,21 @@ def save_evaluation(
     Returns:
         Paths by the keys of ``FILES``, of what was written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {name: folder / text for name, text in FILES.items() if performance or name != "performance"}
+    names = {name: text for name, text in FILES.items() if performance or name != "performance"}
     made = {"results_version": RESULTS_VERSION, "provenance": dict(provenance or {})}
     result = {**made, **evaluation.to_dict(), "sources": dict(sources or {})}
     if evaluation.real:
         result["fidelity"]["summary"] = evaluation.fidelity().summary()
-    write_event_logs(evaluation.logs(), files["events"])
-    write_json(files["results"], sealed(finite(result)))
-    _write_requests(evaluation, files["requests"])
-    if performance is not None:
-        performance.save(files["performance"])
-    _write_traces(evaluation, files["traces"])
-    write_report(evaluation, files["report"], title=title, performance=performance, result=result)
-    return files
+    with replaced_folder(folder, last=FILES["results"]) as staged:
+        files = {name: staged / text for name, text in names.items()}
+        write_event_logs(evaluation.logs(), files["events"])
+        _write_requests(evaluation, files["requests"])
+        if performance is not None:
+            performance.save(files["performance"])
+        _write_traces(evaluation, files["traces"])
+        write_report(evaluation, files["report"], title=title, performance=performance, result=result)
+        write_json(files["results"], sealed(finite(result)))
+    return {name: folder / text for name, text in names.items()}
 
 
 def log_evaluation(tracker: Tracker, files: Mapping[str, Path]) -> None:

@@ -20,7 +20,7 @@ from shunter.models.validation.held_out import Errors
 from shunter.reading import read_json
 from shunter.seals import sealed, unsealed
 
-__all__ = ["CorrectionErrors"]
+__all__ = ["CorrectionErrors", "performance_file"]
 
 FORMAT_VERSION = 3
 _UNSEALED_VERSION = 2
@@ -148,7 +148,7 @@ def write_state(state: FittedState, path: str | os.PathLike[str]) -> Path:
         The file.
     """
     content = {**json.loads(state.model_dump_json()), "version": FORMAT_VERSION}
-    return write_json(_file_of(path), sealed(content))
+    return write_json(performance_file(path), sealed(content))
 
 
 def read_state(path: str | os.PathLike[str]) -> FittedState:
@@ -159,7 +159,7 @@ def read_state(path: str | os.PathLike[str]) -> FittedState:
         BrokenFileError: The file is truncated, no performance model, or was changed since it was written.
         VersionError: It has another format version.
     """
-    path = _file_of(path)
+    path = performance_file(path)
     if not path.is_file():
         raise InputError("performance model", "be a folder or file that shunter fit wrote", str(path))
     content, is_sealed = unsealed(path, read_json(path, strict=True))
@@ -181,6 +181,7 @@ def read_state(path: str | os.PathLike[str]) -> FittedState:
         raise BrokenFileError(path, f"{place}: {first['msg']}") from error
 
 
-def _file_of(path: str | os.PathLike[str]) -> Path:
+def performance_file(path: str | os.PathLike[str]) -> Path:
+    """The file of a performance model, which is named by it or by its folder."""
     path = Path(path)
     return path if path.suffix == ".json" else path / _FILE_NAME

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,11 @@ NOBODY = Listener()
 def checkpoint_of(out: Path) -> Path:
     """Where the checkpoint of a policy file's training is."""
     return out.with_suffix(".checkpoint")
+
+
+def events_of(out: Path) -> Path:
+    """Where it is written what a policy does in its first world."""
+    return out.with_suffix(".events.parquet")
 
 
 class TrainingRun(NamedTuple):
@@ -124,7 +129,8 @@ def train_runs(
         runs: Trainings that are wanted, all in the same worlds or each in its own.
         start: A policy to start from, trained by either algorithm, if there is one.
         folder: Where MLflow's files are made if ``MLFLOW_TRACKING_URI`` is not set.
-        resume: Whether a policy file without a checkpoint is a training that is finished.
+        resume: Whether a policy file without a checkpoint is a training that is finished; if its events are
+            not there, they, MLflow's run and registration are made up for.
         runner: Where trainings run; by default here.
         register: Whether policies go into MLflow's registry; runs are logged either way.
         listener: Who is told.
@@ -138,7 +144,7 @@ def train_runs(
     for run in runs:
         if checkpoint_of(run.out).exists():
             check_checkpoint(checkpoint_of(run.out), run.settings, tasks[run.out])
-    finished = {run.out: _finished(run.out, run.settings, tasks[run.out]) for run in runs if resume}
+    finished = {run.out: _finished(run, tasks[run.out], folder, register) for run in runs if resume}
     with ExitStack() as stack:
         left = [run for run in runs if finished.get(run.out) is None]
         if left:
@@ -187,8 +193,12 @@ def title(worlds: Sequence[World]) -> str:
     return "-".join(names) if len(names) < 4 else f"{names[0]}-and-{len(names) - 1}-more"
 
 
-def _finished(out: Path, settings: TrainSettings, task: str) -> Trained | None:
-    """The policy that an earlier call trained to the end; None if there is none."""
+def _finished(run: TrainingRun, task: str, folder: Path, register: bool) -> Trained | None:
+    """The policy that an earlier call trained to the end, or whose file alone it left; None if there is none.
+
+    What comes after the file is then made up for: events, MLflow's run and registration.
+    """
+    out, settings = run.out, run.settings
     if not out.exists() or checkpoint_of(out).exists():
         return None
     policy = LearnedPolicy.load(out)
@@ -201,7 +211,21 @@ def _finished(out: Path, settings: TrainSettings, task: str) -> Trained | None:
         raise InputError("--out", "be of a training on these scenarios and loads, from this start", str(out))
     ratio = float(policy.metadata["validation_ratio"])
     how = f"finished before; in validation {ratio:.3f} of what the best heuristic there costs"
-    return Trained(out, policy, ratio, how)
+    if events_of(out).exists():
+        return Trained(out, policy, ratio, how)
+    with begun_run(run, folder) as tracker:
+        log_policy(out, policy, run.worlds, tracker)
+        registered = register_trained(out, run.worlds, tracker) if register else ""
+    return Trained(out, policy, ratio, how, tracker.run_id, registered)
+
+
+@contextmanager
+def begun_run(run: TrainingRun, folder: Path) -> Iterator[Tracker]:
+    """A training's run in MLflow."""
+    name = f"{title(run.worlds)} seed {run.settings.seed}"
+    with tracking("train", name, folder=folder) as tracker:
+        tracker.params({"train": plain(run.settings), "scenarios": _names(run.worlds)})
+        yield tracker
 
 
 class _Board:
@@ -234,11 +258,7 @@ class _Training:
     @cached_property
     def tracker(self) -> Tracker:
         """The training's MLflow run, begun when there is something to log; it ends with the stack."""
-        run = self.run
-        name = f"{title(run.worlds)} seed {run.settings.seed}"
-        tracker = self._stack.enter_context(tracking("train", name, folder=self._folder))
-        tracker.params({"train": plain(run.settings), "scenarios": _names(run.worlds)})
-        return tracker
+        return self._stack.enter_context(begun_run(self.run, self._folder))
 
     def job(self, task_set: int) -> SeedTraining:
         """The training as a job."""
@@ -288,7 +308,7 @@ class _Training:
 
 def log_policy(out: Path, policy: LearnedPolicy, worlds: Sequence[World], tracker: Tracker) -> None:
     """Logs a policy, its figures and what it does in its first world."""
-    events = out.with_suffix(".events.parquet")
+    events = events_of(out)
     write_event_logs([simulate(worlds[0], policy, seed).log for seed in CARD_SEEDS], events)
     for path in (out, events):
         tracker.artifact(path)

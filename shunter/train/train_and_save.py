@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
 from shunter.jobs import open_runner
+from shunter.outputs import sole_writer
 from shunter.sinks import file_name
 from shunter.train.random_scenarios import random_worlds
 from shunter.train.runs import NOBODY, Listener, Trained, TrainingRun, are_complete, checkpoint_of, train_runs
@@ -70,7 +72,8 @@ def train_and_save(
         listener: Who is told on the way.
 
     Raises:
-        InputError: Something that was asked for breaks a rule, or there are files of an earlier training.
+        InputError: Something that was asked for breaks a rule, there are files of an earlier training, or
+            another command writes them.
         BrokenFileError: A checkpoint is damaged.
         ShunterError: The algorithm needs an extra that is not installed.
     """
@@ -81,7 +84,10 @@ def train_and_save(
     runs = _runs_of_specialists(config, folder) if with_specialists else _runs_of_seeds(config, out, seeds)
     paths = [out, folder] if with_specialists else [out, *(run.out for run in runs)]
     _refuse_leftovers(paths, resume, overwrite)
-    with open_runner(ray) as runner:
+    with ExitStack() as stack:
+        for path in dict.fromkeys((out, *(run.out for run in runs))):
+            stack.enter_context(sole_writer("--out", path))
+        runner = stack.enter_context(open_runner(ray))
         if with_specialists:
             distillation = config.distill or DistillSettings()
             trained, kept = train_specialists(

@@ -156,6 +156,17 @@ def test_what_mlflow_gets(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     model = mlflow.pyfunc.load_model("models:/shunter-fake/1")
     assert model.metadata.run_id == one.info.run_id
     assert set(model.metadata.signature.inputs.input_names()) == {"candidates", "context", "action_mask"}
+    # The policy's file alone is not all of a training: what else belongs to it is made up for, once.
+    events = Path("p.events.parquet").read_bytes()
+    Path("p.events.parquet").unlink()
+    client.delete_run(one.info.run_id)
+    client.delete_registered_model("shunter-fake")
+    assert "MLflow model shunter-fake, version 1" in run(capsys, "--out", "p.safetensors", "--resume")
+    assert Path("p.events.parquet").read_bytes() == events
+    (again,) = mlflow_runs()
+    assert again.info.status == "FINISHED"
+    assert "MLflow" not in run(capsys, "--out", "p.safetensors", "--resume")
+    assert len(mlflow_runs()) == 1
 
 
 def test_specialists_and_what_they_teach(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,7 +31,9 @@ from shunter.profiling.checkpoints.synthetic import write_checkpoint
 pytest.importorskip("llama_cpp")
 
 from shunter.engines.llama_cpp.engine import LlamaCppEngine
+from shunter.engines.llama_cpp.ggml import loopback_command, loopback_environment
 from shunter.engines.llama_cpp.loopback import LoopbackDevice
+from shunter.engines.llama_cpp.native import device_memory, library_path, rpc_device
 
 pytestmark = pytest.mark.engine
 
@@ -112,6 +114,32 @@ def test_both_ends_send_small_messages_at_once(device: LoopbackDevice) -> None:
 
 def _listens(end: socket.socket) -> bool:
     return bool(end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+STRANGER = """
+import socket, sys
+with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
+    connection.settimeout(60)
+    print(connection.recv(1) or "closed", flush=True)
+"""
+
+
+def test_nobody_but_its_owner_is_served() -> None:
+    libraries = [library_path(name) for name in ("libggml", "libggml-rpc")]
+    assert libraries[0] is not None
+    assert libraries[1] is not None
+    command = loopback_command((libraries[0], libraries[1]), 1, (), 100)
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=loopback_environment(1)
+    ) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        stranger = [sys.executable, "-c", STRANGER, str(port)]
+        for _ in range(2):
+            assert subprocess.run(stranger, capture_output=True, check=True).stdout == b"closed\n"
+        free, total = device_memory(rpc_device(f"127.0.0.1:{port}"))
+        assert 0 < free <= total
+        server.kill()
 
 
 def test_closing_ends_the_device_process() -> None:

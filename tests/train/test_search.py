@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import pytest
 from optuna.pruners import MedianPruner
 
 from shunter.agents.parameters import Choice, Number
+from shunter.errors import InputError, ShunterError
 from shunter.jobs import Job, Report, Runner, Work
 from shunter.train.tune.search import ParameterSearch, Tuned, search_all
 
@@ -72,6 +75,81 @@ def test_a_search_cut_off_between_rounds_is_the_uninterrupted_one(tmp_path: Path
     for trials in (5, 9, 13):  # the defaults and rounds of four
         part = search(trials, storage=tmp_path / "tune.journal")
         pd.testing.assert_frame_equal(part.trials, whole.trials[:trials])
+
+
+class Killed(Exception):
+    pass
+
+
+class Dies(Runner):
+    """Gives up after some jobs, as if the process had been killed."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def run(self, work: Work, shared: Any, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if not self.after:
+                raise Killed
+            self.after -= 1
+            super().run(work, shared, [job])
+
+
+@pytest.mark.parametrize("each", [1, 2, 3])
+def test_a_search_cut_off_anywhere_is_the_uninterrupted_one(each: int, tmp_path: Path) -> None:
+    whole, storage = search(13), tmp_path / "tune.journal"
+    for _ in range(12 // each):
+        with pytest.raises(Killed):
+            search(13, Dies(each), storage=storage)
+        assert storage.read_bytes().endswith(b"\n")
+        storage.write_bytes(storage.read_bytes() + b'{"op_code":4,"torn')
+    found = search(13, storage=storage)
+    pd.testing.assert_frame_equal(found.trials, whole.trials)
+    assert (found.policy, found.score) == (whole.policy, whole.score)
+    assert list(tmp_path.iterdir()) == [storage]
+
+
+def test_a_shorter_search_that_is_made_longer_is_the_longer_one(tmp_path: Path) -> None:
+    whole, storage = search(13), tmp_path / "tune.journal"
+    for trials in (2, 7, 8, 13):
+        part = search(trials, storage=storage)
+        pd.testing.assert_frame_equal(part.trials, whole.trials[:trials])
+
+
+def test_two_searches_do_not_write_one_storage(tmp_path: Path) -> None:
+    storage = tmp_path / "tune.journal"
+
+    class Twice(Runner):
+        def run(self, work: Work, shared: Any, jobs: Sequence[Job]) -> None:
+            with pytest.raises(InputError, match="--storage must not be written by another command"):
+                search(13, storage=storage)
+            super().run(work, shared, jobs)
+
+    search(5, Twice(), storage=storage)
+
+
+def test_a_full_disk_is_one_line_and_loses_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, storage = search(13), tmp_path / "tune.journal"
+    search(3, storage=storage)
+    before, add = storage.read_bytes(), optuna.Study.add_trial
+
+    def full(study: optuna.Study, trial: Any) -> None:
+        storage.write_bytes(storage.read_bytes() + b'{"op_code":4,"to')
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, "add_trial", lambda study, trial: journaled(study, trial, add, full))
+        with pytest.raises(ShunterError, match=r"tune.journal: cannot be written: No space left on device"):
+            search(13, storage=storage)
+    assert storage.read_bytes().startswith(before)
+    assert storage.read_bytes().endswith(b"\n")
+    pd.testing.assert_frame_equal(search(13, storage=storage).trials, whole.trials)
+
+
+def journaled(study: optuna.Study, trial: Any, add: Any, full: Any) -> None:
+    """Only the study in the journal has a name of ours."""
+    (full if study.study_name == "three" else add)(study, trial)
 
 
 def test_parameters_that_were_tried_are_not_tried_again() -> None:

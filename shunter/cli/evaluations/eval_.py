@@ -12,12 +12,14 @@ from rich.table import Table
 
 from shunter.agents.registry import DEFAULT_POLICIES
 from shunter.cli.options import (
+    MOST_SEEDS,
     Performance,
     Ray,
     Verbose,
     free_folder,
     lost_words,
     open_console,
+    place,
     progress,
     say_answer,
     seconds,
@@ -52,7 +54,9 @@ _Loads = Annotated[
 _Repeats = Annotated[
     int,
     typer.Option(
-        min=1, help="Real runs of each policy and seed: two or more say how far reality is from itself."
+        min=1,
+        max=MOST_SEEDS,
+        help="Real runs of each policy and seed: two or more say how far reality is from itself.",
     ),
 ]
 _Engine = Annotated[
@@ -97,7 +101,13 @@ _Out = Annotated[
 ]
 _Overwrite = Annotated[bool, typer.Option("--overwrite", help="Write over what is in --out.")]
 _Json = Annotated[
-    Path | None, typer.Option("--json", help="Also write the results here.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--json",
+        callback=place("--json", make=False),
+        help="Also write the results here.",
+        show_default=False,
+    ),
 ]
 
 

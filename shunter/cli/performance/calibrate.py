@@ -19,6 +19,8 @@ from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.fidelity.calibration import Calibration, calibrate_on
 from shunter.files import finite, write_json
 from shunter.models.published.performance import open_performance
+from shunter.models.state import performance_file
+from shunter.outputs import sole_writer
 from shunter.reading import read_json
 from shunter.report.page import ReportTable
 from shunter.seals import unsealed
@@ -62,14 +64,16 @@ def calibrate(
     console = open_console()
     results = _results(run)
     model = open_performance(performance or run / "performance.json")
-    found = calibrate_on(
-        model,
-        Scenario.parse(results["scenario"], source=f"{run}/results.json: scenario"),
-        read_event_log(run / "events.parquet"),
-        _policies(results.get("sources", {})),
-        budgets=results["budgets"],
-    )
-    path = found.recalibration.performance.save(out or run / "calibrated")
+    out = out or run / "calibrated"
+    with sole_writer("--out", performance_file(out)):
+        found = calibrate_on(
+            model,
+            Scenario.parse(results["scenario"], source=f"{run}/results.json: scenario"),
+            read_event_log(run / "events.parquet"),
+            _policies(results.get("sources", {})),
+            budgets=results["budgets"],
+        )
+        path = found.recalibration.performance.save(out)
     figures = {
         "held_out": found.held_out,
         "median_before": found.median_before,

@@ -16,7 +16,8 @@ from shunter.errors import InputError
 from shunter.models.fit.regressors import TargetFit
 from shunter.models.performance import PerformanceModel
 from shunter.models.published.performance import PUBLISHED, open_performance
-from shunter.models.state import CorrectionErrors
+from shunter.models.state import CorrectionErrors, performance_file
+from shunter.outputs import replaced_folder, sole_writer
 from shunter.profiling.dataset.compare import merge_datasets
 from shunter.profiling.dataset.journal import journal_path
 from shunter.profiling.dataset.table import read_dataset
@@ -123,13 +124,15 @@ def fit(
             raise InputError(name, "come with --update", str(given))
     if not data:
         raise InputError("DATA", "name datasets that shunter profile wrote", [])
-    _fit(console, data, out, performance, quick=quick, keep_throttled=keep_throttled, verbose=verbose)
+    out = out or Path("perf")
+    with sole_writer("--out", performance_file(out)):
+        _fit(console, data, out, performance, quick=quick, keep_throttled=keep_throttled, verbose=verbose)
 
 
 def _fit(
     console: Console,
     data: list[Path],
-    out: Path | None,
+    out: Path,
     performance: Path | None,
     *,
     quick: bool,
@@ -139,13 +142,13 @@ def _fit(
     frame = merge_datasets({str(path): read_dataset(path) for path in data})
     others = open_performance(performance) if performance else None
     model = PerformanceModel(keep_throttled=keep_throttled).fit(frame, others)
-    path = model.save(out or Path("perf"))
     notes = [f"note: {note}" for note in model.notes]
     for journal in filter(Path.exists, map(journal_path, data)):
         notes.append(f"note: {journal} holds rows of an unfinished sweep, not fitted: --resume adds them")
     # The card's held-out errors are of fits to these rows alone, which a corrected model is not.
-    fitted = frame if keep_throttled else frame[~throttled(frame)]
-    card = [] if quick or others else [f"card: {_write_card(console, model, fitted, path)}"]
+    fitted = None if quick or others else frame if keep_throttled else frame[~throttled(frame)]
+    path, pages = _write(console, model, fitted, out)
+    card = [f"card: {page}" for page in pages[1:2]]
     written = f"{path}: {len(model.models)} models, {len(model.cv)} targets"
     if verbose:
         console.print(errors_table(model))
@@ -198,21 +201,35 @@ def _update(
         raise InputError("--scenario", "be given with --update", None)
     if out is None and str(performance) == PUBLISHED and not performance.exists():
         raise InputError("--out", f"be given: {PUBLISHED} itself is not changed", None)
-    update(console, performance, events, scenario, engine=engine, out=out or performance, verbose=verbose)
+    out = out or performance
+    with sole_writer("--out", performance_file(out)):
+        update(console, performance, events, scenario, engine=engine, out=out, verbose=verbose)
 
 
-def _write_card(console: Console, model: PerformanceModel, frame: pd.DataFrame, saved: Path) -> Path:
+def _write(
+    console: Console, model: PerformanceModel, fitted: pd.DataFrame | None, out: Path
+) -> tuple[Path, list[Path]]:
+    """Writes the model and, if it is known what it was fitted to, its card, the model last."""
     from shunter.models.card.card import write_card
     from shunter.models.validation.assessment import assess
     from shunter.models.validation.baselines import PREDICTORS
 
-    with progress(console) as report:
-        validation = assess(frame, PREDICTORS, report=report)
-    card = write_card(model, frame, validation, saved)
-    with tracking("fit", saved.parent.name) as tracker:
-        for file in (saved, *card):
+    path = performance_file(out)
+    validation = None
+    if fitted is not None:
+        with progress(console) as report:
+            validation = assess(fitted, PREDICTORS, report=report)
+    with replaced_folder(path.parent, last=path.name) as staged:
+        if fitted is None or validation is None:
+            model.save(staged / path.name)
+            return path, []
+        card = write_card(model, fitted, validation, staged / path.name)
+        model.save(staged / path.name)
+    pages = [path.parent / page.name for page in card]
+    with tracking("fit", path.parent.name) as tracker:
+        for file in (path, *pages):
             tracker.artifact(file)
-    return card[1]
+    return path, pages
 
 
 def errors_table(model: PerformanceModel) -> Table:

@@ -10,7 +10,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from shunter.cli.options import open_console, say
+from shunter.cli.options import open_console, place, say
 from shunter.errors import InputError
 from shunter.files import replaced
 from shunter.models.published.performance import PUBLISHED, open_performance
@@ -30,14 +30,19 @@ _Performance = Annotated[
 ]
 _Template = Annotated[
     Path | None,
-    typer.Option(help="Write a table of examples for the model here instead.", show_default=False),
+    typer.Option(
+        help="Write a table of examples for the model here instead.",
+        callback=place("--template"),
+        show_default=False,
+    ),
 ]
+_Out = Annotated[Path, typer.Option(help="Table to write (.csv or .parquet).", callback=place("--out"))]
 
 
 def predict(
     configurations: _Configurations = None,
     performance: _Performance = Path("perf"),
-    out: Annotated[Path, typer.Option(help="Table to write (.csv or .parquet).")] = Path("predictions.csv"),
+    out: _Out = Path("predictions.csv"),
     template: _Template = None,
 ) -> None:
     """Predict times and memory of configurations: rows with engine, device, model and operation.

@@ -11,11 +11,13 @@ from rich.console import Console
 
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.cli.options import (
+    MOST_SEEDS,
     Performance,
     Ray,
     Verbose,
     lost_words,
     open_console,
+    place,
     progress,
     say,
     say_answer,
@@ -44,7 +46,7 @@ _Loads = Annotated[
     str | None,
     typer.Option(help="Shares of capacity to train at, like 0.5,0.7,0.9.", show_default="the scenario's"),
 ]
-_Out = Annotated[Path, typer.Option(help="Policy file to write.")]
+_Out = Annotated[Path, typer.Option(help="Policy file to write.", callback=place("--out"))]
 _Algorithm = Annotated[
     str | None, typer.Option(help=" or ".join(ALGORITHMS) + ".", show_default=DEFAULT_ALGORITHM)
 ]
@@ -61,7 +63,10 @@ _Steps = Annotated[
     typer.Option(help="maskable-ppo: decisions to train for.", show_default="150000"),
 ]
 _Seed = Annotated[int | None, typer.Option(help="Of weights, exploration and workloads.", show_default="0")]
-_Seeds = Annotated[int, typer.Option(min=1, help="Trainings, with seeds from --seed on; the best is kept.")]
+_Seeds = Annotated[
+    int,
+    typer.Option(min=1, max=MOST_SEEDS, help="Trainings, with seeds from --seed on; the best is kept."),
+]
 _Start = Annotated[Path | None, typer.Option("--from", help="Policy file to start from.", show_default=False)]
 _Specialists = Annotated[
     bool,

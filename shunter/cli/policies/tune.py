@@ -15,12 +15,14 @@ from rich.table import Table
 from shunter.agents.parameters import Heuristic
 from shunter.agents.registry import HEURISTICS
 from shunter.cli.options import (
+    MOST_SEEDS,
     Json,
     Performance,
     Ray,
     Verbose,
     lost_words,
     open_console,
+    place,
     progress,
     say,
     say_answer,
@@ -30,7 +32,7 @@ from shunter.cli.policies.train import settings_given
 from shunter.envs.scenario.library import performance_of
 from shunter.envs.world.world import make_world
 from shunter.errors import InputError, UnknownNameError
-from shunter.files import finite, write_json
+from shunter.files import check_place, finite, write_json
 from shunter.jobs import Runner, open_runner
 from shunter.train.settings import TrainConfig, TrainSettings, load_config, write_config
 from shunter.train.train_and_save import worlds_of
@@ -67,11 +69,13 @@ _Steps = Annotated[
     typer.Option(help="Decisions of each trial of --train by maskable-ppo.", show_default="the file's"),
 ]
 _Out = Annotated[Path, typer.Option(help="Training file to write, with --train.")]
-_Trials = Annotated[int, typer.Option(min=1, help="For each policy, or of the training.")]
+_Trials = Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="For each policy, or of the training.")]
 _Seeds = Annotated[
     str, typer.Option(help="Workload seeds: a count, a range or a list; none that you evaluate on.")
 ]
-_Storage = Annotated[Path, typer.Option(help="Journal that a later call goes on from.")]
+_Storage = Annotated[
+    Path, typer.Option(help="Journal that a later call goes on from.", callback=place("--storage"))
+]
 
 
 def tune(
@@ -108,6 +112,8 @@ def tune(
     console = open_console()
     if (train is None) == (scenario is None):
         raise InputError("--scenario", "be given, or --train instead", list(map(str, scenario or ())))
+    if train is not None:
+        check_place("--out", out, make=True)
     if train is not None and out.exists():
         raise InputError("--out", "not exist yet", str(out))
     config = None if train is None else load_config(train)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from shunter.cli.options import Verbose, open_console, say_answer
+from shunter.cli.options import Verbose, open_console, place, say_answer
 from shunter.engines.caller.entries import engine_entry
 from shunter.errors import InputError
 from shunter.models.published.imported import ImportOptions, imported_rows
@@ -19,7 +19,10 @@ from shunter.profiling.measurements.read import read_measurements
 _Files = Annotated[
     list[Path], typer.Argument(help="Results of other tools.", metavar="FILE…", show_default=False)
 ]
-_Out = Annotated[Path, typer.Option(help="Dataset to write, or to add to (.parquet or .csv).")]
+_Out = Annotated[
+    Path,
+    typer.Option(help="Dataset to write, or to add to (.parquet or .csv).", callback=place("--out")),
+]
 _Model = Annotated[
     list[str] | None,
     typer.Option(
@@ -137,8 +140,8 @@ def _models(given: Sequence[str]) -> dict[str, str]:
 def _left_out_words(left_out: Mapping[str, str]) -> list[str]:
     """Reasons, each with how many there are and the first."""
     places: dict[str, list[str]] = defaultdict(list)
-    for place, why in left_out.items():
-        places[why].append(place)
+    for where, why in left_out.items():
+        places[why].append(where)
     return [
         f"left out: {where[0]}{f' and {len(where) - 1} more' if len(where) > 1 else ''}: {why}"
         for why, where in places.items()

@@ -16,6 +16,7 @@ from rich.table import Table
 from shunter.cli.options import open_console, say, seconds, share
 from shunter.engines.base import EngineError
 from shunter.errors import InputError
+from shunter.files import check_place
 from shunter.profiling.profile import profile_models
 from shunter.profiling.sweep.budget import expected_selection
 from shunter.profiling.sweep.pace import Pace
@@ -163,6 +164,7 @@ def profile(
     if dry_run:
         _show_plan(console, plan_models(model or [], **sweep))
         return
+    check_place("--out", out, make=True)
     mode = "resume" if resume else "append" if append else "new"
     _measure(console, model or [], out, mode=mode, python=python, ray=ray, **sweep)
 

@@ -9,8 +9,9 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from shunter.cli.options import open_console, progress, say
+from shunter.cli.options import open_console, place, progress, say
 from shunter.files import write_json
+from shunter.outputs import replaced_folder
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.dataset.throttled import throttled_words
 from shunter.profiling.offload_report import (
@@ -19,14 +20,15 @@ from shunter.profiling.offload_report import (
     offload_tables,
     write_offload_page,
 )
-from shunter.report.page import report_folder
 
 
 def profile_offload(
     data: Annotated[
         list[Path], typer.Argument(help="Datasets that shunter profile wrote (Parquet).", metavar="DATASET…")
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("offload"),
+    out: Annotated[Path, typer.Option(help="Folder to write.", callback=place("--out", folder=True))] = Path(
+        "offload"
+    ),
     batch: Annotated[int, typer.Option(min=1, help="Requests decoded together.")] = 1,
 ) -> None:
     """Draw tokens per second against the share of layers left on the host.
@@ -51,12 +53,11 @@ def profile_offload(
     sources = [
         f"{path}: {len(frame)} rows. {_setting(frame)}" for path, frame in zip(data, frames, strict=True)
     ]
-    report_folder(out)
-    write_offload_page(curves, out / "offload.html", sources=sources)
     points = json.loads(curves.to_json(orient="records"))
-    write_json(
-        out / "results.json", {"sources": sources, "findings": offload_findings(curves), "points": points}
-    )
+    results = {"sources": sources, "findings": offload_findings(curves), "points": points}
+    with replaced_folder(out, last="results.json") as staged:
+        write_offload_page(curves, staged / "offload.html", sources=sources)
+        write_json(staged / "results.json", results)
     for table in offload_tables(curves):
         console.print(table.to_rich())
     for line in [*offload_findings(curves), *sources]:

@@ -68,7 +68,7 @@ class WorkerProcess:
                 stderr=self._stderr,
                 pass_fds=[wire_fd],
                 start_new_session=True,
-                env=environment,
+                env={**environment, "TMPDIR": tempfile.gettempdir()},
             )
         except OSError as error:
             self._connection.close()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import select
 import subprocess
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..base import EngineError, EngineUnavailableError
@@ -49,13 +50,26 @@ class LoopbackDevice:
         )
         self.pid = self._process.pid
         try:
-            self.pointer = rpc_device(f"127.0.0.1:{int(self._answer(_START_S))}")
+            port = int(self._answer(_START_S))
+            with self._ended_after(_START_S):  # somebody else may keep the port busy
+                self.pointer = rpc_device(f"127.0.0.1:{port}")
+                # llama.cpp drops the connection with its last buffer; held open, a load does not pay for a
+                # new one, and frees are seen by the device before whatever is sent after them.
+                self._backend: int | None = open_backend(self.pointer)
         except BaseException:
             self._end()
             raise
-        # llama.cpp drops the connection with its last buffer; held open, a load does not pay for a new one,
-        # and frees are seen by the device before whatever is sent after them.
-        self._backend: int | None = open_backend(self.pointer)
+
+    @contextmanager
+    def _ended_after(self, limit_s: float) -> Iterator[None]:
+        """Ends the device process if what is done within takes too long, and with it what waits for it."""
+        timer = threading.Timer(limit_s, self._process.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @property
     def lost(self) -> bool:

@@ -5,22 +5,35 @@ Usage: ``python -I loopback_server.py LIBGGML LIBGGML_RPC THREADS PARENT_PID [--
 It needs nothing but the two libraries. It writes the port it listens on to its standard output, then answers
 each line of its standard input with one line once it has given freed memory back, and ends at once when that
 input closes: its parent holds the other end, so it cannot outlive it.
+
+ggml's server would serve whoever connects first, and its protocol is not made for strangers. So its calls of
+``accept`` are answered here: a connection that is not one of the parent's sockets is closed before a byte of
+it is read, and if the parent's does not come in time, this process ends.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+import select
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 _PR_SET_PDEATHSIG = 1
 _CPU_DEVICE_TYPE = 0
 _PERIOD_S = 0.004
+_ACCEPT_S = 30.0
+_ACCEPT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_RTLD_DI_LINKMAP = 2
+_DT_PLTRELSZ, _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ, _DT_JMPREL = 2, 5, 6, 7, 8, 23
+_RELA_BYTES = _SYM_BYTES = 24
 
 
 def main(argv: list[str]) -> int:
@@ -77,10 +90,85 @@ def _serve(libggml: str, libggml_rpc: str, threads: int) -> None:
     rpc = ctypes.CDLL(libggml_rpc)
     registry.ggml_backend_dev_by_type.restype = ctypes.c_void_p
     devices = (ctypes.c_void_p * 1)(registry.ggml_backend_dev_by_type(_CPU_DEVICE_TYPE))
+    accept = _ACCEPT(_accept)
+    _answer_calls(rpc, b"accept", accept)
     start = rpc.ggml_backend_rpc_start_server
     start.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]
     # Port 0 lets the kernel pick a free one; a port chosen by the parent could be taken meanwhile.
     start(b"127.0.0.1:0", None, threads, 1, ctypes.cast(devices, ctypes.c_void_p))
+
+
+def _accept(listening: int, address: int | None, length: int | None) -> int:
+    """In place of accept(2) for ggml's server: only connections of the parent's are taken."""
+    try:
+        end_s = time.monotonic() + _ACCEPT_S
+        while select.select([listening], [], [], max(0.0, end_s - time.monotonic()))[0]:
+            taken: int = _LIBC.accept(listening, ctypes.c_void_p(address), ctypes.c_void_p(length))
+            if taken < 0 or _is_of_parent(taken):
+                return taken
+            os.close(taken)
+        print("whoever started the loopback device did not connect in time", file=sys.stderr)
+    except BaseException as error:  # ctypes would go on with 0, a descriptor that is not ours
+        print(f"the loopback device cannot tell who connects: {error}", file=sys.stderr)
+    os._exit(1)
+
+
+def _is_of_parent(connection: int) -> bool:
+    """Whether the other end of a connection over 127.0.0.1 is a socket of the parent's."""
+    with socket.socket(fileno=os.dup(connection)) as end:
+        ours, theirs = (_hex_of(name()) for name in (end.getsockname, end.getpeername))
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        rows = [line.split() for line in table]
+    inodes = {row[9] for row in rows if row[1:3] == [theirs, ours] and row[7] == str(os.getuid())}
+    folder = f"/proc/{os.getppid()}/fd"
+    for name in os.listdir(folder):
+        try:
+            if os.readlink(f"{folder}/{name}") in {f"socket:[{inode}]" for inode in inodes}:
+                return True
+        except FileNotFoundError:  # closed meanwhile
+            continue
+    return False
+
+
+def _hex_of(address: tuple[str, int]) -> str:
+    """An address and port as /proc/net/tcp has them."""
+    (number,) = struct.unpack("=I", socket.inet_aton(address[0]))
+    return f"{number:08X}:{address[1]:04X}"
+
+
+def _answer_calls(library: ctypes.CDLL, name: bytes, function: Any) -> None:
+    """Has a library's calls of a function of another library go to one of ours, by its relocation table.
+
+    Source: System V ABI, "Dynamic Linking"; dlinfo(3); the entries are those of 64-bit ELF with addends.
+
+    Raises:
+        RuntimeError: It calls no such function.
+    """
+    pointer = ctypes.POINTER(ctypes.c_size_t)()  # to link_map: base address, name, dynamic section, ...
+    _LIBC.dlinfo(ctypes.c_void_p(library._handle), _RTLD_DI_LINKMAP, ctypes.byref(pointer))
+    base, dynamic, tags = pointer[0], ctypes.cast(pointer[2], ctypes.POINTER(ctypes.c_size_t)), {}
+    for i in range(0, 1000, 2):
+        if dynamic[i] == 0:
+            break
+        tags[dynamic[i]] = dynamic[i + 1]
+    found = False
+    for table, size in ((tags.get(_DT_JMPREL), _DT_PLTRELSZ), (tags.get(_DT_RELA), _DT_RELASZ)):
+        for at in range(table or 0, (table or 0) + (tags.get(size, 0) if table else 0), _RELA_BYTES):
+            offset, info, _ = struct.unpack("=QQq", ctypes.string_at(at, _RELA_BYTES))
+            (where,) = struct.unpack("=I", ctypes.string_at(tags[_DT_SYMTAB] + (info >> 32) * _SYM_BYTES, 4))
+            if info >> 32 and ctypes.string_at(tags[_DT_STRTAB] + where) == name:
+                _overwrite(base + offset, ctypes.cast(function, ctypes.c_void_p).value or 0)
+                found = True
+    if not found:
+        raise RuntimeError(f"this build of ggml's RPC server calls no {name.decode()}")
+
+
+def _overwrite(address: int, value: int) -> None:
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    page = ctypes.c_void_p(address // page_bytes * page_bytes)
+    if _LIBC.mprotect(page, ctypes.c_size_t(page_bytes), mmap.PROT_READ | mmap.PROT_WRITE):
+        raise OSError(ctypes.get_errno(), "mprotect")
+    ctypes.c_size_t.from_address(address).value = value
 
 
 def _attend(report: TextIO) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.catalog.models import ModelSpec
 from shunter.errors import InputError, UnknownNameError
+from shunter.files import remove_leftovers, sync
 from shunter.profiling.checkpoints.gguf import MIN_VOCAB, write_gguf
 from shunter.profiling.checkpoints.safetensors import FOLDER_FILES, write_safetensors
 from shunter.profiling.checkpoints.tensors import BYTES_PER_WEIGHT, model_tensors, stored_bytes
@@ -70,7 +71,8 @@ def write_checkpoint(
     _check_place(out, format, overwrite)
     total = checkpoint_weight_bytes(spec, format, quantization)
     _check_disk(out.parent, total)
-    partial = _beside(out, "partial")
+    remove_leftovers(out)
+    partial = _beside(out, "tmp")
     written = 0
 
     def on_bytes(count: int) -> None:
@@ -81,6 +83,8 @@ def write_checkpoint(
 
     try:
         _WRITERS[format](spec, partial, quantization, seed, on_bytes)
+        for path in (partial, *partial.rglob("*")):
+            sync(path)
         _move_into_place(partial, out)
     except OSError as err:
         raise InputError("out", "be a place that can be written", f"{out}: {err.strerror}") from err

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from shunter.agents.learned.policy import LearnedPolicy
@@ -70,6 +71,7 @@ class PpoTraining(Training):
             self.tasks, each, time_constant=settings.time_constant, noise=settings.noise, anywhere=True
         )
         self.model = self._model()
+        self.model.set_logger(Logger(None, []))  # else it makes a folder for logs, which stays
         self.average = AveragedModel(
             self.model.policy.mlp_extractor, multi_avg_fn=get_ema_multi_avg_fn(settings.averaging)
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,9 @@ import pandas as pd
 
 from shunter.agents.parameters import Choice, Space, rounded
 from shunter.errors import BrokenFileError, InputError, ShunterError
+from shunter.files import unwritable
 from shunter.jobs import Job, Runner, Work
+from shunter.outputs import sole_writer
 
 if TYPE_CHECKING:
     import optuna
@@ -97,64 +100,73 @@ def search_all(
         on_trial: Called with the search's name, its trials done and its best score so far.
 
     Raises:
-        InputError: The storage holds a search over something else.
+        InputError: The storage holds a search over something else, or another command writes it.
         BrokenFileError: The storage is no journal.
-        ShunterError: Optuna is not installed, or a trial failed.
+        ShunterError: Optuna is not installed, a trial failed, or the storage cannot be written.
     """
-    progress = [_Progress(search, trials, storage, on_trial) for search in searches]
-    while jobs := [job for one in progress for job in one.next_round()]:
-        (runner or Runner()).run(work, shared, jobs)
-    return {one.search.name: one.tuned() for one in progress}
+    held = nullcontext() if storage is None else sole_writer("--storage", Path(storage))
+    with held:
+        progress = [_Progress(search, trials, storage, on_trial) for search in searches]
+        while jobs := [job for one in progress for job in one.next_round()]:
+            (runner or Runner()).run(work, shared, jobs)
+        return {one.search.name: one.tuned() for one in progress}
 
 
 class _Progress:
-    """One search: the journal holds what was found, a study in memory what the present round knows of it."""
+    """One search: the journal holds every trial that ended, a study in memory what a round knows of them.
+
+    A trial comes into the journal once, when it has ended, with its place: its round, and which of the round
+    it was. A round is drawn from those before it, so that one that was cut off is drawn again as it was, and
+    what it lacks is tried.
+    """
 
     def __init__(
         self, search: ParameterSearch, trials: int, storage: str | Path | None, on_trial: OnTrial | None
     ) -> None:
-        self.search, self.on_trial = search, on_trial
+        self.search, self.storage, self.on_trial = search, storage, on_trial
         self.study = _open(search, storage)
         self.budget = trials if search.space else 1
+        self.round = 0
 
     def next_round(self) -> list[_Trial]:
         """The jobs of the next round; none if the budget is spent."""
-        while left := max(0, self.budget - len(_done(self.study))):
+        while len(_done(self.study)) < self.budget:
             known = self._known()
-            trials = [self._draw(known, params) for params in self._asked(left)]
-            jobs = [trial for trial in trials if not self._was_tried(trial)]
-            if jobs:
+            if jobs := [trial for trial in self._lacking(known) if not self._was_tried(trial)]:
                 return jobs
+            self.round += 1
         return []
 
-    def _asked(self, left: int) -> list[dict[str, Any] | None]:
-        """The parameters of a round; None: to be drawn."""
-        defaults = dict(self.search.defaults)
-        if not any(trial.params == defaults for trial in _done(self.study)):
-            return [defaults]
-        return [None] * min(self.search.round, left)
-
     def _known(self) -> optuna.Study:
+        """A study of the rounds before this one; trials of older journals, without a place, count as such."""
         import optuna
 
-        done = _done(self.study)
-        sampler = optuna.samplers.TPESampler(seed=len(done))
+        before = [trial for trial in _done(self.study) if _place(trial)[0] < self.round]
+        sampler = optuna.samplers.TPESampler(seed=len(before))
         known = optuna.create_study(sampler=sampler, pruner=_quietly(self.search.pruner))
-        known.add_trials(done)
+        known.add_trials(before)
         return known
 
-    def _draw(self, known: optuna.Study, params: dict[str, Any] | None) -> _Trial:
-        distributions = _distributions(self.search.space)
+    def _lacking(self, known: optuna.Study) -> list[_Trial]:
+        """The trials of this round that have not ended, as many as the budget has room for."""
+        first = sum(_place(trial)[0] < self.round for trial in _done(self.study))
+        ended = {_place(trial) for trial in _done(self.study)}
+        drawn = [self._draw(known, number, params) for number, params in enumerate(self._asked(known))]
+        return [trial for trial in drawn[: self.budget - first] if trial.place not in ended]
+
+    def _asked(self, known: optuna.Study) -> list[dict[str, Any] | None]:
+        """The parameters of a round; None: to be drawn."""
+        defaults = dict(self.search.defaults)
+        if not any(trial.params == defaults for trial in known.trials):
+            return [defaults]
+        return [None] * self.search.round
+
+    def _draw(self, known: optuna.Study, number: int, params: dict[str, Any] | None) -> _Trial:
         if params is not None:
             known.enqueue_trial(params)
-        shadow = known.ask(distributions)
-        self.study.enqueue_trial(shadow.params)
-        trial = self.study.ask(distributions)
-        text, task = self.search.make(
-            {name: rounded(v) if isinstance(v, float) else v for name, v in trial.params.items()}
-        )
-        trial.set_user_attr("policy", text)
-        return _Trial(self, trial, shadow, text, task)
+        shadow = known.ask(_distributions(self.search.space))
+        text, task = self.search.make(_rounded(shadow.params))
+        return _Trial(self, shadow, (self.round, number), text, task)
 
     def _was_tried(self, trial: _Trial) -> bool:
         """Whether an earlier trial had the same parameters: a space of a few words is soon exhausted."""
@@ -165,12 +177,26 @@ class _Progress:
                 return True
         return False
 
-    def tell(self, trial: optuna.Trial, value: float | None) -> None:
-        """Writes down how a trial ended; None: given up."""
+    def keep(self, trial: _Trial, value: float | None) -> None:
+        """Writes down how a trial ended, in one line of the journal; None: given up."""
         import optuna
 
         state = optuna.trial.TrialState.PRUNED if value is None else optuna.trial.TrialState.COMPLETE
-        self.study.tell(trial, value, state)
+        last = trial.steps[max(trial.steps)] if trial.steps else None
+        ended = optuna.trial.create_trial(
+            state=state,
+            value=last if value is None else value,
+            params=trial.shadow.params,
+            distributions=trial.shadow.distributions,
+            user_attrs={"policy": trial.text, "place": list(trial.place)},
+            intermediate_values=trial.steps,
+        )
+        try:
+            self.study.add_trial(ended)
+        except OSError as error:
+            path = Path(str(self.storage))
+            _cut_torn_line(path)
+            raise unwritable(path, error, "make room, then the same command goes on from it") from error
         if self.on_trial is not None:
             self.on_trial(self.search.name, len(_done(self.study)), math.exp(self.study.best_value))
 
@@ -185,19 +211,30 @@ class _Progress:
             score=math.exp(best.value),
             default_score=math.exp(values[default]),
             trials=_table(self.study),
-            parameters={k: rounded(v) if isinstance(v, float) else v for k, v in best.params.items()},
+            parameters=_rounded(best.params),
         )
 
 
+def _rounded(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: rounded(v) if isinstance(v, float) else v for name, v in parameters.items()}
+
+
 class _Trial(Job):
-    """A trial in the journal, and its shadow in what the round knows."""
+    """A trial under way, and its shadow in what the round knows.
+
+    Attributes:
+        shadow: Told what is reported, so that the pruner can judge.
+        place: Round, and which of the round it is.
+        text: Its parameters in words.
+        steps: What was reported, by step.
+    """
 
     def __init__(
-        self, progress: _Progress, trial: optuna.Trial, shadow: optuna.Trial, text: str, task: Any
+        self, progress: _Progress, shadow: optuna.Trial, place: tuple[int, int], text: str, task: Any
     ) -> None:
-        self.progress, self.trial, self.shadow, self.text = progress, trial, shadow, text
+        self.progress, self.shadow, self.place, self.text = progress, shadow, place, text
+        self.steps: dict[int, float] = {}
         self._task = task
-        self._steps: set[int] = set()
 
     @property
     def name(self) -> str:
@@ -208,14 +245,13 @@ class _Trial(Job):
 
     def on_message(self, message: Sequence[tuple[int, float]]) -> bool:
         for step, value in message:
-            if step not in self._steps:  # it was said before, if a worker was lost
-                self._steps.add(step)
-                self.trial.report(value, step)
+            if step not in self.steps:  # it was said before, if a worker was lost
+                self.steps[step] = value
                 self.shadow.report(value, step)
         return bool(self.shadow.should_prune())
 
     def done(self, value: float | None) -> None:
-        self.progress.tell(self.trial, value)
+        self.progress.keep(self, value)
 
 
 def _distributions(space: Space) -> dict[str, Any]:
@@ -247,6 +283,8 @@ def _open(search: ParameterSearch, storage: str | Path | None) -> optuna.Study:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BrokenFileError(storage, f"no Optuna journal: {error}") from None
+    except OSError as error:
+        raise unwritable(str(storage), error) from error
     if study.user_attrs.get("task", search.digest) != search.digest:
         rule = "hold a search over the same worlds, seeds and features (or be a new file)"
         raise InputError("--storage", rule, str(storage))
@@ -271,23 +309,51 @@ def _journal(storage: str | Path | None) -> Any:
 
     path = Path(storage)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+    _cut_torn_line(path)
+    backend = JournalFileBackend(str(path), _NoLock())  # type: ignore[arg-type]  # their base class is private
+    return JournalStorage(backend)
+
+
+class _NoLock:
+    """In place of Optuna's lock, which a killed search leaves behind: who searches holds one of ours."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Removes the end of a journal for which there was no time or no room; Optuna would append to it."""
+    if not path.is_file():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        if content.startswith(b'{"op_code"') and not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
 
 
 def _done(study: optuna.Study) -> list[Any]:
-    """Trials that count: finished and pruned ones, not those that were killed."""
-    return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    """Trials that count, in the order in which they were drawn: finished and pruned ones."""
+    ended = [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+    return sorted(ended, key=_place)
+
+
+def _place(trial: Any) -> tuple[int, int]:
+    """Round and number of a trial; those of journals that do not say are before all others."""
+    return tuple(trial.user_attrs.get("place", (-1, trial.number)))
 
 
 def _table(study: optuna.Study) -> pd.DataFrame:
     rows = [
         {
-            "number": trial.number,
+            "number": number,
             "policy": trial.user_attrs["policy"],
             "score": math.exp(trial.value) if trial.state.name == "COMPLETE" else math.nan,
             "state": trial.state.name.lower(),
             "pairs": len(trial.intermediate_values),
         }
-        for trial in _done(study)
+        for number, trial in enumerate(_done(study))
     ]
     return pd.DataFrame(rows)

@@ -1,0 +1,146 @@
+"""Outputs of several files: written by one command at a time, and there as a whole or as they were."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from shunter.errors import InputError
+from shunter.files import check_place, remove_leftovers, sync, unwritable
+
+__all__ = ["in_use", "replaced_folder", "sole_writer"]
+
+
+def _lock_of(path: Path) -> Path:
+    whole = path.resolve()
+    return whole.with_name(f".{whole.name}.lock")
+
+
+@contextmanager
+def sole_writer(field: str, path: Path, *, folder: bool = False) -> Iterator[None]:
+    """Looks whether a file or folder can be written, and holds a lock, so that no other command writes it.
+
+    The lock is a file beside it, ``.NAME.lock``, which goes at the end; a killed process's does not count.
+
+    Args:
+        field: What the path was given as, such as ``--out``.
+        path: The file or folder; those that it is in are made.
+        folder: Whether it is a folder.
+
+    Raises:
+        InputError: Another process holds the lock, or the place is none, as ``check_place`` says.
+        ShunterError: The place cannot be written to.
+    """
+    check_place(field, path, folder=folder, make=True)
+    lock = _lock_of(path)
+    with _made(lock.parent):
+        try:
+            handle = _locked(lock)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        if handle is None:
+            raise InputError(field, "not be written by another command at the same time", str(path))
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+            os.close(handle)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Makes a folder and those above it; the ones that were made and are empty at the end go again.
+
+    Raises:
+        ShunterError: The place cannot be written to.
+    """
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty, so neither are those above it
+            for one in made:
+                one.rmdir()
+
+
+def _locked(lock: Path) -> int | None:
+    """A descriptor that holds the lock; None if another process does."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        if not _took(handle):
+            os.close(handle)
+            return None
+        with suppress(FileNotFoundError):  # who held it before may have removed it since it was opened here
+            if os.fstat(handle).st_ino == os.stat(lock).st_ino:
+                return handle
+        os.close(handle)
+
+
+def _took(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def in_use(path: Path) -> bool:
+    """Whether another command is writing a file or folder."""
+    try:
+        handle = os.open(_lock_of(path), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _took(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replaced_folder(folder: Path, last: str) -> Iterator[Path]:
+    """Gives a folder to write to; what is in it then takes its place in another, in which the rest stays.
+
+    If writing fails, nothing has changed. The file named last stands for all: it goes before the first of the
+    others changes, and comes when they are all in place. So who finds it finds what belongs to it, whenever
+    this was cut off.
+
+    Args:
+        folder: Where the files belong; made if need be, and removed again if it is left empty.
+        last: Name of the file that must be among what is written.
+
+    Raises:
+        ShunterError: The disk is full, or the place cannot be written to.
+    """
+    staged = folder / f".{last}.{os.getpid()}.tmp"
+    with _made(folder):
+        remove_leftovers(folder / last)
+        try:
+            staged.mkdir()
+            yield staged
+            _put(staged, folder, last)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def _put(staged: Path, folder: Path, last: str) -> None:
+    for path in (*staged.rglob("*"), staged):
+        sync(path)
+    (folder / last).unlink(missing_ok=True)
+    sync(folder)
+    names = sorted(path.name for path in staged.iterdir())
+    for name in (*(name for name in names if name != last), last):
+        target = folder / name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        os.replace(staged / name, target)
+    sync(folder)
