@@ -13,7 +13,7 @@ from shunter.tracking.store import open_store, store_uri, talking
 
 __all__ = ["find_version", "load_registered", "version_uri"]
 
-_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
+_URI = re.compile(r"models:/(?P<name>[^/@:'\"`\\]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 
 
 def load_registered(uri: str, *, store: str | None = None) -> LearnedPolicy:

@@ -6,7 +6,6 @@ output matrix unused that is stored beside an embedding which is that too. Both 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from shunter.catalog.models import ModelSpec, check_modelled
 from shunter.engines.gguf_shape import GENERATES
 from shunter.engines.headers import TensorInfo, read_tensors, weight_files
 from shunter.errors import BrokenFileError, InputError
+from shunter.reading import read_json
 
 FAMILIES = (
     *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "phi3"),
@@ -64,7 +64,7 @@ def read_folder(path: Path, field: str) -> Folder:
     """
     if not (path / "config.json").exists():
         raise InputError(field, "be a GGUF file or a folder that holds config.json", str(path))
-    whole = _read_json(path / "config.json")
+    whole = read_json(path / "config.json")
     text = whole.get("text_config")
     config = _Config(path / "config.json", {**whole, **text} if isinstance(text, dict) else whole)
     _check_family(config, whole, f"{path}", field)
@@ -120,16 +120,6 @@ class _Config:
             what = "texts" if kind is str else "whole numbers"
             raise BrokenFileError(self.path, f"{key} must be a list of {what}. Got {value!r} instead")
         return value
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as err:
-        raise BrokenFileError(path, f"it is not JSON ({err})") from err
-    if not isinstance(values, dict):
-        raise BrokenFileError(path, "it is not a JSON object")
-    return values
 
 
 def _check_family(config: _Config, whole: Mapping[str, Any], path: str, field: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -18,7 +19,7 @@ from typer.core import TyperGroup
 
 from shunter import __version__
 from shunter.engines.base import EngineError
-from shunter.errors import ShunterError, ShunterWarning, UnknownNameError
+from shunter.errors import InputError, ShunterError, ShunterWarning, UnknownNameError, brief
 from shunter.files import no_room
 from shunter.scratch import scratch
 
@@ -64,6 +65,7 @@ COMMANDS = {
     "export vllm": "Write a plan of vLLM's sleep mode and the script that carries it out.",
     "demo": "Run all of it, small, on this machine.",
     "doctor": "Say which engines and devices work here, and what to install next.",
+    "verify": "Say whether files are as shunter wrote them.",
 }
 """Each is a function of that name, its words joined by _, in the module of that name (or ``MODULES``), in
 ``shunter.cli`` or its folder in ``FOLDERS``; imported when it is asked for."""
@@ -150,6 +152,9 @@ def _function(name: str) -> Callable[..., None]:
     return loaded
 
 
+_NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EISDIR, errno.ENOTDIR)
+"""What the system says of a path that is no file that one can open."""
+
 app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
@@ -226,10 +231,17 @@ def _main(arguments: list[str] | None) -> None:
         console.print("shunter: interrupted")
         sys.exit(INTERRUPTED)
     except Exception as error:
-        full = no_room(error)
-        if full is None:
+        known = no_room(error) or _no_file(error)
+        if known is None:
             raise
-        _end(console, full)
+        _end(console, known)
+
+
+def _no_file(error: Exception) -> ShunterError | None:
+    """The one-line error of a path that no file can have, such as one too long, wherever it was given."""
+    if isinstance(error, OSError) and error.errno in _NO_NAME and error.filename is not None:
+        return InputError(brief(os.fsdecode(error.filename)), "be a file's name", os.strerror(error.errno))
+    return None
 
 
 def _end(console: Console, error: ShunterError | EngineError) -> NoReturn:

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from shunter.errors import InputError
 from shunter.files import check_place, is_leftover
 from shunter.outputs import in_use
+from shunter.sinks import visible
 
 LINE_EVERY_S = 10.0
 
@@ -87,10 +89,18 @@ _DECIMAL = r"[0-9]{1,15}(\.[0-9]{0,15})?|\.[0-9]{1,15}"
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
+class PlainConsole(Console):
+    """Prints text as it is: what looks like markup or an emoji is none, and controls are shown."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """What every text becomes, those in tables too."""
+        return super().render_str(visible(text), **{**how, "markup": False, "emoji": False})
+
+
 def open_console() -> Console:
     """What commands print on: as wide as the terminal, or wide enough for any table where there is none."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDE)
+    console = PlainConsole()
+    return console if console.is_terminal else PlainConsole(width=WIDE)
 
 
 def aside(console: Console) -> Console:

@@ -2,28 +2,69 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from shunter.envs.scenario.fields import checked
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.eval.execution.event_log import with_mode
+from shunter.eval.possible import check_order, check_range
 from shunter.eval.saved import FILES, OLDER_VERSIONS, RESULTS_VERSION
+from shunter.parquet import read_frame
+from shunter.reading import read_json
+from shunter.seals import unsealed
 from shunter.tracking.store import open_store, store_uri, talking
 
-__all__ = ["read_evaluation"]
+__all__ = ["read_evaluation", "read_requests", "read_results"]
 
 _KEYS = ("results_version", "provenance", "scenario", "seeds", "metrics", "policies", "changes_against")
 _COLUMNS = {"policy", "seed", "mode", "request_id", "model", "arrival_s", "first_token_s", "finish_s"}
 _COLUMNS |= {"prompt_tokens", "decode_tokens"}
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+class _Provenance(BaseModel):
+    """What comparing reads of where an evaluation was made."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    performance: dict[str, Any] | None = None
+    versions: dict[str, Any] = {}
+    engine_version: str | None = None
+    machine_id: str | None = None
+    commit: str | None = None
+    created_utc: str | None = None
+
+
+class _Result(BaseModel):
+    """What comparing reads of ``results.json``; the rest may be anything."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    provenance: _Provenance
+    scenario: dict[str, Any]
+    seeds: list[int]
+    metrics: dict[str, str]
+    policies: dict[str, dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)] | None]]]
+    changes_against: str | None
+    rate_per_s: float | None = None
+
+    @field_validator("scenario")
+    @classmethod
+    def _comparable(cls, scenario: dict[str, Any]) -> dict[str, Any]:
+        workload = scenario.get("workload")
+        texts = (scenario.get("name"), scenario.get("engine"))
+        if not isinstance(workload, dict) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("have a name, an engine and a workload")
+        return scenario
 
 
 @dataclass(frozen=True)
@@ -103,22 +144,41 @@ def _read_folder(folder: Path, source: str) -> Recorded:
     for path in (results, requests):
         if not path.is_file():
             raise InputError("RUN", f"hold {path.name}, as shunter eval writes it", source)
-    try:
-        result = json.loads(results.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BrokenFileError(results, f"no JSON: {error}") from None
-    missing = [key for key in _KEYS if not isinstance(result, dict) or key not in result]
+    return Recorded(source, read_results(results), read_requests(requests))
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What an evaluation found.
+
+    Raises:
+        BrokenFileError: It is damaged, was changed since it was written, or lacks a field.
+        VersionError: It was written by another version.
+        InputError: A field has another form.
+    """
+    result, _ = unsealed(path, read_json(path))
+    missing = [key for key in _KEYS if key not in result]
     if missing:
-        raise BrokenFileError(results, f"it lacks {', '.join(missing)}")
+        raise BrokenFileError(path, f"it lacks {', '.join(missing)}")
     if result["results_version"] not in (*OLDER_VERSIONS, RESULTS_VERSION):
-        raise VersionError(results, "results_version", result["results_version"], RESULTS_VERSION)
-    try:
-        frame = with_mode(pd.read_parquet(requests))
-    except (OSError, ValueError) as error:
-        raise BrokenFileError(requests, str(error)) from None
+        raise VersionError(path, "results_version", result["results_version"], RESULTS_VERSION)
+    checked(_Result, result, source=str(path), whole="results")
+    return result
+
+
+def read_requests(path: Path) -> pd.DataFrame:
+    """The table of requests of an evaluation.
+
+    Raises:
+        BrokenFileError: It is damaged, or lacks a column.
+        InputError: A time or a number of tokens cannot be.
+    """
+    frame = with_mode(read_frame(path))
     if not set(frame) >= _COLUMNS:
-        raise BrokenFileError(requests, f"it lacks {', '.join(sorted(_COLUMNS - set(frame)))}")
-    return Recorded(source, result, frame)
+        raise BrokenFileError(path, f"it lacks {', '.join(sorted(_COLUMNS - set(frame)))}")
+    times = ("arrival_s", "first_token_s", "finish_s")
+    check_range(path, frame, [*times, "prompt_tokens", "decode_tokens", "request_id", "seed"])
+    check_order(path, frame, times)
+    return frame
 
 
 def _uri(store: str | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,12 @@ from shunter.export.perfetto import perfetto_trace
 from shunter.files import finite, replaced, write_bytes, write_json
 from shunter.models.performance import PerformanceModel
 from shunter.outputs import replaced_folder
+from shunter.parquet import write_frame
 from shunter.report.evaluation.report import write_report
+from shunter.seals import sealed
+from shunter.sinks import file_name
 
-__all__ = ["save_evaluation"]
+__all__ = ["FILES", "RESULTS_VERSION", "save_evaluation"]
 
 FILES = {
     "report": "report.html",
@@ -76,7 +78,7 @@ def save_evaluation(
             performance.save(files["performance"])
         _write_traces(evaluation, files["traces"])
         write_report(evaluation, files["report"], title=title, performance=performance, result=result)
-        write_json(files["results"], finite(result))
+        write_json(files["results"], sealed(finite(result)))
     return {name: folder / text for name, text in names.items()}
 
 
@@ -85,13 +87,13 @@ def _write_requests(evaluation: Evaluation, path: Path) -> None:
     runs = [r for runs in (*evaluation.simulated.values(), *evaluation.real.values()) for r in runs]
     frames = [run.requests.assign(policy=run.policy, seed=run.seed, mode=run.mode) for run in runs]
     with replaced(path) as temporary:
-        pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
+        write_frame(pd.concat(frames, ignore_index=True), temporary)
 
 
 def _write_traces(evaluation: Evaluation, folder: Path) -> None:
     """One for each policy, of its first run; ``shunter timeline`` writes any other."""
     folder.mkdir(exist_ok=True)
     for run in (runs[0] for runs in (evaluation.real or evaluation.simulated).values() if runs):
-        name = re.sub(r"[^\w.=-]", "_", f"{run.policy}-{run.seed}-{run.mode}")
+        name = file_name(f"{run.policy}-{run.seed}-{run.mode}")
         trace = json.dumps(perfetto_trace(read_timeline(run.log.frame())), allow_nan=False)
         write_bytes(folder / f"{name}.json.gz", gzip.compress(trace.encode(), compresslevel=5, mtime=0))

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from shunter.catalog.work import FACT_COLUMNS
-from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.files import write_text
+from shunter.errors import BrokenFileError, InputError, ShunterWarning, VersionError
+from shunter.files import write_json
 from shunter.models.fit.regressors import GroupFit
 from shunter.models.fit.shared import CrossDeviceFit
 from shunter.models.scales import Scale
 from shunter.models.validation.held_out import Errors
+from shunter.reading import read_json
+from shunter.seals import sealed, unsealed
 
 __all__ = ["CorrectionErrors", "performance_file"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_UNSEALED_VERSION = 2
+"""The version before, which has no digest: it is read, with a note."""
+
 _FILE_NAME = "performance.json"
 
 
@@ -141,7 +147,8 @@ def write_state(state: FittedState, path: str | os.PathLike[str]) -> Path:
     Returns:
         The file.
     """
-    return write_text(performance_file(path), state.model_dump_json(indent=1) + "\n")
+    content = {**json.loads(state.model_dump_json()), "version": FORMAT_VERSION}
+    return write_json(performance_file(path), sealed(content))
 
 
 def read_state(path: str | os.PathLike[str]) -> FittedState:
@@ -149,30 +156,29 @@ def read_state(path: str | os.PathLike[str]) -> FittedState:
 
     Raises:
         InputError: There is none.
-        BrokenFileError: The file is truncated or no performance model.
+        BrokenFileError: The file is truncated, no performance model, or was changed since it was written.
         VersionError: It has another format version.
     """
     path = performance_file(path)
     if not path.is_file():
         raise InputError("performance model", "be a folder or file that shunter fit wrote", str(path))
-    try:
-        content = json.loads(path.read_bytes(), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise BrokenFileError(path, "it is no JSON, or truncated") from error
-    if not isinstance(content, dict) or content.get("format") != "shunter-performance-model":
+    content, is_sealed = unsealed(path, read_json(path, strict=True))
+    version = content.get("version")
+    if content.get("format") != "shunter-performance-model":
         raise BrokenFileError(path, "it is no performance model")
-    if content.get("version") != FORMAT_VERSION:
-        raise VersionError(path, "the performance model", content.get("version"), FORMAT_VERSION)
+    if version not in (_UNSEALED_VERSION, FORMAT_VERSION):
+        raise VersionError(path, "the performance model", version, FORMAT_VERSION)
+    if not is_sealed and version == FORMAT_VERSION:
+        raise BrokenFileError(path, "its digest is missing")
+    if not is_sealed:
+        note = "an older shunter wrote it, without a digest: damage to its numbers would go unseen"
+        warnings.warn(f"{path}: {note}", ShunterWarning, stacklevel=2)
     try:
-        return FittedState.model_validate(content)
+        return FittedState.model_validate({**content, "version": FORMAT_VERSION})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise BrokenFileError(path, f"{place}: {first['msg']}") from error
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
 
 
 def performance_file(path: str | os.PathLike[str]) -> Path:

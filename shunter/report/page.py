@@ -15,6 +15,7 @@ from rich.table import Table
 
 from shunter.errors import InputError
 from shunter.files import write_text
+from shunter.sinks import markdown
 
 __all__ = ["COLOURS", "PALETTE", "ReportTable", "Section", "report_folder", "write_page"]
 
@@ -97,11 +98,8 @@ class ReportTable:
             ("---", *["---" if self.prose else "---:"] * (len(self.columns) - 1)),
             *self.rows,
         ]
-        table = "\n".join(
-            "| " + " | ".join(text.replace("|", "\\|").replace("\n", " ") for text in line) + " |"
-            for line in lines
-        )
-        return f"{table}\n\n{self.note}" if self.note else table
+        table = "\n".join("| " + " | ".join(map(markdown, line)) + " |" for line in lines)
+        return f"{table}\n\n{markdown(self.note)}" if self.note else table
 
 
 @dataclass(frozen=True)
@@ -178,13 +176,14 @@ def write_markdown(
     path: str | os.PathLike[str], *, title: str, paragraphs: Sequence[str], sections: Sequence[Section]
 ) -> Path:
     """Writes what ``write_sections`` does as Markdown, without the figures."""
-    parts = [f"# {title}", *paragraphs[:1], "\n".join(f"- {text}" for text in paragraphs[1:])]
+    lead, *more = (*map(markdown, paragraphs), "")
+    parts = [f"# {markdown(title)}", lead, "\n".join(f"- {text}" for text in more if text)]
     parts = [part for part in parts if part]
     for section in sections:
         if section.tables or not section.figures:
-            parts += [f"## {section.title}", *section.notes]
+            parts += [f"## {markdown(section.title)}", *map(markdown, section.notes)]
         for table in section.tables:
-            parts += [*([f"### {table.title}"] if table.title else []), table.to_markdown()]
+            parts += [*([f"### {markdown(table.title)}"] if table.title else []), table.to_markdown()]
     return write_text(path, "\n\n".join(parts) + "\n")
 
 

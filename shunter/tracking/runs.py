@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import tempfile
 import time
 import uuid
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from shunter.errors import ShunterWarning, one_line
+from shunter.sinks import store_key
 from shunter.tracking.journal import UNSENT, Journal
 from shunter.tracking.monitoring import is_monitored, start_monitor, stop_monitor
 from shunter.tracking.sending import send
@@ -41,9 +41,6 @@ AGAIN_S = 30.0
 
 _LONGEST = 6000
 """Characters of a parameter that MLflow takes."""
-
-_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
-"""What MLflow takes in no name of a metric or parameter, such as the = of a policy's parameter."""
 
 
 class Link:
@@ -138,7 +135,7 @@ class Tracker:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Logs parameters; nested mappings become dotted names."""
-        found = {_NOT_IN_NAMES.sub("_", name): str(value)[:_LONGEST] for name, value in _flat(values)}
+        found = {store_key(name): str(value)[:_LONGEST] for name, value in _flat(values)}
         self._keep({"kind": "params", "params": found})
 
     def tags(self, values: Mapping[str, str]) -> None:
@@ -149,7 +146,7 @@ class Tracker:
         """Logs the finite numbers among the values; nested mappings become paths."""
         now_ms = time.time_ns() // 1_000_000
         numbers = [
-            (_NOT_IN_NAMES.sub("_", name), float(value), now_ms, step)
+            (store_key(name), float(value), now_ms, step)
             for name, value in _flat(values, "/")
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         ]

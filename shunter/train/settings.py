@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -335,7 +336,7 @@ def load_config(path: Path) -> TrainConfig:
 
     def beside(text: str) -> str:
         near = path.parent / text
-        return str(near) if near.is_file() else text
+        return str(near) if os.path.isfile(near) else text  # no error where a name is too long
 
     return config.model_copy(
         update={

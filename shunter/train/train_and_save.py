@@ -16,6 +16,7 @@ from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
 from shunter.jobs import open_runner
 from shunter.outputs import sole_writer
+from shunter.sinks import file_name
 from shunter.tracking.lineage import where
 from shunter.tracking.runs import tracking
 from shunter.tracking.trainings import log_result
@@ -180,7 +181,8 @@ def _runs_of_specialists(config: TrainConfig, folder: Path) -> list[TrainingRun]
     if max(names.values()) > 1:
         raise InputError("scenarios", "differ in their names", names.most_common(1)[0][0])
     return [
-        TrainingRun(folder / f"{worlds[0].scenario.name}.safetensors", own, worlds) for worlds, own in asked
+        TrainingRun(folder / f"{file_name(worlds[0].scenario.name)}.safetensors", own, worlds)
+        for worlds, own in asked
     ]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from shunter.agents.base import Policy
 from shunter.agents.heuristics.cost_greedy import CostGreedy
@@ -19,6 +18,7 @@ from shunter.envs.observation.features import FEATURES, FEATURES_VERSION
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError, UnknownNameError, VersionError
 from shunter.eval.execution.runs import simulate
+from shunter.tensors import write_tensors
 from tests.networks import random_policy
 
 
@@ -136,7 +136,7 @@ def tampered(path: Path, **header: str) -> Path:
         "features_version": str(FEATURES_VERSION),
         "features": json.dumps(FEATURES),
     }
-    safetensors.numpy.save_file(policy.weights, path, metadata={**good, **header})
+    write_tensors(path, policy.weights, {**good, **header})
     return path
 
 

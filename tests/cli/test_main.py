@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import safetensors.numpy
 import yaml
 
 from shunter import __version__
@@ -21,6 +20,8 @@ from shunter.errors import ShunterWarning
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.saved import FILES
 from shunter.models.performance import PerformanceModel
+from shunter.parquet import write_table
+from shunter.tensors import write_tensors
 from tests.networks import random_policy
 from tests.worlds import fake_scenario
 
@@ -123,13 +124,13 @@ def test_datasets_that_cannot_be_read(
     assert "cut.parquet" in fails(capsys, "fit", "cut.parquet", "--out", "perf2")
     table = pq.read_table(elsewhere / "fake.parquet")
     metadata = {k: b"999" if b"schema" in k else v for k, v in table.schema.metadata.items()}
-    pq.write_table(table.replace_schema_metadata(metadata), "old.parquet")
+    write_table(table.replace_schema_metadata(metadata), "old.parquet")
     assert "must be version 5" in fails(capsys, "fit", "old.parquet", "--out", "perf2")
 
 
 def test_a_policy_for_other_observations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     header = {"format": "shunter-policy", "format_version": str(POLICY_FORMAT), "features_version": "0"}
-    safetensors.numpy.save_file(random_policy().weights, "p.safetensors", metadata=header)
+    write_tensors("p.safetensors", random_policy().weights, header)
     error = fails(capsys, "eval", "--scenario", "s.yaml", "--policy", "p.safetensors")
     assert f"features_version must be version {FEATURES_VERSION}" in error
 

@@ -20,6 +20,7 @@ from shunter.eval.read_back import Recorded, read_evaluation
 from shunter.eval.saved import FILES, save_evaluation
 from shunter.models.performance import PerformanceModel
 from shunter.report.compare import comparison_words, write_comparison
+from shunter.seals import sealed
 from tests import worlds
 from tests.browser import BROWSER, look
 from tests.fake_evaluation import evaluate_fake
@@ -47,7 +48,7 @@ def changed(folder: Path, tmp_path: Path) -> Callable[..., Recorded]:
         shutil.copytree(folder, copy)
         result = json.loads((copy / FILES["results"]).read_text())
         change_result(result)
-        (copy / FILES["results"]).write_text(json.dumps(result))
+        (copy / FILES["results"]).write_text(json.dumps(sealed(result)))
         change_requests(pd.read_parquet(copy / FILES["requests"])).to_parquet(copy / FILES["requests"])
         return read_evaluation(str(copy))
 

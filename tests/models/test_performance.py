@@ -10,6 +10,7 @@ from shunter.errors import BrokenFileError, InputError, UnknownNameError, Versio
 from shunter.models import PerformanceModel
 from shunter.models.configurations import complete
 from shunter.models.physics.features import TARGETS
+from shunter.seals import sealed
 
 DEVICE = "loopback:1-threads"
 
@@ -192,19 +193,19 @@ def test_damaged_files_are_named(model, tmp_path):
     path = model.save(tmp_path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BrokenFileError, match="truncated"):
+    with pytest.raises(BrokenFileError, match="cut short"):
         PerformanceModel.load(tmp_path)
     path.write_text("[1, 2]")
-    with pytest.raises(BrokenFileError, match="no performance model"):
+    with pytest.raises(BrokenFileError, match="no JSON object"):
         PerformanceModel.load(tmp_path)
     content = json.loads(whole)
     content["fits"][0]["physics"]["coefficients"]["constant"] = "much"
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(sealed(content)))
     with pytest.raises(BrokenFileError, match=r"fits\.0\.physics\.coefficients\.constant"):
         PerformanceModel.load(tmp_path)
     content = json.loads(whole) | {"version": 99}
-    path.write_text(json.dumps(content))
-    with pytest.raises(VersionError, match=r"must be version 2 for this shunter. Got 99"):
+    path.write_text(json.dumps(sealed(content)))
+    with pytest.raises(VersionError, match=r"must be version 3 for this shunter. Got 99"):
         PerformanceModel.load(tmp_path)
     with pytest.raises(InputError, match="shunter fit wrote"):
         PerformanceModel.load(tmp_path / "nowhere")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shunter.errors import BrokenFileError, VersionError
 from shunter.models import PerformanceModel
 from shunter.models.published.rows import published_frame
+from shunter.seals import sealed
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def content(one_model, tmp_path_factory):
 
 def load(tmp_path, data):
     path = tmp_path / "performance.json"
-    path.write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
+    path.write_bytes(data if isinstance(data, bytes) else json.dumps(sealed(data)).encode())
     return PerformanceModel.load(path)
 
 

@@ -21,7 +21,6 @@ import mlflow
 import numpy as np
 import psutil
 import pytest
-import safetensors.numpy
 import yaml
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
@@ -33,6 +32,7 @@ from shunter.cli.main import main
 from shunter.envs.world.world import World
 from shunter.errors import InputError, ShunterWarning, VersionError
 from shunter.models.performance import PerformanceModel
+from shunter.tensors import write_tensors
 from shunter.tracking import policies as registry
 from shunter.tracking import runs
 from shunter.tracking.policies import Registration, default_name, register_policy
@@ -189,9 +189,7 @@ def test_a_champion_for_other_features_gives_way_and_a_broken_one_does_not(
         "format": "shunter-policy",
         "format_version": str(POLICY_FORMAT),
     }
-    safetensors.numpy.save_file(
-        random_policy(scale=0.0).weights, file, metadata={**old, "features_version": "0"}
-    )
+    write_tensors(file, random_policy(scale=0.0).weights, {**old, "features_version": "0"})
     with pytest.raises(VersionError, match=r"^models:/shunter-old@champion: features_version must be"):
         make_policy("models:/shunter-old@champion")
     new = register(store, "fair", fake_world, name)

@@ -9,14 +9,13 @@ of models, levels and devices. Untrained, all but the prior is 0.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from shunter.agents.base import Scores, ScoringPolicy
@@ -26,15 +25,22 @@ from shunter.agents.learned.inputs import INPUTS, KINDS, candidate_inputs, conte
 from shunter.agents.learned.weights import Arrays, layer_shapes, to_vector, width_of
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION
 from shunter.envs.scenario.fields import checked
-from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.files import write_bytes
+from shunter.errors import BrokenFileError, InputError, ShunterWarning, VersionError
+from shunter.reading import reading
+from shunter.tensors import read_tensors, write_tensors
 
 __all__ = ["LearnedPolicy"]
 
 T = TypeVar("T")
 
-POLICY_FORMAT = 4
+POLICY_FORMAT = 5
 """Version of the policy file's layout."""
+
+UNSEALED_FORMAT = 4
+"""The version before, which has no digest: it is read, with a note."""
+
+MOST_WEIGHT = 1e6
+"""Larger weights are none that a training finds."""
 
 NAMES = {"features": FEATURES, "context_features": CONTEXT_FEATURES}
 """What a policy file says it reads; older ones do not name what they read of the whole system."""
@@ -86,10 +92,8 @@ class LearnedPolicy(ScoringPolicy):
         text = self.metadata.get(key)
         if text is None:
             return None
-        try:
+        with reading(self.name, f"its metadata {key} is no JSON: "):
             data = json.loads(text)
-        except ValueError as error:
-            raise BrokenFileError(self.name, f"its metadata {key} is no JSON: {error}") from None
         return checked(kind, data, source=f"{self.name}: {key}", whole=whole)
 
     @property
@@ -168,7 +172,7 @@ class LearnedPolicy(ScoringPolicy):
             **{key: _texts(names)[0] for key, names in NAMES.items()},
             "name": self.name,
         }
-        write_bytes(path, safetensors.numpy.save(self.weights, metadata=header))
+        write_tensors(path, self.weights, header)
 
     @classmethod
     def load(cls, path: str | Path) -> LearnedPolicy:
@@ -176,23 +180,18 @@ class LearnedPolicy(ScoringPolicy):
 
         Raises:
             InputError: There is no such file.
-            BrokenFileError: It is truncated, or no policy of ours.
+            BrokenFileError: It is truncated, no policy of ours, or was changed since it was written.
             VersionError: It was trained for observations of another version, or has another layout.
         """
         path = Path(path)
         if not path.is_file():
             raise InputError("--policy", "be a known name or an existing policy file", str(path))
-        try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                header = dict(file.metadata() or {})
-                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-        except (safetensors.SafetensorError, OSError) as error:
-            raise BrokenFileError(path, f"no safetensors file: {error}") from None
+        weights, header, is_sealed = read_tensors(path)
         if header.get("format") != "shunter-policy":
             raise BrokenFileError(path, "its metadata does not say format: shunter-policy")
-        for what, want in (("features_version", FEATURES_VERSION), ("format_version", POLICY_FORMAT)):
-            if header.get(what) != str(want):
-                raise VersionError(path, what, header.get(what), want)
+        if header.get("features_version") != str(FEATURES_VERSION):
+            raise VersionError(path, "features_version", header.get("features_version"), FEATURES_VERSION)
+        _check_format(path, header.get("format_version"), is_sealed)
         for key, names in NAMES.items():
             is_missing = key == "context_features" and key not in header
             if header.get(key) not in _texts(names) and not is_missing:
@@ -202,12 +201,32 @@ class LearnedPolicy(ScoringPolicy):
         return cls(header.get("name", path.stem), weights, header)
 
 
+def _check_format(path: Path, said: str | None, is_sealed: bool) -> None:
+    if said not in (str(UNSEALED_FORMAT), str(POLICY_FORMAT)):
+        raise VersionError(path, "format_version", said, POLICY_FORMAT)
+    if not is_sealed and said == str(POLICY_FORMAT):
+        raise BrokenFileError(path, "its digest is missing")
+    if not is_sealed:
+        note = "an older shunter wrote it, without a digest: damage to its numbers would go unseen"
+        warnings.warn(f"{path}: {note}", ShunterWarning, stacklevel=3)
+
+
 def _check_shapes(path: Path, weights: Arrays) -> None:
+    if any(array.dtype != np.float32 for array in weights.values()):
+        kinds = sorted({str(array.dtype) for array in weights.values()})
+        raise BrokenFileError(path, f"its tensors must be float32. Got {', '.join(kinds)} instead")
+    if weights.get("encode_1.bias", np.zeros(1)).ndim != 1:
+        raise BrokenFileError(path, "encode_1.bias must have one dimension")
     shapes: dict[str, tuple[int, ...]] = {"prior": (len(BasePolicy._fields),), "linear": (len(KINDS), INPUTS)}
     for layer, (out, fan_in) in layer_shapes(width_of(weights)).items():
         shapes |= {f"{layer}.weight": (out, fan_in), f"{layer}.bias": (out,)}
     for key, shape in shapes.items():
         if key not in weights or weights[key].shape != shape or not np.isfinite(weights[key]).all():
             raise BrokenFileError(path, f"{key} must be finite numbers of shape {shape}")
+        if (np.abs(weights[key]) > MOST_WEIGHT).any():
+            raise BrokenFileError(path, f"{key} must hold numbers of at most {MOST_WEIGHT:g}")
+    unknown = sorted(weights.keys() - shapes.keys())
+    if unknown:
+        raise BrokenFileError(path, f"it holds tensors that no policy has: {', '.join(unknown)}")
     if (weights["prior"] < 0).any():
         raise BrokenFileError(path, "prior must not be negative")

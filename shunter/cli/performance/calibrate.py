@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,9 @@ from shunter.files import finite, write_json
 from shunter.models.published.performance import open_performance
 from shunter.models.state import performance_file
 from shunter.outputs import sole_writer
+from shunter.reading import read_json
 from shunter.report.page import ReportTable
+from shunter.seals import unsealed
 from shunter.tracking.fits import log_fit
 from shunter.tracking.lineage import file_input, performance_input
 from shunter.tracking.runs import now_ms, tracking
@@ -137,10 +138,7 @@ def _results(run: Path) -> dict[str, Any]:
     path = run / "results.json"
     if not path.is_file():
         raise InputError("RUN", "be a folder that shunter eval --real wrote", str(run))
-    try:
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BrokenFileError(path, f"no JSON: {error}") from None
+    results, _ = unsealed(path, read_json(path))
     for name in ("scenario", "budgets"):
         if name not in results:
             raise BrokenFileError(path, f"it holds no {name}; run shunter eval --real again")

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import pyarrow as pa
 import typer
 
 from shunter.cli.options import open_console, place, say
-from shunter.errors import BrokenFileError, InputError
+from shunter.errors import InputError
 from shunter.files import replaced
 from shunter.models.published.performance import PUBLISHED, open_performance
 from shunter.models.tables import example_table, predicted_table
+from shunter.parquet import read_frame
 from shunter.profiling.dataset.schema import COLUMNS
+from shunter.reading import reading
+from shunter.sinks import csv_frame, from_csv_frame
 
 _Configurations = Annotated[
     Path | None,
@@ -96,10 +98,8 @@ def _say_unused(asked: pd.DataFrame, predicted: pd.DataFrame) -> None:
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise InputError("CONFIGURATIONS", "be an existing table", str(path))
-    try:
-        return _read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (ValueError, pa.ArrowException, OSError, pd.errors.ParserWarning) as error:
-        raise BrokenFileError(path, str(error).splitlines()[0]) from error
+    with reading(path):
+        return _read_csv(path) if path.suffix == ".csv" else read_frame(path)
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -107,12 +107,12 @@ def _read_csv(path: Path) -> pd.DataFrame:
         # Lines with more cells than the header: dropping what is over would move a value's meaning.
         warnings.simplefilter("error", pd.errors.ParserWarning)
         # Only an empty cell is blank: words such as nan are a mistake to be told.
-        return pd.read_csv(path, index_col=False, keep_default_na=False, na_values=[""])
+        return from_csv_frame(pd.read_csv(path, index_col=False, keep_default_na=False, na_values=[""]))
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:
     with replaced(path) as temporary:
         if path.suffix == ".csv":
-            frame.to_csv(temporary, index=False)
+            csv_frame(frame).to_csv(temporary, index=False)
         else:
             frame.to_parquet(temporary, index=False)

@@ -252,7 +252,7 @@ def _table(title: str, rows: list[dict[str, str]]) -> Table:
         text = name in ("model", "on", "operation", "row", "device", "what", "source")
         table.add_column(name, justify="left" if text else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(row[name].replace("[", r"\[") for name in said))
+        table.add_row(*(row[name] for name in said))
     return table
 
 

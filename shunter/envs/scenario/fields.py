@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shunter.errors import BrokenFileError, InputError
+from shunter.reading import read_yaml
+from shunter.sinks import plain_name
 
-__all__ = ["Positive", "Strict", "checked", "read_checked"]
+__all__ = ["Name", "Positive", "Strict", "checked", "read_checked"]
 
 T = TypeVar("T")
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, AfterValidator(plain_name)]
+"""Of a model, a device, a scenario; see ``shunter.sinks``."""
+
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -40,6 +44,8 @@ def checked(kind: type[T], data: Any, *, source: str, whole: str) -> T:
     """
     try:
         return TypeAdapter(kind).validate_python(data)
+    except RecursionError:
+        raise InputError(f"{source}: {whole}", "not be nested so deeply", data) from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or whole
@@ -62,10 +68,7 @@ def read_checked(kind: type[T], path: Path, *, whole: str, assumed: Mapping[str,
         BrokenFileError: It holds something else, or is no YAML.
         InputError: Names the first field that breaks a rule, the rule and the value.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BrokenFileError(path, f"no YAML: {error}") from None
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise BrokenFileError(path, "it holds no mapping of fields")
     return checked(kind, {**(assumed or {}), **data}, source=str(path), whole=whole)

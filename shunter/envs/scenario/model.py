@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from shunter.engines.caller.entries import engine_entry
-from shunter.envs.scenario.fields import Count, Positive, Strict
+from shunter.envs.scenario.fields import Count, Name, Positive, Strict
 from shunter.envs.scenario.workload import Lengths, lengths_relative_to
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.published.rows import catalog_facts
@@ -20,7 +20,6 @@ __all__ = ["Model"]
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 """Bytes of one key or value by the type that llama.cpp keeps it in: a block of 32 and its scale."""
 
-Name = Annotated[str, Field(min_length=1)]
 Level = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(all|\d{1,3}%)$")]
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from shunter.catalog.devices import DeviceSpec, parse_device
 from shunter.catalog.gpus import get_gpu
-from shunter.envs.scenario.fields import Strict, checked, read_checked
+from shunter.envs.scenario.fields import Name, Strict, checked, read_checked
 from shunter.envs.scenario.library import find_scenario
 from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.model import Model, check_models, known_engine
@@ -40,7 +40,7 @@ class Device(Strict):
         load_contention: The same of a load and what runs meanwhile.
     """
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Name
     device: str | None = None
     gpu: str | None = None
     reserve_gb: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
@@ -125,7 +125,7 @@ class Scenario(Strict):
         limits: Bounds of the protocol.
     """
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Name
     description: str = ""
     split: Literal["train", "test"] | None = None
     engine: str

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shunter.envs.observation.features import FEATURES_VERSION
 from shunter.envs.state.state import EVICT, LOAD, RUN, WAIT, State
 from shunter.envs.world.world import World
+from shunter.errors import BrokenFileError
 from shunter.eval.execution.faults.failures import Failure
+from shunter.eval.possible import check_lengths, check_order, check_range
 from shunter.files import replaced
+from shunter.parquet import write_table
 from shunter.profiling.dataset.versioned_parquet import FileKind, read_versioned_parquet, stamped
 
 __all__ = ["EventLog", "read_event_log", "write_event_logs"]
@@ -68,6 +70,11 @@ EVENT_COLUMNS: dict[str, pa.DataType] = {
     "shadow_choice_name": pa.string(),  # what it would have chosen
     "servers": pa.list_(pa.string()),  # what servers did in it: start, wake, sleep or end, as in "wake small"
 }
+
+
+_TIMES = ("decided_s", "start_s", "end_s")
+_OF_REQUESTS = ("request_ids", "first_s", "finish_s")
+_ARRIVED = ("arrived_ids", "arrived_models", "arrived_s")
 
 
 class EventLog:
@@ -244,21 +251,30 @@ class EventLog:
 def write_event_logs(logs: list[EventLog], path: str | os.PathLike[str]) -> None:
     """Writes the rows of several runs into one Parquet file, whole or not at all."""
     with replaced(path) as temporary:
-        pq.write_table(pa.concat_tables([log.table() for log in logs]), temporary, compression="zstd")
+        write_table(pa.concat_tables([log.table() for log in logs]), temporary, compression="zstd")
 
 
 def read_event_log(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Reads an event log.
 
     Raises:
-        InputError: There is no such file.
-        BrokenFileError: It is truncated or no event log.
+        InputError: There is no such file, or a time or number of a row cannot be.
+        BrokenFileError: It is truncated, no event log, or was changed since it was written.
         VersionError: It was written in another version of the schema.
     """
     frame = with_mode(read_versioned_parquet(path, _KIND)[0])
+    lacking = sorted({"run_id", "policy", "seed", "mode", "device", *_TIMES, *_OF_REQUESTS} - set(frame))
+    if lacking:
+        raise BrokenFileError(path, f"it lacks the columns {', '.join(lacking)}")
     for name, kind in EVENT_COLUMNS.items():
         if name not in frame:  # an older log
             frame[name] = [[] for _ in range(len(frame))] if pa.types.is_list(kind) else None
+    check_range(path, frame, [*_TIMES, "decision_s", "arrived_s", "first_s", "finish_s", "tokens", "steps"])
+    check_range(path, frame, ["device_bytes", "restart_s", "arrived_ids", "request_ids", "gpu_layers"])
+    ended = frame.dropna(subset=["start_s", "end_s"])
+    check_order(path, ended, ["start_s", "end_s"])
+    check_lengths(path, ended, _OF_REQUESTS)
+    check_lengths(path, frame, _ARRIVED)
     return frame
 
 

@@ -16,13 +16,15 @@ import pandas as pd
 
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION, Column, readable_version
+from shunter.reading import read_text, reading
+from shunter.sinks import csv_frame, from_csv_frame
 
 _BOOLS = {"True": True, "False": False, "true": True, "false": False, "TRUE": True, "FALSE": False}
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Writes a validated frame; missing numbers are empty cells."""
-    frame.to_csv(path, index=False, lineterminator="\n")
+    csv_frame(frame).to_csv(path, index=False, lineterminator="\n")
 
 
 def read_csv(path: Path) -> tuple[pd.DataFrame, int]:
@@ -38,7 +40,7 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, int]:
     """
     lines = _lines(path)
     header, body = lines[0], lines[1:]
-    frame = pd.DataFrame(body, columns=header, dtype="str")
+    frame = from_csv_frame(pd.DataFrame(body, columns=header, dtype="str"))
     if "schema_version" not in frame:
         raise BrokenFileError(path, "it is no profile dataset: it has no column schema_version")
     versions = set(frame["schema_version"]) or {str(SCHEMA_VERSION)}
@@ -53,11 +55,9 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, int]:
 
 
 def _lines(path: Path) -> Sequence[list[str]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
+    text = read_text(path)
+    with reading(path):
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise BrokenFileError(path, str(error)) from error
     if not lines:
         raise BrokenFileError(path, "it is empty")
     if not text.endswith("\n"):

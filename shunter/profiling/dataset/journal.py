@@ -21,10 +21,13 @@ from shunter.profiling.dataset.schema import (
     COLUMNS,
     READABLE_VERSIONS,
     SCHEMA_VERSION,
+    frame_of,
     readable_version,
     upgraded_row,
+    validate,
 )
 from shunter.profiling.dataset.table import append_rows
+from shunter.reading import reading
 
 __all__ = ["journal_path"]
 
@@ -150,13 +153,13 @@ class Journal:
             row = finite(upgraded_row(record, version))
         if set(row) != _COLUMNS:
             raise BrokenFileError(self.path, f"line {number} is no row of schema version {SCHEMA_VERSION}")
+        with reading(self.path, f"line {number}: "):
+            validate(frame_of([row]), f"{self.path}: line {number}")
         return row
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
-        try:
+        with reading(self.path, f"line {number} is no JSON: "):
             record = json.loads(line)
-        except ValueError as error:
-            raise BrokenFileError(self.path, f"line {number} is no JSON") from error
         if not isinstance(record, dict):
             raise BrokenFileError(self.path, f"line {number} is no row")
         return record

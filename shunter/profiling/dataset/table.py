@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shunter.errors import InputError
 from shunter.files import replaced
+from shunter.parquet import write_table
 from shunter.profiling.dataset.csv_file import read_csv, write_csv
 from shunter.profiling.dataset.outliers import flag_outliers
 from shunter.profiling.dataset.schema import (
@@ -81,7 +81,7 @@ def write_dataset(frame: pd.DataFrame, path: str | os.PathLike[str]) -> pd.DataF
 
 def _write_parquet(checked: pd.DataFrame, path: Path) -> None:
     table = pa.Table.from_pandas(checked, preserve_index=False)
-    pq.write_table(stamped(table, _KIND), path)
+    write_table(stamped(table, _KIND), path)
 
 
 def append_rows(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.parquet import as_frame, read_table
 
 __all__ = ["FileKind", "read_versioned_parquet", "stamped"]
 
@@ -52,13 +52,11 @@ def read_versioned_parquet(path: str | os.PathLike[str], kind: FileKind) -> tupl
     """
     if not Path(path).is_file():
         raise InputError(kind.name, "be an existing Parquet file", str(path))
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise BrokenFileError(path, str(error).splitlines()[0]) from error
+    table = read_table(path)
     version = (table.schema.metadata or {}).get(kind.key.encode())
     if version is None:
         raise BrokenFileError(path, f"it is no {kind.name}: its metadata name no schema version")
-    if version.decode() not in map(str, (kind.version, *kind.older)):
-        raise VersionError(path, kind.schema, version.decode(), kind.version)
-    return table.to_pandas(), int(version)
+    said = version.decode(errors="replace")
+    if said not in map(str, (kind.version, *kind.older)):
+        raise VersionError(path, kind.schema, said, kind.version)
+    return as_frame(path, table), int(said)

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from shunter.errors import BrokenFileError, InputError
 from shunter.profiling.measurements import aiperf, aiperf_records, guidellm, llama_bench, vllm
 from shunter.profiling.measurements.measurement import Reading
+from shunter.reading import read_yaml
 
 __all__ = ["read_measurements"]
 
@@ -20,6 +19,9 @@ FORMATS = (
     "llama-bench (csv, json, jsonl, md, sql), vllm bench serve and latency (json), AIPerf (json, csv, jsonl) "
     "and GuideLLM (json, yaml, csv)"
 )
+
+_MOST_YAML_BYTES = 20_000_000
+"""GuideLLM lists every request of a benchmark."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 """What terminals are told to colour; it stays in a log that is kept."""
@@ -94,10 +96,7 @@ def _unknown(name: str) -> BrokenFileError:
 
 
 def _read_yaml(name: str, text: str) -> Reading:
-    try:
-        report = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise BrokenFileError(name, f"it is no YAML: {' '.join(str(error).split())}") from error
+    report = read_yaml(name, text, _MOST_YAML_BYTES)
     if not isinstance(report, dict) or "benchmarks" not in report:
         raise _unknown(name)
     return guidellm.read_guidellm(name, report)

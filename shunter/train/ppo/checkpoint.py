@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shunter.errors import BrokenFileError
 from shunter.files import write_bytes
+from shunter.reading import reading
 from shunter.train.search.checkpoint import check_settings
 
 
@@ -57,12 +57,10 @@ def read_checkpoint(path: Path, settings: dict[str, Any]) -> PpoCheckpoint:
         InputError: It was written with others; names the first.
         BrokenFileError: It is damaged, or no checkpoint.
     """
-    try:
+    with reading(path, "no checkpoint of a training: "):
         # weights_only: tensors and plain values, so that a stranger's file cannot run code.
         content = torch.load(path, weights_only=True)
         content["best"] = {key: value.numpy() for key, value in content["best"].items()}
         checkpoint = PpoCheckpoint(**content)
-    except Exception as error:  # torch raises what its unpickler happens to stumble over
-        raise BrokenFileError(path, f"no checkpoint of a training: {error}") from None
     check_settings(path, checkpoint.settings, settings)
     return checkpoint

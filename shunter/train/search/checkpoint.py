@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 from numpy.typing import NDArray
 
-from shunter.errors import BrokenFileError, InputError
-from shunter.files import write_bytes
+from shunter.errors import InputError
+from shunter.reading import reading
+from shunter.tensors import read_tensors, write_tensors
 
 ARRAYS = {"center", "average", "first", "second", "best"}
 
@@ -37,7 +36,7 @@ class SearchCheckpoint:
 def write_search(checkpoint: SearchCheckpoint, path: Path) -> None:
     """Writes a checkpoint, whole or not at all."""
     state = json.dumps(checkpoint.state)
-    write_bytes(path, safetensors.numpy.save(checkpoint.arrays, metadata={"state": state}))
+    write_tensors(path, checkpoint.arrays, {"state": state})
 
 
 def read_search(path: Path, settings: dict[str, Any]) -> SearchCheckpoint:
@@ -47,13 +46,13 @@ def read_search(path: Path, settings: dict[str, Any]) -> SearchCheckpoint:
         InputError: It was written with others; names the first.
         BrokenFileError: It is damaged, or no checkpoint.
     """
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            state = json.loads((file.metadata() or {})["state"])
-            arrays = {key: file.get_tensor(key) for key in ARRAYS}
+    found, header, _ = read_tensors(path)
+    with reading(path, "no checkpoint of a search: "):
+        state = json.loads(header["state"])
+        arrays = {key: found[key] for key in ARRAYS}
         known = {**ADDED, **state["settings"]}
-    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise BrokenFileError(path, f"no checkpoint of a search: {error}") from None
+        if len({array.shape for array in arrays.values()}) != 1 or arrays["center"].ndim != 1:
+            raise ValueError("its vectors are not of one size")
     check_settings(path, known, settings)
     return SearchCheckpoint(arrays, state)
 

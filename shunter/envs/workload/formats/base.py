@@ -15,6 +15,7 @@ import pandas as pd
 from shunter.envs.workload.formats.tables import Table
 from shunter.errors import InputError
 from shunter.files import open_text
+from shunter.sinks import csv_frame
 
 __all__ = ["TimeUnit"]
 
@@ -125,7 +126,7 @@ def write_csv(out: Mapping[str, Any], unread: pd.DataFrame, path: Path) -> None:
     for name in unread.columns.difference(whole.columns, sort=False):
         whole[name] = unread[name].array
     with open_text(path, "wt") as text:
-        whole.to_csv(text, index=False)
+        csv_frame(whole).to_csv(text, index=False)
 
 
 def write_json_lines(rows: Iterable[Mapping[str, Any]], unread: pd.DataFrame, path: Path) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from shunter.envs.workload.formats.base import TraceFormat, columns, records, write_csv, write_json_lines
 from shunter.files import lasting_name
+from shunter.parquet import write_frame
 
 
 class OwnFormat(TraceFormat):
@@ -22,7 +23,7 @@ class OwnFormat(TraceFormat):
             write_json_lines(records(frame), unread, path)
         else:
             kept = pd.DataFrame({name: unread[name].to_numpy() for name in unread}, frame.index)
-            pd.concat([frame, kept], axis=1).to_parquet(path, index=False)
+            write_frame(pd.concat([frame, kept], axis=1), path)
 
 
 OWN = OwnFormat(

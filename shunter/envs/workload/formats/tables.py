@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import io
 import json
 import re
@@ -17,11 +16,13 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
-from pyarrow import parquet
 
 from shunter.errors import BrokenFileError, InputError
+from shunter.parquet import as_frame, read_table
+from shunter.reading import first_line, gunzipped
+from shunter.sinks import from_csv_frame
 
-_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_PARQUET = b"PAR1"
 _DAMAGE = (OSError, EOFError, ValueError, RecursionError, zlib.error, csv.Error, pa.ArrowException)
 _MAX_BLOCK_BYTES = 2**31 - 1
 
@@ -51,7 +52,7 @@ class Table:
             wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
             return data.decode("utf-16" if wide else "utf-8-sig")
         except _DAMAGE as error:
-            raise BrokenFileError(self.path, _first_line(error)) from None
+            raise BrokenFileError(self.path, first_line(error)) from None
 
     @cached_property
     def lines(self) -> list[tuple[int, str]]:
@@ -79,7 +80,7 @@ class Table:
         try:
             rows = self._parquet() if not self.is_text else self._json() if self.is_json else self._csv()
         except _DAMAGE as error:
-            raise BrokenFileError(self.path, _first_line(error)) from None
+            raise BrokenFileError(self.path, first_line(error)) from None
         return rows.reset_index(drop=True)
 
     @cached_property
@@ -100,9 +101,9 @@ class Table:
     def _bytes(self) -> bytes:
         try:
             data = self.path.read_bytes()
-            return gzip.decompress(data) if data.startswith(_GZIP) else data
+            return gunzipped(data)
         except _DAMAGE as error:
-            raise BrokenFileError(self.path, _first_line(error)) from None
+            raise BrokenFileError(self.path, first_line(error)) from None
 
     @cached_property
     def _objects(self) -> list[dict[str, Any]]:
@@ -158,12 +159,13 @@ class Table:
             arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=False),
         )
-        return pd.DataFrame(table.to_pandas())
+        frame = pd.DataFrame(table.to_pandas())
+        return from_csv_frame(frame) if "'" in text else frame
 
     def _parquet(self) -> pd.DataFrame:
-        table = parquet.read_table(io.BytesIO(self._bytes))
+        table = read_table(self.path, self._bytes)
         self._check_names(table.column_names)
-        return pd.DataFrame(table.to_pandas(ignore_metadata=True))
+        return as_frame(self.path, table.replace_schema_metadata(None))
 
     def _check_names(self, names: list[str]) -> None:
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -180,8 +182,4 @@ def json_or_none(text: str) -> Any:
 
 
 def _json_fault(error: BaseException) -> str:
-    return getattr(error, "msg", "") or _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return getattr(error, "msg", "") or first_line(error)

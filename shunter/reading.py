@@ -1,0 +1,181 @@
+"""Files from outside: read within bounds, and whatever a library makes of a damaged one is one clear error.
+
+What a file says may be a lie, and a few bytes of it can stand for gigabytes. So bytes, depth, aliases and
+rows are bounded before anything is expanded, in proportion to the size of the file itself.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from shunter.errors import BrokenFileError, InputError, ShunterError, brief
+
+__all__ = ["first_line", "gunzipped", "most_expanded", "read_json", "read_text", "read_yaml", "reading"]
+
+GZIP = b"\x1f\x8b"
+
+_MOST_YAML_BYTES = 500_000
+_MOST_YAML_NODES = 200_000
+_MOST_DEPTH = 60
+_LEAST_BOUND_BYTES = 256 * 2**20
+_MOST_TIMES = 100
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], before: str = "") -> Iterator[None]:
+    """Turns whatever a library raises over a file into an error of ours.
+
+    Put nothing inside but the library's call and what looks at its result: an error in our own code would be
+    taken for damage of the file.
+
+    Args:
+        path: The file that the error names.
+        before: Begins what the error says.
+
+    Raises:
+        BrokenFileError: The library failed, in whatever way.
+    """
+    try:
+        yield
+    except ShunterError:
+        raise
+    except Exception as error:  # damaged input finds its way to any of them
+        raise BrokenFileError(path, before + first_line(error)) from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in one line; its kind, if it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return brief((str(error).strip().splitlines() or [type(error).__name__])[0])
+
+
+def most_expanded(size_bytes: int) -> int:
+    """Bytes that a file of a size may stand for: none that anybody wrote in earnest is packed so tightly."""
+    return max(_LEAST_BOUND_BYTES, _MOST_TIMES * size_bytes)
+
+
+def gunzipped(data: bytes) -> bytes:
+    """Data without its gzip container, if it is in one.
+
+    Raises:
+        ValueError: It stands for far more than its size.
+        OSError: It is damaged; also EOFError and zlib.error.
+    """
+    if not data.startswith(GZIP):
+        return data
+    most = most_expanded(len(data))
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        found = file.read(most + 1)
+    if len(found) > most:
+        raise ValueError(f"{len(data)} gzipped bytes stand for more than {most}")
+    return found
+
+
+def read_text(path: Path) -> str:
+    """A file's text, UTF-8 with or without a byte-order mark.
+
+    Raises:
+        BrokenFileError: It cannot be read, or is no text.
+    """
+    with reading(path):
+        return path.read_bytes().decode("utf-8-sig")
+
+
+def read_json(path: Path, *, strict: bool = False) -> dict[str, Any]:
+    """A file that holds a JSON object.
+
+    Args:
+        path: The file.
+        strict: Whether numbers that JSON does not know (``NaN``) are refused.
+
+    Raises:
+        BrokenFileError: It cannot be read, or holds something else.
+    """
+    text = read_text(path)
+    constant: Callable[[str], Any] | None = _no_constant if strict else None
+    with reading(path, "no JSON, or cut short: "):
+        content = json.loads(text, parse_constant=constant)
+    if not isinstance(content, dict):
+        raise BrokenFileError(path, "it holds no JSON object")
+    return content
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only, of bounded depth and size, aliases counted as what they stand for."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > _MOST_DEPTH:
+            raise ValueError(f"it is nested deeper than {_MOST_DEPTH} levels")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _nodes(node, {}) > _MOST_YAML_NODES:
+            raise ValueError(f"its aliases stand for more than {_MOST_YAML_NODES} values")
+        return node
+
+
+def _nodes(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values that a node stands for, each alias with all that it names; a node within itself is refused."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ValueError("an alias names what it stands in")
+        return known[id(node)]
+    known[id(node)] = 0
+    parts = [one for pair in node.value for one in (pair if isinstance(pair, tuple) else (pair,))]
+    known[id(node)] = 1 + sum(_nodes(part, known) for part in parts)
+    return known[id(node)]
+
+
+def read_yaml(
+    path: str | os.PathLike[str], text: str | None = None, most_bytes: int = _MOST_YAML_BYTES
+) -> Any:
+    """What a YAML file holds, as plain data.
+
+    Args:
+        path: The file, which errors name.
+        text: Its text; None: it is read.
+        most_bytes: Longer files are refused: reading YAML takes seconds per megabyte.
+
+    Raises:
+        BrokenFileError: It is no YAML of plain data, or stands for far more than it says.
+    """
+    if text is None and (size := _size(path)) > most_bytes:
+        raise InputError(f"{path}: its size", f"be at most {most_bytes} bytes", size)
+    text = read_text(Path(path)) if text is None else text
+    if len(text) > most_bytes:
+        raise InputError(f"{path}: its size", f"be at most {most_bytes} characters", len(text))
+    with reading(path, "it is no YAML: "):
+        try:
+            return yaml.load(text, _Loader)
+        except yaml.MarkedYAMLError as error:
+            where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+            raise ValueError(f"{where}{error.problem or error.context}") from None
+
+
+def _size(path: str | os.PathLike[str]) -> int:
+    with reading(path):
+        return os.stat(path).st_size

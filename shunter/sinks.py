@@ -1,0 +1,126 @@
+"""Names where they enter, and what each kind of output makes of text that it must not take for its own.
+
+A name may come from anybody: a scenario, a trace, a policy's file, a registry. It is checked where it enters
+(``plain_name``); still every output escapes for itself, as not all text is a name:
+
+=====================  ==========================================================================
+output                 escape
+=====================  ==========================================================================
+messages of errors     ``shunter.errors.one_line``, cut to a line
+terminal               ``visible``: no control reaches it; rich's markup and emoji are off
+HTML pages             ``html.escape`` (``shunter.report.page``); figures as JSON within a script
+Markdown               ``markdown``: no HTML, no links, no further cells
+CSV                    ``csv_text``: no formula; read back as it was
+names of files         ``file_name``: no separator, no dot in front, of bounded length
+YAML                   ``shunter.export.escaping.to_yaml``; comments ``one_line``
+words of a shell       ``shlex.quote`` of ``shunter.export.escaping.word``
+llama-swap's commands  ``shunter.export.escaping.swap_words``: ``${…}`` too
+MLflow                 ``store_key`` for keys; names that stand in filters hold no quotes
+=====================  ==========================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from shunter.errors import InputError
+
+__all__ = ["csv_frame", "csv_text", "file_name", "from_csv_frame", "from_csv_text", "markdown", "plain_name"]
+__all__ += ["registry_name", "store_key", "visible"]
+
+F = TypeVar("F")
+"""A pandas frame: what is cheap to import must not import pandas."""
+
+LONGEST_NAME = 200
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NOT_IN_FILES = re.compile(r"[^\w.=-]")
+_NOT_IN_KEYS = re.compile(r"[^\w\-. :/]")
+_LONGEST_FILE_NAME = 100
+
+
+def plain_name(text: str) -> str:
+    """A name from outside: of printable characters, one line, of bounded length.
+
+    Raises:
+        ValueError: It is none; says the rule.
+    """
+    if not text or len(text) > LONGEST_NAME:
+        raise ValueError(f"be 1 to {LONGEST_NAME} characters long")
+    if not text.isprintable():
+        raise ValueError("be of printable characters on one line")
+    return text
+
+
+def visible(text: str) -> str:
+    """Text whose controls, but for ends of lines and tabs, are seen and not obeyed by a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def markdown(text: str) -> str:
+    """Text within a line of Markdown, or a cell of a table: never HTML, a link, a picture or another cell."""
+    escaped = text.replace("\\", "&#92;").replace("<", "&lt;").replace("](", "]\\(").replace("|", "\\|")
+    return " ".join(visible(escaped).splitlines())
+
+
+def csv_text(text: str) -> str:
+    """A cell that no spreadsheet takes for a formula; ``from_csv_text`` gives the text back."""
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+
+
+def from_csv_text(text: str) -> str:
+    """What ``csv_text`` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def csv_frame(frame: F) -> F:
+    """A pandas frame whose texts are ``csv_text``."""
+    return _texts_mapped(frame, csv_text)
+
+
+def from_csv_frame(frame: F) -> F:
+    """The frame that ``csv_frame`` was given."""
+    return _texts_mapped(frame, from_csv_text)
+
+
+def _texts_mapped(frame: F, change: Callable[[str], str]) -> F:
+    changed: Any = frame.copy()  # type: ignore[attr-defined]
+    for name in (name for name in changed if getattr(changed[name].dtype, "kind", "O") in "OU"):
+        changed[name] = [change(cell) if isinstance(cell, str) else cell for cell in changed[name].array]
+    found: F = changed
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text.isascii() and text.isprintable()
+
+
+def file_name(text: str) -> str:
+    """A name of a file for a text: it lies where it is put, and differs where strange texts do."""
+    plain = _NOT_IN_FILES.sub("_", text).lstrip(".")[:_LONGEST_FILE_NAME]
+    if plain and plain == text.replace(":", "_"):
+        return plain
+    return f"{plain}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:8]}"
+
+
+def store_key(text: str) -> str:
+    """A key as MLflow takes it, such as a metric's name."""
+    return _NOT_IN_KEYS.sub("_", text)
+
+
+def registry_name(field: str, text: str) -> str:
+    """A name that stands within a filter of MLflow, whose quotes have no escape.
+
+    Raises:
+        InputError: It could end the text that it stands in.
+    """
+    if not text.isprintable() or set(text) & set("'\"`\\"):
+        raise InputError(field, "be printable, without quotes or backslashes", text)
+    return text

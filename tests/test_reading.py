@@ -1,0 +1,297 @@
+"""Files from strangers: damaged, changed by a bit, or of a few bytes that stand for gigabytes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import shunter.reading
+from benchmarks.robust_files import (
+    OWN,
+    READERS,
+    REFUSED_BODY,
+    damaged,
+    event_rows,
+    flipped,
+    make_files,
+    request_rows,
+)
+from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.shipped import shipped_policy
+from shunter.cli.main import main
+from shunter.engines.base import EngineError
+from shunter.envs.scenario.fields import read_checked
+from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.envs.workload.traces import read_trace
+from shunter.errors import BrokenFileError, InputError, ShunterError, ShunterWarning
+from shunter.eval.execution.event_log import EVENT_COLUMNS, read_event_log
+from shunter.eval.read_back import read_requests
+from shunter.parquet import read_table, write_frame, write_table
+from shunter.reading import read_yaml
+from shunter.tensors import read_tensors, write_tensors
+
+LONGEST_LINE = 2_500
+ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [{f'*a{i}, ' * 9}]\n" for i in range(9))
+"""Some 500 bytes that stand for a billion values."""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    make_files(folder)
+    return folder
+
+
+def read_changed(kind: str, path: Path, data: bytes) -> Any:
+    """What a reader makes of other content in a file's place; None: it is refused, by an error of ours."""
+    whole = path.read_bytes()
+    path.write_bytes(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return READERS[kind].read(path)
+    except (ShunterError, EngineError, REFUSED_BODY) as error:
+        said = str(error)
+    finally:
+        path.write_bytes(whole)
+    assert said.isprintable()
+    assert len(said) <= LONGEST_LINE
+    return None
+
+
+@pytest.mark.parametrize("kind", READERS)
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_a_damaged_file_is_refused_in_a_line_or_read(kind: str, files: Path, seed: int) -> None:
+    drawn = random.Random(seed)
+    path = files / drawn.choice(READERS[kind].files)
+    read_changed(kind, path, damaged(path.read_bytes(), drawn))
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_bit_that_changes_what_a_file_says_is_refused(kind: str, files: Path) -> None:
+    refused = 0
+    for name in READERS[kind].files:
+        path, drawn = files / name, random.Random(name)
+        said, data = READERS[kind].read(path), path.read_bytes()
+        for _ in range(12):
+            found = read_changed(kind, path, flipped(data, drawn))
+            refused += found is None
+            assert found is None or found == said
+    assert refused
+
+
+def parquet_of_values(path: Path, values: Any) -> Path:
+    pq.write_table(pa.table({"arrival_s": values, "prompt_tokens": values, "decode_tokens": values}), path)
+    return path
+
+
+def test_rows_that_a_few_bytes_stand_for_are_not_expanded(tmp_path: Path) -> None:
+    path = parquet_of_values(tmp_path / "t.parquet", np.zeros(20_000_000, np.int64))
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(BrokenFileError, match="20000000 rows stand for more than"):
+        read_trace(path)
+    long = pa.DictionaryArray.from_arrays(np.zeros(20_000, np.int32), ["x" * 100_000])
+    pq.write_table(pa.table({"model": long}), tmp_path / "long.parquet")
+    with pytest.raises(BrokenFileError, match="stand for more than"):
+        read_table(tmp_path / "long.parquet")
+
+
+def test_a_gzip_that_stands_for_far_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shunter.reading, "_LEAST_BOUND_BYTES", 2**20)
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(bytes(8 * 2**20)))
+    with pytest.raises(BrokenFileError, match="gzipped bytes stand for more than"):
+        read_trace(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "a: &a [x,x]\n"
+            + "".join(
+                f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(9)
+            ),
+            "stand for more",
+        ),
+        ("a: &a [*a]", "alias names what it stands in"),
+        ("[" * 100, "nested deeper"),
+        ("a: " + "9" * 5000, "digits|limit"),
+        ("a: 2023-99-99", "no YAML"),
+        ("!!bool x", "no YAML"),
+        ("!!python/object/apply:os.system [id]", "no YAML"),
+        ("a: " + "x" * 600_000, "at most"),
+    ],
+)
+def test_yaml_that_stands_for_more_or_for_nothing(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said) as caught:
+        load_scenario(path)
+    assert len(str(caught.value)) < LONGEST_LINE
+
+
+def test_a_few_aliases_are_fine(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}\n")
+    assert read_yaml(path) == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}
+
+
+def test_messages_show_a_line_of_a_value(tmp_path: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(50):
+        deep = [deep] * 50
+    for value in (
+        "x" * 10**6,
+        list(range(10**6)),
+        10**6000,
+        deep,
+        {"a" * 10**5: "b" * 10**5},
+        np.zeros(10**6),
+    ):
+        assert len(str(InputError("field", "be short", value))) < 1_000
+    (tmp_path / "s.yaml").write_text(f"{'k' * 10_000}: 1\nname: [{'1, ' * 10_000}]\n")
+    with pytest.raises(InputError) as caught:
+        read_checked(Scenario, tmp_path / "s.yaml", whole="scenario")
+    assert len(str(caught.value)) < 1_500
+
+
+def events(path: Path, **change: Any) -> Path:
+    rows = event_rows()
+    rows[3].update(change)
+    table = pa.Table.from_pylist(rows, pa.schema(list(EVENT_COLUMNS.items())))
+    write_table(table.replace_schema_metadata({"event_log_version": "6"}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"end_s": -1e9}, r"row 3, column end_s must be a number from 0"),
+        ({"finish_s": [float("inf")]}, r"column finish_s must be a number from 0"),
+        ({"end_s": 0.5}, r"row 3, column end_s must not be before start_s, 3"),
+        ({"first_s": [1.0, 2.0]}, "row 3: request_ids, first_s, finish_s must be of one length"),
+        ({"tokens": [-4]}, "column tokens must be a number from 0"),
+    ],
+)
+def test_events_that_cannot_be_are_refused(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    assert len(read_event_log(events(tmp_path / "e.parquet"))) == len(event_rows())
+    with pytest.raises(InputError, match=said):
+        read_event_log(events(tmp_path / "e.parquet", **change))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("finish_s", -1e9, "column finish_s must be a number from 0"),
+        ("finish_s", 0.1, "column finish_s must not be before first_token_s"),
+        ("arrival_s", float("inf"), "column arrival_s must be a number"),
+        ("prompt_tokens", -1, "column prompt_tokens must be a number from 0"),
+        ("decode_tokens", "many", "column decode_tokens holds no numbers"),
+    ],
+)
+def test_requests_that_cannot_be_are_refused(column: str, value: Any, said: str, tmp_path: Path) -> None:
+    frame = request_rows()
+    write_frame(
+        frame.assign(**{column: [*frame[column][:-1], value]} if value != "many" else {column: "many"}),
+        tmp_path / "r.parquet",
+    )
+    with pytest.raises(InputError, match=said):
+        read_requests(tmp_path / "r.parquet")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda w: w.astype(np.int32), "must be float32. Got float32, int32"),
+        (lambda w: w + np.float32(3e38), "must hold numbers of at most"),
+        (lambda w: np.float32(1), "finite numbers of shape"),
+    ],
+)
+def test_weights_that_no_training_finds_are_refused(change: Any, said: str, tmp_path: Path) -> None:
+    policy, path = shipped_policy(), tmp_path / "p.safetensors"
+    policy.weights["linear"] = np.asarray(change(policy.weights["linear"]))
+    policy.save(path)
+    with pytest.raises(BrokenFileError, match=said):
+        LearnedPolicy.load(path)
+
+
+def test_a_policy_of_before_is_read_with_a_note_and_a_new_one_needs_its_digest(tmp_path: Path) -> None:
+    policy, path = shipped_policy(), tmp_path / "p.safetensors"
+    policy.save(path)
+    arrays, header, is_sealed = read_tensors(path)
+    assert is_sealed
+    write_tensors(path, arrays, {**header, "format_version": "4"})
+    without = path.read_bytes().replace(b'"sha256"', b'"sha-no"')
+    path.write_bytes(without)
+    with pytest.warns(ShunterWarning, match="an older shunter wrote it, without a digest"):
+        assert LearnedPolicy.load(path).act is not None
+    policy.save(path)
+    path.write_bytes(path.read_bytes().replace(b'"sha256"', b'"sha-no"'))
+    with pytest.raises(BrokenFileError, match="its digest is missing"):
+        LearnedPolicy.load(path)
+
+
+def test_verify_names_what_was_changed(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "own"
+    shutil.copytree(files / "evaluation", copy)
+    names = ("policy.safetensors", "performance.json", "dataset.parquet", "events.parquet", "trace.parquet")
+    whole = [str(files / name) for name in names]
+    main_ends(0, "verify", *whole, str(copy))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(names) + 2
+    assert all(line.endswith("as it was written") for line in lines)
+    results = json.loads((copy / "results.json").read_text())
+    results["policies"]["p"]["simulated"]["response_mean_s"] = 0.4
+    (copy / "results.json").write_text(json.dumps(results))
+    main_ends(2, "verify", str(copy), str(files / "dataset.csv"), str(tmp_path / ("n" * 5000)))
+    said = capsys.readouterr().out
+    assert "results.json: cannot be read: it was changed since it was written" in said
+    assert "dataset.csv: profile dataset, can be read; it has no digest" in said
+
+
+def main_ends(code: int, *words: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    assert ended.value.code == code
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("policy", "show"),
+        ("timeline",),
+        ("compare", "."),
+        ("fit",),
+        ("workload", "show"),
+        ("scenarios", "show"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_one_line(
+    words: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main_ends(2, *words, "n" * 5000 + ".yaml")
+    seen = capsys.readouterr()
+    said = seen.out if words == "verify" else seen.err
+    assert said.count("\n") == 1
+    assert said.startswith("DAMAGED: " if words == "verify" else "shunter: ")
+    assert len(said) < LONGEST_LINE

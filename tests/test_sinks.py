@@ -1,0 +1,56 @@
+"""Hostile names in every output, from one list: see ``shunter.sinks``."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks.robust_names import HOSTILE, SINKS, wrong
+from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.errors import InputError
+from shunter.sinks import csv_text, file_name, from_csv_text, plain_name
+
+
+@pytest.mark.parametrize("sink", SINKS)
+def test_hostile_names_come_out_as_themselves_or_are_refused_in_a_line(sink: str) -> None:
+    assert {name: said for name in HOSTILE if (said := wrong(sink, name))} == {}
+
+
+@pytest.mark.parametrize("place", ["name", "models", "aliases", "devices"])
+def test_names_of_a_scenario_are_checked_where_they_enter(place: str) -> None:
+    data = load_scenario("laptop").model_dump(mode="json")
+    for name in ("a\nb", "\x1b[2J", "", "x" * 300, "\u202ea"):
+        changed = {**data, "models": [dict(model) for model in data["models"]]}
+        if place == "name":
+            changed["name"] = name
+        elif place == "devices":
+            changed["devices"] = [{**data["devices"][0], "name": name}]
+        elif place == "models":
+            changed["models"][0]["name"] = name
+        else:
+            changed["models"][0]["aliases"] = [name]
+        with pytest.raises(InputError, match=r"must be (1 to 200 characters|of printable)") as caught:
+            Scenario.parse(changed)
+        assert str(caught.value).isprintable()
+
+
+@given(st.text())
+def test_a_cell_reads_back_and_is_no_formula(text: str) -> None:
+    for begun in (text, f"={text}", f"-{text}", f"'={text}"):
+        cell = csv_text(begun)
+        assert from_csv_text(cell) == begun
+        if cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+            float(cell)  # a number, which is none
+
+
+@given(st.text(), st.text())
+def test_strange_names_of_files_stay_apart(one: str, other: str) -> None:
+    names = {file_name(one), file_name(other)}
+    assert len(names) == len({one, other}) or {one.replace(":", "_")} == {other.replace(":", "_")}
+    assert all(name and "/" not in name and name[0] != "." and len(name.encode()) <= 500 for name in names)
+
+
+def test_a_plain_name_is_any_that_people_give() -> None:
+    for name in ("Qwen3-8B Q4_K_M", "@cf/meta/llama", "café", "a:b", "日本"):
+        assert plain_name(name) == name
