@@ -51,7 +51,9 @@ def main(arguments: list[str]) -> int:
         columns = list(reader.fieldnames or ())
         missing = next((i for i, row in enumerate(rows, 2) if not row.get("source_url")), None)
         if "source_url" not in columns or missing:
-            raise ShunterError(f"{arguments[0]}: source_url must be on each row, it is not on line {missing or 1}")
+            raise ShunterError(
+                f"{arguments[0]}: source_url must be on each row, it is not on line {missing or 1}"
+            )
         for name, part in zip(("llama_bench.csv", "held_back.csv"), split(rows), strict=True):
             text = io.StringIO()
             writer = csv.DictWriter(text, columns, lineterminator="\n")
