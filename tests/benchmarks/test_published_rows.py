@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -147,3 +148,12 @@ def test_loads_say_what_was_done_and_where_the_bytes_came_from() -> None:
     for row in _rows("vllm.csv"):
         assert row["output_tokens_per_s"], row
         assert row["concurrency"], row
+
+
+def test_the_readme_counts_what_is_there() -> None:
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for name in FILES:
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+        rows = _rows(name)
+        counts = [int(number) for number in re.findall(r"\d+", line.split("|")[-2])]
+        assert counts == [len(rows), len({row["source_url"] for row in rows})], name
