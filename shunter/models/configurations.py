@@ -58,7 +58,7 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     frame = _named(frame)
     frame = _with_facts(frame.assign(device=_by_name(frame["device"], hardware_name)), state)
     prompt, decode = (_tokens(frame, name) for name in ("prompt_tokens", "decode_tokens"))
-    defaults = {
+    defaults: dict[str, Any] = {
         "gpu_layers": frame["total_layers"],
         "page_cache": "warm",
         "batch": 1,
