@@ -167,8 +167,8 @@ def read_trace(
     if needs_arrivals and time_unit is None and not says_unit:
         _check_unit(path, frame["arrival_s"].to_numpy(), unit)
         if known.has_fractions and are_written_whole(reading.frame["arrival_s"]):
-            rule = f"be given: all arrivals of {path} are whole numbers, where {name} has parts of a {unit}"
-            raise InputError(_UNIT, rule, None)
+            why = f"all arrivals of {path} are whole numbers, where {name} has parts of a {unit}"
+            raise InputError(_UNIT, f"be given: {why}", None)
     for column in NAMES:
         where = f"{path}: column {known.columns.get(column, column)}"
         frame[column] = names(frame.set_index(_ROW)[column], where).array if column in frame else ""
