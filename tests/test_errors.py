@@ -69,10 +69,14 @@ def test_other_errors_have_exit_code_1():
         ((np.int32(1),), "(1,)"),
         ({"a": np.float32(0.5)}, "{'a': 0.5}"),
         (np.array([1, 2]), "[1, 2]"),
-        (None, "None"),
+        ([None], "[None]"),
         (1e-5, "1e-05"),
     ],
 )
 def test_numbers_of_numpy_are_shown_as_numbers(value, shown):
     assert str(InputError("f", "be g", value)) == f"f must be g. Got {shown} instead."
     assert str(VersionError("a", "b", value, 1)).endswith(f"Got {shown} instead.")
+
+
+def test_nothing_is_not_shown_as_a_value():
+    assert str(InputError("--like", "name a model", None)) == "--like must name a model. Nothing was given."

@@ -16,7 +16,7 @@ from fractions import Fraction
 from shunter.catalog.models import ModelSpec
 from shunter.engines.headers import GGML_TYPES
 
-__all__ = ["QuantisedBytes", "quantised_bytes"]
+__all__ = ["quantised_bytes"]
 
 _BITS = {name: Fraction(8 * nbytes, block) for name, block, nbytes in GGML_TYPES.values()} | {
     "FP8": Fraction(8)

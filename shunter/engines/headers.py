@@ -97,6 +97,22 @@ GGML_TYPES = {
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
+_MOST_VALUES = 2**23
+"""Values and tensors of a GGUF header together: the largest vocabularies known need an eighth. More is damage
+that would be read for hours and fill the memory."""
+_MOST_TEXT_BYTES = 2**24
+"""Of one text, such as a chat template."""
+_MOST_NAME_BYTES, _MOST_DIMS = 64, 4
+"""Of a tensor. Source: ggml.h (GGML_MAX_NAME, GGML_MAX_DIMS)."""
+_MOST_SAFETENSORS_BYTES = 100_000_000
+"""Of a header. Source: safetensors, MAX_HEADER_SIZE."""
+_SAFETENSORS_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+}
+
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
@@ -112,6 +128,14 @@ class _GgufStream:
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self.file, self.path, self.size = file, path, os.fstat(file.fileno()).st_size
+        self.left = _MOST_VALUES
+
+    def counted(self, count: int) -> int:
+        """A number of things that follow, taken from what a header may hold."""
+        self.left -= count
+        if self.left < 0:
+            raise HeaderError(self.path, f"its header promises {count} values or tensors: it is damaged")
+        return count
 
     def take(self, nbytes: int) -> bytes:
         if nbytes > self.size - self.file.tell():
@@ -121,14 +145,17 @@ class _GgufStream:
     def integer(self, form: str) -> int:
         return int(struct.unpack(form, self.take(struct.calcsize(form)))[0])
 
-    def text(self) -> str:
-        return self.take(self.integer("<Q")).decode("utf-8", errors="replace")
+    def text(self, most_bytes: int = _MOST_TEXT_BYTES) -> str:
+        length = self.integer("<Q")
+        if length > most_bytes:
+            raise HeaderError(self.path, f"its header holds a text of {length} bytes: it is damaged")
+        return self.take(length).decode("utf-8", errors="replace")
 
     def value(self, kind: int) -> Any:
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
-            kind, count = self.integer("<I"), self.integer("<Q")
+            kind, count = self.integer("<I"), self.counted(self.integer("<Q"))
             return [self.text() for _ in range(count)] if kind == _STRING else self.numbers(kind, count)
         return self.numbers(kind, 1)[0]
 
@@ -139,8 +166,10 @@ class _GgufStream:
         return struct.unpack(f"<{count}{_SCALARS[kind]}", data)
 
     def tensor(self) -> tuple[str, TensorInfo, int]:
-        name = self.text()
-        dims = [self.integer("<Q") for _ in range(self.integer("<I"))]
+        name, rank = self.text(_MOST_NAME_BYTES), self.integer("<I")
+        if rank > _MOST_DIMS:
+            raise HeaderError(self.path, f"tensor {name} has {rank} dimensions: it is damaged")
+        dims = [self.integer("<Q") for _ in range(rank)]
         kind, offset = self.integer("<I"), self.integer("<Q")
         if kind not in GGML_TYPES:
             raise HeaderError(self.path, f"tensor {name} has an unknown type ({kind})")
@@ -169,22 +198,37 @@ def read_gguf_header(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]
         version = stream.integer("<I")
         if version not in (2, 3):
             raise HeaderError(path, f"it is GGUF version {version}, and only little-endian 2 and 3 are known")
-        tensor_count, value_count = stream.integer("<Q"), stream.integer("<Q")
-        metadata = {}
+        tensor_count, value_count = (stream.counted(stream.integer("<Q")) for _ in range(2))
+        metadata: dict[str, Any] = {}
         for _ in range(value_count):
             key = stream.text()
+            if key in metadata:
+                raise HeaderError(path, f"its header says {key[:64]} twice: it is damaged")
             metadata[key] = stream.value(stream.integer("<I"))
         rows = [stream.tensor() for _ in range(tensor_count)]
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1:
             raise HeaderError(path, f"its alignment is {alignment!r}: it is damaged")
         data_start = -(-file.tell() // alignment) * alignment
-    spans = sorted((offset, offset + info.nbytes, name) for name, info, offset in rows)
-    for (_, end, first), (start, _, second) in itertools.pairwise(spans):
+    tensors = {name: info for name, info, _ in rows}
+    if len(tensors) < len(rows):
+        raise HeaderError(path, "its header names a tensor twice: it is damaged")
+    ends = _checked_ends(path, [(offset, offset + info.nbytes, name) for name, info, offset in rows])
+    _check_size(path, stream.size, data_start + ends if rows else 0)
+    return metadata, tensors
+
+
+def _checked_ends(path: Path, spans: list[tuple[int, int, str]]) -> int:
+    """Where the last of some tensors ends, of which none may lie in another.
+
+    Raises:
+        HeaderError: One does.
+    """
+    held = sorted(span for span in spans if span[0] < span[1])
+    for (_, end, first), (start, _, second) in itertools.pairwise(held):
         if start < end:
-            raise HeaderError(path, f"its tensors {first} and {second} overlap: it is damaged")
-    _check_size(path, stream.size, max((data_start + end for _, end, _ in spans), default=0))
-    return metadata, {name: info for name, info, _ in rows}
+            raise HeaderError(path, f"its tensors {first[:64]} and {second[:64]} overlap: it is damaged")
+    return max((end for _, end, _ in spans), default=0)
 
 
 def read_safetensors_header(path: Path) -> dict[str, TensorInfo]:
@@ -200,20 +244,49 @@ def read_safetensors_header(path: Path) -> dict[str, TensorInfo]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise HeaderError(path, "it ends within its header: it is truncated or no safetensors file")
+        if length > _MOST_SAFETENSORS_BYTES:
+            raise HeaderError(path, f"its header promises {length} bytes: it is damaged")
         text = file.read(length)
     try:
-        rows = {name: row for name, row in json.loads(text).items() if name != "__metadata__"}
-        spans = {name: tuple(map(int, row["data_offsets"][:2])) for name, row in rows.items()}
+        whole = json.loads(text, object_pairs_hook=_named_once)
+        rows = {name: row for name, row in whole.items() if name != "__metadata__"}
+        spans = {name: _whole_numbers(row["data_offsets"], 2) for name, row in rows.items()}
         tensors = {
-            name: TensorInfo(str(row["dtype"]), tuple(map(int, row["shape"])), end - start)
+            name: TensorInfo(str(row["dtype"]), _whole_numbers(row["shape"]), end - start)
             for (name, row), (start, end) in zip(rows.items(), spans.values(), strict=True)
         }
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise HeaderError(path, "its header is no safetensors tensor table") from error
-    if any(not 0 <= start <= end for start, end in spans.values()):
+    if any(start > end for start, end in spans.values()):
         raise HeaderError(path, "its header holds a tensor that ends before it starts")
-    _check_size(path, size, 8 + length + max((end for _, end in spans.values()), default=0))
+    for name, info in tensors.items():
+        bits = _SAFETENSORS_BITS.get(info.dtype)
+        if bits and info.elements * bits != 8 * info.nbytes:
+            why = f"its tensor {name[:64]} has {info.nbytes} bytes, which its shape and type have not"
+            raise HeaderError(path, why)
+    ends = _checked_ends(path, [(start, end, name) for name, (start, end) in spans.items()])
+    _check_size(path, size, 8 + length + ends)
     return tensors
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def _whole_numbers(values: Any, count: int | None = None) -> tuple[int, ...]:
+    """A list of whole numbers from 0 on, ``count`` of them.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if not isinstance(values, list) or any(type(one) is not int or one < 0 for one in values):
+        raise ValueError("no list of whole numbers")
+    if count not in (None, len(values)):
+        raise ValueError(f"not {count} of them")
+    return tuple(values)
 
 
 def _check_size(path: Path, size: int, needed: int) -> None:

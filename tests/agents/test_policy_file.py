@@ -22,11 +22,13 @@ from shunter.agents.learned.file import (
 from shunter.agents.learned.inputs import KINDS
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.score_card import ScoreCard, score_card_of
+from shunter.agents.learned.shipped import shipped_policy
+from shunter.agents.registry import make_policy
 from shunter.envs.observation.features import feature
 from shunter.envs.scenario.workload import Workload
 from shunter.envs.workload.shares import popularity
 from shunter.envs.world.world import World, make_world
-from shunter.errors import BrokenFileError, InputError
+from shunter.errors import BrokenFileError, InputError, UnknownNameError
 from shunter.models.performance import PerformanceModel
 from shunter.train.selection import mean_responses, played, score_card
 from tests.agents.test_policies import observations
@@ -272,3 +274,11 @@ def test_onnx_scores_are_the_policys(fake_world: World, tmp_path: Path, width: i
     properties = session.get_modelmeta().custom_metadata_map
     assert properties["name"] == "random-net"
     assert '"is_run"' in properties["features"]
+
+
+def test_the_shipped_policy_has_a_name() -> None:
+    policy = make_policy("shipped")
+    assert isinstance(policy, LearnedPolicy)
+    assert policy.metadata == shipped_policy().metadata
+    with pytest.raises(UnknownNameError, match="did you mean shipped"):
+        make_policy("shiped")

@@ -126,6 +126,10 @@ REFUSED = {
     "refused_unit_open_texts.jsonl": "--time-unit .* must be given",
     "refused_unit_open_other_keys.jsonl": "--time-unit .* must be given",
     "refused_unit_open.csv": "--time-unit .* must be given",
+    "refused_whole_vidur.csv": "all arrivals of .* are whole numbers, where vidur has parts of a s",
+    "refused_whole_servegen.csv": "are whole numbers, where servegen has",
+    "refused_whole_splitwise.csv": "are whole numbers, where splitwise has",
+    "refused_whole_bailian.jsonl": "are whole numbers, where bailian has",
     "refused_sharegpt.json": "must hold token counts: it is ShareGPT's text",
     "refused_vllm_without_details.json": "--save-detailed",
     "refused_vllm_two_runs.json": "must hold one run",
@@ -193,6 +197,10 @@ def test_every_file_and_every_format_is_spoken_of() -> None:
         ("refused_unit_open.csv", "s", 10),
         ("vidur.csv", "us", 1e-5),
         ("mooncake.jsonl", "s", 10_000),
+        ("refused_whole_vidur.csv", "ms", 10),
+        ("refused_whole_servegen.csv", "ms", 10),
+        ("refused_whole_splitwise.csv", "ms", 10),
+        ("refused_whole_bailian.jsonl", "ms", 10),
     ],
 )
 def test_a_unit_that_is_given_is_taken(name: str, unit: str, span_s: float) -> None:

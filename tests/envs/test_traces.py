@@ -91,7 +91,7 @@ def test_a_bad_row_is_named_with_its_rule_and_value(rows: str, message: str, tmp
 
 def test_mending_says_what_it_did(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
-    path.write_text(VIDUR + "5,1,1\n4,2,2\n6,0,3\n7,1,zero\n")
+    path.write_text(VIDUR + "5.5,1,1\n4,2,2\n6,0,3\n7,1,zero\n")
 
     trace = read_trace(path, mend=True)
 

@@ -109,6 +109,16 @@ def test_an_engine_or_device_without_data_is_refused_with_the_known_ones(model):
         model.predict(configurations)
 
 
+def test_another_number_of_threads_is_told_to_be_the_reason(model):
+    other = DEVICE.replace("1-threads", "7-threads")
+    with pytest.raises(InputError, match=f"threads it is another device: {DEVICE} was profiled") as caught:
+        model.predict(model.configurations("fake", other, "b", operation="decode"))
+    assert other in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        model.predict(model.configurations("fake", "npu:0", "b", operation="decode"))
+    assert "another device" not in str(caught.value)
+
+
 def test_unknown_names_are_refused(model):
     with pytest.raises(UnknownNameError, match="model: unknown name 'bb'"):
         model.configurations("fake", DEVICE, "bb", operation="decode")

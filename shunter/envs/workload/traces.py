@@ -20,6 +20,7 @@ from shunter.envs.workload.formats.base import (
     TimeUnit,
     TraceFormat,
     are_dates,
+    are_written_whole,
     is_blank,
     names,
     numbers,
@@ -165,6 +166,9 @@ def read_trace(
         raise InputError(str(path), "hold requests", "none")
     if needs_arrivals and time_unit is None and not says_unit:
         _check_unit(path, frame["arrival_s"].to_numpy(), unit)
+        if known.has_fractions and are_written_whole(reading.frame["arrival_s"]):
+            why = f"all arrivals of {path} are whole numbers, where {name} has parts of a {unit}"
+            raise InputError(_UNIT, f"be given: {why}", None)
     for column in NAMES:
         where = f"{path}: column {known.columns.get(column, column)}"
         frame[column] = names(frame.set_index(_ROW)[column], where).array if column in frame else ""
@@ -261,7 +265,7 @@ def _valued(reading: Reading, unit: TimeUnit | None, needs_arrivals: bool, path:
             raise InputError(str(path), "hold arrivals: lengths alone serve as workload.lengths", "none")
         frame["arrival_s"] = 0.0
     if unit is None:
-        raise InputError(_UNIT, f"be given: nothing says what unit the arrivals of {path} are in", "none")
+        raise InputError(_UNIT, f"be given: nothing says what unit the arrivals of {path} are in", None)
     for column in TOKENS:
         frame[column] = numbers(frame[column])
     frame["arrival_s"] = numbers(frame["arrival_s"]) * SECONDS[unit]
@@ -283,11 +287,11 @@ def _check_unit(path: Path, arrivals_s: np.ndarray, unit: TimeUnit | None) -> No
     is_odd = count >= FEW and (0 < gap_s < SHORTEST_GAP_S or gap_s > LONGEST_GAP_S)
     if is_odd or (count >= MANY and span_s < 1):
         rule = f"say s, ms, us or ns: {path} in {unit} would be {count} requests in {span_s:.3g} s"
-        raise InputError(_UNIT, rule, "none")
+        raise InputError(_UNIT, rule, None)
     first = float(arrivals_s[0] / SECONDS[unit]) if unit else 0.0
     if unit != "s" and EPOCH_S[0] <= first < EPOCH_S[1]:
         rule = f"say s, ms, us or ns: {path} begins at {first:.0f}, which could be seconds since 1970"
-        raise InputError(_UNIT, rule, "none")
+        raise InputError(_UNIT, rule, None)
 
 
 def _is_whole(values: pd.Series[Any]) -> pd.Series[bool]:

@@ -44,4 +44,5 @@ BAILIAN = BailianFormat(
     "Qwen-Bailian, https://github.com/alibaba-edu/qwen-bailian-usagetraces-anon",
     columns("timestamp", "input_length", "output_length"),
     keys=frozenset({"chat_id", "parent_chat_id"}),
+    has_fractions=True,
 )

@@ -64,6 +64,8 @@ class TraceFormat:
         unit: Unit of its arrivals.
         says_unit: Whether the file itself says it: a date, a name with a unit, a clock of the program that
             wrote it. Otherwise it can be told otherwise, and an implausible rate is asked about.
+        has_fractions: Whether who publishes it writes parts of its unit: of a file of whole numbers alone
+            nobody knows the unit.
         is_sorted: Whether rows are in order of arrival; those of logs are in the order of their ends.
         is_written: Whether traces can be written in it.
     """
@@ -73,6 +75,7 @@ class TraceFormat:
     keys: frozenset[str] = frozenset()
     unit: TimeUnit = "s"
     says_unit: bool = False
+    has_fractions: bool = False
     is_sorted: bool = True
     is_written: bool = False
 
@@ -179,6 +182,14 @@ def names(values: pd.Series[Any], where: str) -> pd.Series[str]:
     rows = zip(values, values.index.to_numpy() + 1, strict=True)
     found = [_name(value, f"{where}, row {row}") for value, row in rows]
     return pd.Series(found, values.index, dtype=object)
+
+
+def are_written_whole(values: pd.Series[Any]) -> bool:
+    """Whether values, which are not all one, are all written without a decimal point."""
+    if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iuf":
+        return values.dtype.kind != "f" and values.nunique() > 1
+    texts = values.map(lambda value: str(value).strip() if isinstance(value, int | str) else "0.5")
+    return bool(texts.str.fullmatch(r"-?\d*").all() and texts.nunique() > 1)
 
 
 def since_first(times: pd.Series[Any]) -> pd.Series[float]:

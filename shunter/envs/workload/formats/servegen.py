@@ -23,6 +23,7 @@ class ServeGenFormat(TraceFormat):
 SERVEGEN = ServeGenFormat(
     "ServeGen, https://github.com/alibaba/ServeGen",
     columns("timestamp", "input_tokens", "output_tokens"),
+    has_fractions=True,
 )
 
 SERVEGEN_OFFLINE = TraceFormat(

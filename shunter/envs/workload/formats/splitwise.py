@@ -21,4 +21,5 @@ class SplitwiseFormat(TraceFormat):
 SPLITWISE = SplitwiseFormat(
     "splitwise-sim, https://github.com/Mutinifni/splitwise-sim",
     columns("arrival_timestamp", "prompt_size", "token_size"),
+    has_fractions=True,
 )

@@ -20,6 +20,7 @@ class VidurFormat(TraceFormat):
 VIDUR = VidurFormat(
     "Vidur, https://github.com/microsoft/vidur",
     columns("arrived_at", "num_prefill_tokens", "num_decode_tokens"),
+    has_fractions=True,
     is_written=True,
 )
 
