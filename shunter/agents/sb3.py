@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from shunter.errors import BrokenFileError, InputError, ShunterError
 
-__all__ = ["SB3Policy", "load_sb3"]
-
 CONSENT = "--unpickle"
 """The option by which a user consents."""
 
