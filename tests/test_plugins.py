@@ -117,7 +117,7 @@ def test_a_broken_policy_is_one_line_on_the_command_line(
     [
         (
             "raise KeyError('no\\nqueue')",
-            r"'undecided' failed at decision \d+: KeyError: 'no\\nqueue' \(.*_decider_0\.py:5\)",
+            r"'undecided' failed at decision \d+: KeyError: 'no\\nqueue' \(.*r_0\.py:5\)",
         ),
         ("return 'run'", r"what 'undecided' chooses must be one integer from 0 to \d+\. Got 'run' instead"),
     ],
