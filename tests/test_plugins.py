@@ -115,8 +115,11 @@ def test_a_broken_policy_is_one_line_on_the_command_line(
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("raise KeyError('no\\nqueue')", r"KeyError: 'no\\nqueue' \(.*_decider_0\.py:5\)"),
-        ("return 'run'", r"TypeError: 'str' object cannot be interpreted as an integer"),
+        (
+            "raise KeyError('no\\nqueue')",
+            r"'undecided' failed at decision \d+: KeyError: 'no\\nqueue' \(.*r_0\.py:5\)",
+        ),
+        ("return 'run'", r"what 'undecided' chooses must be one integer from 0 to \d+\. Got 'run' instead"),
     ],
 )
 def test_a_policy_that_cannot_decide_is_one_line_on_the_command_line(
@@ -130,7 +133,7 @@ def test_a_policy_that_cannot_decide_is_one_line_on_the_command_line(
         main(["eval", "--scenario", "trivial-two-models", "--policy", "undecided", "--seeds", "1"])
     assert ended.value.code == 2
     error = capsys.readouterr().err
-    assert re.search(r"--policy: 'undecided' failed at decision \d+: " + said, error)
+    assert re.search("--policy: " + said, error)
     assert "Traceback" not in error
 
 

@@ -13,7 +13,7 @@ from shunter.agents.base import Policy
 from shunter.agents.parameters import Heuristic, Space
 from shunter.errors import InputError, PluginError, one_line
 
-__all__ = ["checked_policy", "import_class", "is_class_name", "renamed"]
+__all__ = ["renamed"]
 
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 

@@ -14,7 +14,7 @@ from shunter.agents.base import Policy, ScoringPolicy
 from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
 
-__all__ = ["Choice", "FilePath", "Heuristic", "Number", "Space", "Spelling", "for_world", "number", "rounded"]
+__all__ = ["Choice", "Heuristic", "Number", "Space", "for_world", "number", "rounded"]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from shunter.errors import BrokenFileError, InputError, ShunterError
 
-__all__ = ["SB3Policy", "load_sb3"]
-
 CONSENT = "--unpickle"
 """The option by which a user consents."""
 
@@ -22,7 +20,7 @@ _BY_MODULE = {
     "sb3_contrib.qrdqn.policies": "QRDQN",
     "sb3_contrib.common.maskable.policies": "MaskablePPO",
 }
-_BY_KEY = {"n_quantiles": "QRDQN", "exploration_rate": "DQN", "clip_range": "PPO", "rms_prop_eps": "A2C"}
+_BY_KEY = {"exploration_rate": "DQN", "clip_range": "PPO", "gae_lambda": "A2C"}
 """What an algorithm is told by where its policy class is not one of the library's own, in this order."""
 
 

@@ -195,7 +195,7 @@ def evaluate_and_save(
     check_place("--out", out, folder=True, make=True)
     chosen = _scenario(scenario, engine, duration_s)
     made = [make_policy(one, unpickle=unpickle) if isinstance(one, str) else one for one in policies]
-    _tell_apart(policies, made)
+    tell_apart(policies, made)
     sources = _sources(policies, made)
     python = {} if real is None else _interpreters(chosen, real.python)
     if performance is None and not isinstance(scenario, Scenario):
@@ -245,7 +245,7 @@ def _is_cut_short(done: SavedEvaluations) -> bool:
     return done.interrupted or done.saved[-1].evaluation.broken is not None
 
 
-def _tell_apart(given: Sequence[str | Policy], made: Sequence[Policy]) -> None:
+def tell_apart(given: Sequence[str | Policy], made: Sequence[Policy]) -> None:
     """Calls policies of files by their files' names where they are not told apart by their own."""
     names = Counter(policy.name for policy in made)
     files = {

@@ -12,8 +12,6 @@ from shunter.envs.world.world import World
 from shunter.train.search.trials import Trials, score_of
 from shunter.train.selection import heuristics, log_costs
 
-__all__ = ["cut_off_late"]
-
 
 def cut_off_late(world: World) -> World:
     """The world with its episodes cut off where environments do so by default: ``World.late_s``."""

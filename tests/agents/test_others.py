@@ -17,11 +17,11 @@ from shunter.agents.registry import make_policy
 from shunter.cli.evaluations.eval_ import findings, results_table
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError, PluginError, UnknownNameError
-from shunter.eval.evaluate_and_save import evaluate_and_save
+from shunter.eval.evaluate_and_save import evaluate_and_save, tell_apart
 from shunter.eval.evaluation import evaluate
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.eval.execution.runs import simulate
-from shunter.models.performance import PerformanceModel
+from tests.envs.test_vector import changed
 
 MODULE = '''
 from shunter.agents.heuristics.cost_greedy import CostGreedy
@@ -111,9 +111,7 @@ def test_a_policy_is_called_what_the_user_calls_it(module: str, tmp_path: Path) 
         make_policy("x=nothing")
 
 
-def test_files_of_the_same_name_are_told_apart_by_where_they_are(
-    tmp_path: Path, fake_world: World, fake_performance: PerformanceModel
-) -> None:
+def test_files_of_the_same_name_are_told_apart_by_where_they_are(tmp_path: Path, fake_world: World) -> None:
     paths = [tmp_path / "a" / "policy.safetensors", tmp_path / "b" / "policy.safetensors"]
     paths.append(tmp_path / "b" / "other.safetensors")
     for path in paths:
@@ -124,14 +122,10 @@ def test_files_of_the_same_name_are_told_apart_by_where_they_are(
         ([paths[0], paths[2]], ["policy", "other"]),
         (paths, ["a-policy", "b-policy", "b-other"]),
     ):
-        done = evaluate_and_save(
-            fake_world.scenario,
-            [*map(str, files), "cost-greedy"],
-            [0],
-            out=tmp_path / f"out{len(files)}",
-            performance=fake_performance,
-        )
-        assert done.saved[0].evaluation.policies == [*expected, "cost-greedy"]
+        given = [*map(str, files), "cost-greedy"]
+        made = [make_policy(text) for text in given]
+        tell_apart(given, made)
+        assert [policy.name for policy in made] == [*expected, "cost-greedy"]
     with pytest.raises(InputError, match="each policy once, or as NAME=POLICY"):
         evaluate_and_save(fake_world.scenario, [str(paths[0])] * 2, [0], out=tmp_path / "twice")
 
@@ -196,12 +190,12 @@ def test_a_model_of_sb3_plays_with_consent(name: str, fake_world: World, tmp_pat
     env = SchedulingVecEnv(fake_world, 2)
     scaled = sb3.common.vec_env.VecNormalize(env, norm_obs_keys=["candidates", "context"])
     kind = getattr(contrib if name == "MaskablePPO" else sb3, name)
-    options = {"buffer_size": 10} if name == "DQN" else {"n_steps": 8}
+    options = {"DQN": {"buffer_size": 10}, "A2C": {"n_steps": 8}}.get(name, {"n_steps": 8, "batch_size": 16})
     model = kind("MultiInputPolicy", scaled, device="cpu", seed=0, **options)
     path, stats = tmp_path / "model.zip", tmp_path / "stats.pkl"
     model.save(path)
     scaled.save(str(stats))
-    with pytest.raises(InputError, match=r"consent \\(--unpickle\\): it is a pickle"):
+    with pytest.raises(InputError, match=r"consent \(--unpickle\): it is a pickle"):
         make_policy(str(path))
     policy = make_policy(f"{path}:normalize={stats}", unpickle=True)
     assert policy.name == "model"
@@ -209,7 +203,7 @@ def test_a_model_of_sb3_plays_with_consent(name: str, fake_world: World, tmp_pat
     masks = {"action_masks": env.action_masks()} if name == "MaskablePPO" else {}
     expected, _ = model.predict(scaled.normalize_obs(seen), deterministic=True, **masks)
     np.testing.assert_array_equal(policy.act_batch(seen), expected)
-    run = simulate(fake_world, policy, 0)
+    run = simulate(changed(fake_world, requests=8), policy, 0)
     assert run.counts["decisions"] > 0
     if name == "MaskablePPO":
         assert run.counts["illegal_actions"] == 0

@@ -11,7 +11,14 @@ from shunter.agents.registry import make_policy
 from shunter.envs.world.world import World
 from shunter.eval.evaluation import evaluate
 from shunter.eval.execution.runs import Run, simulate
-from shunter.eval.metrics.metrics import METRICS, paired_change, paired_units, request_times, summarize
+from shunter.eval.metrics.metrics import (
+    ILLEGAL,
+    METRICS,
+    paired_change,
+    paired_units,
+    request_times,
+    summarize,
+)
 from shunter.report.words import verdict
 
 
@@ -36,7 +43,8 @@ def test_definitions_by_hand(fake_world: World) -> None:
     assert times.ttft_s.tolist() == [1.0, 3.0]
     assert times.tpot_s.tolist()[0] == 0.5
     summary = summarize([run])
-    assert set(summary) == set(METRICS)
+    assert set(summary) == {*METRICS, *ILLEGAL}
+    assert summary["illegal_share"] == 0
     assert summary["response_mean_s"] == 3.0
     assert summary["unfinished"] == 1
 

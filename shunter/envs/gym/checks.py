@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from shunter.envs.sim.compiled import bound, jit
 from shunter.errors import InputError
 
-__all__ = ["check_action", "check_actions", "check_begun", "check_count", "check_seed"]
+__all__ = ["check_action", "check_actions", "check_begun", "check_count", "check_cut_off", "check_seed"]
 
 Ints = NDArray[np.int64]
 
