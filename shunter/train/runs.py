@@ -78,10 +78,6 @@ class Group(NamedTuple):
     tracker: Tracker
     out: Path
 
-    def cut_off(self) -> None:
-        """Marks its MLflow run as cut short by Ctrl-C."""
-        self.tracker.status = "KILLED"
-
 
 class TrainingRun(NamedTuple):
     """A training that is wanted.
@@ -185,8 +181,10 @@ def train_runs(
             jobs = [one.job(place) for one, place in zip(under_way, places, strict=True)]
             (runner or Runner()).run(train_seed, SeedsShared(task_sets, start), jobs)
         except KeyboardInterrupt:  # what was trained so far is kept
-            for one in (*under_way, *([] if group is None else [group])):
+            for one in under_way:
                 one.cut_off()
+            if group is not None:
+                group.tracker.status = "KILLED"
         new = {one.run.out: one.keep() for one in under_way if one.result is not None}
     every = [new.get(run.out) or finished.get(run.out) for run in runs]
     return [one for one in every if one is not None]
