@@ -99,7 +99,7 @@ def talking(uri: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # a foreign library on a foreign machine: it may raise anything
-        raise _error(uri, _reason(error)) from error
+        raise _error(uri, no_answer(uri) or _reason(error)) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -223,16 +223,18 @@ class Meanwhile:
         self.done: Registration | None = None
         real = getattr(mlflow.MlflowClient, step)
 
-        def call(*arguments: Any) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
             if self.done is None:
                 setattr(mlflow.MlflowClient, step, real)
                 self.done = other()
-            return real(*arguments)
+            return real(*arguments, **more)
 
         patch.setattr(mlflow.MlflowClient, step, call)
 
 
-@pytest.mark.parametrize("step", ["set_model_version_tag", "set_registered_model_alias"])
+@pytest.mark.parametrize(
+    "step", ["create_model_version", "set_model_version_tag", "set_registered_model_alias"]
+)
 @pytest.mark.parametrize(("mine", "theirs"), [("fair", "good"), ("good", "fair")])
 def test_of_two_registered_at_once_the_better_is_champion(
     store: Path, fake_world: World, step: str, mine: str, theirs: str
