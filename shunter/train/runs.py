@@ -291,7 +291,7 @@ class _Training:
     def tracker(self) -> Tracker:
         """The training's MLflow run, begun with the training; it ends with the stack."""
         (out, settings, worlds, _), shared = self.run, self.shared
-        name = f"{where(worlds)}: {algorithm_of(settings)}, {length_of(settings)}, seed {settings.seed}"
+        name = f"train {where(worlds)}: {algorithm_of(settings)}, {length_of(settings)}, seed {settings.seed}"
         key = run_key(out, resume=checkpoint_of(out).exists())
         parent = None if shared.group is None else shared.group.tracker
         opened = tracking("train", name, folder=shared.folder, key=key, parent=parent)

@@ -147,7 +147,7 @@ def _fit(
     # The card's held-out errors are of fits to these rows alone, which a corrected model is not.
     fitted = frame if keep_throttled else frame[~throttled(frame)]
     card = [] if quick or others else list(_write_card(console, model, fitted, path))
-    name = f"{out or 'perf'}: {len(frame)} rows of {len(model.models)} models"
+    name = f"fit {out or 'perf'}: {len(frame)} rows of {len(model.models)} models"
     with tracking("fit", name, begun_ms=begun_ms) as tracker:
         made_of = [dataset_input(file, rows, "fit") for file, rows in frames.items()]
         made_of += [performance_input(others, performance)] if others and performance else []
