@@ -174,7 +174,7 @@ def train_runs(
             listener.line(_beginning(left))
             _begin_group(group, runs, start)
         board = _Board(listener.progress, len(runs))
-        shared = _Shared(stack, folder, board, register, start, group)
+        shared = _Shared(stack, folder, board, register, start, group, resume)
         under_way = [_Training(run, shared) for run in left]
         task_sets, places = _task_sets(left)
         try:
@@ -277,6 +277,7 @@ class _Shared(NamedTuple):
     register: bool
     start: LearnedPolicy | None
     group: Group | None
+    resume: bool
 
 
 class _Training:
@@ -292,7 +293,7 @@ class _Training:
         """The training's MLflow run, begun with the training; it ends with the stack."""
         (out, settings, worlds, _), shared = self.run, self.shared
         name = f"train {where(worlds)}: {algorithm_of(settings)}, {length_of(settings)}, seed {settings.seed}"
-        key = run_key(out, resume=checkpoint_of(out).exists())
+        key = run_key(out, resume=shared.resume or checkpoint_of(out).exists())
         parent = None if shared.group is None else shared.group.tracker
         opened = tracking("train", name, folder=shared.folder, key=key, parent=parent)
         tracker = shared.stack.enter_context(opened)
