@@ -234,7 +234,7 @@ class _Demo:
             repeats=2,
             context_tokens=CONTEXT_TOKENS,
         )
-        name = f"{self.engine} on {self.recipe.device}: {len(checkpoints)} models"
+        name = f"profile {self.engine} on {self.recipe.device}: {len(checkpoints)} models"
         with tracking("profile", name, folder=self.folder) as tracker, progress(self.console) as bar:
 
             def report(p: SweepProgress) -> None:
@@ -269,7 +269,7 @@ class _Demo:
         if self.verbose:
             self.console.print(errors_table(performance))
         self.summary["cv_mape"] = held_out_errors(performance)
-        name = f"{path}: {len(rows)} rows of {len(performance.models)} models"
+        name = f"fit {path}: {len(rows)} rows of {len(performance.models)} models"
         with tracking("fit", name, folder=self.folder, begun_ms=begun_ms) as tracker:
             log_fit(
                 tracker, performance, [dataset_input(dataset, rows, "fit")], [path], {"engine": self.engine}

@@ -34,7 +34,7 @@ __all__ = ["evaluation_name", "log_evaluation"]
 
 def evaluation_name(world: World, policies: Sequence[str], seeds: Sequence[int], *, real: bool) -> str:
     """Tells an evaluation from others in a table of runs."""
-    return f"{where([world])}: {len(policies)} policies, {len(seeds)} seeds{', real' if real else ''}"
+    return f"eval {where([world])}: {len(policies)} policies, {len(seeds)} seeds{', real' if real else ''}"
 
 
 def log_evaluation(
@@ -94,7 +94,7 @@ def _log_policy(
     inputs: Sequence[Input],
 ) -> None:
     """A run of one policy in one mode, with the error of simulation where it is known."""
-    with tracker.child(f"{name}, {mode}, on {where([world])}") as child:
+    with tracker.child(f"{name} {mode}, {where([world])}") as child:
         child.tags(tags)
         child.params(
             {

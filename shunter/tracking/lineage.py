@@ -22,24 +22,7 @@ from shunter.eval.provenance import provenance
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.dataset.fingerprint import digest, rows_digest
 
-__all__ = [
-    "DATASET",
-    "PERFORMANCE",
-    "POLICY",
-    "SCENARIO",
-    "Input",
-    "dataset_input",
-    "file_input",
-    "performance_input",
-    "policy_digest",
-    "policy_input",
-    "scenario_digest",
-    "software_tags",
-    "where",
-    "world_inputs",
-    "world_params",
-    "world_tags",
-]
+__all__ = ["dataset_input", "file_input", "performance_input", "where"]
 
 DATASET, PERFORMANCE = "shunter.dataset_digest", "shunter.performance_digest"
 SCENARIO, POLICY = "shunter.scenario_digest", "shunter.policy_digest"

@@ -29,7 +29,7 @@ from shunter.tracking.store import StoreError, open_store, store_uri
 if TYPE_CHECKING:
     from shunter.tracking.lineage import Input
 
-__all__ = ["NOTE", "Tracker", "check_store", "now_ms", "tracking"]
+__all__ = ["Tracker", "check_store", "now_ms", "tracking"]
 
 NOTE = "mlflow.note.content"
 """Tag of the description that MLflow's pages show of a run."""

@@ -17,7 +17,7 @@ from shunter.errors import InputError, ShunterWarning, one_line
 from shunter.tracking.database import database_of, prepare
 from shunter.tracking.reach import no_answer
 
-__all__ = ["StoreError", "import_mlflow", "open_store", "store_uri", "talking"]
+__all__ = ["open_store", "store_uri", "talking"]
 
 _LOGGERS = ("mlflow", "alembic", "sqlalchemy", "urllib3")
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -99,7 +99,7 @@ def talking(uri: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # a foreign library on a foreign machine: it may raise anything
-        raise _error(uri, _reason(error)) from error
+        raise _error(uri, no_answer(uri) or _reason(error)) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -141,7 +141,7 @@ def improve(
     count = len(split.held) // len(held.sequences)
     training = StretchesWorld.of(world, requests_of(split.train, world.scenario), count)
     start = ran if isinstance(ran, LearnedPolicy) else None
-    with tracking("improve", f"{name}: better than {ran.name}?", folder=folder) as tracker:
+    with tracking("improve", f"improve {name}: better than {ran.name}?", folder=folder) as tracker:
         result = _train(training, held, settings, start, on_progress)
         result.policy.name = name
         result.policy.save(out)

@@ -78,10 +78,6 @@ class Group(NamedTuple):
     tracker: Tracker
     out: Path
 
-    def cut_off(self) -> None:
-        """Marks its MLflow run as cut short by Ctrl-C."""
-        self.tracker.status = "KILLED"
-
 
 class TrainingRun(NamedTuple):
     """A training that is wanted.
@@ -173,7 +169,7 @@ def train_runs(
             check_checkpoint(checkpoint_of(run.out), run.settings, tasks[run.out])
     board = _Board(listener.progress, len(runs))
     with ExitStack() as stack:
-        shared = _Shared(stack, folder, board, register, start, group)
+        shared = _Shared(stack, folder, board, register, start, group, resume)
         finished = {run.out: _finished(run, tasks[run.out], shared) for run in runs if resume}
         left = [run for run in runs if finished.get(run.out) is None]
         if left:
@@ -189,7 +185,7 @@ def train_runs(
             for one in under_way:
                 one.cut_off()
             if group is not None:
-                group.cut_off()
+                group.tracker.status = "KILLED"
         new = {one.run.out: one.keep() for one in under_way if one.result is not None}
     every = [new.get(run.out) or finished.get(run.out) for run in runs]
     return [one for one in every if one is not None]
@@ -260,15 +256,15 @@ def _finished(run: TrainingRun, task: str, shared: _Shared) -> Trained | None:
     how = f"finished before; in validation {ratio:.3f} of what the best heuristic there costs"
     if events_of(out).exists() and not key_file(out).exists():
         return Trained(out, policy, ratio, how)
-    tracker = _open_run(run, shared, resume=True)
+    tracker = _open_run(run, shared)
     return Trained(out, policy, ratio, how, tracker.run_id, _complete(run, policy, tracker, shared.register))
 
 
-def _open_run(run: TrainingRun, shared: _Shared, *, resume: bool) -> Tracker:
+def _open_run(run: TrainingRun, shared: _Shared) -> Tracker:
     """A training's MLflow run, the one that is resumed or a new one; it ends with the stack."""
     (out, settings, worlds, validation) = run
-    name = f"{where(worlds)}: {algorithm_of(settings)}, {length_of(settings)}, seed {settings.seed}"
-    key = run_key(out, resume=resume)
+    name = f"train {where(worlds)}: {algorithm_of(settings)}, {length_of(settings)}, seed {settings.seed}"
+    key = run_key(out, resume=shared.resume or checkpoint_of(out).exists())
     parent = None if shared.group is None else shared.group.tracker
     tracker = shared.stack.enter_context(
         tracking("train", name, folder=shared.folder, key=key, parent=parent)
@@ -315,6 +311,7 @@ class _Shared(NamedTuple):
     register: bool
     start: LearnedPolicy | None
     group: Group | None
+    resume: bool
 
 
 class _Training:
@@ -328,7 +325,7 @@ class _Training:
     @cached_property
     def tracker(self) -> Tracker:
         """The training's MLflow run, begun with the training; it ends with the stack."""
-        return _open_run(self.run, self.shared, resume=checkpoint_of(self.run.out).exists())
+        return _open_run(self.run, self.shared)
 
     def cut_off(self) -> None:
         """Marks the MLflow run of a training that Ctrl-C cut short, if it had begun."""

@@ -21,6 +21,8 @@ from shunter.train.result import Curve, OnProgress, TrainResult
 from shunter.train.settings import TrainSettings
 from shunter.train.verdict import judge
 
+__all__ = ["CARD_SEEDS"]
+
 CARD_SEEDS = SEED_RANGES["score card"]
 """Workload seeds of the score card in a policy's file; they chose nothing."""
 

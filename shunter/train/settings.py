@@ -27,6 +27,7 @@ __all__ = [
     "TrainSettings",
     "algorithm_of",
     "load_config",
+    "plain",
     "write_config",
 ]
 

@@ -56,7 +56,7 @@ def train_specialists(
     """
     worlds = [world for run in runs for world in run.worlds]
     settings = {**plain(runs[0].settings), "distill": asdict(distillation), "teachers": len(runs)}
-    name = f"{where(worlds)}: specialists and one network"
+    name = f"train {where(worlds)}: specialists and one network"
     with tracking("train", name, key=run_key(out, resume=resume)) as tracker:
         group = Group(tracker, out)
         trained = train_runs(

@@ -127,7 +127,8 @@ def _train_seeds(
         return trained, _best(out, trained)
     settings = runs[0].settings
     which = f"{algorithm_of(settings)}, {length_of(settings)}, {len(runs)} seeds"
-    with tracking("train", f"{where(runs[0].worlds)}: {which}", key=run_key(out, resume=resume)) as tracker:
+    name = f"train {where(runs[0].worlds)}: {which}"
+    with tracking("train", name, key=run_key(out, resume=resume)) as tracker:
         trained = train_runs(runs, resume=resume, group=Group(tracker, out), **how)
         best = _best(out, trained)
         if best is not None and any(one.run_id is not None for one in trained):

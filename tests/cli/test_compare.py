@@ -66,7 +66,7 @@ def test_policies_are_runs_within_one_whose_metrics_have_the_same_names(two_runs
         assert set(run.data.metrics) == set(first["cost-greedy"].data.metrics)
         assert not [key for key in run.data.metrics if name in key]
         assert (run.data.params["mode"], run.data.params["scenario"]) == ("simulated", "fake")
-        assert run.info.run_name == f"{name}, simulated, on fake at {float(run.data.params['load']):.3g}"
+        assert run.info.run_name == f"{name} simulated, fake at {float(run.data.params['load']):.3g}"
         assert run.info.start_time == whole.info.start_time
     given = {(one.dataset.name, one.tags[0].value) for one in whole.inputs.dataset_inputs}
     assert given == {("fake", "evaluation"), ("performance model", "prediction")}

@@ -140,7 +140,7 @@ def test_what_mlflow_gets(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert one.data.tags["shunter.kind"] == "train"
     assert one.data.params["train.algorithm"] == "evolution"
     assert one.data.params["train.pairs"] == "2"
-    assert one.info.run_name == "fake at 0.7: evolution, 6 generations, seed 0"
+    assert one.info.run_name == "train fake at 0.7: evolution, 6 generations, seed 0"
     assert (one.data.params["loads"], one.data.params["objectives"]) == ("0.7", "mean-response")
     assert one.data.params["scenario.name"] == "fake"
     assert {"shunter.versions", "shunter.machine_id"} <= set(one.data.tags)

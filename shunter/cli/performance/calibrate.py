@@ -85,7 +85,7 @@ def calibrate(
     if json_path is not None:
         write_json(json_path, finite(figures))
     recalibrated, name = found.recalibration.performance, str(results["scenario"]["name"])
-    with tracking("calibrate", f"{name}: {run} into {path}", begun_ms=begun_ms) as tracker:
+    with tracking("calibrate", f"calibrate {name}: {run} into {path}", begun_ms=begun_ms) as tracker:
         made_of = [
             performance_input(model, performance or run / "performance.json"),
             file_input(run / "events.parquet", "update"),

@@ -149,7 +149,7 @@ def _fit(
     # The card's held-out errors are of fits to these rows alone, which a corrected model is not.
     fitted = None if quick or others else frame if keep_throttled else frame[~throttled(frame)]
     path, card = _write(console, model, fitted, out)
-    name = f"{out}: {len(frame)} rows of {len(model.models)} models"
+    name = f"fit {out}: {len(frame)} rows of {len(model.models)} models"
     with tracking("fit", name, begun_ms=begun_ms) as tracker:
         made_of = [dataset_input(file, rows, "fit") for file, rows in frames.items()]
         made_of += [performance_input(others, performance)] if others and performance else []

@@ -60,7 +60,7 @@ def update(
         loaded = loaded.model_copy(update={"engine": engine})
     model = open_performance(performance)
     logs = [read_log(path) for path in events]
-    with tracking("fit", f"{out}: {performance} recalibrated on {len(logs)} logs") as tracker:
+    with tracking("fit", f"fit {out}: {performance} recalibrated on {len(logs)} logs") as tracker:
         found = recalibrate(model, loaded, logs)
         path = found.performance.save(out)
         made_of = [performance_input(model, performance), *(file_input(one, "update") for one in events)]

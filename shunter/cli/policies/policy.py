@@ -209,7 +209,7 @@ def policy_register(
     if name is None and len(worlds) > 1:
         raise InputError("--name", "be given with more than one scenario", name)
     name = name or default_name(worlds[0].scenario.name)
-    with tracking("register", f"{name}: {file.name} on {where(worlds)}") as tracker:
+    with tracking("register", f"register {name}: {file.name} on {where(worlds)}") as tracker:
         log_registration(tracker, policy, worlds, file=file)
         done = register_policy(file, name=name, worlds=worlds, tracker=tracker)
     role = "champion" if done.champion else "not the champion"

@@ -154,7 +154,7 @@ def _track(
     results: dict[str, Tuned], worlds: list[World], asked: dict[str, Any], begun_ms: int, *, status: str
 ) -> None:
     """Tells MLflow of a search, once all else is done."""
-    with tracking("tune", f"{where(worlds)}: {asked['trials']} trials", begun_ms=begun_ms) as tracker:
+    with tracking("tune", f"tune {where(worlds)}: {asked['trials']} trials", begun_ms=begun_ms) as tracker:
         log_tuning(tracker, results, worlds, asked)
         tracker.status = status
 

@@ -225,7 +225,7 @@ def _track(
     from shunter.tracking.fits import log_dataset
 
     asked = {name: how[name] for name in ("engine", "device", "mode")}
-    name = f"{how['engine']} on {how['device']}: {len(models)} models"
+    name = f"profile {how['engine']} on {how['device']}: {len(models)} models"
     with tracking("profile", name, begun_ms=begun_ms) as tracker:
         log_dataset(
             tracker,
