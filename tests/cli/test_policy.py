@@ -129,7 +129,9 @@ def test_policies_are_averaged(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "the mean of 2 policies, a network of width" in run(capsys, *average, "mean.safetensors")
     assert "Trained for 2000 decisions" in run(capsys, "policy", "show", "mean.safetensors")
     assert "--out must not exist yet" in run(capsys, *average, "mean.safetensors", code=2)
-    assert "--out must be a file in an existing folder" in run(capsys, *average, "nowhere/m.safetensors", code=2)
+    assert "--out must be a file in an existing folder" in run(
+        capsys, *average, "nowhere/m.safetensors", code=2
+    )
     alone = run(capsys, "policy", "average", "p.safetensors", "--out", "m.safetensors", code=2)
     assert "FILES must be at least two policy files. Got 1" in alone
     bare = run(capsys, "policy", "average", "p.safetensors", "bare.safetensors", "--out", "b.safetensors")
