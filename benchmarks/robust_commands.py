@@ -214,7 +214,7 @@ def prepare(inputs: Path) -> None:
         "models": [
             {"name": name, "checkpoint": str(inputs / name), "levels": ["all", "50%"]} for name in SIZES
         ],
-        "devices": [{"name": "d0", "device": "cpu:1-threads-40MB"}],
+        "devices": [{"name": "d0", "device": "cpu:1-threads-100MB"}],
         "workload": {"requests": 30, "load": 0.7, "prompt_scale": 0.05, "decode_scale": 0.1},
         "limits": {"context_tokens": 256},
     }

@@ -238,7 +238,7 @@ def no_room(error: BaseException) -> ShunterError | None:
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _FULL:
             return unwritable(seen.filename or "a file or the output", seen)
-        if type(seen).__module__ == "sqlite3" and "disk is full" in str(seen):
+        if type(seen).__module__ == "sqlite3" and str(seen).endswith(("disk is full", "disk I/O error")):
             return unwritable("MLflow's database", OSError(errno.ENOSPC, str(seen)))
         seen = seen.__cause__ or seen.__context__
     return None

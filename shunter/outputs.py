@@ -12,7 +12,7 @@ from pathlib import Path
 from shunter.errors import InputError
 from shunter.files import check_place, remove_leftovers, sync, unwritable
 
-__all__ = ["in_use", "replaced_folder", "sole_writer"]
+__all__ = ["held", "in_use", "replaced_folder", "sole_writer"]
 
 
 def _lock_of(path: Path) -> Path:
@@ -22,9 +22,7 @@ def _lock_of(path: Path) -> Path:
 
 @contextmanager
 def sole_writer(field: str, path: Path, *, folder: bool = False) -> Iterator[None]:
-    """Looks whether a file or folder can be written, and holds a lock, so that no other command writes it.
-
-    The lock is a file beside it, ``.NAME.lock``, which goes at the end; a killed process's does not count.
+    """Looks whether a file or folder can be written, and holds its lock; see ``check_place`` and ``held``.
 
     Args:
         field: What the path was given as, such as ``--out``.
@@ -32,10 +30,28 @@ def sole_writer(field: str, path: Path, *, folder: bool = False) -> Iterator[Non
         folder: Whether it is a folder.
 
     Raises:
-        InputError: Another process holds the lock, or the place is none, as ``check_place`` says.
+        InputError: Another process holds the lock, or the place is none.
         ShunterError: The place cannot be written to.
     """
     check_place(field, path, folder=folder, make=True)
+    with held(field, path):
+        yield
+
+
+@contextmanager
+def held(field: str, path: Path) -> Iterator[None]:
+    """Holds a lock on a file or folder that is to be written, so that no other command writes it.
+
+    The lock is a file beside it, ``.NAME.lock``, which goes at the end; a killed process's does not count.
+
+    Args:
+        field: What the path was given as, such as ``--out``.
+        path: The file or folder; those that it is in are made.
+
+    Raises:
+        InputError: Another process holds the lock.
+        ShunterError: The place cannot be written to.
+    """
     lock = _lock_of(path)
     with _made(lock.parent):
         try:

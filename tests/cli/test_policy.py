@@ -97,7 +97,7 @@ def test_export_writes_once(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     onnx.checker.check_model(onnx.load("p.onnx"))
     assert "--onnx must not exist yet" in run(capsys, *export, "p.onnx", code=2)
     run(capsys, *export, "p.onnx", "--overwrite")
-    assert "--onnx must be in an existing folder" in run(capsys, *export, "nowhere/p.onnx", code=2)
+    assert "--onnx must be a file in an existing folder" in run(capsys, *export, "nowhere/p.onnx", code=2)
     Path("broken.safetensors").write_bytes(b"nothing")
     broken = run(capsys, "policy", "export", "broken.safetensors", "--onnx", "q.onnx", code=2)
     assert "broken.safetensors: cannot be read" in broken
@@ -129,7 +129,9 @@ def test_policies_are_averaged(folder: Path, capsys: pytest.CaptureFixture[str])
     assert "the mean of 2 policies, a network of width" in run(capsys, *average, "mean.safetensors")
     assert "Trained for 2000 decisions" in run(capsys, "policy", "show", "mean.safetensors")
     assert "--out must not exist yet" in run(capsys, *average, "mean.safetensors", code=2)
-    assert "--out must be in an existing folder" in run(capsys, *average, "nowhere/m.safetensors", code=2)
+    assert "--out must be a file in an existing folder" in run(
+        capsys, *average, "nowhere/m.safetensors", code=2
+    )
     alone = run(capsys, "policy", "average", "p.safetensors", "--out", "m.safetensors", code=2)
     assert "FILES must be at least two policy files. Got 1" in alone
     bare = run(capsys, "policy", "average", "p.safetensors", "bare.safetensors", "--out", "b.safetensors")

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from shunter.errors import InputError
 from shunter.files import replaced
+from shunter.outputs import held
 from shunter.parquet import write_table
 from shunter.profiling.dataset.csv_file import read_csv, write_csv
 from shunter.profiling.dataset.outliers import flag_outliers
@@ -91,11 +92,13 @@ def append_rows(path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]])
         The whole dataset, as it was written.
 
     Raises:
+        InputError: Another command adds to it at this moment.
         ShunterError: As ``write_dataset``; the dataset is as it was.
     """
     path = Path(path)
-    known = read_dataset(path) if path.exists() else empty_frame()
-    fresh = frame_of(rows)
-    fresh = fresh[~fresh["row_id"].isin(known["row_id"])]
-    both = pd.concat([known, fresh], ignore_index=True) if len(known) else fresh.reset_index(drop=True)
-    return write_dataset(both, path)
+    with held("dataset", path):
+        known = read_dataset(path) if path.exists() else empty_frame()
+        fresh = frame_of(rows)
+        fresh = fresh[~fresh["row_id"].isin(known["row_id"])]
+        both = pd.concat([known, fresh], ignore_index=True) if len(known) else fresh.reset_index(drop=True)
+        return write_dataset(both, path)
