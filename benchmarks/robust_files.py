@@ -41,11 +41,10 @@ from shunter.profiling.dataset.table import read_dataset, write_dataset
 from shunter.profiling.measurements.read import read_measurements
 from shunter.seals import sealed
 from shunter.serve.http.body import read_asked
-from shunter.serve.http.errors import Fault
 from shunter.train.search.checkpoint import ARRAYS, SearchCheckpoint, read_search, write_search
 from shunter.train.settings import load_config
 
-__all__ = ["OWN", "READERS", "REFUSED_BODY", "Kind", "damaged", "flipped", "make_files"]
+__all__ = ["OWN", "READERS", "Kind", "damaged", "flipped", "make_files"]
 
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "tests" / "corpus"
@@ -233,9 +232,6 @@ OWN = (
     "search checkpoint",
 )
 """Kinds that have a digest: no change of them is believed."""
-
-REFUSED_BODY = Fault
-"""What a reader of requests raises."""
 
 _TOKENS = (
     b"9" * 5000,
