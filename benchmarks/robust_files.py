@@ -122,7 +122,7 @@ def results() -> dict[str, Any]:
         "scenario": scenario,
         "seeds": [0],
         "metrics": {"response_mean_s": "mean response"},
-        "policies": {"p": {"simulated": {"response_mean_s": 0.5}}},
+        "policies": {"p": {"simulated": {"response_mean_s": 0.5, "response_change": {"low": 0.0}}}},
         "changes_against": "p",
         "rate_per_s": 1.0,
     }
