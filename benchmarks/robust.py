@@ -8,7 +8,6 @@ for right only where nobody said what is right: a file with a digest must be as 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing
 import os
 import random
@@ -23,8 +22,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks import robust_disks, robust_kills
 from benchmarks.form import Row, at_most, main, reported
-from benchmarks.robust_files import OWN, READERS, REFUSED_BODY, Kind, damaged, flipped, make_files
+from benchmarks.robust_files import OWN, READERS, Kind, damaged, flipped, make_files
 from benchmarks.robust_names import names_rows
 from shunter.engines.base import EngineError
 from shunter.errors import ShunterError
@@ -38,7 +38,6 @@ MOST_BYTES = 10**9
 LONGEST_LINE = 2_500
 """Characters of a message: a field, a rule and a value, each cut to a line."""
 SEED = 24
-BESIDE = ("robust_kills", "robust_disks")
 
 Task = tuple[str, str, int]
 """A kind, one of its files, and a seed."""
@@ -53,9 +52,8 @@ def run(quick: bool) -> list[Row]:
         rows += mutated_rows(folder, QUICK_MUTATED if quick else MUTATED)
         rows += flipped_rows(folder, QUICK_FLIPPED if quick else FLIPPED)
     rows += names_rows()
-    for name in BESIDE:
-        if importlib.util.find_spec(f"benchmarks.{name}") is not None:
-            rows += importlib.import_module(f"benchmarks.{name}").rows(quick)
+    rows += robust_kills.rows(quick)
+    rows += robust_disks.rows(quick)
     return rows
 
 
@@ -142,7 +140,7 @@ def one(path: Path, kind: Kind, drawn: random.Random, how: str, whole: Any) -> s
     signal.setitimer(signal.ITIMER_PROF, MOST_S)
     try:
         said = kind.read(path)
-    except (ShunterError, EngineError, REFUSED_BODY) as error:
+    except (ShunterError, EngineError) as error:
         text = str(error)
         return "refused" if text.isprintable() and len(text) <= LONGEST_LINE else f"traceback: {text[:300]!r}"
     except Exception as error:

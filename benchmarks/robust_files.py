@@ -41,11 +41,10 @@ from shunter.profiling.dataset.table import read_dataset, write_dataset
 from shunter.profiling.measurements.read import read_measurements
 from shunter.seals import sealed
 from shunter.serve.http.body import read_asked
-from shunter.serve.http.errors import Fault
 from shunter.train.search.checkpoint import ARRAYS, SearchCheckpoint, read_search, write_search
 from shunter.train.settings import load_config
 
-__all__ = ["OWN", "READERS", "REFUSED_BODY", "Kind", "damaged", "flipped", "make_files"]
+__all__ = ["OWN", "READERS", "Kind", "damaged", "flipped", "make_files"]
 
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "tests" / "corpus"
@@ -123,7 +122,7 @@ def results() -> dict[str, Any]:
         "scenario": scenario,
         "seeds": [0],
         "metrics": {"response_mean_s": "mean response"},
-        "policies": {"p": {"simulated": {"response_mean_s": 0.5}}},
+        "policies": {"p": {"simulated": {"response_mean_s": 0.5, "response_change": {"low": 0.0}}}},
         "changes_against": "p",
         "rate_per_s": 1.0,
     }
@@ -233,9 +232,6 @@ OWN = (
     "search checkpoint",
 )
 """Kinds that have a digest: no change of them is believed."""
-
-REFUSED_BODY = Fault
-"""What a reader of requests raises."""
 
 _TOKENS = (
     b"9" * 5000,

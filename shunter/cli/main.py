@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import importlib
+import math
 import os
 import signal
 import sys
 import threading
+import typing
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -120,7 +123,7 @@ class _LazyGroup(TyperGroup):
         if self.listing:
             single.command(name, help=COMMANDS[name])(lambda: None)
         else:
-            single.command(name)(_function(name))
+            single.command(name)(_with_finite_numbers(_function(name)))
         return typer.main.get_command(single)
 
 
@@ -154,6 +157,31 @@ def _function(name: str) -> Callable[..., None]:
 
 _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EISDIR, errno.ENOTDIR)
 """What the system says of a path that is no file that one can open."""
+
+
+def _with_finite_numbers(function: Callable[..., None]) -> Callable[..., None]:
+    """A command that takes no option that is infinite or not a number: bounds do not keep these out."""
+
+    @functools.wraps(function)
+    def checked(**options: Any) -> None:
+        for name, value in options.items():
+            values = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(one, float) and not math.isfinite(one) for one in values):
+                raise InputError(_option(function, name), "be a finite number", value)
+        function(**options)
+
+    return checked
+
+
+def _option(function: Callable[..., None], name: str) -> str:
+    """What a parameter of a command is called on the command line."""
+    hint = typing.get_type_hints(function, include_extras=True)[name]
+    for part in getattr(hint, "__metadata__", ()):
+        for text in (part.default, *(part.param_decls or ())):  # Typer takes the first for a default
+            if isinstance(text, str) and text.startswith("--"):
+                return text
+    return f"--{name.replace('_', '-')}"
+
 
 app = typer.Typer(cls=_LazyGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 

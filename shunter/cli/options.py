@@ -20,6 +20,8 @@ from shunter.files import check_place, is_leftover
 from shunter.outputs import in_use
 from shunter.sinks import visible
 
+__all__ = ["WIDE", "PlainConsole"]
+
 LINE_EVERY_S = 10.0
 
 Performance = Annotated[

@@ -12,8 +12,6 @@ import pandas as pd
 from shunter.errors import BrokenFileError, InputError
 from shunter.reading import reading
 
-__all__ = ["check_lengths", "check_order", "check_range"]
-
 MOST_S = 1e10
 """Times beyond it are damage: seconds since 1970 stay below it until 2286."""
 MOST = 1e15

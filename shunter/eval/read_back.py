@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Self
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from shunter.envs.scenario.fields import checked
 from shunter.errors import BrokenFileError, InputError, VersionError
@@ -20,6 +20,7 @@ from shunter.eval.possible import check_order, check_range
 from shunter.eval.saved import FILES, OLDER_VERSIONS, RESULTS_VERSION
 from shunter.parquet import read_frame
 from shunter.reading import read_json
+from shunter.report.words import MODES
 from shunter.seals import unsealed
 from shunter.tracking.store import open_store, store_uri, talking
 
@@ -53,7 +54,7 @@ class _Result(BaseModel):
     scenario: dict[str, Any]
     seeds: list[int]
     metrics: dict[str, str]
-    policies: dict[str, dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)] | None]]]
+    policies: dict[str, dict[str, Any]]
     changes_against: str | None
     rate_per_s: float | None = None
 
@@ -65,6 +66,23 @@ class _Result(BaseModel):
         if not isinstance(workload, dict) or not all(isinstance(text, str) for text in texts):
             raise ValueError("have a name, an engine and a workload")
         return scenario
+
+    @model_validator(mode="after")
+    def _figures(self) -> Self:
+        for policy, found in self.policies.items():
+            for mode in set(found) & set(MODES):
+                figures = found[mode]
+                values = (
+                    [figures.get(name) for name in self.metrics] if isinstance(figures, dict) else ["none"]
+                )
+                if not all(value is None or _is_finite(value) for value in values):
+                    raise ValueError(f"hold numbers for {policy}, {mode}")
+        return self
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < math.inf
 
 
 @dataclass(frozen=True)

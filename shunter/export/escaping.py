@@ -12,6 +12,8 @@ import yaml
 
 from shunter.errors import InputError
 
+__all__ = ["swap_words", "to_yaml", "word"]
+
 _NO_WORD = ("Cc", "Cs", "Zl", "Zp")
 """Unicode categories that no word of a command has: controls, halves of characters, ends of lines."""
 

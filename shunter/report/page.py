@@ -17,7 +17,16 @@ from shunter.errors import InputError
 from shunter.files import write_text
 from shunter.sinks import markdown
 
-__all__ = ["COLOURS", "PALETTE", "ReportTable", "Section", "report_folder", "write_page"]
+__all__ = [
+    "COLOURS",
+    "PALETTE",
+    "ReportTable",
+    "Section",
+    "report_folder",
+    "write_markdown",
+    "write_page",
+    "write_sections",
+]
 
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#ff9da6", "#9d755d")
 PALETTE = (*COLOURS, *pc.qualitative.Dark24, *pc.qualitative.Light24)

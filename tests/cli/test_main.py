@@ -242,3 +242,17 @@ def test_every_group_says_what_is_in_it(capsys: pytest.CaptureFixture[str]) -> N
             assert not name.startswith(f"{group} ") or f"  {name.split()[1]} " in said
         error = fails(capsys, group, "nothing")
         assert f"command: unknown name '{group} nothing'" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "option"), [("eval --load inf", "load"), ("timeline e --from inf", "--from")]
+)
+def test_no_option_is_infinite(
+    words: str,
+    option: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"{option} must be a finite number. Got " in fails(capsys, *words.split())

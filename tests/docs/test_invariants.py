@@ -1,4 +1,4 @@
-"""The tests that docs/invariants.md and docs/recipes.md name are there, and touch points are counted."""
+"""The tests that invariants, recipes and threat model name are there, and touch points are counted."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from tests.docs.pages import ROOT
 
 INVARIANTS = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
+SECURITY = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 RECIPES = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 _TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
@@ -19,7 +20,7 @@ def names_in(path: str) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
-@pytest.mark.parametrize("text", [INVARIANTS, RECIPES], ids=["invariants", "recipes"])
+@pytest.mark.parametrize("text", [INVARIANTS, RECIPES, SECURITY], ids=["invariants", "recipes", "security"])
 def test_every_named_test_exists(text: str) -> None:
     named = _TEST.findall(text)
     assert named
@@ -31,6 +32,12 @@ def test_invariants_are_numbered_and_each_is_held() -> None:
     numbers, texts = [int(n) for n in items[::2]], items[1::2]
     assert numbers == list(range(1, len(numbers) + 1))
     assert [number for number, text in zip(numbers, texts, strict=True) if not _TEST.search(text)] == []
+
+
+def test_every_line_of_the_threat_model_is_held_by_a_test() -> None:
+    rows = [line for line in SECURITY.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    assert [row for row in rows if not _TEST.search(row)] == []
 
 
 def test_recipes_count_their_touch_points() -> None:

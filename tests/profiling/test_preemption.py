@@ -18,6 +18,7 @@ from shunter.catalog.devices import parse_device
 from shunter.engines.base import Capabilities, Engine, MemoryReport, WorkerDiedError
 from shunter.engines.fake.engine import FakeEngine
 from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.parquet import write_table
 from shunter.profiling.checkpoints.synthetic import write_checkpoint
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.preemption.answers import answers, findings
@@ -386,7 +387,7 @@ def test_only_the_same_measurement_goes_on(
     elsewhere = pd.read_parquet(tmp_path / "preemption.parquet").assign(hardware_id="another")
     table = pq.read_table(tmp_path / "preemption.parquet")
     moved = pa.Table.from_pandas(elsewhere).replace_schema_metadata(table.schema.metadata)
-    pq.write_table(moved, tmp_path / "preemption.parquet")
+    write_table(moved, tmp_path / "preemption.parquet")
     with pytest.raises(InputError, match="--resume must go on where it began: hardware_id was another"):
         measured(plan, again, tmp_path, resume=True)
     (tmp_path / "preemption.parquet").write_bytes(before)

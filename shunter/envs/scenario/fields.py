@@ -13,7 +13,7 @@ from shunter.errors import BrokenFileError, InputError
 from shunter.reading import read_yaml
 from shunter.sinks import plain_name
 
-__all__ = ["Name", "Positive", "Strict", "checked", "read_checked"]
+__all__ = ["Positive", "Strict", "checked", "read_checked"]
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ from shunter.files import replaced
 from shunter.parquet import write_table
 from shunter.profiling.dataset.versioned_parquet import FileKind, read_versioned_parquet, stamped
 
-__all__ = ["EventLog", "read_event_log", "write_event_logs"]
+__all__ = ["EVENT_COLUMNS", "EventLog", "read_event_log", "write_event_logs"]
 
 EVENT_LOG_VERSION = 6
 _KIND = FileKind("event log", "the event log schema", "event_log_version", EVENT_LOG_VERSION, older=(4, 5))

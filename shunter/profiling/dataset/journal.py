@@ -29,7 +29,7 @@ from shunter.profiling.dataset.schema import (
 from shunter.profiling.dataset.table import append_rows
 from shunter.reading import reading
 
-__all__ = ["journal_path"]
+__all__ = ["Journal", "journal_path"]
 
 _COLUMNS = {column.name for column in COLUMNS}
 

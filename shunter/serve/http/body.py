@@ -9,6 +9,8 @@ from typing import Any
 from shunter.serve.boundary import Asked
 from shunter.serve.http.errors import Fault
 
+__all__ = ["read_asked"]
+
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _TEXTS = (
     "messages",

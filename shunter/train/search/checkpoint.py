@@ -14,6 +14,8 @@ from shunter.errors import InputError
 from shunter.reading import reading
 from shunter.tensors import read_tensors, write_tensors
 
+__all__ = ["ARRAYS", "SearchCheckpoint", "read_search", "write_search"]
+
 ARRAYS = {"center", "average", "first", "second", "best"}
 
 ADDED = {"shared": 0.0}
