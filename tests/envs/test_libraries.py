@@ -276,8 +276,8 @@ def test_rllib_with_its_module_for_masks(short: World) -> None:
     pytest.importorskip("ray.rllib", reason="ray[rllib] is not installed")
     from ray.rllib.algorithms.ppo import PPOConfig
     from ray.rllib.core.rl_module.rl_module import RLModuleSpec
-    from ray.rllib.examples.rl_modules.classes.action_masking_rlm import ActionMaskingTorchRLModule
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+    from ray.rllib.examples.rl_modules.classes.action_masking_rlm import ActionMaskingTorchRLModule
     from ray.tune.registry import register_env
 
     made: list[Any] = []
