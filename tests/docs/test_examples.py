@@ -159,7 +159,7 @@ def test_the_readmes_client_gets_an_answer(capsys: pytest.CaptureFixture[str]) -
 
 def test_the_environments_of_the_page_are_made() -> None:
     text = (ROOT / "docs" / "environment.md").read_text("utf-8")
-    (program,) = [block.text for block in blocks(text) if block.language == "python"]
+    program, _ = [block.text for block in blocks(text) if block.language == "python"]
     made: dict[str, Any] = {}
     exec(compile(program, "docs/environment.md", "exec"), made)
     for name in ("env", "envs"):

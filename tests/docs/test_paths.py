@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shunter.plugins import ENGINE_GROUP, POLICY_GROUP
+from shunter.registration import ENV_ID, FLAT_ENV_ID, MULTI_ENV_ID
 from tests.docs.pages import PAGES, README, ROOT, code_spans, name_of, prose
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -39,7 +40,8 @@ def broken_links(page: Path) -> list[str]:
 def missing_paths(text: str) -> list[str]:
     words = [word.strip(".,;:()'") for span in code_spans(text) for word in span.split()]
     paths = [word.partition("::")[0].removeprefix("./") for word in words]
-    return [p for p in paths if p.startswith(_FOLDERS) and not exists(p)]
+    ids = {ENV_ID, FLAT_ENV_ID, MULTI_ENV_ID}
+    return [p for p in paths if p.startswith(_FOLDERS) and p not in ids and not exists(p)]
 
 
 def exists(path: str) -> bool:
