@@ -11,8 +11,6 @@ from urllib.parse import unquote, urlsplit
 
 from shunter.files import replaced
 
-__all__ = ["artifacts_of", "database_of"]
-
 ARTIFACTS = "mlartifacts"
 """Folder of the artefacts, beside the database."""
 

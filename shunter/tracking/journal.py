@@ -16,6 +16,8 @@ from typing import Any
 from shunter.errors import BrokenFileError
 from shunter.files import write_json
 
+__all__ = ["UNSENT", "kept"]
+
 UNSENT = "mlflow-unsent"
 """Folder of what MLflow lacks, in the working folder."""
 

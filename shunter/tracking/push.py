@@ -12,7 +12,7 @@ from shunter.tracking.journal import UNSENT, Journal, kept
 from shunter.tracking.sending import send
 from shunter.tracking.store import StoreError, open_store, store_uri
 
-__all__ = ["Pushed", "push_runs"]
+__all__ = ["push_runs"]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from shunter.errors import InputError, ShunterWarning, one_line
 from shunter.tracking.database import database_of, prepare
 from shunter.tracking.reach import no_answer
 
-__all__ = ["StoreError", "import_mlflow", "open_store", "store_uri", "talking"]
+__all__ = ["open_store", "store_uri", "talking"]
 
 _LOGGERS = ("mlflow", "alembic", "sqlalchemy", "urllib3")
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
