@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from shunter.errors import ShunterWarning, one_line
+from shunter.errors import ShunterError, ShunterWarning, one_line
 from shunter.tracking.journal import UNSENT, Journal
 from shunter.tracking.sending import send
 from shunter.tracking.store import StoreError, open_store, store_uri
@@ -207,8 +207,8 @@ class Tracker:
             if record is not None:
                 name = {} if path is None else {"file": self._journal.take(path, content)}
                 self._journal.append({**record, **name})
-        except OSError as error:  # a full disk, say: MLflow must not be what ends the work
-            self._link.why = f"{self._unsent}: {error.strerror or error}."
+        except (OSError, ShunterError) as error:  # a full disk, say: MLflow must not be what ends the work
+            self._link.why = f"{self._unsent}: {getattr(error, 'strerror', None) or error}."
             self._link.tell(self._unsent)
             return
         client = self._link.open(last=record is not None and record["kind"] == "end")
