@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shunter.errors import BrokenFileError
-from shunter.files import write_json
+from shunter.files import write_json, write_text
 
 __all__ = ["UNSENT", "kept"]
 
@@ -142,6 +142,7 @@ class Journal:
 
         Raises:
             OSError: It cannot be kept.
+            ShunterError: The disk is full.
         """
         for number in itertools.count(len(self.records)):
             place = self.folder / _FILES / str(number)
@@ -149,7 +150,7 @@ class Journal:
                 break
         place.mkdir(parents=True)
         if content is not None:
-            (place / path.name).write_text(content, encoding="utf-8")
+            write_text(place / path.name, content)
         elif path.is_dir():
             ignored = shutil.ignore_patterns(f"{UNSENT}*")
             shutil.copytree(path, place / path.name, copy_function=_link, ignore=ignored)

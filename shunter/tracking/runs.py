@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from shunter.errors import ShunterWarning, one_line
+from shunter.errors import ShunterError, ShunterWarning, one_line
 from shunter.sinks import store_key
 from shunter.tracking.journal import UNSENT, Journal
 from shunter.tracking.monitoring import is_monitored, start_monitor, stop_monitor
@@ -231,8 +231,8 @@ class Tracker:
             if record is not None:
                 name = {} if path is None else {"file": self._journal.take(path, content)}
                 self._journal.append({**record, **name})
-        except OSError as error:  # a full disk, say: MLflow must not be what ends the work
-            self._link.why = f"{self._unsent}: {error.strerror or error}."
+        except (OSError, ShunterError) as error:  # a full disk, say: MLflow must not be what ends the work
+            self._link.why = f"{self._unsent}: {getattr(error, 'strerror', None) or error}."
             self._link.tell(self._unsent)
             return
         client = self._link.open(last=record is not None and record["kind"] == "end")
