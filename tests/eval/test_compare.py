@@ -122,11 +122,11 @@ def test_other_seeds_are_refused(folder: Path, changed: Callable[..., Recorded])
     json.dumps(comparison.to_dict())
 
 
-@pytest.mark.parametrize("column", ["arrival_s", "decode_tokens"])
+@pytest.mark.parametrize("columns", [["arrival_s", "first_token_s", "finish_s"], ["decode_tokens"]])
 def test_other_requests_under_the_same_seeds_are_refused(
-    folder: Path, changed: Callable[..., Recorded], column: str
+    folder: Path, changed: Callable[..., Recorded], columns: list[str]
 ) -> None:
-    other = changed(change_requests=lambda frame: frame.assign(**{column: frame[column] + 1}))
+    other = changed(change_requests=lambda frame: frame.assign(**{name: frame[name] + 1 for name in columns}))
     comparison = compare([read_evaluation(str(folder)), other])
     assert {c.refused for c in comparison.changes} == {"other requests under the same seeds"}
 
