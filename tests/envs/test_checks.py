@@ -106,7 +106,7 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("action", WRONG, ids=repr)
+@pytest.mark.parametrize("action", WRONG, ids=lambda action: repr(action).split(" at ")[0])
 def test_a_single_environment_takes_one_candidates_index(fake_world: World, action: Any) -> None:
     env = SchedulingEnv(world=fake_world)
     env.reset(seed=0)
