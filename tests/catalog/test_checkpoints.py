@@ -165,7 +165,7 @@ def test_damaged_headers_never_give_a_traceback(gguf, folder, tmp_path_factory, 
         (b"hello world", "not a GGUF file"),
         (b"GGUF" + struct.pack("<I", 1), "GGUF version 1"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "no token embedding"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60), "ends within its header"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60), "its header promises 1152921504606846976"),
     ],
 )
 def test_other_files_are_not_gguf(tmp_path, data, why):
@@ -313,5 +313,5 @@ def test_a_config_that_does_not_fit_is_broken(folder_copy, change, why):
 @pytest.mark.parametrize("text", ["{", "[]", "\x00", '{"a":' * 100_000])
 def test_a_config_that_is_no_json_object_is_broken(folder_copy, text):
     (folder_copy / "config.json").write_text(text)
-    with pytest.raises(BrokenFileError, match=r"config\.json: cannot be read: it is not (a )?JSON"):
+    with pytest.raises(BrokenFileError, match=r"config\.json: cannot be read: (no JSON|it holds no JSON object)"):
         read_checkpoint(folder_copy)
