@@ -66,11 +66,11 @@ def optimum_s(env: SchedulingEnv, seed: int) -> float:
     """
     env.reset(seed=0, options={"workload_seed": seed})
     order = count()
-    ahead: list[tuple[float, int, list[NDArray[Any]]]] = [(0.0, next(order), _copied(env))]
+    ahead: list[tuple[float, int, Any]] = [(0.0, next(order), env.get_state())]
     seen: set[bytes] = set()
     while ahead:
-        cost, _, arrays = heapq.heappop(ahead)
-        _put_back(env, arrays)
+        cost, _, state = heapq.heappop(ahead)
+        env.set_state(state)
         if env.device < 0:
             return cost / REQUESTS
         key = _key(env)
@@ -78,20 +78,10 @@ def optimum_s(env: SchedulingEnv, seed: int) -> float:
             continue
         seen.add(key)
         for action in np.flatnonzero(env.action_masks()):
-            _put_back(env, arrays)
+            env.set_state(state)
             *_, info = env.step(int(action))
-            heapq.heappush(ahead, (cost + info["cost_request_s"], next(order), _copied(env)))
+            heapq.heappush(ahead, (cost + info["cost_request_s"], next(order), env.get_state()))
     raise AssertionError("an episode always ends")
-
-
-def _copied(env: SchedulingEnv) -> list[NDArray[Any]]:
-    return [array.copy() for array in (*env.batch.state, env.batch.out.mask)]
-
-
-def _put_back(env: SchedulingEnv, arrays: list[NDArray[Any]]) -> None:
-    for array, value in zip((*env.batch.state, env.batch.out.mask), arrays, strict=True):
-        array[...] = value
-    env.device = int(env.batch.state.clock["asking"][0, 0])
 
 
 def _key(env: SchedulingEnv) -> bytes:

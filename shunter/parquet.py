@@ -61,7 +61,8 @@ def read_table(path: str | os.PathLike[str], data: bytes | None = None) -> pa.Ta
         table = file.read()
         said = (table.schema.metadata or {}).get(DIGEST)
         if said is not None and said != content_digest(table).encode():
-            raise BrokenFileError(path, CHANGED)
+            meant = f"(if that was meant, write it without {DIGEST.decode()} in its metadata)"
+            raise BrokenFileError(path, f"{CHANGED} {meant}")
     return table
 
 

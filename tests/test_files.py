@@ -88,7 +88,6 @@ def test_no_other_code_puts_files_in_place_by_itself() -> None:
         "profiling/checkpoints/synthetic.py",
         "profiling/checkpoints/safetensors.py",
         "serve/servers/processes/log.py",  # a full log is put aside
-        "tracking/journal.py",  # in a folder that is thrown away once MLflow has it
         "train/seeds.py",  # in the folder of a worker
     }
     writing = {"write_text", "write_bytes", "rename", "replace"}

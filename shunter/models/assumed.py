@@ -15,6 +15,7 @@ from shunter.catalog.devices import parse_device
 from shunter.catalog.gpus import gpu_name
 from shunter.catalog.work import kept_tokens, placed_configurations
 from shunter.models.performance import PerformanceModel
+from shunter.profiling.dataset.fingerprint import digest
 
 __all__ = ["AssumedPerformance"]
 
@@ -28,6 +29,8 @@ LOAD_BYTES_PER_S = 1.5e9
 START_S = 1.0
 """What starting a server takes besides its weights."""
 
+UNLOAD_S = 0.2
+
 BUFFER_BYTES = 60e6
 HALFWIDTH = 2.0
 """How far off all of it may be: between a third and three times."""
@@ -35,6 +38,17 @@ HALFWIDTH = 2.0
 
 class AssumedPerformance(PerformanceModel):
     """Predicts from sizes alone; see this module for every figure that it assumes."""
+
+    @property
+    def digest(self) -> str:
+        """Names what is assumed, where others name what was learned."""
+        figures = (LOAD_BYTES_PER_S, START_S, UNLOAD_S, BUFFER_BYTES, HALFWIDTH)
+        return digest({"assumed": figures, "read": dict(READ_BYTES_PER_S), "work": dict(WORK_PER_S)})
+
+    @property
+    def digest(self) -> str:
+        """It knows nothing that could be another time."""
+        return "assumed"
 
     @property
     def models(self) -> pd.DataFrame:
@@ -62,7 +76,7 @@ class AssumedPerformance(PerformanceModel):
         work_s = 2.0 * active_bytes * frame.tokens / kinds.map(WORK_PER_S)
         seconds = {
             "load": START_S + frame.weight_bytes / LOAD_BYTES_PER_S,
-            "unload": pd.Series(0.2, frame.index),
+            "unload": pd.Series(UNLOAD_S, frame.index),
             "prefill": work_s + read_s,
             "decode": read_s + kv_s,
         }

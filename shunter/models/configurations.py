@@ -126,7 +126,8 @@ def _named(frame: pd.DataFrame) -> pd.DataFrame:
     """Names as text: a table of configurations may hold a model called 7, but none without a name."""
     for name in _NEEDED:
         check_rows(frame[name], frame[name].notna(), "be a name")
-    texts = {n: frame[n].map(str) for n in _NEEDED if not pd.api.types.is_string_dtype(frame[n])}
+    others = [name for name in _NEEDED if not pd.api.types.is_string_dtype(frame[name])]
+    texts = {name: frame[name].map(str).astype("str") for name in others}  # of no rows too
     return frame.assign(**texts)
 
 

@@ -313,5 +313,7 @@ def test_a_config_that_does_not_fit_is_broken(folder_copy, change, why):
 @pytest.mark.parametrize("text", ["{", "[]", "\x00", '{"a":' * 100_000])
 def test_a_config_that_is_no_json_object_is_broken(folder_copy, text):
     (folder_copy / "config.json").write_text(text)
-    with pytest.raises(BrokenFileError, match=r"config\.json: cannot be read: (no JSON|it holds no JSON object)"):
+    with pytest.raises(
+        BrokenFileError, match=r"config\.json: cannot be read: (no JSON|it holds no JSON object)"
+    ):
         read_checkpoint(folder_copy)

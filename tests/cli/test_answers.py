@@ -82,11 +82,12 @@ def test_train_answers_first(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert begins.startswith("3 trainings on fake: ")
     assert lines[0].startswith("training ")
     assert lines[1].startswith("mean response (p99 wait for a first token): trained ")
-    assert lines[2].startswith("p.safetensors: the best of 3 seeds (")
+    assert lines[2] == "no weights were better in validation than the untrained ones, which were kept"
+    assert lines[3].startswith("p.safetensors: the best of 3 seeds (")
     assert len(lines) <= ANSWER_LINES
     # All are finished: what was learned is said again, with each training's own where it is asked for.
     again = answer(capsys, "train", *arguments, "--resume", "--verbose")
-    assert again[:3] == lines[:3]
+    assert again[:4] == lines[:4]
     assert sum("finished before; in validation" in line for line in again) == 3
 
 

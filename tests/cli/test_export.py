@@ -93,7 +93,10 @@ def test_options_reach_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (LAPTOP[:3], "models.llama-3-8b.checkpoint must be given, or --models-dir"),
-        ((*LAPTOP, "--out", "no/folder.yaml"), "--out must be in an existing folder. Got 'no/folder.yaml'"),
+        (
+            (*LAPTOP, "--out", "no/folder.yaml"),
+            "--out must be a file in an existing folder. Got 'no/folder.yaml'",
+        ),
         (("vllm", "--scenario", "laptop"), "engine must be vllm"),
         (("vllm", "--scenario", "laptop", "--out", "plan.sh"), "--out must not end in .sh"),
         (("llama-swap", "--scenario", "labtop"), "did you mean laptop"),

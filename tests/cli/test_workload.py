@@ -134,7 +134,7 @@ def test_parts_are_converted_shown_and_fitted(trace: Path, capsys: pytest.Captur
         (("convert", "trace.csv", "o.csv", "--to", "vidur", "--to", "-3"), "must be a finite interval"),
         (("fit", "trace.csv", "--requests", "2001"), "requests must be 1 to 2000"),
         (("fit", "trace.csv", "--requests", "20"), "hold at least 200 requests"),
-        (("show", "trace.csv", "--from", "nan"), "must be a finite interval"),
+        (("show", "trace.csv", "--from", "nan"), "--from must be a finite number"),
     ],
 )
 def test_parts_that_there_are_none_of_are_one_line(

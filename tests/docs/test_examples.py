@@ -27,7 +27,7 @@ from tests.docs.pages import PAGES, README, ROOT, Block, blocks, code_spans, nam
 from tests.serve import gateways
 
 _KINDS = {
-    "sh": r"shunter |make |pip install |python -m benchmarks\.|llama-bench ",
+    "sh": r"shunter |make |pip install |python -m benchmarks\.|llama-bench |(MLFLOW\S+ )?mlflow ",
     "": r"shunter |curl ",  # after a prompt; what else such a block has is output, or a drawing
 }
 """How command lines begin that a test here or in test_commands looks at, by the language of their block."""

@@ -85,7 +85,10 @@ def connections(pid: int) -> list[socket.socket]:
     """Copies of the TCP sockets of a process."""
     libc, pidfd, found = ctypes.CDLL(None, use_errno=True), os.pidfd_open(pid), []
     for name in os.listdir(f"/proc/{pid}/fd"):
-        if not os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:"):
+        try:
+            if not os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:"):
+                continue
+        except FileNotFoundError:  # closed meanwhile
             continue
         copy = libc.syscall(PIDFD_GETFD, pidfd, int(name), 0)
         if copy < 0:
@@ -104,7 +107,7 @@ def test_both_ends_send_small_messages_at_once(device: LoopbackDevice) -> None:
         ours = [copies.enter_context(end) for end in connections(os.getpid())]
         theirs = [copies.enter_context(end) for end in connections(device.pid)]
         ports = {end.getsockname()[1] for end in theirs}
-        ours = [end for end in ours if not _listens(end) and end.getpeername()[1] in ports]
+        ours = [end for end in ours if _peer_port(end) in ports]
         assert ours
         assert len(theirs) >= 2
         for end in [*ours, *theirs]:
@@ -112,8 +115,12 @@ def test_both_ends_send_small_messages_at_once(device: LoopbackDevice) -> None:
             assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def _listens(end: socket.socket) -> bool:
-    return bool(end.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+def _peer_port(end: socket.socket) -> int | None:
+    try:
+        port: int = end.getpeername()[1]
+    except OSError:  # connected to nobody
+        return None
+    return port
 
 
 STRANGER = """
@@ -124,22 +131,57 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1]))) as connection:
 """
 
 
-def test_nobody_but_its_owner_is_served() -> None:
+ORPHAN = """
+import os, time
+starter = os.getpid()
+if os.fork():
+    os._exit(0)
+while os.getppid() == starter:
+    time.sleep(0.01)
+"""
+CLIENT = """
+import sys
+from shunter.engines.llama_cpp.native import device_memory, rpc_device
+print(device_memory(rpc_device(f"127.0.0.1:{sys.argv[1]}"))[1] > 0, flush=True)
+"""
+
+
+@contextlib.contextmanager
+def served(*, descendants: bool) -> Iterator[int]:
+    """The port of a device process of this one's."""
     libraries = [library_path(name) for name in ("libggml", "libggml-rpc")]
     assert libraries[0] is not None
     assert libraries[1] is not None
-    command = loopback_command((libraries[0], libraries[1]), 1, (), 100)
+    command = loopback_command((libraries[0], libraries[1]), 1, (), 100, serves_descendants=descendants)
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=loopback_environment(1)
     ) as server:
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
-        stranger = [sys.executable, "-c", STRANGER, str(port)]
+        try:
+            assert server.stdout is not None
+            yield int(server.stdout.readline())
+        finally:
+            server.kill()
+
+
+def said(program: str, port: int) -> bytes:
+    """What a child says that runs a program, or what the child left."""
+    command = [sys.executable, "-c", program, str(port)]
+    return subprocess.run(command, capture_output=True, check=True, timeout=90).stdout
+
+
+def test_nobody_but_its_owner_is_served() -> None:
+    with served(descendants=False) as port:
         for _ in range(2):
-            assert subprocess.run(stranger, capture_output=True, check=True).stdout == b"closed\n"
+            assert said(STRANGER, port) == b"closed\n"
         free, total = device_memory(rpc_device(f"127.0.0.1:{port}"))
         assert 0 < free <= total
-        server.kill()
+
+
+def test_programs_that_its_owner_starts_are_served_where_they_are_to_be_and_no_others() -> None:
+    with served(descendants=True) as port:
+        for _ in range(2):
+            assert said(ORPHAN + STRANGER, port) == b"closed\n"
+            assert said(CLIENT, port) == b"True\n"
 
 
 def test_closing_ends_the_device_process() -> None:

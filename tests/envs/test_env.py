@@ -211,7 +211,7 @@ def test_an_engine_that_cannot_save_kv_recomputes(
     fake_checkpoints: dict[str, Path], fake_performance: PerformanceModel
 ) -> None:
     state = fake_performance.state_
-    fits = [fit for fit in state.fits if not fit.target.startswith("kv_")]
+    fits = tuple(fit for fit in state.fits if not fit.target.startswith("kv_"))
     forgetful = PerformanceModel()._set(state.model_copy(update={"fits": fits}))
     world = make_world(worlds.fake_scenario(fake_checkpoints), forgetful)
     assert not world.tables.kv_can_save.any()

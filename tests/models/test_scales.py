@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from shunter.errors import BrokenFileError
 from shunter.models.performance import PerformanceModel
 from shunter.models.scales import Scale, scale_factors
+from shunter.seals import sealed
 
 WHERE = {"engine": "fake", "device": "cpu:1-threads"}
 TIMES = ["duration_s_predicted", "duration_s_low", "duration_s_high", "duration_s_mean"]
@@ -70,7 +71,7 @@ def test_scales_are_kept_in_the_file_and_a_file_without_them_is_still_read(
 
     content = json.loads(path.read_text())
     del content["scales"], content["recalibrated_on"]
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(sealed(content)))
     assert PerformanceModel.load(path).state_ == fake_performance.state_
 
 
@@ -85,7 +86,7 @@ def test_what_is_no_scale_is_refused(
     path = fake_performance.with_scales([scale("load_s", 2.0)], ["a run"]).save(tmp_path)
     content = json.loads(path.read_text())
     content["scales"][0][field] = value
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(sealed(content)))
     with pytest.raises(BrokenFileError, match=f"scales.0.{field}"):
         PerformanceModel.load(path)
 

@@ -38,7 +38,7 @@ class ReportingJournal(Journal):
         os.write(self.report, f"{row['row_id']}\n".encode())
 
 
-def half_a_table(table, path):
+def half_a_table(table, path, **_):
     Path(path).write_bytes(b"PAR1 and then nothing")
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -59,7 +59,7 @@ def dying(function, *, when, ends):
 def die_while_merging(instant):
     """Arranges for this process to be killed at a named instant of moving rows into the dataset."""
     if instant == "in the middle of the file":
-        shunter.profiling.dataset.table.pq.write_table = half_a_table
+        shunter.profiling.dataset.table.write_table = half_a_table
     elif instant.endswith("replacing the dataset"):
         os.replace = dying(os.replace, when=instant.split()[0], ends=".tmp")
     elif instant.endswith("removing the journal"):

@@ -26,6 +26,7 @@ import yaml
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.agents.learned.policy import POLICY_FORMAT, LearnedPolicy
+from shunter.agents.mlflow_model import LEAST
 from shunter.agents.model_uri import load_registered, version_uri
 from shunter.agents.registry import make_policy
 from shunter.cli.main import main
@@ -141,7 +142,9 @@ def test_the_champion_is_replaced_by_a_better_policy_only(store: Path, fake_worl
     out = served.predict(batch)
     np.testing.assert_array_equal(out["choice"], bad.act_batch(batch))
     mask = batch["action_mask"].astype(bool)
-    np.testing.assert_array_equal(out["scores"], bad.scores(batch["candidates"], batch["context"], mask))
+    scores = bad.scores(batch["candidates"], batch["context"], mask)
+    assert np.isneginf(scores).any()
+    np.testing.assert_array_equal(out["scores"], np.where(np.isneginf(scores), LEAST, scores))
     with pytest.raises(mlflow.exceptions.MlflowException, match="shape"):
         served.predict({**batch, "context": batch["context"][:, 1:]})
     files = {path.suffix for path in (store / "mlartifacts").rglob("*") if path.is_file()}

@@ -152,7 +152,7 @@ def test_checkpoints_are_checked(fake_world: World, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--pairs must be that of the checkpoint .*, 3, to go on"):
         train_policy(fake_world, replace(SETTINGS, pairs=4), checkpoint=path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(BrokenFileError, match="no checkpoint of a search"):
+    with pytest.raises(BrokenFileError, match="no safetensors file"):
         train_policy(fake_world, SETTINGS, checkpoint=path)
 
 

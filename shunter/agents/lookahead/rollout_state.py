@@ -51,6 +51,7 @@ def compact(s: State, to: State, place_of: Ints) -> None:
     """Copies a state; the requests in the system take the first slots, model by model, in order of arrival.
 
     The copy's cost starts at 0, no request is on its way, and its cache for observations counts as stale.
+    What became of requests that left is not copied.
 
     Args:
         s: State of one environment.
@@ -58,7 +59,7 @@ def compact(s: State, to: State, place_of: Ints) -> None:
         place_of: (slots of s,), overwritten where used: the slot that a slot's request takes in the copy.
     """
     for name, source, target in zip(State._fields, s, to, strict=True):
-        if name not in ("slot", "ring", "outcome"):
+        if name not in ("slot", "ring", "outcome", "done"):
             target[...] = source
     to.place["changed"] = to.place["stale"] = 1
     for name in ("cost_ns", "taken", "filled", "last", "stalled", "starting"):

@@ -26,7 +26,12 @@ RPC_BUILD_HINT = (
 
 
 def loopback_command(
-    libraries: tuple[str, str], threads: int, cores: Iterable[int], share_percent: int
+    libraries: tuple[str, str],
+    threads: int,
+    cores: Iterable[int],
+    share_percent: int,
+    *,
+    serves_descendants: bool = False,
 ) -> list[str]:
     """Command line of a loopback device's process, whose parent is to be this one.
 
@@ -35,6 +40,7 @@ def loopback_command(
         threads: CPU threads that it computes with.
         cores: CPU cores that it runs on; empty means any.
         share_percent: Share of time that it may run.
+        serves_descendants: Whether programs that this process starts may use it, and not this one alone.
 
     Raises:
         EngineUnavailableError: A core is not there.
@@ -43,6 +49,8 @@ def loopback_command(
     command = [sys.executable, "-I", str(script), *libraries, str(threads), str(os.getpid())]
     command.append("--cores=" + ",".join(map(str, sorted(checked_cores(cores)))))
     command.append(f"--share={share_percent}")
+    if serves_descendants:
+        command.append("--serves-descendants")
     return command
 
 

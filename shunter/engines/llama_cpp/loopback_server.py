@@ -1,19 +1,21 @@
 """The device process of a loopback device: ggml's RPC server on the CPU backend.
 
 Usage: ``python -I loopback_server.py LIBGGML LIBGGML_RPC THREADS PARENT_PID [--cores=N,N]
-[--share=PERCENT] [--parent-is-main-thread]``.
+[--share=PERCENT] [--parent-is-main-thread] [--serves-descendants]``.
 It needs nothing but the two libraries. It writes the port it listens on to its standard output, then answers
 each line of its standard input with one line once it has given freed memory back, and ends at once when that
 input closes: its parent holds the other end, so it cannot outlive it.
 
 ggml's server would serve whoever connects first, and its protocol is not made for strangers. So its calls of
 ``accept`` are answered here: a connection that is not one of the parent's sockets is closed before a byte of
-it is read, and if the parent's does not come in time, this process ends.
+it is read, and if the parent's does not come in time, this process ends. Where the parent starts a program to
+use the device, sockets of the parent's descendants are taken too, whenever they come.
 """
 
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import select
@@ -23,6 +25,7 @@ import struct
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any, NoReturn, TextIO
 
 _PR_SET_PDEATHSIG = 1
@@ -47,7 +50,7 @@ def main(argv: list[str]) -> int:
     report = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # ggml tells there of each connection; errors go to stderr
     threading.Thread(target=_attend, args=(report,), daemon=True).start()
-    _serve(libggml, libggml_rpc, int(threads))
+    _serve(libggml, libggml_rpc, int(threads), descendants="--serves-descendants" in argv)
     return 1
 
 
@@ -85,12 +88,12 @@ def _end_with_parent(parent_pid: int, parent_is_main_thread: bool) -> None:
         os._exit(1)
 
 
-def _serve(libggml: str, libggml_rpc: str, threads: int) -> None:
+def _serve(libggml: str, libggml_rpc: str, threads: int, *, descendants: bool) -> None:
     registry = ctypes.CDLL(libggml, mode=ctypes.RTLD_GLOBAL)
     rpc = ctypes.CDLL(libggml_rpc)
     registry.ggml_backend_dev_by_type.restype = ctypes.c_void_p
     devices = (ctypes.c_void_p * 1)(registry.ggml_backend_dev_by_type(_CPU_DEVICE_TYPE))
-    accept = _ACCEPT(_accept)
+    accept = _ACCEPT(partial(_accept, descendants))
     _answer_calls(rpc, b"accept", accept)
     start = rpc.ggml_backend_rpc_start_server
     start.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p]
@@ -98,13 +101,14 @@ def _serve(libggml: str, libggml_rpc: str, threads: int) -> None:
     start(b"127.0.0.1:0", None, threads, 1, ctypes.cast(devices, ctypes.c_void_p))
 
 
-def _accept(listening: int, address: int | None, length: int | None) -> int:
-    """In place of accept(2) for ggml's server: only connections of the parent's are taken."""
+def _accept(descendants: bool, listening: int, address: int | None, length: int | None) -> int:
+    """In place of accept(2) for ggml's server: only connections of whoever is served are taken."""
     try:
-        end_s = time.monotonic() + _ACCEPT_S
-        while select.select([listening], [], [], max(0.0, end_s - time.monotonic()))[0]:
+        # The parent comes at once and stays; its descendants take their time, and may come and go.
+        end_s = math.inf if descendants else time.monotonic() + _ACCEPT_S
+        while _comes(listening, end_s):
             taken: int = _LIBC.accept(listening, ctypes.c_void_p(address), ctypes.c_void_p(length))
-            if taken < 0 or _is_of_parent(taken):
+            if taken < 0 or _is_served(taken, descendants):
                 return taken
             os.close(taken)
         print("whoever started the loopback device did not connect in time", file=sys.stderr)
@@ -113,21 +117,57 @@ def _accept(listening: int, address: int | None, length: int | None) -> int:
     os._exit(1)
 
 
-def _is_of_parent(connection: int) -> bool:
-    """Whether the other end of a connection over 127.0.0.1 is a socket of the parent's."""
+def _comes(listening: int, end_s: float) -> bool:
+    left_s = None if end_s == math.inf else max(0.0, end_s - time.monotonic())
+    return bool(select.select([listening], [], [], left_s)[0])
+
+
+def _is_served(connection: int, descendants: bool) -> bool:
+    """Whether the other end of a connection over 127.0.0.1 is a socket of the parent's, or a descendant's."""
     with socket.socket(fileno=os.dup(connection)) as end:
         ours, theirs = (_hex_of(name()) for name in (end.getsockname, end.getpeername))
     with open("/proc/net/tcp", encoding="ascii") as table:
         rows = [line.split() for line in table]
     inodes = {row[9] for row in rows if row[1:3] == [theirs, ours] and row[7] == str(os.getuid())}
-    folder = f"/proc/{os.getppid()}/fd"
-    for name in os.listdir(folder):
+    sockets = {f"socket:[{inode}]" for inode in inodes}
+    parent = os.getppid()
+    if _holds(parent, sockets):
+        return True
+    return descendants and any(_holds(pid, sockets) for pid in _descendants(parent))
+
+
+def _holds(pid: int, sockets: set[str]) -> bool:
+    """Whether a process has one of these open."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # ended meanwhile, or another user's
+        return False
+    for name in names:
         try:
-            if os.readlink(f"{folder}/{name}") in {f"socket:[{inode}]" for inode in inodes}:
+            if os.readlink(f"{folder}/{name}") in sockets:
                 return True
-        except FileNotFoundError:  # closed meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # closed meanwhile
             continue
     return False
+
+
+def _descendants(ancestor: int) -> list[int]:
+    """Ids of the processes that a process has started, and that these have."""
+    children: dict[int, list[int]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
+                parent = int(file.read().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # ended meanwhile
+            continue
+        children.setdefault(parent, []).append(int(name))
+    found, left = [], [ancestor]
+    while left:
+        new = children.get(left.pop(), [])
+        found += new
+        left += new
+    return found
 
 
 def _hex_of(address: tuple[str, int]) -> str:

@@ -57,8 +57,8 @@ class FlatSchedulingEnv(SchedulingEnv):
         super().__init__(*args, **kwargs)
         self.observation_space: spaces.Space[Any] = flat_space(self.world.actions)
 
-    def _observation(self, out: Outputs) -> Any:
-        seen = {key: value[None] for key, value in super()._observation(out).items()}
+    def _observation(self, out: Outputs, mask: NDArray[np.int8]) -> Any:
+        seen = {key: value[None] for key, value in super()._observation(out, mask).items()}
         return flat(seen, _share_left(self.batch.state.clock["served"][:, 0], self.batch.length))[0]
 
 

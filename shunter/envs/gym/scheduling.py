@@ -224,8 +224,8 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
         out = self.batch.reset([key], workload_seed)
         clock = self.batch.state.clock[0, 0]
         self.device, self._going = int(clock["asking"]), True
-        result = (0.0, 0.0, 0.0, False, False, self.device, int(clock["now_ns"]), 0, 0)
-        return self._observation(out), single_info(self.batch, result, self._mask(out))
+        result = (0.0, 0.0, 0.0, False, False, self.device, int(clock["now_ns"]), 0, 0, 0.0, 0, 0.0, 0, 0)
+        return self._told(out, result)
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carries out the asking device's action and advances to the next decision.
@@ -243,8 +243,8 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
         result: Any = out.result.item()
         reward, _, _, terminated, truncated, self.device, *_ = result
         self._going = not (terminated or truncated)
-        info = single_info(self.batch, result, self._mask(out))
-        return self._observation(out), reward, terminated, truncated, info
+        seen, info = self._told(out, result)
+        return seen, reward, terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions are legal now, shape (A,), as sb3-contrib's MaskablePPO asks for it."""
@@ -261,13 +261,13 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
         """Frees what the environment holds."""
         self.batch.close()
 
-    def _observation(self, out: Outputs) -> Observation:
+    def _told(self, out: Outputs, result: tuple[Any, ...]) -> tuple[Observation, dict[str, Any]]:
+        mask = out.mask[0].copy().view(np.int8)
+        return self._observation(out, mask), single_info(self.batch, result, mask)
+
+    def _observation(self, out: Outputs, mask: NDArray[np.int8]) -> Observation:
         return {
             "candidates": out.candidates[0].copy(),
             "context": out.context[0].copy(),
-            "action_mask": self._mask(out),
+            "action_mask": mask,
         }
-
-    def _mask(self, out: Outputs) -> NDArray[np.int8]:
-        mask: NDArray[np.int8] = out.mask[0].view(np.int8).copy()
-        return mask

@@ -216,6 +216,8 @@ class Core(Lanes):
         self._operations[device] = None
 
         def change() -> None:
+            # Until now it was to begin once the decision was made, as is assumed of one.
+            self.state.device["op_start_ns"][device] = operation.since_ns
             self.state.device["op_end_ns"][device] = now_ns
             self.totals.evictions += len(operation.evict)
             if failure is None:

@@ -111,7 +111,9 @@ class LlamaServer(ProcessServer):
         if self.device.kind != "loopback":
             return
         device, threads = self.device, self.device.threads or 1
-        command = loopback_command(rpc_libraries(), threads, device.cores, device.share_percent)
+        command = loopback_command(
+            rpc_libraries(), threads, device.cores, device.share_percent, serves_descendants=True
+        )
         self._rpc = self._new_device()
         await self._rpc.start(command, loopback_environment(threads), piped=True)
         try:

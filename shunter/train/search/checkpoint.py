@@ -27,7 +27,7 @@ class SearchCheckpoint:
     """All that a search needs to go on.
 
     Attributes:
-        arrays: Vectors of one size: where it is, the running average, Adam's two means, the best validated.
+        arrays: Vectors: where it is, the running average and Adam's two means, of one size; the best found.
         state: Plain data: settings, curve, counts and time.
     """
 
@@ -53,7 +53,8 @@ def read_search(path: Path, settings: dict[str, Any]) -> SearchCheckpoint:
         state = json.loads(header["state"])
         arrays = {key: found[key] for key in ARRAYS}
         known = {**ADDED, **state["settings"]}
-        if len({array.shape for array in arrays.values()}) != 1 or arrays["center"].ndim != 1:
+        moved = {array.shape for key, array in arrays.items() if key != "best"}  # has the network too
+        if len(moved) != 1 or {array.ndim for array in arrays.values()} != {1}:
             raise ValueError("its vectors are not of one size")
     check_settings(path, known, settings)
     return SearchCheckpoint(arrays, state)
