@@ -45,8 +45,16 @@ def check_range(path: str | os.PathLike[str], frame: pd.DataFrame, names: Iterab
             raise InputError(row, f"be a number from 0 to {most:g}", float(values[first]))
 
 
-def check_order(path: str | os.PathLike[str], frame: pd.DataFrame, names: Iterable[str]) -> None:
+def check_order(
+    path: str | os.PathLike[str], frame: pd.DataFrame, names: Iterable[str], within_s: float = _ROUNDING_S
+) -> None:
     """Checks that columns of times follow one another in every row, where both are known.
+
+    Args:
+        path: The file, which errors name.
+        frame: Its rows.
+        names: Columns, in the order of their times.
+        within_s: Seconds by which a time may come too early.
 
     Raises:
         InputError: One does not; names row, column and value.
@@ -54,7 +62,7 @@ def check_order(path: str | os.PathLike[str], frame: pd.DataFrame, names: Iterab
     names = list(names)
     times = [pd.to_numeric(frame[name]).to_numpy(np.float64, na_value=np.nan) for name in names]
     for i, (earlier, later) in enumerate(pairwise(times)):
-        bad = later < earlier - _ROUNDING_S
+        bad = later < earlier - within_s
         if bad.any():
             first = int(bad.argmax())
             row = f"{path}: row {frame.index[first]}, column {names[i + 1]}"
