@@ -46,11 +46,6 @@ class AssumedPerformance(PerformanceModel):
         return digest({"assumed": figures, "read": dict(READ_BYTES_PER_S), "work": dict(WORK_PER_S)})
 
     @property
-    def digest(self) -> str:
-        """It knows nothing that could be another time."""
-        return "assumed"
-
-    @property
     def models(self) -> pd.DataFrame:
         """None were profiled."""
         return pd.DataFrame(index=pd.Index([], name="model"))

@@ -172,6 +172,8 @@ class Journal:
 
     def close(self) -> None:
         """Lets go of it; it stays."""
+        # Forked children share the lock: closing the file here would leave it to them.
+        fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
 
     def remove(self) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shunter.envs.sim.batch import Batch
-from shunter.envs.sim.kernel import FINISHED, Outputs, nothing_finished
+from shunter.envs.sim.kernel import FINISHED, Outputs
 from shunter.envs.state.records import COUNTS
 
 Bools = NDArray[np.bool_]
@@ -36,22 +35,6 @@ def counts_of(records: NDArray[np.void]) -> dict[str, NDArray[np.int64]]:
     return dict(zip(COUNTS, records.view(np.int64).reshape(-1, len(COUNTS)).T.copy(), strict=True))
 
 
-@cache
-def nobody(at_once: int) -> dict[str, NDArray[Any]]:
-    """What is told of a step in which no request finished: arrays that all such steps share, read-only."""
-    records = nothing_finished((at_once,))
-    records.flags.writeable = False
-    return fields_of(records)
-
-
-@cache
-def everywhere(environments: int) -> Bools:
-    """That something holds for all environments, read-only."""
-    which = np.ones(environments, np.bool_)
-    which.flags.writeable = False
-    return which
-
-
 def single_info(batch: Batch, result: tuple[Any, ...], mask: NDArray[np.int8]) -> Info:
     """``info`` of the one environment of a batch after a step or a reset.
 
@@ -60,7 +43,7 @@ def single_info(batch: Batch, result: tuple[Any, ...], mask: NDArray[np.int8]) -
         result: Fields of its ``RESULT``, in order.
         mask: (A,) the observation's.
     """
-    _, elapsed, request_s, _, _, device, now_ns, served, response_ns, _, _, _, _, from_served = result
+    _, elapsed, request_s, _, _, device, now_ns, served, response_ns, *_ = result
     finished = batch.out.finished[0]
     return {
         "device": device,
@@ -72,7 +55,7 @@ def single_info(batch: Batch, result: tuple[Any, ...], mask: NDArray[np.int8]) -
         "response_s": response_ns * 1e-9,
         "action_mask": mask,
         **dict(zip(COUNTS, batch.state.counts.item(), strict=True)),
-        "finished": told(finished) if served > from_served else nobody(len(finished)).copy(),
+        "finished": told(finished),
     }
 
 
@@ -92,7 +75,7 @@ def batch_info(batch: Batch, mask: NDArray[np.int8]) -> Info:
         "response_s": clock["response_ns"] * 1e-9,
         **counts_of(batch.state.counts),
         **_of_the_step(batch.out, mask),
-        **dict.fromkeys(MASKS, everywhere(batch.environments)),
+        **dict.fromkeys(MASKS, np.ones(batch.environments, np.bool_)),
     }
 
 

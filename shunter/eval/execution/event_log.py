@@ -249,7 +249,7 @@ class EventLog:
 
 
 _DECISION_S = 1.0
-"""By which ends may come before starts: older gateways noted when a start was expected, with the decision's time."""
+"""By which ends may come before starts: older gateways noted when a start was expected at its decision."""
 
 
 def write_event_logs(logs: list[EventLog], path: str | os.PathLike[str]) -> None:
