@@ -13,6 +13,8 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+from unittest import mock
 
 import gymnasium
 import numpy as np
@@ -20,7 +22,9 @@ import numpy as np
 from benchmarks.form import Row, at_least, at_most, main, reported
 from benchmarks.sim_policies import Choose, cost_greedy, first_legal, random_legal
 from benchmarks.sim_worlds import synthetic_world
+from shunter.envs.gym import scheduling, vector
 from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.gym.vector import SchedulingVectorEnv
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.supply import environment_key
 from shunter.envs.world.world import World
@@ -151,6 +155,48 @@ def single(quick: bool) -> list[Row]:
     return [at_least(Row("Env.step through Gymnasium", value, "1/s", interval), 40e3)]
 
 
+def checks(quick: bool) -> list[Row]:
+    """What looking at actions costs: steps with the checks over steps without, in turns."""
+    world = synthetic_world(rate_per_s=0.4)
+    one, many = SchedulingEnv(world=world), SchedulingVectorEnv(64, world=world)
+    action, actions = np.int64(0), np.zeros(64, np.int64)
+
+    def single_s(count: int) -> float:
+        one.reset(seed=0)
+        begun_s = time.perf_counter()
+        for _ in range(count):
+            if any(one.step(action)[2:4]):
+                one.reset(seed=0)
+        return (time.perf_counter() - begun_s) / count
+
+    def batch_s(count: int) -> float:
+        begun_s = time.perf_counter()
+        for _ in range(count):
+            many.step(actions)
+        return (time.perf_counter() - begun_s) / count
+
+    many.reset(seed=0)
+    cases: tuple[tuple[str, Any, str, Callable[[int], float], int], ...] = (
+        ("Env.step", scheduling, "check_action", single_s, 2000),
+        ("a step of 64 environments", vector, "check_actions", batch_s, 400),
+    )
+    rows = []
+    for what, module, name, seconds, count in cases:
+        seconds(count)
+        ratios = []
+        for _ in range(15 if quick else 60):
+            checked = seconds(count)
+            with mock.patch.object(module, name, lambda given, *_: given):
+                unchecked = seconds(count)
+            ratios.append((checked + seconds(count)) / (2 * unchecked))
+        low, value, high = map(float, np.quantile(ratios, [0.25, 0.5, 0.75]))
+        note = "median and quartiles of steps with over steps without, each between two with"
+        rows.append(
+            at_most(Row(f"{what}, actions checked over not", value, "", (low, high), note=note), 1.03)
+        )
+    return rows
+
+
 def memory(quick: bool) -> list[Row]:
     """What an episode of many requests needs more than one of few, at its peak."""
     count = 200_000 if quick else 1_000_000
@@ -185,7 +231,7 @@ def start_up(quick: bool) -> list[Row]:
     ]
 
 
-PARTS: tuple[Callable[[bool], list[Row]], ...] = (batched, large, single, memory, start_up)
+PARTS: tuple[Callable[[bool], list[Row]], ...] = (batched, large, single, checks, memory, start_up)
 
 
 def run(quick: bool) -> list[Row]:
