@@ -15,6 +15,7 @@ from typing import Any
 from shunter.catalog.models import ModelSpec, check_modelled
 from shunter.engines.gguf_shape import GENERATES
 from shunter.engines.headers import TensorInfo, read_tensors, weight_files
+from shunter.engines.tensor_sizes import Wanted, check_sizes
 from shunter.errors import BrokenFileError, InputError
 from shunter.reading import read_json
 
@@ -27,6 +28,20 @@ FAMILIES = (
 
 _TIED = ("gemma", "gemma2", "gemma3_text")
 """Families whose output layer is the embedding unless their configuration says no."""
+
+_LEFT_OUT = {
+    "gemma3_text": {
+        **{"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
+        "sliding_window": 4096,
+    }
+}
+"""What published configurations of a family leave out, as transformers fills it in.
+
+Source: transformers, models/gemma3/configuration_gemma3.py.
+"""
+
+_PACKED_BESIDE = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
+"""Files that said how a folder is quantised before config.json did."""
 
 _PLAIN_LAYERS = ("full_attention", "sliding_attention", "chunked_attention")
 _LOADED = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
@@ -70,10 +85,11 @@ def read_folder(path: Path, field: str) -> Folder:
     _check_family(config, whole, f"{path}", field)
     _check_weight_files(path, field)
     stored = {_plain_name(name): info for name, info in read_tensors(path).items()}
-    method = _method(config)
+    method = _method(config, stored)
     tensors = stored if method else _as_loaded(config, stored)
     is_tied = _is_tied(config, stored)
     spec = _spec(config, model_name(path), stored, is_tied)
+    check_sizes(config.path, _measurable(stored, method), _wanted(spec))
     return Folder(spec, _used(config, tensors, spec, is_tied), method)
 
 
@@ -96,6 +112,8 @@ class _Config:
     def number(self, key: str, default: int | None = None) -> int:
         """A whole number above zero; a default may be 0, and stands where the key is missing or null."""
         value = self.values.get(key)
+        if value is None:
+            value = _LEFT_OUT.get(self.family, {}).get(key)
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < (default is None):
@@ -156,10 +174,20 @@ def _plain_name(name: str) -> str:
     return f"beside.{name.replace('layers.', 'blocks.')}"
 
 
-def _method(config: _Config) -> str | None:
+def _method(config: _Config, stored: Mapping[str, TensorInfo]) -> str | None:
+    """How a folder is quantised; None: it is not.
+
+    Raises:
+        BrokenFileError: It does not say how, and its weights are whole numbers.
+    """
     quantised = config.values.get("quantization_config")
     if quantised is None:
-        return None
+        packed = [n for n, info in stored.items() if n.endswith("weight") and info.dtype not in _FLOATS]
+        beside = [how for name, how in _PACKED_BESIDE.items() if (config.path.parent / name).exists()]
+        if packed and not beside:
+            why = f"it must say by quantization_config how {packed[0]} is quantised, which is"
+            raise BrokenFileError(config.path, f"{why} {stored[packed[0]].dtype}")
+        return beside[0] if packed else None
     method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
     if not isinstance(method, str) or not method:
         why = f"quantization_config must name its quant_method. Got {quantised!r} instead"
@@ -248,6 +276,45 @@ def _attention(config: _Config, hidden: int, heads: int) -> dict[str, int]:
         "q_lora_rank": config.number("q_lora_rank", 0),
         "rope_dim": rope_dim,
     }
+
+
+def _measurable(stored: Mapping[str, TensorInfo], method: str | None) -> list[tuple[str, TensorInfo]]:
+    """Tensors whose sides are those of their matrices; of packed ones the scales, which have its columns."""
+    scales = ".scales" if method in _PACKED_BESIDE.values() else None
+    return [
+        (name, info)
+        for name, info in stored.items()
+        if not name.startswith("beside.")
+        and (info.dtype in _FLOATS if scales is None else name.endswith(scales))
+    ]
+
+
+def _wanted(spec: ModelSpec) -> dict[str, Wanted]:
+    """Sides of tensors by what their names end in."""
+    value_dim, keys = spec.value_dim or spec.head_dim, f"head_dim {spec.head_dim}"
+    rows = {
+        "q_proj": (spec.attn_heads * spec.head_dim, f"num_attention_heads {spec.attn_heads} x {keys}"),
+        "k_proj": (spec.kv_heads * spec.head_dim, f"num_key_value_heads {spec.kv_heads} x {keys}"),
+        "v_proj": (spec.kv_heads * value_dim, f"num_key_value_heads {spec.kv_heads} x {keys}"),
+        "qkv_proj": (
+            (spec.attn_heads + 2 * spec.kv_heads) * spec.head_dim,
+            f"num_attention_heads {spec.attn_heads}, num_key_value_heads {spec.kv_heads}, {keys}",
+        ),
+        "kv_a_proj_with_mqa": (
+            spec.kv_lora_rank + spec.rope_dim,
+            f"kv_lora_rank {spec.kv_lora_rank} + qk_rope_head_dim {spec.rope_dim}",
+        ),
+        "q_b_proj": (spec.attn_heads * spec.head_dim, f"num_attention_heads {spec.attn_heads} x {keys}"),
+        "embed_tokens": (spec.vocab_size, f"vocab_size {spec.vocab_size}"),
+    }
+    wanted = {f"{name}.weight": Wanted(0, size, said) for name, (size, said) in rows.items()}
+    wanted |= {f"{name}.scales": Wanted(-1, size, said) for name, (size, said) in rows.items()}
+    hidden = Wanted(-1, spec.hidden_size, f"hidden_size {spec.hidden_size}")
+    wanted |= {f"{name}_proj.weight": hidden for name in ("gate", "up")}
+    if not spec.experts:  # whose projections are called the same
+        mlp = f"intermediate_size {spec.intermediate_size}"
+        wanted["down_proj.weight"] = Wanted(-1, spec.intermediate_size, mlp)
+    return wanted
 
 
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")

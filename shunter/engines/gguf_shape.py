@@ -17,6 +17,7 @@ from typing import Any
 
 from .base import CheckpointError
 from .headers import HeaderError, TensorInfo
+from .tensor_sizes import Wanted, check_sizes
 
 __all__ = ["GENERATES", "GgufShape", "ShapeError", "is_expert", "read_gguf_shape"]
 
@@ -150,6 +151,7 @@ def read_gguf_shape(
         **_attention(keys, hidden, heads),
         **_mlp(keys, loaded, layers),
     )
+    check_sizes(path, loaded.items(), _wanted(shape))
     return shape, loaded
 
 
@@ -262,6 +264,36 @@ def _attention(keys: _Keys, hidden: int, heads: int) -> dict[str, int]:
         "kv_heads": keys.number("attention.head_count_kv", heads),
         "head_dim": key_dim,
         "value_dim": keys.number("attention.value_length", key_dim),
+    }
+
+
+def _wanted(shape: GgufShape) -> dict[str, Wanted]:
+    """Sides of tensors by what their names end in."""
+    keys = f"key_length {shape.head_dim}"
+    queries = Wanted(0, shape.attn_heads * shape.head_dim, f"head_count {shape.attn_heads} x {keys}")
+    shared = {
+        "attn_q.weight": queries,
+        "attn_q_b.weight": queries,
+        "ffn_down.weight": Wanted(
+            -1, shape.intermediate_size, f"feed_forward_length {shape.intermediate_size}"
+        ),
+        "ffn_down_exps.weight": Wanted(
+            -1, shape.expert_size, f"expert_feed_forward_length {shape.expert_size}"
+        ),
+    }
+    if shape.kv_lora_rank:
+        latent = f"kv_lora_rank {shape.kv_lora_rank} + rope.dimension_count {shape.rope_dim}"
+        return {**shared, "attn_kv_a_mqa.weight": Wanted(0, shape.kv_width, latent)}
+    heads = f"head_count_kv {shape.kv_heads}"
+    return {
+        **shared,
+        "attn_k.weight": Wanted(0, shape.kv_heads * shape.head_dim, f"{heads} x {keys}"),
+        "attn_v.weight": Wanted(
+            0, shape.kv_heads * shape.value_dim, f"{heads} x value_length {shape.value_dim}"
+        ),
+        "attn_qkv.weight": Wanted(
+            0, queries.size + shape.kv_heads * (shape.head_dim + shape.value_dim), f"{queries.said}, {heads}"
+        ),
     }
 
 
