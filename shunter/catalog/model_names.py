@@ -12,14 +12,20 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["known_model", "nearest_models"]
+__all__ = ["known_model", "nearest_models", "quantization_in"]
 
 _EXTENSION = re.compile(r"\.(?:gguf|safetensors)$")
 _QUANTISATION = (
-    r"i?q\d(?:-[0-9k])?(?:-(?:xxs|xs|nl|s|m|l|xl))*|b?fp?(?:16|32|8|4)|mxfp4|nvfp4|nf4|w\d+a\d+|int[48]"
-    r"|[48]bit|awq|gptq|bnb|exl2|gguf|hf"
+    r"(?:(?:ud|qat)[-_ ])?i?q\d(?:[-_ ][0-9k])?(?:[-_ ](?:xxs|xs|nl|s|m|l|xl))*"
+    r"(?:[- ]+(?:small|medium|large))?"
+    r"|b?fp?(?:16|32|8|4)(?:-(?:dynamic|static|kv))*|mxfp4|nvfp4|nf4|(?:quantized\.)?w\d+a\d+|int[48]"
+    r"|(?:mlx-)?[2-8]bit|awq|gptq|bnb|exl[23]"
 )
-_SAME_SHAPE_WORDS = re.compile(rf"(?<![a-z0-9.])(?:instruct|chat|it|base|{_QUANTISATION})(?![a-z0-9.])")
+_STORED = re.compile(rf"(?<![a-z0-9.])(?:{_QUANTISATION})(?![a-z0-9.])", re.I)
+_NO_TYPE = re.compile(r"^(?:ud|qat|mlx|quantized)[-_. ]|-(?:dynamic|static|kv)", re.I)
+_SAME_SHAPE_WORDS = re.compile(
+    rf"(?<![a-z0-9.])(?:instruct|chat|it|base|gguf|hf|{_QUANTISATION})(?![a-z0-9.])"
+)
 
 _ALIASES = {
     "Codestral-22B": ("Codestral-22B-v0.1",),
@@ -121,6 +127,17 @@ def nearest_models(text: str, known: Iterable[str]) -> list[str]:
     longer = sorted(form for form in plain if wanted and form.startswith(wanted))
     close = [*longer, *difflib.get_close_matches(wanted, list(plain), n=3, cutoff=0.4)]
     return list(dict.fromkeys(plain[form] for form in close))[:3]
+
+
+def quantization_in(text: str) -> str:
+    """How a name says that its weights are stored; empty where it does not.
+
+    Args:
+        text: For example ``Qwen3-8B-UD-Q4_K_XL.gguf`` (Q4_K_XL), ``Llama-3-8B-FP8-dynamic`` (FP8) or
+            ``Qwen3-8B-AWQ`` (AWQ).
+    """
+    found = _STORED.search(_EXTENSION.sub("", text.strip().rpartition("/")[2]))
+    return _NO_TYPE.sub("", found[0]) if found else ""
 
 
 def _plain_names(name: str) -> set[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shunter.catalog.checkpoints import read_checkpoint
+from shunter.catalog.model_names import quantization_in
 from shunter.catalog.models import known_models
 from shunter.errors import InputError, ShunterError
 from shunter.models.published.rows import (
@@ -21,7 +21,6 @@ from shunter.models.published.rows import (
 from shunter.profiling.measurements.measurement import ModelSaid
 from shunter.profiling.sweep.plan import model_facts
 
-_QUANTIZATION = re.compile(r"[-._ ](i?q\d\w*|[bf]p?f?(?:16|32)|fp8)$", re.I)
 _FAMILIES = {
     "llama": ("llama", "mistral", "codestral", "mixtral", "codellama", "tinyllama", "smollm2", "falcon3"),
     "llama4": ("llama-4",),
@@ -103,7 +102,8 @@ class Namer:
     def _named(self, said: ModelSaid, place: str) -> dict[str, Any]:
         given = self._given(said)
         called = given or Path(said.file).name or said.text
-        name, quantization = shape_and_quantization(called)
+        name = model_name(called.replace("\\", "/").rstrip("/"))
+        quantization = quantization_in(called.replace("\\", "/").rstrip("/"))
         # "llama 7B" is what llama.cpp calls any model of that architecture and about that size.
         is_described = called == said.text and said.architecture in _FAMILIES and said.params is not None
         if not given and (spec_of(name) is None or is_described):
@@ -141,17 +141,6 @@ class Namer:
         return found[0]
 
 
-def shape_and_quantization(text: str) -> tuple[str, str]:
-    """A model's name and quantisation from a path, a file's name or a Hugging Face id.
-
-    Returns:
-        A name that ``spec_of`` knows, or the text; the quantisation is empty if none is in it.
-    """
-    name = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    found = _QUANTIZATION.search(re.sub(r"\.gguf$", "", name, flags=re.I))
-    return model_name(name), found[1] if found else ""
-
-
 def _check_params(said: ModelSaid, name: str, place: str) -> None:
     spec, families = spec_of(name), _FAMILIES.get(said.architecture, ())
     if families and not model_name(name).lower().startswith(families):
@@ -169,7 +158,7 @@ def _check_params(said: ModelSaid, name: str, place: str) -> None:
 
 def _sized(name: str, quantization: str, said: ModelSaid, place: str) -> dict[str, Any]:
     """The catalogue's facts, with the file's own size where that is another."""
-    if quantization in QUANTISATIONS:
+    if quantization in (*QUANTISATIONS, "MXFP4"):
         facts = catalog_facts(name, quantization, field=f"{place}, model")
         size = said.weight_bytes
         if size is None or abs(size / facts["weight_bytes"] - 1) <= _SAME_SIZE:
