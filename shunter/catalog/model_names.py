@@ -28,8 +28,10 @@ _SAME_SHAPE_WORDS = re.compile(
 )
 
 _ALIASES = {
-    "Codestral-22B": ("Codestral-22B-v0.1",),
+    "Aya-Expanse-8B": ("c4ai-aya-expanse-8B",),
+    "Codestral-22B": ("Codestral-22B-v0.1", "Mistral-Small-2409"),
     "CodeLlama-34B": ("CodeLlama-34B-Python",),
+    "Command-R-v01": ("c4ai-command-r-v01", "command-r-35b"),
     "DeepSeek-V2-Lite": ("DeepSeek-V2-Lite-Chat", "DeepSeek-Coder-V2-Lite"),
     "DeepSeek-V3": (
         *("DeepSeek-V3-0324", "DeepSeek-V3.1", "DeepSeek-V3.1-Terminus"),
@@ -42,13 +44,17 @@ _ALIASES = {
     "Gemma-2-27B": ("ShieldGemma-27B",),
     "Gemma-3-27B": ("MedGemma-27B-text",),
     "Gemma-3-270M": ("FunctionGemma-270M",),
-    "GLM-4.5": ("GLM-4.6",),
+    "GLM-4-9B-0414": ("GLM-4-9B", "GLM-Z1-9B-0414"),
+    "GLM-4.5": ("GLM-4.6", "GLM-4.7"),
     "gpt-oss-20b": ("gpt-oss-safeguard-20b",),
     "gpt-oss-120b": ("gpt-oss-safeguard-120b",),
+    "Granite-3-2B": ("Granite-3.0-2B", "Granite-3.1-2B", "Granite-3.2-2B", "Granite-3.3-2B"),
+    "Granite-3-8B": ("Granite-3.0-8B", "Granite-3.1-8B", "Granite-3.2-8B", "Granite-3.3-8B"),
+    "InternLM2.5-7B": ("internlm2_5-7B",),
     "Kimi-K2": ("Kimi-K2-0905", "Kimi-K2-Thinking"),
-    "Llama-2-7B": ("LLaMA-7B", "LLaMA-1-7B", "Vicuna-7B-v1.5"),
+    "Llama-2-7B": ("LLaMA-7B", "LLaMA-1-7B", "Vicuna-7B-v1.5", "CodeLlama-7B"),
     "Llama-2-13B": ("LLaMA-13B", "LLaMA-1-13B", "Vicuna-13B-v1.5"),
-    "LLaMA-33B": ("LLaMA-1-33B", "Wizard-Vicuna-30B"),
+    "LLaMA-33B": ("LLaMA-1-33B", "LLaMA-30B", "Wizard-Vicuna-30B"),
     "Llama-3-8B": (
         *("Meta-Llama-3-8B", "Llama-3.1-8B", "Meta-Llama-3.1-8B", "DeepSeek-R1-Distill-Llama-8B"),
         *("Llama-Guard-3-8B", "Llama-3.1-Nemotron-Nano-8B-v1"),
@@ -62,6 +68,7 @@ _ALIASES = {
     "Llama-4-Scout": ("Llama-4-Scout-17B-16E",),
     "Llama-4-Maverick": ("Llama-4-Maverick-17B-128E",),
     "MiniMax-M2": ("MiniMax-M2.5", "MiniMax-M2.7"),
+    "Ministral-8B": ("Ministral-8B-2410",),
     "Mistral-7B-v0.2": ("Mistral-7B-v0.1", "Zephyr-7B-beta"),
     "Mistral-7B-v0.3": ("Mathstral-7B-v0.1",),
     "Mistral-Large-123B": ("Mistral-Large-2407", "Mistral-Large-2411"),
@@ -72,11 +79,16 @@ _ALIASES = {
     ),
     "Mixtral-8x22B": ("Mixtral-8x22B-v0.1",),
     "Mixtral-8x7B": ("Mixtral-8x7B-v0.1",),
+    "Olmo-3-7B": ("Olmo-3-1025-7B", "Olmo-3-7B-Think"),
+    "Olmo-3-32B": ("Olmo-3-1125-32B", "Olmo-3-32B-Think"),
     "OLMo-2-7B": ("OLMo-2-1124-7B",),
     "OLMo-2-13B": ("OLMo-2-1124-13B",),
+    "OLMo-2-32B": ("OLMo-2-0325-32B",),
+    "Phi-3-medium": ("Phi-3-medium-4k", "Phi-3-medium-128k"),
     "Phi-3.5-mini": ("Phi-3-mini-4k", "Phi-3-mini-128k"),
     "Phi-4-14B": ("Phi-4", "Phi-4-reasoning", "Phi-4-reasoning-plus"),
     "Phi-4-mini": ("Phi-4-mini-reasoning",),
+    "Qwen1.5-7B": ("Qwen-7B",),
     "Qwen1.5-MoE-A2.7B": ("Qwen1.5-MoE-A2.7B-Chat",),
     "Qwen2.5-0.5B": ("Qwen2.5-Coder-0.5B", "Qwen2-0.5B"),
     "Qwen2.5-1.5B": ("Qwen2.5-Coder-1.5B", "Qwen2.5-Math-1.5B", "Qwen2-1.5B"),
@@ -95,7 +107,10 @@ _ALIASES = {
     "SmolLM2-135M": ("SmolLM-135M",),
     "SmolLM2-360M": ("SmolLM-360M",),
     "SmolLM2-1.7B": ("SmolLM-1.7B",),
+    "SOLAR-10.7B": ("SOLAR-10.7B-v1.0",),
     "TinyLlama-1.1B": ("TinyLlama-1.1B-Chat-v1.0",),
+    "Yi-9B": ("Yi-1.5-9B",),
+    "Yi-34B": ("Yi-1.5-34B",),
 }
 """Other names of a shape, what is no word of ``_SAME_SHAPE_WORDS`` kept.
 

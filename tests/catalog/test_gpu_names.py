@@ -7,6 +7,13 @@ from shunter.errors import InputError, UnknownNameError
 
 NAMES = {
     # nvidia-smi, torch.cuda.get_device_name
+    "NVIDIA GB300": "GB300",
+    "NVIDIA GB300, 284208 MiB": "GB300",
+    "NVIDIA GB300, 189471 MiB": None,
+    "Apple M5": None,
+    "Apple M5 16GB": "M5 16GB",
+    "Apple M5 Pro 48GB": "M5 Pro 48GB",
+    "Apple M5 Max 128GB": "M5 Max 128GB",
     "NVIDIA A100-SXM4-40GB": "A100 SXM4 40GB",
     "A100-SXM4-40GB": "A100 SXM4 40GB",
     "NVIDIA A100-SXM4-40GB, 40960 MiB": "A100 SXM4 40GB",

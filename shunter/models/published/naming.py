@@ -22,10 +22,13 @@ from shunter.profiling.measurements.measurement import ModelSaid
 from shunter.profiling.sweep.plan import model_facts
 
 _FAMILIES = {
-    "llama": ("llama", "mistral", "codestral", "mixtral", "codellama", "tinyllama", "smollm2", "falcon3"),
+    "llama": (
+        *("llama", "mistral", "codestral", "mixtral", "codellama", "tinyllama", "smollm2", "falcon3"),
+        *("ministral", "solar", "yi-"),
+    ),
     "llama4": ("llama-4",),
     "smollm3": ("smollm3",),
-    "qwen2": ("qwen2.5", "deepseek-r1-distill-qwen"),
+    "qwen2": ("qwen2.5", "deepseek-r1-distill-qwen", "qwen1.5-7b"),
     "qwen2moe": ("qwen1.5-moe",),
     "qwen3": ("qwen3",),
     "qwen3moe": ("qwen3",),
@@ -34,7 +37,11 @@ _FAMILIES = {
     "gemma3": ("gemma-3",),
     "phi3": ("phi",),
     "gpt-oss": ("gpt-oss",),
-    "olmo2": ("olmo-2",),
+    "olmo2": ("olmo-2", "olmo-3"),
+    "granite": ("granite-3",),
+    "command-r": ("command-r", "aya-expanse"),
+    "internlm2": ("internlm2.5",),
+    "seed_oss": ("seed-oss",),
     "minimax-m2": ("minimax-m2",),
 }
 """Names of models by llama.cpp's name of what runs them."""
