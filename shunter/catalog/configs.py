@@ -22,11 +22,11 @@ from shunter.reading import read_json
 FAMILIES = (
     *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "phi3"),
     *("gemma", "gemma2", "gemma3_text", "gpt_oss", "llama4_text", "deepseek_v2", "deepseek_v3", "kimi_k2"),
-    *("glm4", "glm4_moe"),
+    *("glm4", "glm4_moe", "granite", "cohere", "cohere2", "olmo2", "olmo3", "smollm3", "seed_oss"),
 )
 """Families of folders whose sizes are known, as ``model_type`` of the part that generates text."""
 
-_TIED = ("gemma", "gemma2", "gemma3_text")
+_TIED = ("gemma", "gemma2", "gemma3_text", "cohere", "cohere2")
 """Families whose output layer is the embedding unless their configuration says no."""
 
 _LEFT_OUT = {
@@ -377,7 +377,10 @@ def _windowed_layers(config: _Config, layers: int) -> int:
     if family == "llama4_text":
         positioned = config.listed("no_rope_layers", int) or [(i + 1) % 4 for i in range(layers)]
         return sum(map(bool, positioned))
-    every = {"gemma2": 2, "gpt_oss": 2, "gemma3_text": config.number("sliding_window_pattern", 6)}.get(family)
+    named = {"gemma3_text": 6, "cohere2": 4, "olmo3": 4}
+    every = {"gemma2": 2, "gpt_oss": 2}.get(family)
+    if family in named:
+        every = config.number("sliding_window_pattern", named[family])
     if every:
         return layers - layers // every
     return max(0, layers - config.number("max_window_layers", 0)) if family.startswith("qwen") else layers

@@ -23,13 +23,16 @@ __all__ = ["GENERATES", "GgufShape", "ShapeError", "is_expert", "read_gguf_shape
 
 GENERATES = "be a model that generates text, not one for embeddings or ranking"
 
-_FULL_EVERY = {"cohere2": 4, "gemma2": 2, "gemma3": 6, "gpt-oss": 2, "llama4": 4}
+_FULL_EVERY = {"cohere2": 4, "gemma2": 2, "gemma3": 6, "gpt-oss": 2, "llama4": 4, "olmo2": 4}
 """Of so many layers the last one keeps all tokens, the others a window."""
 
 _WINDOWS = {"gemma2": 4096, "llama4": 8192}
 """Windows that llama.cpp takes where the file names none."""
 
-_NO_WINDOWS = ("llama", "mistral3", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe")
+_NO_WINDOWS = (
+    *("llama", "mistral3", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe"),
+    *("granite", "command-r", "smollm3", "seed_oss"),
+)
 """Families that llama.cpp runs without a window, whatever the file says."""
 
 _PER_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")

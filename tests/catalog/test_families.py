@@ -287,6 +287,11 @@ def test_a_gguf_header_that_its_tensors_contradict_is_refused_on_both_sides(
         ({"use_sliding_window": True, "max_window_layers": 20}, 4),
         ({"model_type": "mistral", "sliding_window": 4096, "use_sliding_window": None}, 24),
         ({"model_type": "mistral", "sliding_window": None}, 0),
+        ({"model_type": "cohere2", "sliding_window": 4096, "use_sliding_window": None}, 18),
+        ({"model_type": "cohere2", "sliding_window_pattern": 2, "use_sliding_window": None}, 12),
+        ({"model_type": "olmo3", "sliding_window": 4096, "use_sliding_window": None}, 18),
+        ({"model_type": "smollm3", "sliding_window": None, "use_sliding_window": False}, 0),
+        ({"model_type": "seed_oss"}, 0),
     ],
 )
 def test_windows_of_configurations(config: dict[str, Any], windowed: int, tmp_path: Path) -> None:
