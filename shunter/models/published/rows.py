@@ -198,7 +198,9 @@ def quantization_name(text: str) -> str:
     """The dataset's name of a quantisation: ``FP16`` and ``f16`` are F16, ``Q4_K - Medium`` is Q4_K_M."""
     size = re.compile(r"\s*-\s*(small|medium|large)\b.*", re.I)
     plain = re.sub(r"[- ]", "_", size.sub(lambda found: f"_{found[1][0]}", text.strip()).upper())
-    return {"FP16": "F16", "FLOAT16": "F16", "BFLOAT16": "BF16", "FP32": "F32"}.get(plain, plain)
+    return {"FP16": "F16", "FLOAT16": "F16", "BFLOAT16": "BF16", "FP32": "F32", "MXFP4_MOE": "MXFP4"}.get(
+        plain, plain
+    )
 
 
 def facts_of(name: str) -> dict[str, Any] | None:
