@@ -106,6 +106,13 @@ def test_a_quantisation_that_the_models_name_says_is_not_overridden(capsys, fold
     assert not list(folder.iterdir())
 
 
+def test_a_size_that_no_file_of_its_quantisation_has_is_refused(capsys, folder):
+    records = json.loads((CORPUS / "llama-bench.json").read_text(encoding="utf-8"))
+    Path("small.json").write_text(json.dumps([{**records[0], "model_size": 1_637_632_768}]))
+    error = run(capsys, "dataset", "import", "small.json", "--out", "d.parquet", code=2)
+    assert "model size must be about the 4912898048 bytes of Llama-3-8B in Q4_K_M. Got '1637632768'" in error
+
+
 def test_a_served_model_in_mxfp4_is_of_the_catalogues_size(capsys, folder):
     run(
         *(

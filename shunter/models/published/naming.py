@@ -50,6 +50,8 @@ _EXACT = 2e-3
 """Counts of parameters differ by what few files have besides: rotary frequencies, unused tokens."""
 _SAME_SIZE = 0.03
 """A catalogue's size of a quantisation is good to about this; what is farther off is its own size."""
+_OTHER_SIZE = 0.25
+"""What is farther off than this is another quantisation than it is called."""
 
 
 @dataclass
@@ -168,7 +170,11 @@ def _sized(name: str, quantization: str, said: ModelSaid, place: str) -> dict[st
     if quantization in (*QUANTISATIONS, "MXFP4"):
         facts = catalog_facts(name, quantization, field=f"{place}, model")
         size = said.weight_bytes
-        if size is None or abs(size / facts["weight_bytes"] - 1) <= _SAME_SIZE:
+        apart = 0.0 if size is None else size / facts["weight_bytes"] - 1
+        if abs(apart) > _OTHER_SIZE:
+            rule = f"be about the {facts['weight_bytes']} bytes of {name} in {quantization}"
+            raise InputError(f"{place}, model size", rule, f"{size:.0f}")
+        if abs(apart) <= _SAME_SIZE:
             return {**facts, "checkpoint_format": ""}
     elif said.weight_bytes is None:
         rule = f"be one of {', '.join(QUANTISATIONS)}, as the file says no size"
