@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shunter.catalog.config_sizes import check_tensors
 from shunter.catalog.models import ModelSpec, check_modelled
 from shunter.engines.gguf_shape import GENERATES
 from shunter.engines.headers import TensorInfo, read_tensors, weight_files
-from shunter.engines.tensor_sizes import Wanted, check_sizes
 from shunter.errors import BrokenFileError, InputError
 from shunter.reading import read_json
 
@@ -89,7 +89,7 @@ def read_folder(path: Path, field: str) -> Folder:
     tensors = stored if method else _as_loaded(config, stored)
     is_tied = _is_tied(config, stored)
     spec = _spec(config, model_name(path), stored, is_tied)
-    check_sizes(config.path, _measurable(stored, method), _wanted(spec))
+    check_tensors(config.path, stored, spec, scaled=method in _PACKED_BESIDE.values())
     return Folder(spec, _used(config, tensors, spec, is_tied), method)
 
 
@@ -278,50 +278,12 @@ def _attention(config: _Config, hidden: int, heads: int) -> dict[str, int]:
     }
 
 
-def _measurable(stored: Mapping[str, TensorInfo], method: str | None) -> list[tuple[str, TensorInfo]]:
-    """Tensors whose sides are those of their matrices; of packed ones the scales, which have its columns."""
-    scales = ".scales" if method in _PACKED_BESIDE.values() else None
-    return [
-        (name, info)
-        for name, info in stored.items()
-        if not name.startswith("beside.")
-        and (info.dtype in _FLOATS if scales is None else name.endswith(scales))
-    ]
-
-
-def _wanted(spec: ModelSpec) -> dict[str, Wanted]:
-    """Sides of tensors by what their names end in."""
-    value_dim, keys = spec.value_dim or spec.head_dim, f"head_dim {spec.head_dim}"
-    rows = {
-        "q_proj": (spec.attn_heads * spec.head_dim, f"num_attention_heads {spec.attn_heads} x {keys}"),
-        "k_proj": (spec.kv_heads * spec.head_dim, f"num_key_value_heads {spec.kv_heads} x {keys}"),
-        "v_proj": (spec.kv_heads * value_dim, f"num_key_value_heads {spec.kv_heads} x {keys}"),
-        "qkv_proj": (
-            (spec.attn_heads + 2 * spec.kv_heads) * spec.head_dim,
-            f"num_attention_heads {spec.attn_heads}, num_key_value_heads {spec.kv_heads}, {keys}",
-        ),
-        "kv_a_proj_with_mqa": (
-            spec.kv_lora_rank + spec.rope_dim,
-            f"kv_lora_rank {spec.kv_lora_rank} + qk_rope_head_dim {spec.rope_dim}",
-        ),
-        "q_b_proj": (spec.attn_heads * spec.head_dim, f"num_attention_heads {spec.attn_heads} x {keys}"),
-        "embed_tokens": (spec.vocab_size, f"vocab_size {spec.vocab_size}"),
-    }
-    wanted = {f"{name}.weight": Wanted(0, size, said) for name, (size, said) in rows.items()}
-    wanted |= {f"{name}.scales": Wanted(-1, size, said) for name, (size, said) in rows.items()}
-    hidden = Wanted(-1, spec.hidden_size, f"hidden_size {spec.hidden_size}")
-    wanted |= {f"{name}_proj.weight": hidden for name in ("gate", "up")}
-    if not spec.experts:  # whose projections are called the same
-        mlp = f"intermediate_size {spec.intermediate_size}"
-        wanted["down_proj.weight"] = Wanted(-1, spec.intermediate_size, mlp)
-    return wanted
-
-
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def _mlp(config: _Config, layers: int) -> dict[str, int]:
-    experts = next((config.number(key) for key in _EXPERT_COUNTS if config.values.get(key)), 0)
+    said = (config.number(key, 0) for key in _EXPERT_COUNTS if config.values.get(key) is not None)
+    experts = next(said, 0)
     size = config.number("intermediate_size")
     if not experts:
         return {"intermediate_size": size}

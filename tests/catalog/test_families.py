@@ -203,9 +203,9 @@ def test_a_configuration_of_another_form_is_one_clear_error(
         ({"head_dim": 128}, r"num_attention_heads 14 x head_dim 128 = 1792, and .* has 896 rows"),
         (
             {"intermediate_size": 9728},
-            r"it says intermediate_size 9728, and .*down_proj\.weight has 4864 col",
+            r"it says intermediate_size 9728, and .*_proj\.weight has 4864 rows",
         ),
-        ({"hidden_size": 1792, "head_dim": 64}, r"it says hidden_size 1792, and .* has 896 columns"),
+        ({"hidden_size": 1792, "head_dim": 64}, r"it says hidden_size 1792, and .* has 896 rows"),
         ({"vocab_size": 32000}, r"it says vocab_size 32000, and model\.embed_tokens\.weight has 151936 rows"),
     ],
 )
@@ -214,6 +214,43 @@ def test_a_configuration_that_its_tensors_contradict_is_refused(
 ) -> None:
     with pytest.raises(BrokenFileError, match=message):
         read_checkpoint(folder_of(tmp_path, **config))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_local_experts": None}, "it says 0 experts, and its tensors are of 32"),
+        ({"num_local_experts": 64}, "it says 64 experts, and its tensors are of 32"),
+        ({"num_local_experts": {}}, r"num_local_experts must be a whole number .* Got \{\}"),
+        ({"intermediate_size": 1440}, r"intermediate_size 1440 x 2 = 2880, and .* has 5760 columns"),
+        ({"hidden_size": 1440}, r"it says hidden_size 1440, and .* has 2880 rows"),
+    ],
+)
+def test_experts_that_are_not_those_of_the_tensors_are_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    entry = CORPUS["gpt-oss-20b"]
+    with pytest.raises(BrokenFileError, match=message):
+        read_checkpoint(write_header(entry | {"config": entry["config"] | change}, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"intermediate_size": 7168},
+            r"intermediate_size 7168, and .*(gate|up)_proj\.scales has 14336 columns",
+        ),
+        ({"vocab_size": 32000}, r"vocab_size 32000, and model\.embed_tokens\.weight has 128256 rows"),
+        ({"num_key_value_heads": 32}, r"num_key_value_heads 32 x .* = 4096, and .*\.scales has 1024 columns"),
+    ],
+)
+def test_a_packed_folder_is_measured_by_its_scales(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    entry = CORPUS["llama-3-8b-awq"]
+    with pytest.raises(BrokenFileError, match=message):
+        read_checkpoint(write_header(entry | {"config": entry["config"] | change}, tmp_path))
 
 
 GPTQ_LAYERS = [

@@ -159,8 +159,8 @@ def read_trace(
     frame = _ordered(_valued(reading, unit, needs_arrivals, path), known)
     first_s = frame["arrival_s"].min()
     if needs_arrivals and time_unit is None and not says_unit and MAX_ARRIVAL_S < first_s < np.inf:
-        rule = f"be a shorter one (ms, us, ns): in {unit} all arrivals of {path} are after the year 2286"
-        raise InputError(_UNIT, rule, None)
+        why = f"in {unit} all arrivals of {path} are after the year 2286"
+        raise InputError(_UNIT, f"be a shorter one (ms, us, ns): {why}", None)
     for rule in _RULES:
         holds = rule.holds(frame).to_numpy()
         if not holds.all():
