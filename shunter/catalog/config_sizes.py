@@ -11,8 +11,6 @@ from shunter.engines.headers import TensorInfo
 from shunter.engines.tensor_sizes import Wanted, check_sizes
 from shunter.errors import BrokenFileError
 
-__all__ = ["check_tensors"]
-
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _EXPERT = re.compile(r"\.experts\.(?:(\d+)\.)?")
 

@@ -318,6 +318,35 @@ def test_a_gguf_header_that_its_tensors_contradict_is_refused_on_both_sides(
 
 
 @pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("mixtral-8x7b-f16", "llama.expert_count", None, "expert_count 0 .* tensors are of 8, 14336 wide"),
+        ("mixtral-8x7b-f16", "llama.expert_count", 64, "expert_count 64 .* tensors are of 8, 14336 wide"),
+        ("mixtral-8x7b-f16", "llama.feed_forward_length", 4096, "experts 4096 wide, .* of 8, 14336 wide"),
+        ("deepseek-v2-lite-bf16", "deepseek2.attention.value_length_mla", 64, "attn_output.* 2048 columns"),
+        ("glm-4.5-air-bf16", "glm4moe.nextn_predict_layers", None, "nextn_predict_layers 0, and holds 1"),
+        ("glm-4.5-air-bf16", "glm4moe.expert_count", 64, "expert_count 64 .* tensors are of 128, 1408 wide"),
+        (
+            "glm-4.5-air-bf16",
+            "glm4moe.expert_shared_count",
+            None,
+            "0 wide shared experts = 0, .* 1408 columns",
+        ),
+    ],
+)
+def test_experts_of_a_gguf_are_those_of_its_tensors(
+    name: str, key: str, value: int | None, message: str, tmp_path: Path
+) -> None:
+    metadata = {**CORPUS[name]["metadata"], key: value}
+    entry = CORPUS[name] | {"metadata": {k: said for k, said in metadata.items() if said is not None}}
+    path = write_header(entry, tmp_path)
+    with pytest.raises(BrokenFileError, match=message):
+        read_checkpoint(path)
+    with pytest.raises(CheckpointError, match=message):
+        read_facts(str(path))
+
+
+@pytest.mark.parametrize(
     ("config", "windowed"),
     [
         ({"layer_types": ["full_attention", "sliding_attention"] * 12, "use_sliding_window": True}, 12),
