@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shunter.catalog.config_sizes import check_tensors
 from shunter.catalog.models import ModelSpec, check_modelled
 from shunter.engines.gguf_shape import GENERATES
 from shunter.engines.headers import TensorInfo, read_tensors, weight_files
@@ -21,12 +22,26 @@ from shunter.reading import read_json
 FAMILIES = (
     *("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "phi3"),
     *("gemma", "gemma2", "gemma3_text", "gpt_oss", "llama4_text", "deepseek_v2", "deepseek_v3", "kimi_k2"),
-    *("glm4", "glm4_moe"),
+    *("glm4", "glm4_moe", "granite", "cohere", "cohere2", "olmo2", "olmo3", "smollm3", "seed_oss"),
 )
 """Families of folders whose sizes are known, as ``model_type`` of the part that generates text."""
 
-_TIED = ("gemma", "gemma2", "gemma3_text")
+_TIED = ("gemma", "gemma2", "gemma3_text", "cohere", "cohere2")
 """Families whose output layer is the embedding unless their configuration says no."""
+
+_LEFT_OUT = {
+    "gemma3_text": {
+        **{"vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
+        "sliding_window": 4096,
+    }
+}
+"""What published configurations of a family leave out, as transformers fills it in.
+
+Source: transformers, models/gemma3/configuration_gemma3.py.
+"""
+
+_PACKED_BESIDE = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ"}
+"""Files that said how a folder is quantised before config.json did."""
 
 _PLAIN_LAYERS = ("full_attention", "sliding_attention", "chunked_attention")
 _LOADED = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
@@ -70,10 +85,11 @@ def read_folder(path: Path, field: str) -> Folder:
     _check_family(config, whole, f"{path}", field)
     _check_weight_files(path, field)
     stored = {_plain_name(name): info for name, info in read_tensors(path).items()}
-    method = _method(config)
+    method = _method(config, stored)
     tensors = stored if method else _as_loaded(config, stored)
     is_tied = _is_tied(config, stored)
     spec = _spec(config, model_name(path), stored, is_tied)
+    check_tensors(config.path, stored, spec, scaled=method in _PACKED_BESIDE.values())
     return Folder(spec, _used(config, tensors, spec, is_tied), method)
 
 
@@ -96,6 +112,8 @@ class _Config:
     def number(self, key: str, default: int | None = None) -> int:
         """A whole number above zero; a default may be 0, and stands where the key is missing or null."""
         value = self.values.get(key)
+        if value is None:
+            value = _LEFT_OUT.get(self.family, {}).get(key)
         if value is None and default is not None:
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < (default is None):
@@ -156,10 +174,20 @@ def _plain_name(name: str) -> str:
     return f"beside.{name.replace('layers.', 'blocks.')}"
 
 
-def _method(config: _Config) -> str | None:
+def _method(config: _Config, stored: Mapping[str, TensorInfo]) -> str | None:
+    """How a folder is quantised; None: it is not.
+
+    Raises:
+        BrokenFileError: It does not say how, and its weights are whole numbers.
+    """
     quantised = config.values.get("quantization_config")
     if quantised is None:
-        return None
+        packed = [n for n, info in stored.items() if n.endswith("weight") and info.dtype not in _FLOATS]
+        beside = [how for name, how in _PACKED_BESIDE.items() if (config.path.parent / name).exists()]
+        if packed and not beside:
+            why = f"it must say by quantization_config how {packed[0]} is quantised, which is"
+            raise BrokenFileError(config.path, f"{why} {stored[packed[0]].dtype}")
+        return beside[0] if packed else None
     method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
     if not isinstance(method, str) or not method:
         why = f"quantization_config must name its quant_method. Got {quantised!r} instead"
@@ -254,7 +282,8 @@ _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def _mlp(config: _Config, layers: int) -> dict[str, int]:
-    experts = next((config.number(key) for key in _EXPERT_COUNTS if config.values.get(key)), 0)
+    said = (config.number(key, 0) for key in _EXPERT_COUNTS if config.values.get(key) is not None)
+    experts = next(said, 0)
     size = config.number("intermediate_size")
     if not experts:
         return {"intermediate_size": size}
@@ -310,7 +339,10 @@ def _windowed_layers(config: _Config, layers: int) -> int:
     if family == "llama4_text":
         positioned = config.listed("no_rope_layers", int) or [(i + 1) % 4 for i in range(layers)]
         return sum(map(bool, positioned))
-    every = {"gemma2": 2, "gpt_oss": 2, "gemma3_text": config.number("sliding_window_pattern", 6)}.get(family)
+    named = {"gemma3_text": 6, "cohere2": 4, "olmo3": 4}
+    every = {"gemma2": 2, "gpt_oss": 2}.get(family)
+    if family in named:
+        every = config.number("sliding_window_pattern", named[family])
     if every:
         return layers - layers // every
     return max(0, layers - config.number("max_window_layers", 0)) if family.startswith("qwen") else layers

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shunter.catalog.gpus import GpuSpec
 
-_SLICE = re.compile(r"\bmig\b|\b\d+g\.\d+gb\b", re.I)
+_SLICE = re.compile(r"\bmig\b|\b\d+g\.\d+gb\b|^(?:nvidia |grid )*[a-z]+\d+[a-z]*-\d+[abcq]\b", re.I)
 _BRANDS = re.compile(
     r"\b(nvidia|amd|ati|apple|corporation|geforce|radeon|instinct|tesla|generation|graphics|gpu|edition"
     r"|oam)\b"
@@ -32,7 +32,7 @@ _SMALLEST, _LARGEST = 0.9, 1.005
 
 
 def is_slice(text: str) -> bool:
-    """Whether it names a part of a GPU: ``NVIDIA A100-SXM4-80GB MIG 3g.40gb``."""
+    """Whether it names a part of a GPU: ``NVIDIA A100-SXM4-80GB MIG 3g.40gb``, ``GRID A100D-20C``."""
     return _SLICE.search(text) is not None
 
 

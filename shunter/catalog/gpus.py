@@ -121,5 +121,5 @@ def get_gpu(name: str, *, field: str = "gpu") -> GpuSpec:
     if known is not None:
         return catalog_gpus()[known]
     if is_slice(name):
-        raise InputError(field, "be a whole GPU: slices of one (MIG) are not in the catalogue", name)
+        raise InputError(field, "be a whole GPU: slices of one (MIG, vGPU) are not in the catalogue", name)
     raise UnknownNameError(field, name, catalog_gpus(), similar_gpus(name))

@@ -17,24 +17,29 @@ from typing import Any
 
 from .base import CheckpointError
 from .headers import HeaderError, TensorInfo
+from .tensor_sizes import Wanted, check_sizes
 
 __all__ = ["GENERATES", "GgufShape", "ShapeError", "is_expert", "read_gguf_shape"]
 
 GENERATES = "be a model that generates text, not one for embeddings or ranking"
 
-_FULL_EVERY = {"cohere2": 4, "gemma2": 2, "gemma3": 6, "gpt-oss": 2, "llama4": 4}
+_FULL_EVERY = {"cohere2": 4, "gemma2": 2, "gemma3": 6, "gpt-oss": 2, "llama4": 4, "olmo2": 4}
 """Of so many layers the last one keeps all tokens, the others a window."""
 
 _WINDOWS = {"gemma2": 4096, "llama4": 8192}
 """Windows that llama.cpp takes where the file names none."""
 
-_NO_WINDOWS = ("llama", "mistral3", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe")
+_NO_WINDOWS = (
+    *("llama", "mistral3", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe"),
+    *("granite", "command-r", "smollm3", "seed_oss"),
+)
 """Families that llama.cpp runs without a window, whatever the file says."""
 
 _PER_LAYER = ("attention.head_count", "attention.head_count_kv", "feed_forward_length")
 """Numbers that llama.cpp takes one for each layer of, too."""
 
 _EXPERT = re.compile(r"^blk\.\d+\.ffn_(?:gate|up|down|gate_up)(?:_exps\.|\.\d+\.)")
+_EXPERT_DOWN = re.compile(r"^blk\.\d+\.ffn_down(?:_exps|\.(\d+))\.weight$")
 _LAYER = re.compile(r"^blk\.(\d+)\.")
 
 
@@ -134,6 +139,9 @@ def read_gguf_shape(
         why = f"it says embedding_length {hidden}, and its token embedding is {embedding.shape[1]} wide"
         raise HeaderError(path, why)
     layers = blocks - keys.number("nextn_predict_layers", 0)
+    ahead = {_layer_of(name) for name in tensors if ".nextn." in name}
+    if ahead and len(ahead) != blocks - layers:
+        raise HeaderError(path, f"it says nextn_predict_layers {blocks - layers}, and holds {len(ahead)}")
     if layers < 1:
         why = f"it says {blocks} layers, of which {blocks - layers} only predict tokens ahead"
         raise HeaderError(path, why)
@@ -150,6 +158,8 @@ def read_gguf_shape(
         **_attention(keys, hidden, heads),
         **_mlp(keys, loaded, layers),
     )
+    check_sizes(path, loaded.items(), _wanted(shape))
+    _check_experts(path, shape, loaded)
     return shape, loaded
 
 
@@ -265,12 +275,59 @@ def _attention(keys: _Keys, hidden: int, heads: int) -> dict[str, int]:
     }
 
 
+def _wanted(shape: GgufShape) -> dict[str, Wanted]:
+    """Sides of tensors by what their names end in."""
+    keys = f"key_length {shape.head_dim}"
+    queries = Wanted(0, shape.attn_heads * shape.head_dim, f"head_count {shape.attn_heads} x {keys}")
+    shared = {
+        "attn_q.weight": queries,
+        "attn_q_b.weight": queries,
+        "attn_output.weight": Wanted(
+            -1,
+            shape.attn_heads * shape.value_dim,
+            f"head_count {shape.attn_heads} x value_length {shape.value_dim}",
+        ),
+        "ffn_down.weight": Wanted(
+            -1, shape.intermediate_size, f"feed_forward_length {shape.intermediate_size}"
+        ),
+        "ffn_down_shexp.weight": Wanted(
+            -1, shape.shared_expert_size, f"{shape.shared_expert_size} wide shared experts"
+        ),
+    }
+    if shape.kv_lora_rank:
+        latent = f"kv_lora_rank {shape.kv_lora_rank} + rope.dimension_count {shape.rope_dim}"
+        return {**shared, "attn_kv_a_mqa.weight": Wanted(0, shape.kv_width, latent)}
+    heads = f"head_count_kv {shape.kv_heads}"
+    return {
+        **shared,
+        "attn_k.weight": Wanted(0, shape.kv_heads * shape.head_dim, f"{heads} x {keys}"),
+        "attn_v.weight": Wanted(
+            0, shape.kv_heads * shape.value_dim, f"{heads} x value_length {shape.value_dim}"
+        ),
+        "attn_qkv.weight": Wanted(
+            0, queries.size + shape.kv_heads * (shape.head_dim + shape.value_dim), f"{queries.said}, {heads}"
+        ),
+    }
+
+
+def _check_experts(path: Path, shape: GgufShape, tensors: Mapping[str, TensorInfo]) -> None:
+    found, width = 0, shape.expert_size
+    for name, info in tensors.items():
+        if match := _EXPERT_DOWN.match(name):
+            found = max(found, int(match[1]) + 1 if match[1] else info.shape[0])
+            width = info.shape[-1]
+    if (found, width) != (shape.experts, shape.expert_size):
+        said = f"expert_count {shape.experts} and experts {shape.expert_size} wide"
+        raise HeaderError(path, f"it says {said}, and its tensors are of {found}, {width} wide")
+
+
 def _mlp(keys: _Keys, tensors: Mapping[str, TensorInfo], layers: int) -> dict[str, int]:
     experts = keys.number("expert_count", 0)
     if not experts:
         return {"intermediate_size": keys.number("feed_forward_length")}
     size = keys.number("expert_feed_forward_length", keys.number("feed_forward_length", 0))
-    shared = keys.number("expert_shared_count", 0) * size
+    # Llama 4's files do not say that one expert is shared.
+    shared = keys.number("expert_shared_count", int(keys.architecture == "llama4")) * size
     sparse = {_layer_of(name) for name in tensors if is_expert(name)}
     if not sparse:
         raise HeaderError(keys.path, f"it says {experts} experts and holds the tensors of none")

@@ -10,6 +10,8 @@ import pandas as pd
 
 from shunter.catalog.devices import parse_device
 from shunter.catalog.gpus import gpu_name
+from shunter.catalog.model_names import quantization_in
+from shunter.catalog.models import check_modelled
 from shunter.catalog.work import (
     CONFIGURATION_COLUMNS,
     EXPERT_LAYERS_ON_HOST,
@@ -20,7 +22,7 @@ from shunter.errors import InputError, UnknownNameError
 from shunter.models.datasheets import HOST
 from shunter.models.physics import EXTRA_COLUMNS
 from shunter.models.physics.features import with_heads
-from shunter.models.published.rows import facts_of, model_name, quantization_name, spec_of
+from shunter.models.published.rows import catalog_facts, check_stored, facts_of, model_name, spec_of
 from shunter.models.state import FittedState
 
 __all__ = ["sheet_names"]
@@ -70,6 +72,8 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     if "engine_version" not in frame:
         frame = frame.assign(engine_version=frame["engine"].map(state.engine_versions).fillna(""))
     frame = _checked(frame)
+    steps = frame["operation"].isin(("prefill", "decode"))
+    check_rows(frame["batch"], ~steps | (frame["batch"] >= 1), "be at least 1 where tokens are computed")
     sheets = sheet_names(frame["device"], state.devices)
     if state.host_bandwidths:
         said = frame.get("host_bandwidth_bytes_per_s", pd.Series(np.nan, index=frame.index))
@@ -110,14 +114,17 @@ def model_facts(state: FittedState, model: str) -> dict[str, Any]:
     """Facts of a profiled model, or of one of the catalogue with its quantisation (``Llama-3-8B Q4_K_M``).
 
     Raises:
-        InputError: It is one of the catalogue, without.
+        InputError: It is one of the catalogue, without, or of a family whose sizes are not known.
         UnknownNameError: It is neither.
     """
     facts = state.models.get(model) or facts_of(model)
     if facts is None and spec_of(model) is not None:
+        if said := quantization_in(model):
+            return catalog_facts(model, said)  # says that it is unknown
         rule = f"be named with its quantisation, as in {model_name(model)} Q4_K_M"
         raise InputError("model", rule, model)
     if facts is None:
+        check_modelled(model, "model")
         raise UnknownNameError("model", model, state.models)
     return facts
 
@@ -162,12 +169,11 @@ def _one_name(frame: pd.DataFrame, state: FittedState) -> pd.Series[Any]:
     """Each model under the name that it was fitted as, however the catalogue lets it be spelled."""
 
     def name_of(text: str) -> str:
-        name, _, quantization = text.partition("\n")
-        found = (
-            None
-            if name in state.models
-            else facts_of(name) or facts_of(f"{name} {quantization_name(quantization)}")
-        )
+        name, _, said = text.partition("\n")
+        check_stored(name, said, field="configurations")
+        if name in state.models or spec_of(name) is None:
+            return name
+        found = catalog_facts(name, said, field="configurations") if said else facts_of(name)
         return name if found is None else str(found["model"])
 
     said = frame["quantization"].fillna("") if "quantization" in frame else ""

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from shunter.catalog import work
 from shunter.catalog.work import placed_configurations
 from shunter.errors import InputError
 from shunter.models.datasheets import HOST, datasheet
@@ -77,13 +78,15 @@ def _check_speed(frame: pd.DataFrame) -> None:
     decode = (frame["operation"] == "decode").to_numpy()
     at, duration_s = placed_configurations(frame), np.maximum(frame["duration_s"].to_numpy(dtype=float), 1e-6)
     count = frame["gpu_count"].fillna(1).to_numpy(dtype=float) if "gpu_count" in frame else 1.0
-    fastest_s = (at.read_bytes_device + at.read_bytes_host) / (_FASTEST_BYTES_PER_S * count)
+    # All requests of a batch may be sent to the same experts, which is the least that a step can read.
+    read = work.weights_read_bytes(at, np.ones(len(frame)))
+    fastest_s = (read.device + read.host) / (_FASTEST_BYTES_PER_S * count)
     rule = f"be long enough to read the weights at {_FASTEST_BYTES_PER_S:g} bytes/s"
     _refuse(frame, decode & (duration_s < fastest_s), "duration_s", rule)
     # Caches hold small models; beyond them, no step reads faster than the memory.
-    peak_s = at.read_bytes_device / (2 * _peak_bytes_per_s(frame) * count)
+    peak_s = read.device / (2 * _peak_bytes_per_s(frame) * count)
     rule = "be long enough to read the weights at twice the bandwidth of the device's data sheet"
-    large = at.read_bytes_device > _UNCACHED_BYTES
+    large = read.device > _UNCACHED_BYTES
     _refuse(frame, decode & large & (duration_s < peak_s), "duration_s", rule)
 
 
@@ -145,8 +148,8 @@ def _slow(frame: pd.DataFrame) -> list[str]:
     rows = frame[(frame["operation"] == "decode") & (frame["duration_s"] > 0)]
     if rows.empty:
         return []
-    at = placed_configurations(rows)
-    read = pd.Series(at.read_bytes_device + at.read_bytes_host, index=rows.index)
+    sides = work.weights_read_bytes(placed_configurations(rows), np.ones(len(rows)))
+    read = pd.Series(sides.device + sides.host, index=rows.index)
     rates = rows.assign(rate=read / rows["duration_s"]).groupby(["engine", "device", "session_id"])
     medians = rates["rate"].median().reset_index()
     return [

@@ -192,12 +192,172 @@ def test_a_configuration_of_another_form_is_one_clear_error(
 
 
 @pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"num_key_value_heads": None},
+            r"heads 14 x head_dim 64 = 896, and .*0\.self_attn\.k_proj\.weight has 128 rows",
+        ),
+        ({"num_key_value_heads": 1}, r"num_key_value_heads 1 x head_dim 64, and .* has 128 rows"),
+        ({"num_attention_heads": 7}, r"num_key_value_heads 2 x head_dim 128 = 256, and .* has 128 rows"),
+        ({"head_dim": 128}, r"num_attention_heads 14 x head_dim 128 = 1792, and .* has 896 rows"),
+        (
+            {"intermediate_size": 9728},
+            r"it says intermediate_size 9728, and .*_proj\.weight has 4864 rows",
+        ),
+        ({"hidden_size": 1792, "head_dim": 64}, r"it says hidden_size 1792, and .* has 896 rows"),
+        ({"vocab_size": 32000}, r"it says vocab_size 32000, and model\.embed_tokens\.weight has 151936 rows"),
+    ],
+)
+def test_a_configuration_that_its_tensors_contradict_is_refused(
+    config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BrokenFileError, match=message):
+        read_checkpoint(folder_of(tmp_path, **config))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_local_experts": None}, "it says 0 experts, and its tensors are of 32"),
+        ({"num_local_experts": 64}, "it says 64 experts, and its tensors are of 32"),
+        ({"num_local_experts": {}}, r"num_local_experts must be a whole number .* Got \{\}"),
+        ({"intermediate_size": 1440}, r"intermediate_size 1440 x 2 = 2880, and .* has 5760 columns"),
+        ({"hidden_size": 1440}, r"it says hidden_size 1440, and .* has 2880 rows"),
+    ],
+)
+def test_experts_that_are_not_those_of_the_tensors_are_refused(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    entry = CORPUS["gpt-oss-20b"]
+    with pytest.raises(BrokenFileError, match=message):
+        read_checkpoint(write_header(entry | {"config": entry["config"] | change}, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"intermediate_size": 7168},
+            r"intermediate_size 7168, and .*(gate|up)_proj\.scales has 14336 columns",
+        ),
+        ({"vocab_size": 32000}, r"vocab_size 32000, and model\.embed_tokens\.weight has 128256 rows"),
+        ({"num_key_value_heads": 32}, r"num_key_value_heads 32 x .* = 4096, and .*\.scales has 1024 columns"),
+    ],
+)
+def test_a_packed_folder_is_measured_by_its_scales(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    entry = CORPUS["llama-3-8b-awq"]
+    with pytest.raises(BrokenFileError, match=message):
+        read_checkpoint(write_header(entry | {"config": entry["config"] | change}, tmp_path))
+
+
+GPTQ_LAYERS = [
+    {
+        "count": 24,
+        "tensors": {
+            "self_attn.q_proj.bias": [[896], "F16"],
+            "self_attn.k_proj.qweight": [[112, 128], "I32"],
+            "self_attn.k_proj.scales": [[7, 128], "F16"],
+            "mlp.down_proj.qweight": [[608, 896], "I32"],
+        },
+    }
+]
+
+
+@pytest.mark.parametrize(
+    ("beside", "method"), [("quantize_config.json", "GPTQ"), ("quant_config.json", "AWQ"), (None, None)]
+)
+def test_a_folder_packed_before_configurations_said_so_is_what_lies_beside_says(
+    beside: str | None, method: str | None, tmp_path: Path
+) -> None:
+    folder = write_header(CORPUS["qwen2.5-0.5b-stored-f32"] | {"layers": GPTQ_LAYERS}, tmp_path)
+    if beside is None:
+        with pytest.raises(BrokenFileError, match=r"by quantization_config how .*qweight .* is I32"):
+            read_checkpoint(folder)
+        return
+    (folder / beside).write_text("{}")
+    assert (found := read_checkpoint(folder)).quantization == method
+    assert found.params == found.spec.params == 494032768
+
+
+def test_the_heads_of_a_packed_folder_are_told_by_its_scales(tmp_path: Path) -> None:
+    entry = CORPUS["qwen2.5-0.5b-stored-f32"]
+    config = {**entry["config"], "quantization_config": {"quant_method": "gptq"}, "num_key_value_heads": None}
+    folder = write_header(entry | {"layers": GPTQ_LAYERS, "config": config}, tmp_path)
+    with pytest.raises(BrokenFileError, match=r"heads 14 x head_dim 64 = 896, and .* has 128 columns"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("attention.head_count_kv", None, r"head_count_kv 16 x key_length 256 = 4096, and blk\.0\.attn_k"),
+        ("attention.head_count_kv", 4, r"head_count_kv 4 x key_length 256 = 1024, and blk\.0\.attn_k"),
+        ("attention.key_length", 128, r"head_count 16 x key_length 128 = 2048, and blk\.0\.attn_q"),
+        ("attention.value_length", 128, r"head_count_kv 8 x value_length 128 = 1024, and blk\.0\.attn_v"),
+        (
+            "feed_forward_length",
+            99,
+            r"feed_forward_length 99, and blk\.0\.ffn_down\.weight has 15360 columns",
+        ),
+    ],
+)
+def test_a_gguf_header_that_its_tensors_contradict_is_refused_on_both_sides(
+    key: str, value: int | None, message: str, tmp_path: Path
+) -> None:
+    entry = CORPUS["gemma-3-12b-q8_0"]
+    metadata = {**entry["metadata"], f"gemma3.{key}": value}
+    entry = entry | {"metadata": {name: said for name, said in metadata.items() if said is not None}}
+    path = write_header(entry, tmp_path)
+    with pytest.raises(BrokenFileError, match=message):
+        read_checkpoint(path)
+    with pytest.raises(CheckpointError, match=message):
+        read_facts(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("mixtral-8x7b-f16", "llama.expert_count", None, "expert_count 0 .* tensors are of 8, 14336 wide"),
+        ("mixtral-8x7b-f16", "llama.expert_count", 64, "expert_count 64 .* tensors are of 8, 14336 wide"),
+        ("mixtral-8x7b-f16", "llama.feed_forward_length", 4096, "experts 4096 wide, .* of 8, 14336 wide"),
+        ("deepseek-v2-lite-bf16", "deepseek2.attention.value_length_mla", 64, "attn_output.* 2048 columns"),
+        ("glm-4.5-air-bf16", "glm4moe.nextn_predict_layers", None, "nextn_predict_layers 0, and holds 1"),
+        ("glm-4.5-air-bf16", "glm4moe.expert_count", 64, "expert_count 64 .* tensors are of 128, 1408 wide"),
+        (
+            "glm-4.5-air-bf16",
+            "glm4moe.expert_shared_count",
+            None,
+            "0 wide shared experts = 0, .* 1408 columns",
+        ),
+    ],
+)
+def test_experts_of_a_gguf_are_those_of_its_tensors(
+    name: str, key: str, value: int | None, message: str, tmp_path: Path
+) -> None:
+    metadata = {**CORPUS[name]["metadata"], key: value}
+    entry = CORPUS[name] | {"metadata": {k: said for k, said in metadata.items() if said is not None}}
+    path = write_header(entry, tmp_path)
+    with pytest.raises(BrokenFileError, match=message):
+        read_checkpoint(path)
+    with pytest.raises(CheckpointError, match=message):
+        read_facts(str(path))
+
+
+@pytest.mark.parametrize(
     ("config", "windowed"),
     [
         ({"layer_types": ["full_attention", "sliding_attention"] * 12, "use_sliding_window": True}, 12),
         ({"use_sliding_window": True, "max_window_layers": 20}, 4),
         ({"model_type": "mistral", "sliding_window": 4096, "use_sliding_window": None}, 24),
         ({"model_type": "mistral", "sliding_window": None}, 0),
+        ({"model_type": "cohere2", "sliding_window": 4096, "use_sliding_window": None}, 18),
+        ({"model_type": "cohere2", "sliding_window_pattern": 2, "use_sliding_window": None}, 12),
+        ({"model_type": "olmo3", "sliding_window": 4096, "use_sliding_window": None}, 18),
+        ({"model_type": "smollm3", "sliding_window": None, "use_sliding_window": False}, 0),
+        ({"model_type": "seed_oss"}, 0),
     ],
 )
 def test_windows_of_configurations(config: dict[str, Any], windowed: int, tmp_path: Path) -> None:

@@ -7,6 +7,13 @@ from shunter.errors import InputError, UnknownNameError
 
 NAMES = {
     # nvidia-smi, torch.cuda.get_device_name
+    "NVIDIA GB300": "GB300",
+    "NVIDIA GB300, 284208 MiB": "GB300",
+    "NVIDIA GB300, 189471 MiB": None,
+    "Apple M5": None,
+    "Apple M5 16GB": "M5 16GB",
+    "Apple M5 Pro 48GB": "M5 Pro 48GB",
+    "Apple M5 Max 128GB": "M5 Max 128GB",
     "NVIDIA A100-SXM4-40GB": "A100 SXM4 40GB",
     "A100-SXM4-40GB": "A100 SXM4 40GB",
     "NVIDIA A100-SXM4-40GB, 40960 MiB": "A100 SXM4 40GB",
@@ -133,7 +140,9 @@ NAMES = {
     "NVIDIA A100 80GB": None,
     "H100": None,
     "NVIDIA H100 80GB HBM2e": None,
-    "NVIDIA H20-3e": None,
+    "NVIDIA H20-3e": "H20-3e 141GB",
+    "NVIDIA H20-3e, 143771 MiB": "H20-3e 141GB",
+    "NVIDIA H20, 143771 MiB": None,
     "NVIDIA GH200 480GB": "GH200 96GB",
     "NVIDIA L20X": None,
     "NVIDIA GeForce RTX 3080": None,
@@ -207,6 +216,16 @@ def test_an_unknown_gpu_names_the_nearest(text, message):
         get_gpu(text, field="--gpu")
 
 
-def test_a_slice_is_refused_by_name():
-    with pytest.raises(InputError, match=r"^devices\.gpu must be a whole GPU: slices of one \(MIG\)"):
-        get_gpu("NVIDIA A100-SXM4-80GB MIG 3g.40gb", field="devices.gpu")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NVIDIA A100-SXM4-80GB MIG 3g.40gb",
+        "GRID A100D-20C",
+        "NVIDIA L40S-24Q",
+        "NVIDIA A10-12Q",
+        "NVIDIA H100L-94C",
+    ],
+)
+def test_a_slice_is_refused_by_name(text):
+    with pytest.raises(InputError, match=r"^devices\.gpu must be a whole GPU: slices of one \(MIG, vGPU\)"):
+        get_gpu(text, field="devices.gpu")

@@ -24,6 +24,16 @@ def test_the_catalogue_is_consistent():
         assert gpu.fp16_cross_checked
 
 
+def test_newer_entries_have_their_makers_figures():
+    assert get_gpu("GB300").memory_bytes == 284208 * 2**20
+    assert (get_gpu("GB300").bandwidth_bytes_per_s, get_gpu("GB300").fp16_flop_per_s) == (8e12, 2500e12)
+    bandwidths = [
+        get_gpu(f"M5 {name}").bandwidth_bytes_per_s for name in ("24GB", "Pro 24GB", "Max 36GB", "Max 64GB")
+    ]
+    assert bandwidths == [153.6e9, 307e9, 460e9, 614e9]
+    assert get_gpu("M5 Max 128GB").fp16_flop_per_s == 4 * get_gpu("M5 Max 128GB").fp16_vector_flop_per_s
+
+
 def test_memory_is_what_a_driver_shows_where_that_was_seen():
     for gpu in catalog_gpus().values():
         seen = gpu.driver_memory_source != ""

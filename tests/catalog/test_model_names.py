@@ -2,7 +2,7 @@
 
 import pytest
 
-from shunter.catalog.model_names import _ALIASES, known_model, nearest_models
+from shunter.catalog.model_names import _ALIASES, known_model, nearest_models, quantization_in
 from shunter.catalog.models import catalog_models, get_model, known_models, not_modelled
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.published.rows import catalog_facts
@@ -97,10 +97,67 @@ def test_the_nearest_come_first():
         ("HuggingFaceTB/SmolLM3-3B", "SmolLM3-3B"),
         ("MiniMax-M2.5", "MiniMax-M2"),
         ("gpt-oss-safeguard-20b", "gpt-oss-20b"),
+        ("ibm-granite/granite-3.3-8b-instruct", "Granite-3-8B"),
+        ("ibm-granite/granite-3.1-2b-instruct", "Granite-3-2B"),
+        ("granite-4.0-micro", None),
+        ("ByteDance-Seed/Seed-OSS-36B-Instruct", "Seed-OSS-36B"),
+        ("microsoft/Phi-3-medium-128k-instruct", "Phi-3-medium"),
+        ("mistralai/Ministral-8B-Instruct-2410", "Ministral-8B"),
+        ("mistralai/Mistral-Small-Instruct-2409", "Codestral-22B"),
+        ("CohereLabs/c4ai-command-r-v01", "Command-R-v01"),
+        ("CohereLabs/c4ai-command-r-08-2024", None),
+        ("CohereLabs/aya-expanse-8b", "Aya-Expanse-8B"),
+        ("allenai/Olmo-3-7B-Instruct", "Olmo-3-7B"),
+        ("allenai/OLMo-2-0325-32B-Instruct", "OLMo-2-32B"),
+        ("01-ai/Yi-1.5-9B-Chat", "Yi-9B"),
+        ("internlm/internlm2_5-7b-chat", "InternLM2.5-7B"),
+        ("upstage/SOLAR-10.7B-Instruct-v1.0", "SOLAR-10.7B"),
+        ("zai-org/GLM-4.7", "GLM-4.5"),
+        ("GLM-4.7-Flash", None),
+        ("THUDM/glm-4-9b-chat", "GLM-4-9B-0414"),
+        ("codellama/CodeLlama-7b-Instruct-hf", "Llama-2-7B"),
     ],
 )
 def test_widely_served_models_are_known_by_their_hubs_names(text, name):
     assert known_model(text, known_models()) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "stored", "name"),
+    [
+        ("unsloth/Qwen3-8B-UD-Q4_K_XL.gguf", "Q4_K_XL", "Qwen3-8B"),
+        ("google/gemma-3-27b-it-qat-q4_0-gguf", "q4_0", "Gemma-3-27B"),
+        ("Llama-3-8B Q4_K - Medium", "Q4_K - Medium", "Llama-3-8B"),
+        ("llama3:8b-instruct-q4_K_M", "q4_K_M", "Llama-3-8B"),
+        ("Llama-3.2-3B-Instruct-IQ4_XS", "IQ4_XS", "Llama-3.2-3B"),
+        ("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic", "FP8", "Llama-3-8B"),
+        ("neuralmagic/Meta-Llama-3-8B-Instruct-FP8-KV", "FP8", "Llama-3-8B"),
+        ("RedHatAI/Meta-Llama-3.1-70B-Instruct-quantized.w4a16", "w4a16", "Llama-3-70B"),
+        ("hugging-quants/Meta-Llama-3.1-8B-Instruct-AWQ-INT4", "AWQ", "Llama-3-8B"),
+        ("Qwen2.5-7B-Instruct-GPTQ-Int4", "GPTQ", "Qwen2.5-7B"),
+        ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "bnb", "Llama-3-8B"),
+        ("lmstudio-community/Qwen3-8B-MLX-6bit", "6bit", "Qwen3-8B"),
+        ("nvidia/Llama-3.3-70B-Instruct-NVFP4", "NVFP4", "Llama-3-70B"),
+        ("Qwen3-8B", "", "Qwen3-8B"),
+        ("Qwen3-8B-Q", "", None),
+    ],
+)
+def test_a_name_says_how_its_weights_are_stored(text, stored, name):
+    assert quantization_in(text) == stored
+    assert known_model(text, known_models()) == name
+
+
+def test_no_known_name_is_that_of_a_quantisation():
+    names = [form for name in known_models() for form in (name, *_ALIASES.get(name, ()))]
+    assert [name for name in names if quantization_in(name)] == []
+
+
+def test_a_name_that_says_another_quantisation_is_no_guess():
+    assert catalog_facts("Qwen3-8B-Q8_0.gguf", "q8_0") == catalog_facts("Qwen3-8B", "Q8_0")
+    with pytest.raises(
+        InputError, match=r"model\.quantization must be AWQ, as Qwen3-8B-AWQ says\. Got 'BF16'"
+    ):
+        catalog_facts("Qwen3-8B-AWQ", "BF16")
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,50 @@ def test_importing_again_adds_nothing_and_wherever_the_file_lies(capsys, folder)
     pd.testing.assert_frame_equal(after.head(len(before)), before)
 
 
+def test_a_quantisation_that_the_models_name_says_is_not_overridden(capsys, folder):
+    error = run(
+        *(
+            capsys,
+            "dataset",
+            "import",
+            CORPUS / "vllm-serve.json",
+            "--device",
+            "RTX 4090",
+            "--engine",
+            "vllm",
+        ),
+        *("--model", "Meta-Llama-3.1-8B-Instruct-AWQ-INT4", "--quantization", "BF16", "--out", "d.parquet"),
+        code=2,
+    )
+    assert "quantization must be one of F32" in error
+    assert "Got 'AWQ'" in error
+    assert not list(folder.iterdir())
+
+
+def test_a_size_that_no_file_of_its_quantisation_has_is_refused(capsys, folder):
+    records = json.loads((CORPUS / "llama-bench.json").read_text(encoding="utf-8"))
+    Path("small.json").write_text(json.dumps([{**records[0], "model_size": 1_637_632_768}]))
+    error = run(capsys, "dataset", "import", "small.json", "--out", "d.parquet", code=2)
+    assert "model size must be about the 4912898048 bytes of Llama-3-8B in Q4_K_M. Got '1637632768'" in error
+
+
+def test_a_served_model_in_mxfp4_is_of_the_catalogues_size(capsys, folder):
+    run(
+        *(
+            capsys,
+            "dataset",
+            "import",
+            CORPUS / "vllm-serve.json",
+            "--device",
+            "H100 SXM",
+            "--engine",
+            "vllm",
+        ),
+        *("--model", "openai/gpt-oss-20b", "--quantization", "MXFP4", "--out", "d.parquet"),
+    )
+    assert set(read_dataset("d.parquet")["model"]) == {"gpt-oss-20b MXFP4"}
+
+
 def test_a_bad_file_among_good_ones_leaves_the_dataset_as_it_was(capsys, folder):
     run(capsys, "dataset", "import", CORPUS / "llama-bench.json", "--out", "d.parquet")
     before = Path("d.parquet").read_bytes()

@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from shunter.catalog.work import FACT_COLUMNS, FAMILY_COLUMNS
 from shunter.cli.main import main
 from shunter.errors import InputError
 from shunter.models import PerformanceModel
+from shunter.models.plausible import check_plausible
+from shunter.models.published.rows import catalog_facts
 from tests.models.conftest import DEVICE, Physics, sweep
 
 
@@ -102,6 +105,17 @@ def test_a_step_faster_than_the_memory_of_the_data_sheet_is_refused(good):
     large = good[good["model"] == "b"].assign(device="RTX 4090", **sizes, duration_s=1e-3)
     with pytest.raises(InputError, match="at twice the bandwidth of the device's data sheet"):
         PerformanceModel().fit(large)
+
+
+def test_a_step_of_a_mixture_reads_the_experts_that_it_uses_alone(good):
+    """180 tokens a second of Qwen3-30B-A3B Q4_K_M on an RTX 3090: all of its 18.5 GB would take 19.8 ms."""
+    facts = catalog_facts("Qwen3-30B-A3B", "Q4_K_M")
+    shape = {name: facts[name] for name in (*FACT_COLUMNS, *FAMILY_COLUMNS)}
+    rows = good[(good["operation"] == "decode") & (good["model"] == "b")]
+    rows = rows.assign(device="RTX 3090", **shape, gpu_layers=facts["total_layers"], duration_s=1 / 180)
+    assert check_plausible(rows.assign(datasheet="RTX 3090")) != []  # every one took the same time, it says
+    with pytest.raises(InputError, match="at twice the bandwidth of the device's data sheet"):
+        check_plausible(rows.assign(datasheet="RTX 3090", duration_s=1 / 1800))
 
 
 NOTED = {

@@ -74,8 +74,14 @@ def test_burstgpt_is_read_with_six_and_with_eight_columns(tmp_path: Path) -> Non
         ("0,0,1\n", "column num_prefill_tokens, row 1 must be at least 1"),
         ("0,1,0\n", "column num_decode_tokens, row 1 must be at least 1"),
         ("0,1.5,1\n", "column num_prefill_tokens, row 1 must be a whole number"),
-        ("0,1,many\n", "Got 'nothing readable' instead"),
-        ("0,1,\n", "column num_decode_tokens, row 1 must be a whole number"),
+        ("0,1,many\n", "Got 'many' instead"),
+        ("05/16/2023 18:15,1,1\n", "row 1 must be a time .* Got '05/16/2023 18:15' instead"),
+        ('"1,5",1,1\n', "row 1 must be a time .* Got '1,5' instead"),
+        (
+            "1700000000000,1,1\n1700000000500,1,1\n",
+            "--time-unit .* must be a shorter one .ms, us, ns.: in s all",
+        ),
+        ("0,1,\n", "column num_decode_tokens, row 1 must be a whole number .* Got 'nothing readable'"),
         ("inf,1,1\n", "column arrived_at, row 1 must be a time"),
         ("0,1000000000,1\n", "must be at most 10,000,000"),
         ("", "must hold requests"),
@@ -87,6 +93,38 @@ def test_a_bad_row_is_named_with_its_rule_and_value(rows: str, message: str, tmp
 
     with pytest.raises(InputError, match=message):
         read_trace(path)
+
+
+def test_dates_that_are_not_iso_are_shown_as_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n11/16/2023 18:15:46,10,20\n")
+
+    with pytest.raises(InputError, match=r"TIMESTAMP, row 1 must be a time .* Got '11/16/2023 18:15:46'"):
+        read_trace(path)
+
+
+@pytest.mark.parametrize("arrival", ["arrival_ms", "time"])
+def test_a_file_without_our_arrivals_is_told_that_it_lacks_them(arrival: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(f"{arrival},prompt_tokens,decode_tokens\n1,2,3\n")
+
+    with pytest.raises(InputError, match=r"columns must hold 'arrival_s'\. Got \['"):
+        read_trace(path)
+
+
+def test_answers_out_of_litellms_cache_are_counted_and_said(tmp_path: Path) -> None:
+    path = tmp_path / "log.json"
+    row = {"call_type": "acompletion", "model": "a", "prompt_tokens": 3, "completion_tokens": 4}
+    rows = [row | {"startTime": f"2025-01-01T00:00:0{i}Z", "cache_hit": hit} for i, hit in enumerate("TFT")]
+    hits = {"T": "True", "F": "False"}
+    path.write_text(json.dumps([r | {"cache_hit": hits[r["cache_hit"]]} for r in rows]))
+
+    trace = read_trace(path)
+
+    assert len(trace.frame) == 3
+    assert trace.notes == (
+        f"{path}: 2 answers came from LiteLLM's cache, and count: no model was asked for them",
+    )
 
 
 def test_mending_says_what_it_did(tmp_path: Path) -> None:

@@ -3,7 +3,14 @@ import pytest
 
 from shunter.catalog.gpus import catalog_gpus
 from shunter.models.datasheets import HOST
-from shunter.models.published.rows import facts_of, model_name, published_frame, refused, spec_of
+from shunter.models.published.rows import (
+    facts_of,
+    model_name,
+    published_frame,
+    quantization_name,
+    refused,
+    spec_of,
+)
 from shunter.profiling.dataset.reference import read_reference
 from shunter.profiling.dataset.schema import COLUMNS, validate
 
@@ -51,3 +58,8 @@ def test_kv_on_the_host_and_several_gpus_are_told():
     assert frame.loc["r0000", "kv_on_host"] == 1
     assert (frame["gpu_count"] > 1).sum() > 100
     assert np.isfinite(frame["duration_s"]).all()
+
+
+def test_llama_benchs_name_of_mxfp4_is_the_catalogues():
+    assert quantization_name("MXFP4 MoE") == "MXFP4"
+    assert facts_of("gpt-oss-20b MXFP4")["model"] == "gpt-oss-20b MXFP4"

@@ -48,6 +48,8 @@ def test_why_a_prediction_is_out_of_range_is_said():
         ("Llama-3-8B", "Q4_K_M"),
         ("llama-3.1-8b", "q4_k_m"),
         ("Llama-3-8B", "Q4_K - Medium"),
+        ("Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", None),
+        ("bartowski/Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", "Q4_K_M"),
     ],
 )
 def test_a_model_has_one_prediction_however_it_is_spelled(model, quantization):
@@ -64,6 +66,26 @@ def test_a_model_without_its_quantisation_or_of_nobody_is_told():
         predicted_table(published_performance(), table({"model": "Qwen3-8B"}))
     with pytest.raises(UnknownNameError, match="model: unknown name 'Nobody-8B'"):
         predicted_table(published_performance(), table({"model": "Nobody-8B"}))
+
+
+@pytest.mark.parametrize(
+    ("model", "quantization", "message"),
+    [
+        ("Llama-3-8B Q4_K_M", "Q8_0", "quantization must be Q4_K_M, as Llama-3-8B Q4_K_M says. Got 'Q8_0'"),
+        ("Qwen3-8B-Q8_0.gguf", "F16", "quantization must be Q8_0, as Qwen3-8B-Q8_0.gguf says. Got 'F16'"),
+        ("Qwen3-8B", "IQ4_XS", "quantization: unknown name 'IQ4_XS'"),
+        ("Qwen3-8B-IQ4_XS", "", "quantization: unknown name 'IQ4_XS'"),
+        ("Gemma-3n-E4B", "Q4_K_M", "model must be of a family whose sizes are known"),
+    ],
+)
+def test_what_contradicts_or_is_not_known_is_told_by_what_it_is(model, quantization, message):
+    with pytest.raises((InputError, UnknownNameError), match=message):
+        predicted_table(published_performance(), table({"model": model, "quantization": quantization}))
+
+
+def test_tokens_are_computed_for_one_request_at_least():
+    with pytest.raises(InputError, match=r"row 1, column batch must be at least 1 where .* Got 0"):
+        predicted_table(published_performance(), table({}, {"batch": 0}))
 
 
 def test_errors_name_the_row_of_the_table():

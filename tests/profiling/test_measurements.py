@@ -102,6 +102,11 @@ def test_any_value_in_any_place_is_a_measurement_or_one_error(tmp_path, name, da
         ("", ".csv", "it is none of llama-bench"),
         ("a,b\n1,2\n", ".csv", "it is none of llama-bench"),
         ('{"a": 1}', ".json", "it is none of llama-bench"),
+        (
+            "| PP | TG | B | S_PP t/s |\n|--|--|--|--|\n| 8 | 8 | 1 | 9.5 |\n",
+            ".md",
+            "it is none of llama-bench",
+        ),
         ("[1]", ".json", "something else than objects"),
         ('[{"n_prompt": 1,', ".json", "no JSON, or cut short"),
         ("[" * 100_000, ".json", "no JSON"),

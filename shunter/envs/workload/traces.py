@@ -157,11 +157,15 @@ def read_trace(
     unit = time_unit or reading.unit or (None if needs_arrivals else "s")
     notes = list(reading.notes)
     frame = _ordered(_valued(reading, unit, needs_arrivals, path), known)
+    first_s = frame["arrival_s"].min()
+    if needs_arrivals and time_unit is None and not says_unit and MAX_ARRIVAL_S < first_s < np.inf:
+        why = f"in {unit} all arrivals of {path} are after the year 2286"
+        raise InputError(_UNIT, f"be a shorter one (ms, us, ns): {why}", None)
     for rule in _RULES:
         holds = rule.holds(frame).to_numpy()
         if not holds.all():
             where = f"{path}: column {known.columns.get(rule.column, rule.column)}"
-            frame = _mend(frame, rule, holds, where, notes if mend else None)
+            frame = _mend(frame, rule, holds, where, notes if mend else None, table)
     if frame.empty:
         raise InputError(str(path), "hold requests", "none")
     if needs_arrivals and time_unit is None and not says_unit:
@@ -298,14 +302,23 @@ def _is_whole(values: pd.Series[Any]) -> pd.Series[bool]:
     return values.mod(1.0).eq(0.0)
 
 
-def _mend(frame: pd.DataFrame, rule: _Rule, holds: Any, where: str, notes: list[str] | None) -> pd.DataFrame:
+def _mend(
+    frame: pd.DataFrame, rule: _Rule, holds: Any, where: str, notes: list[str] | None, table: Table
+) -> pd.DataFrame:
     if notes is None:
         position = int((~holds).argmax())
-        value, row = frame[rule.column].iloc[position], frame[_ROW].iloc[position] + 1
-        shown = "nothing readable" if pd.isna(value) else value
-        raise InputError(f"{where}, row {row}", f"{rule.text} (--mend repairs this)", shown)
+        value, row = frame[rule.column].iloc[position], frame[_ROW].iloc[position]
+        shown = _as_written(table, where, row) if pd.isna(value) else value
+        raise InputError(f"{where}, row {row + 1}", f"{rule.text} (--mend repairs this)", shown)
     notes.append(f"{where} must {rule.text}: {int((~holds).sum())} rows {rule.mended}")
     if rule.mended == "put in order":
         return frame.sort_values("arrival_s", kind="stable").reset_index(drop=True)
     kept: pd.DataFrame = frame.loc[holds]
     return kept.reset_index(drop=True)
+
+
+def _as_written(table: Table, where: str, row: int) -> Any:
+    """What a file has where nothing readable was found, if that is a cell of its own."""
+    column = where.removeprefix(f"{table.path}: column ")
+    value = table.rows[column].iloc[row] if column in table.keys else None
+    return "nothing readable" if is_blank(value) else value

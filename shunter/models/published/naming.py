@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from shunter.catalog.checkpoints import read_checkpoint
+from shunter.catalog.model_names import quantization_in
 from shunter.catalog.models import known_models
 from shunter.errors import InputError, ShunterError
 from shunter.models.published.rows import (
@@ -21,12 +21,14 @@ from shunter.models.published.rows import (
 from shunter.profiling.measurements.measurement import ModelSaid
 from shunter.profiling.sweep.plan import model_facts
 
-_QUANTIZATION = re.compile(r"[-._ ](i?q\d\w*|[bf]p?f?(?:16|32)|fp8)$", re.I)
 _FAMILIES = {
-    "llama": ("llama", "mistral", "codestral", "mixtral", "codellama", "tinyllama", "smollm2", "falcon3"),
+    "llama": (
+        *("llama", "mistral", "codestral", "mixtral", "codellama", "tinyllama", "smollm2", "falcon3"),
+        *("ministral", "solar", "yi-"),
+    ),
     "llama4": ("llama-4",),
     "smollm3": ("smollm3",),
-    "qwen2": ("qwen2.5", "deepseek-r1-distill-qwen"),
+    "qwen2": ("qwen2.5", "deepseek-r1-distill-qwen", "qwen1.5-7b"),
     "qwen2moe": ("qwen1.5-moe",),
     "qwen3": ("qwen3",),
     "qwen3moe": ("qwen3",),
@@ -35,7 +37,11 @@ _FAMILIES = {
     "gemma3": ("gemma-3",),
     "phi3": ("phi",),
     "gpt-oss": ("gpt-oss",),
-    "olmo2": ("olmo-2",),
+    "olmo2": ("olmo-2", "olmo-3"),
+    "granite": ("granite-3",),
+    "command-r": ("command-r", "aya-expanse"),
+    "internlm2": ("internlm2.5",),
+    "seed_oss": ("seed-oss",),
     "minimax-m2": ("minimax-m2",),
 }
 """Names of models by llama.cpp's name of what runs them."""
@@ -44,6 +50,8 @@ _EXACT = 2e-3
 """Counts of parameters differ by what few files have besides: rotary frequencies, unused tokens."""
 _SAME_SIZE = 0.03
 """A catalogue's size of a quantisation is good to about this; what is farther off is its own size."""
+_OTHER_SIZE = 0.25
+"""What is farther off than this is another quantisation than it is called."""
 
 
 @dataclass
@@ -103,7 +111,8 @@ class Namer:
     def _named(self, said: ModelSaid, place: str) -> dict[str, Any]:
         given = self._given(said)
         called = given or Path(said.file).name or said.text
-        name, quantization = shape_and_quantization(called)
+        name = model_name(called.replace("\\", "/").rstrip("/"))
+        quantization = quantization_in(called.replace("\\", "/").rstrip("/"))
         # "llama 7B" is what llama.cpp calls any model of that architecture and about that size.
         is_described = called == said.text and said.architecture in _FAMILIES and said.params is not None
         if not given and (spec_of(name) is None or is_described):
@@ -141,17 +150,6 @@ class Namer:
         return found[0]
 
 
-def shape_and_quantization(text: str) -> tuple[str, str]:
-    """A model's name and quantisation from a path, a file's name or a Hugging Face id.
-
-    Returns:
-        A name that ``spec_of`` knows, or the text; the quantisation is empty if none is in it.
-    """
-    name = text.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    found = _QUANTIZATION.search(re.sub(r"\.gguf$", "", name, flags=re.I))
-    return model_name(name), found[1] if found else ""
-
-
 def _check_params(said: ModelSaid, name: str, place: str) -> None:
     spec, families = spec_of(name), _FAMILIES.get(said.architecture, ())
     if families and not model_name(name).lower().startswith(families):
@@ -169,10 +167,14 @@ def _check_params(said: ModelSaid, name: str, place: str) -> None:
 
 def _sized(name: str, quantization: str, said: ModelSaid, place: str) -> dict[str, Any]:
     """The catalogue's facts, with the file's own size where that is another."""
-    if quantization in QUANTISATIONS:
+    if quantization in (*QUANTISATIONS, "MXFP4"):
         facts = catalog_facts(name, quantization, field=f"{place}, model")
         size = said.weight_bytes
-        if size is None or abs(size / facts["weight_bytes"] - 1) <= _SAME_SIZE:
+        apart = 0.0 if size is None else size / facts["weight_bytes"] - 1
+        if abs(apart) > _OTHER_SIZE:
+            rule = f"be about the {facts['weight_bytes']} bytes of {name} in {quantization}"
+            raise InputError(f"{place}, model size", rule, f"{size:.0f}")
+        if abs(apart) <= _SAME_SIZE:
             return {**facts, "checkpoint_format": ""}
     elif said.weight_bytes is None:
         rule = f"be one of {', '.join(QUANTISATIONS)}, as the file says no size"

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from shunter.catalog.gpus import gpu_name
-from shunter.catalog.model_names import known_model, nearest_models
+from shunter.catalog.model_names import known_model, nearest_models, quantization_in
 from shunter.catalog.models import ModelSpec, check_modelled, known_models
 from shunter.catalog.sizes import quantised_bytes
 from shunter.catalog.work import family_facts
@@ -152,6 +152,7 @@ def catalog_facts(model: str, quantization: str, *, field: str = "model") -> dic
         known = known_models()
         raise UnknownNameError(f"{field}.catalog", model, known, nearest_models(model, known))
     given, quantization = quantization, quantization_name(quantization)
+    check_stored(model, given, field=field)
     if quantization not in (*QUANTISATIONS, "MXFP4"):
         raise UnknownNameError(f"{field}.quantization", given, (*QUANTISATIONS, "MXFP4"))
     if quantization == "MXFP4" and not spec.all_biases:
@@ -177,19 +178,41 @@ def catalog_facts(model: str, quantization: str, *, field: str = "model") -> dic
     }
 
 
+def check_stored(model: str, quantization: str, *, field: str) -> None:
+    """Checks that a name does not say another quantisation than is given beside it.
+
+    Args:
+        model: A model's name, ``Qwen3-8B-AWQ``.
+        quantization: Empty: none is given.
+        field: Named in errors.
+
+    Raises:
+        InputError: It does.
+    """
+    said = quantization_name(quantization_in(model))
+    if said and quantization and said != quantization_name(quantization):
+        raise InputError(f"{field}.quantization", f"be {said}, as {model} says", quantization)
+
+
 def quantization_name(text: str) -> str:
     """The dataset's name of a quantisation: ``FP16`` and ``f16`` are F16, ``Q4_K - Medium`` is Q4_K_M."""
     size = re.compile(r"\s*-\s*(small|medium|large)\b.*", re.I)
-    plain = size.sub(lambda found: f"_{found[1][0]}", text.strip()).upper()
-    return {"FP16": "F16", "FLOAT16": "F16", "BFLOAT16": "BF16", "FP32": "F32"}.get(plain, plain)
+    plain = re.sub(r"[- ]", "_", size.sub(lambda found: f"_{found[1][0]}", text.strip()).upper())
+    return {"FP16": "F16", "FLOAT16": "F16", "BFLOAT16": "BF16", "FP32": "F32", "MXFP4_MOE": "MXFP4"}.get(
+        plain, plain
+    )
 
 
 def facts_of(name: str) -> dict[str, Any] | None:
-    """The dataset's model columns by name and quantisation (``Llama-3-8B Q4_K_M``); None if unknown."""
-    shape, _, quantization = name.rpartition(" ")
-    if spec_of(shape) is None or quantization_name(quantization) not in (*QUANTISATIONS, "MXFP4"):
+    """The dataset's model columns by a name with its quantisation; None if either is unknown.
+
+    Args:
+        name: For example ``Llama-3-8B Q4_K_M`` or ``Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf``.
+    """
+    quantization = quantization_name(quantization_in(name))
+    if spec_of(name) is None or quantization not in (*QUANTISATIONS, "MXFP4"):
         return None
-    return catalog_facts(shape, quantization)
+    return catalog_facts(name, quantization)
 
 
 def _kv_on_host(row: Any) -> float:

@@ -119,8 +119,8 @@ def markdown_records(text: str, path: str) -> Iterator[Mapping[str, Any]]:
             found = _LOGGED.match(line)
             gpus = [] if _FOUND.search(line) else [*gpus, found[1]] if found else gpus
             continue
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if "test" in cells and "t/s" in cells:
+        cells = _cells(line)
+        if is_header(line):
             header = cells
             continue
         if not header or set("".join(cells)) <= set("-: "):
@@ -130,6 +130,15 @@ def markdown_records(text: str, path: str) -> Iterator[Mapping[str, Any]]:
             raise BrokenFileError(path, f"row {number} has {len(cells)} cells, its header {len(header)}")
         said = _from_markdown(f"{path}: row {number}", dict(zip(header, cells, strict=True)))
         yield {**built, "gpu_info": ", ".join(gpus), **said}
+
+
+def is_header(line: str) -> bool:
+    """Whether a line is the header of a table; tables of llama-batched-bench have rates and no tests."""
+    return line.lstrip().startswith("|") and {"test", "t/s"} <= set(_cells(line.strip()))
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def _from_markdown(place: str, row: Mapping[str, str]) -> dict[str, Any]:

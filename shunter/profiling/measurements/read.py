@@ -84,7 +84,7 @@ def _read(path: Path) -> Reading | tuple[list[vllm.Latency], Reading]:
         return guidellm.read_csv(name, text)
     if header.startswith("Metric,"):
         return aiperf.read_csv(name, text)
-    if any(line.lstrip().startswith("|") and "t/s" in line for line in text.splitlines()):
+    if any(llama_bench.is_header(line) for line in text.splitlines()):
         return llama_bench.read_llama_bench(name, llama_bench.markdown_records(text, name))
     if path.suffix in (".yaml", ".yml"):
         return _read_yaml(name, text)

@@ -22,6 +22,10 @@ class GatewayFormat(TraceFormat):
         first = table.lines[0][1] if table.is_json else ""
         return '"arrival_s"' in first and '"status"' in first
 
+    def nearly_matches(self, table: Table) -> bool:
+        """See ``TraceFormat.nearly_matches``; our own format has the same names."""
+        return False
+
     def read(self, table: Table) -> Reading:
         """See ``TraceFormat.read``."""
         frame, notes = read_gateway_requests(table.path)

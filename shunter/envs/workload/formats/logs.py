@@ -34,7 +34,15 @@ class LiteLlmFormat(TraceFormat):
             frame["session"] = rows["trace_id"]
         used = [name for name in ("model_group", "trace_id") if name in rows]
         status = rows.get("status", pd.Series("success", rows.index))
-        reading = replace(reading, frame=frame, unread=reading.unread.drop(columns=used))
+        hits = (
+            rows.get("cache_hit", pd.Series(dtype=object)).map(lambda hit: str(hit).lower() == "true").sum()
+        )
+        doubt = (
+            f"{table.path}: {hits} answers came from LiteLLM's cache, and count: no model was asked for them"
+        )
+        reading = replace(
+            reading, frame=frame, unread=reading.unread.drop(columns=used), notes=(doubt,) if hits else ()
+        )
         return _answered(table, reading, status.ne("failure"))
 
 
