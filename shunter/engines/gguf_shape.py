@@ -29,6 +29,9 @@ _FULL_EVERY = {"cohere2": 4, "gemma2": 2, "gemma3": 6, "gpt-oss": 2, "llama4": 4
 _WINDOWS = {"gemma2": 4096, "llama4": 8192}
 """Windows that llama.cpp takes where the file names none."""
 
+_NAMED_WINDOWS = ("cohere2", "gpt-oss")
+"""Families whose files llama.cpp does not load unless they name the window."""
+
 _NO_WINDOWS = (
     *("llama", "mistral3", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe"),
     *("granite", "command-r", "smollm3", "seed_oss"),
@@ -237,7 +240,8 @@ def _check_whole(path: Path, keys: _Keys) -> None:
 
 def _windows(keys: _Keys, layers: int) -> tuple[int, int]:
     family = keys.architecture
-    window = keys.number("attention.sliding_window", _WINDOWS.get(family, 0))
+    default = None if family in _NAMED_WINDOWS else _WINDOWS.get(family, 0)
+    window = keys.number("attention.sliding_window", default)
     if family == "llama4" and window:
         window = _WINDOWS[family]  # llama.cpp takes no other
     if not window or family in _NO_WINDOWS:

@@ -128,6 +128,13 @@ def test_metadata_of_another_form_is_one_clear_error_on_both_sides(
         read_facts(str(path))
 
 
+def test_a_window_that_must_be_named_is_not_taken_for_none(tmp_path: Path) -> None:
+    entry = changed("gpt-oss-20b-mxfp4", {})
+    del entry["metadata"]["gpt-oss.attention.sliding_window"]
+    with pytest.raises(InputError, match=r"its header does not say gpt-oss\.attention\.sliding_window"):
+        read_checkpoint(write_header(entry, tmp_path))
+
+
 @pytest.mark.parametrize("family", ["gemma3n", "qwen3next", "nemotron_h", "mamba2", "granitehybrid", "lfm2"])
 def test_what_is_not_modelled_is_refused_by_what_it_has(family: str, tmp_path: Path) -> None:
     metadata = {"general.architecture": family, f"{family}.block_count": 2}
