@@ -65,9 +65,9 @@ def dataset_import(
     """Read what other tools measured into a dataset: it is fitted and drawn as if shunter had measured it.
 
     Files are those of llama-bench (csv, json, jsonl, md, sql), vllm bench serve and latency (json), AIPerf
-    (json, csv) and GuideLLM (json, yaml). What they do not say stays missing; what a row cannot be without is
-    asked for by the options below. What is no measurement of one operation, such as a prompt and its answer
-    in one time, is left out, with the reason.
+    (json, csv, jsonl) and GuideLLM (json, yaml, csv). What they do not say stays missing; what a row cannot
+    be without is asked for by the options below. What is no measurement of one operation, such as a prompt
+    and its answer in one time, is left out, with the reason.
 
     Rows say where they come from (source). Importing a file again adds nothing.
 
