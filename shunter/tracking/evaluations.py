@@ -29,12 +29,45 @@ from shunter.tracking.lineage import (
 )
 from shunter.tracking.runs import NOTE, Tracker
 
-__all__ = ["evaluation_name", "log_evaluation"]
+__all__ = ["evaluation_name", "log_comparison", "log_evaluation", "log_loads"]
 
 
-def evaluation_name(world: World, policies: Sequence[str], seeds: Sequence[int], *, real: bool) -> str:
+def evaluation_name(
+    worlds: Sequence[World], policies: Sequence[str], seeds: Sequence[int], *, real: bool
+) -> str:
     """Tells an evaluation from others in a table of runs."""
-    return f"eval {where([world])}: {len(policies)} policies, {len(seeds)} seeds{', real' if real else ''}"
+    return f"eval {where(worlds)}: {len(policies)} policies, {len(seeds)} seeds{', real' if real else ''}"
+
+
+def log_loads(
+    tracker: Tracker,
+    worlds: Sequence[World],
+    policies: Sequence[Policy],
+    sources: Mapping[str, str],
+    seeds: Sequence[int],
+) -> None:
+    """Logs what evaluations of the same policies at several loads are of; each has a run in this one."""
+    learned = [one for one in policies if isinstance(one, LearnedPolicy)]
+    own = {POLICY: " ".join(map(policy_digest, learned))} if learned else {}
+    tracker.tags({**software_tags(), **world_tags(worlds), **own})
+    tracker.params(
+        {
+            **world_params(worlds),
+            "policies": ", ".join(policy.name for policy in policies),
+            "seeds": f"{min(seeds)}-{max(seeds)}",
+            "seed_count": len(seeds),
+        }
+    )
+    made_of = [policy_input(one, "evaluation", sources.get(one.name, "")) for one in learned]
+    tracker.inputs([*world_inputs(worlds, "evaluation"), *made_of])
+
+
+def log_comparison(tracker: Tracker, folder: Path, words: Sequence[str]) -> None:
+    """Logs what evaluations at several loads came to: in words, and the page."""
+    tracker.tags({NOTE: "  \n".join(words)})
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            tracker.artifact(path)
 
 
 def log_evaluation(

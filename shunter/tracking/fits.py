@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from shunter.tracking.lineage import (
     dataset_input,
     software_tags,
 )
-from shunter.tracking.runs import Tracker
+from shunter.tracking.runs import NOTE, Tracker
 
-__all__ = ["held_out_errors", "log_dataset", "log_fit"]
+__all__ = ["held_out_errors", "log_dataset", "log_fit", "log_offload", "log_preemption"]
 
 
 def log_dataset(
@@ -44,6 +45,69 @@ def log_dataset(
     tracker.inputs([dataset])
     tracker.metrics({**measured, **dataset.profile})
     tracker.artifact(path)
+
+
+def log_preemption(
+    tracker: Tracker, folder: Path, frame: pd.DataFrame, asked: Mapping[str, Any], measured: Mapping[str, Any]
+) -> None:
+    """Logs a measurement of preemptions, with a run of its own for each model.
+
+    Args:
+        tracker: The open run.
+        folder: As ``shunter profile preemption`` leaves it.
+        frame: Rows of the dataset in it.
+        asked: What was asked for.
+        measured: Figures of the measurement.
+    """
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    dataset = dataset_input(folder / "preemption.parquet", frame, "profile")
+    tags = {**software_tags(), DATASET: dataset.digest}
+    tracker.tags({**tags, NOTE: "  \n".join(found["answers"])})
+    tracker.params({**asked, "models": ", ".join(found["models"])})
+    tracker.inputs([dataset])
+    tracker.metrics({**measured, **dataset.profile})
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            tracker.artifact(path)
+    for name, figures in found["models"].items():
+        with tracker.child(f"{name}: {figures['cycles']} preemptions") as child:
+            child.tags(tags)
+            child.params({**asked, "model": name, **_texts(figures)})
+            child.metrics(figures)
+
+
+def _texts(figures: Mapping[str, Any]) -> dict[str, str]:
+    return {name: text for name, text in figures.items() if isinstance(text, str)}
+
+
+def log_offload(
+    tracker: Tracker,
+    folder: Path,
+    datasets: Sequence[tuple[Path, pd.DataFrame]],
+    curves: pd.DataFrame,
+    *,
+    batch: int,
+    words: Sequence[str],
+) -> None:
+    """Logs curves over the offload ratio, and the datasets that they are of.
+
+    Args:
+        tracker: The open run.
+        folder: As ``shunter profile offload`` leaves it.
+        datasets: Files and their rows.
+        curves: From ``shunter.profiling.offload_report.offload_curves``.
+        batch: Requests decoded together.
+        words: What the curves say.
+    """
+    made_of = [dataset_input(path, frame, "offload") for path, frame in datasets]
+    digests = " ".join(one.digest for one in made_of)
+    tracker.tags({**software_tags(), DATASET: digests, NOTE: "  \n".join(words)})
+    tracker.params({"batch": batch, "models": ", ".join(dict.fromkeys(curves["model"]))})
+    tracker.inputs(made_of)
+    tracker.metrics({"points": len(curves)})
+    tracker.table(curves, "curves.json")
+    for path in sorted(folder.iterdir()):
+        tracker.artifact(path)
 
 
 def log_fit(

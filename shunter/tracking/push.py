@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shunter.errors import BrokenFileError
+from shunter.errors import BrokenFileError, InputError
 from shunter.tracking.journal import UNSENT, Journal, kept
 from shunter.tracking.sending import send
-from shunter.tracking.store import StoreError, open_store, store_uri
+from shunter.tracking.store import open_store, store_uri
 
 __all__ = ["push_runs"]
 
@@ -75,7 +75,7 @@ def push_runs(
         try:
             done.append(Pushed(journal.folder, name, send(journal, client, uri)))
             journal.remove()
-        except (StoreError, BrokenFileError) as error:
+        except InputError as error:
             journal.close()
             done.append(Pushed(journal.folder, name, why=str(error)))
     return done

@@ -10,6 +10,7 @@ from typing import Any
 
 from shunter.agents.mlflow_model import signature
 from shunter.envs.observation.features import FEATURES_VERSION
+from shunter.sinks import registry_name
 from shunter.tracking.wheel import pinned_requirements, write_wheel
 
 DECISION, UNDECIDED = "shunter.decision", "undecided"
@@ -33,7 +34,11 @@ def create_version(client: Any, run_id: str, path: Path, name: str, why: str) ->
 
     Returns:
         The version.
+
+    Raises:
+        InputError: The registry takes no such name.
     """
+    registry_name("name of a registered model", name)
     digest = digest_of(path)
     known = [v for v in client.search_model_versions(f"name = '{name}'") if v.tags.get(DIGEST) == digest]
     undecided = [int(v.version) for v in known if v.tags.get(DECISION) == UNDECIDED]
