@@ -32,6 +32,7 @@ from shunter.jobs import Runner, open_runner
 from shunter.models.performance import PerformanceModel
 from shunter.outputs import replaced_folder, sole_writer
 from shunter.report.compare import load_words, write_comparison
+from shunter.report.words import best_of
 from shunter.tracking.evaluations import (
     evaluation_name,
     log_comparison,
@@ -220,7 +221,7 @@ def evaluate_and_save(
     _check_duration(worlds, seeds, duration_s)
     plan = _Plan(made, sources, seeds, model, real, python, on_progress)
     with sole_writer("--out", out, folder=True):
-        several, beyond = len(worlds) > 1, _warnings(made, world)
+        several, beyond = len(worlds) > 1, _warnings(made, worlds)
         done = (
             _at_several_loads(plan, worlds, out, ray, beyond)
             if several
@@ -272,7 +273,7 @@ def _at_several_loads(
             page = staged / "report.html"
             write_comparison(comparison, page, title="shunter eval: several loads", lines=lines)
             write_json(staged / "results.json", finite(comparison.to_dict()))
-        log_comparison(whole, out, lines)
+        log_comparison(whole, out, lines, [best_of(run.result)[0] for run in comparison.runs])
     return replace(done, comparison=comparison, page=out / page.name)
 
 
@@ -304,12 +305,14 @@ def _sources(given: Sequence[str | Policy], made: Sequence[Policy]) -> dict[str,
     return {name: one if isinstance(one, str) else name for name, one in zip(names, given, strict=True)}
 
 
-def _warnings(policies: Sequence[Policy], world: World) -> tuple[str, ...]:
-    return tuple(
+def _warnings(policies: Sequence[Policy], worlds: Sequence[World]) -> tuple[str, ...]:
+    lines = (
         f"{policy.name} is beyond its training: {line}"
         for policy in policies
+        for world in worlds
         for line in distance_from_training(policy, world)
     )
+    return tuple(dict.fromkeys(lines))
 
 
 def _scenario(given: Scenario | str | Path, engine: str | None, duration_s: float | None) -> Scenario:

@@ -15,8 +15,9 @@ from shunter.agents.base import Policy
 from shunter.agents.learned.file import load_of
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.world.world import World
-from shunter.report.words import MODES, headline
+from shunter.report.words import MODES, best_of, headline
 from shunter.tracking.lineage import (
+    FILE,
     POLICY,
     Input,
     policy_digest,
@@ -62,9 +63,10 @@ def log_loads(
     tracker.inputs([*world_inputs(worlds, "evaluation"), *made_of])
 
 
-def log_comparison(tracker: Tracker, folder: Path, words: Sequence[str]) -> None:
-    """Logs what evaluations at several loads came to: in words, and the page."""
-    tracker.tags({NOTE: "  \n".join(words)})
+def log_comparison(tracker: Tracker, folder: Path, words: Sequence[str], best: Sequence[str]) -> None:
+    """Logs what evaluations at several loads came to: in words, the best policy of each, and the page."""
+    tracker.tags({NOTE: "  \n".join(words), FILE: str(folder)})
+    tracker.params({"best": ", ".join(best)})
     for path in sorted(folder.iterdir()):
         if path.is_file():
             tracker.artifact(path)
@@ -90,7 +92,7 @@ def log_evaluation(
     made = result["provenance"]
     learned = {one.name: one for one in policies if isinstance(one, LearnedPolicy)}
     digests = {name: policy_digest(policy) for name, policy in learned.items()}
-    tags = {**software_tags(), **world_tags([world])}
+    tags = {**software_tags(), **world_tags([world]), FILE: str(files["results"].parent)}
     own = {POLICY: " ".join(digests.values())} if digests else {}
     tracker.tags({**tags, **own, NOTE: headline(result)})
     asked = {
@@ -100,13 +102,16 @@ def log_evaluation(
         "engine_version": made.get("engine_version"),
         "repeats": result["repeats"],
     }
-    tracker.params({**world_params([world]), "policies": ", ".join(result["policies"]), **asked})
+    name, best = best_of(result)
+    tracker.params(
+        {**world_params([world]), "policies": ", ".join(result["policies"]), "best": name, **asked}
+    )
     inputs = [
         *world_inputs([world], "evaluation"),
         *(policy_input(one, "evaluation", (sources or {}).get(name, "")) for name, one in learned.items()),
     ]
     tracker.inputs(inputs)
-    tracker.metrics({"fidelity": result.get("fidelity", {}).get("summary", {})})
+    tracker.metrics({"fidelity": result.get("fidelity", {}).get("summary", {}), "best": best})
     for path in files.values():
         tracker.artifact(path)
     for name, modes in result["policies"].items():

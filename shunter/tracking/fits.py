@@ -12,6 +12,7 @@ import pandas as pd
 from shunter.models.performance import PerformanceModel
 from shunter.tracking.lineage import (
     DATASET,
+    FILE,
     PERFORMANCE,
     Input,
     dataset_input,
@@ -40,7 +41,7 @@ def log_dataset(
         measured: Figures of the measurement.
     """
     dataset = dataset_input(path, frame, "profile")
-    tracker.tags({**software_tags(), DATASET: dataset.digest})
+    tracker.tags({**software_tags(), DATASET: dataset.digest, FILE: str(path)})
     tracker.params(asked)
     tracker.inputs([dataset])
     tracker.metrics({**measured, **dataset.profile})
@@ -61,7 +62,7 @@ def log_preemption(
     """
     found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     dataset = dataset_input(folder / "preemption.parquet", frame, "profile")
-    tags = {**software_tags(), DATASET: dataset.digest}
+    tags = {**software_tags(), DATASET: dataset.digest, FILE: str(folder)}
     tracker.tags({**tags, NOTE: "  \n".join(found["answers"])})
     tracker.params({**asked, "models": ", ".join(found["models"])})
     tracker.inputs([dataset])
@@ -99,9 +100,11 @@ def log_offload(
         batch: Requests decoded together.
         words: What the curves say.
     """
-    made_of = [dataset_input(path, frame, "offload") for path, frame in datasets]
+    every = [dataset_input(path, frame, "offload") for path, frame in datasets]
+    made_of = list({one.digest: one for one in every}.values())
     digests = " ".join(one.digest for one in made_of)
-    tracker.tags({**software_tags(), DATASET: digests, NOTE: "  \n".join(words)})
+    own = {DATASET: digests, FILE: str(folder), NOTE: "  \n".join(words)}
+    tracker.tags({**software_tags(), **own})
     tracker.params({"batch": batch, "models": ", ".join(dict.fromkeys(curves["model"]))})
     tracker.inputs(made_of)
     tracker.metrics({"points": len(curves)})
@@ -127,7 +130,8 @@ def log_fit(
         asked: What was asked for.
     """
     datasets = " ".join(one.digest for one in made_of if one.context == "fit")
-    tracker.tags({**software_tags(), PERFORMANCE: model.digest, **({DATASET: datasets} if datasets else {})})
+    own = {PERFORMANCE: model.digest, FILE: str(files[0]), **({DATASET: datasets} if datasets else {})}
+    tracker.tags({**software_tags(), **own})
     tracker.params({**asked, "models": ", ".join(model.models.index)})
     tracker.inputs(made_of)
     tracker.metrics({"cv_mape": held_out_errors(model)})

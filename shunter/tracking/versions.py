@@ -16,6 +16,13 @@ from shunter.tracking.wheel import pinned_requirements, write_wheel
 DECISION, UNDECIDED = "shunter.decision", "undecided"
 DIGEST = "shunter.sha256"
 
+ABOUT = (
+    "Scheduling policies. Each version says what it was trained on, and how its mean response is against "
+    "that of the best heuristic and that of the champion before it: lower is better. `champion` is the "
+    "latest that was shown to be better than both."
+)
+"""What a registered model says of itself."""
+
 
 def digest_of(path: Path) -> str:
     """What a policy file is known by."""
@@ -55,7 +62,7 @@ def _create(client: Any, run_id: str, path: Path, name: str, digest: str) -> str
 
     info = _log_model(client, path, run_id)
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=ABOUT)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
