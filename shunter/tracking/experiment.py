@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import zlib
 from typing import Any
 
@@ -47,7 +48,7 @@ def open_experiment(name: str, client: Any, uri: str) -> str:
     """The id of an experiment that is there or is made; it has the view.
 
     Args:
-        name: Of the experiment.
+        name: Of the experiment. If that was deleted, the one that ``MLFLOW_EXPERIMENT_NAME`` names by now.
         client: From ``shunter.tracking.store.open_store``.
         uri: The store.
 
@@ -58,6 +59,9 @@ def open_experiment(name: str, client: Any, uri: str) -> str:
     if found is None:
         found = _made(name, client, uri)
     if found.lifecycle_stage != "active":
+        instead = os.environ.get("MLFLOW_EXPERIMENT_NAME", name)
+        if instead not in ("", name):
+            return open_experiment(instead, client, uri)
         way = f"mlflow experiments restore --experiment-id {found.experiment_id}, or MLFLOW_EXPERIMENT_NAME"
         raise StoreError("MLFLOW_EXPERIMENT_NAME", f"name an experiment that is not deleted ({way})", name)
     if found.tags.get(VIEW_TAG) != (view := _view()):

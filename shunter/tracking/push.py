@@ -69,7 +69,8 @@ def push_runs(
     # A run before those that are part of it.
     journals.sort(key=lambda one: (one.header["parent"] is not None, one.header["start_ms"]))
     for number, journal in enumerate(journals):
-        name = f"{journal.header['kind']} {journal.header['name']}"
+        kind, name = journal.header["kind"], journal.header["name"]
+        name = name if name.startswith(kind) else f"{kind} {name}"
         on_progress(name, number, len(journals))
         journal.end_if_killed()
         try:

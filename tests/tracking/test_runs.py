@@ -340,6 +340,19 @@ def test_an_experiment_that_was_deleted_keeps_runs_until_it_is_restored(folder: 
     logged()
 
 
+def test_runs_of_a_deleted_experiment_go_where_the_environment_says_by_then(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = open_store(store_uri())
+    client.delete_experiment(client.create_experiment("shunter"))
+    with pytest.warns(ShunterWarning, match="MLFLOW_EXPERIMENT_NAME"):
+        one_run()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "other")
+    (pushed,) = push_runs()
+    other = client.get_experiment_by_name("other").experiment_id
+    assert [run.info.run_id for run in client.search_runs([other])] == [pushed.run_id]
+
+
 def test_another_store_at_the_same_address_gets_all_of_it(folder: Path, empty: Path) -> None:
     cut_off(7)
     open_store(store_uri())._tracking_client.store.engine.dispose()
