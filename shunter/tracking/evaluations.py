@@ -111,7 +111,11 @@ def log_evaluation(
         *(policy_input(one, "evaluation", (sources or {}).get(name, "")) for name, one in learned.items()),
     ]
     tracker.inputs(inputs)
-    tracker.metrics({"fidelity": result.get("fidelity", {}).get("summary", {}), "best": best})
+    figures = {
+        "response_mean_s": best["response_mean_s"],
+        "change": (best.get("response_change") or {}).get("change"),
+    }
+    tracker.metrics({"fidelity": result.get("fidelity", {}).get("summary", {}), "best": figures})
     for path in files.values():
         tracker.artifact(path)
     for name, modes in result["policies"].items():
