@@ -106,6 +106,7 @@ def test_the_champion_is_replaced_by_a_better_policy_only(store: Path, fake_worl
     name = registry_name_of("fake world: small")
     first = register(store, "fair", fake_world, name)
     assert (first.version, first.champion) == ("1", True)
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # where runs of other folders go is as it was
     assert first.why.startswith("Better than cost-greedy, the best heuristic: -")
     assert first.why.endswith("; 8 paired seeds in 1 world. There was no champion.")
     second = register(store, "good", fake_world, name)
