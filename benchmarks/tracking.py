@@ -18,8 +18,8 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ import numpy as np
 
 from benchmarks.form import Row, at_most, main, reported
 from shunter.agents.learned.policy import LearnedPolicy
+from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import World, make_world
 from shunter.errors import ShunterWarning
 from shunter.tracking.journal import UNSENT, kept
@@ -43,6 +44,9 @@ SETTINGS = EvolutionSettings(generations=6, pairs=4, episodes=1, validate_every=
 EXPERIMENT = "shunter"
 START_S = 300.0
 """Within which a server must be up, however busy the machine is."""
+
+REQUESTS = 100
+"""Of an episode, for trainings of seconds: what is asked is where they are cut off, not what they learn."""
 
 HAMMER = """
 import sys
@@ -86,29 +90,32 @@ def hammered(folder: Path, processes: int, runs: int) -> list[Row]:
     ]
 
 
-@contextmanager
-def served(folder: Path, port: int) -> Iterator[int]:
-    """A server with its store in a folder; gives the process group to kill."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
-    command += ["--artifacts-destination", str(folder / "server")]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("a") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env={**os.environ, **quiet}, start_new_session=True
-        )
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield process.pid
-    finally:
-        kill(process.pid)
-        process.wait()
+class Server:
+    """``mlflow server`` with its store in a folder, begun again at the same address after each end."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, _free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
 
-def kill(group: int) -> None:
-    """Ends a server and its workers without a word to them."""
-    with suppress(ProcessLookupError):  # it is dead by now
-        os.killpg(group, signal.SIGKILL)
+    def start(self) -> None:
+        """Has it serve."""
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
+        command += ["--artifacts-destination", str(self.folder / "server")]
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self.folder / "server.log").open("a") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, **quiet}, start_new_session=True
+            )
+        _wait_for(f"{self.uri}/health", self._process)
+
+    def kill(self) -> None:
+        """Ends it and its workers without a word to them."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):  # it is dead by now
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
@@ -133,33 +140,34 @@ def killed(
     folder: Path, times: int, world: World, settings: EvolutionSettings = SETTINGS, seed: int = 0
 ) -> list[Row]:
     """Rows of trainings whose server is killed at a random moment."""
-    port = _free_port()
-    uri = f"http://127.0.0.1:{port}"
-    rng = np.random.default_rng(seed)
-    policies_lost = runs_lost = doubled = most_lines = 0
+    server, rng = Server(folder), np.random.default_rng(seed)
+    policies_lost = runs_lost = doubled = most_lines = kept_runs = 0
     longest_s = 0.0
     before = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = uri
+    os.environ["MLFLOW_TRACKING_URI"] = server.uri
     try:
-        with served(folder, port):
-            _train(folder / "warm", world, settings)  # whatever is compiled or loaded, is by now
-            whole = _train(folder / "whole", world, settings)
-            reference = _history(uri)
+        server.start()
+        _train(folder / "warm", world, settings)  # whatever is compiled or loaded, is by now
+        whole = _train(folder / "whole", world, settings)
+        reference, quickest_s = _logged(server.uri), whole.duration_s
         for number in range(times):
             place = folder / f"killed-{number}"
-            with served(folder, port) as group:
-                killer = threading.Timer(float(rng.uniform(0, whole.duration_s)), kill, [group])
-                killer.start()
-                one = _train(place, world, settings)
-                killer.join()
+            killer = threading.Timer(float(rng.uniform(0, quickest_s)), server.kill)
+            killer.start()
+            one = _train(place, world, settings)
+            killer.join()
             policies_lost += not _same(one.policy, whole.policy)
             most_lines, longest_s = max(most_lines, one.lines), max(longest_s, one.duration_s)
-            with served(folder, port):
-                left = [pushed for pushed in push_runs(place) if pushed.why]
-                found = _history(uri)
-            runs_lost += bool(left) or found[0] != reference[0]
-            doubled = max(doubled, found[1] - reference[1] - 1 - number)
+            quickest_s = min(quickest_s, one.duration_s)
+            server.start()
+            pushed = push_runs(place)
+            kept_runs += len(pushed)
+            found = _logged(server.uri)
+            runs_lost += any(one.why for one in pushed) or found.latest != reference.latest
+            doubled = max(doubled, found.trainings - reference.trainings - 1 - number)
+        unregistered = found.trainings - found.versions
     finally:
+        server.kill()
         if before is None:
             del os.environ["MLFLOW_TRACKING_URI"]
         else:
@@ -169,7 +177,9 @@ def killed(
         at_most(reported(f"{what}: policies lost or changed", policies_lost), 0),
         at_most(reported(f"{what}: runs incomplete after shunter track push", runs_lost), 0),
         at_most(reported(f"{what}: runs logged twice", doubled), 0),
+        at_most(reported(f"{what}: policies that are not registered", unregistered), 0),
         at_most(reported(f"{what}: most lines that one printed of it", most_lines), 1),
+        reported(f"{what}: trainings that something was kept of", kept_runs),
         reported(f"{what}: longest against undisturbed", longest_s / whole.duration_s),
     ]
 
@@ -192,12 +202,28 @@ def _same(one: LearnedPolicy | None, other: LearnedPolicy | None) -> bool:
     return all(np.array_equal(weights, other.weights[name]) for name, weights in one.weights.items())
 
 
-def _history(uri: str) -> tuple[list[tuple[int, float]], int]:
-    """The validations of the latest training, and how many trainings there are."""
-    runs = _runs(uri)
-    latest = max(runs, key=lambda run: int(run.info.start_time))
-    points = open_store(uri).get_metric_history(latest.info.run_id, "validation/response_ratio")
-    return [(point.step, point.value) for point in points], len(runs)
+@dataclass(frozen=True)
+class _Logged:
+    """What a store has.
+
+    Attributes:
+        latest: Validations, names of artefacts and status of the latest training.
+        trainings: How many there are.
+        versions: Versions in the registry.
+    """
+
+    latest: tuple[list[tuple[int, float]], list[str], str]
+    trainings: int
+    versions: int
+
+
+def _logged(uri: str) -> _Logged:
+    client, runs = open_store(uri), _runs(uri)
+    info = max((run.info for run in runs), key=lambda one: int(one.start_time))
+    points = client.get_metric_history(info.run_id, "validation/response_ratio")
+    names = sorted(file.path for file in client.list_artifacts(info.run_id))
+    latest = [(point.step, point.value) for point in points], names, str(info.status)
+    return _Logged(latest, len(runs), len(client.search_model_versions()))
 
 
 def _runs(uri: str) -> list[Any]:
@@ -214,6 +240,13 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def short_world() -> World:
+    """The scenario with short episodes."""
+    scenario = load_scenario(SCENARIO)
+    workload = scenario.workload.model_copy(update={"requests": REQUESTS})
+    return make_world(scenario.model_copy(update={"workload": workload}))
+
+
 def run(quick: bool) -> Sequence[Row]:
     """Hammers a new store, and kills servers."""
     processes, runs, times = (4, 3, 3) if quick else (8, 20, 20)
@@ -222,7 +255,7 @@ def run(quick: bool) -> Sequence[Row]:
         (folder / "hammered").mkdir()
         return [
             *hammered(folder / "hammered", processes, runs),
-            *killed(folder, times, make_world(SCENARIO)),
+            *killed(folder, times, short_world()),
         ]
 
 

@@ -15,13 +15,14 @@ names of files         ``file_name``: no separator, no dot in front, of bounded 
 YAML                   ``shunter.export.escaping.to_yaml``; comments ``one_line``
 words of a shell       ``shlex.quote`` of ``shunter.export.escaping.word``
 llama-swap's commands  ``shunter.export.escaping.swap_words``: ``${…}`` too
-MLflow                 ``store_key`` for keys; names that stand in filters hold no quotes
+MLflow                 ``store_key`` for keys; ``registry_name`` for names, which stand in its filters
 =====================  ==========================================================================
 """
 
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ from typing import Any, TypeVar
 from shunter.errors import InputError
 
 __all__ = ["csv_frame", "csv_text", "file_name", "from_csv_frame", "from_csv_text", "markdown", "plain_name"]
-__all__ += ["registry_name", "store_key", "visible"]
+__all__ += ["registry_name", "registry_name_of", "store_key", "visible"]
 
 F = TypeVar("F")
 """A pandas frame: what is cheap to import must not import pandas."""
@@ -39,7 +40,10 @@ LONGEST_NAME = 200
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NOT_IN_FILES = re.compile(r"[^\w.=-]")
 _NOT_IN_KEYS = re.compile(r"[^\w\-. :/]")
+_NOT_IN_REGISTRY = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_FILE_NAME = 100
+_LONGEST_KEY = 250
+"""Characters of a key that MLflow takes."""
 
 
 def plain_name(text: str) -> str:
@@ -111,16 +115,36 @@ def file_name(text: str) -> str:
 
 
 def store_key(text: str) -> str:
-    """A key as MLflow takes it, such as a metric's name."""
-    return _NOT_IN_KEYS.sub("_", text)
+    """A key as MLflow takes it, such as a metric's name: in place of no path, or of no other path."""
+    plain = _NOT_IN_KEYS.sub("_", text)
+    if 0 < len(plain) <= _LONGEST_KEY and _is_path_within(plain):
+        return plain
+    end = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
+    return f"{plain.replace('/', '_').strip('.')[: _LONGEST_KEY - 9]}-{end}"
 
 
 def registry_name(field: str, text: str) -> str:
-    """A name that stands within a filter of MLflow, whose quotes have no escape.
+    """A name of MLflow's registry: MLflow takes it, it can stand in a filter, whose quotes have no escape.
 
     Raises:
-        InputError: It could end the text that it stands in.
+        InputError: It is none.
     """
-    if not text.isprintable() or set(text) & set("'\"`\\"):
-        raise InputError(field, "be printable, without quotes or backslashes", text)
+    marks = set(text) & set("'\"`\\/:@")
+    if marks or not 0 < len(text) <= LONGEST_NAME or not text.isprintable() or text.strip(" .") != text:
+        rule = f"be 1 to {LONGEST_NAME} printable characters, none of them a quote or \\/:@ "
+        raise InputError(field, f"{rule}and no . or space at an end", text)
     return text
+
+
+def registry_name_of(title: str) -> str:
+    """A name of MLflow's registry for a title: such names differ where strange titles do."""
+    plain = _NOT_IN_REGISTRY.sub("-", title).strip("-.")[:_LONGEST_FILE_NAME]
+    if plain == title:
+        return f"shunter-{plain}"
+    end = hashlib.sha256(title.encode(errors="replace")).hexdigest()[:8]
+    return f"shunter-{plain}-{end}" if plain else f"shunter-{end}"
+
+
+def _is_path_within(text: str) -> bool:
+    """Whether it is the shortest path to a place within a folder: that MLflow asks of keys."""
+    return posixpath.normpath(text) == text and text != "." and not text.startswith(("..", "/"))

@@ -5,11 +5,20 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.utils.validation import _validate_metric_name, _validate_model_name, _validate_param_name
 
 from benchmarks.robust_names import HOSTILE, SINKS, wrong
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.errors import InputError
-from shunter.sinks import csv_text, file_name, from_csv_text, plain_name
+from shunter.sinks import (
+    csv_text,
+    file_name,
+    from_csv_text,
+    plain_name,
+    registry_name,
+    registry_name_of,
+    store_key,
+)
 
 
 @pytest.mark.parametrize("sink", SINKS)
@@ -49,6 +58,46 @@ def test_strange_names_of_files_stay_apart(one: str, other: str) -> None:
     names = {file_name(one), file_name(other)}
     assert len(names) == len({one, other}) or {one.replace(":", "_")} == {other.replace(":", "_")}
     assert all(name and "/" not in name and name[0] != "." and len(name.encode()) <= 500 for name in names)
+
+
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_strange_names_stay_apart_in_the_registry_too(one: str, other: str) -> None:
+    names = {registry_name_of(one), registry_name_of(other)}
+    assert len(names) == len({one, other})
+    for name in names:
+        assert registry_name("name", name) == name
+        _validate_model_name(name)
+
+
+def test_default_names_of_plain_titles_stay_as_they_are() -> None:
+    assert registry_name_of("two-gpu-unequal") == "shunter-two-gpu-unequal"
+
+
+@given(st.text(max_size=300))
+def test_a_name_of_the_registry_is_one_that_mlflow_takes_and_ends_no_filter(text: str) -> None:
+    try:
+        registry_name("name", text)
+    except InputError:
+        return
+    _validate_model_name(text)
+    assert not set(text) & set("'\"`\\@")
+
+
+def test_names_that_people_give_are_names_of_the_registry() -> None:
+    for name in ("shunter-box", "my box", "Büro 2", "v1.2", "日本"):
+        assert registry_name("name", name) == name
+
+
+@given(st.text(max_size=300) | st.from_regex(r"[a./ ]{0,6}", fullmatch=True))
+def test_any_text_makes_a_key_that_mlflow_takes(text: str) -> None:
+    _validate_metric_name(store_key(text))
+    _validate_param_name(store_key(text))
+
+
+def test_keys_that_mlflow_refuses_stay_apart() -> None:
+    refused = ["", ".", "..", "../a", "/a", "a/", "a//b", "a/../b", "x" * 300, "x" * 301]
+    assert len({store_key(text) for text in refused}) == len(refused)
+    assert store_key("verdict/change") == "verdict/change"
 
 
 def test_a_plain_name_is_any_that_people_give() -> None:

@@ -9,11 +9,12 @@ from typing import Any
 
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.sinks import registry_name
 from shunter.tracking.store import open_store, store_uri, talking
 
 __all__ = ["find_version", "load_registered", "version_uri"]
 
-_URI = re.compile(r"models:/(?P<name>[^/@:'\"`\\]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
+_URI = re.compile(r"models:/(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))")
 
 
 def load_registered(uri: str, *, store: str | None = None) -> LearnedPolicy:
@@ -50,6 +51,7 @@ def _look_up(uri: str, store: str | None) -> tuple[re.Match[str], Any, Any, str]
     match = _URI.fullmatch(uri)
     if match is None:
         raise InputError("--policy", "have the form models:/NAME@champion or models:/NAME/3", uri)
+    registry_name("--policy models:/NAME", match["name"])
     store = store or store_uri()
     database = store.removeprefix("sqlite:///")
     if store.startswith("sqlite:///") and not Path(database).exists():

@@ -331,7 +331,7 @@ class _Demo:
             evaluation, self.folder / folder, title=title, performance=performance, provenance=made
         )
         name = evaluation_name(
-            evaluation.world, evaluation.policies, evaluation.seeds, real=bool(evaluation.real)
+            [evaluation.world], evaluation.policies, evaluation.seeds, real=bool(evaluation.real)
         )
         with tracking("eval", name, folder=self.folder, begun_ms=begun_ms) as tracker:
             log_evaluation(tracker, files, evaluation.world, policies)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,13 @@ from shunter.jobs import Runner, open_runner
 from shunter.models.performance import PerformanceModel
 from shunter.outputs import replaced_folder, sole_writer
 from shunter.report.compare import load_words, write_comparison
-from shunter.tracking.evaluations import evaluation_name, log_evaluation
+from shunter.report.words import best_of
+from shunter.tracking.evaluations import (
+    evaluation_name,
+    log_comparison,
+    log_evaluation,
+    log_loads,
+)
 from shunter.tracking.runs import Tracker, tracking
 
 __all__ = ["RealRuns", "SavedEvaluations", "evaluate_and_save"]
@@ -82,6 +88,7 @@ class SavedEvaluations:
         lost: A line for each worker of the cluster that was lost on the way.
         comparison: Comparison of several loads; None if there is one, or it was cut short.
         page: Page of the comparison; None where there is no comparison.
+        tracker: Run in MLflow that those of several loads are part of; None if there is one load.
         interrupted: Whether Ctrl-C cut it short.
     """
 
@@ -90,6 +97,7 @@ class SavedEvaluations:
     lost: tuple[str, ...] = ()
     comparison: Comparison | None = None
     page: Path | None = None
+    tracker: Tracker | None = None
     interrupted: bool = False
 
 
@@ -105,11 +113,16 @@ class _Plan:
     python: dict[str, str]
     on_progress: OnProgress | None
 
-    def evaluate(self, world: World, folder: Path, runner: Runner) -> SavedEvaluation | None:
-        """Runs everything in one world and keeps it; None if Ctrl-C came before any policy was complete."""
+    def title(self, worlds: Sequence[World]) -> str:
+        """The name of a run in MLflow."""
         names = [policy.name for policy in self.policies]
-        title = evaluation_name(world, names, self.seeds, real=self.real is not None)
-        with tracking("eval", title) as tracker:
+        return evaluation_name(worlds, names, self.seeds, real=self.real is not None)
+
+    def evaluate(
+        self, world: World, folder: Path, runner: Runner, whole: Tracker | None = None
+    ) -> SavedEvaluation | None:
+        """Runs everything in one world and keeps it; None if Ctrl-C came before any policy was complete."""
+        with tracking("eval", self.title([world]), parent=whole) as tracker:
             evaluation, made = self._run(world, runner)
             if not evaluation.simulated:
                 return None
@@ -208,7 +221,12 @@ def evaluate_and_save(
     _check_duration(worlds, seeds, duration_s)
     plan = _Plan(made, sources, seeds, model, real, python, on_progress)
     with sole_writer("--out", out, folder=True):
-        done = _at_each_load(plan, worlds, out, ray, _warnings(made, world))
+        several, beyond = len(worlds) > 1, _warnings(made, worlds)
+        done = (
+            _at_several_loads(plan, worlds, out, ray, beyond)
+            if several
+            else _at_each_load(plan, worlds, [out], ray, beyond)
+        )
         if json_path is not None and not _is_cut_short(done):
             results = done.saved[0].files["results"] if done.page is None else out / "results.json"
             write_bytes(json_path, results.read_bytes())
@@ -216,29 +234,47 @@ def evaluate_and_save(
 
 
 def _at_each_load(
-    plan: _Plan, worlds: Sequence[World], out: Path, ray: str | None, warnings: tuple[str, ...]
+    plan: _Plan,
+    worlds: Sequence[World],
+    folders: Sequence[Path],
+    ray: str | None,
+    warnings: tuple[str, ...],
+    whole: Tracker | None = None,
 ) -> SavedEvaluations:
     saved: list[SavedEvaluation] = []
-    folders = [out if len(worlds) == 1 else out / f"load-{w.scenario.workload.load:g}" for w in worlds]
     with open_runner(ray) as runner:
         for world, folder in zip(worlds, folders, strict=True):
-            one = plan.evaluate(world, folder, runner)
+            one = plan.evaluate(world, folder, runner, whole)
             if one is None and not saved:
                 raise KeyboardInterrupt
             saved += [] if one is None else [one]
             interrupted = one is None or one.evaluation.interrupted
-            done = SavedEvaluations(tuple(saved), warnings, tuple(runner.lost), interrupted=interrupted)
+            lost = tuple(runner.lost)
+            done = SavedEvaluations(tuple(saved), warnings, lost, tracker=whole, interrupted=interrupted)
             if _is_cut_short(done):
-                return done
-    if len(worlds) == 1:
-        return done
-    comparison = compare([read_evaluation(str(folder)) for folder in folders])
-    lines = load_words(comparison)
-    with replaced_folder(out, last="results.json") as staged:
-        page = staged / "report.html"
-        write_comparison(comparison, page, title="shunter eval: several loads", lines=lines)
-        write_json(staged / "results.json", finite(comparison.to_dict()))
-    return SavedEvaluations(done.saved, warnings, done.lost, comparison, out / page.name)
+                break
+    return done
+
+
+def _at_several_loads(
+    plan: _Plan, worlds: Sequence[World], out: Path, ray: str | None, warnings: tuple[str, ...]
+) -> SavedEvaluations:
+    """Runs at each load, in a folder and a run of its own, and sets them beside each other."""
+    folders = [out / f"load-{world.scenario.workload.load:g}" for world in worlds]
+    with tracking("eval", plan.title(worlds)) as whole:
+        log_loads(whole, worlds, plan.policies, plan.sources, plan.seeds)
+        done = _at_each_load(plan, worlds, folders, ray, warnings, whole)
+        if _is_cut_short(done):
+            whole.status = "KILLED" if done.interrupted else "FAILED"
+            return done
+        comparison = compare([read_evaluation(str(folder)) for folder in folders])
+        lines = load_words(comparison)
+        with replaced_folder(out, last="results.json") as staged:
+            page = staged / "report.html"
+            write_comparison(comparison, page, title="shunter eval: several loads", lines=lines)
+            write_json(staged / "results.json", finite(comparison.to_dict()))
+        log_comparison(whole, out, lines, [best_of(run.result)[0] for run in comparison.runs])
+    return replace(done, comparison=comparison, page=out / page.name)
 
 
 def _is_cut_short(done: SavedEvaluations) -> bool:
@@ -269,12 +305,14 @@ def _sources(given: Sequence[str | Policy], made: Sequence[Policy]) -> dict[str,
     return {name: one if isinstance(one, str) else name for name, one in zip(names, given, strict=True)}
 
 
-def _warnings(policies: Sequence[Policy], world: World) -> tuple[str, ...]:
-    return tuple(
+def _warnings(policies: Sequence[Policy], worlds: Sequence[World]) -> tuple[str, ...]:
+    lines = (
         f"{policy.name} is beyond its training: {line}"
         for policy in policies
+        for world in worlds
         for line in distance_from_training(policy, world)
     )
+    return tuple(dict.fromkeys(lines))
 
 
 def _scenario(given: Scenario | str | Path, engine: str | None, duration_s: float | None) -> Scenario:

@@ -9,7 +9,7 @@ import numpy as np
 
 from shunter.uncertainty import UNDECIDED, said
 
-__all__ = ["MODES", "change_text", "decided_text", "format_metric", "headline", "verdict"]
+__all__ = ["MODES", "best_of", "change_text", "decided_text", "format_metric", "headline", "verdict"]
 
 MODES = ("simulated", "real")
 
@@ -71,11 +71,18 @@ def headline(result: dict[str, Any]) -> str:
 
 def best_text(result: dict[str, Any]) -> str:
     """The policy of the lowest mean response, real if there are such, and its change against the first."""
-    _, rows = _nearest_reality(result)
-    first, best = result["changes_against"], _lowest(rows)
-    mean = format_metric("response_mean_s", rows[best]["response_mean_s"])
-    change = "" if best == first else f"; against {first}: {decided_text(rows[best]['response_change'])}"
+    best, row = best_of(result)
+    first = result["changes_against"]
+    mean = format_metric("response_mean_s", row["response_mean_s"])
+    change = "" if best == first else f"; against {first}: {decided_text(row['response_change'])}"
     return f"{best} ({mean}{change})"
+
+
+def best_of(result: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The policy of the lowest mean response, real if there are such, and its figures there."""
+    _, rows = _nearest_reality(result)
+    name = _lowest(rows)
+    return name, rows[name]
 
 
 def _nearest_reality(result: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -15,8 +15,9 @@ from shunter.agents.base import Policy
 from shunter.agents.learned.file import load_of
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.world.world import World
-from shunter.report.words import MODES, headline
+from shunter.report.words import MODES, best_of, headline
 from shunter.tracking.lineage import (
+    FILE,
     POLICY,
     Input,
     policy_digest,
@@ -29,12 +30,46 @@ from shunter.tracking.lineage import (
 )
 from shunter.tracking.runs import NOTE, Tracker
 
-__all__ = ["evaluation_name", "log_evaluation"]
+__all__ = ["evaluation_name", "log_comparison", "log_evaluation", "log_loads"]
 
 
-def evaluation_name(world: World, policies: Sequence[str], seeds: Sequence[int], *, real: bool) -> str:
+def evaluation_name(
+    worlds: Sequence[World], policies: Sequence[str], seeds: Sequence[int], *, real: bool
+) -> str:
     """Tells an evaluation from others in a table of runs."""
-    return f"eval {where([world])}: {len(policies)} policies, {len(seeds)} seeds{', real' if real else ''}"
+    return f"eval {where(worlds)}: {len(policies)} policies, {len(seeds)} seeds{', real' if real else ''}"
+
+
+def log_loads(
+    tracker: Tracker,
+    worlds: Sequence[World],
+    policies: Sequence[Policy],
+    sources: Mapping[str, str],
+    seeds: Sequence[int],
+) -> None:
+    """Logs what evaluations of the same policies at several loads are of; each has a run in this one."""
+    learned = [one for one in policies if isinstance(one, LearnedPolicy)]
+    own = {POLICY: " ".join(map(policy_digest, learned))} if learned else {}
+    tracker.tags({**software_tags(), **world_tags(worlds), **own})
+    tracker.params(
+        {
+            **world_params(worlds),
+            "policies": ", ".join(policy.name for policy in policies),
+            "seeds": f"{min(seeds)}-{max(seeds)}",
+            "seed_count": len(seeds),
+        }
+    )
+    made_of = [policy_input(one, "evaluation", sources.get(one.name, "")) for one in learned]
+    tracker.inputs([*world_inputs(worlds, "evaluation"), *made_of])
+
+
+def log_comparison(tracker: Tracker, folder: Path, words: Sequence[str], best: Sequence[str]) -> None:
+    """Logs what evaluations at several loads came to: in words, the best policy of each, and the page."""
+    tracker.tags({NOTE: "  \n".join(words), FILE: str(folder)})
+    tracker.params({"best": ", ".join(best)})
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            tracker.artifact(path)
 
 
 def log_evaluation(
@@ -57,7 +92,7 @@ def log_evaluation(
     made = result["provenance"]
     learned = {one.name: one for one in policies if isinstance(one, LearnedPolicy)}
     digests = {name: policy_digest(policy) for name, policy in learned.items()}
-    tags = {**software_tags(), **world_tags([world])}
+    tags = {**software_tags(), **world_tags([world]), FILE: str(files["results"].parent)}
     own = {POLICY: " ".join(digests.values())} if digests else {}
     tracker.tags({**tags, **own, NOTE: headline(result)})
     asked = {
@@ -67,13 +102,20 @@ def log_evaluation(
         "engine_version": made.get("engine_version"),
         "repeats": result["repeats"],
     }
-    tracker.params({**world_params([world]), "policies": ", ".join(result["policies"]), **asked})
+    name, best = best_of(result)
+    tracker.params(
+        {**world_params([world]), "policies": ", ".join(result["policies"]), "best": name, **asked}
+    )
     inputs = [
         *world_inputs([world], "evaluation"),
         *(policy_input(one, "evaluation", (sources or {}).get(name, "")) for name, one in learned.items()),
     ]
     tracker.inputs(inputs)
-    tracker.metrics({"fidelity": result.get("fidelity", {}).get("summary", {})})
+    figures = {
+        "response_mean_s": best["response_mean_s"],
+        "change": (best.get("response_change") or {}).get("change"),
+    }
+    tracker.metrics({"fidelity": result.get("fidelity", {}).get("summary", {}), "best": figures})
     for path in files.values():
         tracker.artifact(path)
     for name, modes in result["policies"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import pandas as pd
 from shunter.models.performance import PerformanceModel
 from shunter.tracking.lineage import (
     DATASET,
+    FILE,
     PERFORMANCE,
     Input,
     dataset_input,
     software_tags,
 )
-from shunter.tracking.runs import Tracker
+from shunter.tracking.runs import NOTE, Tracker
 
-__all__ = ["held_out_errors", "log_dataset", "log_fit"]
+__all__ = ["held_out_errors", "log_dataset", "log_fit", "log_offload", "log_preemption"]
 
 
 def log_dataset(
@@ -39,11 +41,76 @@ def log_dataset(
         measured: Figures of the measurement.
     """
     dataset = dataset_input(path, frame, "profile")
-    tracker.tags({**software_tags(), DATASET: dataset.digest})
+    tracker.tags({**software_tags(), DATASET: dataset.digest, FILE: str(path)})
     tracker.params(asked)
     tracker.inputs([dataset])
     tracker.metrics({**measured, **dataset.profile})
     tracker.artifact(path)
+
+
+def log_preemption(
+    tracker: Tracker, folder: Path, frame: pd.DataFrame, asked: Mapping[str, Any], measured: Mapping[str, Any]
+) -> None:
+    """Logs a measurement of preemptions, with a run of its own for each model.
+
+    Args:
+        tracker: The open run.
+        folder: As ``shunter profile preemption`` leaves it.
+        frame: Rows of the dataset in it.
+        asked: What was asked for.
+        measured: Figures of the measurement.
+    """
+    found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    dataset = dataset_input(folder / "preemption.parquet", frame, "profile")
+    tags = {**software_tags(), DATASET: dataset.digest, FILE: str(folder)}
+    tracker.tags({**tags, NOTE: "  \n".join(found["answers"])})
+    tracker.params({**asked, "models": ", ".join(found["models"])})
+    tracker.inputs([dataset])
+    tracker.metrics({**measured, **dataset.profile})
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            tracker.artifact(path)
+    for name, figures in found["models"].items():
+        with tracker.child(f"{name}: {figures['cycles']} preemptions") as child:
+            child.tags(tags)
+            child.params({**asked, "model": name, **_texts(figures)})
+            child.metrics(figures)
+
+
+def _texts(figures: Mapping[str, Any]) -> dict[str, str]:
+    return {name: text for name, text in figures.items() if isinstance(text, str)}
+
+
+def log_offload(
+    tracker: Tracker,
+    folder: Path,
+    datasets: Sequence[tuple[Path, pd.DataFrame]],
+    curves: pd.DataFrame,
+    *,
+    batch: int,
+    words: Sequence[str],
+) -> None:
+    """Logs curves over the offload ratio, and the datasets that they are of.
+
+    Args:
+        tracker: The open run.
+        folder: As ``shunter profile offload`` leaves it.
+        datasets: Files and their rows.
+        curves: From ``shunter.profiling.offload_report.offload_curves``.
+        batch: Requests decoded together.
+        words: What the curves say.
+    """
+    every = [dataset_input(path, frame, "offload") for path, frame in datasets]
+    made_of = list({one.digest: one for one in every}.values())
+    digests = " ".join(one.digest for one in made_of)
+    own = {DATASET: digests, FILE: str(folder), NOTE: "  \n".join(words)}
+    tracker.tags({**software_tags(), **own})
+    tracker.params({"batch": batch, "models": ", ".join(dict.fromkeys(curves["model"]))})
+    tracker.inputs(made_of)
+    tracker.metrics({"points": len(curves)})
+    tracker.table(curves, "curves.json")
+    for path in sorted(folder.iterdir()):
+        tracker.artifact(path)
 
 
 def log_fit(
@@ -63,7 +130,8 @@ def log_fit(
         asked: What was asked for.
     """
     datasets = " ".join(one.digest for one in made_of if one.context == "fit")
-    tracker.tags({**software_tags(), PERFORMANCE: model.digest, **({DATASET: datasets} if datasets else {})})
+    own = {PERFORMANCE: model.digest, FILE: str(files[0]), **({DATASET: datasets} if datasets else {})}
+    tracker.tags({**software_tags(), **own})
     tracker.params({**asked, "models": ", ".join(model.models.index)})
     tracker.inputs(made_of)
     tracker.metrics({"cv_mape": held_out_errors(model)})

@@ -28,6 +28,9 @@ DATASET, PERFORMANCE = "shunter.dataset_digest", "shunter.performance_digest"
 SCENARIO, POLICY = "shunter.scenario_digest", "shunter.policy_digest"
 """Tags; where a run has several of one kind their digests are joined by spaces, in order."""
 
+FILE = "shunter.file"
+"""Tag: the file or folder that came of a run."""
+
 MOST_NAMED = 3
 """Scenarios that the name of a run names."""
 

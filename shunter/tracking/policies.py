@@ -6,7 +6,6 @@ And it moves to nothing that is not better than the best heuristic.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from shunter.agents.model_uri import find_version, load_registered
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError, VersionError
+from shunter.sinks import registry_name
 from shunter.tracking.origin import origin_tags, origin_words
 from shunter.tracking.runs import Tracker
 from shunter.tracking.store import StoreError, talking
@@ -28,7 +28,7 @@ from shunter.tracking.versions import DECISION, DIGEST, create_version, digest_o
 from shunter.train.selection import best_of, heuristics, mean_responses
 from shunter.uncertainty import Interval, paired_mean_change, said
 
-__all__ = ["default_name", "register_policy"]
+__all__ = ["register_policy"]
 
 Array = NDArray[np.float64]
 
@@ -78,11 +78,6 @@ class _Decision:
     better: bool
     change: Interval
     why: str
-
-
-def default_name(title: str) -> str:
-    """The name to register under: ``shunter-`` and the scenario's or the training's name."""
-    return "shunter-" + re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip("-")
 
 
 def register_policy(
@@ -273,8 +268,7 @@ def _tags(change: Interval, worlds: Sequence[World], seeds: Sequence[int]) -> di
 
 
 def _check(name: str, worlds: Sequence[World], seeds: Sequence[int]) -> None:
-    if not re.fullmatch(r"[\w .-]+", name):
-        raise InputError("name", "hold letters, digits, spaces and ._- only", name)
+    registry_name("name", name)
     if not worlds:
         raise InputError("worlds", "hold a world to compare on", worlds)
     if len(seeds) < 2:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shunter.errors import BrokenFileError
+from shunter.errors import BrokenFileError, InputError
 from shunter.tracking.journal import UNSENT, Journal, kept
 from shunter.tracking.sending import send
-from shunter.tracking.store import StoreError, open_store, store_uri
+from shunter.tracking.store import open_store, store_uri
 
 __all__ = ["push_runs"]
 
@@ -69,13 +69,14 @@ def push_runs(
     # A run before those that are part of it.
     journals.sort(key=lambda one: (one.header["parent"] is not None, one.header["start_ms"]))
     for number, journal in enumerate(journals):
-        name = f"{journal.header['kind']} {journal.header['name']}"
+        kind, name = journal.header["kind"], journal.header["name"]
+        name = name if name.startswith(kind) else f"{kind} {name}"
         on_progress(name, number, len(journals))
         journal.end_if_killed()
         try:
             done.append(Pushed(journal.folder, name, send(journal, client, uri)))
             journal.remove()
-        except (StoreError, BrokenFileError) as error:
+        except InputError as error:
             journal.close()
             done.append(Pushed(journal.folder, name, why=str(error)))
     return done

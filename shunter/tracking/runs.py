@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from shunter.errors import ShunterError, ShunterWarning, one_line
-from shunter.sinks import store_key
+from shunter.sinks import store_key, visible
 from shunter.tracking.journal import UNSENT, Journal
 from shunter.tracking.monitoring import is_monitored, start_monitor, stop_monitor
 from shunter.tracking.sending import send
@@ -39,8 +39,8 @@ EXPERIMENT = "shunter"
 AGAIN_S = 30.0
 """After how long a store that did not answer is asked again; twice as long each time, but at a run's end."""
 
-_LONGEST = 6000
-"""Characters of a parameter that MLflow takes."""
+_LONGEST, _LONGEST_NAME = 6000, 250
+"""Characters of a parameter and of a name that MLflow takes."""
 
 
 class Link:
@@ -135,12 +135,12 @@ class Tracker:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Logs parameters; nested mappings become dotted names."""
-        found = {store_key(name): str(value)[:_LONGEST] for name, value in _flat(values)}
+        found = {store_key(name): visible(str(value))[:_LONGEST] for name, value in _flat(values)}
         self._keep({"kind": "params", "params": found})
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Sets tags."""
-        self._keep({"kind": "tags", "tags": {name: str(text) for name, text in values.items()}})
+        self._keep({"kind": "tags", "tags": {name: visible(str(text)) for name, text in values.items()}})
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """Logs the finite numbers among the values; nested mappings become paths."""
@@ -154,7 +154,7 @@ class Tracker:
 
     def inputs(self, made_of: Sequence[Input]) -> None:
         """Logs what the run is made of, as datasets of MLflow's."""
-        self._keep({"kind": "inputs", "inputs": [one._asdict() for one in made_of]})
+        self._keep({"kind": "inputs", "inputs": [_as_record(one) for one in made_of]})
 
     def text(self, content: str, name: str) -> None:
         """Logs a text as a file of that name."""
@@ -182,7 +182,7 @@ class Tracker:
     def child(self, name: str) -> Iterator[Tracker]:
         """A run that is part of this one, of the same kind, begun when this one was."""
         self.begin()
-        header = {**self._header, "key": uuid.uuid4().hex, "name": name, "parent": self.key}
+        header = {**self._header, "key": uuid.uuid4().hex, "name": _run_name(name), "parent": self.key}
         with _ended(Tracker(self._link, self._unsent, header)) as child:
             yield child
 
@@ -276,7 +276,7 @@ def tracking(
     header = {
         "key": key or uuid.uuid4().hex,
         "kind": kind,
-        "name": name,
+        "name": _run_name(name),
         "experiment": os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT,
         "start_ms": begun_ms or now_ms(),
         "tags": _tags(kind),
@@ -298,6 +298,17 @@ def _ended(tracker: Tracker) -> Iterator[Tracker]:
         raise
     finally:
         tracker.close()
+
+
+def _run_name(text: str) -> str:
+    """A name of a run as MLflow takes it."""
+    return visible(text)[:_LONGEST_NAME]
+
+
+def _as_record(made_of: Input) -> dict[str, Any]:
+    """An input whose texts any store takes: names of files may be no text."""
+    texts = {"name": visible(made_of.name)[:_LONGEST_NAME], "source": visible(made_of.source)}
+    return {**made_of._asdict(), **texts}
 
 
 def now_ms() -> int:

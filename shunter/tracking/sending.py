@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shunter.tracking.database import artifacts_of, database_of
+from shunter.tracking.experiment import open_experiment
 from shunter.tracking.journal import Journal
-from shunter.tracking.store import StoreError, talking
+from shunter.tracking.store import talking
 
 KEY = "shunter.key"
 """Tag that says which run it is, in whatever store: a run that was begun is found again."""
@@ -64,7 +64,7 @@ def run_of(key: str, client: Any, experiment: str) -> str | None:
 
 def _begun(header: dict[str, Any], client: Any, uri: str) -> str:
     """The run, begun if it is not there."""
-    experiment = _experiment(header["experiment"], client, uri)
+    experiment = open_experiment(header["experiment"], client, uri)
     known = run_of(header["key"], client, experiment)
     if known is not None:
         client.update_run(known, status="RUNNING")
@@ -75,30 +75,6 @@ def _begun(header: dict[str, Any], client: Any, uri: str) -> str:
         tags |= {} if parent is None else {"mlflow.parentRunId": parent}
     run = client.create_run(experiment, start_time=header["start_ms"], tags=tags, run_name=header["name"])
     return str(run.info.run_id)
-
-
-def _experiment(name: str, client: Any, uri: str) -> str:
-    """The id of an experiment that is there or is made.
-
-    Raises:
-        StoreError: It was deleted.
-    """
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        database = database_of(uri)
-        place = None if database is None else artifacts_of(database)
-        try:
-            return str(client.create_experiment(name, artifact_location=place))
-        except MlflowException as error:
-            found = client.get_experiment_by_name(name)  # somebody else may have made it just now
-            if found is None:
-                raise error
-    if found.lifecycle_stage != "active":
-        way = f"mlflow experiments restore --experiment-id {found.experiment_id}, or MLFLOW_EXPERIMENT_NAME"
-        raise StoreError("MLFLOW_EXPERIMENT_NAME", f"name an experiment that is not deleted ({way})", name)
-    return str(found.experiment_id)
 
 
 def _batches(records: list[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:

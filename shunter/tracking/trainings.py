@@ -16,6 +16,7 @@ from shunter.eval.execution.event_log import write_event_logs
 from shunter.eval.execution.runs import simulate
 from shunter.files import finite
 from shunter.tracking.lineage import (
+    FILE,
     POLICY,
     policy_digest,
     policy_input,
@@ -51,7 +52,7 @@ def log_training(
         file: Policy file that it writes.
     """
     begun = "untrained" if start is None else f"{start.name} {policy_digest(start)}"
-    own = {"shunter.algorithm": str(settings["algorithm"]), "shunter.file": str(file)}
+    own = {"shunter.algorithm": str(settings["algorithm"]), FILE: str(file)}
     tracker.tags({**software_tags(), **world_tags(worlds), **own})
     params = {"train": settings, "start": begun, **world_params(worlds)}
     if validation:
@@ -72,7 +73,7 @@ def events_of(out: Path) -> Path:
 
 def log_registration(tracker: Tracker, policy: LearnedPolicy, worlds: Sequence[World], *, file: Path) -> None:
     """Logs which policy is registered, and where it is compared with others."""
-    own = {POLICY: policy_digest(policy), "shunter.file": str(file)}
+    own = {POLICY: policy_digest(policy), FILE: str(file)}
     tracker.tags({**software_tags(), **world_tags(worlds), **own})
     tracker.params(world_params(worlds))
     tracker.inputs([*world_inputs(worlds, "selection"), policy_input(policy, "selection", str(file))])

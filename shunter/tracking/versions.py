@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from shunter.agents.mlflow_model import signature
 from shunter.envs.observation.features import FEATURES_VERSION
+from shunter.sinks import registry_name
 from shunter.tracking.wheel import pinned_requirements, write_wheel
 
 DECISION, UNDECIDED = "shunter.decision", "undecided"
 DIGEST = "shunter.sha256"
+
+ABOUT = (
+    "Scheduling policies. Each version says what it was trained on, and how its mean response is against "
+    "that of the best heuristic and that of the champion before it: lower is better. `champion` is the "
+    "latest that was shown to be better than both."
+)
+"""What a registered model says of itself."""
 
 
 def digest_of(path: Path) -> str:
@@ -33,7 +44,11 @@ def create_version(client: Any, run_id: str, path: Path, name: str, why: str) ->
 
     Returns:
         The version.
+
+    Raises:
+        InputError: The registry takes no such name.
     """
+    registry_name("name of a registered model", name)
     digest = digest_of(path)
     known = [v for v in client.search_model_versions(f"name = '{name}'") if v.tags.get(DIGEST) == digest]
     undecided = [int(v.version) for v in known if v.tags.get(DECISION) == UNDECIDED]
@@ -50,7 +65,7 @@ def _create(client: Any, run_id: str, path: Path, name: str, digest: str) -> str
 
     info = _log_model(client, path, run_id)
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=ABOUT)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -64,10 +79,8 @@ def _create(client: Any, run_id: str, path: Path, name: str, digest: str) -> str
 def _log_model(client: Any, path: Path, run_id: str) -> Any:
     import mlflow
 
-    # Models are logged by MLflow's own client, into its own experiment: not the run's.
-    mlflow.set_tracking_uri(client.tracking_uri)
-    mlflow.set_experiment(experiment_id=client.get_run(run_id).info.experiment_id)
-    with tempfile.TemporaryDirectory() as folder:
+    experiment = client.get_run(run_id).info.experiment_id
+    with _as_default(client.tracking_uri, experiment), tempfile.TemporaryDirectory() as folder:
         data = shutil.copyfile(path, Path(folder) / "policy.safetensors")
         wheel = write_wheel(Path(folder))
         return mlflow.models.Model.log(
@@ -81,3 +94,29 @@ def _log_model(client: Any, path: Path, run_id: str) -> Any:
             code_paths=[str(wheel)],
             pip_requirements=[f"./code/{wheel.name}", *pinned_requirements()],
         )
+
+
+@contextmanager
+def _as_default(uri: str, experiment: str) -> Iterator[None]:
+    """While models, which MLflow logs by a client of its own, go to a store; what the process had comes back.
+
+    MLflow writes both into the environment too, from where ``store_uri`` would send all later runs there.
+    """
+    import mlflow
+    from mlflow.tracking import fluent
+    from mlflow.tracking._tracking_service import utils
+
+    variables = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID")}
+    uri_before, experiment_before = utils._tracking_uri, fluent._active_experiment_id
+    try:
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment(experiment_id=experiment)
+        yield
+    finally:
+        mlflow.set_tracking_uri(uri_before)
+        fluent._active_experiment_id = experiment_before
+        for name, text in variables.items():
+            if text is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = text

@@ -17,8 +17,9 @@ from shunter.envs.world.world import World, with_absolute_paths
 from shunter.errors import InputError
 from shunter.files import write_text
 from shunter.jobs import Runner
+from shunter.sinks import registry_name_of
 from shunter.tracking.lineage import where
-from shunter.tracking.policies import default_name, register_policy
+from shunter.tracking.policies import register_policy
 from shunter.tracking.runs import Tracker, check_store, tracking
 from shunter.tracking.trainings import events_of, log_policy, log_training
 from shunter.train.algorithms import check_checkpoint, check_installed
@@ -388,5 +389,5 @@ class _Training:
 
 def register_trained(out: Path, worlds: Sequence[World], tracker: Tracker) -> str:
     """Registers a policy; returns which version it is, and whether the champion, in words."""
-    name = default_name(title(worlds))
+    name = registry_name_of(title(worlds))
     return register_policy(out, name=name, worlds=worlds, tracker=tracker).words

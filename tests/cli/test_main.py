@@ -22,6 +22,7 @@ from shunter.eval.saved import FILES
 from shunter.models.performance import PerformanceModel
 from shunter.parquet import write_table
 from shunter.tensors import write_tensors
+from shunter.tracking.store import open_store, store_uri
 from tests.networks import random_policy
 from tests.worlds import fake_scenario
 
@@ -190,6 +191,24 @@ def test_eval_at_several_loads_draws_load_curves(folder: Path, capsys: pytest.Ca
         f"At {fast['rate_per_s']:.4g} requests/s. Simulated: fifo-swap has the lowest mean response" in page
     )
     assert works(capsys, "compare", "runs/loads/load-0.3", "runs/loads/load-0.6")
+    client = open_store(store_uri())
+    runs = client.search_runs([client.get_experiment_by_name("shunter").experiment_id])
+    (whole,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    assert whole.data.params["loads"] == "0.3, 0.6"
+    assert whole.data.params["best"] == "fifo-swap, fifo-swap"
+    assert whole.data.tags["mlflow.note.content"].startswith("Lowest mean response: fifo-swap (")
+    assert f"MLflow: {store_uri()} run {whole.info.run_id}" in out
+    of_loads = {
+        run.data.params["loads"]: run
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == whole.info.run_id
+    }
+    assert set(of_loads) == {"0.3", "0.6"}
+    for load, run in of_loads.items():
+        (part,) = (one for one in runs if one.data.tags.get("mlflow.parentRunId") == run.info.run_id)
+        assert (part.data.params["load"], part.data.params["policy"]) == (load, "fifo-swap")
+        assert run.data.params["best"] == "fifo-swap"
+        assert run.data.metrics["best/response_mean_s"] == part.data.metrics["response_mean_s"]
 
 
 @pytest.mark.engine

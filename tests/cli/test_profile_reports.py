@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from mlflow.entities import Run
 
 from shunter.cli.main import main
 from shunter.cli.profiles import profile_preemption as command
@@ -20,6 +22,7 @@ from shunter.engines.fake.engine import FakeEngine
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.preemption.cycles import read_cycles
+from shunter.tracking.store import open_store, store_uri
 from tests.worlds import durations_for, fit_fake
 
 JOB = ["--engine", "fake", "--device", "cpu:1-threads", "--job-tokens", "30", "--other-tokens", "5"]
@@ -118,6 +121,39 @@ def test_preemption_writes_rows_a_page_and_results(preemption: Any, tmp_path: Pa
         assert words in page
     for words in ("Overhead by part", "Does the cut point matter?", "six cells", "12 cycles in"):
         assert words in text
+
+
+@pytest.fixture
+def logged(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Run]]:
+    """Asks for the runs of a test, the latest first."""
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.name)
+    client = open_store(store_uri())
+    return lambda: client.search_runs([client.get_experiment_by_name(request.node.name).experiment_id])
+
+
+def test_preemptions_are_a_run_with_one_for_each_model(
+    preemption: Any, tmp_path: Path, logged: Callable[[], list[Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(Virtual, "interrupt_at", 6)
+    assert preemption("--out", out)[0] == 130
+    assert {run.info.status for run in logged() if "mlflow.parentRunId" not in run.data.tags} == {"KILLED"}
+    monkeypatch.setattr(Virtual, "interrupt_at", 0)
+    assert preemption("--out", out, "--resume")[0] == 0
+    results = json.loads((out / "results.json").read_text())
+    (whole,) = (
+        r for r in logged() if r.info.status == "FINISHED" and "mlflow.parentRunId" not in r.data.tags
+    )
+    names = {file.path for file in open_store(store_uri()).list_artifacts(whole.info.run_id)}
+    assert names == {path.name for path in out.iterdir()}
+    assert whole.data.tags["shunter.kind"] == "preemption"
+    assert whole.data.tags["mlflow.note.content"].startswith("Does reload dominate here too?")
+    (dataset,) = whole.inputs.dataset_inputs
+    assert dataset.dataset.digest == whole.data.tags["shunter.dataset_digest"]
+    parts = [run for run in logged() if run.data.tags.get("mlflow.parentRunId") == whole.info.run_id]
+    assert {run.data.params["model"]: run.data.metrics["overhead_mean_s"] for run in parts} == {
+        name: summary["overhead_mean_s"] for name, summary in results["models"].items()
+    }
 
 
 def test_the_prediction_is_written_before_anything_is_measured(
@@ -277,7 +313,11 @@ def data(fake_checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFac
 
 
 def test_offload(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, data: Path, fake_checkpoints: dict[str, Path]
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    data: Path,
+    fake_checkpoints: dict[str, Path],
+    logged: Callable[[], list[Run]],
 ) -> None:
     out = tmp_path / "out"
     code, text, err = run(capsys, "profile", "offload", data, data, "--out", out)
@@ -289,6 +329,12 @@ def test_offload(
     assert (points.loc[points["offload_ratio"] == 0, "relative_median"] == 1).all()
     assert (points.loc[points["offload_ratio"] > 0, "relative_median"] < 1).all()
     assert "18 points in offload.html" in text
+    (run_,) = logged()
+    assert (run_.data.tags["shunter.kind"], run_.data.metrics) == ("offload", {"points": 18.0})
+    (made_of,) = run_.inputs.dataset_inputs  # given twice, and one
+    assert made_of.dataset.digest == run_.data.tags["shunter.dataset_digest"]
+    files = {file.path for file in open_store(store_uri()).list_artifacts(run_.info.run_id)}
+    assert files == {"offload.html", "results.json", "curves.json"}
 
 
 def test_offload_of_what_is_no_dataset(

@@ -33,10 +33,11 @@ from shunter.cli.main import main
 from shunter.envs.world.world import World
 from shunter.errors import InputError, ShunterWarning, VersionError
 from shunter.models.performance import PerformanceModel
+from shunter.sinks import registry_name_of
 from shunter.tensors import write_tensors
 from shunter.tracking import policies as registry
 from shunter.tracking import runs
-from shunter.tracking.policies import Registration, default_name, register_policy
+from shunter.tracking.policies import Registration, register_policy
 from shunter.tracking.push import push_runs
 from shunter.tracking.runs import tracking
 from shunter.tracking.store import store_uri
@@ -102,10 +103,10 @@ def champion(name: str) -> Any:
 
 
 def test_the_champion_is_replaced_by_a_better_policy_only(store: Path, fake_world: World) -> None:
-    name = default_name("fake world: small")
-    assert name == "shunter-fake-world-small"
+    name = registry_name_of("fake world: small")
     first = register(store, "fair", fake_world, name)
     assert (first.version, first.champion) == ("1", True)
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # where runs of other folders go is as it was
     assert first.why.startswith("Better than cost-greedy, the best heuristic: -")
     assert first.why.endswith("; 8 paired seeds in 1 world. There was no champion.")
     second = register(store, "good", fake_world, name)
@@ -310,6 +311,7 @@ def test_a_registration_that_is_killed_leaves_the_old_champion_and_can_be_taken_
     [
         ("models:/shunter-none@champion", r"known: .*\)\. Got 'models:/shunter-none@champion'"),
         ("models:/a/b", "have the form models:/NAME@champion"),
+        ("models:/a' OR name LIKE '%@champion", "none of them a quote"),
     ],
 )
 def test_unknown_uris_are_refused(store: Path, uri: str, message: str) -> None:
@@ -327,7 +329,12 @@ def test_without_a_store_none_is_made(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"name": "a/b"}, "name"), ({"worlds": []}, "worlds"), ({"seeds": [3]}, "seeds")],
+    [
+        ({"name": "a/b"}, "name"),
+        ({"name": ".."}, "name"),
+        ({"worlds": []}, "worlds"),
+        ({"seeds": [3]}, "seeds"),
+    ],
 )
 def test_what_cannot_be_registered_is_refused(
     store: Path, fake_world: World, changes: dict[str, Any], field: str

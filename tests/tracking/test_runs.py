@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import socket
 import time
 import traceback
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from shunter.cli.main import main
 from shunter.errors import BrokenFileError, ShunterWarning
 from shunter.tracking import reach, runs
 from shunter.tracking.journal import UNSENT, Journal, kept
+from shunter.tracking.lineage import Input
 from shunter.tracking.push import push_runs
 from shunter.tracking.runs import Tracker, check_store, tracking
 from shunter.tracking.store import StoreError, open_store, store_uri
@@ -105,6 +108,35 @@ def test_a_run_goes_to_the_store_and_nothing_else_is_left(folder: Path) -> None:
     assert not (folder / UNSENT).exists()
     table = open_store(store_uri()).load_table(run.info.experiment_id, "card.json", [run.info.run_id])
     assert list(table.load) == pytest.approx([0.5, 0.7])
+
+
+def test_what_is_no_text_is_sent_all_the_same(folder: Path) -> None:
+    odd = "name \udcff\x00"  # of a file, say
+    with tracking("test", odd * 100) as tracker:
+        tracker.params({odd: odd, "../x": 1})
+        tracker.tags({"file": odd})
+        tracker.inputs([Input(odd, "abc", "fit", odd)])
+        tracker.metrics({"/odd//": 1.0})
+    assert tracker.sent
+    run = open_store(store_uri()).get_run(tracker.run_id)
+    assert run.data.tags["file"] == r"name \udcff\x00"
+    assert len(run.info.run_name) == 250
+    assert (len(run.data.params), len(run.data.metrics)) == (2, 1)
+
+
+def test_an_experiment_has_a_view_whose_columns_say_what_came_of_runs(folder: Path) -> None:
+    client = open_store(store_uri())
+    client.create_experiment("theirs", tags={"mlflow.note.content": "ours"})
+    for name in ("shunter", "theirs"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("MLFLOW_EXPERIMENT_NAME", name)
+            one_run()
+        tags = client.get_experiment_by_name(name).tags
+        kind, _, packed = tags["mlflow.sharedViewState.shunter"].partition(";")
+        view = json.loads(zlib.decompress(base64.b64decode(packed)))
+        assert kind == "deflate"
+        assert {"params.`loads`", "metrics.`change_vs_best_heuristic`"} <= set(view["selectedColumns"])
+        assert (tags["mlflow.note.content"] == "ours") == (name == "theirs")
 
 
 def test_what_logs_nothing_leaves_nothing(folder: Path) -> None:
@@ -306,6 +338,19 @@ def test_an_experiment_that_was_deleted_keeps_runs_until_it_is_restored(folder: 
     (pushed,) = push_runs()
     assert pushed.why == ""
     logged()
+
+
+def test_runs_of_a_deleted_experiment_go_where_the_environment_says_by_then(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = open_store(store_uri())
+    client.delete_experiment(client.create_experiment("shunter"))
+    with pytest.warns(ShunterWarning, match="MLFLOW_EXPERIMENT_NAME"):
+        one_run()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "other")
+    (pushed,) = push_runs()
+    other = client.get_experiment_by_name("other").experiment_id
+    assert [run.info.run_id for run in client.search_runs([other])] == [pushed.run_id]
 
 
 def test_another_store_at_the_same_address_gets_all_of_it(folder: Path, empty: Path) -> None:

@@ -193,6 +193,7 @@ def _show(console: Console, done: SavedEvaluations, *, verbose: bool) -> None:
     """Prints the answer and where the page is; ends as the evaluation ended."""
     if done.comparison is not None:
         found, pages = load_words(done.comparison), [f"loads beside each other: {done.page}"]
+        pages += [] if done.tracker is None else [done.tracker.words]
     else:
         last = done.saved[-1]
         found = findings(last.evaluation.to_dict())

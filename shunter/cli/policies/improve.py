@@ -62,10 +62,12 @@ def improve(
 
     shunter improve record --scenario box.yaml --performance perf --minutes 10 --name box
     """
-    from shunter.tracking.policies import default_name
+    from shunter.sinks import registry_name, registry_name_of
     from shunter.train.improve import improve as make_better
 
     check_new("--out", out, overwrite=overwrite)
+    if name is not None:
+        registry_name("--name", name)
     if out.suffix != ".safetensors":
         raise InputError("--out", "end in .safetensors", str(out))
     console, found, served = open_console(), read_record(record), load_scenario(scenario, served=True)
@@ -81,7 +83,7 @@ def improve(
             world,
             ran,
             out,
-            name=name or default_name(served.name),
+            name=name or registry_name_of(served.name),
             settings=settings,
             on_progress=bar,
         )

@@ -199,16 +199,19 @@ def policy_register(
     shunter policy register policy.safetensors --scenario s.yaml --performance perf
     """
     from shunter.envs.world.world import make_world
+    from shunter.sinks import registry_name, registry_name_of
     from shunter.tracking.lineage import where
-    from shunter.tracking.policies import default_name, register_policy
+    from shunter.tracking.policies import register_policy
     from shunter.tracking.runs import tracking
     from shunter.tracking.trainings import log_registration
 
+    if name is not None:
+        registry_name("--name", name)
     policy = LearnedPolicy.load(file)
     worlds = [make_world(path, performance_of(path, performance)) for path in scenario]
     if name is None and len(worlds) > 1:
         raise InputError("--name", "be given with more than one scenario", name)
-    name = name or default_name(worlds[0].scenario.name)
+    name = name or registry_name_of(worlds[0].scenario.name)
     with tracking("register", f"register {name}: {file.name} on {where(worlds)}") as tracker:
         log_registration(tracker, policy, worlds, file=file)
         done = register_policy(file, name=name, worlds=worlds, tracker=tracker)

@@ -35,7 +35,7 @@ from shunter.errors import InputError, UnknownNameError
 from shunter.files import check_place, finite, write_json
 from shunter.jobs import Runner, open_runner
 from shunter.tracking.lineage import where
-from shunter.tracking.runs import now_ms, tracking
+from shunter.tracking.runs import check_store, now_ms, tracking
 from shunter.tracking.tunings import log_tuning
 from shunter.train.settings import TrainConfig, TrainSettings, load_config, plain, write_config
 from shunter.train.train_and_save import worlds_of
@@ -124,6 +124,7 @@ def tune(
     shorter = None if config is None else settings_given(config.settings, **lengths)
     asked: dict[str, Any] = {"trials": trials, "storage": str(storage)}
     worlds: list[World] = []
+    check_store()
     try:
         with open_runner(ray) as runner, progress(console) as bar:
             if config is not None and shorter is not None:

@@ -25,7 +25,7 @@ from shunter.profiling.sweep.pace import Pace
 from shunter.profiling.sweep.plan import Group, SweepPlan, SweepSettings
 from shunter.profiling.sweep.run import SweepProgress, indented, time_words
 from shunter.profiling.sweep.sweep import plan_models
-from shunter.tracking.runs import now_ms, tracking
+from shunter.tracking.runs import check_store, now_ms, tracking
 
 GRID = {"prompt": "15,61,250", "decode": "32", "batch": "1,2,4", "cuts": "32,128", "page_cache": "warm"}
 RICH_GRID = {
@@ -192,6 +192,7 @@ def _settings(
 def _measure(console: Console, models: list[str], out: Path, **how: Any) -> None:
     again = f"Rows measured until then are in {out}; --resume goes on from there."
     begun_ms = now_ms()
+    check_store()
     try:
         with _progress(console) as report:
             result = profile_models(

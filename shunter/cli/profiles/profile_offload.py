@@ -42,7 +42,10 @@ def profile_offload(
 
     shunter profile offload a.parquet --out offload
     """
-    console = open_console()
+    from shunter.tracking.fits import log_offload
+    from shunter.tracking.runs import now_ms, tracking
+
+    console, begun_ms = open_console(), now_ms()
     frames = []
     with progress(console) as report:
         for index, path in enumerate(data):
@@ -54,15 +57,20 @@ def profile_offload(
         f"{path}: {len(frame)} rows. {_setting(frame)}" for path, frame in zip(data, frames, strict=True)
     ]
     points = json.loads(curves.to_json(orient="records"))
-    results = {"sources": sources, "findings": offload_findings(curves), "points": points}
+    findings = offload_findings(curves)
+    results = {"sources": sources, "findings": findings, "points": points}
     with replaced_folder(out, last="results.json") as staged:
         write_offload_page(curves, staged / "offload.html", sources=sources)
         write_json(staged / "results.json", results)
     for table in offload_tables(curves):
         console.print(table.to_rich())
-    for line in [*offload_findings(curves), *sources]:
+    for line in [*findings, *sources]:
         say(console, line)
     say(console, f"{out}: {len(curves)} points in offload.html and results.json")
+    name = f"profile offload: {', '.join(dict.fromkeys(curves['model']))}, {len(curves)} points"
+    with tracking("offload", name, begun_ms=begun_ms) as tracker:
+        datasets = list(zip(data, frames, strict=True))
+        log_offload(tracker, out, datasets, curves, batch=batch, words=findings)
 
 
 def _setting(rows: pd.DataFrame) -> str:

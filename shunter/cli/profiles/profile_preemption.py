@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,9 @@ from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import start_engine
 from shunter.errors import InputError
 from shunter.models.published.performance import open_performance
+from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.preemption.folder import (
+    DATASET,
     Prediction,
     is_old,
     open_measurement,
@@ -31,7 +34,9 @@ from shunter.profiling.preemption.plan import (
 )
 from shunter.profiling.preemption.report import write_preemption_report
 from shunter.profiling.sweep.plan import model_facts
+from shunter.profiling.sweep.run import SweepResult
 from shunter.profiling.sweep.sweep import read_models
+from shunter.tracking.runs import check_store, now_ms, tracking
 
 _DEFAULTS = PreemptionSettings()
 
@@ -114,15 +119,22 @@ def profile_preemption(
     models = read_models(model or [], engine, names=name or ())
     plan = make_preemption_plan(models, b, settings, engine=engine, device=place)
     open_measurement(out, plan, predict=lambda: _predict(performance, plan), resume=resume)
-    console = open_console()
-    code = 0 if is_old(out) else _measure(console, out, plan, python, allow_overcommit)
-    _show(console, out, plan, verbose)
-    if code:
-        raise typer.Exit(code)
+    console, begun_ms = open_console(), now_ms()
+    if is_old(out):
+        _show(console, out, plan, verbose)
+        return
+    check_store()
+    done = _measure(console, out, plan, python, allow_overcommit)
+    if _show(console, out, plan, verbose):
+        _track(out, plan, done, begun_ms)
+    if done is None:
+        raise typer.Exit(130)
 
 
-def _measure(console: Console, out: Path, plan: PreemptionPlan, python: str | None, overcommit: bool) -> int:
-    """Measures what is missing; the exit code."""
+def _measure(
+    console: Console, out: Path, plan: PreemptionPlan, python: str | None, overcommit: bool
+) -> SweepResult | None:
+    """Measures what is missing; None if Ctrl-C cut it short."""
     try:
         with (
             start_engine(plan.engine, plan.device.name, python=python) as engine,
@@ -137,21 +149,38 @@ def _measure(console: Console, out: Path, plan: PreemptionPlan, python: str | No
             )
     except KeyboardInterrupt:
         say(console, "Interrupted; --resume goes on.")
-        return 130
+        return None
     except EngineError:
         if kept := len(read_measurement(out, plan)):
             say(console, f"{out} keeps {kept} cycles; --resume goes on from there.")
         raise
     for line in done.refused:
         say(console, f"not measured: {line}")
-    return 0
+    return done
 
 
-def _show(console: Console, out: Path, plan: PreemptionPlan, verbose: bool) -> None:
+def _track(out: Path, plan: PreemptionPlan, done: SweepResult | None, begun_ms: int) -> None:
+    """Tells MLflow of a measurement, once all else is done."""
+    from shunter.tracking.fits import log_preemption
+
+    settings = plan.settings
+    name = (
+        f"profile preemption {plan.engine} on {plan.device.name}: {len(plan.models)} models, "
+        f"{len(settings.cuts)} cuts"
+    )
+    asked = {"engine": plan.engine, "device": plan.device.name, "other": plan.other.name, **asdict(settings)}
+    measured = {} if done is None else {"new_rows": done.rows, "duration_s": done.duration_s}
+    with tracking("preemption", name, begun_ms=begun_ms) as tracker:
+        log_preemption(tracker, out, read_dataset(out / DATASET), asked, measured)
+        tracker.status = "KILLED" if done is None else "FINISHED"
+
+
+def _show(console: Console, out: Path, plan: PreemptionPlan, verbose: bool) -> bool:
+    """Prints and writes what the cycles say; whether there are any."""
     rows = read_measurement(out, plan)
     if rows.empty:
         say(console, f"{out}: no cycle was finished")
-        return
+        return False
     tables, lines = write_preemption_report(rows, plan, out)
     kept = f"{len(rows)} cycles in preemption.parquet"
     kept += ", to which this version adds none" if is_old(out) else ""
@@ -160,6 +189,7 @@ def _show(console: Console, out: Path, plan: PreemptionPlan, verbose: bool) -> N
     if verbose:
         for table in tables:
             console.print(table.to_rich())
+    return True
 
 
 def _cut_list(text: str, job_tokens: int) -> tuple[int, ...]:

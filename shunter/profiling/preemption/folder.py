@@ -21,7 +21,7 @@ from shunter.profiling.sweep.run import ProgressCallback, SweepResult
 from shunter.profiling.sweep.sweep import run_sweep
 from shunter.report.page import report_folder
 
-__all__ = ["Prediction", "is_old", "open_measurement", "read_measurement", "run_measurement"]
+__all__ = ["DATASET", "Prediction", "is_old", "open_measurement", "read_measurement", "run_measurement"]
 
 DATASET = "preemption.parquet"
 """The profile dataset that holds every operation of every cycle."""

@@ -19,7 +19,7 @@ from shunter.profiling.sweep.pace import Pace
 from shunter.profiling.sweep.plan import Group, SweepPlan, Unit
 from shunter.profiling.sweep.repeats import Precision
 
-__all__ = ["SweepProgress", "indented", "time_words"]
+__all__ = ["SweepProgress", "SweepResult", "indented", "time_words"]
 
 
 @dataclass(frozen=True)
