@@ -78,7 +78,7 @@ def killed(command: Command, folder: Path, inputs: Path, kills: int, drawn: rand
             process = place.start(command.words(inputs, again=number > 0))
             time.sleep(drawn.uniform(0, takes_s))
             process.kill()
-            process.wait()
+            process.join()
             counts.kills += 1
             counts.left += still_running(place)
         _finish(command, place, wanted, files, counts)

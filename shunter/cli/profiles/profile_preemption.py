@@ -16,6 +16,7 @@ from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import start_engine
 from shunter.errors import InputError
 from shunter.models.published.performance import open_performance
+from shunter.outputs import sole_writer
 from shunter.profiling.preemption.folder import (
     Prediction,
     is_old,
@@ -113,10 +114,11 @@ def profile_preemption(
     place = parse_device(device, field="--device")
     models = read_models(model or [], engine, names=name or ())
     plan = make_preemption_plan(models, b, settings, engine=engine, device=place)
-    open_measurement(out, plan, predict=lambda: _predict(performance, plan), resume=resume)
-    console = open_console()
-    code = 0 if is_old(out) else _measure(console, out, plan, python, allow_overcommit)
-    _show(console, out, plan, verbose)
+    with sole_writer("--out", out, folder=True):
+        open_measurement(out, plan, predict=lambda: _predict(performance, plan), resume=resume)
+        console = open_console()
+        code = 0 if is_old(out) else _measure(console, out, plan, python, allow_overcommit)
+        _show(console, out, plan, verbose)
     if code:
         raise typer.Exit(code)
 
