@@ -72,7 +72,9 @@ def without(value: Any, names: Sequence[str]) -> Any:
 
 
 def _json(path: Path) -> Any:
-    return without(json.loads(path.read_bytes()), ("provenance", "elapsed_s", "decision_s", "digest"))
+    return without(
+        json.loads(path.read_bytes()), ("provenance", "elapsed_s", "decision_s", "decision_mean_s", "digest")
+    )
 
 
 def _frame(frame: pd.DataFrame, *columns: str) -> str:

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,23 @@ class Journal:
         except (ValueError, TypeError, KeyError) as error:
             file.close()
             raise BrokenFileError(path, f"it is no journal of a run: {error}") from None
+
+    @classmethod
+    def abandoned(cls, unsent: Path) -> Iterator[Journal]:
+        """Opens the journals of processes that were killed, one after another; whoever takes one closes it.
+
+        Args:
+            unsent: Folder of all journals.
+        """
+        for folder in kept(unsent):
+            with suppress(BrokenFileError):  # damaged, or just begun or removed: that is told elsewhere
+                journal = cls.open(folder)
+                if journal is None:
+                    continue
+                if journal.records and journal.records[-1]["kind"] == "end":
+                    journal.close()
+                else:
+                    yield journal
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds a record, which is on the disk's way when this returns.

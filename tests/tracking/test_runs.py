@@ -264,6 +264,26 @@ def test_the_runs_of_killed_processes_are_sent_and_those_that_go_on_are_not(
     assert [one.name for one in push_runs()] == ["test goes on"]
 
 
+def test_a_killed_run_ends_with_the_next_one_or_is_gone_on_with(folder: Path) -> None:
+    key = "0123456789abcdef" * 2
+    for name, its_key in (("killed", None), ("resumed", key)):
+        child = os.fork()
+        if child == 0:
+            with tracking("test", name, key=its_key) as tracker:
+                work(tracker)
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert len(kept(folder / UNSENT)) == 2
+    with tracking("test", "resumed", key=key) as tracker:
+        work(tracker)
+        assert len(kept(folder / UNSENT)) == 2, "it goes on with what there is"
+    assert not (folder / UNSENT).exists()
+    client = open_store(store_uri())
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert {run.info.run_name: run.info.status for run in runs} == {"killed": "KILLED", "resumed": "FINISHED"}
+    assert push_runs() == []
+
+
 def test_what_is_part_of_a_run_is_so_in_mlflow_too(folder: Path) -> None:
     def both() -> None:
         with tracking("test", "whole") as parent, tracking("test", "part", parent=parent) as tracker:
