@@ -10,16 +10,26 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from shunter.errors import BrokenFileError, InputError, ShunterError, brief
+from shunter.errors import BrokenFileError, InputError, ShunterError, brief, shown
 
-__all__ = ["first_line", "gunzipped", "most_expanded", "read_json", "read_text", "read_yaml", "reading"]
+__all__ = [
+    "check_names",
+    "first_line",
+    "gunzipped",
+    "most_expanded",
+    "read_json",
+    "read_text",
+    "read_yaml",
+    "reading",
+]
 
 GZIP = b"\x1f\x8b"
 
@@ -50,6 +60,17 @@ def reading(path: str | os.PathLike[str], before: str = "") -> Iterator[None]:
         raise
     except Exception as error:  # damaged input finds its way to any of them
         raise BrokenFileError(path, before + first_line(error)) from None
+
+
+def check_names(path: str | os.PathLike[str], names: Sequence[str]) -> None:
+    """Refuses a table in which two columns have one name.
+
+    Raises:
+        BrokenFileError: Names the column.
+    """
+    name, count = next(iter(Counter(names).most_common(1)), ("", 0))
+    if count > 1:
+        raise BrokenFileError(path, f"{count} of its columns are named {shown(name)}")
 
 
 def first_line(error: BaseException) -> str:
