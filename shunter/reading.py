@@ -37,6 +37,7 @@ _MOST_YAML_BYTES = 500_000
 _MOST_YAML_NODES = 200_000
 _MOST_DEPTH = 60
 _LEAST_BOUND_BYTES = 256 * 2**20
+_LEAST_TEXT_BYTES = 64 * 2**20  # each becomes tens of bytes of objects
 _MOST_TIMES = 100
 
 
@@ -82,9 +83,9 @@ def first_line(error: BaseException) -> str:
     return brief((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
-def most_expanded(size_bytes: int) -> int:
+def most_expanded(size_bytes: int, least: int = _LEAST_BOUND_BYTES) -> int:
     """Bytes that a file of a size may stand for: none that anybody wrote in earnest is packed so tightly."""
-    return max(_LEAST_BOUND_BYTES, _MOST_TIMES * size_bytes)
+    return max(least, _MOST_TIMES * size_bytes)
 
 
 def gunzipped(data: bytes) -> bytes:
@@ -96,7 +97,7 @@ def gunzipped(data: bytes) -> bytes:
     """
     if not data.startswith(GZIP):
         return data
-    most = most_expanded(len(data))
+    most = most_expanded(len(data), _LEAST_TEXT_BYTES)
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
         found = file.read(most + 1)
     if len(found) > most:

@@ -110,7 +110,7 @@ def test_rows_that_a_few_bytes_stand_for_are_not_expanded(tmp_path: Path) -> Non
 
 
 def test_a_gzip_that_stands_for_far_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shunter.reading, "_LEAST_BOUND_BYTES", 2**20)
+    monkeypatch.setattr(shunter.reading, "_LEAST_TEXT_BYTES", 2**20)
     path = tmp_path / "t.csv.gz"
     path.write_bytes(gzip.compress(bytes(8 * 2**20)))
     with pytest.raises(BrokenFileError, match="gzipped bytes stand for more than"):

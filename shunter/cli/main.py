@@ -273,7 +273,9 @@ def _no_file(error: Exception) -> ShunterError | None:
 
 
 def _end(console: Console, error: ShunterError | EngineError) -> NoReturn:
-    console.print(f"shunter: {error}", highlight=False, markup=False, soft_wrap=True, style="red")
+    console.print(
+        f"shunter: {error}", highlight=False, markup=False, emoji=False, soft_wrap=True, style="red"
+    )
     try:
         sys.stdout.flush()
     except OSError:  # what it holds cannot be written, and would be said once more at the very end
