@@ -220,7 +220,7 @@ def prepare(inputs: Path) -> None:
     with tracking("fit", "none", folder=place.work):
         pass
     shutil.copyfile(place.work / "mlflow.db", inputs / "mlflow.db")
-    workload = {"requests": 30, "load": 0.7, "prompt_scale": 0.05, "decode_scale": 0.1}
+    workload: dict[str, Any] = {"requests": 30, "load": 0.7, "prompt_scale": 0.05, "decode_scale": 0.1}
     scenario = {
         "name": "robust",
         "engine": "fake",

@@ -26,6 +26,8 @@ from shunter.errors import InputError, ShunterError, ShunterWarning, UnknownName
 from shunter.files import no_room
 from shunter.scratch import scratch
 
+__all__ = ["main"]
+
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes of work that was cut short, by Ctrl-C and by SIGTERM."""
 

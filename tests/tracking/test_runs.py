@@ -252,9 +252,10 @@ def test_the_runs_of_killed_processes_are_sent_and_those_that_go_on_are_not(
                 work(tracker)
                 os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(child, 0)
+        (killed,) = kept(folder / UNSENT)
         with tracking("test", "goes on") as tracker:
             work(tracker)
-            with (kept(folder / UNSENT)[0] / "records.jsonl").open("a") as records:
+            with (killed / "records.jsonl").open("a") as records:
                 records.write('{"kind": "metr')  # it was killed while it wrote
             monkeypatch.delenv("MLFLOW_TRACKING_URI")
             done = {one.name: one.why for one in push_runs()}
@@ -274,6 +275,8 @@ def test_a_killed_run_ends_with_the_next_one_or_is_gone_on_with(folder: Path) ->
                 os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(child, 0)
     assert len(kept(folder / UNSENT)) == 2
+    begun = folder / UNSENT / f".20260101-000000-test-01234567.{child}.tmp"  # killed before its first line
+    begun.mkdir()
     with tracking("test", "resumed", key=key) as tracker:
         work(tracker)
         assert len(kept(folder / UNSENT)) == 2, "it goes on with what there is"
