@@ -17,13 +17,15 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from benchmarks import robust_disks, robust_kills
 from benchmarks.form import Row, at_most, main, reported
+from benchmarks.robust_commands import COMMANDS
 from benchmarks.robust_files import OWN, READERS, Kind, damaged, flipped, make_files
 from benchmarks.robust_names import names_rows
 from shunter.engines.base import EngineError
@@ -43,17 +45,22 @@ Task = tuple[str, str, int]
 """A kind, one of its files, and a seed."""
 
 
-def run(quick: bool) -> list[Row]:
-    """All rows."""
+def run(quick: bool, part: Sequence[str] = (), **rest: Any) -> list[Row]:
+    """The rows of some parts; of all where none is named."""
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        make_files(folder)
-        rows += mutated_rows(folder, QUICK_MUTATED if quick else MUTATED)
-        rows += flipped_rows(folder, QUICK_FLIPPED if quick else FLIPPED)
-    rows += names_rows()
-    rows += robust_kills.rows(quick)
-    rows += robust_disks.rows(quick)
+    for name in part or PARTS:
+        rows += PARTS[name](quick)
+    return rows
+
+
+def _in_files(
+    rows_of: Callable[[Path, int], list[Row]], count: int, quick_count: int
+) -> Callable[[bool], list[Row]]:
+    def rows(quick: bool) -> list[Row]:
+        with tempfile.TemporaryDirectory() as place:
+            make_files(Path(place))
+            return rows_of(Path(place), quick_count if quick else count)
+
     return rows
 
 
@@ -153,5 +160,14 @@ def one(path: Path, kind: Kind, drawn: random.Random, how: str, whole: Any) -> s
     return "read" if how != "flip" or said == whole else f"other content: {path.name}"
 
 
+PARTS: dict[str, Callable[[bool], list[Row]]] = {
+    "damage": _in_files(mutated_rows, MUTATED, QUICK_MUTATED),
+    "flips": _in_files(flipped_rows, FLIPPED, QUICK_FLIPPED),
+    "names": lambda quick: names_rows(),
+    **{f"kills of {name}": partial(robust_kills.rows, commands=[name]) for name in COMMANDS},
+    "disks": robust_disks.rows,
+}
+
 if __name__ == "__main__":
-    raise SystemExit(main("robust", run, __doc__ or ""))
+    which: dict[str, Any] = {"action": "append", "default": [], "choices": list(PARTS), "help": "only this"}
+    raise SystemExit(main("robust", run, __doc__ or "", more={"--part": which}))

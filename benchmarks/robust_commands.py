@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pandas as pd
 import psutil
 import yaml
 
+from benchmarks.robust_warm import start
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.catalog.models import get_model, scaled_model
 from shunter.eval.execution.event_log import read_event_log
@@ -36,8 +36,10 @@ SIZES = {"small": 3e6, "large": 9e6}
 PROFILE = (
     "profile --engine fake --device cpu:1-threads --model {inputs}/small --gpu-layers all,50% --prompt 16"
 )
+SMALL = f"{PROFILE.replace(',50%', '')} --decode 4 --cuts none --precision none"
 WORLD = "--scenario {inputs}/s.yaml --performance {inputs}/perf"
 EVAL = f"eval {WORLD} --policy fifo-swap --policy cost-greedy"
+EVAL_REAL = f"{EVAL.replace('s.yaml', 'few.yaml')} --seeds 1 --real --out out"
 
 Found = dict[str, Any]
 
@@ -70,7 +72,9 @@ def without(value: Any, names: Sequence[str]) -> Any:
 
 
 def _json(path: Path) -> Any:
-    return without(json.loads(path.read_bytes()), ("provenance", "elapsed_s", "decision_s", "digest"))
+    return without(
+        json.loads(path.read_bytes()), ("provenance", "elapsed_s", "decision_s", "decision_mean_s", "digest")
+    )
 
 
 def _frame(frame: pd.DataFrame, *columns: str) -> str:
@@ -124,21 +128,25 @@ def _fit(folder: Path) -> Found:
 
 COMMANDS = {
     "profile": Command(
-        f"{PROFILE} --decode 4 --cuts none --repeats 2 --precision none", "--resume", _profile
+        f"{SMALL} --repeats 3",
+        "--resume",
+        _profile,
     ),
     "train": Command(
-        f"train {WORLD} --generations 8 --out policy.safetensors",
+        f"train {WORLD} --generations 4 --out policy.safetensors",
         "--resume",
         _train,
     ),
     "tune": Command(
-        f"tune {WORLD} --policy cost-greedy --trials 12 --seeds 3 --json tuned.json",
+        f"tune {WORLD} --policy cost-greedy --trials 8 --seeds 2 --json tuned.json",
         "",
         _tune,
     ),
-    "eval": Command(f"{EVAL} --seeds 4 --out out", "--overwrite", _eval),
-    "eval --real": Command(f"{EVAL} --seeds 1 --real --out out", "--overwrite", _eval_real),
-    "fit": Command("fit {inputs}/profile.parquet --out perf", "", _fit),
+    "eval": Command(f"{EVAL} --seeds 2 --out out", "--overwrite", _eval),
+    "eval --real": Command(
+        f"{EVAL.replace('s.yaml', 'few.yaml')} --seeds 1 --real --out out", "--overwrite", _eval_real
+    ),
+    "fit": Command("fit {inputs}/few.parquet --out perf", "", _fit),
 }
 """What is killed, and runs out of room."""
 
@@ -153,23 +161,25 @@ class Place:
 
     def __init__(self, folder: Path, inputs: Path) -> None:
         self.work, self.temporary, self.inputs = folder / "work", folder / "tmp", inputs
+        self._sessions: set[int | None] = set()
         for one in (self.work, self.temporary):
             one.mkdir(parents=True)
         if (inputs / "mlflow.db").exists():  # it takes MLflow seconds to make one
             shutil.copyfile(inputs / "mlflow.db", self.work / "mlflow.db")
 
-    def start(self, words: Sequence[str], **more: Any) -> subprocess.Popen[bytes]:
+    def start(self, words: Sequence[str], most_bytes: int = 0) -> BaseProcess:
         """Starts a command; what it says is in ``said``."""
-        environment = {name: text for name, text in os.environ.items() if not name.startswith("MLFLOW_")}
-        environment |= {MARK: str(self.work), "TMPDIR": str(self.temporary)}
-        environment["PYTHONPATH"] = str(Path(__file__).parents[1])
-        command = [sys.executable, "-m", "shunter.cli.main", *words]
-        with (self.work.parent / "said").open("wb") as said:
-            return subprocess.Popen(command, cwd=self.work, env=environment, stdout=said, stderr=said, **more)
+        environment = {MARK: str(self.work), "TMPDIR": str(self.temporary)}
+        said = self.work.parent / "said"
+        process = start(words, folder=self.work, said=said, environment=environment, most_bytes=most_bytes)
+        self._sessions.add(process.pid)
+        return process
 
-    def run(self, command: Command, *, again: bool, **more: Any) -> int:
+    def run(self, command: Command, *, again: bool, most_bytes: int = 0) -> int:
         """Runs a command to its end; its exit status."""
-        return self.start(command.words(self.inputs, again=again), **more).wait()
+        process = self.start(command.words(self.inputs, again=again), most_bytes)
+        process.join()
+        return process.exitcode or 0
 
     def said(self) -> str:
         """What the last command printed."""
@@ -180,7 +190,8 @@ class Place:
         found = []
         for process in psutil.process_iter():
             try:
-                mine = process.environ().get(MARK) == str(self.work)
+                mine = os.getsid(process.pid) in self._sessions
+                mine = mine or process.environ().get(MARK) == str(self.work)
                 if mine and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except (psutil.Error, OSError):
@@ -205,9 +216,11 @@ def prepare(inputs: Path) -> None:
     grid = PROFILE.removesuffix(" --prompt 16")
     _made(place, f"{grid} --out {dataset} --repeats 1 --precision none --context 256")
     _made(place, "fit {inputs}/profile.parquet --out {inputs}/perf --quick")
+    _made(place, f"{SMALL} --out {{inputs}}/few.parquet --repeats 1")
     with tracking("fit", "none", folder=place.work):
         pass
     shutil.copyfile(place.work / "mlflow.db", inputs / "mlflow.db")
+    workload: dict[str, Any] = {"requests": 30, "load": 0.7, "prompt_scale": 0.05, "decode_scale": 0.1}
     scenario = {
         "name": "robust",
         "engine": "fake",
@@ -215,10 +228,12 @@ def prepare(inputs: Path) -> None:
             {"name": name, "checkpoint": str(inputs / name), "levels": ["all", "50%"]} for name in SIZES
         ],
         "devices": [{"name": "d0", "device": "cpu:1-threads-100MB"}],
-        "workload": {"requests": 30, "load": 0.7, "prompt_scale": 0.05, "decode_scale": 0.1},
+        "workload": workload,
         "limits": {"context_tokens": 256},
     }
     write_text(inputs / "s.yaml", yaml.safe_dump(scenario, sort_keys=False))
+    few = {**scenario, "workload": {**workload, "requests": 6}}  # as long as they take for real
+    write_text(inputs / "few.yaml", yaml.safe_dump(few, sort_keys=False))
 
 
 def _made(place: Place, line: str) -> None:

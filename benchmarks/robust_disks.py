@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.form import Row, at_most, main
@@ -52,8 +51,8 @@ def full_rows(name: str, command: Command, folder: Path, inputs: Path, points: i
     wanted, files = command.found(whole.work), whole.files()
     sizes = [path.stat().st_size for path in whole.work.rglob("*") if path.is_file()]
     for number in range(points):
-        with _little_room(folder / f"p{number}", whole, inputs, sizes, drawn) as (place, more):
-            if place.run(command, again=True, **more) == 0:
+        with _little_room(folder / f"p{number}", whole, inputs, sizes, drawn) as (place, most_bytes):
+            if place.run(command, again=True, most_bytes=most_bytes) == 0:
                 continue
             failed += 1
             said = place.said().strip().splitlines()
@@ -77,7 +76,7 @@ def full_rows(name: str, command: Command, folder: Path, inputs: Path, points: i
 @contextlib.contextmanager
 def _little_room(
     folder: Path, whole: Place, inputs: Path, sizes: list[int], drawn: random.Random
-) -> Iterator[tuple[Place, dict[str, Callable[[], None]]]]:
+) -> Iterator[tuple[Place, int]]:
     """A place with what the command wrote before, and little room for more."""
     folder.mkdir(parents=True)
     room = int(drawn.uniform(0.02, 1.0) * sum(sizes)) + (1 << 18)
@@ -86,10 +85,9 @@ def _little_room(
         place = Place(folder / "place", inputs)
         shutil.copytree(whole.work, place.work, dirs_exist_ok=True)
         if mounted:
-            yield place, {}
+            yield place, 0
             return
-        most = int(drawn.uniform(0, max(sizes)))
-        yield place, {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))}
+        yield place, int(drawn.uniform(1, max(sizes)))
     finally:
         if mounted:
             subprocess.run(["umount", str(folder)], check=False)

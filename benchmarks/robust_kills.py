@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.form import Row, at_most, main
+from benchmarks.form import Row, at_least, at_most, main
 from benchmarks.robust_commands import COMMANDS, Command, Found, Place, prepare
 
 __all__ = ["rows"]
@@ -38,26 +40,27 @@ class Counts:
     left: list[str] = field(default_factory=list)
 
 
-def rows(quick: bool) -> list[Row]:
-    """Two rows for each command."""
+def rows(quick: bool, commands: Sequence[str] = tuple(COMMANDS)) -> list[Row]:
+    """Three rows for each command; what Ctrl-C cuts short is of the kills until then."""
     found = []
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs"
         prepare(inputs)
-        for number, (name, command) in enumerate(COMMANDS.items()):
+        for number, name in enumerate(commands):
             kills = QUICK_KILLS if quick else KILLS
-            counts = killed(command, Path(folder) / f"c{number}", inputs, kills, random.Random(number))
+            counts = killed(COMMANDS[name], Path(folder) / f"c{number}", inputs, kills, random.Random(name))
             for text in (*counts.wrong, *counts.left):
                 print(f"{name}: {text}", file=sys.stderr, flush=True)
-            found += kill_rows(name, counts)
+            found += kill_rows(name, counts, kills)
     return found
 
 
-def kill_rows(name: str, counts: Counts) -> list[Row]:
-    """The rows of one command."""
+def kill_rows(name: str, counts: Counts, kills: int) -> list[Row]:
+    """The rows of one command that was to be killed so many times."""
     wrong, left = Row(f"{name}: outputs unlike the uninterrupted", len(counts.wrong)), len(counts.left)
     note = "; ".join([f"{counts.kills} kills", *sorted(set(counts.wrong))[:1], *sorted(set(counts.left))[:1]])
     return [
+        at_least(Row(f"{name}: kills", counts.kills), kills),
         at_most(Row(wrong.metric, wrong.value, note=note), 0),
         at_most(Row(f"{name}: files and processes left", left), 0),
     ]
@@ -71,17 +74,20 @@ def killed(command: Command, folder: Path, inputs: Path, kills: int, drawn: rand
         raise RuntimeError(f"uninterrupted: {whole.said()}")
     takes_s = time.monotonic() - begun_s
     wanted, files, counts = command.found(whole.work), whole.files(), Counts()
-    while counts.kills < kills:
-        place = Place(folder / f"k{counts.kills}", inputs)
-        chain = drawn.randint(1, min(MOST_IN_A_CHAIN, kills - counts.kills))
-        for number in range(chain):
-            process = place.start(command.words(inputs, again=number > 0))
-            time.sleep(drawn.uniform(0, takes_s))
-            process.kill()
-            process.wait()
-            counts.kills += 1
-            counts.left += still_running(place)
-        _finish(command, place, wanted, files, counts)
+    with contextlib.suppress(KeyboardInterrupt):
+        while counts.kills < kills:
+            place = Place(folder / f"k{counts.kills}", inputs)
+            chain = drawn.randint(1, min(MOST_IN_A_CHAIN, kills - counts.kills))
+            for number in range(chain):
+                process = place.start(command.words(inputs, again=number > 0))
+                time.sleep(drawn.uniform(0, takes_s))
+                process.kill()
+                process.join()
+                counts.left += still_running(place)
+            _finish(command, place, wanted, files, counts)
+            counts.kills += chain
+            print(f"{counts.kills} kills", file=sys.stderr, flush=True)
+            shutil.rmtree(place.work.parent)
     return counts
 
 

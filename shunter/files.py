@@ -52,8 +52,15 @@ def cache_folder(name: str) -> Path:
 
     Args:
         name: What it is for.
+
+    Raises:
+        InputError: Neither the environment nor the system knows the user's folder.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "shunter" / name
+    given = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(given or Path.home() / ".cache") / "shunter" / name
+    except RuntimeError:  # a user whom the system does not know, as in a container
+        raise InputError("HOME", "name a folder (or XDG_CACHE_HOME one that may be emptied)", None) from None
 
 
 def check_place(field: str, path: Path | None, *, folder: bool = False, make: bool = False) -> None:

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shunter.errors import BrokenFileError
-from shunter.reading import most_expanded, reading
+from shunter.reading import check_names, most_expanded, reading
 from shunter.seals import CHANGED
 
 __all__ = ["DIGEST", "as_frame", "read_frame", "read_table", "write_frame", "write_table"]
@@ -75,8 +75,9 @@ def as_frame(path: str | os.PathLike[str], table: pa.Table) -> pd.DataFrame:
     """A table as pandas holds it.
 
     Raises:
-        BrokenFileError: Pandas cannot hold it.
+        BrokenFileError: Pandas cannot hold it, or two columns have one name.
     """
+    check_names(path, table.column_names)
     with reading(path):
         return pd.DataFrame(table.to_pandas())
 

@@ -10,16 +10,26 @@ import gzip
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
-from shunter.errors import BrokenFileError, InputError, ShunterError, brief
+from shunter.errors import BrokenFileError, InputError, ShunterError, brief, shown
 
-__all__ = ["first_line", "gunzipped", "most_expanded", "read_json", "read_text", "read_yaml", "reading"]
+__all__ = [
+    "check_names",
+    "first_line",
+    "gunzipped",
+    "most_expanded",
+    "read_json",
+    "read_text",
+    "read_yaml",
+    "reading",
+]
 
 GZIP = b"\x1f\x8b"
 
@@ -27,6 +37,7 @@ _MOST_YAML_BYTES = 500_000
 _MOST_YAML_NODES = 200_000
 _MOST_DEPTH = 60
 _LEAST_BOUND_BYTES = 256 * 2**20
+_LEAST_TEXT_BYTES = 64 * 2**20  # each becomes tens of bytes of objects
 _MOST_TIMES = 100
 
 
@@ -52,6 +63,17 @@ def reading(path: str | os.PathLike[str], before: str = "") -> Iterator[None]:
         raise BrokenFileError(path, before + first_line(error)) from None
 
 
+def check_names(path: str | os.PathLike[str], names: Sequence[str]) -> None:
+    """Refuses a table in which two columns have one name.
+
+    Raises:
+        BrokenFileError: Names the column.
+    """
+    name, count = next(iter(Counter(names).most_common(1)), ("", 0))
+    if count > 1:
+        raise BrokenFileError(path, f"{count} of its columns are named {shown(name)}")
+
+
 def first_line(error: BaseException) -> str:
     """What an error says in one line; its kind, if it says nothing."""
     if isinstance(error, OSError) and error.strerror:
@@ -61,9 +83,9 @@ def first_line(error: BaseException) -> str:
     return brief((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
-def most_expanded(size_bytes: int) -> int:
+def most_expanded(size_bytes: int, least: int = _LEAST_BOUND_BYTES) -> int:
     """Bytes that a file of a size may stand for: none that anybody wrote in earnest is packed so tightly."""
-    return max(_LEAST_BOUND_BYTES, _MOST_TIMES * size_bytes)
+    return max(least, _MOST_TIMES * size_bytes)
 
 
 def gunzipped(data: bytes) -> bytes:
@@ -75,7 +97,7 @@ def gunzipped(data: bytes) -> bytes:
     """
     if not data.startswith(GZIP):
         return data
-    most = most_expanded(len(data))
+    most = most_expanded(len(data), _LEAST_TEXT_BYTES)
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
         found = file.read(most + 1)
     if len(found) > most:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from shunter.errors import InputError
 from shunter.files import unwritable
 
 __all__ = ["scratch"]
@@ -23,10 +24,15 @@ def scratch() -> Iterator[Path]:
     process lives. Libraries that leave folders behind leave them here.
 
     Raises:
-        ShunterError: No folder can be made.
+        InputError: There is no folder for temporary files.
+        ShunterError: No folder can be made in it.
     """
     before = tempfile.tempdir
-    where = Path(tempfile.gettempdir())
+    try:
+        where = Path(tempfile.gettempdir())
+    except OSError:  # where nothing can be written it says so with the names of some folders
+        tried = os.environ.get("TMPDIR") or "/tmp"
+        raise InputError("TMPDIR", "name a folder where files can be written", tried) from None
     _remove_abandoned(where)
     try:
         folder, lock = _locked_folder(where)

@@ -24,15 +24,20 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, DIGEST: _digest(rest)}
 
 
-def unsealed(path: Path, content: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+def unsealed(path: Path, content: Mapping[str, Any], before: str = "") -> tuple[dict[str, Any], bool]:
     """Plain data as it was read, without its digest, and whether it had one.
+
+    Args:
+        path: The file, which errors name.
+        content: What was read.
+        before: Begins what the error says, such as which line it is.
 
     Raises:
         BrokenFileError: The digest is of other data.
     """
     rest = {key: value for key, value in content.items() if key != DIGEST}
     if DIGEST in content and content[DIGEST] != _digest(rest):
-        raise BrokenFileError(path, CHANGED)
+        raise BrokenFileError(path, before + CHANGED)
     return rest, DIGEST in content
 
 

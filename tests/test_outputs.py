@@ -10,11 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numba
 import pytest
 
 from shunter import outputs
+from shunter.cli.main import main
+from shunter.envs.sim import compiled
 from shunter.errors import InputError, ShunterError
-from shunter.files import check_place, no_room, write_text
+from shunter.files import cache_folder, check_place, no_room, write_text
 from shunter.outputs import in_use, replaced_folder, sole_writer
 from shunter.scratch import scratch
 
@@ -146,6 +149,38 @@ def test_a_command_has_a_folder_for_what_is_temporary_and_kills_leave_none(
     with scratch():
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_temporary_can_be_written_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.delenv("TMPDIR", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["scenarios", "list"])
+    assert ended.value.code == 2
+    said = "shunter: TMPDIR must name a folder where files can be written. Got '/tmp' instead.\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(InputError, match="HOME must name a folder"):
+        cache_folder("models")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert cache_folder("models") == Path("/cache/shunter/models")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    before = numba.config.CACHE_DIR
+    compiled._keep_apart()
+    assert before == numba.config.CACHE_DIR, "compiled code goes where numba puts it"
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,9 @@ from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.workload.traces import read_trace
 from shunter.errors import BrokenFileError, InputError, ShunterError, ShunterWarning
 from shunter.eval.execution.event_log import EVENT_COLUMNS, read_event_log
-from shunter.eval.read_back import read_requests
-from shunter.parquet import read_table, write_frame, write_table
+from shunter.eval.read_back import read_requests, read_results
+from shunter.parquet import DIGEST, read_table, write_frame, write_table
+from shunter.profiling.dataset.table import read_dataset
 from shunter.reading import read_yaml
 from shunter.tensors import read_tensors, write_tensors
 
@@ -109,7 +110,7 @@ def test_rows_that_a_few_bytes_stand_for_are_not_expanded(tmp_path: Path) -> Non
 
 
 def test_a_gzip_that_stands_for_far_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shunter.reading, "_LEAST_BOUND_BYTES", 2**20)
+    monkeypatch.setattr(shunter.reading, "_LEAST_TEXT_BYTES", 2**20)
     path = tmp_path / "t.csv.gz"
     path.write_bytes(gzip.compress(bytes(8 * 2**20)))
     with pytest.raises(BrokenFileError, match="gzipped bytes stand for more than"):
@@ -242,6 +243,32 @@ def test_a_policy_of_before_is_read_with_a_note_and_a_new_one_needs_its_digest(t
     path.write_bytes(path.read_bytes().replace(b'"sha256"', b'"sha-no"'))
     with pytest.raises(BrokenFileError, match="its digest is missing"):
         LearnedPolicy.load(path)
+
+
+def test_a_damaged_name_of_a_digest_is_no_file_of_before(files: Path, tmp_path: Path) -> None:
+    text = (files / "evaluation" / "results.json").read_text()
+    (tmp_path / "results.json").write_text(text.replace('"sha256"', '"sha25>"'))
+    with pytest.raises(BrokenFileError, match="its digest is missing"):
+        read_results(tmp_path / "results.json")
+    before = json.loads(text) | {"results_version": 2}
+    del before["sha256"]
+    (tmp_path / "results.json").write_text(json.dumps(before))
+    assert read_results(tmp_path / "results.json")["results_version"] == 2
+
+
+@pytest.mark.parametrize("name", ["dataset.csv", "dataset.parquet"])
+def test_columns_of_one_name_are_refused(name: str, files: Path, tmp_path: Path) -> None:
+    if name.endswith(".csv"):
+        text = (files / name).read_text()
+        (tmp_path / name).write_text(text.replace("row_id", "cell_id", 1))
+    else:
+        table = pq.read_table(files / name)
+        held = {key: text for key, text in table.schema.metadata.items() if key != DIGEST}
+        columns = [{"row_id": "cell_id"}.get(column, column) for column in table.column_names]
+        renamed = table.rename_columns(columns).replace_schema_metadata(held)
+        pq.write_table(renamed, tmp_path / name)
+    with pytest.raises(BrokenFileError, match="2 of its columns are named 'cell_id'"):
+        read_dataset(tmp_path / name)
 
 
 def test_verify_names_what_was_changed(

@@ -26,6 +26,8 @@ from shunter.errors import InputError, ShunterError, ShunterWarning, UnknownName
 from shunter.files import no_room
 from shunter.scratch import scratch
 
+__all__ = ["main"]
+
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes of work that was cut short, by Ctrl-C and by SIGTERM."""
 
@@ -273,7 +275,9 @@ def _no_file(error: Exception) -> ShunterError | None:
 
 
 def _end(console: Console, error: ShunterError | EngineError) -> NoReturn:
-    console.print(f"shunter: {error}", highlight=False, markup=False, soft_wrap=True, style="red")
+    console.print(
+        f"shunter: {error}", highlight=False, markup=False, emoji=False, soft_wrap=True, style="red"
+    )
     try:
         sys.stdout.flush()
     except OSError:  # what it holds cannot be written, and would be said once more at the very end

@@ -18,7 +18,7 @@ from shunter.envs.scenario.workload import TracePart, Workload
 from shunter.envs.world.residency import residency
 from shunter.envs.world.world import World, load_performance, make_world
 from shunter.eval.metrics.capacity import GROWTH, SEEDS, Capacity, capacity, utilisation
-from shunter.files import finite, write_json
+from shunter.files import check_place, finite, write_json
 from shunter.report.page import ReportTable
 
 CONTENDERS = (
@@ -105,6 +105,8 @@ def scenarios_check(
     shunter scenarios check my.yaml --performance perf --write
     """
     console = open_console()
+    if write:
+        check_place("--write", find_scenario(scenario))
     world = make_world(scenario, performance_of(scenario, performance))
     workload = world.scenario.workload
     result: dict[str, Any] = {"scenario": world.scenario.name, "rate_per_s": world.rate_per_s}

@@ -14,7 +14,7 @@ import typer
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.cli.options import open_console, say
 from shunter.envs.scenario.scenario import load_scenario
-from shunter.envs.workload.gateway_record import TRACE_NAME, read_gateway_requests
+from shunter.envs.workload.gateway_record import TRACE_NAME, is_sealed_record, read_gateway_requests
 from shunter.envs.workload.traces import read_trace
 from shunter.errors import BrokenFileError, InputError, ShunterError
 from shunter.eval.execution.event_log import read_event_log
@@ -47,9 +47,9 @@ def verify(
     """Say whether files are as shunter wrote them.
 
     Policies, checkpoints of a search, performance models, evaluations, datasets, event logs and traces in
-    Parquet hold a digest of all that they say. What people write by hand (scenarios, CSV) and what grows line
-    by line has none, and is read like anywhere else. A digest holds off accidents: whoever changes a file on
-    purpose can write its digest too.
+    Parquet hold a digest of all that they say, and a gateway's record one in each line. What people write by
+    hand (scenarios, CSV) has none, and is read like anywhere else. A digest holds off accidents: whoever
+    changes a file on purpose can write its digest too.
 
     Examples:
 
@@ -88,10 +88,12 @@ def look(path: Path) -> tuple[str, bool]:
         return _tensors(path)
     if path.suffix == ".json":
         return _json(path)
+    if path.suffix == ".jsonl":
+        read_gateway_requests(path)
+        return "record of a gateway", is_sealed_record(path)
     kinds: dict[str, tuple[str, Read]] = {
         ".yaml": ("scenario", load_scenario),
         ".csv": ("profile dataset", read_dataset),
-        ".jsonl": ("record of a gateway", read_gateway_requests),
     }
     if path.suffix not in kinds:
         raise BrokenFileError(path, "it is no file of shunter's")

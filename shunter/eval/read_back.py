@@ -173,12 +173,14 @@ def read_results(path: Path) -> dict[str, Any]:
         VersionError: It was written by another version.
         InputError: A field has another form.
     """
-    result, _ = unsealed(path, read_json(path))
+    result, is_sealed = unsealed(path, read_json(path))
     missing = [key for key in _KEYS if key not in result]
     if missing:
         raise BrokenFileError(path, f"it lacks {', '.join(missing)}")
     if result["results_version"] not in (*OLDER_VERSIONS, RESULTS_VERSION):
         raise VersionError(path, "results_version", result["results_version"], RESULTS_VERSION)
+    if not is_sealed and result["results_version"] not in OLDER_VERSIONS:
+        raise BrokenFileError(path, "its digest is missing")
     checked(_Result, result, source=str(path), whole="results")
     return result
 

@@ -36,10 +36,11 @@ FILES = {
 """Names in the folder; ``performance`` only where the performance model is known, ``traces`` is a folder of
 gzipped JSON that ui.perfetto.dev opens."""
 
-RESULTS_VERSION = 2
-"""Version of ``results.json`` and ``requests.parquet``; in version 1 the latter called ``mode`` ``world``."""
+RESULTS_VERSION = 3
+"""Version of ``results.json`` and ``requests.parquet``. In version 1 the latter called ``mode`` ``world``;
+before version 3 results might lack a digest."""
 
-OLDER_VERSIONS = (1,)
+OLDER_VERSIONS = (1, 2)
 """Other versions that are read."""
 
 

@@ -8,13 +8,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from shunter.errors import BrokenFileError
-from shunter.files import write_json, write_text
+from shunter.files import remove_leftovers, write_json, write_text
 
 __all__ = ["UNSENT", "kept"]
 
@@ -62,17 +62,16 @@ class Journal:
             OSError: It cannot be written.
         """
         start = time.strftime("%Y%m%d-%H%M%S", time.gmtime(header["start_ms"] / 1000))
-        folder = unsent / f"{start}-{header['kind']}-{header['key'][:8]}"
-        for number in itertools.count(2):
-            try:
-                folder.mkdir(parents=True)
-                break
-            except FileExistsError:
-                folder = folder.with_name(f"{folder.name.partition('.')[0]}.{number}")
-        file = (folder / _RECORDS).open("ab", buffering=0)
+        name = f"{start}-{header['kind']}-{header['key'][:8]}"
+        _remove_begun(unsent)
+        begun = unsent / f".{name}.{os.getpid()}.tmp"  # with its first line and its lock it gets its name
+        begun.mkdir(parents=True)
+        file = (begun / _RECORDS).open("ab", buffering=0)
         fcntl.flock(file, fcntl.LOCK_EX)
-        journal = cls(folder, header, [], file)
+        journal = cls(begun, header, [], file)
         journal._write({"version": _VERSION, "header": journal.header})
+        names = itertools.chain([name], (f"{name}.{number}" for number in itertools.count(2)))
+        journal.folder = begun.rename(next(unsent / one for one in names if not (unsent / one).exists()))
         return journal
 
     @classmethod
@@ -106,6 +105,23 @@ class Journal:
         except (ValueError, TypeError, KeyError) as error:
             file.close()
             raise BrokenFileError(path, f"it is no journal of a run: {error}") from None
+
+    @classmethod
+    def abandoned(cls, unsent: Path) -> Iterator[Journal]:
+        """Opens the journals of processes that were killed, one after another; whoever takes one closes it.
+
+        Args:
+            unsent: Folder of all journals.
+        """
+        for folder in kept(unsent):
+            with suppress(BrokenFileError):  # damaged, or just begun or removed: that is told elsewhere
+                journal = cls.open(folder)
+                if journal is None:
+                    continue
+                if journal.records and journal.records[-1]["kind"] == "end":
+                    journal.close()
+                else:
+                    yield journal
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Adds a record, which is on the disk's way when this returns.
@@ -180,6 +196,7 @@ class Journal:
         """Removes it, and the folder of all journals if it was the last."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.close()
+        _remove_begun(self.folder.parent)
         with suppress(OSError):  # there are others
             self.folder.parent.rmdir()
 
@@ -196,7 +213,13 @@ class Journal:
 
 def kept(unsent: Path) -> list[Path]:
     """The folders of all journals, the oldest first."""
-    return sorted(path.parent for path in unsent.glob(f"*/{_RECORDS}"))
+    return sorted(path.parent for path in unsent.glob(f"[!.]*/{_RECORDS}"))
+
+
+def _remove_begun(unsent: Path) -> None:
+    """Removes journals whose process was killed before their first line."""
+    for begun in unsent.glob(".*.tmp"):
+        remove_leftovers(unsent / begun.name[1:].rsplit(".", 2)[0])
 
 
 def _link(source: str, target: str) -> None:

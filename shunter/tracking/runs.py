@@ -209,12 +209,31 @@ class Tracker:
         if self.sent:
             self._journal.remove()
             self._journal = None
+            self._end_abandoned()
         else:
             self._journal.close()
             self._link.tell(self._unsent)
 
+    def _end_abandoned(self) -> None:
+        """Has the runs of processes that were killed here end too, so that nothing of them is left."""
+        for journal in Journal.abandoned(self._unsent):
+            client = self._link.open()
+            try:
+                if client is not None:
+                    journal.end_if_killed()
+                    send(journal, client, self.uri)
+                    journal.remove()
+                    continue
+            except (OSError, ShunterError):  # shunter track push tells more
+                pass
+            journal.close()
+
     def _begun(self) -> Journal:
         try:
+            for journal in Journal.abandoned(self._unsent):  # of the same run, before it was gone on with
+                if journal.header["key"] == self.key:
+                    return journal
+                journal.close()
             return Journal.begin(self._unsent, self._header)
         except OSError:  # a folder that is read-only, say
             self._unsent = Path(tempfile.mkdtemp(prefix=f"{UNSENT}-"))

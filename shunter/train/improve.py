@@ -17,17 +17,19 @@ from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.eval.traffic.record import Record, requests_of
 from shunter.eval.traffic.world import SequencesWorld, StretchesWorld, measured_loads
+from shunter.files import write_text
 from shunter.tracking.policies import register_policy
 from shunter.tracking.runs import tracking
 from shunter.tracking.trainings import log_policy, log_training
 from shunter.train.algorithms import train_policy
 from shunter.train.result import TrainResult
+from shunter.train.runs import key_file, run_key
 from shunter.train.selection import mean_responses
 from shunter.train.settings import EvolutionSettings, plain
 from shunter.train.verdict import judge
 from shunter.uncertainty import Interval, paired_mean_change, said
 
-__all__ = ["improve"]
+__all__ = ["improve", "marker_of"]
 
 FEWEST_WINDOWS, MOST_WINDOWS = 8, 40
 """Held-back windows: fewer give no interval worth having, more make them short."""
@@ -118,6 +120,7 @@ def improve(
     Training plays random stretches of the earlier requests, from the policy that ran if that was trained.
     The new policy, the one that ran and cost-greedy then serve the held-back windows, with loads as measured.
     It contends for the alias ``champion`` (``register_policy``) only if the paired interval is below zero.
+    Where it was cut off between the policy's file and its end, it goes on in the MLflow run of then.
 
     Args:
         record: What happened.
@@ -141,9 +144,11 @@ def improve(
     count = len(split.held) // len(held.sequences)
     training = StretchesWorld.of(world, requests_of(split.train, world.scenario), count)
     start = ran if isinstance(ran, LearnedPolicy) else None
-    with tracking("improve", f"improve {name}: better than {ran.name}?", folder=folder) as tracker:
+    key, marker = run_key(_mark(out), resume=True), marker_of(out)
+    with tracking("improve", f"improve {name}: better than {ran.name}?", folder=folder, key=key) as tracker:
         result = _train(training, held, settings, start, on_progress)
         result.policy.name = name
+        write_text(marker, key)
         result.policy.save(out)
         changes = _changes(held, result.policy, ran)
         log_training(tracker, plain(settings), [training], [held], start, file=out)
@@ -157,6 +162,7 @@ def improve(
         if changes[ran.name].sign < 0:
             done = register_policy(out, name=name, worlds=[held], tracker=tracker, seeds=held.seeds)
             champion, fate = done.champion, done.words
+        marker.unlink()
     loads = f"{sum(one.loads for one in measured)} measured loads" if measured else "loads as predicted"
     words = [
         *_against(changes, ran.name, len(held.sequences), count),
@@ -165,6 +171,15 @@ def improve(
         f"{out}: {result.curve[-1].steps} decisions in {result.curve[-1].elapsed_s:.0f} s",
     ]
     return Improved(result.policy, ran.name, len(held.sequences), changes, champion, tuple(words))
+
+
+def marker_of(out: Path) -> Path:
+    """The file that is beside a policy while not all of what comes after it is done."""
+    return key_file(_mark(out))
+
+
+def _mark(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.improve{out.suffix}")
 
 
 def _held_back(world: World, rows: pd.DataFrame) -> SequencesWorld:

@@ -7,12 +7,12 @@ from benchmarks.robust_kills import Counts, kill_rows
 
 
 def test_what_differs_or_is_left_is_counted_and_the_bar_is_none() -> None:
-    clean = kill_rows("fit", Counts(kills=3))
-    assert [(row.value, row.ok) for row in clean] == [(0, True), (0, True)]
-    assert clean[0].note == "3 kills"
-    bad = kill_rows("fit", Counts(3, ["other model"], ["tmp/SB3-1 is left", "tmp/SB3-2 is left"]))
-    assert [(row.value, row.ok) for row in bad] == [(1, False), (2, False)]
-    assert "other model" in bad[0].note
+    clean = kill_rows("fit", Counts(kills=3), 3)
+    assert [(row.value, row.ok) for row in clean] == [(3, True), (0, True), (0, True)]
+    assert clean[1].note == "3 kills"
+    bad = kill_rows("fit", Counts(3, ["other model"], ["tmp/SB3-1 is left", "tmp/SB3-2 is left"]), 4)
+    assert [(row.value, row.ok) for row in bad] == [(3, False), (1, False), (2, False)]
+    assert "other model" in bad[1].note
 
 
 def test_what_differs_from_run_to_run_is_not_compared() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from shunter.cli.profiles import profile_preemption as command
 from shunter.engines.base import WorkerDiedError
 from shunter.engines.fake.engine import FakeEngine
 from shunter.models.performance import PerformanceModel
+from shunter.outputs import sole_writer
 from shunter.profiling.dataset.table import read_dataset
+from shunter.profiling.preemption import report
 from shunter.profiling.preemption.cycles import read_cycles
 from shunter.tracking.store import open_store, store_uri
 from tests.worlds import durations_for, fit_fake
@@ -269,6 +272,34 @@ def test_a_file_in_the_place_of_the_folder(preemption: Any, tmp_path: Path) -> N
     assert code == 2
     assert "--out must be a folder. Got" in err
     assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_folder_has_one_writer(preemption: Any, tmp_path: Path, data: Path, capsys: Any) -> None:
+    with sole_writer("--out", tmp_path / "out", folder=True):
+        for code, _, err in (
+            preemption("--out", tmp_path / "out"),
+            run(capsys, "profile", "offload", data, "--out", tmp_path / "out"),
+        ):
+            assert code == 2
+            assert "--out must not be written by another command at the same time" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_fails_halfway_leaves_the_one_of_before(
+    preemption: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert preemption("--out", out)[0] == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full(path: Path, value: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(report, "write_json", full)
+    code, _, err = preemption("--out", out, "--resume")
+    assert code == 1
+    assert err.splitlines()[-1].endswith("cannot be written: No space left on device")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_an_earlier_measurement_is_not_written_over(preemption: Any, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_results_of_version_1_called_the_mode_world(folder: Path, changed: Calla
 
 
 def test_results_of_another_version(changed: Callable[..., Recorded]) -> None:
-    with pytest.raises(VersionError, match="results_version must be version 2"):
+    with pytest.raises(VersionError, match="results_version must be version 3"):
         changed(lambda result: result.update(results_version=99))
 
 

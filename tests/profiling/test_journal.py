@@ -1,4 +1,5 @@
 import json
+import random
 import resource
 
 import pytest
@@ -7,6 +8,7 @@ from shunter.errors import BrokenFileError, InputError, ShunterError, VersionErr
 from shunter.profiling.dataset.journal import Journal, journal_path
 from shunter.profiling.dataset.schema import COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION
 from shunter.profiling.dataset.table import append_rows, read_dataset
+from shunter.seals import DIGEST
 
 _EXAMPLES = {"str": "x", "int64": 2, "float64": 2.5, "bool": False}
 
@@ -51,6 +53,41 @@ def test_a_torn_last_line_is_cut_off_and_writing_goes_on(dataset):
         j.merge()
     assert list(read_dataset(dataset)["row_id"]) == ["a", "c"]
     assert not path.exists()
+
+
+def test_a_bit_that_changes_what_a_line_says_is_refused(dataset):
+    with journal(dataset) as j:
+        j.append(row("a"))
+        j.append(row("b"))
+    path = journal_path(dataset)
+    whole, drawn, refused = path.read_bytes(), random.Random(0), 0
+    with journal(dataset) as j:
+        rows = j.rows
+    for at in drawn.sample(range(len(whole) - 1), 40):  # without the last line's end that line is torn
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << drawn.randrange(7))]) + whole[at + 1 :])
+        try:
+            with journal(dataset) as j:
+                assert j.rows == rows
+        except (BrokenFileError, InputError, VersionError):
+            refused += 1
+    assert refused > 30
+
+
+def test_a_changed_value_is_named_by_its_line_and_lines_of_before_are_read(dataset):
+    with journal(dataset) as j:
+        j.append(row("a"))
+    path = journal_path(dataset)
+    path.write_text(path.read_text().replace('"row_id": "a"', '"row_id": "b"'))
+    with pytest.raises(BrokenFileError, match="line 2: it was changed since it was written"):
+        journal(dataset)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(without_digest(line)) + "\n" for line in lines))
+    with journal(dataset) as j:
+        assert [r["row_id"] for r in j.rows] == ["b"]
+
+
+def without_digest(line):
+    return {key: value for key, value in line.items() if key != DIGEST}
 
 
 def test_a_torn_header_starts_the_journal_anew(dataset):

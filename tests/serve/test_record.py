@@ -12,8 +12,10 @@ import pytest
 
 from shunter.agents.base import Policy
 from shunter.agents.registry import make_policy
+from shunter.cli.verify import look
+from shunter.envs.workload.gateway_record import read_gateway_requests
 from shunter.envs.world.world import World, make_world
-from shunter.errors import ShunterError
+from shunter.errors import BrokenFileError, ShunterError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.traffic.record import read_events, run_starts
 from shunter.eval.traffic.shadow import shadowed
@@ -259,6 +261,26 @@ def test_half_a_line_that_a_kill_left_spoils_no_other(tmp_path: Path) -> None:
     (start_s,) = run_starts(read_events(tmp_path)).values()
     assert line["arrival_s"] == pytest.approx(start_s, abs=1e-5), "both are on one clock"
     assert (line["decode_tokens"], line["id"], line["device_name"]) == (3, 0, None)
+
+
+def test_a_line_that_was_changed_is_refused_and_without_its_digest_it_is_meant(tmp_path: Path) -> None:
+    recorder, servers = followed(tmp_path)
+    job = servers.arrive(1)
+    assert job is not None
+    asked = Asked("small", "/v1/completions", 80)
+    recorder.request(asked, job, "small", "done", Usage(20, 3), servers.now_ns)
+    recorder.close()
+    file = tmp_path / "requests.jsonl"
+    assert read_gateway_requests(file)[0]["decode_tokens"].tolist() == [3]
+    assert look(file) == ("record of a gateway", True)
+    line = json.loads(file.read_text()) | {"decode_tokens": 7}
+    file.write_text(json.dumps(line))
+    with pytest.raises(BrokenFileError, match=r"line 1 .*take sha256 out of it.*it was changed"):
+        read_gateway_requests(file)
+    del line["sha256"]
+    file.write_text(json.dumps(line))
+    assert read_gateway_requests(file)[0]["decode_tokens"].tolist() == [7]
+    assert look(file) == ("record of a gateway", False)
 
 
 def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:

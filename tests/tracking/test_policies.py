@@ -218,6 +218,34 @@ def test_a_champion_for_other_features_gives_way_and_a_broken_one_does_not(
     assert (decided.version, decided.champion) == ("3", True)
 
 
+class Touches:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_nothing_that_lies_beside_a_policy_in_the_registry_is_run(store: Path, fake_world: World) -> None:
+    register(store, "good", fake_world, "shunter-evil")
+    uri = mlflow.MlflowClient().get_model_version_download_uri("shunter-evil", "1")
+    (file,) = Path(uri.removeprefix("file://")).rglob("*.safetensors")
+    ran, folder = store / "ran", file.parent
+    for name in ("python_model.pkl", "model.pkl", "policy.pkl"):
+        (folder / name).write_bytes(pickle.dumps(Touches(ran)))
+    (folder / "code").mkdir(exist_ok=True)
+    for name in ("sitecustomize.py", "shunter.py", "code/policy.py"):
+        (folder / name).write_text(f"open({str(ran)!r}, 'w')")
+    for path in folder.rglob("*.py"):
+        path.write_text(f"open({str(ran)!r}, 'w')")
+    assert make_policy("models:/shunter-evil@champion").name == "shunter-evil:champion"
+    assert not ran.exists()
+    pickle.loads((folder / "model.pkl").read_bytes())
+    assert ran.exists(), "it would have been seen"
+
+
 class Meanwhile:
     """Another process registers a policy after the champion was compared with, or as the alias moves."""
 

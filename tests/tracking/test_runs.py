@@ -284,9 +284,10 @@ def test_the_runs_of_killed_processes_are_sent_and_those_that_go_on_are_not(
                 work(tracker)
                 os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(child, 0)
+        (killed,) = kept(folder / UNSENT)
         with tracking("test", "goes on") as tracker:
             work(tracker)
-            with (kept(folder / UNSENT)[0] / "records.jsonl").open("a") as records:
+            with (killed / "records.jsonl").open("a") as records:
                 records.write('{"kind": "metr')  # it was killed while it wrote
             monkeypatch.delenv("MLFLOW_TRACKING_URI")
             done = {one.name: one.why for one in push_runs()}
@@ -294,6 +295,28 @@ def test_the_runs_of_killed_processes_are_sent_and_those_that_go_on_are_not(
     assert list(done.values()) == ["a process that runs still writes to it"]
     logged("KILLED")
     assert [one.name for one in push_runs()] == ["test goes on"]
+
+
+def test_a_killed_run_ends_with_the_next_one_or_is_gone_on_with(folder: Path) -> None:
+    key = "0123456789abcdef" * 2
+    for name, its_key in (("killed", None), ("resumed", key)):
+        child = os.fork()
+        if child == 0:
+            with tracking("test", name, key=its_key) as tracker:
+                work(tracker)
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert len(kept(folder / UNSENT)) == 2
+    begun = folder / UNSENT / f".20260101-000000-test-01234567.{child}.tmp"  # killed before its first line
+    begun.mkdir()
+    with tracking("test", "resumed", key=key) as tracker:
+        work(tracker)
+        assert len(kept(folder / UNSENT)) == 2, "it goes on with what there is"
+    assert not (folder / UNSENT).exists()
+    client = open_store(store_uri())
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert {run.info.run_name: run.info.status for run in runs} == {"killed": "KILLED", "resumed": "FINISHED"}
+    assert push_runs() == []
 
 
 def test_what_is_part_of_a_run_is_so_in_mlflow_too(folder: Path) -> None:

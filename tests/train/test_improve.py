@@ -19,7 +19,8 @@ from shunter.envs.workload.traces import read_trace, write_trace
 from shunter.errors import InputError
 from shunter.eval.traffic.record import read_record
 from shunter.tracking import policies as registry
-from shunter.train.improve import FEWEST, Improved, improve, split_record
+from shunter.train import improve as improving
+from shunter.train.improve import FEWEST, Improved, improve, marker_of, split_record
 from shunter.train.settings import EvolutionSettings
 from shunter.train.verdict import verdict_of
 from tests.serve.records import NOON, WORLD, write_record, write_scenario
@@ -134,3 +135,24 @@ def test_the_command_says_what_came_of_it(
     assert len(lines) <= 10
     assert ", which ran: " in lines[0]
     assert Path("p.safetensors").exists()
+
+
+def test_what_was_cut_off_after_its_policy_is_done_anew_in_the_same_run(
+    record: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise SystemExit(137)
+
+    out = store / "new.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(improving, "log_policy", killed)
+        with pytest.raises(SystemExit):
+            improved(record, store, make_policy("random"))
+    key = marker_of(out).read_text()
+    assert out.exists()
+    improved(record, store, make_policy("random"))
+    assert not marker_of(out).exists()
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{store / 'mlflow.db'}")
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    assert key in runs[0].data.tags.values()

@@ -17,13 +17,12 @@ from shunter.envs.scenario.scenario import Scenario
 from shunter.errors import BrokenFileError, InputError, ShunterError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.fidelity.calibration import Calibration, calibrate_on
+from shunter.eval.read_back import read_results
 from shunter.files import finite, write_json
 from shunter.models.published.performance import open_performance
 from shunter.models.state import performance_file
 from shunter.outputs import sole_writer
-from shunter.reading import read_json
 from shunter.report.page import ReportTable
-from shunter.seals import unsealed
 from shunter.tracking.fits import log_fit
 from shunter.tracking.lineage import file_input, performance_input
 from shunter.tracking.runs import now_ms, tracking
@@ -138,7 +137,7 @@ def _results(run: Path) -> dict[str, Any]:
     path = run / "results.json"
     if not path.is_file():
         raise InputError("RUN", "be a folder that shunter eval --real wrote", str(run))
-    results, _ = unsealed(path, read_json(path))
+    results = read_results(path)
     for name in ("scenario", "budgets"):
         if name not in results:
             raise BrokenFileError(path, f"it holds no {name}; run shunter eval --real again")

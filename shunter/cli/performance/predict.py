@@ -15,7 +15,7 @@ from shunter.errors import InputError
 from shunter.files import replaced
 from shunter.models.published.performance import PUBLISHED, open_performance
 from shunter.models.tables import example_table, predicted_table
-from shunter.parquet import read_frame
+from shunter.parquet import read_frame, write_frame
 from shunter.profiling.dataset.schema import COLUMNS
 from shunter.reading import reading
 from shunter.sinks import csv_frame, from_csv_frame
@@ -115,4 +115,4 @@ def _write(frame: pd.DataFrame, path: Path) -> None:
         if path.suffix == ".csv":
             csv_frame(frame).to_csv(temporary, index=False)
         else:
-            frame.to_parquet(temporary, index=False)
+            write_frame(frame, temporary)

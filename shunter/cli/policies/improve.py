@@ -54,7 +54,8 @@ def improve(
     Training plays random stretches of the record's earlier part. Its last days, or its last third where it is
     of one day, are held back: on windows of them the new policy must be better than the one that ran, for
     certain, and then than the best heuristic and the champion before it, to become champion. A gateway
-    that serves with --policy models:/NAME@champion takes it up by itself.
+    that serves with --policy models:/NAME@champion takes it up by itself. Where an earlier call was cut off
+    after its policy file, it is replaced.
 
     Examples:
 
@@ -64,8 +65,9 @@ def improve(
     """
     from shunter.sinks import registry_name, registry_name_of
     from shunter.train.improve import improve as make_better
+    from shunter.train.improve import marker_of
 
-    check_new("--out", out, overwrite=overwrite)
+    check_new("--out", out, overwrite=overwrite or marker_of(out).exists())
     if name is not None:
         registry_name("--name", name)
     if out.suffix != ".safetensors":

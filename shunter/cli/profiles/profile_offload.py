@@ -11,7 +11,7 @@ import typer
 
 from shunter.cli.options import open_console, place, progress, say
 from shunter.files import write_json
-from shunter.outputs import replaced_folder
+from shunter.outputs import replaced_folder, sole_writer
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.dataset.throttled import throttled_words
 from shunter.profiling.offload_report import (
@@ -59,7 +59,7 @@ def profile_offload(
     points = json.loads(curves.to_json(orient="records"))
     findings = offload_findings(curves)
     results = {"sources": sources, "findings": findings, "points": points}
-    with replaced_folder(out, last="results.json") as staged:
+    with sole_writer("--out", out, folder=True), replaced_folder(out, last="results.json") as staged:
         write_offload_page(curves, staged / "offload.html", sources=sources)
         write_json(staged / "results.json", results)
     for table in offload_tables(curves):

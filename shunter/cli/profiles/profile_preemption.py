@@ -17,6 +17,7 @@ from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import start_engine
 from shunter.errors import InputError
 from shunter.models.published.performance import open_performance
+from shunter.outputs import sole_writer
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.preemption.folder import (
     DATASET,
@@ -118,15 +119,16 @@ def profile_preemption(
     place = parse_device(device, field="--device")
     models = read_models(model or [], engine, names=name or ())
     plan = make_preemption_plan(models, b, settings, engine=engine, device=place)
-    open_measurement(out, plan, predict=lambda: _predict(performance, plan), resume=resume)
-    console, begun_ms = open_console(), now_ms()
-    if is_old(out):
-        _show(console, out, plan, verbose)
-        return
-    check_store()
-    done = _measure(console, out, plan, python, allow_overcommit)
-    if _show(console, out, plan, verbose):
-        _track(out, plan, done, begun_ms)
+    with sole_writer("--out", out, folder=True):
+        open_measurement(out, plan, predict=lambda: _predict(performance, plan), resume=resume)
+        console, begun_ms = open_console(), now_ms()
+        if is_old(out):
+            _show(console, out, plan, verbose)
+            return
+        check_store()
+        done = _measure(console, out, plan, python, allow_overcommit)
+        if _show(console, out, plan, verbose):
+            _track(out, plan, done, begun_ms)
     if done is None:
         raise typer.Exit(130)
 

@@ -11,6 +11,9 @@ from typing import Any, TypeVar
 
 import numba
 
+from shunter.errors import InputError
+from shunter.files import cache_folder
+
 __all__ = ["entry", "inlined", "internal", "jit"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -32,8 +35,11 @@ def _keep_apart() -> None:
     the layout of states, code that was compiled before would write where nothing is.
     """
     package = Path(__file__).parents[2]
-    given = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    versions = Path(given) / "shunter" / "compiled"
+    given = os.environ.get("NUMBA_CACHE_DIR")
+    try:
+        versions = Path(given) / "shunter" / "compiled" if given else cache_folder("compiled")
+    except InputError:
+        return  # a user without a home: numba's own choice
     sources = [file for area in ("envs", "agents") for file in (package / area).rglob("*.py")]
     own = versions / cache_stamp(sources)
     try:

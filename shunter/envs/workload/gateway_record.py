@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from shunter.envs.workload.formats.base import numbers
 from shunter.envs.workload.formats.tables import Table, json_or_none
 from shunter.errors import BrokenFileError, InputError
+from shunter.seals import DIGEST, unsealed
 
-__all__ = ["TRACE_NAME", "counts", "read_gateway_requests"]
+__all__ = ["TRACE_NAME", "counts", "is_sealed_record", "read_gateway_requests"]
 
 TRACE_NAME = "requests.jsonl"
 """Name of the file in the folder of a record."""
@@ -33,11 +35,12 @@ def read_gateway_requests(path: Path) -> tuple[pd.DataFrame, list[str]]:
         killed leaves half a line, which is left out.
 
     Raises:
-        BrokenFileError: It cannot be read, or no line is whole.
+        BrokenFileError: It cannot be read, no line is whole, or one was changed since it was written (older
+            gateways wrote no digests).
         InputError: A field is missing.
     """
-    found = [json_or_none(line) for _, line in Table(path).lines]
-    rows = [row for row in found if isinstance(row, dict)]
+    found = [(number, json_or_none(line)) for number, line in Table(path).lines]
+    rows = [_unsealed(path, number, row) for number, row in found if isinstance(row, dict)]
     halves = len(found) - len(rows)
     if not rows:
         raise BrokenFileError(path, "no line is a whole request" if halves else "it holds no requests")
@@ -51,6 +54,17 @@ def read_gateway_requests(path: Path) -> tuple[pd.DataFrame, list[str]]:
         frame[name] = numbers(frame[name])
     notes = [f"{path}: {halves} half-written lines left out"] if halves else []
     return frame.sort_values("arrival_s", kind="stable", ignore_index=True), notes
+
+
+def is_sealed_record(path: Path) -> bool:
+    """Whether every line of a record is whole and holds a digest."""
+    rows = [json_or_none(line) for _, line in Table(path).lines]
+    return all(isinstance(row, dict) and DIGEST in row for row in rows)
+
+
+def _unsealed(path: Path, number: int, row: dict[str, Any]) -> dict[str, Any]:
+    meant = f"line {number} (if its change was meant, take {DIGEST} out of it): "
+    return unsealed(path, row, meant)[0]
 
 
 def counts(frame: pd.DataFrame) -> pd.Series[bool]:

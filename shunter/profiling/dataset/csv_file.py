@@ -16,7 +16,7 @@ import pandas as pd
 
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION, Column, readable_version
-from shunter.reading import read_text, reading
+from shunter.reading import check_names, read_text, reading
 from shunter.sinks import csv_frame, from_csv_frame
 
 _BOOLS = {"True": True, "False": False, "true": True, "false": False, "TRUE": True, "FALSE": False}
@@ -40,6 +40,7 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, int]:
     """
     lines = _lines(path)
     header, body = lines[0], lines[1:]
+    check_names(path, header)
     frame = from_csv_frame(pd.DataFrame(body, columns=header, dtype="str"))
     if "schema_version" not in frame:
         raise BrokenFileError(path, "it is no profile dataset: it has no column schema_version")

@@ -1,8 +1,8 @@
 """The journal beside a dataset: each row is on disk as soon as it was measured.
 
 A JSON-lines file whose first line is a header. A crash can tear only the last line, which is cut off when
-the journal is opened again; so is, at once, a line for which the disk had no room. The file is locked while a
-sweep writes it.
+the journal is opened again; so is, at once, a line for which the disk had no room. Each line holds a digest
+of what it says (``shunter/seals.py``); those of before have none. The file is locked while a sweep writes it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from shunter.profiling.dataset.schema import (
 )
 from shunter.profiling.dataset.table import append_rows
 from shunter.reading import reading
+from shunter.seals import sealed, unsealed
 
 __all__ = ["Journal", "journal_path"]
 
@@ -54,7 +55,7 @@ class Journal:
 
     Raises:
         InputError: Another sweep is writing this dataset.
-        BrokenFileError: A line other than the last is damaged.
+        BrokenFileError: A line other than the last is damaged, or was changed since it was written.
         VersionError: It was written for another schema version.
         ShunterError: The place cannot be written to.
     """
@@ -162,10 +163,10 @@ class Journal:
             record = json.loads(line)
         if not isinstance(record, dict):
             raise BrokenFileError(self.path, f"line {number} is no row")
-        return record
+        return unsealed(self.path, record, f"line {number}: ")[0]
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        left = memoryview(json.dumps(record, allow_nan=False).encode() + b"\n")
+        left = memoryview(json.dumps(sealed(record), allow_nan=False).encode() + b"\n")
         end = os.fstat(self._file.fileno()).st_size
         try:
             while left:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from shunter.files import write_json
+from shunter.outputs import replaced_folder
 from shunter.profiling.dataset.fingerprint import hardware
 from shunter.profiling.preemption.answers import answers, findings, headline
 from shunter.profiling.preemption.figures import overhead_bars, weights_figure
@@ -30,7 +31,9 @@ def preemption_results(rows: pd.DataFrame) -> dict[str, Any]:
 def write_preemption_report(
     rows: pd.DataFrame, plan: PreemptionPlan, folder: Path
 ) -> tuple[list[ReportTable], list[str]]:
-    """Writes ``results.json`` and ``preemption.html``: answers, stacked bars over the cuts, and all tables.
+    """Writes ``preemption.html`` and ``results.json``: answers, stacked bars over the cuts, and all tables.
+
+    Both or none, and ``results.json`` last.
 
     Args:
         rows: Cycles as from ``read_measurement``.
@@ -43,24 +46,23 @@ def write_preemption_report(
     rows = rows.sort_values("weight_bytes", kind="stable")
     results, setting = preemption_results(rows), _setting(rows, plan)
     tables, lines = preemption_tables(results), [*answers(results), *findings(results), setting]
-    write_json(
-        folder / "results.json",
-        {
-            "setting": setting,
-            "settings": asdict(plan.settings),
-            "hardware": hardware(),
-            "load_average": _spread(rows["load_average"]),
-            "answers": answers(results),
-            **results,
-        },
-    )
-    write_page(
-        folder / "preemption.html",
-        title="What preempting a model costs",
-        paragraphs=[headline(results), *lines],
-        figures=[overhead_bars(rows), weights_figure(results)],
-        tables=tables,
-    )
+    found = {
+        "setting": setting,
+        "settings": asdict(plan.settings),
+        "hardware": hardware(),
+        "load_average": _spread(rows["load_average"]),
+        "answers": answers(results),
+        **results,
+    }
+    with replaced_folder(folder, last="results.json") as staged:
+        write_page(
+            staged / "preemption.html",
+            title="What preempting a model costs",
+            paragraphs=[headline(results), *lines],
+            figures=[overhead_bars(rows), weights_figure(results)],
+            tables=tables,
+        )
+        write_json(staged / "results.json", found)
     return tables, lines
 
 

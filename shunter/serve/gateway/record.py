@@ -13,6 +13,7 @@ from shunter.envs.world.world import World
 from shunter.errors import ShunterError
 from shunter.eval.execution.event_log import EventLog, write_event_logs
 from shunter.files import unwritable
+from shunter.seals import sealed
 from shunter.serve.boundary import Asked, Usage
 from shunter.serve.core.core import Core
 from shunter.serve.core.effects import Decision, Job
@@ -28,7 +29,7 @@ _ROWS, _LONGEST_S = 2000, 600.0
 
 
 class Recorder(Watch):
-    """Writes a folder: ``requests.jsonl``, a line as each request ends, and ``events-*.parquet``.
+    """Writes a folder: ``requests.jsonl``, a sealed line as each request ends, and ``events-*.parquet``.
 
     Args:
         folder: Made if need be; a further recording gets files of its own beside those of before.
@@ -86,7 +87,7 @@ class Recorder(Watch):
             "endpoint": asked.endpoint,
             "id": job.id,
         }
-        self._lines.add(line)
+        self._lines.add(sealed(line))
 
     def decided(self, decision: Decision, device: int) -> None:
         """Opens a row of the event log, but for what only repeats another."""
