@@ -169,7 +169,7 @@ def test_what_mlflow_gets(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert one.data.metrics["verdict/change"] == verdict.change == one.data.metrics["change_vs_untrained"]
     assert tags["shunter.policy_digest"] == policy_digest(LearnedPolicy.load("p.safetensors"))
     assert one.data.metrics["verdict/best/response_s"] == verdict.best.response_s
-    table = mlflow.load_table("score_card.json", run_ids=[one.info.run_id])
+    table = client.load_table(one.info.experiment_id, "score_card.json", [one.info.run_id])
     assert list(table.scenario) == ["fake"]
     assert table.baseline_response_s[0] > 0
     names = {file.path for file in client.list_artifacts(one.info.run_id)}
