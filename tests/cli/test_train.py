@@ -213,7 +213,8 @@ def test_specialists_and_what_they_teach(folder: Path, capsys: pytest.CaptureFix
         "fake.safetensors",
         "other.safetensors",
     }
-    registered = mlflow.MlflowClient().search_registered_models()
+    registered = mlflow.MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}").search_registered_models()
+    assert registered
     assert not {"shunter-fake", "shunter-other"} & {model.name for model in registered}
     policy = LearnedPolicy.load("g.safetensors")
     training = training_of(policy)
