@@ -169,7 +169,7 @@ def test_what_mlflow_gets(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert one.data.metrics["verdict/change"] == verdict.change == one.data.metrics["change_vs_untrained"]
     assert tags["shunter.policy_digest"] == policy_digest(LearnedPolicy.load("p.safetensors"))
     assert one.data.metrics["verdict/best/response_s"] == verdict.best.response_s
-    table = mlflow.load_table("score_card.json", run_ids=[one.info.run_id])
+    table = client.load_table(one.info.experiment_id, "score_card.json", [one.info.run_id])
     assert list(table.scenario) == ["fake"]
     assert table.baseline_response_s[0] > 0
     names = {file.path for file in client.list_artifacts(one.info.run_id)}
@@ -213,7 +213,8 @@ def test_specialists_and_what_they_teach(folder: Path, capsys: pytest.CaptureFix
         "fake.safetensors",
         "other.safetensors",
     }
-    registered = mlflow.MlflowClient().search_registered_models()
+    registered = mlflow.MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}").search_registered_models()
+    assert registered
     assert not {"shunter-fake", "shunter-other"} & {model.name for model in registered}
     policy = LearnedPolicy.load("g.safetensors")
     training = training_of(policy)

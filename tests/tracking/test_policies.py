@@ -473,7 +473,8 @@ def test_a_policy_trained_against_a_real_server_comes_back_from_it(
     assert steps[0] == 0
     assert steps == sorted(steps)
     assert client.get_run(best.run_id).data.metrics["verdict/change"] < 0
-    assert list(mlflow.load_table("score_card.json", run_ids=[best.run_id]).scenario) == ["fake"]
+    experiment = client.get_run(best.run_id).info.experiment_id
+    assert list(client.load_table(experiment, "score_card.json", [best.run_id]).scenario) == ["fake"]
     policy = make_policy("models:/shunter-fake@champion")
     assert isinstance(policy, LearnedPolicy)
     written = LearnedPolicy.load(f"{int(best.version) - 1}.safetensors")
