@@ -221,7 +221,7 @@ def prepare(inputs: Path) -> None:
         pass
     shutil.copyfile(place.work / "mlflow.db", inputs / "mlflow.db")
     workload: dict[str, Any] = {"requests": 30, "load": 0.7, "prompt_scale": 0.05, "decode_scale": 0.1}
-    scenario = {
+    scenario: dict[str, Any] = {
         "name": "robust",
         "engine": "fake",
         "models": [

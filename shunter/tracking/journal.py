@@ -108,7 +108,7 @@ class Journal:
 
     @classmethod
     def abandoned(cls, unsent: Path) -> Iterator[Journal]:
-        """Opens the journals of processes that were killed, one after another; whoever takes one closes it.
+        """Opens the journals that no process holds, one after another; whoever takes one closes it.
 
         Args:
             unsent: Folder of all journals.
@@ -116,11 +116,7 @@ class Journal:
         for folder in kept(unsent):
             with suppress(BrokenFileError):  # damaged, or just begun or removed: that is told elsewhere
                 journal = cls.open(folder)
-                if journal is None:
-                    continue
-                if journal.records and journal.records[-1]["kind"] == "end":
-                    journal.close()
-                else:
+                if journal is not None:
                     yield journal
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -132,9 +128,14 @@ class Journal:
         self._write(record)
         self.records.append(dict(record))
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run came to an end."""
+        return bool(self.records) and self.records[-1]["kind"] == "end"
+
     def end_if_killed(self) -> None:
         """Has the run of a process that was killed end when it last wrote."""
-        if not self.records or self.records[-1]["kind"] != "end":
+        if not self.ended:
             at_ms = (self.folder / _RECORDS).stat().st_mtime_ns // 1_000_000
             self.append({"kind": "end", "status": "KILLED", "at_ms": at_ms})
 

@@ -217,9 +217,10 @@ class Tracker:
     def _end_abandoned(self) -> None:
         """Has the runs of processes that were killed here end too, so that nothing of them is left."""
         for journal in Journal.abandoned(self._unsent):
-            client = self._link.open()
+            client, begun = self._link.open(), journal.sent(self.uri)[0] is not None
+            was_killed = begun or not journal.ended  # what the store never took waits for track push
             try:
-                if client is not None:
+                if client is not None and was_killed:
                     journal.end_if_killed()
                     send(journal, client, self.uri)
                     journal.remove()
