@@ -29,6 +29,7 @@ GOOD: dict[str, Any] = {
         ({"workload": {}}, "give exactly one of rate_per_s, load and closed_loop"),
         ({"workload": {"rate_per_s": 1, "load": 1}}, "give exactly one of rate_per_s, load and closed_loop"),
         ({"engine": "vlm"}, "unknown name 'vlm'"),
+        ({"like": "x"}, "like must not be given: there is no such key. Got 'x' instead."),
         ({"models": []}, "models must have at least 1 item"),
         ({"models": [{"name": "a"}, {"name": "a"}]}, "models must have distinct names"),
         ({"devices": [{"name": "d", "device": "cuda0"}]}, "devices.device must have the form"),

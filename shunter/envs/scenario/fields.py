@@ -52,6 +52,8 @@ def checked(kind: type[T], data: Any, *, source: str, whole: str) -> T:
         rule, value = re.sub(r"^(Value error, |\w+ should )", "", first["msg"]), first["input"]
         if first["type"] == "missing":  # what was given is all that stands around it
             rule, value = "be given", None
+        if first["type"] == "extra_forbidden":
+            rule = "not be given: there is no such key"
         raise InputError(f"{source}: {where}", rule, value) from None
 
 
