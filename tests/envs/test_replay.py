@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from shunter.envs.scenario.workload import Workload
 from shunter.envs.state.state import Requests
 from shunter.envs.workload.draw import draw_requests
 from shunter.envs.workload.lengths import length_pairs, mean_lengths
+from shunter.envs.workload.notes import trace_notes
 from shunter.envs.workload.replay import replay_notes, replay_rate_per_s
 from shunter.envs.workload.shares import popularity, shares_of
 from shunter.envs.workload.slices import slice_trace
@@ -133,6 +135,27 @@ def test_a_column_of_strange_names_only_is_drawn_by_popularity(tmp_path: Path) -
     assert notes(scenario_of(write(tmp_path))) == []
 
 
+@pytest.mark.parametrize(
+    ("requests", "said"),
+    [(200, r"an episode is 200 of its 300 requests"), (300, r"holds all 300 of it, .* do not say")],
+)
+def test_it_is_said_which_stretch_an_episode_is(requests: int, said: str, tmp_path: Path) -> None:
+    scenario = scenario_of(write(tmp_path, model=NAMED))
+    workload = scenario.workload.model_copy(update={"requests": requests})
+    [note] = trace_notes(scenario.model_copy(update={"workload": workload}))
+    assert re.search(said, note)
+
+
+def test_requests_that_a_context_does_not_take_are_counted(tmp_path: Path) -> None:
+    scenario = scenario_of(write(tmp_path, model=NAMED))
+    pairs = np.vstack(length_pairs(scenario.workload, scenario.limits))
+    longer = int((pairs.sum(axis=1) > 200).sum())
+    assert 0 < longer < 300
+    limits = scenario.limits.model_copy(update={"context_tokens": 200})
+    _, note = trace_notes(scenario.model_copy(update={"limits": limits}))
+    assert f"{longer} of 300 requests are longer than a context of 200 tokens takes" in note
+
+
 def test_names_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
     for models in (None, "column"):
         scenario = scenario_of(write(tmp_path, model=NAMED), models=models, names={"a": "e"})
@@ -140,11 +163,13 @@ def test_names_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
             shares_of(scenario)
 
 
+@pytest.mark.filterwarnings("ignore:.*an episode (is|of)")
 def test_compiling_a_scenario_says_once_what_it_cannot_go_by(tmp_path: Path) -> None:
     scenario = scenario_of(write(tmp_path, model="gpt"))
     with pytest.warns(ShunterWarning, match="300 of 300 requests name models") as said:
         worlds = [make_world(scenario) for _ in range(2)]
-    assert len(said) == 1
+    messages = [str(one.message) for one in said]
+    assert sorted(messages) == sorted(set(messages))
     assert [world.rate_per_s for world in worlds] == pytest.approx([2.0, 2.0])
 
 
@@ -178,6 +203,7 @@ def test_lengths_are_those_of_the_models_own_requests(tmp_path: Path) -> None:
     np.testing.assert_allclose(mean_lengths(unnamed)[:2, 0], [150.5, 153.5])
 
 
+@pytest.mark.filterwarnings("ignore:.*an episode (is|of)")
 def test_a_world_goes_by_the_traces_shares(tmp_path: Path) -> None:
     world = make_world(scenario_of(write(tmp_path, model=NAMED)))
     facts = world_facts(world)

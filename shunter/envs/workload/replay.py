@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -13,12 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shunter.envs.scenario.model import Model
-from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.scenario.workload import Replay, TracePart, Workload
 from shunter.envs.workload.formats.base import TimeUnit
 from shunter.envs.workload.slices import slice_trace
 from shunter.envs.workload.traces import Trace, read_trace
-from shunter.errors import InputError, ShunterWarning, UnknownNameError
+from shunter.errors import InputError, UnknownNameError
 
 Ints = NDArray[np.int64]
 
@@ -94,15 +92,8 @@ def models_by_row(workload: Workload, models: Sequence[Model]) -> Ints | None:
     return rows if (rows >= 0).any() else None
 
 
-def warn_of_replay(scenario: Scenario) -> None:
-    """Warns, a line each, of what a replayed trace says that the scenario cannot go by."""
-    if scenario.workload.replay is not None:
-        for note in replay_notes(scenario.workload, scenario.workload.replay, scenario.models):
-            _warn_once(note)
-
-
 def replay_notes(workload: Workload, replay: Replay, models: Sequence[Model]) -> list[str]:
-    """What ``warn_of_replay`` says."""
+    """A line each of what a replayed trace says that models cannot go by."""
     trace, notes = read_replay(workload), []
     frame = trace.frame
     if replay.models is None:
@@ -120,11 +111,6 @@ def replay_notes(workload: Workload, replay: Replay, models: Sequence[Model]) ->
             f"{replay.file}: {lacking} of {len(frame)} requests name no session: a model is drawn for each"
         )
     return [*trace.notes, *notes]
-
-
-@cache
-def _warn_once(note: str) -> None:
-    warnings.warn(note, ShunterWarning, stacklevel=3)
 
 
 def _counted(names: pd.Series[str]) -> str:

@@ -16,7 +16,7 @@ from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.state.tables import Tables, make_tables
 from shunter.envs.workload.lengths import mean_lengths, pairs_by_model, remaining_by_model
-from shunter.envs.workload.replay import warn_of_replay
+from shunter.envs.workload.notes import warn_of_traces
 from shunter.envs.workload.shares import shares_of
 from shunter.envs.world.residents import with_residents
 from shunter.errors import InputError, UnknownNameError
@@ -139,7 +139,7 @@ class Tabulation:
         )
         if not isinstance(performance, AssumedPerformance):  # which takes all from sizes, KV's too
             _check_kv_types(scenario)
-        warn_of_replay(scenario)
+        warn_of_traces(scenario)
         self.pairs = pairs_by_model(scenario.workload, scenario.limits, scenario.models)
         self.lengths = mean_lengths(scenario)
         self.batches = np.arange(1, max(map(scenario.batch_of, scenario.models)) + 1)
