@@ -297,6 +297,20 @@ def main_ends(code: int, *words: str) -> None:
     assert ended.value.code == code
 
 
+def test_what_is_of_no_kind_that_is_checked_is_not_called_damaged(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    files = {"page.html": "<p>", "p3.run": "key", "table.csv": "a,b\n1,2\n", "other.json": '{"loads": [1]}'}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    main_ends(2, "verify", *(str(tmp_path / name) for name in files))
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == len(files)
+    assert all(line.startswith("not checked: FILE must be of a kind that is checked") for line in said)
+    (tmp_path / "results.json").write_text(files["other.json"])
+    main_ends(0, "verify", str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "words",
     [

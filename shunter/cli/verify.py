@@ -16,11 +16,12 @@ from shunter.cli.options import open_console, say
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.workload.gateway_record import TRACE_NAME, is_sealed_record, read_gateway_requests
 from shunter.envs.workload.traces import read_trace
-from shunter.errors import BrokenFileError, InputError, ShunterError
+from shunter.errors import InputError, ShunterError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.read_back import read_requests, read_results
 from shunter.eval.saved import FILES
 from shunter.models.performance import PerformanceModel
+from shunter.models.state import FittedState
 from shunter.parquet import DIGEST as PARQUET_DIGEST
 from shunter.profiling.dataset.table import read_dataset
 from shunter.reading import read_json, reading
@@ -35,7 +36,18 @@ _PARQUET: dict[str, tuple[str, Read]] = {
 }
 """Kinds of Parquet files by a key of their metadata."""
 
+_LONGEST_HEADER = 100_000
+_KEYS_OF_A_MODEL = 3
+"""Fewer, and a JSON file is not taken for a performance model."""
+
 _OF_EVALUATION = ("results", "requests", "events", "performance")
+
+
+class UnknownKindError(InputError):
+    """A file is of no kind that is checked, which says nothing of whether it is whole."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("FILE", "be of a kind that is checked (see --help)", str(path))
 
 
 def verify(
@@ -60,6 +72,10 @@ def verify(
     for path in (file for given in files for file in _within(given)):
         try:
             kind, is_sealed = look(path)
+        except UnknownKindError as error:
+            bad += path in files
+            say(console, f"not checked: {error}")
+            continue
         except ShunterError as error:
             bad += 1
             say(console, f"DAMAGED: {error}")
@@ -95,11 +111,16 @@ def look(path: Path) -> tuple[str, bool]:
         ".yaml": ("scenario", load_scenario),
         ".csv": ("profile dataset", read_dataset),
     }
-    if path.suffix not in kinds:
-        raise BrokenFileError(path, "it is no file of shunter's")
+    if path.suffix not in kinds or (path.suffix == ".csv" and not _is_dataset(path)):
+        raise UnknownKindError(path)
     kind, read = kinds[path.suffix]
     read(path)
     return kind, False
+
+
+def _is_dataset(path: Path) -> bool:
+    with reading(path), path.open("rb") as file:
+        return b"schema_version" in file.readline(_LONGEST_HEADER)
 
 
 def _within(path: Path) -> Iterator[Path]:
@@ -145,6 +166,8 @@ def _json(path: Path) -> tuple[str, bool]:
     if "results_version" in content:
         read_results(path)
         return "results of an evaluation", DIGEST in content
+    if len(set(content) & set(FittedState.model_fields)) < _KEYS_OF_A_MODEL:
+        raise UnknownKindError(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         PerformanceModel.load(path)
