@@ -20,7 +20,7 @@ from shunter.models.validation.held_out import Errors
 from shunter.reading import read_json
 from shunter.seals import sealed, unsealed
 
-__all__ = ["CorrectionErrors", "performance_file"]
+__all__ = ["CorrectionErrors", "FittedState", "performance_file"]
 
 FORMAT_VERSION = 3
 _UNSEALED_VERSION = 2

@@ -63,24 +63,25 @@ def create_version(client: Any, run_id: str, path: Path, name: str, why: str) ->
 def _create(client: Any, run_id: str, path: Path, name: str, digest: str) -> str:
     from mlflow.exceptions import MlflowException
 
-    info = _log_model(client, path, run_id)
     try:
         client.create_registered_model(name, description=ABOUT)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     tags = {DECISION: UNDECIDED, DIGEST: digest, "shunter.features_version": str(FEATURES_VERSION)}
-    version = client.create_model_version(
-        name, source=info.model_uri, run_id=run_id, tags=tags, model_id=info.model_id
-    )
+    # Both are done, or looked up, by MLflow's own client.
+    with _as_default(client.tracking_uri, client.get_run(run_id).info.experiment_id):
+        info = _log_model(path, run_id)
+        version = client.create_model_version(
+            name, source=info.model_uri, run_id=run_id, tags=tags, model_id=info.model_id
+        )
     return str(version.version)
 
 
-def _log_model(client: Any, path: Path, run_id: str) -> Any:
+def _log_model(path: Path, run_id: str) -> Any:
     import mlflow
 
-    experiment = client.get_run(run_id).info.experiment_id
-    with _as_default(client.tracking_uri, experiment), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         data = shutil.copyfile(path, Path(folder) / "policy.safetensors")
         wheel = write_wheel(Path(folder))
         return mlflow.models.Model.log(

@@ -95,7 +95,7 @@ def test_the_report_as_markdown_holds_the_fidelity(folder: Path) -> None:
     [
         (None, "RUN must be a folder that shunter eval --real wrote"),
         ("{", "results.json: cannot be read: no JSON"),
-        ("{}", "results.json: cannot be read: it holds no scenario"),
+        ("{}", "results.json: cannot be read: it lacks results_version"),
     ],
 )
 def test_a_folder_that_is_no_run_is_refused(

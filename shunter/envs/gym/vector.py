@@ -30,7 +30,7 @@ from shunter.envs.sim.supply import environment_key
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError, UnknownNameError
 
-__all__ = ["final_observation", "observation"]
+__all__ = ["SchedulingVectorEnv", "final_observation", "observation"]
 
 Bools = NDArray[np.bool_]
 
