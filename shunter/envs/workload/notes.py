@@ -14,8 +14,6 @@ from shunter.envs.workload.lengths import pairs_of_workload
 from shunter.envs.workload.replay import read_replay, replay_notes
 from shunter.errors import ShunterWarning
 
-__all__ = ["trace_notes", "warn_of_traces"]
-
 _NO_LIMIT_TOKENS = 10**9
 
 
