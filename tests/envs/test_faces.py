@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
@@ -19,7 +20,7 @@ from shunter.envs.gym.flat import FlatSchedulingEnv
 from shunter.envs.gym.multi import MultiSchedulingEnv
 from shunter.envs.gym.scheduling import SchedulingEnv
 from shunter.envs.gym.vector import SchedulingVectorEnv
-from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.performance import PerformanceModel
@@ -38,6 +39,20 @@ def short(fake_world: World) -> World:
 def shortened(world: World, requests: int) -> World:
     workload = world.scenario.workload.model_copy(update={"requests": requests})
     return replace(world, scenario=world.scenario.model_copy(update={"workload": workload}))
+
+
+def test_a_spec_with_a_scenario_s_data_goes_through_json() -> None:
+    scenario = load_scenario(SMALL)
+    env = gymnasium.make(ENV_ID, scenario=scenario.model_dump(mode="json"))
+    assert env.spec is not None
+    again = gymnasium.make(EnvSpec.from_json(env.spec.to_json()))
+    by_object = gymnasium.make(ENV_ID, scenario=scenario)
+    first, second, third = (e.reset(seed=3)[0] for e in (env, again, by_object))
+    for key in first:
+        np.testing.assert_array_equal(first[key], second[key])
+        np.testing.assert_array_equal(first[key], third[key])
+    with pytest.raises(InputError, match="scenario: like must not be given: there is no such key"):
+        gymnasium.make(ENV_ID, scenario={**scenario.model_dump(mode="json"), "like": 1})
 
 
 @pytest.mark.parametrize(

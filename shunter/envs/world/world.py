@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -235,12 +236,13 @@ class World:
 
 
 def make_world(
-    scenario: str | Path | Scenario | None, performance: str | Path | PerformanceModel | None = None
+    scenario: str | Path | Scenario | Mapping[str, Any] | None,
+    performance: str | Path | PerformanceModel | None = None,
 ) -> World:
     """Compiles a scenario with a performance model.
 
     Args:
-        scenario: A file, a name of the library, or a scenario.
+        scenario: A file, a name of the library, a scenario, or its data (``model_dump(mode="json")``).
         performance: A file or folder, ``published``, or a model. None: ``published``, where all devices are
             GPUs of the catalogue.
 
@@ -251,6 +253,8 @@ def make_world(
     """
     if scenario is None:
         raise InputError("scenario", "be given", scenario)
+    if isinstance(scenario, Mapping):
+        scenario = Scenario.parse(dict(scenario))
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(scenario)
     performance = load_performance(scenario, performance)
