@@ -18,19 +18,8 @@ __all__ = ["Checkpoint", "read_checkpoint"]
 
 GGUF_FAMILIES = (
     *("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "mistral3", "phi3", "gemma", "gemma2", "gemma3"),
-    *(
-        "gpt-oss",
-        "llama4",
-        "deepseek2",
-        "glm4",
-        "glm4moe",
-        "granite",
-        "command-r",
-        "cohere2",
-        "olmo2",
-        "smollm3",
-    ),
-    "seed_oss",
+    *("gpt-oss", "llama4", "deepseek2", "glm4", "glm4moe", "granite", "command-r", "cohere2", "olmo2"),
+    *("smollm3", "seed_oss"),
 )
 """Families of GGUF files whose sizes are known, as llama.cpp calls them."""
 

@@ -223,6 +223,11 @@ def test_a_configuration_that_its_tensors_contradict_is_refused(
         read_checkpoint(folder_of(tmp_path, **config))
 
 
+def configured(name: str, change: dict[str, Any]) -> dict[str, Any]:
+    entry = CORPUS[name]
+    return entry | {"config": entry["config"] | change}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -236,9 +241,8 @@ def test_a_configuration_that_its_tensors_contradict_is_refused(
 def test_experts_that_are_not_those_of_the_tensors_are_refused(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    entry = CORPUS["gpt-oss-20b"]
     with pytest.raises(BrokenFileError, match=message):
-        read_checkpoint(write_header(entry | {"config": entry["config"] | change}, tmp_path))
+        read_checkpoint(write_header(configured("gpt-oss-20b", change), tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -255,9 +259,8 @@ def test_experts_that_are_not_those_of_the_tensors_are_refused(
 def test_a_packed_folder_is_measured_by_its_scales(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    entry = CORPUS["llama-3-8b-awq"]
     with pytest.raises(BrokenFileError, match=message):
-        read_checkpoint(write_header(entry | {"config": entry["config"] | change}, tmp_path))
+        read_checkpoint(write_header(configured("llama-3-8b-awq", change), tmp_path))
 
 
 GPTQ_LAYERS = [
@@ -290,9 +293,9 @@ def test_a_folder_packed_before_configurations_said_so_is_what_lies_beside_says(
 
 
 def test_the_heads_of_a_packed_folder_are_told_by_its_scales(tmp_path: Path) -> None:
-    entry = CORPUS["qwen2.5-0.5b-stored-f32"]
-    config = {**entry["config"], "quantization_config": {"quant_method": "gptq"}, "num_key_value_heads": None}
-    folder = write_header(entry | {"layers": GPTQ_LAYERS, "config": config}, tmp_path)
+    change = {"quantization_config": {"quant_method": "gptq"}, "num_key_value_heads": None}
+    entry = configured("qwen2.5-0.5b-stored-f32", change)
+    folder = write_header(entry | {"layers": GPTQ_LAYERS}, tmp_path)
     with pytest.raises(BrokenFileError, match=r"heads 14 x head_dim 64 = 896, and .* has 128 columns"):
         read_checkpoint(folder)
 
