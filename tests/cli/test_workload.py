@@ -162,7 +162,6 @@ def test_a_ramp_is_not_fitted_as_one_rate(trace: Path, capsys: pytest.CaptureFix
     assert "a steady rate is not refuted" in run(capsys, "fit", trace)
 
 
-@pytest.mark.filterwarnings("ignore:.*an episode (is|of)")
 def test_a_gateway_s_record_becomes_one_trace_without_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

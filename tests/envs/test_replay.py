@@ -163,7 +163,6 @@ def test_names_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
             shares_of(scenario)
 
 
-@pytest.mark.filterwarnings("ignore:.*an episode (is|of)")
 def test_compiling_a_scenario_says_once_what_it_cannot_go_by(tmp_path: Path) -> None:
     scenario = scenario_of(write(tmp_path, model="gpt"))
     with pytest.warns(ShunterWarning, match="300 of 300 requests name models") as said:
@@ -203,7 +202,6 @@ def test_lengths_are_those_of_the_models_own_requests(tmp_path: Path) -> None:
     np.testing.assert_allclose(mean_lengths(unnamed)[:2, 0], [150.5, 153.5])
 
 
-@pytest.mark.filterwarnings("ignore:.*an episode (is|of)")
 def test_a_world_goes_by_the_traces_shares(tmp_path: Path) -> None:
     world = make_world(scenario_of(write(tmp_path, model=NAMED)))
     facts = world_facts(world)

@@ -66,7 +66,6 @@ def test_work_is_spread_over_equal_devices(
     assert {home.device for home in homes_of(scenario, fake_performance)} == {0, 1, 2}
 
 
-@pytest.mark.filterwarnings("ignore:.*an episode (is|of)")
 def test_shares_are_those_of_the_trace_that_is_replayed(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {
