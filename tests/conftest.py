@@ -8,6 +8,7 @@ from hypothesis import settings
 from shunter.envs.world.world import World, make_world
 from shunter.eval.evaluation import Evaluation
 from shunter.models.performance import PerformanceModel
+from shunter.tracking.store import open_store, store_uri
 from tests import worlds
 from tests.fake_evaluation import evaluate_fake
 
@@ -32,6 +33,16 @@ def fake_performance(
 @pytest.fixture(scope="session")
 def fake_world(fake_checkpoints: dict[str, Path], fake_performance: PerformanceModel) -> World:
     return make_world(worlds.fake_scenario(fake_checkpoints), fake_performance)
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of an MLflow store with nothing in it: laying one out takes seconds, copying none."""
+    folder = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        open_store(store_uri(folder))
+    return folder / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

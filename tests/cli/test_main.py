@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import warnings
@@ -33,10 +34,12 @@ def folder(
     monkeypatch: pytest.MonkeyPatch,
     fake_checkpoints: dict[str, Path],
     fake_performance: PerformanceModel,
+    empty_store: Path,
 ) -> Path:
     """A working folder with a good scenario and performance model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copyfile(empty_store, "mlflow.db")
     fake_performance.save("perf")
     write_scenario(fake_checkpoints)
     return tmp_path
@@ -239,6 +242,7 @@ def test_tracking_goes_where_the_environment_says(
 ) -> None:
     import mlflow
 
+    Path("mlflow.db").unlink()
     uri = f"sqlite:///{folder / 'elsewhere.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     works(capsys, "eval", "--scenario", "s.yaml", "--seeds", "2", "--policy", "fifo-swap")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,10 +65,12 @@ def folder(
     monkeypatch: pytest.MonkeyPatch,
     fake_checkpoints: dict[str, Path],
     fake_performance: PerformanceModel,
+    empty_store: Path,
 ) -> Path:
     """A working folder with a training file, its scenario and performance model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copyfile(empty_store, "mlflow.db")
     fake_performance.save("perf")
     write_scenario(fake_checkpoints)
     write_config()

@@ -28,18 +28,8 @@ from shunter.tracking.runs import Tracker, check_store, tracking
 from shunter.tracking.store import StoreError, open_store, store_uri
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with nothing in it, laid out once."""
-    folder = tmp_path_factory.mktemp("empty")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        open_store(store_uri(folder))
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def folder(tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with an empty store, and a process that has found out nothing yet."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
@@ -47,7 +37,7 @@ def folder(tmp_path: Path, empty: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     monkeypatch.setattr(runs, "AGAIN_S", 0.0)
     place = tmp_path / "work"
     place.mkdir()
-    shutil.copyfile(empty, place / "mlflow.db")
+    shutil.copyfile(empty_store, place / "mlflow.db")
     monkeypatch.chdir(place)
     (place / "results").mkdir()
     (place / "results" / "part.txt").write_text("part")
@@ -376,10 +366,10 @@ def test_runs_of_a_deleted_experiment_go_where_the_environment_says_by_then(
     assert [run.info.run_id for run in client.search_runs([other])] == [pushed.run_id]
 
 
-def test_another_store_at_the_same_address_gets_all_of_it(folder: Path, empty: Path) -> None:
+def test_another_store_at_the_same_address_gets_all_of_it(folder: Path, empty_store: Path) -> None:
     cut_off(7)
     open_store(store_uri())._tracking_client.store.engine.dispose()
-    shutil.copyfile(empty, folder / "mlflow.db")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
     (pushed,) = push_runs()
     assert pushed.why == ""
     logged()
