@@ -18,7 +18,8 @@ from shunter.envs.scenario.workload import TracePart, Workload
 from shunter.envs.world.residency import residency
 from shunter.envs.world.world import World, load_performance, make_world
 from shunter.eval.metrics.capacity import GROWTH, SEEDS, Capacity, capacity, utilisation
-from shunter.files import check_place, finite, write_json
+from shunter.files import finite, write_json
+from shunter.outputs import hold
 from shunter.report.page import ReportTable
 
 CONTENDERS = (
@@ -106,7 +107,7 @@ def scenarios_check(
     """
     console = open_console()
     if write:
-        check_place("--write", find_scenario(scenario))
+        hold("--write", find_scenario(scenario), make=False)
     world = make_world(scenario, performance_of(scenario, performance))
     workload = world.scenario.workload
     result: dict[str, Any] = {"scenario": world.scenario.name, "rate_per_s": world.rate_per_s}

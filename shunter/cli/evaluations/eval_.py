@@ -19,7 +19,7 @@ from shunter.cli.options import (
     free_folder,
     lost_words,
     open_console,
-    place,
+    output,
     progress,
     say_answer,
     seconds,
@@ -110,7 +110,7 @@ _Json = Annotated[
     Path | None,
     typer.Option(
         "--json",
-        callback=place("--json", make=False),
+        callback=output("--json", make=False),
         help="Also write the results here.",
         show_default=False,
     ),

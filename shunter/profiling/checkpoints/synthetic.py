@@ -66,6 +66,7 @@ def write_checkpoint(
             is too full.
     """
     out = Path(out)
+    out = out.resolve() if out.is_symlink() else out
     check_kind(format, quantization)
     _check_shape(spec, format, quantization)
     _check_place(out, format, overwrite)
