@@ -16,7 +16,7 @@ from shunter.envs.scenario.library import find_scenario, performance_of, scenari
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.scenario.workload import TracePart, Workload
 from shunter.envs.world.residency import residency
-from shunter.envs.world.world import World, load_performance, make_world
+from shunter.envs.world.world import World, load_note, load_performance, make_world
 from shunter.eval.metrics.capacity import GROWTH, SEEDS, Capacity, capacity, utilisation
 from shunter.files import finite, write_json
 from shunter.outputs import hold
@@ -137,6 +137,8 @@ def _capacity_lines(world: World, found: Capacity) -> list[str]:
         f"{found.policy}: beyond it more than {GROWTH:.0%} of what arrives piles up",
         f"this scenario's rate: {rate:.4g} requests/s, {share:.0%} of capacity",
     ]
+    if note := load_note(world):
+        lines.append(note)
     if share > 1:
         lines.append("its load exceeds capacity: requests pile up for as long as they arrive")
     if stated is not None:

@@ -53,7 +53,8 @@ def predict(
     the profiled limits. So loads and decodes can share a table.
 
     Times are in seconds, a decode's of one step: one token for each request of its batch. The column unit
-    says so row by row, and why_out_of_range what of a configuration is beyond what was measured.
+    says so row by row, and why_out_of_range what of a configuration is beyond what was measured, or that it
+    is not predicted to fit its GPU. gpu_layers are a count, a percentage (50%) or all.
 
     Models are named as they were profiled, or as in the catalogue with the quantisation: Qwen3-8B Q4_K_M, or
     Qwen3-8B with Q4_K_M in a column quantization.

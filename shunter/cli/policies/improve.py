@@ -36,7 +36,9 @@ def improve(
     scenario: ServedScenario,
     performance: ServedPerformance = None,
     against: _Against = None,
-    minutes: Annotated[float | None, typer.Option(help="About how long to search.", show_default="3")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="About how long to search, see train.", show_default="3")
+    ] = None,
     generations: Annotated[
         int | None, typer.Option(help="How many, whatever their time.", show_default="by --minutes")
     ] = None,
