@@ -11,7 +11,7 @@ from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.envs.scenario.library import find_scenario, scenario_names, write_capacity
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.world.residency import residency
-from shunter.envs.world.world import make_world
+from shunter.envs.world.world import load_note, make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.execution.runs import simulate
 from shunter.models.published.performance import published_performance
@@ -92,7 +92,14 @@ def test_unknown_names_list_the_nearest_and_paths_do_not() -> None:
 def test_a_load_is_a_share_of_the_capacity_that_the_file_states() -> None:
     scenario = load_scenario("trivial-two-models")
     half = scenario.workload.model_copy(update={"load": 0.5, "capacity_rate_per_s": 4.0})
-    assert make_world(scenario.model_copy(update={"workload": half})).rate_per_s == 2.0
+    stated = make_world(scenario.model_copy(update={"workload": half}))
+    assert stated.rate_per_s == 2.0
+    assert load_note(stated) is None
+    guessed = stated.scenario.workload.model_copy(update={"capacity_rate_per_s": None})
+    world = make_world(scenario.model_copy(update={"workload": guessed}))
+    assert f"load 0.5 is here {world.rate_per_s:.4g} requests/s, a share of what" in str(load_note(world))
+    rate = guessed.model_copy(update={"load": None, "rate_per_s": 1.0})
+    assert load_note(make_world(scenario.model_copy(update={"workload": rate}))) is None
 
 
 def test_a_capacity_is_written_and_the_rest_stays(tmp_path: Path) -> None:
