@@ -63,9 +63,12 @@ def calibrate(
     shunter calibrate runs/eval --out perf-calibrated --json gap.json
     """
     console, begun_ms = open_console(), now_ms()
-    out = out or run / "calibrated"
-    hold("--out", performance_file(out))
+    if out is not None:
+        hold("--out", performance_file(out))
     results = _results(run)
+    if out is None:
+        out = run / "calibrated"
+        hold("--out", performance_file(out))
     model = open_performance(performance or run / "performance.json")
     found = calibrate_on(
         model,
