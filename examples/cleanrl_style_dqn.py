@@ -6,7 +6,7 @@ Needs torch (``pip install 'shunter[train]'``). Prints the mean response time of
 the line before.
 """
 
-import sys
+import argparse
 
 import gymnasium
 import numpy as np
@@ -96,4 +96,9 @@ def main(steps: int = 100_000, scenario: str = "trivial-two-models", seed: int =
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]), *sys.argv[2:3])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("steps", nargs="?", type=int, default=100_000)
+    parser.add_argument("scenario", nargs="?", default="trivial-two-models")
+    main(**vars(parser.parse_args()))

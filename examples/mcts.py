@@ -5,8 +5,8 @@
 It sees the very future that comes, arrivals and lengths included: a bound on policies, and none itself.
 """
 
+import argparse
 import math
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -62,4 +62,9 @@ def main(requests: int = 12, simulations: int = 100) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("requests", nargs="?", type=int, default=12)
+    parser.add_argument("simulations", nargs="?", type=int, default=100)
+    main(**vars(parser.parse_args()))

@@ -7,7 +7,7 @@ as waiting, is counted in ``info["illegal_actions"]`` and costs nothing but the 
 the best legal one. ``sb3_contrib.MaskablePPO`` takes PPO's place without another change.
 """
 
-import sys
+import argparse
 
 import numpy as np
 from stable_baselines3 import A2C, DQN, PPO
@@ -71,4 +71,9 @@ def main(name: str = "PPO", steps: int = 200_000) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:3]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="?", choices=sorted(ALGORITHMS), default="PPO")
+    parser.add_argument("steps", nargs="?", type=int, default=200_000)
+    main(**vars(parser.parse_args()))

@@ -24,6 +24,7 @@ __all__ = [
     "check_place",
     "finite",
     "is_leftover",
+    "is_special",
     "lasting_name",
     "no_room",
     "open_text",
@@ -76,9 +77,11 @@ def check_place(field: str, path: Path | None, *, folder: bool = False, make: bo
         InputError: It is a folder where a file is wanted, or the other way round; the folder that it is in
             does not exist, or may not be written to; its name is too long; the disk is full.
     """
-    if path is None or _is_special(path):
+    if path is None or is_special(path):
         return
-    whole = Path(os.path.abspath(path))
+    whole = Path(os.path.realpath(path))
+    if os.path.islink(whole):
+        raise InputError(field, "not be a link that leads to itself", str(path))
     if os.path.exists(path) and os.path.isdir(path) != folder:
         raise InputError(field, "be a folder" if folder else "be a file in an existing folder", str(path))
     if not make and not os.path.isdir(whole.parent):
@@ -99,8 +102,8 @@ def check_place(field: str, path: Path | None, *, folder: bool = False, make: bo
         raise InputError(field, f"be on a disk with {_LEAST_FREE_BYTES >> 10} KB free", str(path))
 
 
-def _is_special(path: Path) -> bool:
-    """Whether it is a pipe or a device, which is written to as it is."""
+def is_special(path: Path) -> bool:
+    """Whether a path is a pipe or a device, which is written to as it is."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
@@ -117,10 +120,12 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        if _is_special(path):
+        if is_special(path):
             yield path
             return
-        whole = path.resolve()
+        whole = Path(os.path.realpath(path))
+        if os.path.islink(whole):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         temporary = whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
         whole.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(whole)
@@ -151,8 +156,8 @@ def remove_leftovers(path: Path) -> None:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a killed process left this half-written, by its name."""
-    return re.fullmatch(r"\..+\.\d+\.tmp", path.name) is not None
+    """Whether a killed process left this, half-written or to hold its place, by its name."""
+    return re.fullmatch(r"\..*\.(\d+\.tmp|lock)", path.name) is not None
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:

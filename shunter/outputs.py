@@ -6,36 +6,84 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from typing import NamedTuple
 
 from shunter.errors import InputError
-from shunter.files import check_place, remove_leftovers, sync, unwritable
+from shunter.files import check_place, is_special, remove_leftovers, sync, unwritable
 
-__all__ = ["held", "in_use", "replaced_folder", "sole_writer"]
+__all__ = ["giving_back", "held", "hold", "in_use", "replaced_folder", "sole_writer"]
 
 
 def _lock_of(path: Path) -> Path:
-    whole = path.resolve()
-    return whole.with_name(f".{whole.name}.lock")
+    """Beside the file or folder; in a folder, where nothing may be written beside it (a mount, say)."""
+    whole = Path(os.path.realpath(path))
+    inside = whole.is_dir() and (whole.parent == whole or not os.access(whole.parent, os.W_OK | os.X_OK))
+    return (whole if inside else whole.parent) / f".{whole.name}.lock"
 
 
 @contextmanager
-def sole_writer(field: str, path: Path, *, folder: bool = False) -> Iterator[None]:
+def sole_writer(field: str, path: Path, *, folder: bool = False, make: bool = True) -> Iterator[None]:
     """Looks whether a file or folder can be written, and holds its lock; see ``check_place`` and ``held``.
 
     Args:
         field: What the path was given as, such as ``--out``.
-        path: The file or folder; those that it is in are made.
+        path: The file or folder.
         folder: Whether it is a folder.
+        make: Whether folders above it that do not exist are made.
 
     Raises:
         InputError: Another process holds the lock, or the place is none.
         ShunterError: The place cannot be written to.
     """
-    check_place(field, path, folder=folder, make=True)
+    check_place(field, path, folder=folder, make=make)
     with held(field, path):
         yield
+
+
+class _Held(NamedTuple):
+    """What a command holds until it ends: what gives it back, and by path what each was given as."""
+
+    stack: ExitStack
+    fields: dict[str, str]
+
+
+_HELD: ContextVar[_Held | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def giving_back() -> Iterator[None]:
+    """While a command runs; what it holds (``hold``) is given back at its end."""
+    with ExitStack() as stack:
+        token = _HELD.set(_Held(stack, {}))
+        try:
+            yield
+        finally:
+            _HELD.reset(token)
+
+
+def hold(field: str, path: Path | None, *, folder: bool = False, make: bool = True) -> None:
+    """Is ``sole_writer`` until the command ends, within ``giving_back``.
+
+    Args:
+        field: What the path was given as, such as ``--out``.
+        path: The file or folder; None, where none is wanted, is in order.
+        folder: Whether it is a folder.
+        make: Whether folders above it that do not exist are made.
+
+    Raises:
+        InputError: Another command or another option writes it, or the place is none.
+        ShunterError: The place cannot be written to.
+    """
+    held_now = _HELD.get()
+    if path is None or held_now is None:
+        return
+    other = held_now.fields.setdefault(os.path.realpath(path), field)
+    if other != field:
+        raise InputError(field, f"be another file than {other}", str(path))
+    held_now.stack.enter_context(sole_writer(field, path, folder=folder, make=make))
 
 
 @contextmanager
@@ -43,6 +91,7 @@ def held(field: str, path: Path) -> Iterator[None]:
     """Holds a lock on a file or folder that is to be written, so that no other command writes it.
 
     The lock is a file beside it, ``.NAME.lock``, which goes at the end; a killed process's does not count.
+    What is no file, like a pipe, has none.
 
     Args:
         field: What the path was given as, such as ``--out``.
@@ -52,6 +101,9 @@ def held(field: str, path: Path) -> Iterator[None]:
         InputError: Another process holds the lock.
         ShunterError: The place cannot be written to.
     """
+    if is_special(path):
+        yield
+        return
     lock = _lock_of(path)
     with _made(lock.parent):
         try:
@@ -135,6 +187,7 @@ def replaced_folder(folder: Path, last: str) -> Iterator[Path]:
     Raises:
         ShunterError: The disk is full, or the place cannot be written to.
     """
+    folder = Path(os.path.realpath(folder))  # a link stays, also one to a folder that is not there yet
     staged = folder / f".{last}.{os.getpid()}.tmp"
     with _made(folder):
         remove_leftovers(folder / last)

@@ -17,7 +17,7 @@ from shunter import outputs
 from shunter.cli.main import main
 from shunter.envs.sim import compiled
 from shunter.errors import InputError, ShunterError
-from shunter.files import cache_folder, check_place, no_room, write_text
+from shunter.files import cache_folder, check_place, is_leftover, no_room, write_text
 from shunter.outputs import in_use, replaced_folder, sole_writer
 from shunter.scratch import scratch
 
@@ -62,6 +62,51 @@ def test_an_output_has_one_writer_and_no_trace_of_it_is_left(tmp_path: Path) -> 
             pass
     assert not in_use(out)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_and_what_it_leads_to_are_one_output(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "out")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with sole_writer("--out", tmp_path / "link"), pytest.raises(InputError, match="another command"):
+        sole_writer("--out", tmp_path / "deep" / "out").__enter__()
+    with replaced_folder(tmp_path / "link", last="x") as staged:
+        write_text(staged / "x", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "deep" / "out" / "x").read_text() == "new"
+    (tmp_path / "file").symlink_to(tmp_path / "deep" / "file")
+    write_text(tmp_path / "file", "new")
+    assert (tmp_path / "file").is_symlink()
+    assert (tmp_path / "deep" / "file").read_text() == "new"
+    with pytest.raises(InputError, match="--out must not be a link that leads to itself"):
+        sole_writer("--out", tmp_path / "loop").__enter__()
+    with pytest.raises(ShunterError, match="loop: cannot be written"):
+        write_text(tmp_path / "loop", "")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing" / "file")
+    with pytest.raises(InputError, match="--json must be a file in an existing folder"):
+        check_place("--json", tmp_path / "nowhere")
+
+
+def test_a_folder_beside_which_nothing_can_be_written_holds_its_lock_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "mounted"
+    out.mkdir()
+    access = os.access
+    # The tests may run as root, who may write anywhere.
+    monkeypatch.setattr(os, "access", lambda at, mode: Path(at) != tmp_path and access(at, mode))
+    with sole_writer("--out", out, folder=True):
+        assert list(tmp_path.iterdir()) == [out]
+        assert in_use(out)
+        assert all(is_leftover(path) for path in out.iterdir())
+    assert list(out.iterdir()) == []
+    with pytest.raises(InputError, match="be where files may be written"):
+        sole_writer("--out", tmp_path / "new", folder=True).__enter__()
+
+
+def test_what_is_no_file_has_no_lock() -> None:
+    for _ in range(2):
+        with sole_writer("--json", Path(os.devnull)):
+            assert not in_use(Path(os.devnull))
 
 
 def test_the_lock_of_a_killed_writer_does_not_count(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from shunter.agents.heuristics.lru.size import SizeLru
 from shunter.agents.heuristics.random_choice import Random
 from shunter.agents.imported import checked_policy, import_class, is_class_name, renamed, spelling_of
 from shunter.agents.learned.policy import LearnedPolicy
-from shunter.agents.learned.shipped import SHIPPED, shipped_policy
+from shunter.agents.learned.shipped import OWN_NAME, SHIPPED, shipped_policy
 from shunter.agents.lookahead.policy import Lookahead
 from shunter.agents.parameters import FilePath, Heuristic, Spelling, read_parameters
 from shunter.agents.sb3 import load_sb3
@@ -113,7 +113,7 @@ def _maker(name: str, unpickle: bool) -> tuple[Callable[..., Policy], Spelling]:
         return HEURISTICS[name].spelled, HEURISTICS[name].spelling()
     if name in STATE_POLICIES:
         return STATE_POLICIES[name], {}
-    if name == SHIPPED:
+    if name in (SHIPPED, OWN_NAME) and not Path(name).exists():
         return shipped_policy, {}
     if name.startswith("models:/"):
         from shunter.agents.model_uri import load_registered  # MLflow takes seconds to import

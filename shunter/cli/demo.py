@@ -35,7 +35,7 @@ from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.saved import save_evaluation
 from shunter.files import finite, write_json, write_text
 from shunter.models.performance import PerformanceModel
-from shunter.outputs import sole_writer
+from shunter.outputs import hold
 from shunter.profiling.checkpoints.synthetic import bytes_per_weight, write_checkpoint
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.profile import profile_models
@@ -119,8 +119,8 @@ def demo(
     if engine not in RECIPES:
         raise UnknownNameError("--engine", engine, RECIPES)
     folder = out or Path("runs") / ("demo" if engine == "transformers" else f"demo-{engine}")
-    with sole_writer("--out", folder, folder=True):
-        _Demo(open_console(), engine, RECIPES[engine], folder, verbose).run(generations, real_seeds)
+    hold("--out", folder, folder=True)
+    _Demo(open_console(), engine, RECIPES[engine], folder, verbose).run(generations, real_seeds)
 
 
 def demo_findings(policy: LearnedPolicy, simulated: Evaluation, real: Evaluation) -> list[str]:

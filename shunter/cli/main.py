@@ -24,6 +24,7 @@ from shunter import __version__
 from shunter.engines.base import EngineError
 from shunter.errors import InputError, ShunterError, ShunterWarning, UnknownNameError, brief
 from shunter.files import no_room
+from shunter.outputs import giving_back
 from shunter.scratch import scratch
 
 __all__ = ["main"]
@@ -253,7 +254,7 @@ def _main(arguments: list[str] | None) -> None:
     console = Console(stderr=True)
     warnings.formatwarning = _in_a_line
     try:
-        with scratch():
+        with scratch(), giving_back():
             app(arguments, prog_name="shunter", standalone_mode=True)
     except (ShunterError, EngineError) as error:
         _end(console, error)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from shunter.errors import InputError
 from shunter.files import check_place, is_leftover
-from shunter.outputs import in_use
+from shunter.outputs import hold, in_use
 from shunter.sinks import visible
 
 __all__ = ["WIDE", "PlainConsole"]
@@ -61,11 +61,27 @@ def place(field: str, *, folder: bool = False, make: bool = True) -> Callable[[P
     return look
 
 
+def output(field: str, *, folder: bool = False, make: bool = True) -> Callable[[Path | None], Path | None]:
+    """An option's callback that looks at the place for an output and holds it until the command ends.
+
+    Args:
+        field: The option.
+        folder: Whether it is to be a folder.
+        make: Whether folders above it are made.
+    """
+
+    def look(path: Path | None) -> Path | None:
+        hold(field, path, folder=folder, make=make)
+        return path
+
+    return look
+
+
 Json = Annotated[
     Path | None,
     typer.Option(
         "--json",
-        callback=place("--json", make=False),
+        callback=output("--json", make=False),
         help="Also write the figures here.",
         show_default=False,
     ),
@@ -195,12 +211,12 @@ def share(field: str, text: str) -> float | None:
 
 
 def check_new(field: str, path: Path, *, overwrite: bool) -> None:
-    """Refuses a file that is there, unless it may be written over, and one that cannot be.
+    """Holds the place for a file; refuses one that is there, unless it may be written over.
 
     Raises:
         InputError: Names the option, and the rule that its path breaks.
     """
-    check_place(field, path)
+    hold(field, path, make=False)
     if path.exists() and not overwrite:
         raise InputError(field, "not exist yet (or give --overwrite)", str(path))
 

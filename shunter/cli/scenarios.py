@@ -16,9 +16,10 @@ from shunter.envs.scenario.library import find_scenario, performance_of, scenari
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.scenario.workload import TracePart, Workload
 from shunter.envs.world.residency import residency
-from shunter.envs.world.world import World, load_performance, make_world
+from shunter.envs.world.world import World, load_note, load_performance, make_world
 from shunter.eval.metrics.capacity import GROWTH, SEEDS, Capacity, capacity, utilisation
-from shunter.files import check_place, finite, write_json
+from shunter.files import finite, write_json
+from shunter.outputs import hold
 from shunter.report.page import ReportTable
 
 CONTENDERS = (
@@ -106,7 +107,7 @@ def scenarios_check(
     """
     console = open_console()
     if write:
-        check_place("--write", find_scenario(scenario))
+        hold("--write", find_scenario(scenario), make=False)
     world = make_world(scenario, performance_of(scenario, performance))
     workload = world.scenario.workload
     result: dict[str, Any] = {"scenario": world.scenario.name, "rate_per_s": world.rate_per_s}
@@ -136,6 +137,8 @@ def _capacity_lines(world: World, found: Capacity) -> list[str]:
         f"{found.policy}: beyond it more than {GROWTH:.0%} of what arrives piles up",
         f"this scenario's rate: {rate:.4g} requests/s, {share:.0%} of capacity",
     ]
+    if note := load_note(world):
+        lines.append(note)
     if share > 1:
         lines.append("its load exceeds capacity: requests pile up for as long as they arrive")
     if stated is not None:

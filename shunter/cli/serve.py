@@ -12,6 +12,7 @@ import typer
 from shunter.cli.options import open_console, say, seconds
 from shunter.errors import InputError, ShunterError
 from shunter.files import cache_folder
+from shunter.outputs import hold
 
 try:
     from shunter.serve.gateway.gateway import GatewaySettings
@@ -175,6 +176,7 @@ def _check_record(record: Path | None, *, log_text: bool) -> None:
     if record is not None and (record.suffix == ".parquet" or record.is_file()):
         rule = "be a folder (shunter workload convert FOLDER trace.parquet makes one trace of it)"
         raise InputError("--record", rule, str(record))
+    hold("--record", record, folder=True)
 
 
 def _trial(folder: Path, llama_server: str | None) -> Path:

@@ -19,7 +19,8 @@ from shunter.envs.workload.slices import slice_trace
 from shunter.envs.workload.trace_formats import FORMATS, WRITTEN
 from shunter.envs.workload.traces import Trace, convert_trace, read_trace
 from shunter.errors import InputError
-from shunter.files import check_place, write_text
+from shunter.files import write_text
+from shunter.outputs import hold
 from shunter.report.page import ReportTable
 
 TraceArgument = Annotated[Path, typer.Argument(help="Trace, .gz or not.", show_default=False)]
@@ -113,7 +114,7 @@ def workload_convert(
     shunter workload convert trace.parquet hour.csv --to vidur --from 3600 --to 7200
     """
     console = open_console()
-    check_place("OUT", out, make=True)
+    hold("OUT", out)
     if out.exists():
         raise InputError("OUT", "not exist yet", str(out))
     target, to_s = _target_and_end(to or [])
@@ -149,7 +150,7 @@ def workload_fit(
     shunter workload fit trace.parquet --from 3600 --to 7200
     """
     console = open_console()
-    check_place("--out", out, make=True)
+    hold("--out", out)
     if out is not None and out.exists():
         raise InputError("--out", "not exist yet", str(out))
     read = _read(console, trace, format, mend, time_unit, from_s, to_s, requests)

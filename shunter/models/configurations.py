@@ -24,6 +24,8 @@ from shunter.models.physics import EXTRA_COLUMNS
 from shunter.models.physics.features import with_heads
 from shunter.models.published.rows import catalog_facts, check_stored, facts_of, model_name, spec_of
 from shunter.models.state import FittedState
+from shunter.profiling.dataset.schema import LEAST_BYTES_PER_S
+from shunter.profiling.sweep.plan import parse_level
 
 __all__ = ["sheet_names"]
 
@@ -58,7 +60,7 @@ def complete(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     if missing:
         raise InputError("configurations", f"have the columns {', '.join(missing)}", list(map(str, frame)))
     frame = _named(frame)
-    frame = _with_facts(frame.assign(device=_by_name(frame["device"], hardware_name)), state)
+    frame = _with_levels(_with_facts(frame.assign(device=_by_name(frame["device"], hardware_name)), state))
     prompt, decode = (_tokens(frame, name) for name in ("prompt_tokens", "decode_tokens"))
     defaults: dict[str, Any] = {
         "gpu_layers": frame["total_layers"],
@@ -151,6 +153,20 @@ def _with_facts(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     return with_heads(_with_families(frame, state))
 
 
+def _with_levels(frame: pd.DataFrame) -> pd.DataFrame:
+    """Levels as counts where they are written as in scenarios: ``all``, or a percentage of all layers."""
+    if "gpu_layers" not in frame or pd.api.types.is_numeric_dtype(frame["gpu_layers"]):
+        return frame
+    levels = zip(frame.index, frame["gpu_layers"], frame["total_layers"], strict=True)
+    counts = [
+        parse_level(level, int(total), field=f"configurations: row {row}, column gpu_layers")
+        if isinstance(level, str) and (level.strip() == "all" or level.strip().endswith("%"))
+        else level
+        for row, level, total in levels
+    ]
+    return frame.assign(gpu_layers=pd.Series(counts, frame.index, dtype=object))
+
+
 def _with_families(frame: pd.DataFrame, state: FittedState) -> pd.DataFrame:
     """What is not said of windows and experts is what the profile or the catalogue says, or none."""
     if not set(FAMILY_COLUMNS) & set(frame):
@@ -201,7 +217,11 @@ def _tokens(frame: pd.DataFrame, name: str) -> pd.Series[Any]:
 
 def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with its numbers as numbers: text that says one is taken as it."""
-    least = {"gpu_count": 1, **dict.fromkeys(FACT_COLUMNS, 1)}
+    least = {
+        "gpu_count": 1,
+        "host_bandwidth_bytes_per_s": LEAST_BYTES_PER_S,
+        **dict.fromkeys(FACT_COLUMNS, 1),
+    }
     numbers = {}
     optional = (*EXTRA_COLUMNS, *FAMILY_COLUMNS, EXPERT_LAYERS_ON_HOST)
     for name in (*FACT_COLUMNS, *CONFIGURATION_COLUMNS, *optional):

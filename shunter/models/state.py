@@ -151,6 +151,9 @@ def write_state(state: FittedState, path: str | os.PathLike[str]) -> Path:
     return write_json(performance_file(path), sealed(content))
 
 
+_WHERE = "be a folder or file that shunter fit wrote (--performance published needs none: public figures)"
+
+
 def read_state(path: str | os.PathLike[str]) -> FittedState:
     """Reads a state.
 
@@ -161,7 +164,7 @@ def read_state(path: str | os.PathLike[str]) -> FittedState:
     """
     path = performance_file(path)
     if not path.is_file():
-        raise InputError("performance model", "be a folder or file that shunter fit wrote", str(path))
+        raise InputError("performance model", _WHERE, str(path))
     content, is_sealed = unsealed(path, read_json(path, strict=True))
     version = content.get("version")
     if content.get("format") != "shunter-performance-model":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from shunter.catalog.devices import parse_device
+from shunter.catalog.gpus import get_gpu, gpu_name
 from shunter.catalog.work import EXPERT_LAYERS_ON_HOST
-from shunter.errors import InputError
+from shunter.errors import InputError, UnknownNameError
 from shunter.models.configurations import check_rows
 from shunter.models.datasheets import HOST
 from shunter.models.outside import why_out_of_range
@@ -31,7 +34,8 @@ def predicted_table(model: PerformanceModel, asked: pd.DataFrame) -> pd.DataFram
 
     Returns:
         The table with the columns of ``PerformanceModel.predict``, ``unit`` of its times (a decode's is one
-        step) and ``why_out_of_range``, empty within.
+        step) and ``why_out_of_range``, empty within. What is not predicted to fit a device whose memory is
+        known is out of range too.
 
     Raises:
         InputError: See ``PerformanceModel.predict``, or a count is no whole number; rows are counted from 0,
@@ -48,12 +52,40 @@ def predicted_table(model: PerformanceModel, asked: pd.DataFrame) -> pd.DataFram
     for _, group in blank.groupby(list(blank.columns), sort=False) if len(rows) else ():
         empty = [name for name in rows if group[name].iloc[0] and name not in NEEDED]
         part = rows.loc[group.index].drop(columns=empty)
-        predicted = model.predict(part).assign(why_out_of_range=why_out_of_range(model, part))
+        reasons = list(zip(_too_large(model, part), why_out_of_range(model, part), strict=True))
+        predicted = model.predict(part).assign(why_out_of_range=["; ".join(filter(None, r)) for r in reasons])
+        predicted["out_of_range"] |= np.array([bool(too_large) for too_large, _ in reasons])
         done.append(predicted.drop(columns=part.columns))
     new = pd.concat(done).sort_index() if done else _nothing(model, rows)
     whole = rows.join(new)
     whole["unit"] = np.where(whole["operation"] == "decode", "s per step", "s")
     return whole
+
+
+def _too_large(model: PerformanceModel, part: pd.DataFrame) -> list[str]:
+    """Says of each configuration what it is predicted to take of its device, where that is too much."""
+    room = part["device"].map({name: _memory_bytes(str(name)) for name in part["device"].unique()})
+    if "gpu_count" in part:
+        room *= pd.to_numeric(part["gpu_count"], errors="coerce").fillna(1)
+    takes = np.full(len(part), np.nan)
+    with suppress(InputError, UnknownNameError):  # of loads nothing is known there
+        takes = model.predict(part.assign(operation="load"))["device_bytes_predicted"].to_numpy()
+    return [
+        f"takes {taken / 1e9:.1f} GB of a device of {there / 1e9:.1f} GB: fewer gpu_layers may fit"
+        if taken > there
+        else ""
+        for taken, there in zip(takes, room, strict=True)
+    ]
+
+
+def _memory_bytes(device: str) -> float:
+    """The budget in a device's name, or what a GPU of the catalogue has; infinite: nobody says."""
+    if (name := gpu_name(device)) is not None:
+        return float(get_gpu(name).memory_bytes)
+    try:
+        return float(parse_device(device).memory_bytes or np.inf)
+    except InputError:
+        return float(np.inf)
 
 
 def _nothing(model: PerformanceModel, rows: pd.DataFrame) -> pd.DataFrame:

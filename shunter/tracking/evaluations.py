@@ -66,7 +66,7 @@ def log_loads(
 def log_comparison(tracker: Tracker, folder: Path, words: Sequence[str], best: Sequence[str]) -> None:
     """Logs what evaluations at several loads came to: in words, the best policy of each, and the page."""
     tracker.tags({NOTE: "  \n".join(words), FILE: str(folder)})
-    tracker.params({"best": ", ".join(best)})
+    tracker.params({"best": ", ".join(best), "policy": f"{', '.join(best)} (best at each load)"})
     for path in sorted(folder.iterdir()):
         if path.is_file():
             tracker.artifact(path)
@@ -103,9 +103,10 @@ def log_evaluation(
         "repeats": result["repeats"],
     }
     name, best = best_of(result)
-    tracker.params(
-        {**world_params([world]), "policies": ", ".join(result["policies"]), "best": name, **asked}
-    )
+    # Collapsed, the whole answers by the columns of its parts: which is best, and how good against what.
+    mode = next(mode for mode in reversed(MODES) if mode in result["policies"][name])
+    answer = {"best": name, "policy": _best_words(name, len(result["policies"])), "mode": mode}
+    tracker.params({**world_params([world]), "policies": ", ".join(result["policies"]), **answer, **asked})
     inputs = [
         *world_inputs([world], "evaluation"),
         *(policy_input(one, "evaluation", (sources or {}).get(name, "")) for name, one in learned.items()),
@@ -116,6 +117,12 @@ def log_evaluation(
         "change": (best.get("response_change") or {}).get("change"),
     }
     tracker.metrics({"fidelity": result.get("fidelity", {}).get("summary", {}), "best": figures})
+    tracker.metrics(
+        {
+            "response_mean_s": figures["response_mean_s"],
+            "response_change": {"change": figures["change"]},
+        }
+    )
     for path in files.values():
         tracker.artifact(path)
     for name, modes in result["policies"].items():
@@ -123,6 +130,11 @@ def log_evaluation(
         for mode in MODES:
             if mode in modes:
                 _log_policy(tracker, world, name, mode, modes, {**one, "shunter.mode": mode}, asked, inputs)
+
+
+def _best_words(name: str, policies: int) -> str:
+    """The policy of an evaluation as a whole."""
+    return f"{name} (best of {policies})" if policies > 1 else name
 
 
 def _log_policy(

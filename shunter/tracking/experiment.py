@@ -29,15 +29,14 @@ COLUMNS = (
     "params.`mode`",
     "metrics.`response_mean_s`",
     "metrics.`response_change/change`",
-    "params.`best`",
-    "metrics.`best/response_mean_s`",
-    "metrics.`best/change`",
     "params.`changes_against`",
+    "params.`best`",
     "metrics.`change_vs_untrained`",
     "metrics.`change_vs_best_heuristic`",
     "tags.`shunter.best_heuristic`",
 )
-"""What the table of runs shows: of an evaluation its best policy, and of each run within it its own."""
+"""What the table of runs shows: of an evaluation its best policy, and in the same columns of each run within
+it its own."""
 
 ABOUT = (
     "What shunter measured, fitted, trained, tuned and evaluated. Changes are relative: below 0 is better. "

@@ -42,6 +42,10 @@ AGAIN_S = 30.0
 _LONGEST, _LONGEST_NAME = 6000, 250
 """Characters of a parameter and of a name that MLflow takes."""
 
+_TICKS = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_BEGUN_MS = (time.time_ns() - time.clock_gettime_ns(_TICKS)) // 1_000_000
+"""What the clock said, as this process began, when that of ``_TICKS`` was at zero."""
+
 
 class Link:
     """The way to a store, as this process has found it.
@@ -144,9 +148,9 @@ class Tracker:
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """Logs the finite numbers among the values; nested mappings become paths."""
-        now_ms = time.time_ns() // 1_000_000
+        at_ms = now_ms()
         numbers = [
-            (store_key(name), float(value), now_ms, step)
+            (store_key(name), float(value), at_ms, step)
             for name, value in _flat(values, "/")
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         ]
@@ -201,7 +205,7 @@ class Tracker:
             return
         stop_monitor(self._monitor, self.uri)
         try:
-            self._keep({"kind": "end", "status": self.status, "at_ms": time.time_ns() // 1_000_000})
+            self._keep({"kind": "end", "status": self.status, "at_ms": now_ms()})
         except KeyboardInterrupt:
             self._link.fail(StoreError("MLflow", "be given time to take a run", "Ctrl-C"))
         if self._journal is None:
@@ -332,8 +336,8 @@ def _as_record(made_of: Input) -> dict[str, Any]:
 
 
 def now_ms() -> int:
-    """The time as MLflow has it."""
-    return time.time_ns() // 1_000_000
+    """The time as MLflow has it; within a process it never goes back, whatever is done to the clock."""
+    return _BEGUN_MS + time.clock_gettime_ns(_TICKS) // 1_000_000
 
 
 def _tags(kind: str) -> dict[str, str]:

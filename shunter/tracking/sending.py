@@ -156,7 +156,9 @@ def _policy(client: Any, run_id: str, record: dict[str, Any], journal: Journal) 
 
 
 def _end(client: Any, run_id: str, record: dict[str, Any], journal: Journal) -> None:
-    client.set_terminated(run_id, record["status"], record["at_ms"])
+    # Another process may have begun the run, by a clock that was set back since.
+    begun_ms = client.get_run(run_id).info.start_time
+    client.set_terminated(run_id, record["status"], max(record["at_ms"], begun_ms))
 
 
 _ACTIONS = {

@@ -77,7 +77,8 @@ class EvolutionSettings(_Settings):
 
     Attributes:
         minutes: About how long to search, validations included: the first generations are timed, and it is
-            settled how many there are.
+            settled how many there are, at least 20. What is compiled, played by baselines before and compared
+            after takes time of its own.
         generations: Number of generations, whatever their time; 0: as many as ``minutes`` allow.
         pairs: Mirrored perturbations of a generation.
         episodes: Request sequences that each of them plays in each world; of short ones more, so that they

@@ -12,7 +12,7 @@ from typing import Any
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.scenario.library import performance_of
 from shunter.envs.scenario.scenario import load_scenario
-from shunter.envs.world.world import World, make_world
+from shunter.envs.world.world import World, load_note, make_world
 from shunter.errors import InputError
 from shunter.jobs import open_runner
 from shunter.outputs import sole_writer
@@ -102,6 +102,9 @@ def train_and_save(
     with ExitStack() as stack:
         for path in dict.fromkeys((out, *(run.out for run in runs))):
             stack.enter_context(sole_writer("--out", path))
+        for line in dict.fromkeys(load_note(world) for run in runs for world in run.worlds):
+            if line is not None:
+                listener.line(f"note: {line}")
         runner = stack.enter_context(open_runner(ray))
         if with_specialists:
             distillation = config.distill or DistillSettings()

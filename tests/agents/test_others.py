@@ -23,6 +23,17 @@ from shunter.eval.execution.batched import evaluate_batched
 from shunter.eval.execution.runs import simulate
 from tests.envs.test_vector import changed
 
+
+class Touches:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
 MODULE = '''
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 
@@ -179,6 +190,23 @@ def test_a_batch_of_choices_of_the_wrong_length_is_refused_by_name(fake_world: W
 class Bomb:
     def __reduce__(self) -> Any:
         return Path.write_text, (Path("exploded"), "")
+
+
+def test_nothing_of_a_pickle_runs_without_consent(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    evil = pickle.dumps(Touches(ran))
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as file:
+        for name in ("data", "policy.pth", "pytorch_variables.pth"):
+            file.writestr(name, evil)
+    for name in ("stats.pkl", "policy.safetensors", "policy"):
+        (tmp_path / name).write_bytes(evil)
+    for asked in ("model.zip", "model.zip:normalize=stats.pkl", "policy.safetensors", "policy", "stats.pkl"):
+        for given in (f"{tmp_path}/{asked}", f"mine={tmp_path}/{asked}"):
+            with pytest.raises(InputError):
+                make_policy(given.replace("=stats", f"={tmp_path}/stats"))
+    assert not ran.exists()
+    pickle.loads(evil)
+    assert ran.exists(), "it would have been seen"
 
 
 @pytest.mark.parametrize("name", ["PPO", "A2C", "DQN", "MaskablePPO"])

@@ -279,6 +279,6 @@ def test_onnx_scores_are_the_policys(fake_world: World, tmp_path: Path, width: i
 def test_the_shipped_policy_has_a_name() -> None:
     policy = make_policy("shipped")
     assert isinstance(policy, LearnedPolicy)
-    assert policy.metadata == shipped_policy().metadata
+    assert policy.metadata == shipped_policy().metadata == make_policy(policy.name).metadata
     with pytest.raises(UnknownNameError, match="did you mean shipped"):
         make_policy("shiped")

@@ -199,6 +199,7 @@ def test_eval_at_several_loads_draws_load_curves(folder: Path, capsys: pytest.Ca
     (whole,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
     assert whole.data.params["loads"] == "0.3, 0.6"
     assert whole.data.params["best"] == "fifo-swap, fifo-swap"
+    assert whole.data.params["policy"] == "fifo-swap, fifo-swap (best at each load)"
     assert whole.data.tags["mlflow.note.content"].startswith("Lowest mean response: fifo-swap (")
     assert f"MLflow: {store_uri()} run {whole.info.run_id}" in out
     of_loads = {
@@ -212,6 +213,8 @@ def test_eval_at_several_loads_draws_load_curves(folder: Path, capsys: pytest.Ca
         assert (part.data.params["load"], part.data.params["policy"]) == (load, "fifo-swap")
         assert run.data.params["best"] == "fifo-swap"
         assert run.data.metrics["best/response_mean_s"] == part.data.metrics["response_mean_s"]
+        assert run.data.metrics["response_mean_s"] == part.data.metrics["response_mean_s"]
+        assert (run.data.params["policy"], run.data.params["mode"]) == ("fifo-swap", "simulated")
 
 
 @pytest.mark.engine

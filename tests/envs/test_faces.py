@@ -55,6 +55,14 @@ def test_a_spec_with_a_scenario_s_data_goes_through_json() -> None:
         gymnasium.make(ENV_ID, scenario={**scenario.model_dump(mode="json"), "like": 1})
 
 
+def test_a_scenario_that_there_is_none_of_is_told_as_it_was_given() -> None:
+    for make in (gymnasium.make, gymnasium.make_vec):
+        with pytest.raises(UnknownNameError, match=r"^scenario: unknown name 'lapto'; did you mean laptop"):
+            make(ENV_ID, scenario="lapto")
+        with pytest.raises(InputError, match=r"^scenario must be an existing YAML file .* Got 'no\.yaml'"):
+            make(ENV_ID, scenario="no.yaml")
+
+
 @pytest.mark.parametrize(
     "code",
     [

@@ -18,7 +18,7 @@ from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.scenario.workload import Workload
 from shunter.envs.state.state import Requests
 from shunter.envs.workload.draw import draw_requests
-from shunter.envs.workload.lengths import length_pairs, mean_lengths
+from shunter.envs.workload.lengths import cut_pairs, length_pairs, mean_lengths
 from shunter.envs.workload.notes import trace_notes
 from shunter.envs.workload.replay import replay_notes, replay_rate_per_s
 from shunter.envs.workload.shares import popularity, shares_of
@@ -132,7 +132,13 @@ def test_a_column_of_strange_names_only_is_drawn_by_popularity(tmp_path: Path) -
     assert (
         "200 of 300 requests name models that the scenario lacks (gpt: 100, llama: 100)" in notes(scenario)[0]
     )
-    assert notes(scenario_of(write(tmp_path))) == []
+    assert "100 of 300 requests name no model: theirs are drawn by popularity" in notes(scenario)[1]
+
+
+def test_models_that_are_drawn_since_none_is_named_are_told(tmp_path: Path) -> None:
+    (note,) = notes(scenario_of(write(tmp_path)))
+    assert "300 of 300 requests name no model" in note
+    assert notes(scenario_of(write(tmp_path), models="zipf")) == []
 
 
 @pytest.mark.parametrize(
@@ -154,6 +160,14 @@ def test_requests_that_a_context_does_not_take_are_counted(tmp_path: Path) -> No
     limits = scenario.limits.model_copy(update={"context_tokens": 200})
     _, note = trace_notes(scenario.model_copy(update={"limits": limits}))
     assert f"{longer} of 300 requests are longer than a context of 200 tokens takes" in note
+
+
+def test_of_what_is_too_long_only_what_does_not_fit_is_cut(tmp_path: Path) -> None:
+    scenario = scenario_of(write(tmp_path))
+    given = np.array([[5, 180], [5, 500], [90, 180], [300, 10], [500, 500], [20, 100]])
+    limits = scenario.limits.model_copy(update={"context_tokens": 200})
+    cut = [[5, 180], [5, 195], [90, 110], [190, 10], [100, 100], [20, 100]]
+    np.testing.assert_array_equal(cut_pairs(given, scenario.workload, limits), cut)
 
 
 def test_names_that_lead_nowhere_are_refused(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import gymnasium
 import pytest
+import yaml
 
 import shunter.envs  # noqa: F401 - registers the environment
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.envs.scenario.library import find_scenario, scenario_names, write_capacity
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.world.residency import residency
-from shunter.envs.world.world import make_world
+from shunter.envs.world.world import load_note, make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval.execution.runs import simulate
 from shunter.models.published.performance import published_performance
@@ -91,7 +92,14 @@ def test_unknown_names_list_the_nearest_and_paths_do_not() -> None:
 def test_a_load_is_a_share_of_the_capacity_that_the_file_states() -> None:
     scenario = load_scenario("trivial-two-models")
     half = scenario.workload.model_copy(update={"load": 0.5, "capacity_rate_per_s": 4.0})
-    assert make_world(scenario.model_copy(update={"workload": half})).rate_per_s == 2.0
+    stated = make_world(scenario.model_copy(update={"workload": half}))
+    assert stated.rate_per_s == 2.0
+    assert load_note(stated) is None
+    guessed = stated.scenario.workload.model_copy(update={"capacity_rate_per_s": None})
+    world = make_world(scenario.model_copy(update={"workload": guessed}))
+    assert f"load 0.5 is here {world.rate_per_s:.4g} requests/s, a share of what" in str(load_note(world))
+    rate = guessed.model_copy(update={"load": None, "rate_per_s": 1.0})
+    assert load_note(make_world(scenario.model_copy(update={"workload": rate}))) is None
 
 
 def test_a_capacity_is_written_and_the_rest_stays(tmp_path: Path) -> None:
@@ -109,10 +117,40 @@ def test_a_capacity_is_written_and_the_rest_stays(tmp_path: Path) -> None:
 
 def test_a_file_without_a_load_keeps_its_text(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
-    path.write_text("workload: {load: 0.5}\n")
-    with pytest.raises(InputError, match="load on a line of its own"):
-        write_capacity(path, 1.0)
-    assert path.read_text() == "workload: {load: 0.5}\n"
+    for text in ("workload: {rate_per_s: 0.5}\n", "name: x\n", "[1]\n", ""):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"have workload\.load"):
+            write_capacity(path, 1.0)
+        assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("workload: {load: 0.7}\n", "workload: {load: 0.7, capacity_rate_per_s: 2}\n"),
+        (
+            "workload: {load: 0.7, requests: 9} # x\n",
+            "workload: {load: 0.7, capacity_rate_per_s: 2, requests: 9} # x\n",
+        ),
+        ('{"workload": {"load": 0.7}}', '{"workload": {"load": 0.7, "capacity_rate_per_s": 2}}'),
+        ("workload: {capacity_rate_per_s: 1.5, load: 1}", "workload: {capacity_rate_per_s: 2, load: 1}"),
+        (
+            "workload:\n    load: 0.7  # load: 3\n",
+            "workload:\n    load: 0.7  # load: 3\n    capacity_rate_per_s: 2\n",
+        ),
+        ("workload:\r\n  load: 0.7\r\n", "workload:\r\n  load: 0.7\r\n  capacity_rate_per_s: 2\r\n"),
+        ("name: é🙂\nworkload:\n  load: 0.7", "name: é🙂\nworkload:\n  load: 0.7\n  capacity_rate_per_s: 2"),
+        (
+            "a: {load: 1}\nworkload: {load: 1}\n",
+            "a: {load: 1}\nworkload: {load: 1, capacity_rate_per_s: 2}\n",
+        ),
+    ],
+)
+def test_a_capacity_is_written_in_the_form_of_the_file(before: str, after: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_bytes(before.encode())
+    assert write_capacity(path, 2.0).read_bytes().decode() == after
+    assert yaml.safe_load(after)["workload"]["capacity_rate_per_s"] == 2
 
 
 def test_residency_tells_levels_apart() -> None:

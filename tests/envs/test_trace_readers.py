@@ -236,10 +236,14 @@ def test_mooncake_s_keys_with_chats_are_in_seconds(tmp_path: Path) -> None:
         (400, 999, True),
         (400, 1000, False),
         (50, 26, True),
-        (50, 500, False),
+        (50, 500, True),
+        (50, 49 * 5, True),  # they were seconds, 5 from one to the next
+        (50, 49 * 500_000, True),  # they were microseconds, half a second from one to the next
+        (50, 49 * 20_000, False),
+        (9, 9 * 500_000, False),
         (9, 1, False),
         (400, 210 * 10**9, True),  # they were nanoseconds
-        (400, 399 * 86_400 * 10**3, False),
+        (400, 399 * 86_400 * 10**3, True),
     ],
 )
 def test_an_implausible_rate_is_asked_about(count: int, span_ms: int, is_asked: bool, tmp_path: Path) -> None:
@@ -252,6 +256,29 @@ def test_an_implausible_rate_is_asked_about(count: int, span_ms: int, is_asked: 
             read_trace(path)
     assert len(read_trace(path, time_unit="ms").frame) == count
     assert len(read_trace(path, needs_arrivals=False).frame) == count
+
+
+@pytest.mark.parametrize(
+    "name", ["Timestamp,Request tokens,Response tokens", "arrived_at,num_prefill_tokens,num_decode_tokens"]
+)
+def test_milliseconds_where_seconds_are_usual_are_asked_about(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join([name, *(f"{n * 700 + 0.5},5,5" for n in range(30))]))
+    with pytest.raises(InputError, match=r"--time-unit .* in s would be 30 requests in 2\.03e\+04 s"):
+        read_trace(path)
+    assert np.ptp(read_trace(path, time_unit="ms").frame["arrival_s"]) == pytest.approx(29 * 0.7)
+
+
+@pytest.mark.parametrize("broken", ["soon", None, [], ""])
+def test_a_broken_time_is_told_before_a_unit_is_asked_for(broken: Any, tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    for times in ([1, broken, 3], [1.5, broken, 3.5]):
+        rows = ({"timestamp": at, "input_length": 5, "output_length": 5, "hash_ids": []} for at in times)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        with pytest.raises(InputError, match=r"column timestamp, row 2 must be a time"):
+            read_trace(path)
+    with pytest.raises(InputError, match=r"--time-unit .* must be given"):
+        read_trace(path, mend=True)
 
 
 def test_seconds_since_1970_are_no_milliseconds(tmp_path: Path) -> None:

@@ -132,3 +132,41 @@ def test_a_folder_called_published_is_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     published_performance().with_scales([], ["mine"]).save("published")
     assert open_performance("published").state_.recalibrated_on == ("mine",)
+
+
+def test_what_does_not_fit_its_device_is_out_of_range():
+    done = predicted_table(
+        published_performance(),
+        table(
+            {"context_tokens": 500.0},
+            {"model": "Llama-3-70B F16", "context_tokens": 500.0},
+            {"model": "Llama-3-70B F16", "context_tokens": 500.0, "gpu_layers": 9},
+            {"model": "Llama-3-70B F16", "operation": "load"},
+        ),
+    )
+    said = done["why_out_of_range"].str.contains(
+        r"takes 1\d\d\.\d GB of a device of 25.\d GB: fewer gpu_layers"
+    )
+    assert said.tolist() == [False, True, False, True]
+    assert done["out_of_range"][said].all()
+    assert not done["out_of_range"][0]
+
+
+def test_levels_are_written_as_in_scenarios():
+    asked = table(*({"gpu_layers": level} for level in ("all", "50%", " 0% ", "16", 33)))
+    done = predicted_table(published_performance(), asked)
+    counts = table(*({"gpu_layers": level} for level in (33, 16, 0, 16, 33)))
+    want = predicted_table(published_performance(), counts)
+    assert done["duration_s_predicted"].tolist() == want["duration_s_predicted"].tolist()
+    assert done["gpu_layers"].tolist() == asked["gpu_layers"].tolist()
+    for level in ("101%", "half", "-1", "x%"):
+        with pytest.raises(InputError, match="row 1, column gpu_layers must be"):
+            predicted_table(published_performance(), table({}, {"gpu_layers": level}))
+
+
+def test_a_bandwidth_in_another_unit_is_refused():
+    for given in (83.2, 83_200, 0):
+        with pytest.raises(
+            InputError, match="column host_bandwidth_bytes_per_s must be a number of at least 1000"
+        ):
+            predicted_table(published_performance(), table({"host_bandwidth_bytes_per_s": given}))

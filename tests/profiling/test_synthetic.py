@@ -1,5 +1,7 @@
 import importlib.util
 import math
+import os
+import stat
 import subprocess
 import sys
 from dataclasses import replace
@@ -274,3 +276,12 @@ def test_transformers_runs_every_family_and_type(tmp_path):
     results = run_engine(TRANSFORMERS, paths)
     assert [(vocab_size, params) for vocab_size, _, params in results] == expected
     assert all(distinct_tokens > 5 for _, distinct_tokens, _ in results)
+
+
+def test_a_pipe_is_no_place_and_stays_one(tmp_path):
+    out = tmp_path / "pipe"
+    os.mkfifo(out)
+    with pytest.raises(InputError, match="out must be a file or a folder, and no pipe or device"):
+        write_checkpoint(TINY, out, format="gguf", quantization="Q8_0", overwrite=True)
+    assert stat.S_ISFIFO(out.stat().st_mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

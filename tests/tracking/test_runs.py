@@ -522,3 +522,23 @@ def test_a_journal_is_held_by_one(folder: Path) -> None:
     opened.close()
     with pytest.raises(BrokenFileError, match="No such file"):
         Journal.open(folder)
+
+
+def test_a_clock_that_is_set_back_makes_no_run_that_ends_before_it_began(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day_ms = 86_400_000
+    with tracking("eval", "here") as here:
+        here.params({"a": 1})
+        before_ns = time.time_ns()
+        monkeypatch.setattr(time, "time_ns", lambda: before_ns - day_ms * 1_000_000)
+        monkeypatch.setattr(time, "time", lambda: (before_ns - day_ms * 1_000_000) / 1e9)
+        here.metrics({"b": 2.0})
+    with tracking("eval", "begun elsewhere", begun_ms=runs.now_ms() + day_ms) as elsewhere:
+        elsewhere.params({"a": 1})
+    client = open_store(store_uri(folder))
+    for tracker, longest_ms in ((here, day_ms // 2), (elsewhere, 0)):
+        found = client.get_run(tracker.run_id).info
+        assert 0 <= found.end_time - found.start_time <= longest_ms
+    (metric,) = client.get_metric_history(here.run_id, "b")
+    assert metric.timestamp >= client.get_run(here.run_id).info.start_time

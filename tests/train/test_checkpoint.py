@@ -68,6 +68,8 @@ def test_a_strangers_checkpoint_runs_no_code(
     with pytest.raises(BrokenFileError):
         train_policy([fake_world], SETTINGS, checkpoint=path)
     assert "code ran" not in capsys.readouterr().out
+    pickle.loads(path.read_bytes())
+    assert "code ran" in capsys.readouterr().out, "it would have been seen"
 
 
 def test_a_training_that_gets_no_better_stops_early(fake_world: World) -> None:

@@ -12,6 +12,9 @@ __all__ = ["SHIPPED", "shipped_policy"]
 SHIPPED = "shipped"
 """Name of the policy that comes with the package."""
 
+OWN_NAME = "distilled"
+"""What it is called in tables, logs and records, which is understood too."""
+
 
 def shipped_policy() -> LearnedPolicy:
     """Loads the trained policy that comes with the package."""

@@ -12,7 +12,8 @@ from shunter.errors import InputError, UnknownNameError
 from shunter.eval.compare import Comparison
 from shunter.eval.compare import compare as set_side_by_side
 from shunter.eval.read_back import read_evaluation
-from shunter.files import check_place, finite, write_json
+from shunter.files import finite, write_json
+from shunter.outputs import hold
 from shunter.report.compare import (
     changes_table,
     comparison_words,
@@ -65,7 +66,10 @@ def compare(
     shunter compare 0f8a3c54c1f14a0bb2d6cb1d9a3e0c55 runs/tuesday --metric response_p95_s --out compare.html
     """
     console = open_console()
-    _check(runs, out, json_path)
+    _check(runs)
+    if out is not None:
+        hold("--out", out, make=False)
+        hold("--out, its Markdown,", out.with_suffix(".md"), make=False)
     comparison = set_side_by_side([read_evaluation(run, store=store) for run in runs])
     for name in metric or ():
         if name not in comparison.metrics:
@@ -82,12 +86,11 @@ def compare(
             console.print(table.to_rich())
 
 
-def _check(runs: list[str], out: Path | None, json_path: Path | None) -> None:
+def _check(runs: list[str]) -> None:
     if len(runs) < 2:
         raise InputError("RUN", "be given at least twice", runs)
     if len(set(runs)) < len(runs):
         raise InputError("RUN", "be another each time", runs)
-    check_place("--out", out)
 
 
 def _tables(comparison: Comparison, metrics: list[str], *, verbose: bool) -> list[ReportTable | None]:

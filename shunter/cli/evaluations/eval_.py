@@ -19,13 +19,14 @@ from shunter.cli.options import (
     free_folder,
     lost_words,
     open_console,
-    place,
+    output,
     progress,
     say_answer,
     seconds,
     seed_list,
 )
 from shunter.engines.registry import ENGINES
+from shunter.envs.world.world import load_note
 from shunter.errors import InputError
 from shunter.eval.evaluate_and_save import RealRuns, SavedEvaluations, evaluate_and_save
 from shunter.eval.evaluation import Evaluation
@@ -110,7 +111,7 @@ _Json = Annotated[
     Path | None,
     typer.Option(
         "--json",
-        callback=place("--json", make=False),
+        callback=output("--json", make=False),
         help="Also write the results here.",
         show_default=False,
     ),
@@ -199,7 +200,8 @@ def _show(console: Console, done: SavedEvaluations, *, verbose: bool) -> None:
         found = findings(last.evaluation.to_dict())
         pages = [f"report: {last.files['report']}", last.tracker.words]
     warnings = [f"warning: {line}" for line in done.warnings]
-    say_answer(console, [*found, *lost_words(done.lost), *warnings], pages, verbose=verbose)
+    notes = dict.fromkeys(f"note: {line}" for one in done.saved if (line := load_note(one.evaluation.world)))
+    say_answer(console, [*found, *lost_words(done.lost), *warnings, *notes], pages, verbose=verbose)
     for one in done.saved if verbose else ():
         show_tables(console, one.evaluation)
         say_answer(console, [f"{name}: {path}" for name, path in one.files.items()], verbose=True)

@@ -13,7 +13,8 @@ from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.world.served import is_assumed, served_world
 from shunter.eval.traffic.record import Record, read_record
 from shunter.eval.traffic.replay import check_answers, ran_policy, replay_record
-from shunter.files import check_place, finite, write_json
+from shunter.files import finite, write_json
+from shunter.outputs import hold
 from shunter.report.replay import replay_tables, replay_words, write_replay
 
 _Record = Annotated[Path, typer.Argument(help="Folder of shunter serve --record.", show_default=False)]
@@ -63,7 +64,7 @@ def replay(
 
     shunter replay record --scenario box.yaml --performance perf --policy lru-keepalive --out replay.html
     """
-    check_place("--out", out)
+    hold("--out", out, make=False)
     console = open_console()
     found, served = read_record(record), load_scenario(scenario, served=True)
     check_answers(found)

@@ -13,7 +13,7 @@ from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.timeline import pick_run, read_timeline
 from shunter.eval.traffic.timeline import record_timeline
 from shunter.export.perfetto import write_perfetto
-from shunter.files import check_place
+from shunter.outputs import hold
 from shunter.report.timeline import write_timeline
 
 
@@ -56,7 +56,7 @@ def timeline(
     console = open_console()
     page = out if out is not None or perfetto is not None else Path("timeline.html")
     for option, path in (("--out", page), ("--perfetto", perfetto)):
-        check_place(option, path)
+        hold(option, path, make=False)
         if path is not None and path.absolute() == events.absolute():
             raise InputError(option, "not be the event log itself", str(path))
     if events.is_dir():

@@ -21,7 +21,7 @@ from shunter.eval.read_back import read_results
 from shunter.files import finite, write_json
 from shunter.models.published.performance import open_performance
 from shunter.models.state import performance_file
-from shunter.outputs import sole_writer
+from shunter.outputs import hold
 from shunter.report.page import ReportTable
 from shunter.tracking.fits import log_fit
 from shunter.tracking.lineage import file_input, performance_input
@@ -63,18 +63,21 @@ def calibrate(
     shunter calibrate runs/eval --out perf-calibrated --json gap.json
     """
     console, begun_ms = open_console(), now_ms()
+    if out is not None:
+        hold("--out", performance_file(out))
     results = _results(run)
+    if out is None:
+        out = run / "calibrated"
+        hold("--out", performance_file(out))
     model = open_performance(performance or run / "performance.json")
-    out = out or run / "calibrated"
-    with sole_writer("--out", performance_file(out)):
-        found = calibrate_on(
-            model,
-            Scenario.parse(results["scenario"], source=f"{run}/results.json: scenario"),
-            read_event_log(run / "events.parquet"),
-            _policies(results.get("sources", {})),
-            budgets=results["budgets"],
-        )
-        path = found.recalibration.performance.save(out)
+    found = calibrate_on(
+        model,
+        Scenario.parse(results["scenario"], source=f"{run}/results.json: scenario"),
+        read_event_log(run / "events.parquet"),
+        _policies(results.get("sources", {})),
+        budgets=results["budgets"],
+    )
+    path = found.recalibration.performance.save(out)
     figures = {
         "held_out": found.held_out,
         "median_before": found.median_before,

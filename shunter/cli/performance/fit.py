@@ -17,7 +17,7 @@ from shunter.models.fit.regressors import TargetFit
 from shunter.models.performance import PerformanceModel
 from shunter.models.published.performance import PUBLISHED, open_performance
 from shunter.models.state import CorrectionErrors, performance_file
-from shunter.outputs import replaced_folder, sole_writer
+from shunter.outputs import hold, replaced_folder
 from shunter.profiling.dataset.compare import merge_datasets
 from shunter.profiling.dataset.journal import journal_path
 from shunter.profiling.dataset.table import read_dataset
@@ -127,8 +127,8 @@ def fit(
     if not data:
         raise InputError("DATA", "name datasets that shunter profile wrote", [])
     out = out or Path("perf")
-    with sole_writer("--out", performance_file(out)):
-        _fit(console, data, out, performance, quick=quick, keep_throttled=keep_throttled, verbose=verbose)
+    hold("--out", performance_file(out))
+    _fit(console, data, out, performance, quick=quick, keep_throttled=keep_throttled, verbose=verbose)
 
 
 def _fit(
@@ -212,8 +212,8 @@ def _update(
     if out is None and str(performance) == PUBLISHED and not performance.exists():
         raise InputError("--out", f"be given: {PUBLISHED} itself is not changed", None)
     out = out or performance
-    with sole_writer("--out", performance_file(out)):
-        update(console, performance, events, scenario, engine=engine, out=out, verbose=verbose)
+    hold("--out", performance_file(out))
+    update(console, performance, events, scenario, engine=engine, out=out, verbose=verbose)
 
 
 def _write(

@@ -10,11 +10,12 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from shunter.cli.options import open_console, place, say
+from shunter.cli.options import open_console, output, say
 from shunter.errors import InputError
 from shunter.files import replaced
 from shunter.models.published.performance import PUBLISHED, open_performance
 from shunter.models.tables import example_table, predicted_table
+from shunter.outputs import hold
 from shunter.parquet import read_frame, write_frame
 from shunter.profiling.dataset.schema import COLUMNS
 from shunter.reading import reading
@@ -32,11 +33,11 @@ _Template = Annotated[
     Path | None,
     typer.Option(
         help="Write a table of examples for the model here instead.",
-        callback=place("--template"),
+        callback=output("--template"),
         show_default=False,
     ),
 ]
-_Out = Annotated[Path, typer.Option(help="Table to write (.csv or .parquet).", callback=place("--out"))]
+_Out = Annotated[Path, typer.Option(help="Table to write (.csv or .parquet).")]
 
 
 def predict(
@@ -52,7 +53,8 @@ def predict(
     the profiled limits. So loads and decodes can share a table.
 
     Times are in seconds, a decode's of one step: one token for each request of its batch. The column unit
-    says so row by row, and why_out_of_range what of a configuration is beyond what was measured.
+    says so row by row, and why_out_of_range what of a configuration is beyond what was measured, or that it
+    is not predicted to fit its GPU. gpu_layers are a count, a percentage (50%) or all.
 
     Models are named as they were profiled, or as in the catalogue with the quantisation: Qwen3-8B Q4_K_M, or
     Qwen3-8B with Q4_K_M in a column quantization.
@@ -76,6 +78,7 @@ def predict(
         _write(rows, template)
         text = f"{template}: {len(rows)} configurations to start from; blank cells are filled in"
     elif configurations is not None:
+        hold("--out", out)
         asked = _read(configurations)
         predicted = predicted_table(model, asked)
         _write(predicted, out)

@@ -15,7 +15,6 @@ from shunter.envs.world.served import served_world
 from shunter.errors import InputError
 from shunter.eval.traffic.record import read_record
 from shunter.eval.traffic.replay import ran_policy
-from shunter.outputs import sole_writer
 from shunter.train.settings import EvolutionSettings
 
 _Record = Annotated[
@@ -37,7 +36,9 @@ def improve(
     scenario: ServedScenario,
     performance: ServedPerformance = None,
     against: _Against = None,
-    minutes: Annotated[float | None, typer.Option(help="About how long to search.", show_default="3")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="About how long to search, see train.", show_default="3")
+    ] = None,
     generations: Annotated[
         int | None, typer.Option(help="How many, whatever their time.", show_default="by --minutes")
     ] = None,
@@ -79,7 +80,7 @@ def improve(
     )
     ran = ran_policy(found, against, option="--against")
     world = served_world(served, performance)
-    with sole_writer("--out", out), progress(console) as bar:
+    with progress(console) as bar:
         done = make_better(
             found,
             world,

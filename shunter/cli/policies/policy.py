@@ -18,7 +18,8 @@ from shunter.agents.model_uri import load_registered
 from shunter.cli.options import Performance, Verbose, check_new, open_console, say, say_answer
 from shunter.envs.scenario.library import performance_of
 from shunter.errors import InputError
-from shunter.files import check_place, write_json
+from shunter.files import write_json
+from shunter.outputs import hold
 from shunter.train.verdict import Verdict, kept_words, shown, verdict_of
 
 File = Annotated[
@@ -160,7 +161,7 @@ def policy_explain(
 
     console = open_console()
     for option, path in (("--out", out), ("--json", as_json)):
-        check_place(option, path)
+        hold(option, path, make=False)
     if not 2 <= seeds <= len(SEEDS):
         raise InputError("--seeds", f"be 2 to {len(SEEDS)}", seeds)
     policy = _learned(file)

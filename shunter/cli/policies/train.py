@@ -52,7 +52,11 @@ _Algorithm = Annotated[
 ]
 _Minutes = Annotated[
     float | None,
-    typer.Option(help="evolution: about how long to search each.", show_default="3"),
+    typer.Option(
+        help="evolution: about how long to search each, but 20 generations at least; baselines are played "
+        "before, and the comparison that is printed after, in time of their own.",
+        show_default="3",
+    ),
 ]
 _Generations = Annotated[
     int | None,

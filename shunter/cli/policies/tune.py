@@ -32,8 +32,9 @@ from shunter.cli.policies.train import settings_given
 from shunter.envs.scenario.library import performance_of
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError, UnknownNameError
-from shunter.files import check_place, finite, write_json
+from shunter.files import finite, write_json
 from shunter.jobs import Runner, open_runner
+from shunter.outputs import hold
 from shunter.tracking.lineage import where
 from shunter.tracking.runs import check_store, now_ms, tracking
 from shunter.tracking.tunings import log_tuning
@@ -116,9 +117,9 @@ def tune(
     if (train is None) == (scenario is None):
         raise InputError("--scenario", "be given, or --train instead", list(map(str, scenario or ())))
     if train is not None:
-        check_place("--out", out, make=True)
-    if train is not None and out.exists():
-        raise InputError("--out", "not exist yet", str(out))
+        hold("--out", out)
+        if out.exists():
+            raise InputError("--out", "not exist yet", str(out))
     config, begun_ms = None if train is None else load_config(train), now_ms()
     lengths = {"minutes": minutes, "generations": generations, "steps": steps}
     shorter = None if config is None else settings_given(config.settings, **lengths)

@@ -17,6 +17,7 @@ from rich.table import Table
 from shunter.catalog.models import ModelSpec, catalog_models, get_model, scaled_model
 from shunter.cli.options import open_console, say
 from shunter.errors import InputError
+from shunter.outputs import hold
 from shunter.profiling.checkpoints.synthetic import (
     CHECKPOINT_FORMATS,
     bytes_per_weight,
@@ -78,6 +79,7 @@ def checkpoint(
         raise InputError("--like", "name a model of the catalogue (shunter checkpoint --list)", None)
     kind, quantization = _kind_of(out, format, quantization)
     spec = _wanted_shape(like, size, quantization)
+    hold("OUT", out, folder=kind == "safetensors", make=False)
     with _progress(console) as progress:
         write = partial(write_checkpoint, seed=seed, overwrite=overwrite, progress=progress)
         written = write(spec, out, format=kind, quantization=quantization)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from shunter.cli.options import open_console, say
 from shunter.errors import InputError, UnknownNameError
-from shunter.files import check_place
+from shunter.outputs import hold
 from shunter.profiling.dataset.compare import diff_datasets, merge_datasets
 from shunter.profiling.dataset.journal import journal_path
 from shunter.profiling.dataset.reference import PAPER, read_reference
@@ -168,7 +168,7 @@ def dataset_convert(
 def _check_new(field: str, out: Path) -> None:
     if out.suffix not in SUFFIXES:
         raise InputError(field, f"end in {' or '.join(SUFFIXES)}", str(out))
-    check_place(field, out, make=True)
+    hold(field, out)
     if out.exists():
         raise InputError(field, "not exist yet", str(out))
 

@@ -9,9 +9,9 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from shunter.cli.options import open_console, place, progress, say
+from shunter.cli.options import open_console, output, progress, say
 from shunter.files import write_json
-from shunter.outputs import replaced_folder, sole_writer
+from shunter.outputs import replaced_folder
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.dataset.throttled import throttled_words
 from shunter.profiling.offload_report import (
@@ -26,7 +26,7 @@ def profile_offload(
     data: Annotated[
         list[Path], typer.Argument(help="Datasets that shunter profile wrote (Parquet).", metavar="DATASET…")
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write.", callback=place("--out", folder=True))] = Path(
+    out: Annotated[Path, typer.Option(help="Folder to write.", callback=output("--out", folder=True))] = Path(
         "offload"
     ),
     batch: Annotated[int, typer.Option(min=1, help="Requests decoded together.")] = 1,
@@ -59,7 +59,7 @@ def profile_offload(
     points = json.loads(curves.to_json(orient="records"))
     findings = offload_findings(curves)
     results = {"sources": sources, "findings": findings, "points": points}
-    with sole_writer("--out", out, folder=True), replaced_folder(out, last="results.json") as staged:
+    with replaced_folder(out, last="results.json") as staged:
         write_offload_page(curves, staged / "offload.html", sources=sources)
         write_json(staged / "results.json", results)
     for table in offload_tables(curves):

@@ -11,13 +11,12 @@ from rich.console import Console
 
 from shunter.catalog.devices import parse_device
 from shunter.catalog.work import FACT_COLUMNS, FAMILY_COLUMNS
-from shunter.cli.options import Verbose, open_console, place, progress, say, say_answer
+from shunter.cli.options import Verbose, open_console, output, progress, say, say_answer
 from shunter.cli.profiles.profile import AllowOvercommit, Context, Names, Python, Seed
 from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import start_engine
 from shunter.errors import InputError
 from shunter.models.published.performance import open_performance
-from shunter.outputs import sole_writer
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.preemption.folder import (
     DATASET,
@@ -45,7 +44,7 @@ _Models = Annotated[
     list[str] | None,
     typer.Option(help="Model of job A: GGUF file or Hugging Face folder; repeatable.", show_default=False),
 ]
-_Out = Annotated[Path, typer.Option(help="Folder to write.", callback=place("--out", folder=True))]
+_Out = Annotated[Path, typer.Option(help="Folder to write.", callback=output("--out", folder=True))]
 _Engine = Annotated[str, typer.Option(help="transformers, llama-cpp, …")]
 _Device = Annotated[str, typer.Option(help="cpu:1-threads, cuda:0, loopback:1-threads, …")]
 _Other = Annotated[
@@ -119,16 +118,15 @@ def profile_preemption(
     place = parse_device(device, field="--device")
     models = read_models(model or [], engine, names=name or ())
     plan = make_preemption_plan(models, b, settings, engine=engine, device=place)
-    with sole_writer("--out", out, folder=True):
-        open_measurement(out, plan, predict=lambda: _predict(performance, plan), resume=resume)
-        console, begun_ms = open_console(), now_ms()
-        if is_old(out):
-            _show(console, out, plan, verbose)
-            return
-        check_store()
-        done = _measure(console, out, plan, python, allow_overcommit)
-        if _show(console, out, plan, verbose):
-            _track(out, plan, done, begun_ms)
+    open_measurement(out, plan, predict=lambda: _predict(performance, plan), resume=resume)
+    console, begun_ms = open_console(), now_ms()
+    if is_old(out):
+        _show(console, out, plan, verbose)
+        return
+    check_store()
+    done = _measure(console, out, plan, python, allow_overcommit)
+    if _show(console, out, plan, verbose):
+        _track(out, plan, done, begun_ms)
     if done is None:
         raise typer.Exit(130)
 

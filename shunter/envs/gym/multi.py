@@ -49,7 +49,7 @@ class MultiSchedulingEnv(gymnasium.Env[Observation, np.int64]):
         if worlds is None:
             if isinstance(scenarios, str) or not scenarios:
                 raise InputError("scenarios", "be a list of at least one", scenarios)
-            worlds = [make_world(scenario, performance) for scenario in scenarios]
+            worlds = [make_world(scenario, performance, field="scenarios") for scenario in scenarios]
         self.envs = [
             SchedulingEnv(world=world, oracle=oracle, noise=noise, render_mode=render_mode)
             for world in worlds

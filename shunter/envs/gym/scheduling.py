@@ -188,7 +188,7 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
         cut_off_s: float | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.world = world if world is not None else make_world(scenario, performance)
+        self.world = world if world is not None else make_world(scenario, performance, field="scenario")
         self.render_mode = render_mode
         observation, action = make_spaces(self.world.actions)
         self.observation_space: spaces.Space[Observation] = observation  # type: ignore[assignment]

@@ -88,7 +88,7 @@ class SchedulingVectorEnv(Restorable, VectorEnv[Observation, NDArray[np.int64], 
         render_mode: str | None = None,
     ) -> None:
         num_envs, threads = check_count("num_envs", num_envs), check_count("threads", threads)
-        self.world = world if world is not None else make_world(scenario, performance)
+        self.world = world if world is not None else make_world(scenario, performance, field="scenario")
         self.num_envs = num_envs
         self.copy = copy
         self.single_observation_space, self.single_action_space = make_spaces(self.world.actions)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from shunter.errors import InputError, UnknownNameError
-from shunter.files import write_text
+from shunter.files import write_bytes
 
 __all__ = ["find_scenario", "performance_of", "scenario_names", "write_capacity"]
 
@@ -36,11 +38,12 @@ def performance_of(scenario: str | Path, given: str | Path | None = None) -> Pat
     return Path("published" if in_library(scenario) else "perf")
 
 
-def find_scenario(text: str | Path) -> Path:
+def find_scenario(text: str | Path, *, field: str = "--scenario") -> Path:
     """The file of a scenario.
 
     Args:
         text: A path, or the bare name of a scenario of the library.
+        field: What it was given as.
 
     Raises:
         InputError: It looks like a path, and there is no such file.
@@ -52,8 +55,8 @@ def find_scenario(text: str | Path) -> Path:
     if in_library(text):
         return _FOLDER / f"{text}.yaml"
     if path.suffix or len(path.parts) > 1 or path.exists():
-        raise InputError("--scenario", "be an existing YAML file or a name of the library", str(text))
-    raise UnknownNameError("--scenario", str(text), scenario_names())
+        raise InputError(field, "be an existing YAML file or a name of the library", str(text))
+    raise UnknownNameError(field, str(text), scenario_names())
 
 
 def write_capacity(path: Path, rate_per_s: float) -> Path:
@@ -67,12 +70,34 @@ def write_capacity(path: Path, rate_per_s: float) -> Path:
         The file.
 
     Raises:
-        InputError: The file's workload has no load on a line of its own.
+        InputError: The file's workload has no load.
     """
-    text = path.read_text(encoding="utf-8")
-    bare = re.sub(r"^ +capacity_rate_per_s:.*\n", "", text, flags=re.M)
-    line = rf"\g<0>\n\g<1>capacity_rate_per_s: {rate_per_s:.4g}"
-    changed, count = re.subn(r"^( +)load:.*$", line, bare, count=1, flags=re.M)
-    if count == 0:
-        raise InputError(str(path), "have workload.load on a line of its own to write a capacity", "none")
-    return write_text(path, changed)
+    text = path.read_bytes().decode()
+    found = _entry(yaml.compose(text, yaml.SafeLoader), "workload")
+    load = None if found is None else _entry(found[1], "load")
+    if found is None or load is None:
+        raise InputError(str(path), "have workload.load to write a capacity behind", "none")
+    key, value = load
+    stated, rate = _entry(found[1], "capacity_rate_per_s"), f"{rate_per_s:.4g}"
+    if stated is not None:
+        begin, end = (mark.index for mark in (stated[1].start_mark, stated[1].end_mark))
+    elif found[1].flow_style:
+        begin = end = value.end_mark.index
+        rate = f", {_quoted('capacity_rate_per_s', key)}: {rate}"
+    else:  # behind the line, which may end in a comment
+        rest = text[value.end_mark.index :]
+        begin = end = value.end_mark.index + len(rest.partition("\n")[0].rstrip("\r"))
+        rate = f"\n{' ' * key.start_mark.column}{_quoted('capacity_rate_per_s', key)}: {rate}"
+        rate = rate.replace("\n", "\r\n" if rest.partition("\n")[0].endswith("\r") else "\n")
+    return write_bytes(path, (text[:begin] + rate + text[end:]).encode())
+
+
+def _entry(node: yaml.Node | None, name: str) -> tuple[Any, Any] | None:
+    """A key of a mapping and its value, as nodes; None where there is none."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return next((pair for pair in pairs if pair[0].value == name), None)
+
+
+def _quoted(name: str, like: Any) -> str:
+    """A key written as another one is."""
+    return f"{like.style or ''}{name}{like.style or ''}"

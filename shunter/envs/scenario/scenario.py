@@ -184,7 +184,7 @@ class Scenario(Strict):
         return checked(cls, data, source=source, whole="scenario")
 
 
-def load_scenario(path: str | Path, *, served: bool = False) -> Scenario:
+def load_scenario(path: str | Path, *, served: bool = False, field: str = "--scenario") -> Scenario:
     """Reads a scenario from a YAML file, or from the library by its name.
 
     Relative checkpoints and traces become relative to the file's folder.
@@ -192,13 +192,14 @@ def load_scenario(path: str | Path, *, served: bool = False) -> Scenario:
     Args:
         path: A file; or a bare name, where there is no such file, of the library's scenarios.
         served: Whether it is for a gateway, and need not say what is asked for: an ``AssumedWorkload`` then.
+        field: What it was given as.
 
     Raises:
         InputError: The file is missing, or a field breaks a rule.
         UnknownNameError: The library has no such scenario.
         BrokenFileError: It is no YAML mapping.
     """
-    path = find_scenario(path)
+    path = find_scenario(path, field=field)
     assumed = {"workload": AssumedWorkload()} if served else {}
     scenario = read_checked(Scenario, path, whole="scenario", assumed=assumed)
     models = [model.relative_to(path.parent) for model in scenario.models]

@@ -102,8 +102,8 @@ def cut_pairs(pairs: Pairs, workload: Workload, limits: Limits) -> Pairs:
     """Scales pairs and cuts them to the context limit.
 
     Returns:
-        Like pairs; every entry at least 1, every sum at most ``limits.context_tokens``. A pair that is too
-        long keeps at least half of the context for its prompt.
+        Like pairs; every entry at least 1, every sum at most ``limits.context_tokens``. Of a pair that is too
+        long the answer keeps half of the context, or what its prompt leaves where that is more.
     """
     return _cut(pairs, workload.prompt_scale, workload.decode_scale, limits.context_tokens)
 
@@ -147,6 +147,7 @@ def _drawn(
     lengths: str | Path | TracePart, prompt_scale: float, decode_scale: float, context_tokens: int
 ) -> Pairs:
     """What ``length_pairs`` gives, the same array for everybody who asks."""
+    is_file = isinstance(lengths, Path | TracePart)
     if isinstance(lengths, Path | TracePart):
         part = TracePart(file=lengths) if isinstance(lengths, Path) else lengths
         pairs = _pairs(read_part(part, needs_arrivals=part.from_s is not None or part.to_s is not None))
@@ -154,14 +155,21 @@ def _drawn(
         pairs = _shipped(lengths)
     else:
         pairs = _from_quantiles(lengths)
-    cut = _cut(pairs, prompt_scale, decode_scale, context_tokens)
+    cut = _cut(pairs, prompt_scale, decode_scale, context_tokens, halves=not is_file)
     cut.setflags(write=False)
     return cut
 
 
-def _cut(pairs: Pairs, prompt_scale: float, decode_scale: float, context_tokens: int) -> Pairs:
+def _cut(
+    pairs: Pairs, prompt_scale: float, decode_scale: float, context_tokens: int, *, halves: bool = False
+) -> Pairs:
+    """What ``cut_pairs`` says; with ``halves`` no answer is longer than half of the context, prompts or not.
+
+    So lengths that shunter ships are cut: measured capacities and trained policies rest on it.
+    """
     scaled = np.maximum(1, np.rint(pairs * np.array([prompt_scale, decode_scale])))
-    scaled[:, 1] = np.minimum(scaled[:, 1], context_tokens // 2)
+    left = 0.0 if halves else context_tokens - scaled[:, 0]
+    scaled[:, 1] = np.minimum(scaled[:, 1], np.maximum(context_tokens // 2, left))
     scaled[:, 0] = np.minimum(scaled[:, 0], context_tokens - scaled[:, 1])
     return np.asarray(scaled, np.int64)
 

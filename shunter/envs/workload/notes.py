@@ -62,7 +62,8 @@ def _cuts(scenario: Scenario) -> Iterator[str]:
             context = scenario.context_of(model)
             yield (
                 f"{file}: {cut} of {len(wants)} requests are longer than a context of {context} tokens takes "
-                "(context_tokens): their answers are cut to half of it, their prompts to what is left"
+                "(context_tokens): their answers are cut to half of it, or to what prompts leave, whichever "
+                "is more, their prompts to the rest"
             )
 
 

@@ -106,6 +106,11 @@ def replay_notes(workload: Workload, replay: Replay, models: Sequence[Model]) ->
                 f"({_counted(strange)}): theirs are drawn by popularity (workload.replay.names says which "
                 "models they are, workload.replay.models: zipf that all are drawn)"
             )
+        if len(models) > 1 and (unnamed := len(frame) - len(named)):
+            notes.append(
+                f"{replay.file}: {unnamed} of {len(frame)} requests name no model: theirs are drawn by "
+                "popularity (popularity_zipf or models' weights; workload.replay.models: zipf says so)"
+            )
     if replay.models == "session" and (lacking := int((frame["session"] == "").sum())):
         notes.append(
             f"{replay.file}: {lacking} of {len(frame)} requests name no session: a model is drawn for each"

@@ -45,9 +45,12 @@ TRACE_COLUMNS = {
 MAX_TOKENS = 10_000_000
 """Longer prompts and answers are taken for damage."""
 
-SHORTEST_GAP_S, LONGEST_GAP_S = 1e-3, 86_400.0
+SHORTEST_GAP_S, LONGEST_GAP_S = 1e-3, 60.0
 FEW, MANY = 10, 100
-"""So few with a mean gap beyond these, or so many within a second, are taken for a wrong unit of time."""
+"""So few with a mean gap beyond these, or all within a second, are asked about: their unit may be another.
+
+So many at the very same time are asked about too.
+"""
 
 EPOCH_S = (1e9, 1e10)
 """Numbers between these are seconds since 1970, from 2001 on, and no milliseconds since a trace began."""
@@ -156,7 +159,15 @@ def read_trace(
         raise InputError(_UNIT, f"be left out for {path}, which says its unit itself", time_unit)
     unit = time_unit or reading.unit or (None if needs_arrivals else "s")
     notes = list(reading.notes)
-    frame = _ordered(_valued(reading, unit, needs_arrivals, path), known)
+    frame = _valued(reading, needs_arrivals, path)
+    is_time = np.isfinite(frame["arrival_s"]).to_numpy()
+    if unit is None and not mend and is_time.any() and not is_time.all():
+        # A row's fault is told before the unit is asked for.
+        _mend(frame, _RULES[0], is_time, _column(path, known, "arrival_s"), None, table)
+    if unit is None:
+        raise InputError(_UNIT, f"be given: nothing says what unit the arrivals of {path} are in", None)
+    frame["arrival_s"] *= SECONDS[unit]
+    frame = _ordered(frame, known)
     first_s = frame["arrival_s"].min()
     if needs_arrivals and time_unit is None and not says_unit and MAX_ARRIVAL_S < first_s < np.inf:
         why = f"in {unit} all arrivals of {path} are after the year 2286"
@@ -164,7 +175,7 @@ def read_trace(
     for rule in _RULES:
         holds = rule.holds(frame).to_numpy()
         if not holds.all():
-            where = f"{path}: column {known.columns.get(rule.column, rule.column)}"
+            where = _column(path, known, rule.column)
             frame = _mend(frame, rule, holds, where, notes if mend else None, table)
     if frame.empty:
         raise InputError(str(path), "hold requests", "none")
@@ -174,7 +185,7 @@ def read_trace(
             why = f"all arrivals of {path} are whole numbers, where {name} has parts of a {unit}"
             raise InputError(_UNIT, f"be given: {why}", None)
     for column in NAMES:
-        where = f"{path}: column {known.columns.get(column, column)}"
+        where = _column(path, known, column)
         frame[column] = names(frame.set_index(_ROW)[column], where).array if column in frame else ""
     unread = reading.unread.reindex(frame[_ROW]).reset_index(drop=True)
     kept = [column for column in unread if not unread[column].map(is_blank).all()]
@@ -257,22 +268,19 @@ def _dated(reading: Reading, known: TraceFormat) -> tuple[Reading, bool]:
     return replace(reading, frame=frame, unit="s"), True
 
 
-def _valued(reading: Reading, unit: TimeUnit | None, needs_arrivals: bool, path: Path) -> pd.DataFrame:
-    """A reading's rows with numbers for what are numbers, arrivals in seconds, and which row each was.
+def _valued(reading: Reading, needs_arrivals: bool, path: Path) -> pd.DataFrame:
+    """A reading's rows with numbers for what are numbers, arrivals in their unit, and which row each was.
 
     Raises:
-        InputError: There are no arrivals though needed, or nobody knows their unit.
+        InputError: There are no arrivals though needed.
     """
     frame = reading.frame.reset_index(names=_ROW)
     if "arrival_s" not in frame:
         if needs_arrivals:
             raise InputError(str(path), "hold arrivals: lengths alone serve as workload.lengths", "none")
         frame["arrival_s"] = 0.0
-    if unit is None:
-        raise InputError(_UNIT, f"be given: nothing says what unit the arrivals of {path} are in", None)
-    for column in TOKENS:
+    for column in ("arrival_s", *TOKENS):
         frame[column] = numbers(frame[column])
-    frame["arrival_s"] = numbers(frame["arrival_s"]) * SECONDS[unit]
     return frame
 
 
@@ -286,16 +294,21 @@ def _check_unit(path: Path, arrivals_s: np.ndarray, unit: TimeUnit | None) -> No
     Raises:
         InputError: So many requests in so short, or so long, a time; or they begin at a date in seconds.
     """
-    count, span_s = len(arrivals_s), float(np.ptp(arrivals_s))
-    gap_s = span_s / max(1, count - 1)
-    is_odd = count >= FEW and (0 < gap_s < SHORTEST_GAP_S or gap_s > LONGEST_GAP_S)
-    if is_odd or (count >= MANY and span_s < 1):
-        rule = f"say s, ms, us or ns: {path} in {unit} would be {count} requests in {span_s:.3g} s"
-        raise InputError(_UNIT, rule, None)
     first = float(arrivals_s[0] / SECONDS[unit]) if unit else 0.0
     if unit != "s" and EPOCH_S[0] <= first < EPOCH_S[1]:
         rule = f"say s, ms, us or ns: {path} begins at {first:.0f}, which could be seconds since 1970"
         raise InputError(_UNIT, rule, None)
+    count, span_s = len(arrivals_s), float(np.ptp(arrivals_s))
+    gap_s = span_s / max(1, count - 1)
+    is_odd = 0 < span_s < 1 or 0 < gap_s < SHORTEST_GAP_S or gap_s > LONGEST_GAP_S
+    if (count >= FEW and is_odd) or (count >= MANY and span_s < 1):
+        rule = f"say s, ms, us or ns: {path} in {unit} would be {count} requests in {span_s:.3g} s"
+        raise InputError(_UNIT, rule, None)
+
+
+def _column(path: Path, known: TraceFormat, column: str) -> str:
+    """What errors call a column: by the file's own name."""
+    return f"{path}: column {known.columns.get(column, column)}"
 
 
 def _is_whole(values: pd.Series[Any]) -> pd.Series[bool]:

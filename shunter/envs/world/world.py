@@ -238,6 +238,8 @@ class World:
 def make_world(
     scenario: str | Path | Scenario | Mapping[str, Any] | None,
     performance: str | Path | PerformanceModel | None = None,
+    *,
+    field: str = "--scenario",
 ) -> World:
     """Compiles a scenario with a performance model.
 
@@ -245,6 +247,7 @@ def make_world(
         scenario: A file, a name of the library, a scenario, or its data (``model_dump(mode="json")``).
         performance: A file or folder, ``published``, or a model. None: ``published``, where all devices are
             GPUs of the catalogue.
+        field: What a file or a name of the library was given as.
 
     Raises:
         InputError: Either is missing, a device holds no model at any level, there is no room for what is
@@ -256,7 +259,7 @@ def make_world(
     if isinstance(scenario, Mapping):
         scenario = Scenario.parse(dict(scenario))
     if not isinstance(scenario, Scenario):
-        scenario = load_scenario(scenario)
+        scenario = load_scenario(scenario, field=field)
     performance = load_performance(scenario, performance)
     tabulation = Tabulation(scenario, performance)
     names = [device.name for device in scenario.devices]
@@ -295,6 +298,21 @@ def load_performance(
     if given is None and any(device.gpu is None for device in scenario.devices):
         raise InputError("performance", "be given: not all devices are GPUs of the catalogue", given)
     return published_performance() if given is None else open_performance(given)
+
+
+def load_note(world: World) -> str | None:
+    """What a load is a share of, in words, where no capacity was measured; else None.
+
+    Args:
+        world: Its scenario may say a load.
+    """
+    workload = world.scenario.workload
+    if workload.load is None or workload.capacity_rate_per_s is not None:
+        return None
+    return (
+        f"load {workload.load:g} is here {world.rate_per_s:.4g} requests/s, a share of what devices could "
+        "serve one request at a time: no capacity was measured (shunter scenarios check --write does)"
+    )
 
 
 def _at_load(load: float, workload: Workload, service_s: Array) -> float:

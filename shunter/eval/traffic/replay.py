@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shunter.agents.base import Policy, is_oracle
-from shunter.agents.learned.shipped import shipped_policy
 from shunter.agents.registry import make_policy
 from shunter.envs.world.world import World
 from shunter.errors import InputError, ShunterError, UnknownNameError
@@ -146,9 +145,6 @@ def ran_policy(record: Record, given: str | None = None, *, option: str = "--ran
     try:
         return make_policy("models:/{}/{}".format(*registered.groups()) if registered else record.policy)
     except (UnknownNameError, InputError):
-        shipped = shipped_policy()
-        if shipped.name == record.policy:
-            return shipped
         rule = "be the policy that ran (a file or models:/ URI): the record knows it by name only"
         raise InputError(option, rule, record.policy) from None
 

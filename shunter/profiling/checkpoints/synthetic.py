@@ -12,7 +12,7 @@ from pathlib import Path
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.catalog.models import ModelSpec
 from shunter.errors import InputError, UnknownNameError
-from shunter.files import remove_leftovers, sync
+from shunter.files import is_special, remove_leftovers, sync
 from shunter.profiling.checkpoints.gguf import MIN_VOCAB, write_gguf
 from shunter.profiling.checkpoints.safetensors import FOLDER_FILES, write_safetensors
 from shunter.profiling.checkpoints.tensors import BYTES_PER_WEIGHT, model_tensors, stored_bytes
@@ -66,6 +66,7 @@ def write_checkpoint(
             is too full.
     """
     out = Path(out)
+    out = out.resolve() if out.is_symlink() else out
     check_kind(format, quantization)
     _check_shape(spec, format, quantization)
     _check_place(out, format, overwrite)
@@ -134,6 +135,8 @@ def _check_place(out: Path, format: str, overwrite: bool) -> None:
         raise InputError("out", "lie in a folder that exists", str(out))
     if not out.exists():
         return
+    if is_special(out):
+        raise InputError("out", "be a file or a folder, and no pipe or device", str(out))
     if not overwrite:
         raise InputError("out", "not exist yet (or be overwritten on purpose: --overwrite)", str(out))
     if out.is_dir() != (format == "safetensors"):

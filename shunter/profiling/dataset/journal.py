@@ -36,8 +36,9 @@ _COLUMNS = {column.name for column in COLUMNS}
 
 
 def journal_path(dataset: str | os.PathLike[str]) -> Path:
-    """Where the journal of a dataset is."""
+    """Where the journal of a dataset is; of one that is a link, beside the file that it leads to."""
     dataset = Path(dataset)
+    dataset = dataset.resolve() if dataset.is_symlink() else dataset
     return dataset.with_name(dataset.name + ".journal.jsonl")
 
 

@@ -31,12 +31,15 @@ import pandas as pd
 
 from shunter.errors import InputError, VersionError
 
-__all__ = ["COLUMNS", "SCHEMA_VERSION", "frame_of", "validate"]
+__all__ = ["COLUMNS", "LEAST_BYTES_PER_S", "SCHEMA_VERSION", "frame_of", "validate"]
 
 SCHEMA_VERSION = 5
 READABLE_VERSIONS = (1, 2, 3, 4, SCHEMA_VERSION)
 _FILL = {"bool": False, "str": ""}
 _COUNTED = ("layers", "tokens", "experts", "heads", "threads", "GPUs")
+LEAST_BYTES_PER_S = 10**8
+"""No memory is slower: what is less was written in GB/s, or in MB/s."""
+
 OPERATIONS = ("load", "unload", "prefill", "decode", "kv_save", "kv_restore")
 
 
@@ -158,7 +161,15 @@ COLUMNS = (
     Column(
         "kv_on_host", "float64", "", "1: KV is in host memory wherever layers are", nullable=True, since=5
     ),
-    _condition("host_bandwidth_bytes_per_s", "bytes/s", "the host's peak memory bandwidth", since=5),
+    Column(
+        "host_bandwidth_bytes_per_s",
+        "float64",
+        "bytes/s",
+        "the host's peak memory bandwidth",
+        nullable=True,
+        minimum=LEAST_BYTES_PER_S,
+        since=5,
+    ),
 )
 
 

@@ -213,8 +213,13 @@ def in_order(units: Sequence[Unit], widest: int, rng: random.Random) -> tuple[Un
     return tuple(sorted(rng.sample(units, len(units)), key=lambda unit: unit.max_batch < widest))
 
 
-def parse_level(text: str, total_layers: int) -> int:
+def parse_level(text: str, total_layers: int, *, field: str = "--gpu-layers") -> int:
     """Reads a gpu_layers level: a count, a percentage of total_layers, or ``all``.
+
+    Args:
+        text: The level as written.
+        total_layers: Of the model, its output layer among them.
+        field: What it was given as.
 
     Raises:
         InputError: It is none of these, or outside 0 to total_layers.
@@ -224,10 +229,10 @@ def parse_level(text: str, total_layers: int) -> int:
     if number == "all":
         return total_layers
     if not number.replace(".", "", 1).isdigit():
-        raise InputError("--gpu-layers", rule, text)
+        raise InputError(field, rule, text)
     count = float(number) * (total_layers / 100 if text.strip().endswith("%") else 1)
     if count > total_layers or ("." in number and not text.strip().endswith("%")):
-        raise InputError("--gpu-layers", rule, text)
+        raise InputError(field, rule, text)
     return round(count)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from shunter.errors import BrokenFileError, InputError
-from shunter.serve.http.settings import read_api_keys
-from tests.serve.http.stub import play, running
+from shunter.serve.http.app import make_app
+from shunter.serve.http.settings import HttpSettings, read_api_keys
+from tests.serve.http.stub import StubScheduler, play, running
 
 KEYED = ("/v1/models", "/running", "/metrics", "/events", "/ready")
 
@@ -52,6 +53,23 @@ def test_the_status_can_be_open() -> None:
             async with run.client.post("/unload") as got:
                 assert got.status == 401
 
+    play(scene)
+
+
+def test_every_route_but_the_page_and_health_wants_a_key() -> None:
+    app = make_app(StubScheduler(), HttpSettings(api_keys=("k",)))
+    routes = [
+        (route.method, str(route.resource.canonical)) for route in app.router.routes() if route.resource
+    ]
+
+    async def scene() -> None:
+        async with running(api_keys=("k",)) as run:
+            for method, path in routes:
+                async with run.client.request(method, path.replace("{id}", "small")) as got:
+                    assert (got.status == 401) == (path not in ("/", "/health")), (method, path)
+            assert run.stub.tickets == run.stub.unloaded == []
+
+    assert len(routes) > len(KEYED)
     play(scene)
 
 

@@ -35,10 +35,11 @@ class MooncakeFormat(TraceFormat):
         _refuse_delays(table)
         reading = super().read(table)
         times = reading.frame["arrival_s"]
-        says = table.keys <= _DOCUMENTED and not (table.is_json and times.map(_is_text).any())
-        return (
-            reading if says and numbers(times).mod(1).fillna(0).eq(0).all() else replace(reading, unit=None)
-        )
+        counted = numbers(times)
+        says = table.keys <= _DOCUMENTED and counted.mod(1).fillna(0).eq(0).all()
+        if table.is_json and times[counted.notna()].map(_is_text).any():  # what is no number is a row's fault
+            says = False
+        return reading if says else replace(reading, unit=None)
 
     def write(self, frame: pd.DataFrame, path: Path, unread: pd.DataFrame) -> None:
         """See ``TraceFormat.write``; to the millisecond, sessions only where there are any."""
