@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shunter.eval.metrics.metrics import paired_change
+from shunter.eval.metrics.changes import paired_change
 from shunter.eval.read_back import Recorded, RecordedRun
 from shunter.report.words import MODES
 
@@ -20,6 +20,9 @@ _IGNORED = ("name", "description", "split")
 """Fields of a scenario that change no figure."""
 
 ARRIVAL_TOLERANCE_S = 1e-6
+
+ANOTHER_TIME = "the time at which engines ran"
+"""What marks a real difference between evaluations: of one pair of times no spread is known."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Change:
         mode: ``simulated`` or ``real``.
         sequences: Request sequences that both have.
         change: Relative change of the mean response; NaN if refused.
-        low: Lower end of the 95 % paired interval.
-        high: Upper end of the 95 % paired interval.
+        low: Lower end of the 95 % paired interval; NaN where there is none.
+        high: Upper end of the 95 % paired interval; NaN where there is none.
         refused: Why there is no figure.
         marked: What differs besides, that touches this mode.
     """
@@ -190,6 +193,10 @@ def _change(
     found = paired_change(mine, theirs)
     marked = tuple(mark.what for mark in marks if mark.run == number and mode in mark.touches)
     figures = {name: found[name] for name in ("change", "low", "high")}
+    if mode == "real" and found["low"] != found["high"]:
+        # Two evaluations are two times of the machine, and one difference between them has no spread.
+        figures.update(low=math.nan, high=math.nan)
+        marked = (*marked, ANOTHER_TIME)
     return replace(said, **figures, marked=marked)
 
 

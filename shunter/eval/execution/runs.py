@@ -43,6 +43,7 @@ class Run:
         log: Its events.
         cost: What the scenario's objective accrued, in its own unit; request-seconds for mean response.
         overhead_s: Wall-clock time of all that was no waiting for engines: deciding and keeping the books.
+        slowdown: How many times as long as predicted the sentinel took around the run; NaN: nobody measured.
     """
 
     policy: str
@@ -55,6 +56,7 @@ class Run:
     log: EventLog
     cost: float = float("nan")
     overhead_s: float = float("nan")
+    slowdown: float = float("nan")
 
     @property
     def failures(self) -> list[Failure]:
