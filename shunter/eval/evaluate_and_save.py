@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from shunter.eval.execution.device_executor import Deadline
 from shunter.eval.execution.faults.chaos import Chaos
 from shunter.eval.execution.real import bind_footprints, check_binding, open_engines
 from shunter.eval.provenance import capabilities_of, provenance
+from shunter.eval.quiet import check_quiet
 from shunter.eval.read_back import read_evaluation
 from shunter.eval.saved import save_evaluation
 from shunter.files import check_place, finite, write_bytes, write_json
@@ -50,12 +51,14 @@ class RealRuns:
         deadline: When a call is taken for hung, and its engine started again.
         chaos: What happens to engines on purpose.
         repeats: Runs of each policy and seed: two or more say how far reality is from itself.
+        quiet: What to do where other programs use the machine: one of ``QUIET_MACHINE``; None: go on.
     """
 
     python: Sequence[str] = ()
     deadline: Deadline = field(default_factory=Deadline)
     chaos: Chaos | None = None
     repeats: int = 1
+    quiet: str | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +222,8 @@ def evaluate_and_save(
     plan = _Plan(made, asked.sources, seeds, asked.performance, real, python, on_progress)
     with sole_writer("--out", out, folder=True):
         several, beyond = len(worlds) > 1, _warnings(made, worlds)
+        if real is not None:
+            beyond = (*beyond, *check_quiet(real.quiet, say=_sayer(on_progress)))
         done = (
             _at_several_loads(plan, worlds, out, ray, beyond)
             if several
@@ -286,6 +291,11 @@ def _warnings(policies: Sequence[Policy], worlds: Sequence[World]) -> tuple[str,
         for line in distance_from_training(policy, world)
     )
     return tuple(dict.fromkeys(lines))
+
+
+def _sayer(on_progress: OnProgress | None) -> Callable[[str], None]:
+    """Says something before there is progress."""
+    return lambda text: None if on_progress is None else on_progress(text, 0, 0)
 
 
 def _interpreters(scenario: Scenario, given: Sequence[str]) -> dict[str, str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from shunter.agents.base import Policy
 from shunter.envs.world.world import World, with_absolute_paths
 from shunter.errors import InputError
 from shunter.eval.budgets import budgets
+from shunter.eval.execution.course import MachineCourse, watched
 from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.event_log import EventLog
 from shunter.eval.execution.faults.failure_log import failure_rows
@@ -21,6 +23,7 @@ from shunter.eval.execution.real import bind_footprints, run_real
 from shunter.eval.execution.runs import BrokenRun, InterruptedRun, Run, as_repeat, simulate
 from shunter.eval.fidelity.gap import Fidelity, fidelity, same_seeds
 from shunter.eval.fidelity.replay import Replayed, replay_predicted
+from shunter.eval.fidelity.slowed import simulate_slowed
 from shunter.eval.metrics.changes import (
     RESOLUTION,
     TYPICAL_SPREAD,
@@ -64,6 +67,8 @@ class Evaluation:
         partial: The real run that was under way then; its events and failures count, its figures do not.
         repeats: How often each policy ran each seed for real.
         order: The plan of the real runs, in order; policies by index.
+        course: The machine while they went on.
+        slowed: For each real run the simulated one at the speed that the sentinel saw around it.
         predicted: The scenario before engines were asked what models take; None: it is ``world``.
     """
 
@@ -78,6 +83,8 @@ class Evaluation:
     partial: Run | None = None
     repeats: int = 1
     order: list[Turn] = field(default_factory=list)
+    course: MachineCourse | None = None
+    slowed: dict[str, list[Run]] = field(default_factory=dict)
     predicted: World | None = None
     _compared: tuple[int, Fidelity] | None = field(default=None, repr=False)
 
@@ -93,9 +100,11 @@ class Evaluation:
 
     def error(self, policy: str, metric: str) -> float:
         """(simulated - real) / real of a metric on the same requests; NaN where real is 0 or missing."""
-        real = summarize(self.real[policy])[metric]
-        simulated = summarize(same_seeds(self.simulated[policy], self.real[policy]))[metric]
-        return (simulated - real) / real if real else math.nan
+        return self._error(policy, metric, same_seeds(self.simulated[policy], self.real[policy]))
+
+    def _error(self, policy: str, metric: str, simulated: Sequence[Run]) -> float:
+        real, predicted = summarize(self.real[policy])[metric], summarize(simulated)[metric]
+        return (predicted - real) / real if real else math.nan
 
     def error_split(self, policy: str) -> dict[str, float | int]:
         """The error in mean response, split by replaying the real decisions with predicted durations.
@@ -131,6 +140,7 @@ class Evaluation:
         found: dict[str, Any] = {}
         if self.real:
             found = {"fidelity": compared.to_dict(), "real_runs": self._runs_dict()}
+            found |= {} if self.course is None else {"machine": self.course.to_dict(self.policies)}
         return {
             "scenario": scenario.model_dump(mode="json"),
             "rate_per_s": self.world.rate_per_s,
@@ -181,7 +191,10 @@ class Evaluation:
             metrics = metric_names(self.world.scenario.objective)
             errors = {metric: self.error(name, metric) for metric in metrics if metric != "unfinished"}
             out["error_split"] = self.error_split(name)
-            out["simulation_error"] = {k: v if math.isfinite(v) else None for k, v in errors.items()}
+            out["simulation_error"] = finite(errors)
+            slowed = self.slowed.get(name, [])
+            if len(slowed) == len(self.real[name]):
+                out["corrected_error"] = finite({m: self._error(name, m, slowed) for m in errors})
         return out
 
 
@@ -269,14 +282,36 @@ def _run_all(
 
         return report
 
-    for turn in result.order:
-        policy = policies[turn.policy]
-        report = reporter(f"real: {policy.name}, seed {turn.seed}")
-        run = as_repeat(run_real(world, policy, turn.seed, engines, on_progress=report), turn.repeat)
-        replayed = replay_predicted(world, world.draw(turn.seed), run.log.frame())
-        result.real.setdefault(policy.name, []).append(run)
-        result.replays.setdefault(policy.name, []).append(replayed)
-        done += requests
+    try:
+        with watched(world, engines) as result.course:
+            for turn in result.order:
+                policy = policies[turn.policy]
+                report = reporter(f"real: {policy.name}, seed {turn.seed}")
+                with result.course.run(turn):
+                    run = run_real(world, policy, turn.seed, engines, on_progress=report)
+                replayed = replay_predicted(world, world.draw(turn.seed), run.log.frame())
+                result.real.setdefault(policy.name, []).append(as_repeat(run, turn.repeat))
+                result.replays.setdefault(policy.name, []).append(replayed)
+                done += requests
+    finally:
+        _tell_slowdowns(result)
+    for stretch in result.course.stretches:
+        policy = policies[stretch.turn.policy]
+        slowed = simulate_slowed(world, policy, result.course, stretch)
+        result.slowed.setdefault(policy.name, []).extend([] if slowed is None else [slowed])
+
+
+def _tell_slowdowns(result: Evaluation) -> None:
+    """Writes into each real run what the sentinel saw around it."""
+    course, told = result.course, Counter[str]()
+    if course is None:
+        return
+    for stretch in course.stretches:
+        name = result.policies[stretch.turn.policy]
+        runs, number = result.real.get(name, []), told[name]
+        if number < len(runs):
+            runs[number] = replace(runs[number], slowdown=course.slowdown(stretch))
+        told[name] += 1
 
 
 def _simulate_all(

@@ -26,16 +26,18 @@ from shunter.cli.options import (
     seed_list,
 )
 from shunter.engines.registry import ENGINES
-from shunter.errors import InputError
+from shunter.errors import InputError, UnknownNameError
 from shunter.eval.asked import prepare
 from shunter.eval.evaluate_and_save import RealRuns, SavedEvaluations, evaluate_and_save
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.device_executor import Deadline
 from shunter.eval.execution.faults.chaos import parse_chaos
 from shunter.eval.execution.faults.failure_log import execution_lines
+from shunter.eval.fidelity.machine_words import machine_lines
 from shunter.eval.fidelity.tables import fidelity_tables, fidelity_verdict
 from shunter.eval.metrics.changes import RESOLUTION
 from shunter.eval.planning import plan_runs
+from shunter.eval.quiet import QUIET_MACHINE
 from shunter.report.compare import load_words
 from shunter.report.words import change_text, format_metric, verdict
 
@@ -79,6 +81,14 @@ _Resolution = Annotated[
         max=1.0,
         help="With --plan: the difference of mean responses to find. Default: 0.1, 10 %.",
         show_default=False,
+    ),
+]
+_Quiet = Annotated[
+    str | None,
+    typer.Option(
+        help="With --real, where other programs use the machine: wait until they do not, warn, or refuse.",
+        show_default=False,
+        metavar="|".join(QUIET_MACHINE),
     ),
 ]
 _Engine = Annotated[
@@ -144,6 +154,7 @@ def eval_(
     repeats: _Repeats = 1,
     plan: _Plan = False,
     resolution: _Resolution = None,
+    quiet_machine: _Quiet = None,
     engine: _Engine = None,
     python: _Python = None,
     ray: Ray = None,
@@ -174,10 +185,12 @@ def eval_(
 
     shunter eval --scenario s.yaml --real --plan --resolution 0.05
 
+    shunter eval --scenario s.yaml --real --seeds 6 --quiet-machine wait
+
     shunter eval --scenario s.yaml --real --duration 10m --chaos kill=0.05,hang=0.01 --hang-after 5s
     """
     console = open_console()
-    how = _real_runs(real, repeats, python or (), hang_after, chaos)
+    how = _real_runs(real, repeats, python or (), hang_after, chaos, quiet_machine)
     asked: dict[str, Any] = {
         "policies": policy or tuple(DEFAULT_POLICIES),
         "seeds": seed_list(seeds),
@@ -222,15 +235,24 @@ def _say_plan(
 
 
 def _real_runs(
-    real: bool, repeats: int, python: Sequence[str], hang_after: str, chaos: str | None
+    real: bool,
+    repeats: int,
+    python: Sequence[str],
+    hang_after: str,
+    chaos: str | None,
+    quiet: str | None,
 ) -> RealRuns | None:
     if chaos is not None and not real:
         raise InputError("--chaos", "be given with --real: the simulator's engines never fail", chaos)
     if repeats > 1 and not real:
         raise InputError("--repeats", "come with --real: simulation repeats itself exactly", repeats)
+    if quiet is not None and not real:
+        raise InputError("--quiet-machine", "come with --real: simulation does not mind", quiet)
+    if quiet is not None and quiet not in QUIET_MACHINE:
+        raise UnknownNameError("--quiet-machine", quiet, QUIET_MACHINE)
     deadline = Deadline(least_s=seconds("--hang-after", hang_after))
     strikes = None if chaos is None else parse_chaos(chaos)
-    return RealRuns(tuple(python), deadline, strikes, repeats) if real else None
+    return RealRuns(tuple(python), deadline, strikes, repeats, quiet) if real else None
 
 
 def _show(console: Console, done: SavedEvaluations, *, verbose: bool) -> None:
@@ -259,7 +281,7 @@ def findings(result: dict[str, Any]) -> list[str]:
     Args:
         result: From ``Evaluation.to_dict``.
     """
-    lines = [*verdict(result), *fidelity_verdict(result), *execution_lines(result)]
+    lines = [*machine_lines(result), *verdict(result), *fidelity_verdict(result), *execution_lines(result)]
     return sorted(lines, key=lambda line: line.startswith(("Note: ", "Given up: ")))
 
 
