@@ -30,7 +30,7 @@ from shunter.errors import UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.execution.faults.failure_log import execution_lines
 from shunter.eval.execution.real import open_engines
-from shunter.eval.fidelity.machine_words import machine_lines
+from shunter.eval.fidelity.machine_words import machine_lines, machine_summary
 from shunter.eval.fidelity.tables import fidelity_verdict
 from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.saved import save_evaluation
@@ -360,12 +360,14 @@ class _Demo:
                     "same_requests_simulated_response_mean_s": same[name]["simulated"]["response_mean_s"],
                     "same_requests_real_response_mean_s": same[name]["real"]["response_mean_s"],
                     "simulation_error": same[name]["simulation_error"]["response_mean_s"],
+                    "corrected_error": same[name].get("corrected_error", {}).get("response_mean_s"),
                 }
         return found
 
     def _finish(self, simulated: Evaluation, real: Evaluation, files: dict[str, Path]) -> None:
         added = verdict_of(self.policy)
         self.summary["policies"] = self._summary(simulated, real)
+        self.summary["machine"] = machine_summary(real.to_dict())
         self.summary["training_added"] = None if added is None else added.model_dump(mode="json")
         self.summary["duration_s"] = time.monotonic() - self.begun_s
         summary = write_json(self.folder / "summary.json", finite(self.summary))

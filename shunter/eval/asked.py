@@ -18,6 +18,8 @@ from shunter.envs.world.world import World, load_performance, make_world
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 
+__all__ = ["prepare"]
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -19,7 +19,7 @@ from shunter.eval.read_back import read_results
 from shunter.eval.saved import FILES
 from shunter.profiling.dataset.fingerprint import hardware_id
 
-__all__ = ["RunPlan", "plan_runs"]
+__all__ = ["plan_runs"]
 
 SIMULATED_SEEDS = 3
 """Request sequences whose simulation says how long a run takes."""

@@ -1,8 +1,8 @@
 """The sentinel: one small piece of work, measured again and again, so that the machine's speed is known.
 
-On each device, while nothing is resident there: the model that is quickest to load, a short prompt and a few
-steps. What the tables predict of it is as old as the profile; how much longer it takes now is the machine, as
-far as the prediction of this piece is right.
+On each device, while nothing is resident there: a model that is quick to load and well predicted, a short
+prompt and a few steps. What the tables predict of it is as old as the profile; how much longer it takes now
+is the machine, as far as the prediction of this piece is right.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.operations import Join, Operation
 
 PROMPT_TOKENS = 16
-STEPS = 16
+STEPS = 8
 REQUESTS = 3
 """Requests of one measurement; the median counts."""
 
 MOST_SHARE = 0.02
 """Share of the engines' time that measuring may take, but for the first and the last time."""
+
+AS_SURE = 1.25
+"""Models whose steps are predicted within so many times the narrowest interval are as good a sentinel."""
 
 _REQUEST = "sentinel"
 PARTS = ("load", "prefill", "decode")
@@ -145,12 +148,18 @@ class Sentinel:
 
 
 def _cell(world: World, device: int) -> tuple[int, int] | None:
-    """Model and level that load soonest, of those that fit the device and the work; None: none does."""
+    """Model and level that load soonest, of those that fit and whose steps are predicted best.
+
+    Returns:
+        Their indices; None: no model fits the device and the work.
+    """
     tokens = PROMPT_TOKENS + STEPS + 1
     long_enough = np.array([world.scenario.context_of(m) >= tokens for m in world.scenario.models])
     fits = world.tables.level_ok[device] & long_enough[:, None]
     if not fits.any():
         return None
+    sure = world.tables.step_halfwidth[device]
+    fits &= sure <= AS_SURE * sure[fits].min()
     load_s = np.where(fits, world.tables.load_s[device], np.inf)
     model, level = np.unravel_index(int(load_s.argmin()), load_s.shape)
     return int(model), int(level)

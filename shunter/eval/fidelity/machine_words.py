@@ -12,7 +12,7 @@ __all__ = ["machine_lines", "machine_summary"]
 Plain = dict[str, Any]
 
 ALIKE = 0.05
-"""By how much a machine may be quicker or slower before it is called so, if its prediction is that exact."""
+"""By how much a machine may be quicker or slower before it is called so."""
 
 
 def machine_lines(result: Plain) -> list[str]:
@@ -31,7 +31,7 @@ def machine_lines(result: Plain) -> list[str]:
     if machine["slowdown"] is None:
         busy = (machine["others_cores"] or 0.0) >= BUSY_CORES
         end = "how much slower that made it was not measured"
-        return [f"The machine was busy ({others}); {end}."] if busy else []
+        return [f"Note: the machine was busy ({others}); {end}."] if busy else []
     pace = _pace(machine["slowdown"], machine["uncertainty"])
     corrected, plain = (found.get(f"{name}response_error_median") for name in ("corrected_", ""))
     if corrected is None or plain is None:
@@ -61,14 +61,13 @@ def _median_error(result: Plain, kind: str) -> float | None:
 
 
 def _pace(slowdown: float, uncertainty: float | None) -> str:
-    """Words for a factor; within what the prediction itself is sure of, it is no claim."""
-    margin = max(ALIKE, uncertainty or 0.0)
-    times = f"{max(slowdown, 1 / slowdown):.2f}"
-    if slowdown > 1 + margin:
-        return f"{times} × slower than when profiled"
-    if slowdown < 1 / (1 + margin):
-        return f"{times} × quicker than when profiled"
-    return f"about as fast as when profiled ({slowdown:.2f} × as long, within ± {margin:.0%})"
+    """Words for a factor; within what the prediction itself is unsure of, that is said."""
+    factor, unsure = max(slowdown, 1 / slowdown), uncertainty or 0.0
+    if factor <= 1 + ALIKE:
+        return "about as fast as when profiled"
+    sign = "slower" if slowdown > 1 else "quicker"
+    open_end = f" if the sentinel's work is predicted right (± {unsure:.0%})" if factor <= 1 + unsure else ""
+    return f"{factor:.2f} × {sign} than when profiled{open_end}"
 
 
 def _others(machine: Plain) -> str:

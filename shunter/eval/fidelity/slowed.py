@@ -13,8 +13,6 @@ from shunter.eval.execution.course import MachineCourse, Stretch
 from shunter.eval.execution.runs import Run, simulate
 from shunter.eval.execution.sentinel import PARTS
 
-__all__ = ["simulate_slowed", "slowed"]
-
 
 def slowed(world: World, factors: Sequence[dict[str, float]]) -> World:
     """A world whose operations take longer than predicted.

@@ -21,7 +21,6 @@ from shunter.uncertainty import CONFIDENCE, FEWEST_ROUNDS, FEWEST_SEQUENCES, Int
 
 __all__ = [
     "RESOLUTION",
-    "TYPICAL_SPREAD",
     "interleaved_change",
     "paired_change",
     "run_spread",

@@ -17,7 +17,7 @@ import psutil
 from shunter.catalog.devices import parse_device
 from shunter.profiling.meters.conditions import Sample, Sensors
 
-__all__ = ["BUSY_CORES", "Look", "MachineWatch", "others_cores"]
+__all__ = ["BUSY_CORES", "MachineWatch", "core_count", "others_cores"]
 
 EVERY_S = 1.0
 
