@@ -21,6 +21,9 @@ _IGNORED = ("name", "description", "split")
 
 ARRIVAL_TOLERANCE_S = 1e-6
 
+SPEED_TOLERANCE = 0.05
+"""Two sentinels that differ by less saw the same machine."""
+
 ANOTHER_TIME = "the time at which engines ran"
 """What marks a real difference between evaluations: of one pair of times no spread is known."""
 
@@ -151,6 +154,7 @@ def _marks(number: int, first: Recorded, other: Recorded) -> Iterator[Mark]:
         ("performance model", digests, ("simulated",)),
         ("engine version", [one.get("engine_version") for one in made], ("real",)),
         ("machine", [one.get("machine_id") for one in made], ("real",)),
+        ("machine's speed", _speeds(first, other), ("real",)),
         ("shunter's version", versions, MODES),
         ("commit", [one.get("commit") for one in made], ()),
     ):
@@ -158,6 +162,14 @@ def _marks(number: int, first: Recorded, other: Recorded) -> Iterator[Mark]:
         shown = [mode for mode in modes if all(_has(run, mode) for run in (first, other))]
         if pair[0] != pair[1] and (shown or not modes):
             yield Mark(number, what, _said(pair[0]), _said(pair[1]), tuple(shown))
+
+
+def _speeds(first: Recorded, other: Recorded) -> list[str | None]:
+    """How fast the machine was, as the sentinel saw it; alike where nobody looked or it differs by little."""
+    slow = [(run.result.get("machine") or {}).get("slowdown") for run in (first, other)]
+    if None in slow or max(slow) < (1 + SPEED_TOLERANCE) * min(slow):
+        return [None, None]
+    return [f"{value:.2f} × as long as profiled" for value in slow]
 
 
 def _fields(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

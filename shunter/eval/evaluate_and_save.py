@@ -51,6 +51,7 @@ class RealRuns:
         deadline: When a call is taken for hung, and its engine started again.
         chaos: What happens to engines on purpose.
         repeats: Runs of each policy and seed: two or more say how far reality is from itself.
+        follow: Whether predicted durations follow the machine.
         quiet: What to do where other programs use the machine: one of ``QUIET_MACHINE``; None: go on.
     """
 
@@ -58,6 +59,7 @@ class RealRuns:
     deadline: Deadline = field(default_factory=Deadline)
     chaos: Chaos | None = None
     repeats: int = 1
+    follow: bool = False
     quiet: str | None = None
 
 
@@ -154,6 +156,7 @@ class _Plan:
                 self.seeds,
                 engines=engines,
                 repeats=1 if self.real is None else self.real.repeats,
+                follow=self.real is not None and self.real.follow,
                 on_progress=self.on_progress,
                 runner=runner,
             )

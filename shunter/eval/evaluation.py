@@ -66,6 +66,7 @@ class Evaluation:
         broken: What ended it: an engine that failed and could not be started again.
         partial: The real run that was under way then; its events and failures count, its figures do not.
         repeats: How often each policy ran each seed for real.
+        follow: Whether predicted durations followed the machine in real runs.
         order: The plan of the real runs, in order; policies by index.
         course: The machine while they went on.
         slowed: For each real run the simulated one at the speed that the sentinel saw around it.
@@ -82,6 +83,7 @@ class Evaluation:
     broken: BrokenRun | None = None
     partial: Run | None = None
     repeats: int = 1
+    follow: bool = False
     order: list[Turn] = field(default_factory=list)
     course: MachineCourse | None = None
     slowed: dict[str, list[Run]] = field(default_factory=dict)
@@ -167,6 +169,7 @@ class Evaluation:
         complete = [runs for runs in self.real.values() if {r.seed for r in runs} == set(self.seeds)]
         spread = run_spread(complete) if complete else math.nan
         return {
+            "follow": self.follow,
             "rounds": min(len(self.real.get(name, [])) for name in self.policies),
             "spread": spread if math.isfinite(spread) else None,
             "resolution": RESOLUTION,
@@ -220,6 +223,7 @@ def evaluate(
     *,
     engines: Sequence[DeviceExecutor] | None = None,
     repeats: int = 1,
+    follow: bool = False,
     on_progress: OnProgress | None = None,
     runner: Runner | None = None,
 ) -> Evaluation:
@@ -236,6 +240,7 @@ def evaluate(
             as they do. They are of no further use after Ctrl-C.
         repeats: How often every policy runs every seed for real: twice or more tells how far reality is from
             itself.
+        follow: Whether predicted durations follow the machine in real runs; see ``run_real``.
         on_progress: See ``OnProgress``.
         runner: Where simulated runs are made; by default here, one after another.
 
@@ -249,7 +254,7 @@ def evaluate(
     if engines is not None:
         world = bind_footprints(world, engines)
     names = [p.name for p in policies]
-    result = Evaluation(world, names, list(seeds), repeats=repeats, predicted=predicted)
+    result = Evaluation(world, names, list(seeds), repeats=repeats, predicted=predicted, follow=follow)
     try:
         _simulate_all(result, policies, runner or Runner(), on_progress if engines is None else None)
         if engines is not None:
@@ -288,7 +293,9 @@ def _run_all(
                 policy = policies[turn.policy]
                 report = reporter(f"real: {policy.name}, seed {turn.seed}")
                 with result.course.run(turn):
-                    run = run_real(world, policy, turn.seed, engines, on_progress=report)
+                    run = run_real(
+                        world, policy, turn.seed, engines, on_progress=report, follow=result.follow
+                    )
                 replayed = replay_predicted(world, world.draw(turn.seed), run.log.frame())
                 result.real.setdefault(policy.name, []).append(as_repeat(run, turn.repeat))
                 result.replays.setdefault(policy.name, []).append(replayed)

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,19 @@ def test_what_is_unlike_is_marked_where_it_touches(folder: Path, changed: Callab
     }
     marked = {c.mode: c.marked for c in comparison.changes}
     assert marked == {"simulated": ("performance model",), "real": ("engine version",)}
+
+
+@pytest.mark.parametrize(("slowdown", "marked"), [(1.7, True), (1.03, False), (None, False)])
+def test_a_machine_of_another_speed_is_marked(
+    changed: Callable[..., Recorded], slowdown: float | None, marked: bool
+) -> None:
+    first = changed(lambda result: result.update(machine={"slowdown": 1.0}))
+    other = replace(first, result={**first.result, "machine": {"slowdown": slowdown}})
+    marks = {mark.what: mark for mark in compare([first, other]).marks}
+    assert set(marks) == ({"machine's speed"} if marked else set())
+    if marked:
+        assert marks["machine's speed"].touches == ("real",)
+        assert marks["machine's speed"].other == "1.70 × as long as profiled"
 
 
 def test_other_seeds_are_refused(folder: Path, changed: Callable[..., Recorded]) -> None:

@@ -83,6 +83,13 @@ _Resolution = Annotated[
         show_default=False,
     ),
 ]
+_Follow = Annotated[
+    bool,
+    typer.Option(
+        "--follow",
+        help="With --real: predicted durations follow how fast the machine is, also those that policies see.",
+    ),
+]
 _Quiet = Annotated[
     str | None,
     typer.Option(
@@ -154,6 +161,7 @@ def eval_(
     repeats: _Repeats = 1,
     plan: _Plan = False,
     resolution: _Resolution = None,
+    follow: _Follow = False,
     quiet_machine: _Quiet = None,
     engine: _Engine = None,
     python: _Python = None,
@@ -185,12 +193,12 @@ def eval_(
 
     shunter eval --scenario s.yaml --real --plan --resolution 0.05
 
-    shunter eval --scenario s.yaml --real --seeds 6 --quiet-machine wait
+    shunter eval --scenario s.yaml --real --seeds 6 --quiet-machine wait --follow
 
     shunter eval --scenario s.yaml --real --duration 10m --chaos kill=0.05,hang=0.01 --hang-after 5s
     """
     console = open_console()
-    how = _real_runs(real, repeats, python or (), hang_after, chaos, quiet_machine)
+    how = _real_runs(real, repeats, python or (), hang_after, chaos, quiet_machine, follow=follow)
     asked: dict[str, Any] = {
         "policies": policy or tuple(DEFAULT_POLICIES),
         "seeds": seed_list(seeds),
@@ -241,18 +249,22 @@ def _real_runs(
     hang_after: str,
     chaos: str | None,
     quiet: str | None,
+    *,
+    follow: bool,
 ) -> RealRuns | None:
     if chaos is not None and not real:
         raise InputError("--chaos", "be given with --real: the simulator's engines never fail", chaos)
     if repeats > 1 and not real:
         raise InputError("--repeats", "come with --real: simulation repeats itself exactly", repeats)
+    if follow and not real:
+        raise InputError("--follow", "come with --real: simulation is as fast as predicted", follow)
     if quiet is not None and not real:
         raise InputError("--quiet-machine", "come with --real: simulation does not mind", quiet)
     if quiet is not None and quiet not in QUIET_MACHINE:
         raise UnknownNameError("--quiet-machine", quiet, QUIET_MACHINE)
     deadline = Deadline(least_s=seconds("--hang-after", hang_after))
     strikes = None if chaos is None else parse_chaos(chaos)
-    return RealRuns(tuple(python), deadline, strikes, repeats, quiet) if real else None
+    return RealRuns(tuple(python), deadline, strikes, repeats, follow, quiet) if real else None
 
 
 def _show(console: Console, done: SavedEvaluations, *, verbose: bool) -> None:

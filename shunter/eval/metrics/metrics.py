@@ -59,6 +59,8 @@ DEFINITIONS = {
     "probability of improvement": "that a run of it is quicker than one of the first policy, on the same "
     "requests; ties count half",
     "error": "simulated / real - 1 on the same requests; a figure of each run, then the mean over runs",
+    "corrected": "the error if the same requests are simulated on a machine as slow as the sentinel, a small "
+    "piece of work done again and again, found it around each real run",
     "noise": "reality against itself: how far two real runs of one policy on the same requests differ, "
     "relative to their mean; no simulator can be nearer than that",
     "Kendall's tau": "of the policies' order by mean response, simulated against real; 1 is the same order",
