@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from shunter.agents.registry import make_policy
+from shunter.engines.base import EngineError
 from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval import evaluation as module
@@ -95,6 +96,24 @@ def test_the_sentinel_is_no_run_that_chaos_may_strike(fake_world: World) -> None
     assert math.isnan(sentinel.slowdown(0.0, 1.0))
 
 
+@pytest.mark.parametrize("at", ["load", "prefill"])
+def test_an_engine_that_fails_under_the_sentinel_spoils_no_run(
+    fake_world: World, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    engines = executors(fake_world)
+
+    def fail(*_: object, **__: object) -> None:
+        raise EngineError("no more")
+
+    for engine in engines[0].workers.values():
+        monkeypatch.setattr(engine, at, fail)
+    sentinel = Sentinel(fake_world, engines)
+    sentinel.measure()
+    assert [reading.device for reading in sentinel.readings] == ["d1"]
+    assert engines[0].is_empty
+    assert engines[0].memory().device_bytes == 0
+
+
 def test_the_sentinel_takes_its_share_of_the_time_and_no_more(fake_world: World) -> None:
     now = iter(range(1000))
     sentinel = Sentinel(fake_world, executors(fake_world)[:1], now_s=lambda: float(next(now)))
@@ -145,6 +164,7 @@ def test_the_page_shows_the_course_and_both_errors(slow: Evaluation) -> None:
     result = slow.to_dict()
     section = machine_section(result)
     assert section is not None
+    assert "took 1.70 times as long as predicted, the sentinel around them 1.70" in " ".join(section.notes)
     errors, runs = section.tables
     assert [row[0] for row in errors.rows] == slow.policies
     assert [row[1] for row in runs.rows] == [slow.policies[turn.policy] for turn in slow.order]

@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from shunter.engines.base import EngineError
 from shunter.envs.rules.durations import interpolate, step_s
 from shunter.envs.world.world import World
 from shunter.eval.execution.device_executor import DeviceExecutor
-from shunter.eval.execution.operations import Join, Operation
+from shunter.eval.execution.operations import Join, Operation, Outcome
 
 PROMPT_TOKENS = 16
 STEPS = 8
@@ -119,32 +121,44 @@ class Sentinel:
         cell = _cell(self.world, executor.index)
         if cell is None:
             return None
-        model, level = cell
+        predicted_s = _predicted(self.world, executor.index, *cell)
+        begun_s = self.now_s()
+        outcomes = self._worked(executor, *cell, sum(predicted_s.values()))
+        if outcomes is None:
+            return None
+        loaded, *done = outcomes
+        took = [(o.first_s[_REQUEST] - o.start_s, o.end_s - o.first_s[_REQUEST]) for o in done]
+        middle = np.median(np.array(took), axis=0)
+        measured = (loaded.end_s - loaded.start_s, *map(float, middle))
+        at_s = (begun_s + self.now_s()) / 2
+        uncertainty = float(self.world.tables.step_halfwidth[(executor.index, *cell)])
+        return Reading(at_s, executor.name, dict(zip(PARTS, measured, strict=True)), predicted_s, uncertainty)
+
+    def _worked(
+        self, executor: DeviceExecutor, model: int, level: int, predicted_s: float
+    ) -> list[Outcome] | None:
+        """A load and requests, one after another, that leave the engine empty; None: it failed in them."""
         scenario, asked = self.world.scenario, self.world.scenario.models[model]
-        predicted_s = _predicted(self.world, executor.index, model, level)
-        source = (str(asked.checkpoint), self.world.gpu_layers[model][level])
         load = Operation(
             asked.name,
-            load=source,
+            load=(str(asked.checkpoint), self.world.gpu_layers[model][level]),
             context_tokens=scenario.context_of(asked),
             max_batch=scenario.batch_of(asked),
         )
         join = Join(_REQUEST, "prefill", [1] * PROMPT_TOKENS, STEPS + 1)
         work = Operation(asked.name, joins=(join,), max_steps=STEPS)
-        begun_s = self.now_s()
-        outcomes = []
-        for each in (load, *[work] * REQUESTS):
-            outcomes.append(executor.run(each, sum(predicted_s.values())))
-            if outcomes[-1].fault is not None:  # its engine was started again, and is empty
-                return None
-        loaded, *done = outcomes
-        took = [(o.first_s[_REQUEST] - o.start_s, o.end_s - o.first_s[_REQUEST]) for o in done]
-        executor.clear([asked.name], [])
-        middle = np.median(np.array(took), axis=0)
-        measured = (loaded.end_s - loaded.start_s, *map(float, middle))
-        at_s = (begun_s + self.now_s()) / 2
-        uncertainty = float(self.world.tables.step_halfwidth[executor.index, model, level])
-        return Reading(at_s, executor.name, dict(zip(PARTS, measured, strict=True)), predicted_s, uncertainty)
+        outcomes: list[Outcome] = []
+        try:
+            for each in (load, *[work] * REQUESTS):
+                outcomes.append(executor.run(each, predicted_s))
+                if outcomes[-1].fault is not None:  # its engine was started again, and is empty
+                    return None
+            executor.clear([asked.name], [])
+        except EngineError:
+            with suppress(EngineError):
+                executor.clear([asked.name], [])
+            return None
+        return outcomes
 
 
 def _cell(world: World, device: int) -> tuple[int, int] | None:

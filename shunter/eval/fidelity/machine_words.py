@@ -7,7 +7,7 @@ from typing import Any
 
 from shunter.profiling.meters.watch import BUSY_CORES
 
-__all__ = ["machine_lines", "machine_summary"]
+__all__ = ["machine_lines", "machine_summary", "operations_pace"]
 
 Plain = dict[str, Any]
 
@@ -48,10 +48,20 @@ def machine_summary(result: Plain) -> dict[str, float]:
     found = {
         "machine_slowdown": machine.get("slowdown"),
         "machine_others_cores": machine.get("others_cores"),
+        "operations_pace": operations_pace(result),
         "response_error_median": _median_error(result, "simulation_error"),
         "corrected_response_error_median": _median_error(result, "corrected_error"),
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def operations_pace(result: Plain) -> float | None:
+    """How many times as long as predicted all operations of real runs took; None where that is not known."""
+    rows = result.get("fidelity", {}).get("operations") or []
+    for row in rows:
+        if (row["operation"], row["devices"]) == ("all", "any") and row["predicted_s"]:
+            return float(row["measured_s"] / row["predicted_s"])
+    return None
 
 
 def _median_error(result: Plain, kind: str) -> float | None:

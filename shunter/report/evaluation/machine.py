@@ -7,6 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from shunter.eval.fidelity.machine_words import operations_pace
 from shunter.report.page import PALETTE, ReportTable, Section
 
 _Plain = dict[str, Any]
@@ -28,6 +29,13 @@ def machine_section(result: _Plain) -> Section | None:
     ]
     if share is not None:
         notes.append(f"Measuring took {share:.1%} of the engines' time.")
+    own = operations_pace(result)
+    if own is not None and machine["slowdown"] is not None:
+        notes.append(
+            f"All operations of the runs took {own:.2f} times as long as predicted, the sentinel around them "
+            f"{machine['slowdown']:.2f}: what lies between is what the predictions are wrong by, or what the "
+            "machine did while the sentinel was not looking."
+        )
     tables = (_errors(result), _runs(machine))
     return Section("The machine", tuple(notes), (_course(machine),), tuple(t for t in tables if t.rows))
 
