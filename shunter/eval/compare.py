@@ -166,7 +166,7 @@ def _marks(number: int, first: Recorded, other: Recorded) -> Iterator[Mark]:
 
 def _speeds(first: Recorded, other: Recorded) -> list[str | None]:
     """How fast the machine was, as the sentinel saw it; alike where nobody looked or it differs by little."""
-    slow = [(run.result.get("machine") or {}).get("slowdown") for run in (first, other)]
+    slow: list[Any] = [(run.result.get("machine") or {}).get("slowdown") for run in (first, other)]
     if None in slow or max(slow) < (1 + SPEED_TOLERANCE) * min(slow):
         return [None, None]
     return [f"{value:.2f} × as long as profiled" for value in slow]
