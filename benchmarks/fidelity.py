@@ -1,8 +1,9 @@
 """How far simulation is from real engines, and whether what is learned in it holds there.
 
-``python -m benchmarks.fidelity [--quick] --json PATH``: llama.cpp on the loopback device and transformers,
-each profiled first, then six policies at two loads, the real runs interleaved over policies. A full run takes
-at most an hour on 2 idle cores, and says beforehand how the time is spent; a killed one goes on.
+``python -m benchmarks.fidelity [--quick] [--part null] --json PATH``: llama.cpp on the loopback device and
+transformers, each profiled first, then six policies at two loads, the real runs interleaved over policies. A
+full run takes at most an hour on 2 idle cores, and says beforehand how the time is spent; a killed one goes
+on. The part ``null`` compares two copies of one policy, again and again: no more may differ than by chance.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.fidelity_null import null_rows
 from benchmarks.fidelity_place import LOADS, PLACES, Place, Scale, Site
 from benchmarks.fidelity_rows import drift_rows, error_rows, gain_rows, order_rows, other_rows
 from benchmarks.fidelity_runs import RealRuns
@@ -60,6 +62,7 @@ def run(
     work: Path | None = None,
     minutes: float | None = None,
     engine: list[str] | None = None,
+    part: str = "all",
     **_: object,
 ) -> list[Row]:
     """Measures everything, engine after engine.
@@ -70,6 +73,7 @@ def run(
         work: Folder to work in, and to go on from.
         minutes: Minutes to plan for.
         engine: Names; None: all.
+        part: ``all``, or ``null``: copies of a policy alone.
     """
     folder = work or Path("runs") / ("fidelity-quick" if quick else "fidelity")
     sites = _sites(engine)
@@ -77,7 +81,8 @@ def run(
     _say_budget(scale, OTHER_S[quick], len(sites), folder)
     rows: list[Row] = []
     for site in sites:
-        rows += _measured(Place(site, folder / site.engine, scale, policy, _say))
+        place = Place(site, folder / site.engine, scale, policy, _say)
+        rows += null_rows(place) if part == "null" else _measured(place)
     return rows
 
 
@@ -139,6 +144,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--policy": {"type": Path, "help": "policy file to judge instead of one trained here"},
     "--work": {"type": Path, "help": "folder to work in, and to go on from (runs/fidelity)"},
     "--minutes": {"type": float, "help": "time to plan for (60, or 5 with --quick)"},
+    "--part": {"choices": ["all", "null"], "default": "all", "help": "null: two copies of one policy"},
     "--engine": {"action": "append", "help": "only this engine; repeatable"},
 }
 

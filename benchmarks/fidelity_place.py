@@ -22,6 +22,7 @@ from shunter.envs.scenario.library import write_capacity
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import World, make_world, with_footprints
 from shunter.eval.evaluation import Evaluation
+from shunter.eval.execution.order import run_order
 from shunter.eval.execution.real import bind_footprints, open_engines
 from shunter.eval.execution.runs import simulate
 from shunter.eval.fidelity.replay import replay_predicted
@@ -146,14 +147,15 @@ class Place:
         """The committed file that the place begins with."""
         return self.site.scenario
 
-    def prepare(self) -> None:
-        """Checkpoints, profile, fit, engine's footprints, capacity and the learned policy."""
+    def prepare(self, *, learn: bool = True) -> None:
+        """Checkpoints, profile, fit, engine's footprints, capacity and, unless told not to, the policy."""
         self._checkpoints()
         self._timed("profile", self._profile)
         self._timed("fit", self._fit)
         self._timed("footprints", self._footprints)
         self._timed("capacity", self._capacity)
-        self._timed("policy", self._learn)
+        if learn:
+            self._timed("policy", self._learn)
 
     def world(self, load: float | None = None, requests: int | None = None) -> World:
         """The scenario as the engine counts memory.
@@ -210,12 +212,13 @@ class Place:
             f"{requests} requests a run: about {len(rounds) * each_s:.0f} s by simulation, "
             f"of {scale.real_s:.0f} s planned"
         )
-        return requests, [
-            Job(load, policies[(n + i) % len(policies)].name, seed, repeat)
-            for n, (seed, repeat) in enumerate(sorted(rounds, key=lambda r: (r[1], r[0])))
-            for load in LOADS
-            for i in range(len(policies))
+        turns = [
+            (turn.round, load, turn)
+            for n, load in enumerate(LOADS)
+            for turn in run_order(len(policies), sorted(rounds, key=lambda r: (r[1], r[0])), order=n)
         ]
+        turns.sort(key=lambda t: t[:2])
+        return requests, [Job(load, policies[t.policy].name, t.seed, t.repeat) for _, load, t in turns]
 
     def _unprofiled(self, world: World) -> Iterator[int]:
         """Seeds of which no request has the lengths of a profiled configuration."""

@@ -16,7 +16,7 @@ from shunter.envs.world.world import World
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.runs import Run
 from shunter.eval.fidelity.operations import operation_fidelity
-from shunter.eval.metrics.metrics import paired_change
+from shunter.eval.metrics.changes import interleaved_change, paired_change
 from shunter.uncertainty import sign_of
 
 __all__ = [
@@ -143,7 +143,7 @@ def gain_rows(engine: str, found: Evaluations, learned: str = "learned") -> list
         for baseline, bar in GAINS.items():
             if baseline == learned:
                 continue
-            real = paired_change(evaluation.real[learned], evaluation.real[baseline])
+            real = interleaved_change(evaluation.real[learned], evaluation.real[baseline])
             ours = paired_change(evaluation.simulated[learned], evaluation.simulated[baseline])
             ends = None if math.isnan(ours["low"]) else f" ({-ours['high']:.1%} to {-ours['low']:.1%})"
             row = Row(

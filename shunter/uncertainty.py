@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 __all__ = [
     "CONFIDENCE",
+    "FEWEST_ROUNDS",
+    "FEWEST_SEQUENCES",
     "RESAMPLES",
     "UNDECIDED",
     "Interval",
@@ -24,6 +26,12 @@ CONFIDENCE = 0.95
 RESAMPLES = 4000
 BATCH = 1000  # resamples at once: all of them would be a copy of every unit 4000 times
 UNDECIDED = "undecided"
+
+FEWEST_SEQUENCES = 5
+"""Request sequences from which a bootstrap over them is worth something."""
+
+FEWEST_ROUNDS = 3
+"""Rounds of real runs from which Student's interval says something: that of two is 13 errors wide."""
 
 Array = NDArray[np.float64]
 Statistic = Callable[[NDArray[Any]], Any]

@@ -30,6 +30,7 @@ from shunter.errors import UnknownNameError
 from shunter.eval.evaluation import Evaluation, evaluate
 from shunter.eval.execution.faults.failure_log import execution_lines
 from shunter.eval.execution.real import open_engines
+from shunter.eval.fidelity.machine_words import machine_lines, machine_summary
 from shunter.eval.fidelity.tables import fidelity_verdict
 from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.saved import save_evaluation
@@ -37,6 +38,7 @@ from shunter.files import finite, write_json, write_text
 from shunter.models.performance import PerformanceModel
 from shunter.outputs import hold
 from shunter.profiling.checkpoints.synthetic import bytes_per_weight, write_checkpoint
+from shunter.profiling.dataset.busy import busy_words
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.profile import profile_models
 from shunter.profiling.sweep.plan import SweepSettings
@@ -134,6 +136,7 @@ def demo_findings(policy: LearnedPolicy, simulated: Evaluation, real: Evaluation
     added, in_reality = verdict_of(policy), real.to_dict()
     of_real = [line for line in verdict(in_reality) if not line.startswith("Simulated: ")]
     return [
+        *machine_lines(in_reality),
         *verdict(simulated.to_dict())[:1],
         *(added.words if added is not None else ()),
         *of_real[:1],
@@ -258,6 +261,9 @@ class _Demo:
             self.console,
             f"{dataset}: {result.rows} new rows, {configurations} configurations, {result.duration_s:.0f} s",
         )
+        busy = busy_words(read_dataset(dataset))
+        if busy:
+            say(self.console, f"The machine was busy: {busy}. Predictions are of a machine like that.")
         self.summary["cells_profiled"] = configurations
         self.summary["mlflow_run_ids"]["profile"] = tracker.run_id
 
@@ -354,12 +360,14 @@ class _Demo:
                     "same_requests_simulated_response_mean_s": same[name]["simulated"]["response_mean_s"],
                     "same_requests_real_response_mean_s": same[name]["real"]["response_mean_s"],
                     "simulation_error": same[name]["simulation_error"]["response_mean_s"],
+                    "corrected_error": same[name].get("corrected_error", {}).get("response_mean_s"),
                 }
         return found
 
     def _finish(self, simulated: Evaluation, real: Evaluation, files: dict[str, Path]) -> None:
         added = verdict_of(self.policy)
         self.summary["policies"] = self._summary(simulated, real)
+        self.summary["machine"] = machine_summary(real.to_dict())
         self.summary["training_added"] = None if added is None else added.model_dump(mode="json")
         self.summary["duration_s"] = time.monotonic() - self.begun_s
         summary = write_json(self.folder / "summary.json", finite(self.summary))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from shunter.eval.metrics.metrics import paired_change
+from shunter.eval.metrics.changes import paired_change
 from shunter.eval.read_back import Recorded, RecordedRun
 from shunter.report.words import MODES
 
@@ -20,6 +20,12 @@ _IGNORED = ("name", "description", "split")
 """Fields of a scenario that change no figure."""
 
 ARRIVAL_TOLERANCE_S = 1e-6
+
+SPEED_TOLERANCE = 0.05
+"""Two sentinels that differ by less saw the same machine."""
+
+ANOTHER_TIME = "the time at which engines ran"
+"""What marks a real difference between evaluations: of one pair of times no spread is known."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,8 @@ class Change:
         mode: ``simulated`` or ``real``.
         sequences: Request sequences that both have.
         change: Relative change of the mean response; NaN if refused.
-        low: Lower end of the 95 % paired interval.
-        high: Upper end of the 95 % paired interval.
+        low: Lower end of the 95 % paired interval; NaN where there is none.
+        high: Upper end of the 95 % paired interval; NaN where there is none.
         refused: Why there is no figure.
         marked: What differs besides, that touches this mode.
     """
@@ -148,6 +154,7 @@ def _marks(number: int, first: Recorded, other: Recorded) -> Iterator[Mark]:
         ("performance model", digests, ("simulated",)),
         ("engine version", [one.get("engine_version") for one in made], ("real",)),
         ("machine", [one.get("machine_id") for one in made], ("real",)),
+        ("machine's speed", _speeds(first, other), ("real",)),
         ("shunter's version", versions, MODES),
         ("commit", [one.get("commit") for one in made], ()),
     ):
@@ -155,6 +162,14 @@ def _marks(number: int, first: Recorded, other: Recorded) -> Iterator[Mark]:
         shown = [mode for mode in modes if all(_has(run, mode) for run in (first, other))]
         if pair[0] != pair[1] and (shown or not modes):
             yield Mark(number, what, _said(pair[0]), _said(pair[1]), tuple(shown))
+
+
+def _speeds(first: Recorded, other: Recorded) -> list[str | None]:
+    """How fast the machine was, as the sentinel saw it; alike where nobody looked or it differs by little."""
+    slow: list[Any] = [(run.result.get("machine") or {}).get("slowdown") for run in (first, other)]
+    if None in slow or max(slow) < (1 + SPEED_TOLERANCE) * min(slow):
+        return [None, None]
+    return [f"{value:.2f} × as long as profiled" for value in slow]
 
 
 def _fields(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -190,6 +205,10 @@ def _change(
     found = paired_change(mine, theirs)
     marked = tuple(mark.what for mark in marks if mark.run == number and mode in mark.touches)
     figures = {name: found[name] for name in ("change", "low", "high")}
+    if mode == "real" and found["low"] != found["high"]:
+        # Two evaluations are two times of the machine, and one difference between them has no spread.
+        figures.update(low=math.nan, high=math.nan)
+        marked = (*marked, ANOTHER_TIME)
     return replace(said, **figures, marked=marked)
 
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from shunter.agents.base import Policy
-from shunter.agents.imported import renamed
 from shunter.agents.learned.file import distance_from_training
-from shunter.agents.registry import DEFAULT_POLICIES, make_policy
-from shunter.engines.caller.entries import engine_entry
-from shunter.envs.scenario.library import performance_of
-from shunter.envs.scenario.scenario import Scenario, load_scenario
-from shunter.envs.world.world import World, load_performance, make_world
+from shunter.agents.registry import DEFAULT_POLICIES
+from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.world.world import World
 from shunter.errors import InputError
+from shunter.eval.asked import prepare
 from shunter.eval.compare import Comparison, compare
 from shunter.eval.evaluation import Evaluation, OnProgress, evaluate
 from shunter.eval.execution.device_executor import Deadline
 from shunter.eval.execution.faults.chaos import Chaos
 from shunter.eval.execution.real import bind_footprints, check_binding, open_engines
 from shunter.eval.provenance import capabilities_of, provenance
+from shunter.eval.quiet import check_quiet
 from shunter.eval.read_back import read_evaluation
 from shunter.eval.saved import save_evaluation
 from shunter.files import check_place, finite, write_bytes, write_json
@@ -54,12 +51,16 @@ class RealRuns:
         deadline: When a call is taken for hung, and its engine started again.
         chaos: What happens to engines on purpose.
         repeats: Runs of each policy and seed: two or more say how far reality is from itself.
+        follow: Whether predicted durations follow the machine.
+        quiet: What to do where other programs use the machine: one of ``QUIET_MACHINE``; None: go on.
     """
 
     python: Sequence[str] = ()
     deadline: Deadline = field(default_factory=Deadline)
     chaos: Chaos | None = None
     repeats: int = 1
+    follow: bool = False
+    quiet: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ class _Plan:
                 self.seeds,
                 engines=engines,
                 repeats=1 if self.real is None else self.real.repeats,
+                follow=self.real is not None and self.real.follow,
                 on_progress=self.on_progress,
                 runner=runner,
             )
@@ -206,22 +208,25 @@ def evaluate_and_save(
     """
     check_place("--json", json_path)
     check_place("--out", out, folder=True, make=True)
-    chosen = _scenario(scenario, engine, duration_s)
-    made = [make_policy(one, unpickle=unpickle) if isinstance(one, str) else one for one in policies]
-    tell_apart(policies, made)
-    sources = _sources(policies, made)
-    python = {} if real is None else _interpreters(chosen, real.python)
-    if performance is None and not isinstance(scenario, Scenario):
-        performance = performance_of(scenario)
-    model = load_performance(chosen, performance)
-    world = make_world(chosen, model)
+    asked = prepare(
+        scenario,
+        policies,
+        seeds,
+        performance=performance,
+        engine=engine,
+        loads=loads,
+        duration_s=duration_s,
+        unpickle=unpickle,
+    )
+    worlds, made = asked.worlds, asked.policies
+    python = {} if real is None else _interpreters(worlds[0].scenario, real.python)
     if real is not None:
-        check_binding(world)
-    worlds = [world.at_load(load) for load in dict.fromkeys(loads)] or [world]
-    _check_duration(worlds, seeds, duration_s)
-    plan = _Plan(made, sources, seeds, model, real, python, on_progress)
+        check_binding(worlds[0])
+    plan = _Plan(made, asked.sources, seeds, asked.performance, real, python, on_progress)
     with sole_writer("--out", out, folder=True):
         several, beyond = len(worlds) > 1, _warnings(made, worlds)
+        if real is not None:
+            beyond = (*beyond, *check_quiet(real.quiet, say=_sayer(on_progress)))
         done = (
             _at_several_loads(plan, worlds, out, ray, beyond)
             if several
@@ -281,30 +286,6 @@ def _is_cut_short(done: SavedEvaluations) -> bool:
     return done.interrupted or done.saved[-1].evaluation.broken is not None
 
 
-def tell_apart(given: Sequence[str | Policy], made: Sequence[Policy]) -> None:
-    """Calls policies of files by their files' names where they are not told apart by their own."""
-    names = Counter(policy.name for policy in made)
-    files = {
-        number: Path(one).resolve().with_suffix("").parts[1:]
-        for number, (one, policy) in enumerate(zip(given, made, strict=True))
-        if isinstance(one, str) and names[policy.name] > 1 and Path(one).is_file()
-    }
-    for folders in range(max(map(len, files.values()), default=0)):
-        called = {number: "-".join(parts[-folders - 1 :]) for number, parts in files.items()}
-        for number, name in called.items():
-            renamed(made[number], name)
-        if len({policy.name for policy in made}) == len(made):
-            return
-
-
-def _sources(given: Sequence[str | Policy], made: Sequence[Policy]) -> dict[str, str]:
-    """What each policy was made of, by its name."""
-    names = [policy.name for policy in made]
-    if len(set(names)) < len(names):
-        raise InputError("--policy", "name each policy once, or as NAME=POLICY", names)
-    return {name: one if isinstance(one, str) else name for name, one in zip(names, given, strict=True)}
-
-
 def _warnings(policies: Sequence[Policy], worlds: Sequence[World]) -> tuple[str, ...]:
     lines = (
         f"{policy.name} is beyond its training: {line}"
@@ -315,17 +296,9 @@ def _warnings(policies: Sequence[Policy], worlds: Sequence[World]) -> tuple[str,
     return tuple(dict.fromkeys(lines))
 
 
-def _scenario(given: Scenario | str | Path, engine: str | None, duration_s: float | None) -> Scenario:
-    """The scenario on another engine, and with episodes that are cut off after so long or earlier."""
-    scenario = given if isinstance(given, Scenario) else load_scenario(given)
-    if engine is not None:
-        engine_entry(engine, field="--engine")
-        scenario = scenario.model_copy(update={"engine": engine})
-    if duration_s is None:
-        return scenario
-    max_time_s = min(duration_s, scenario.limits.max_time_s)
-    limits = scenario.limits.model_copy(update={"max_time_s": max_time_s})
-    return scenario.model_copy(update={"limits": limits})
+def _sayer(on_progress: OnProgress | None) -> Callable[[str], None]:
+    """Says something before there is progress."""
+    return lambda text: None if on_progress is None else on_progress(text, 0, 0)
 
 
 def _interpreters(scenario: Scenario, given: Sequence[str]) -> dict[str, str]:
@@ -340,16 +313,3 @@ def _interpreters(scenario: Scenario, given: Sequence[str]) -> dict[str, str]:
             used = ", ".join(scenario.engines)
             raise InputError("--python", f"name an engine that the scenario uses ({used})", text)
     return found
-
-
-def _check_duration(worlds: Sequence[World], seeds: Sequence[int], limit_s: float | None) -> None:
-    """Refuses requests that would still arrive when a run is cut off; in a closed loop nobody knows."""
-    for world, seed in product(worlds, seeds):
-        if limit_s is None or world.scenario.workload.closed_loop is not None:
-            return
-        last_s = float(world.draw(seed).arrival_ns.max()) * 1e-9
-        if last_s > limit_s:
-            rule = (
-                f"be longer than the requests take to arrive: the last of seed {seed} comes at {last_s:.0f} s"
-            )
-            raise InputError("--duration", rule, f"{limit_s:g} s")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,35 @@ from shunter.agents.base import Policy
 from shunter.envs.world.world import World, with_absolute_paths
 from shunter.errors import InputError
 from shunter.eval.budgets import budgets
+from shunter.eval.execution.course import MachineCourse, watched
 from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.event_log import EventLog
 from shunter.eval.execution.faults.failure_log import failure_rows
+from shunter.eval.execution.order import Turn, run_order
 from shunter.eval.execution.real import bind_footprints, run_real
 from shunter.eval.execution.runs import BrokenRun, InterruptedRun, Run, as_repeat, simulate
 from shunter.eval.fidelity.gap import Fidelity, fidelity, same_seeds
 from shunter.eval.fidelity.replay import Replayed, replay_predicted
+from shunter.eval.fidelity.slowed import simulate_slowed
+from shunter.eval.metrics.changes import (
+    RESOLUTION,
+    TYPICAL_SPREAD,
+    interleaved_change,
+    paired_change,
+    run_spread,
+    runs_needed,
+)
 from shunter.eval.metrics.metrics import (
     DEFINITIONS,
     ILLEGAL,
     illegal_share,
     metric_names,
     overhead_share,
-    paired_change,
     summarize,
 )
 from shunter.eval.metrics.policies import policy_statistics
 from shunter.eval.metrics.starvation import waits
+from shunter.files import finite
 from shunter.jobs import Job, Report, Runner
 
 __all__ = ["Evaluation", "evaluate"]
@@ -54,6 +66,10 @@ class Evaluation:
         broken: What ended it: an engine that failed and could not be started again.
         partial: The real run that was under way then; its events and failures count, its figures do not.
         repeats: How often each policy ran each seed for real.
+        follow: Whether predicted durations followed the machine in real runs.
+        order: The plan of the real runs, in order; policies by index.
+        course: The machine while they went on.
+        slowed: For each real run the simulated one at the speed that the sentinel saw around it.
         predicted: The scenario before engines were asked what models take; None: it is ``world``.
     """
 
@@ -67,6 +83,10 @@ class Evaluation:
     broken: BrokenRun | None = None
     partial: Run | None = None
     repeats: int = 1
+    follow: bool = False
+    order: list[Turn] = field(default_factory=list)
+    course: MachineCourse | None = None
+    slowed: dict[str, list[Run]] = field(default_factory=dict)
     predicted: World | None = None
     _compared: tuple[int, Fidelity] | None = field(default=None, repr=False)
 
@@ -82,9 +102,11 @@ class Evaluation:
 
     def error(self, policy: str, metric: str) -> float:
         """(simulated - real) / real of a metric on the same requests; NaN where real is 0 or missing."""
-        real = summarize(self.real[policy])[metric]
-        simulated = summarize(same_seeds(self.simulated[policy], self.real[policy]))[metric]
-        return (simulated - real) / real if real else math.nan
+        return self._error(policy, metric, same_seeds(self.simulated[policy], self.real[policy]))
+
+    def _error(self, policy: str, metric: str, simulated: Sequence[Run]) -> float:
+        real, predicted = summarize(self.real[policy])[metric], summarize(simulated)[metric]
+        return (predicted - real) / real if real else math.nan
 
     def error_split(self, policy: str) -> dict[str, float | int]:
         """The error in mean response, split by replaying the real decisions with predicted durations.
@@ -117,7 +139,10 @@ class Evaluation:
         """Everything that the tables show, as plain data."""
         scenario = self.world.scenario
         compared = self.fidelity()
-        found: dict[str, Any] = {"fidelity": compared.to_dict()} if self.real else {}
+        found: dict[str, Any] = {}
+        if self.real:
+            found = {"fidelity": compared.to_dict(), "real_runs": self._runs_dict()}
+            found |= {} if self.course is None else {"machine": self.course.to_dict(self.policies)}
         return {
             "scenario": scenario.model_dump(mode="json"),
             "rate_per_s": self.world.rate_per_s,
@@ -139,6 +164,19 @@ class Evaluation:
             **found,
         }
 
+    def _runs_dict(self) -> dict[str, Any]:
+        """How real runs were interleaved, and how many tell a difference of ``RESOLUTION``."""
+        complete = [runs for runs in self.real.values() if {r.seed for r in runs} == set(self.seeds)]
+        spread = run_spread(complete) if complete else math.nan
+        return {
+            "follow": self.follow,
+            "rounds": min(len(self.real.get(name, [])) for name in self.policies),
+            "spread": spread if math.isfinite(spread) else None,
+            "resolution": RESOLUTION,
+            "runs_needed": runs_needed(spread if math.isfinite(spread) else TYPICAL_SPREAD),
+            "order": [{**asdict(turn), "policy": self.policies[turn.policy]} for turn in self.order],
+        }
+
     def _any_illegal(self) -> bool:
         """Whether any policy chose illegally in any run."""
         all_runs = [*self.simulated.values(), *self.real.values()]
@@ -148,7 +186,7 @@ class Evaluation:
         out: dict[str, Any] = {}
         for kind, runs in (("simulated", self.simulated), ("real", self.real)):
             if runs.get(name):
-                out[kind] = _mode_dict(runs[name], runs[self.policies[0]])
+                out[kind] = _mode_dict(kind, runs[name], runs.get(self.policies[0], []))
         if self.real.get(name):
             out["real"]["overhead_share"] = overhead_share(self.real[name])
             out["real"]["failures"] = sum(len(run.failures) for run in self.real[name])
@@ -156,19 +194,23 @@ class Evaluation:
             metrics = metric_names(self.world.scenario.objective)
             errors = {metric: self.error(name, metric) for metric in metrics if metric != "unfinished"}
             out["error_split"] = self.error_split(name)
-            out["simulation_error"] = {k: v if math.isfinite(v) else None for k, v in errors.items()}
+            out["simulation_error"] = finite(errors)
+            slowed = self.slowed.get(name, [])
+            if len(slowed) == len(self.real[name]):
+                out["corrected_error"] = finite({m: self._error(name, m, slowed) for m in errors})
         return out
 
 
-def _mode_dict(runs: Sequence[Run], first: Sequence[Run]) -> dict[str, Any]:
+def _mode_dict(kind: str, runs: Sequence[Run], first: Sequence[Run]) -> dict[str, Any]:
     """One policy in one mode, beside the first one on the seeds that both have."""
     shared = {run.seed for run in runs} & {run.seed for run in first}
     mine, theirs = ([run for run in each if run.seed in shared] for each in (runs, first))
+    change = interleaved_change if kind == "real" else paired_change
     return {
         **summarize(runs),
         "runs": len(runs),
         "decision_mean_s": float(np.mean([run.decision_s for run in runs])),
-        "response_change": paired_change(mine, theirs),
+        "response_change": finite(change(mine, theirs)),
         "statistics": policy_statistics(mine, theirs),
         "waits": waits(runs).drop(columns="jain").to_dict(orient="index"),
     }
@@ -181,13 +223,14 @@ def evaluate(
     *,
     engines: Sequence[DeviceExecutor] | None = None,
     repeats: int = 1,
+    follow: bool = False,
     on_progress: OnProgress | None = None,
     runner: Runner | None = None,
 ) -> Evaluation:
     """Runs every policy on every seed's requests; after Ctrl-C what is complete is returned.
 
-    Real runs are interleaved over policies, and each round begins with the next one, so that a machine that
-    drifts is unfair to none.
+    Real runs are interleaved over policies as ``shunter.eval.execution.order`` plans them, so that a machine
+    that drifts is unfair to none.
 
     Args:
         world: The compiled scenario.
@@ -197,6 +240,7 @@ def evaluate(
             as they do. They are of no further use after Ctrl-C.
         repeats: How often every policy runs every seed for real: twice or more tells how far reality is from
             itself.
+        follow: Whether predicted durations follow the machine in real runs; see ``run_real``.
         on_progress: See ``OnProgress``.
         runner: Where simulated runs are made; by default here, one after another.
 
@@ -210,7 +254,7 @@ def evaluate(
     if engines is not None:
         world = bind_footprints(world, engines)
     names = [p.name for p in policies]
-    result = Evaluation(world, names, list(seeds), repeats=repeats, predicted=predicted)
+    result = Evaluation(world, names, list(seeds), repeats=repeats, predicted=predicted, follow=follow)
     try:
         _simulate_all(result, policies, runner or Runner(), on_progress if engines is None else None)
         if engines is not None:
@@ -232,7 +276,9 @@ def _run_all(
 ) -> None:
     """Adds the real runs one by one, each with its replay on predicted durations."""
     world, requests = result.world, result.world.scenario.workload.requests
-    total, done = result.repeats * len(result.seeds) * len(policies) * requests, 0
+    rounds = [(seed, repeat) for repeat in range(result.repeats) for seed in result.seeds]
+    result.order = run_order(len(policies), rounds)
+    total, done = len(result.order) * requests, 0
 
     def reporter(text: str) -> Callable[[int], None]:
         def report(finished: int) -> None:
@@ -241,16 +287,38 @@ def _run_all(
 
         return report
 
-    rounds = [(repeat, seed) for repeat in range(result.repeats) for seed in result.seeds]
-    for number, (repeat, seed) in enumerate(rounds):
-        first = number % len(policies)
-        for policy in (*policies[first:], *policies[:first]):
-            report = reporter(f"real: {policy.name}, seed {seed}")
-            run = as_repeat(run_real(world, policy, seed, engines, on_progress=report), repeat)
-            replayed = replay_predicted(world, world.draw(seed), run.log.frame())
-            result.real.setdefault(policy.name, []).append(run)
-            result.replays.setdefault(policy.name, []).append(replayed)
-            done += requests
+    try:
+        with watched(world, engines) as result.course:
+            for turn in result.order:
+                policy = policies[turn.policy]
+                report = reporter(f"real: {policy.name}, seed {turn.seed}")
+                with result.course.run(turn):
+                    run = run_real(
+                        world, policy, turn.seed, engines, on_progress=report, follow=result.follow
+                    )
+                replayed = replay_predicted(world, world.draw(turn.seed), run.log.frame())
+                result.real.setdefault(policy.name, []).append(as_repeat(run, turn.repeat))
+                result.replays.setdefault(policy.name, []).append(replayed)
+                done += requests
+    finally:
+        _tell_slowdowns(result)
+    for stretch in result.course.stretches:
+        policy = policies[stretch.turn.policy]
+        slowed = simulate_slowed(world, policy, result.course, stretch)
+        result.slowed.setdefault(policy.name, []).extend([] if slowed is None else [slowed])
+
+
+def _tell_slowdowns(result: Evaluation) -> None:
+    """Writes into each real run what the sentinel saw around it."""
+    course, told = result.course, Counter[str]()
+    if course is None:
+        return
+    for stretch in course.stretches:
+        name = result.policies[stretch.turn.policy]
+        runs, number = result.real.get(name, []), told[name]
+        if number < len(runs):
+            runs[number] = replace(runs[number], slowdown=course.slowdown(stretch))
+        told[name] += 1
 
 
 def _simulate_all(

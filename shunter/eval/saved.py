@@ -12,6 +12,7 @@ import pandas as pd
 
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.event_log import write_event_logs
+from shunter.eval.fidelity.machine_words import machine_summary
 from shunter.eval.timeline import read_timeline
 from shunter.export.perfetto import perfetto_trace
 from shunter.files import finite, replaced, write_bytes, write_json
@@ -70,7 +71,7 @@ def save_evaluation(
     made = {"results_version": RESULTS_VERSION, "provenance": dict(provenance or {})}
     result = {**made, **evaluation.to_dict(), "sources": dict(sources or {})}
     if evaluation.real:
-        result["fidelity"]["summary"] = evaluation.fidelity().summary()
+        result["fidelity"]["summary"] = {**machine_summary(result), **evaluation.fidelity().summary()}
     with replaced_folder(folder, last=FILES["results"]) as staged:
         files = {name: staged / text for name, text in names.items()}
         write_event_logs(evaluation.logs(), files["events"])

@@ -133,7 +133,8 @@ def changes_table(comparison: Comparison) -> ReportTable | None:
         rows.append((str(c.run), c.policy, c.mode, str(c.sequences), change_words(c), unlike))
     note = (
         "Change of the mean response against run 1, on the same requests, with its 95 % paired bootstrap "
-        "interval: negative = lower response = better. A figure is marked by all that is unlike besides."
+        "interval over request sequences: negative = lower response = better. Real changes have none: of two "
+        "times of a machine no spread is known. A figure is marked by all that is unlike besides."
     )
     columns = ("run", "policy", "mode", "sequences", "change against run 1", "unlike besides")
     return ReportTable("Paired differences", columns, tuple(rows), note, prose=True) if rows else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from shunter.uncertainty import UNDECIDED, said
+from shunter.uncertainty import FEWEST_ROUNDS, FEWEST_SEQUENCES, UNDECIDED, said
 
 __all__ = ["MODES", "best_of", "change_text", "decided_text", "format_metric", "headline", "verdict"]
 
@@ -118,7 +118,7 @@ def _mode_words(result: dict[str, Any], mode: str, rows: dict[str, Any]) -> Iter
     changes = {name: row["response_change"] for name, row in rows.items() if name != first}
     if changes:
         yield f"Against {first}: {', '.join(f'{n} {change_text(c)}' for n, c in changes.items())}."
-        yield _clear_words(first, changes)
+        yield _clear_words(first, changes) + _more_words(result, mode, changes)
     unserved = {n: row["unfinished"] for n, row in rows.items() if row["unfinished"] > 0}
     if unserved:
         counts = ", ".join(f"{name} {count:.0f}" for name, count in unserved.items())
@@ -144,6 +144,30 @@ def _clear_words(first: str, changes: dict[str, Any]) -> str:
     ]
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}."
+
+
+def _more_words(result: dict[str, Any], mode: str, changes: dict[str, Any]) -> str:
+    """How many runs it takes to tell more apart, where not all is decided."""
+    if all(said(c["low"], c["high"], above="y", below="y", undecided="") for c in changes.values()):
+        return ""
+    untold = any(_unknown(c) for c in changes.values())
+    if mode == "simulated":
+        return f" Intervals need {FEWEST_SEQUENCES} request sequences or more." if untold else ""
+    runs = result.get("real_runs")
+    if runs is None:  # of a version that did not count them
+        return ""
+    few = (
+        f"{_times(runs['rounds'])} of each policy tell no difference from chance ({FEWEST_ROUNDS} may); "
+        if untold
+        else ""
+    )
+    text = f"{few}to tell {runs['resolution']:.0%} apart takes about {runs['runs_needed']} runs of each"
+    measured = "" if runs["spread"] is not None else ", if they spread as usual"
+    return f" {text[:1].upper()}{text[1:]}{measured}."
+
+
+def _times(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"
 
 
 def _error_words(result: dict[str, Any]) -> Iterator[str]:

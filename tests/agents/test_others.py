@@ -17,7 +17,8 @@ from shunter.agents.registry import make_policy
 from shunter.cli.evaluations.eval_ import findings, results_table
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError, PluginError, UnknownNameError
-from shunter.eval.evaluate_and_save import evaluate_and_save, tell_apart
+from shunter.eval.asked import tell_apart
+from shunter.eval.evaluate_and_save import evaluate_and_save
 from shunter.eval.evaluation import evaluate
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.eval.execution.runs import simulate

@@ -10,7 +10,11 @@ import pytest
 import yaml
 
 from shunter.cli.options import ANSWER_LINES
+from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.event_log import read_event_log
+from shunter.eval.metrics.changes import TYPICAL_SPREAD, runs_needed
+from shunter.eval.provenance import provenance
+from shunter.eval.saved import save_evaluation
 from tests.cli.test_answers import PROGRESS
 from tests.cli.test_main import bare_python, fails, folder, works, write_scenario
 
@@ -118,3 +122,41 @@ def test_an_engine_for_one_model_must_be_known(
     write_scenario(fake_checkpoints, "other.yaml", models=models)
     error = fails(capsys, "eval", "--scenario", "other.yaml", "--real")
     assert "models.engine: unknown name 'lama-cpp'; did you mean llama-cpp" in error
+
+
+def test_options_of_real_runs_that_need_another(real: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("eval", "--scenario", "real.yaml", "--seeds", "1")
+    assert "--plan must come with --real" in fails(capsys, *given, "--plan")
+    assert "--quiet-machine must come with --real" in fails(capsys, *given, "--quiet-machine", "warn")
+    assert "--resolution must come with --plan" in refused(capsys, "--resolution", "0.1")
+    assert "--quiet-machine: unknown name 'no'" in refused(capsys, "--quiet-machine", "no")
+
+
+def test_a_plan_says_how_many_runs_a_resolution_takes(
+    real: Path, capsys: pytest.CaptureFixture[str], evaluation: Evaluation
+) -> None:
+    asked = (
+        "eval",
+        "--scenario",
+        "real.yaml",
+        "--real",
+        "--policy",
+        "fifo-swap",
+        "--policy",
+        "lru-keepalive",
+    )
+    first, how, *_ = works(capsys, *asked, "--plan").splitlines()
+    needed = runs_needed(TYPICAL_SPREAD)
+    assert first.startswith(f"To tell 10% apart here: about {needed} runs a policy, ")
+    assert "spread 10%, assumed: no report of this machine and engine is here" in first
+    assert how.startswith(f"As --seeds {needed}, or fewer seeds with --repeats.")
+
+    save_evaluation(evaluation, Path("runs/earlier"), title="earlier", provenance=provenance())
+    Path("runs/broken").mkdir()
+    Path("runs/broken/results.json").write_text("{")
+    out = works(capsys, *asked, "--plan", "--resolution", "0.05")
+    spread = evaluation.to_dict()["real_runs"]["spread"]
+    assert f"about {runs_needed(spread, 0.05)} runs a policy" in out
+    assert "of an earlier report here" in out
+    assert "Note: not read: runs/broken/results.json" in out
+    assert not Path("runs/eval").exists()

@@ -88,8 +88,8 @@ def test_noise_is_how_far_repeats_differ(fake_world: World) -> None:
 
 def test_the_ranking_counts_significant_pairs_and_their_signs(fake_world: World) -> None:
     run = simulate(fake_world, make_policy("fifo-swap"), 0)
-    simulated = {"a": [run], "b": [scaled(run, 1.5)], "c": [scaled(run, 1.4)]}
-    real = {"a": [run], "b": [scaled(run, 1.2)], "c": [scaled(run, 1.3)]}
+    simulated = {"a": [run] * 3, "b": [scaled(run, 1.5)] * 3, "c": [scaled(run, 1.4)] * 3}
+    real = {"a": [run] * 3, "b": [scaled(run, 1.2)] * 3, "c": [scaled(run, 1.3)] * 3}
     ranking = rank(simulated, real)
     assert ranking is not None
     assert (ranking.real, ranking.simulated) == (("a", "b", "c"), ("a", "c", "b"))
@@ -165,16 +165,18 @@ def test_what_is_written_is_plain_and_says_what_words_mean(slow: Evaluation) -> 
 
 
 def test_statistics_are_over_sequences_not_over_repeats(fake_world: World) -> None:
-    runs = [simulate(fake_world, make_policy("fifo-swap"), seed) for seed in range(4)]
-    factors = [0.5, 0.8, 1.0, 3.0]
+    runs = [simulate(fake_world, make_policy("fifo-swap"), seed) for seed in range(5)]
+    factors = [0.5, 0.8, 0.9, 1.0, 3.0]
     mine = [scaled(run, factor) for run, factor in zip(runs, factors, strict=True)]
     found = policy_statistics([*mine, *mine], [*runs, *runs])
-    assert found["sequences"] == 4
+    assert found["sequences"] == 5
     assert found["iqm"]["value"] == pytest.approx(0.9)  # the odd ones at both ends are left out
     assert found["iqm"]["low"] < 0.9 < found["iqm"]["high"]
-    assert found["probability_of_improvement"] == (1 + 1 + 0.5 + 0) / 4
+    assert found["probability_of_improvement"] == (1 + 1 + 1 + 0.5 + 0) / 5
     profile = found["profile"]
-    assert (profile["0.25"], profile["0.9"], profile["1.0"], profile["2.0"]) == (0.0, 0.5, 0.75, 0.75)
+    assert (profile["0.25"], profile["0.6"], profile["1.0"], profile["2.0"]) == (0.0, 0.2, 0.8, 0.8)
+    few = policy_statistics(mine[:4], runs[:4])["iqm"]
+    assert (few["low"], few["high"]) == (None, None)
 
 
 def test_the_summary_is_of_the_mean_response(slow: Evaluation) -> None:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from shunter.profiling.dataset.busy import busy_words
 from shunter.profiling.dataset.schema import frame_of
 from shunter.profiling.dataset.throttled import throttled, throttled_words
 from tests.profiling.test_dataset import row
@@ -30,3 +31,15 @@ def test_rows_of_a_gpu_held_back_are_marked_and_counted(condition, held_back, wh
     rows = frame({}, condition)
     assert throttled(rows).tolist() == [False, held_back]
     assert throttled_words(rows) == (f"1 of 2 rows ({why})" if why else "")
+
+
+@pytest.mark.parametrize(
+    ("cores", "said"),
+    [
+        ([0.0, 0.1, 5.0], ""),
+        ([np.nan, 1.6, 1.68], "other programs used 1.6 CPU cores at the median row"),
+        ([np.nan], ""),
+    ],
+)
+def test_a_profile_of_a_busy_machine_is_called_so(cores, said):
+    assert busy_words(frame(*({"background_cores": c} for c in cores))) == said

@@ -27,13 +27,18 @@ from shunter.cli.options import (
 )
 from shunter.engines.registry import ENGINES
 from shunter.envs.world.world import load_note
-from shunter.errors import InputError
+from shunter.errors import InputError, UnknownNameError
+from shunter.eval.asked import prepare
 from shunter.eval.evaluate_and_save import RealRuns, SavedEvaluations, evaluate_and_save
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.device_executor import Deadline
 from shunter.eval.execution.faults.chaos import parse_chaos
 from shunter.eval.execution.faults.failure_log import execution_lines
+from shunter.eval.fidelity.machine_words import machine_lines
 from shunter.eval.fidelity.tables import fidelity_tables, fidelity_verdict
+from shunter.eval.metrics.changes import RESOLUTION
+from shunter.eval.planning import plan_runs
+from shunter.eval.quiet import QUIET_MACHINE
 from shunter.report.compare import load_words
 from shunter.report.words import change_text, format_metric, verdict
 
@@ -64,6 +69,34 @@ _Repeats = Annotated[
         min=1,
         max=MOST_SEEDS,
         help="Real runs of each policy and seed: two or more say how far reality is from itself.",
+    ),
+]
+_Plan = Annotated[
+    bool,
+    typer.Option("--plan", help="With --real: say how many runs tell policies apart, and make none."),
+]
+_Resolution = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        max=1.0,
+        help="With --plan: the difference of mean responses to find. Default: 0.1, 10 %.",
+        show_default=False,
+    ),
+]
+_Follow = Annotated[
+    bool,
+    typer.Option(
+        "--follow",
+        help="With --real: predicted durations follow how fast the machine is, also those that policies see.",
+    ),
+]
+_Quiet = Annotated[
+    str | None,
+    typer.Option(
+        help="With --real, where other programs use the machine: wait until they do not, warn, or refuse.",
+        show_default=False,
+        metavar="|".join(QUIET_MACHINE),
     ),
 ]
 _Engine = Annotated[
@@ -127,6 +160,10 @@ def eval_(
     real: _Real = False,
     load: _Loads = None,
     repeats: _Repeats = 1,
+    plan: _Plan = False,
+    resolution: _Resolution = None,
+    follow: _Follow = False,
+    quiet_machine: _Quiet = None,
     engine: _Engine = None,
     python: _Python = None,
     ray: Ray = None,
@@ -155,39 +192,80 @@ def eval_(
 
     shunter eval --scenario s.yaml --real --engine llama-cpp --seeds 2 --repeats 2 --json result.json
 
+    shunter eval --scenario s.yaml --real --plan --resolution 0.05
+
+    shunter eval --scenario s.yaml --real --seeds 6 --quiet-machine wait --follow
+
     shunter eval --scenario s.yaml --real --duration 10m --chaos kill=0.05,hang=0.01 --hang-after 5s
     """
     console = open_console()
-    how = _real_runs(real, repeats, python or (), hang_after, chaos)
+    how = _real_runs(real, repeats, python or (), hang_after, chaos, quiet_machine, follow=follow)
+    asked: dict[str, Any] = {
+        "policies": policy or tuple(DEFAULT_POLICIES),
+        "seeds": seed_list(seeds),
+        "performance": performance,
+        "engine": engine,
+        "loads": load or (),
+        "duration_s": None if duration is None else seconds("--duration", duration),
+        "unpickle": unpickle,
+    }
+    if plan or resolution is not None:
+        _say_plan(console, scenario, asked, out, resolution, plan=plan, real=real)
+        return
     with progress(console) as report:
-        done = evaluate_and_save(
-            scenario,
-            policy or tuple(DEFAULT_POLICIES),
-            seed_list(seeds),
-            out=free_folder(out, overwrite=overwrite),
-            performance=performance,
-            engine=engine,
-            loads=load or (),
-            duration_s=None if duration is None else seconds("--duration", duration),
-            real=how,
-            ray=ray,
-            json_path=json_path,
-            unpickle=unpickle,
-            on_progress=report,
-        )
+        folder = free_folder(out, overwrite=overwrite)
+        more: dict[str, Any] = {"real": how, "ray": ray, "json_path": json_path, "on_progress": report}
+        done = evaluate_and_save(scenario, out=folder, **asked, **more)
     _show(console, done, verbose=verbose)
 
 
+def _say_plan(
+    console: Console,
+    scenario: Path,
+    asked: dict[str, Any],
+    out: Path | None,
+    resolution: float | None,
+    *,
+    plan: bool,
+    real: bool,
+) -> None:
+    if not plan:
+        raise InputError("--resolution", "come with --plan", resolution)
+    if not real:
+        raise InputError("--plan", "come with --real: simulation repeats itself exactly", plan)
+    made = prepare(scenario, **asked)
+    reports = Path("runs") if out is None else out.parent
+    for world in made.worlds:
+        at = f"At {world.rate_per_s:.4g} requests/s. " if len(made.worlds) > 1 else ""
+        first, *others = plan_runs(
+            world, made.policies, reports, resolution=RESOLUTION if resolution is None else resolution
+        ).words()
+        say_answer(console, [at + first, *others], [])
+
+
 def _real_runs(
-    real: bool, repeats: int, python: Sequence[str], hang_after: str, chaos: str | None
+    real: bool,
+    repeats: int,
+    python: Sequence[str],
+    hang_after: str,
+    chaos: str | None,
+    quiet: str | None,
+    *,
+    follow: bool,
 ) -> RealRuns | None:
     if chaos is not None and not real:
         raise InputError("--chaos", "be given with --real: the simulator's engines never fail", chaos)
     if repeats > 1 and not real:
         raise InputError("--repeats", "come with --real: simulation repeats itself exactly", repeats)
+    if follow and not real:
+        raise InputError("--follow", "come with --real: simulation is as fast as predicted", follow)
+    if quiet is not None and not real:
+        raise InputError("--quiet-machine", "come with --real: simulation does not mind", quiet)
+    if quiet is not None and quiet not in QUIET_MACHINE:
+        raise UnknownNameError("--quiet-machine", quiet, QUIET_MACHINE)
     deadline = Deadline(least_s=seconds("--hang-after", hang_after))
     strikes = None if chaos is None else parse_chaos(chaos)
-    return RealRuns(tuple(python), deadline, strikes, repeats) if real else None
+    return RealRuns(tuple(python), deadline, strikes, repeats, follow, quiet) if real else None
 
 
 def _show(console: Console, done: SavedEvaluations, *, verbose: bool) -> None:
@@ -217,7 +295,7 @@ def findings(result: dict[str, Any]) -> list[str]:
     Args:
         result: From ``Evaluation.to_dict``.
     """
-    lines = [*verdict(result), *fidelity_verdict(result), *execution_lines(result)]
+    lines = [*machine_lines(result), *verdict(result), *fidelity_verdict(result), *execution_lines(result)]
     return sorted(lines, key=lambda line: line.startswith(("Note: ", "Given up: ")))
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from shunter.cli.options import open_console, say
 from shunter.errors import InputError, UnknownNameError
 from shunter.outputs import hold
+from shunter.profiling.dataset.busy import busy_words
 from shunter.profiling.dataset.compare import diff_datasets, merge_datasets
 from shunter.profiling.dataset.journal import journal_path
 from shunter.profiling.dataset.reference import PAPER, read_reference
@@ -91,6 +92,9 @@ def dataset_validate(path: DataPath) -> None:
     held_back = throttled_words(data)
     if held_back:
         say(console, f"throttled: {held_back}, measured while their GPU was held back; fits leave them out")
+    busy = busy_words(data)
+    if busy:
+        say(console, f"busy: {busy}, so that predictions are of a machine like that")
     imported = data.loc[data["source"] != "", "source"].value_counts().sort_index()
     if len(imported):
         say(console, "imported: " + ", ".join(f"{name} ({count})" for name, count in imported.items()))

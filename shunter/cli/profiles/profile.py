@@ -18,6 +18,7 @@ from shunter.cli.options import aside, open_console, say, seconds, share
 from shunter.engines.base import EngineError
 from shunter.errors import InputError
 from shunter.files import check_place
+from shunter.profiling.dataset.busy import busy_words
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.profile import profile_models
 from shunter.profiling.sweep.budget import expected_selection
@@ -207,6 +208,9 @@ def _measure(console: Console, models: list[str], out: Path, **how: Any) -> None
         if out.exists():
             say(console, again)
         raise
+    busy = busy_words(read_dataset(out))
+    if busy:
+        say(console, f"The machine was busy: {busy}. Predictions are of a machine like that.")
     for line in result.lines():
         say(console, line)
     measured = {"new_rows": result.rows, "duration_s": result.duration_s}

@@ -30,10 +30,12 @@ from shunter.envs.state.state import (
     State,
     in_use,
 )
+from shunter.envs.state.tables import Tables
 from shunter.envs.world.world import World
 from shunter.eval.execution.clocks import Clock
 from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.faults.failures import Failure, Fault
+from shunter.eval.execution.follow import Expected, Follower, expected_of
 from shunter.eval.execution.operations import Eviction, Join, Operation, Outcome
 
 __all__ = ["SimulatedBackend"]
@@ -106,6 +108,7 @@ class EngineBackend(Backend):
         clock: ``WallClock`` for real engines.
         vocab_sizes: One per model; prompts are random tokens below it.
         seed: Seed of the prompts.
+        follower: Follows the machine; None: ends are predicted as the world's tables say.
     """
 
     def __init__(
@@ -117,8 +120,11 @@ class EngineBackend(Backend):
         clock: Clock,
         vocab_sizes: Sequence[int],
         seed: int,
+        follower: Follower | None = None,
     ) -> None:
         super().__init__(world, requests, on_end)
+        self.follower = follower
+        self._expected: dict[int, Expected] = {}
         self.device_executors = device_executors
         self.clock = clock
         self.tokens = [
@@ -145,18 +151,22 @@ class EngineBackend(Backend):
         """Hands the operation to the device's device_executor; its predicted end is what others see of it."""
         operation = self._operation(state, device)
         device_executor, start_ns = self.device_executors[device], int(state.device["op_start_ns"][device])
-        end_ns = self._predicted_end_ns(state, device)
+        expected = self._predicted(self.world.tables, state, device)
+        end_ns = expected.end_ns
+        if self.follower is not None:
+            self._expected[device] = expected
+            end_ns = self._predicted(self.follower.tables, state, device).end_ns
         state.device["op_end_ns"][device] = end_ns
         predicted_s = (end_ns - start_ns) * 1e-9
         self.clock.start(device, start_ns, lambda: device_executor.run(operation, predicted_s))
 
-    def _predicted_end_ns(self, state: State, device: int) -> int:
+    def _predicted(self, tables: Tables, state: State, device: int) -> Expected:
         """As the simulator predicts it; nothing of the prediction stays in the state."""
         operation, entries = state.device[device].copy(), state.entry[device].copy()
-        fill_times(self.world.tables, state, device)
-        end_ns = int(state.device["op_end_ns"][device])
+        fill_times(tables, state, device)
+        expected = expected_of(state, device, int(operation["op_batch"]))
         state.device[device], state.entry[device] = operation, entries
-        return end_ns
+        return expected
 
     def advance(self, state: State) -> int:
         """Waits for completions, arrivals and the end of waits, in real or virtual time."""
@@ -277,6 +287,9 @@ class EngineBackend(Backend):
         now["op_steps"] = outcome.steps
         if outcome.fault is not None:
             return
+        if self.follower is not None:
+            measured_s = outcome.end_s - outcome.start_s
+            self._expected[device].tell(self.follower, device, outcome.steps, measured_s)
         for entry in state.entry[device, : now["op_batch"]]:
             r = state.slot[entry["slot"]]
             i = int(r["id"])

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import numpy as np
 
-from shunter.agents.base import Policy
+from shunter.agents.base import Policy, is_oracle
 from shunter.catalog.checkpoints import Checkpoint, read_checkpoint
 from shunter.engines.base import DeviceMemoryError, Engine, UnsupportedLevelError
 from shunter.engines.caller.entries import engine_entry, start_engine
@@ -17,6 +17,7 @@ from shunter.eval.execution.backends import EngineBackend
 from shunter.eval.execution.clocks import WallClock
 from shunter.eval.execution.device_executor import Deadline, DeviceExecutor
 from shunter.eval.execution.faults.chaos import Chaos
+from shunter.eval.execution.follow import Follower
 from shunter.eval.execution.runs import Run, run_policy
 
 __all__ = ["bind_footprints", "open_engines", "run_real"]
@@ -199,6 +200,7 @@ def run_real(
     engines: Sequence[DeviceExecutor],
     *,
     on_progress: Callable[[int], None] | None = None,
+    follow: bool = False,
 ) -> Run:
     """Runs a policy on real engines, in real time, on the requests that ``simulate`` would draw.
 
@@ -208,6 +210,7 @@ def run_real(
         seed: Seed of the workload.
         engines: From ``open_engines``; nothing is resident before and after. An error ends them.
         on_progress: Called with the number of finished requests.
+        follow: Whether predicted durations follow the machine; see ``shunter.eval.execution.follow``.
 
     Raises:
         InterruptedRun: Ctrl-C.
@@ -216,6 +219,7 @@ def run_real(
     requests = world.draw(seed)
     vocab_sizes = [checkpoint.spec.vocab_size for checkpoint in check_binding(world)]
     clock = WallClock(world.devices)
+    follower = Follower(world.tables.changed(oracle=int(is_oracle(policy)))) if follow else None
     try:
         return run_policy(
             world,
@@ -223,10 +227,11 @@ def run_real(
             policy,
             seed=seed,
             make_backend=lambda on_end: EngineBackend(
-                world, requests, on_end, engines, clock, vocab_sizes, seed
+                world, requests, on_end, engines, clock, vocab_sizes, seed, follower
             ),
             mode="real",
             on_progress=on_progress,
+            follower=follower,
         )
     except BaseException:
         for device_executor in engines:

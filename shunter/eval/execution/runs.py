@@ -23,6 +23,7 @@ from shunter.errors import PolicyError, ShunterError
 from shunter.eval.execution.backends import Backend, OnEnd, SimulatedBackend
 from shunter.eval.execution.event_log import EventLog
 from shunter.eval.execution.faults.failures import Failure
+from shunter.eval.execution.follow import Follower
 
 __all__ = ["Run", "as_repeat", "run_policy", "simulate"]
 
@@ -43,6 +44,7 @@ class Run:
         log: Its events.
         cost: What the scenario's objective accrued, in its own unit; request-seconds for mean response.
         overhead_s: Wall-clock time of all that was no waiting for engines: deciding and keeping the books.
+        slowdown: How many times as long as predicted the sentinel took around the run; NaN: nobody measured.
     """
 
     policy: str
@@ -55,6 +57,7 @@ class Run:
     log: EventLog
     cost: float = float("nan")
     overhead_s: float = float("nan")
+    slowdown: float = float("nan")
 
     @property
     def failures(self) -> list[Failure]:
@@ -88,6 +91,7 @@ def run_policy(
     make_backend: Callable[[OnEnd], Backend],
     mode: str,
     on_progress: Callable[[int], None] | None = None,
+    follower: Follower | None = None,
 ) -> Run:
     """Runs a policy until every request is served or ``limits.max_time_s`` is over.
 
@@ -99,12 +103,13 @@ def run_policy(
         make_backend: Makes what carries operations out, given what to call when one has ended.
         mode: ``simulated`` or ``real``; recorded.
         on_progress: Called with the number of finished requests after every decision.
+        follower: Whose tables the policy sees; None: the world's.
 
     Raises:
         InterruptedRun: Ctrl-C.
         BrokenRun: An engine failed and cannot be started again.
     """
-    episode = _Episode(world, requests, policy, seed, make_backend, mode)
+    episode = _Episode(world, requests, policy, seed, make_backend, mode, follower)
     try:
         episode.run(on_progress or (lambda served: None))
     except KeyboardInterrupt:
@@ -127,10 +132,12 @@ class _Episode:
         seed: int,
         make_backend: Callable[[OnEnd], Backend],
         mode: str,
+        follower: Follower | None,
     ) -> None:
         self.world, self.requests, self.policy = world, requests, for_world(policy, world)
         self.state = world.state_of(requests)
-        self.tables = world.tables.changed(oracle=int(is_oracle(policy)))
+        tables = world.tables if follower is None else follower.tables
+        self.tables = tables.changed(oracle=int(is_oracle(policy))) if follower is None else tables
         open_episode(self.tables, self.state)
         run_id = f"{policy.name}/{seed}/{mode}"
         run = {"run_id": run_id, "policy": policy.name, "seed": seed, "mode": mode}

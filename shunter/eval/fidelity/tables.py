@@ -62,9 +62,9 @@ def fidelity_verdict(result: Plain) -> list[str]:
         return []
     if found["refused"]:
         return [f"Simulation and reality are not compared: {reason}." for reason in found["refused"]]
-    lines = [
-        line for line in (_nearness(found), _pace(found["operations"]), _order(found["ranking"])) if line
-    ]
+    slowdown = (result.get("machine") or {}).get("slowdown")
+    parts = (_nearness(found), _pace(found["operations"], slowdown), _order(found["ranking"]))
+    lines = [line for line in parts if line]
     return [*lines, *(f"Note: {note}." for note in found["notes"])]
 
 
@@ -100,15 +100,20 @@ def _nearness(found: Plain) -> str:
     )
 
 
-def _pace(operations: Sequence[Plain]) -> str:
-    """How much longer operations took than predicted, where that is much, and whether all kinds did alike."""
+def _pace(operations: Sequence[Plain], slowdown: float | None) -> str:
+    """How much longer operations took than predicted, where that is much, and whether all kinds did alike.
+
+    Args:
+        operations: Rows of ``OperationFidelity``.
+        slowdown: What the sentinel saw of the machine, which is said elsewhere; None: nobody measured it.
+    """
     ratio = {
         row["operation"]: row["measured_s"] / row["predicted_s"]
         for row in operations
         if row["devices"] == "any" and row["predicted_s"] > 0
     }
     whole = ratio.pop("all", 1.0)
-    if abs(math.log(max(whole, 1e-9))) <= math.log1p(OFF_PACE):
+    if abs(math.log(max(whole, 1e-9) / (slowdown or 1.0))) <= math.log1p(OFF_PACE):
         return ""
     each = ", ".join(f"{name} {value:.2f}" for name, value in ratio.items())
     alike = max(ratio.values(), default=1.0) < ALIKE * min(ratio.values(), default=1.0)
@@ -117,6 +122,8 @@ def _pace(operations: Sequence[Plain]) -> str:
         if alike
         else "by kind so unlike that a busy machine alone does not explain it"
     )
+    if slowdown is not None:
+        cause = f"the machine's part of that is {slowdown:.2f}, the rest the predictions'"
     return (
         f"Operations took {whole:.2f} times as long as predicted ({each}): {cause}. Run again when nothing "
         "else runs, profile anew, or let shunter calibrate follow these runs."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,8 @@ from shunter.envs.rules.objectives import alone_s
 from shunter.envs.scenario.objective import Objective, Slo
 from shunter.eval.execution.runs import Run
 from shunter.eval.metrics.starvation import ALL, waits
-from shunter.uncertainty import paired_mean_change
 
-__all__ = ["paired_change", "request_times", "summarize"]
+__all__ = ["request_times", "summarize"]
 
 METRICS = {
     "response_mean_s": "mean response",
@@ -53,12 +52,15 @@ DEFINITIONS = {
     "time loading": "share of all devices' time spent on loads",
     "illegal choices": "share of decisions in which the policy chose what its mask forbids; it waited "
     "instead, or did the first legal thing, so that its figures are not those of its choices alone",
-    "change": "mean response against the first policy's on the same requests - 1, with a 95 % paired "
-    "bootstrap interval, over request sequences if there are five or more, else over blocks of ten requests",
+    "change": "mean response against the first policy's on the same requests - 1, with a 95 % interval over "
+    "runs: simulated, a paired bootstrap over five or more request sequences; real, Student's over three or "
+    "more rounds, in which policies run one after another. With fewer, no difference is claimed",
     "IQM": "mean of the middle half of the request sequences' responses relative to the first policy's",
     "probability of improvement": "that a run of it is quicker than one of the first policy, on the same "
     "requests; ties count half",
     "error": "simulated / real - 1 on the same requests; a figure of each run, then the mean over runs",
+    "corrected": "the error if the same requests are simulated on a machine as slow as the sentinel, a small "
+    "piece of work done again and again, found it around each real run",
     "noise": "reality against itself: how far two real runs of one policy on the same requests differ, "
     "relative to their mean; no simulator can be nearer than that",
     "Kendall's tau": "of the policies' order by mean response, simulated against real; 1 is the same order",
@@ -74,10 +76,6 @@ _COSTS = {
     "money": {"cost_mean": "dollars per run"},
     "energy": {"cost_mean": "joules per run"},
 }
-
-BLOCK = 10
-"""Consecutive requests that are resampled together where runs are too few to resample: waiting times of
-neighbours are not independent."""
 
 Array = NDArray[np.float64]
 
@@ -188,65 +186,3 @@ def _cost_metrics(runs: Sequence[Run], objective: Objective) -> dict[str, float]
     if objective.rates:
         return {"cost_mean": float(np.mean([run.cost for run in runs]))}
     return {}
-
-
-def paired_change(runs: Sequence[Served], against: Sequence[Served], seed: int = 0) -> dict[str, Any]:
-    """Relative change of the mean response against another policy on the same requests.
-
-    Args:
-        runs: One policy's runs.
-        against: The other's, of the same workload seeds; either may have several runs of a seed.
-        seed: Seed of the bootstrap.
-
-    Returns:
-        ``change`` (−0.1 is 10 % lower), ``low``, ``high`` (a 95 % paired bootstrap interval) and ``unit``
-        (what was resampled; see ``paired_units``).
-
-    Raises:
-        ValueError: The seeds differ.
-    """
-    units, unit = paired_units([runs, against])
-    found = paired_mean_change(units[:, 0], units[:, 1], seed)
-    return {"change": found.value, "low": found.low, "high": found.high, "unit": unit}
-
-
-def paired_units(columns: Sequence[Sequence[Served]]) -> tuple[Array, str]:
-    """Mean responses of independent pieces of the same requests, one column for each list of runs.
-
-    Runs of one seed are averaged first, request by request: repeats are no further request sequences. Pieces
-    are seeds if there are at least 5, otherwise blocks of ``BLOCK`` consecutive requests, which neglects
-    dependence between blocks. Requests that someone did not finish count for nobody.
-
-    Args:
-        columns: Runs, each list of the same seeds.
-
-    Returns:
-        (units, columns) seconds, and what a unit is.
-
-    Raises:
-        ValueError: The seeds differ.
-    """
-    grouped = [_by_seed(runs) for runs in columns]
-    seeds = list(grouped[0])
-    if any(set(group) != set(seeds) for group in grouped):
-        raise ValueError(f"runs must be of the same seeds, not {[list(group) for group in grouped]}")
-    whole = len(seeds) >= 5
-    rows = []
-    for one in seeds:
-        response = np.column_stack([_mean_response(group[one]) for group in grouped])
-        response = response[~np.isnan(response).any(axis=1)]
-        blocks = [response] if whole else np.array_split(response, max(1, len(response) // BLOCK))
-        rows += [block.mean(axis=0) for block in blocks if len(block)]
-    return np.array(rows).reshape(-1, len(columns)), "runs" if whole else f"blocks of {BLOCK} requests"
-
-
-def _by_seed(runs: Sequence[Served]) -> dict[int, list[Served]]:
-    grouped: dict[int, list[Served]] = {}
-    for run in runs:
-        grouped.setdefault(run.seed, []).append(run)
-    return grouped
-
-
-def _mean_response(runs: Sequence[Served]) -> Array:
-    each = [request_times(run).response_s.to_numpy(np.float64) for run in runs]
-    return np.asarray(np.mean(each, axis=0), np.float64)

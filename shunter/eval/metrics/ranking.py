@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -9,9 +10,9 @@ from itertools import combinations
 import numpy as np
 
 from shunter.eval.execution.runs import Run
-from shunter.eval.metrics.metrics import paired_units
+from shunter.eval.metrics.changes import interleaved_change, paired_change, round_units
 from shunter.eval.metrics.statistics import Array, kendall_tau
-from shunter.uncertainty import Interval, bootstrap, paired_mean_change
+from shunter.uncertainty import FEWEST_SEQUENCES, Interval, bootstrap
 
 
 @dataclass(frozen=True)
@@ -74,26 +75,30 @@ def rank(simulated: Mapping[str, Sequence[Run]], real: Mapping[str, Sequence[Run
     """Ranks policies in both modes; None with fewer than two, or where nothing was finished.
 
     Args:
-        simulated: Runs by policy.
-        real: Runs by policy, of the same seeds; repeats of a seed are averaged.
+        simulated: Runs by policy, one for each real one.
+        real: Runs by policy, of the same seeds.
     """
     names = list(real)
     if len(names) < 2:
         return None
-    units, unit = paired_units([*(real[n] for n in names), *(simulated[n] for n in names)])
+    units, _ = round_units([*(real[n] for n in names), *(simulated[n] for n in names)])
     if not len(units):
         return None
     of = {name: (units[:, i], units[:, len(names) + i]) for i, name in enumerate(names)}
-    pairs = tuple(_pair(one, other, of[one], of[other]) for one, other in combinations(names, 2))
+    pairs = tuple(_pair(one, other, simulated, real) for one, other in combinations(names, 2))
     count = len(names)
     tau = bootstrap(units, lambda drawn: kendall_tau(*np.split(drawn.mean(axis=1), [count], axis=-1)))
-    return Ranking(_order(of, 0), _order(of, 1), tau, pairs, unit)
+    if len(units) < FEWEST_SEQUENCES:
+        tau = Interval(tau.value, math.nan, math.nan)
+    return Ranking(_order(of, 0), _order(of, 1), tau, pairs, "runs")
 
 
 def _order(of: Mapping[str, tuple[Array, Array]], mode: int) -> tuple[str, ...]:
     return tuple(sorted(of, key=lambda name: of[name][mode].mean()))
 
 
-def _pair(one: str, other: str, ones: tuple[Array, Array], others: tuple[Array, Array]) -> Pair:
-    real, simulated = map(paired_mean_change, ones, others)
-    return Pair(one, other, real, simulated)
+def _pair(
+    one: str, other: str, simulated: Mapping[str, Sequence[Run]], real: Mapping[str, Sequence[Run]]
+) -> Pair:
+    found = interleaved_change(real[one], real[other]), paired_change(simulated[one], simulated[other])
+    return Pair(one, other, *(Interval(f["change"], f["low"], f["high"]) for f in found))

@@ -37,6 +37,8 @@ class Sample:
         own_s: CPU time of this process and all that it started.
         swapped_bytes: Moved from and to swap since the system started; NaN: not known.
         stall_s: Time in which all tasks waited for memory at once (PSI full); NaN: not known.
+        stolen_s: CPU time of ``busy_s`` that other machines took of this one (steal); NaN: not known.
+        queued_s: Time in which some task waited for a CPU (PSI some); NaN: not known.
     """
 
     at_s: float
@@ -44,6 +46,8 @@ class Sample:
     own_s: float
     swapped_bytes: float
     stall_s: float
+    stolen_s: float = _NAN
+    queued_s: float = _NAN
 
 
 class Sensors:
@@ -69,7 +73,15 @@ class Sensors:
         idle = ("idle", "iowait", "guest", "guest_nice")
         busy_s = sum(seconds for name, seconds in times.items() if name not in idle)
         swapped_bytes, stall_s = pressure()
-        taken = Sample(time.monotonic(), busy_s, sum(map(_cpu_s, self._own)), swapped_bytes, stall_s)
+        taken = Sample(
+            time.monotonic(),
+            busy_s,
+            sum(map(_cpu_s, self._own)),
+            swapped_bytes,
+            stall_s,
+            stolen_s=times.get("steal", _NAN),
+            queued_s=_pressure_s(_PROC / "pressure" / "cpu", "some"),
+        )
         self._samples.append(taken)
         return taken
 
@@ -80,7 +92,7 @@ class Sensors:
         """
         return {
             "background_cores": self._background_cores(start, end),
-            "cpu_clock_mhz": self._cpu_clock_mhz(end.at_s),
+            "cpu_clock_mhz": self.cpu_clock_mhz(end.at_s),
             "swapped_bytes": end.swapped_bytes - start.swapped_bytes,
             "memory_stall_s": end.stall_s - start.stall_s,
         }
@@ -110,7 +122,8 @@ class Sensors:
         others_s = (end.busy_s - since.busy_s) - (end.own_s - since.own_s)
         return max(0.0, others_s / window_s)
 
-    def _cpu_clock_mhz(self, now_s: float) -> float:
+    def cpu_clock_mhz(self, now_s: float) -> float:
+        """Mean clock of all cores, at most a second old; NaN: not known."""
         # Some kernels wake every core up to read its clock, so it is read now and then only.
         if now_s - self._clock[0] >= _CLOCK_EVERY_S:
             clock = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
@@ -123,7 +136,7 @@ def pressure(proc: Path = _PROC) -> tuple[float, float]:
 
     Source: Linux, Documentation/accounting/psi.rst; ``pswpin`` and ``pswpout`` of /proc/vmstat count pages.
     """
-    return _swapped_bytes(proc / "vmstat"), _stall_s(proc / "pressure" / "memory")
+    return _swapped_bytes(proc / "vmstat"), _pressure_s(proc / "pressure" / "memory", "full")
 
 
 def _swapped_bytes(vmstat: Path) -> float:
@@ -135,12 +148,12 @@ def _swapped_bytes(vmstat: Path) -> float:
     return float(sum(pages)) * os.sysconf("SC_PAGE_SIZE") if pages else _NAN
 
 
-def _stall_s(pressure_file: Path) -> float:
+def _pressure_s(pressure_file: Path, kind: str) -> float:
     try:
         lines = pressure_file.read_text(encoding="ascii").splitlines()
     except OSError:  # a kernel without PSI has no such file, or refuses to read it
         return _NAN
-    totals = [line.rpartition("total=")[2] for line in lines if line.startswith("full ")]
+    totals = [line.rpartition("total=")[2] for line in lines if line.startswith(f"{kind} ")]
     return int(totals[0]) / 1e6 if totals else _NAN
 
 

@@ -33,8 +33,8 @@ def policies_section(result: dict[str, Any]) -> Section:
     first, *rest = result["metrics"].values()
     columns = ("policy", "mode", first, f"against {against}", *rest)
     note = (
-        f"Change of the mean response against {against} on the same requests, with its paired 95 % bootstrap "
-        "interval: negative = lower response = better; undecided where the interval holds zero."
+        f"Change of the mean response against {against} on the same requests, with its paired 95 % interval "
+        "over runs: negative = lower response = better; undecided where it holds zero, and without one."
     )
     table = ReportTable("", columns, tuple(rows), note)
     return Section("Policies", figures=(_means_and_changes(result),), tables=(table,))

@@ -7,10 +7,12 @@ from typing import Any
 
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.faults.failure_log import execution_lines
+from shunter.eval.fidelity.machine_words import machine_lines
 from shunter.eval.fidelity.tables import fidelity_verdict
 from shunter.eval.metrics.load_curves import load_curves
 from shunter.models.performance import PerformanceModel
 from shunter.report.evaluation.fidelity import fidelity_section
+from shunter.report.evaluation.machine import machine_section
 from shunter.report.evaluation.method import definitions_section, method_section
 from shunter.report.evaluation.performance import performance_section
 from shunter.report.evaluation.policies import policies_section, responses_section
@@ -43,7 +45,8 @@ def write_report(
     path = Path(path)
     result = result or evaluation.to_dict()
     sections = report_sections(evaluation, result, performance)
-    lines = [headline(result), *verdict(result), *fidelity_verdict(result), *execution_lines(result)]
+    told = [*machine_lines(result), *verdict(result), *fidelity_verdict(result), *execution_lines(result)]
+    lines = [headline(result), *told]
     write_markdown(path.with_suffix(".md"), title=title, paragraphs=lines, sections=sections)
     return write_sections(path, title=title, paragraphs=lines, sections=sections)
 
@@ -56,6 +59,7 @@ def report_sections(
         policies_section(result),
         responses_section(evaluation),
         statistics_section(result),
+        machine_section(result),
         reality_section(evaluation, result),
         fidelity_section(result),
         load_curves([result]),
