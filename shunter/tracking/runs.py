@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from shunter.errors import ShunterError, ShunterWarning, one_line
+from shunter.scratch import outside
 from shunter.sinks import store_key, visible
 from shunter.tracking.journal import UNSENT, Journal
 from shunter.tracking.monitoring import is_monitored, start_monitor, stop_monitor
@@ -241,7 +242,7 @@ class Tracker:
                 journal.close()
             return Journal.begin(self._unsent, self._header)
         except OSError:  # a folder that is read-only, say
-            self._unsent = Path(tempfile.mkdtemp(prefix=f"{UNSENT}-"))
+            self._unsent = Path(tempfile.mkdtemp(prefix=f"{UNSENT}-", dir=outside()))
             return Journal.begin(self._unsent, self._header)
 
     def _keep(
