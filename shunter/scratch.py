@@ -13,7 +13,7 @@ from pathlib import Path
 from shunter.errors import InputError
 from shunter.files import unwritable
 
-__all__ = ["scratch"]
+__all__ = ["outside", "scratch"]
 
 
 @contextmanager
@@ -45,6 +45,12 @@ def scratch() -> Iterator[Path]:
         tempfile.tempdir = before
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def outside() -> Path:
+    """Where temporary files stay when the command ends: not in the folder that ``scratch`` gave."""
+    folder = Path(tempfile.gettempdir())
+    return folder.parent if folder.name.startswith(_prefix()) else folder
 
 
 def _prefix() -> str:

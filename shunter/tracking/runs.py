@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import tempfile
 import time
 import uuid
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from shunter.errors import ShunterError, ShunterWarning, one_line
+from shunter.scratch import outside
 from shunter.sinks import store_key, visible
 from shunter.tracking.journal import UNSENT, Journal
 from shunter.tracking.monitoring import is_monitored, start_monitor, stop_monitor
@@ -84,8 +86,14 @@ class Link:
         """Says once where what is unsent is kept, and why."""
         if unsent not in self._told:
             self._told.add(unsent)
-            kept = f"work goes on; its runs are kept in {unsent}, and `shunter track push` sends them"
+            kept = f"work goes on; its runs are kept in {unsent}, and `{_push(unsent)}` sends them"
             warnings.warn(one_line(f"{self.why.rstrip('.')}: {kept}"), ShunterWarning, stacklevel=3)
+
+
+def _push(unsent: Path) -> str:
+    """The command that sends what is kept there."""
+    folder = shlex.quote(str(unsent.parent))
+    return "shunter track push" if folder == "." else f"shunter track push {folder}"
 
 
 _LINKS: dict[str, Link] = {}
@@ -129,7 +137,7 @@ class Tracker:
     def words(self) -> str:
         """Where the run is, for people."""
         here = f"MLflow: {self.uri} run {self.run_id}"
-        return here if self.sent else f"MLflow: not sent yet, kept in {self._unsent} (shunter track push)"
+        return here if self.sent else f"MLflow: not sent yet, kept in {self._unsent} ({_push(self._unsent)})"
 
     def begin(self) -> None:
         """Begins the run in MLflow now; otherwise it begins with what is logged first."""
@@ -241,7 +249,7 @@ class Tracker:
                 journal.close()
             return Journal.begin(self._unsent, self._header)
         except OSError:  # a folder that is read-only, say
-            self._unsent = Path(tempfile.mkdtemp(prefix=f"{UNSENT}-"))
+            self._unsent = Path(tempfile.mkdtemp(prefix=f"{UNSENT}-", dir=outside())) / UNSENT
             return Journal.begin(self._unsent, self._header)
 
     def _keep(

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,6 @@ def train_and_save(
     with ExitStack() as stack:
         for path in dict.fromkeys((out, *(run.out for run in runs))):
             stack.enter_context(sole_writer("--out", path))
-        for line in dict.fromkeys(load_note(world) for run in runs for world in run.worlds):
-            if line is not None:
-                listener.line(f"note: {line}")
         runner = stack.enter_context(open_runner(ray))
         if with_specialists:
             distillation = config.distill or DistillSettings()
@@ -117,7 +115,9 @@ def train_and_save(
             )
     policy, words = None, [f"{len(trained)} of {len(runs)} trainings have something to keep"]
     if kept is not None:
-        policy, words = kept.policy, kept.words
+        policy, words = kept.policy, list(kept.words)
+    said = filter(None, (load_note(world) for run in runs for world in run.worlds))
+    words += [f"note: {line}" for line in islice(said, 1)]  # of several loads and scenarios it holds for all
     return TrainOutcome(policy, tuple(trained), tuple(words), are_complete(trained, runs), tuple(runner.lost))
 
 

@@ -72,8 +72,9 @@ def test_eval_at_several_loads_answers_for_each(folder: Path, capsys: pytest.Cap
     lines = answer(capsys, "eval", "--scenario", "s.yaml", *loads)
     assert lines[0].startswith("Lowest mean response: ")
     assert [line.split(" requests/s. ")[1].split(":")[0] for line in lines[1:3]] == ["Simulated"] * 2
-    assert lines[3] == "loads beside each other: runs/loads/report.html"
-    assert [line.partition(" ")[0] for line in lines[4:]] == ["MLflow:"]
+    assert lines[3].startswith("note: load 0.3 is here ")
+    assert lines[4] == "loads beside each other: runs/loads/report.html"
+    assert [line.partition(" ")[0] for line in lines[5:]] == ["MLflow:"]
     assert works(capsys, "compare", "runs/loads/load-0.3", "runs/loads/load-0.6").startswith("Run 2: ")
 
 
@@ -86,6 +87,7 @@ def test_train_answers_first(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert lines[2] == "no weights were better in validation than the untrained ones, which were kept"
     assert lines[3].startswith("p.safetensors: the best of 3 seeds (")
     assert len(lines) <= ANSWER_LINES
+    assert lines[-1].startswith("note: load ")
     # All are finished: what was learned is said again, with each training's own where it is asked for.
     again = answer(capsys, "train", *arguments, "--resume", "--verbose")
     assert again[:4] == lines[:4]

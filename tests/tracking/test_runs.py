@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import tempfile
 import time
 import traceback
 import warnings
@@ -20,6 +21,7 @@ import pytest
 
 from shunter.cli.main import main
 from shunter.errors import BrokenFileError, ShunterWarning
+from shunter.scratch import scratch
 from shunter.tracking import reach, runs
 from shunter.tracking.journal import UNSENT, Journal, kept
 from shunter.tracking.lineage import Input
@@ -542,3 +544,21 @@ def test_a_clock_that_is_set_back_makes_no_run_that_ends_before_it_began(
         assert 0 <= found.end_time - found.start_time <= longest_ms
     (metric,) = client.get_metric_history(here.run_id, "b")
     assert metric.timestamp >= client.get_run(here.run_id).info.start_time
+
+
+def test_what_is_kept_where_a_folder_is_read_only_outlasts_the_command(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(uri: str) -> Any:
+        raise StoreError("MLFLOW_TRACKING_URI", "name a store that can be used", uri)
+
+    monkeypatch.setattr(runs, "open_store", none)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (folder / UNSENT).write_text("nothing can be made in it")
+    with pytest.warns(ShunterWarning, match="work goes on"), scratch(), tracking("eval", "x") as tracker:
+        tracker.params({"a": 1})
+    (place,) = tmp_path.glob(f"{UNSENT}-*")
+    assert tracker.words.endswith(f"kept in {place / UNSENT} (shunter track push {place})")
+    monkeypatch.undo()
+    assert [one.why for one in push_runs(place)] == [""]
+    assert not (place / UNSENT).exists()

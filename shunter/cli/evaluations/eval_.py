@@ -278,7 +278,8 @@ def _show(console: Console, done: SavedEvaluations, *, verbose: bool) -> None:
         found = findings(last.evaluation.to_dict())
         pages = [f"report: {last.files['report']}", last.tracker.words]
     warnings = [f"warning: {line}" for line in done.warnings]
-    notes = dict.fromkeys(f"note: {line}" for one in done.saved if (line := load_note(one.evaluation.world)))
+    said = load_note(done.saved[0].evaluation.world)  # of several loads it holds for all
+    notes = [] if said is None else [f"note: {said}"]
     say_answer(console, [*found, *lost_words(done.lost), *warnings, *notes], pages, verbose=verbose)
     for one in done.saved if verbose else ():
         show_tables(console, one.evaluation)
