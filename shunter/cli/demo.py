@@ -21,7 +21,7 @@ from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.catalog.models import get_model, scaled_model
 from shunter.cli.evaluations.eval_ import show_tables
 from shunter.cli.first_look import first_look
-from shunter.cli.options import Verbose, open_console, progress, say, say_answer
+from shunter.cli.options import QuietMachine, Verbose, open_console, progress, say, say_answer
 from shunter.cli.performance.fit import errors_table
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.workload.seed_ranges import SEED_RANGES
@@ -33,6 +33,7 @@ from shunter.eval.execution.real import open_engines
 from shunter.eval.fidelity.machine_words import machine_lines, machine_summary
 from shunter.eval.fidelity.tables import fidelity_verdict
 from shunter.eval.provenance import capabilities_of, provenance
+from shunter.eval.quiet import QUIET_MACHINE, check_quiet
 from shunter.eval.saved import save_evaluation
 from shunter.files import finite, write_json, write_text
 from shunter.models.performance import PerformanceModel
@@ -104,6 +105,7 @@ def demo(
     ] = None,
     generations: Annotated[int, typer.Option(min=1, help="Of the training.")] = 60,
     real_seeds: Annotated[int, typer.Option(min=1, help="Request sequences to run for real.")] = 2,
+    quiet_machine: QuietMachine = None,
     verbose: Verbose = False,
 ) -> None:
     """Profile, fit, train, compare in simulation, and run the same policies on the real engine.
@@ -116,13 +118,17 @@ def demo(
 
     shunter demo
 
-    shunter demo --engine llama-cpp --real-seeds 1
+    shunter demo --engine llama-cpp --real-seeds 1 --quiet-machine wait
     """
     if engine not in RECIPES:
         raise UnknownNameError("--engine", engine, RECIPES)
+    if quiet_machine is not None and quiet_machine not in QUIET_MACHINE:
+        raise UnknownNameError("--quiet-machine", quiet_machine, QUIET_MACHINE)
     folder = out or Path("runs") / ("demo" if engine == "transformers" else f"demo-{engine}")
     hold("--out", folder, folder=True)
-    _Demo(open_console(), engine, RECIPES[engine], folder, verbose).run(generations, real_seeds)
+    demo = _Demo(open_console(), engine, RECIPES[engine], folder, verbose)
+    demo.quiet = quiet_machine
+    demo.run(generations, real_seeds)
 
 
 def demo_findings(policy: LearnedPolicy, simulated: Evaluation, real: Evaluation) -> list[str]:
@@ -157,6 +163,7 @@ class _Demo:
     def __init__(self, console: Console, engine: str, recipe: Recipe, folder: Path, verbose: bool) -> None:
         self.console, self.engine, self.recipe, self.folder = console, engine, recipe, folder
         self.verbose = verbose
+        self.quiet: str | None = None
         self.begun_s = time.monotonic()
         self.summary: dict[str, Any] = {"engine": engine, "mlflow_run_ids": {}}
 
@@ -166,6 +173,8 @@ class _Demo:
             say(self.console, line)
         self.folder.mkdir(parents=True, exist_ok=True)
         checkpoints = self._checkpoints()
+        for line in check_quiet(self.quiet, say=self._note):
+            self._note(f"warning: {line}")
         self._profile(checkpoints)
         performance = self._fit()
         world = make_world(load_scenario(self._scenario(checkpoints, performance)), performance)
@@ -205,6 +214,9 @@ class _Demo:
     def _step(self, name: str, text: str) -> None:
         rule = Rule(f"[{time.monotonic() - self.begun_s:.0f} s] {name}: {text}", align="left")
         self.console.print(rule, width=min(RULE_COLUMNS, self.console.width))
+
+    def _note(self, text: str) -> None:
+        say(self.console, text)
 
     def _more(self, text: str) -> None:
         """Says what only those want to read who asked for more."""

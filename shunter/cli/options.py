@@ -88,6 +88,18 @@ Json = Annotated[
 ]
 """The option of commands that also write what they found as JSON."""
 
+QuietMachine = Annotated[
+    str | None,
+    typer.Option(
+        "--quiet-machine",
+        help="Before engines run for real, where other programs use the machine: wait until they do not, "
+        "warn, or refuse.",
+        show_default=False,
+        metavar="wait|warn|refuse",
+    ),
+]
+"""The option of commands that measure; see ``shunter.eval.quiet``."""
+
 Verbose = Annotated[bool, typer.Option("--verbose", help="Print the tables too.")]
 """The option of commands that print an answer and keep the tables for those who ask."""
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from shunter.eval.metrics.changes import paired_change
+from shunter.eval.metrics.metrics import request_times
 from shunter.eval.read_back import Recorded, RecordedRun
 from shunter.report.words import MODES
 
@@ -205,7 +206,9 @@ def _change(
     found = paired_change(mine, theirs)
     marked = tuple(mark.what for mark in marks if mark.run == number and mode in mark.touches)
     figures = {name: found[name] for name in ("change", "low", "high")}
-    if mode == "real" and found["low"] != found["high"]:
+    if all(request_times(a).equals(request_times(b)) for a, b in zip(mine, theirs, strict=True)):
+        figures.update(low=0.0, high=0.0)  # no claim of an interval: every request was answered alike
+    elif mode == "real":
         # Two evaluations are two times of the machine, and one difference between them has no spread.
         figures.update(low=math.nan, high=math.nan)
         marked = (*marked, ANOTHER_TIME)

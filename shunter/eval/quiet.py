@@ -8,7 +8,7 @@ from collections.abc import Callable
 from shunter.errors import InputError, UnknownNameError
 from shunter.profiling.meters.watch import BUSY_CORES, core_count, others_cores
 
-__all__ = ["QUIET_MACHINE"]
+__all__ = ["QUIET_MACHINE", "check_quiet"]
 
 QUIET_MACHINE = ("wait", "warn", "refuse")
 """What ``--quiet-machine`` may be."""

@@ -156,11 +156,10 @@ def _more_words(result: dict[str, Any], mode: str, changes: dict[str, Any]) -> s
     runs = result.get("real_runs")
     if runs is None:  # of a version that did not count them
         return ""
-    few = (
-        f"{_times(runs['rounds'])} of each policy tell no difference from chance ({FEWEST_ROUNDS} may); "
-        if untold
-        else ""
-    )
+    few = ""
+    if untold:
+        rounds = _times(runs["rounds"])
+        few = f"{rounds} of each policy cannot tell a difference from chance ({FEWEST_ROUNDS} may); "
     text = f"{few}to tell {runs['resolution']:.0%} apart takes about {runs['runs_needed']} runs of each"
     measured = "" if runs["spread"] is not None else ", if they spread as usual"
     return f" {text[:1].upper()}{text[1:]}{measured}."

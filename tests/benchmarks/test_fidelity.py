@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from benchmarks import fidelity_runs
 from benchmarks.fidelity import FULL, OTHER_S, QUICK, _scale
+from benchmarks.fidelity_null import COMPARISONS, COPIES, ROUNDS, comparison_jobs, rows_of
 from benchmarks.fidelity_place import GRID, LOADS, PLACES, Place, Site
 from benchmarks.fidelity_rows import BARS, cells, drift_rows, error_rows, gain_rows, order_rows, other_rows
 from benchmarks.fidelity_runs import Job, RealRuns
@@ -120,6 +122,32 @@ def test_drift_is_of_the_configurations_that_were_measured_again() -> None:
     assert load.value is None
     assert decode.value == pytest.approx(0.1)
     assert decode.note.startswith("2 cells")
+
+
+def test_copies_of_a_policy_run_in_balanced_rounds_of_sequences_of_their_own() -> None:
+    jobs = [job for number in range(COMPARISONS) for job in comparison_jobs(number)]
+    assert len({job.file for job in jobs}) == len(jobs) == COMPARISONS * 2 * ROUNDS
+    for number in range(COMPARISONS):
+        first = [job.policy for job in comparison_jobs(number)][::2]
+        assert first.count(COPIES[0]) == first.count(COPIES[1]) == ROUNDS / 2
+    assert len({comparison_jobs(number)[0].policy for number in range(COMPARISONS)}) == 2
+
+
+@pytest.mark.parametrize(("factor", "significant"), [(1.0, 0), (1.5, 3)])
+def test_copies_that_differ_are_counted(fake_world: World, factor: float, significant: int) -> None:
+    base = simulate(fake_world, make_policy("lru-keepalive"), 0)
+    r = base.requests
+    slower = r.assign(finish_s=r.arrival_s + factor * (r.finish_s - r.arrival_s))
+    comparisons = [
+        [
+            replace(base, policy=job.policy, seed=job.seed, requests=slower if job.policy == COPIES[0] else r)
+            for job in comparison_jobs(number)
+        ]
+        for number in range(3)
+    ]
+    row = rows_of("fake", comparisons)[0]
+    assert row.value == significant
+    assert row.ok is (significant <= 2)
 
 
 class Engines:

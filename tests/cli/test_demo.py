@@ -13,6 +13,7 @@ from shunter.cli.main import main
 from shunter.cli.options import open_console
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import World, make_world
+from shunter.errors import InputError
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.train.verdict import judge
 from tests.fake_evaluation import evaluate_fake
@@ -55,6 +56,24 @@ def test_it_shows_something_before_it_measures(
         main(["demo", "--out", str(tmp_path / "demo")])
     assert ended.value.code == 130
     assert "looked at 20" in capsys.readouterr().out
+
+
+def test_a_machine_that_is_not_quiet_is_refused_before_it_is_profiled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shunter.cli.demo, "first_look", lambda seeds: [])
+    monkeypatch.setattr(_Demo, "_checkpoints", lambda self: {})
+
+    def refuse(what: str | None, **_: object) -> list[str]:
+        raise InputError("--quiet-machine", "find a quiet machine", what)
+
+    monkeypatch.setattr(shunter.cli.demo, "check_quiet", refuse)
+    for what, said in (("refuse", "find a quiet machine"), ("perhaps", "unknown name 'perhaps'")):
+        with pytest.raises(SystemExit) as ended:
+            main(["demo", "--out", str(tmp_path / "demo"), "--quiet-machine", what])
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "demo" / "profile.parquet").exists()
 
 
 @pytest.mark.parametrize("verbose", [False, True])

@@ -14,6 +14,7 @@ from shunter.agents.registry import DEFAULT_POLICIES
 from shunter.cli.options import (
     MOST_SEEDS,
     Performance,
+    QuietMachine,
     Ray,
     Verbose,
     free_folder,
@@ -91,14 +92,6 @@ _Follow = Annotated[
         help="With --real: predicted durations follow how fast the machine is, also those that policies see.",
     ),
 ]
-_Quiet = Annotated[
-    str | None,
-    typer.Option(
-        help="With --real, where other programs use the machine: wait until they do not, warn, or refuse.",
-        show_default=False,
-        metavar="|".join(QUIET_MACHINE),
-    ),
-]
 _Engine = Annotated[
     str | None,
     typer.Option(help="Instead of the scenario's: " + ", ".join(ENGINES) + ".", show_default=False),
@@ -163,7 +156,7 @@ def eval_(
     plan: _Plan = False,
     resolution: _Resolution = None,
     follow: _Follow = False,
-    quiet_machine: _Quiet = None,
+    quiet_machine: QuietMachine = None,
     engine: _Engine = None,
     python: _Python = None,
     ray: Ray = None,

@@ -123,7 +123,7 @@ def _pace(operations: Sequence[Plain], slowdown: float | None) -> str:
         else "by kind so unlike that a busy machine alone does not explain it"
     )
     if slowdown is not None:
-        cause = f"the machine's part of that is {slowdown:.2f}, the rest the predictions'"
+        cause = f"the sentinel saw {slowdown:.2f} of it; the rest is the predictions' or fell between looks"
     return (
         f"Operations took {whole:.2f} times as long as predicted ({each}): {cause}. Run again when nothing "
         "else runs, profile anew, or let shunter calibrate follow these runs."

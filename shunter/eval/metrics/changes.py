@@ -54,14 +54,14 @@ def paired_change(runs: Sequence[Served], against: Sequence[Served], seed: int =
 
     Returns:
         ``change`` (−0.1 is 10 % lower), ``low``, ``high`` (a 95 % paired bootstrap interval over request
-        sequences; NaN with fewer than ``FEWEST_SEQUENCES``, unless the two are equal) and ``unit``.
+        sequences; NaN with fewer than ``FEWEST_SEQUENCES``) and ``unit``.
 
     Raises:
         ValueError: The seeds differ.
     """
     units = sequence_units([runs, against])
     found = paired_mean_change(units[:, 0], units[:, 1], seed)
-    if len(units) < FEWEST_SEQUENCES and not found.low == found.high == 0.0:
+    if len(units) < FEWEST_SEQUENCES:
         found = Interval(found.value, math.nan, math.nan)
     return {"change": found.value, "low": found.low, "high": found.high, "unit": "runs"}
 

@@ -70,7 +70,7 @@ def _course(machine: _Plain) -> go.Figure:
             x1=run["end_s"],
             fillcolor=PALETTE[policies.index(run["policy"]) % len(PALETTE)],
             opacity=0.15,
-            line_width=0,
+            line={"color": "white", "width": 2},
             layer="below",
         )
     for number, policy in enumerate(policies):
