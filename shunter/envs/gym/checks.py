@@ -24,7 +24,6 @@ __all__ = [
     "check_flag",
     "check_seed",
     "check_world",
-    "integer",
 ]
 
 Ints = NDArray[np.int64]
