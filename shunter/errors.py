@@ -189,7 +189,7 @@ class PluginError(InputError):
 class PolicyError(InputError):
     """A policy raised an error of its own instead of choosing an action."""
 
-    def __init__(self, name: str, decision: int, error: Exception) -> None:
+    def __init__(self, name: str, decision: int, error: BaseException) -> None:
         where = traceback.extract_tb(error.__traceback__)[-1]
         said = " ".join(f"{type(error).__name__}: {error}".split())
         text = f"--policy: {name!r} failed at decision {decision}: {said} ({where.filename}:{where.lineno})"

@@ -65,7 +65,7 @@ def load_plugin(entry: EntryPoint) -> Any:
     """
     try:
         return entry.load()
-    except Exception as error:  # a third party's module may raise anything
+    except (Exception, SystemExit) as error:  # a third party's module may raise anything
         why = f"{entry.value} cannot be imported: {type(error).__name__}: {error}"
         raise PluginError(entry.group, entry.name, package_of(entry), why) from error
 

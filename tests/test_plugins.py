@@ -78,6 +78,10 @@ def test_an_unknown_name_lists_what_plugins_offer(site: Path) -> None:
             "ModuleNotFoundError: No module named 'not_to_be_found_anywhere'",
         ),
         ("raise RuntimeError('no\\nlicence')", "RuntimeError: no licence"),
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
+        ("def Made(): raise SystemExit", "making it failed: SystemExit"),
+        ("class Made:\n name, act, act_batch = '', int, int", "lacks name"),
+        ("class Made:\n name, act, act_batch = 'a\\nb', int, int", "lacks name"),
         ("Other = int", "has no attribute 'Made'"),
         ("Made = int", "makes no Policy"),
         ("def Made(): raise KeyError('gone')", "making it failed: KeyError: 'gone'"),
@@ -117,15 +121,16 @@ def test_a_broken_policy_is_one_line_on_the_command_line(
     [
         (
             "raise KeyError('no\\nqueue')",
-            r"'undecided' failed at decision \d+: KeyError: 'no\\nqueue' \(.*r_0\.py:5\)",
+            r"'undecided' failed at decision \d+: KeyError: 'no\\nqueue' \(.*r_\d+\.py:5\)",
         ),
+        ("raise SystemExit(0)", r"'undecided' failed at decision \d+: SystemExit: 0"),
         ("return 'run'", r"what 'undecided' chooses must be one integer from 0 to \d+\. Got 'run' instead"),
     ],
 )
 def test_a_policy_that_cannot_decide_is_one_line_on_the_command_line(
     install: Install, capsys: pytest.CaptureFixture[str], body: str, said: str
 ) -> None:
-    package = f"broken-decider-{int('return' in body)}"
+    package = f"broken-decider-{zlib.crc32(body.encode())}"
     source = f"class Made:\n name = 'undecided'\n oracle = False\n def act(self, seen):\n  {body}\n"
     source += " def act_batch(self, seen): raise NotImplementedError\n"
     install(package, source, {"shunter.policies": {"undecided": f"{package.replace('-', '_')}:Made"}})

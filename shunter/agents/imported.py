@@ -34,7 +34,7 @@ def import_class(text: str) -> Callable[..., Any]:
         sys.path.append(str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a third party's module may raise anything
+    except (Exception, SystemExit) as error:  # a third party's module may raise anything
         why = f"it cannot be imported: {type(error).__name__}: {error}"
         raise PluginError("--policy", text, module, why) from error
     if not callable(found):
@@ -59,11 +59,11 @@ def checked_policy(
     """
     try:
         policy = make.spelled(**values) if is_heuristic(make) else make(**values)  # type: ignore[attr-defined]
-    except Exception as error:  # a third party's constructor may raise anything
+    except (Exception, SystemExit) as error:  # a third party's constructor may raise anything
         why = f"making it failed: {type(error).__name__}: {error}"
         raise PluginError("--policy", text, package, why) from error
     lacking = [name for name in ("act", "act_batch") if not callable(getattr(policy, name, None))]
-    if not isinstance(getattr(policy, "name", None), str):
+    if not is_name(getattr(policy, "name", None)):
         lacking.insert(0, "name")
     if lacking:
         why = f"{called} makes no Policy (name, act, act_batch): {policy!r} lacks {', '.join(lacking)}"
@@ -81,13 +81,18 @@ def spelling_of(make: Any) -> Space:
     return make.spelling() if is_heuristic(make) else {}
 
 
+def is_name(name: Any) -> bool:
+    """Whether tables can show it as a policy's name: some printable characters."""
+    return isinstance(name, str) and bool(name) and one_line(name) == name == name.strip()
+
+
 def renamed(policy: Policy, name: str) -> Policy:
     """The policy itself under another name in tables and logs.
 
     Raises:
         InputError: It is no name, or the policy's own cannot be changed.
     """
-    if not name or one_line(name) != name or name != name.strip():
+    if not is_name(name):
         raise InputError("--policy", "be named by printable characters: NAME=POLICY", name)
     try:
         # Heuristics are frozen, but for the name that goes into tables.

@@ -82,7 +82,7 @@ def load_sb3(path: str | Path, *, consent: bool, normalize: str | None = None) -
     unused = {"buffer_size": 1} if algorithm in ("DQN", "QRDQN") else {}
     try:
         model = classes[algorithm].load(path, device="cpu", custom_objects=unused)
-    except Exception as error:  # what a pickle runs may raise anything
+    except (Exception, SystemExit) as error:  # what a pickle runs may raise anything
         raise BrokenFileError(path, f"{type(error).__name__}: {' '.join(str(error).split())}") from None
     return SB3Policy(Path(path).stem, model, None if normalize is None else _normalizer(normalize))
 
@@ -122,7 +122,7 @@ def _normalizer(path: str) -> Any:
         raise InputError("--policy: normalize", "be an existing file", path)
     try:
         found = pickle.loads(Path(path).read_bytes())
-    except Exception as error:  # what a pickle runs may raise anything
+    except (Exception, SystemExit) as error:  # what a pickle runs may raise anything
         raise BrokenFileError(path, f"{type(error).__name__}: {error}") from None
     if not isinstance(found, VecNormalize):
         raise BrokenFileError(path, "it holds no VecNormalize")

@@ -10,7 +10,7 @@ import typer
 from shunter.cli.options import open_console, progress, say_answer
 from shunter.errors import InputError
 from shunter.tracking.push import push_runs
-from shunter.tracking.store import store_uri
+from shunter.tracking.store import said_uri, store_uri
 
 
 def track_push(
@@ -34,7 +34,11 @@ def track_push(
         done = push_runs(folder, bar)
     sent = [one for one in done if not one.why]
     left = [one for one in done if one.why]
-    lines = [f"{len(sent)} sent to {store_uri(folder)}, {len(left)} left" if done else "Nothing is unsent."]
+    lines = [
+        f"{len(sent)} sent to {said_uri(store_uri(folder))}, {len(left)} left"
+        if done
+        else "Nothing is unsent."
+    ]
     lines += [f"sent: {one.name}, run {one.run_id}" for one in sent]
     lines += [f"left: {one.folder}: {one.why}" for one in left]
     say_answer(console, lines)

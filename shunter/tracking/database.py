@@ -23,10 +23,27 @@ _PLACES = {
 """Columns of MLflow's tables that say where artefacts are."""
 
 
+_SPECIAL = set("%?#")
+"""Characters that stand for something else in a URI."""
+
+
 def database_of(uri: str) -> Path | None:
     """The file of a store's database; None if it is none, or in memory."""
-    name = uri.partition("?")[0].removeprefix("sqlite:///")
-    return Path(name) if uri.startswith("sqlite:///") and name not in ("", ":memory:") else None
+    if not uri.startswith("sqlite:///"):
+        return None
+    from sqlalchemy.engine import make_url  # as MLflow reads it, whatever its version makes of %20
+
+    name = make_url(uri).database
+    return Path(name) if name not in (None, "", ":memory:") else None
+
+
+def uri_of(database: Path) -> str:
+    """The URI of a database's file: what ``database_of`` takes back."""
+    if not _SPECIAL.intersection(str(database)):
+        return f"sqlite:///{database}"
+    from sqlalchemy.engine import URL
+
+    return URL.create("sqlite", database=str(database)).render_as_string()
 
 
 def artifacts_of(database: Path) -> str:
@@ -70,7 +87,7 @@ def _locked(database: Path) -> Iterator[None]:
 def _lay_out(database: Path, artifacts: str) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    SqlAlchemyStore(f"sqlite:///{database}", artifacts).engine.dispose()
+    SqlAlchemyStore(uri_of(database), artifacts).engine.dispose()
 
 
 def _take_up(database: Path) -> str:

@@ -33,7 +33,7 @@ def no_answer(uri: str) -> str:
             return "it names no host"
 
         def ask() -> None:
-            found.append(_http(f"{uri.rstrip('/')}/health", deadline_s))
+            found.append(_http(f"{without_user(uri).rstrip('/')}/health", deadline_s))
     elif host and parts.scheme.partition("+")[0] in _PORTS:
 
         def ask() -> None:
@@ -44,6 +44,19 @@ def no_answer(uri: str) -> str:
     asking.start()
     asking.join(deadline_s + 1.0)
     return found[0] if found else f"no answer within {deadline_s:g} s"
+
+
+def without_user(uri: str, shown: str = "") -> str:
+    """A URI without the user's name and password that may be in it: Python takes them for the host's name.
+
+    Args:
+        uri: Of anything.
+        shown: What stands in their place.
+    """
+    scheme, slashes, rest = uri.partition("://")
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    return f"{scheme}{slashes}{shown if user else ''}{host}{slash}{path}" if at and slashes else uri
 
 
 def _http(url: str, deadline_s: float) -> str:

@@ -26,7 +26,7 @@ from shunter.sinks import store_key, visible
 from shunter.tracking.journal import UNSENT, Journal
 from shunter.tracking.monitoring import is_monitored, start_monitor, stop_monitor
 from shunter.tracking.sending import send
-from shunter.tracking.store import StoreError, open_store, store_uri
+from shunter.tracking.store import StoreError, open_store, said_uri, store_uri
 
 if TYPE_CHECKING:
     from shunter.tracking.lineage import Input
@@ -136,7 +136,7 @@ class Tracker:
     @property
     def words(self) -> str:
         """Where the run is, for people."""
-        here = f"MLflow: {self.uri} run {self.run_id}"
+        here = f"MLflow: {said_uri(self.uri)} run {self.run_id}"
         return here if self.sent else f"MLflow: not sent yet, kept in {self._unsent} ({_push(self._unsent)})"
 
     def begin(self) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from shunter.errors import InputError, ShunterWarning, one_line
-from shunter.tracking.database import database_of, prepare
-from shunter.tracking.reach import no_answer
+from shunter.tracking.database import database_of, prepare, uri_of
+from shunter.tracking.reach import no_answer, without_user
 
-__all__ = ["open_store", "store_uri", "talking"]
+__all__ = ["open_store", "said_uri", "store_uri", "talking"]
 
 _LOGGERS = ("mlflow", "alembic", "sqlalchemy", "urllib3")
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -33,7 +33,12 @@ class StoreError(InputError):
 
 def store_uri(folder: str | os.PathLike[str] = ".") -> str:
     """The URI of the store that is used from a folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(folder).resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or uri_of(Path(folder).resolve() / "mlflow.db")
+
+
+def said_uri(uri: str) -> str:
+    """A store's URI as it is shown: without a user's name and password."""
+    return without_user(uri, "***@")
 
 
 def import_mlflow() -> None:
@@ -108,7 +113,8 @@ def talking(uri: str) -> Iterator[None]:
 
 
 def _error(uri: str, why: str) -> StoreError:
-    return StoreError("MLFLOW_TRACKING_URI", f"name a store that can be used ({why})", uri)
+    why = why.replace(uri, said_uri(uri))
+    return StoreError("MLFLOW_TRACKING_URI", f"name a store that can be used ({why})", said_uri(uri))
 
 
 def _reason(error: BaseException) -> str:

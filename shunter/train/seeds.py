@@ -6,7 +6,7 @@ A training's checkpoints are the driver's: where a node dies, it goes on elsewhe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -115,7 +115,10 @@ class SeedTraining(Job):
 
 
 def train_seed(shared: SeedsShared, report: Report, task: SeedTask) -> TrainResult:
-    """Trains; the policy has its score card and what training added, on requests that chose nothing."""
+    """Trains; the policy has its score card and what training added, on requests that chose nothing.
+
+    Ctrl-C while that is found out leaves the policy without it, as one that was interrupted.
+    """
     worlds, validation = shared.task_sets[task.task_set]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint"
@@ -137,5 +140,8 @@ def train_seed(shared: SeedsShared, report: Report, task: SeedTask) -> TrainResu
             checkpoint=path,
             on_progress=on_progress,
         )
-    result.policy.metadata.update(judge(result.policy, worlds, CARD_SEEDS, start=shared.start))
+    try:
+        result.policy.metadata.update(judge(result.policy, worlds, CARD_SEEDS, start=shared.start))
+    except KeyboardInterrupt:  # what was trained is kept; to go on judges it
+        return replace(result, interrupted=True)
     return result

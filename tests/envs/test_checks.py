@@ -36,6 +36,10 @@ MALFORMED: dict[str, Callable[[int], Any]] = {
     "far beyond": lambda a: [10**6, 0, 0, 0],
     "negative": lambda a: [0, 0, -1, 0],
     "huge": lambda a: [10**30, 0, 0, 0],
+    "a boolean among integers": lambda a: [0, True, 0, 0],
+    "numpy's boolean among integers": lambda a: (0, 0, np.True_, 0),
+    "partly masked": lambda a: np.ma.array(np.zeros(ENVS, np.int64), mask=[0, 1, 0, 0]),
+    "no array after all": lambda a: Unwilling(),
     "unsigned beyond int64": lambda a: np.array([0, 0, 0, 2**64 - 1], np.uint64),
 }
 
@@ -100,9 +104,28 @@ def test_integers_of_any_kind_are_taken(fake_world: World, name: str) -> None:
     assert memory(envs[0]) == memory(envs[1])
 
 
+class Unwilling:
+    """What says it is an integer or an array, and is not: as tensors do that lie elsewhere."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        raise RuntimeError("not here")
+
+    __index__ = __array__  # type: ignore[assignment]
+
+
+class Flag:
+    """A boolean that Python takes for an integer, as torch's are."""
+
+    dtype, shape = "torch.bool", ()
+
+    def __index__(self) -> int:
+        return 1
+
+
 WRONG = [
     -1, 10**6, 10**30, 2.0, 0.5, np.float64(1), np.nan, True, np.True_, "0", None, [0], (0,),
-    np.zeros(1, int), np.zeros((2, 2), int), object(),
+    np.zeros(1, int), np.zeros((2, 2), int), object(), Unwilling(), Flag(), np.timedelta64(0, "s"),
+    np.ma.masked, np.ma.array(0, mask=True),
 ]  # fmt: skip
 
 
@@ -177,6 +200,8 @@ SEEDS: list[tuple[Any, str]] = [
     (1.5, "seed must be an integer of at least 0"),
     ("7", "seed must be an integer of at least 0"),
     (True, "seed must be an integer of at least 0"),
+    (np.ma.array(7, mask=True), "seed must be an integer of at least 0"),
+    ([1, np.ma.masked, 3, 4], "seed[1] must be an integer of at least 0"),
 ]
 
 
@@ -188,7 +213,7 @@ def test_seeds_that_are_none_are_refused_and_change_nothing(fake_world: World, s
     with pytest.raises(InputError, match=re.escape(says)):
         env.reset(seed=seed)
     assert memory(env) == before
-    if np.ndim(seed) == 0:
+    if not isinstance(seed, list) and np.ndim(seed) == 0:
         with pytest.raises(InputError, match=re.escape(says)):
             SchedulingEnv(world=fake_world).reset(seed=seed)
         with pytest.raises(InputError, match=re.escape(says)):
@@ -217,6 +242,31 @@ def test_seeds_may_be_lists_arrays_and_large(fake_world: World) -> None:
 def test_counts_are_integers_of_at_least_one(fake_world: World, field: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"{field} must be at least 1"):
         SchedulingVectorEnv(**{"world": fake_world, field: value})
+
+
+@pytest.mark.parametrize("value", ["no", 1, None, 0.0])
+@pytest.mark.parametrize("field", ["oracle", "noise", "copy"])
+def test_flags_are_true_or_false(fake_world: World, field: str, value: Any) -> None:
+    given: dict[str, Any] = {"world": fake_world, field: value}
+    with pytest.raises(InputError, match=f"{field} must be True or False"):
+        SchedulingVectorEnv(2, **given)
+    if field != "copy":
+        with pytest.raises(InputError, match=f"{field} must be True or False"):
+            SchedulingEnv(**given)
+
+
+@pytest.mark.parametrize("face", [SchedulingEnv, SchedulingVectorEnv])
+def test_a_world_is_one_and_stands_alone(fake_world: World, face: Any) -> None:
+    with pytest.raises(InputError, match="world must be a compiled scenario"):
+        face(world="laptop")
+    for more in ({"scenario": fake_world.scenario}, {"performance": "published"}):
+        with pytest.raises(InputError, match="world must be given alone"):
+            face(world=fake_world, **more)
+    for wrong in (7, ["laptop"]):
+        with pytest.raises(InputError, match="scenario must be a path"):
+            face(scenario=wrong)
+        with pytest.raises(InputError, match="performance must be a path"):
+            face(scenario="laptop", performance=wrong)
 
 
 @pytest.mark.parametrize("value", [0, -1.0, np.nan, "5", True, []])

@@ -311,34 +311,29 @@ def test_flat_observations_are_normalised_and_tell_what_is_left(short: World) ->
     assert largest > 1
 
 
-def test_a_multi_scenario_environment_plays_each_as_it_is_alone(
-    short: World, fake_performance: PerformanceModel
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_environments_that_were_never_reset_are_named_and_begin_with_a_mask(
+    short: World, mode: AutoresetMode
 ) -> None:
-    data = short.scenario.model_dump(mode="json")
-    data.update(name="two", models=data["models"][:2])
-    small = Scenario.parse(data)
-    env = gymnasium.make(MULTI_ENV_ID, scenarios=[short.scenario, small], performance=fake_performance)
-    alone = SchedulingEnv(small, fake_performance)
-    actions = alone.world.actions
-    seen, info = env.reset(seed=0, options={"scenario": "two", "workload_seed": 3})
-    mine, _ = alone.reset(options={"workload_seed": 3})
-    over = False
-    while not over:
-        assert env.observation_space.contains(seen)
-        assert info["scenario"] == "two"
-        np.testing.assert_array_equal(seen["candidates"][:actions], mine["candidates"])
-        assert not seen["action_mask"][actions:].any()
-        np.testing.assert_array_equal(env.get_wrapper_attr("action_masks")(), info["action_mask"])
-        action = policy.act(mine)
-        seen, reward, over, _, info = env.step(action)
-        mine, own, *_ = alone.step(action)
-        assert reward == own
-    names = [env.reset(seed=0 if i == 0 else None)[1]["scenario"] for i in range(12)]
-    assert set(names) == {"fake", "two"}
-    assert names == [env.reset(seed=0 if i == 0 else None)[1]["scenario"] for i in range(12)]
-    env.reset(options={"scenario": "two"})
-    assert env.step(env.action_space.n - 1)[4]["illegal_actions"] == 1  # type: ignore[attr-defined]
-    with pytest.raises(UnknownNameError, match="options\\['scenario'\\]"):
-        env.reset(options={"scenario": "three"})
-    with pytest.raises(InputError, match="scenarios must be a list"):
-        gymnasium.make(MULTI_ENV_ID, scenarios=SMALL)
+    def begun() -> SchedulingVectorEnv:
+        env = SchedulingVectorEnv(3, world=short, autoreset_mode=mode)
+        env.reset(seed=3, options={"reset_mask": np.array([False, True, False])})
+        return env
+
+    env, twin, whole = begun(), begun(), SchedulingVectorEnv(3, world=short)
+    whole.reset(seed=3)
+    np.testing.assert_array_equal(env.batch.state.ring[1], whole.batch.state.ring[1])
+    with pytest.raises(gymnasium.error.ResetNeeded, match="no episode is under way in environments 0, 2"):
+        env.step(env.action_masks().argmax(axis=1))
+    for one in (env, twin):
+        one.reset(options={"reset_mask": np.array([True, False, False])})
+        one.reset(options={"reset_mask": np.array([False, False, True])})
+    for _ in range(5):
+        chosen = env.action_masks().argmax(axis=1)
+        np.testing.assert_equal(env.step(chosen), twin.step(chosen))
+
+
+def test_step_limits_of_many_are_any_integer_that_has_room(short: World) -> None:
+    assert SchedulingVectorEnv(1, world=short, max_episode_steps=np.int64(5)).batch.state.clock["most"] == 5
+    with pytest.raises(InputError, match="max_episode_steps must be an integer of at least 1"):
+        SchedulingVectorEnv(1, world=short, max_episode_steps=2**70)

@@ -18,11 +18,13 @@ from typing import Any
 import mlflow
 import pandas as pd
 import pytest
+from sqlalchemy.engine import make_url
 
 from shunter.cli.main import main
 from shunter.errors import BrokenFileError, ShunterWarning
 from shunter.scratch import scratch
 from shunter.tracking import reach, runs
+from shunter.tracking.database import database_of, uri_of
 from shunter.tracking.journal import UNSENT, Journal, kept
 from shunter.tracking.lineage import Input
 from shunter.tracking.push import push_runs
@@ -102,6 +104,13 @@ def test_a_run_goes_to_the_store_and_nothing_else_is_left(folder: Path) -> None:
     assert list(table.load) == pytest.approx([0.5, 0.7])
 
 
+@pytest.mark.parametrize("name", ["50%20 off", "100%", "what?", "a#b", "plain"])
+def test_a_database_may_lie_in_any_folder(tmp_path: Path, name: str) -> None:
+    database = tmp_path / name / "mlflow.db"
+    assert database_of(uri_of(database)) == database
+    assert make_url(uri_of(database)).database == str(database)
+
+
 def test_what_is_no_text_is_sent_all_the_same(folder: Path) -> None:
     odd = "name \udcff\x00"  # of a file, say
     with tracking("test", odd * 100) as tracker:
@@ -172,6 +181,8 @@ def refusing() -> str:
         ("sqlite:////proc/none/mlflow.db", "No such file or directory"),
         ("htp://somewhere", "htp"),
         ("http://", "it names no host"),
+        ("http://me:secret@127.0.0.1:9", "(no answer: Connection refused). Got 'http://***@127.0.0.1:9'"),
+        ("postgresql://me:sec@ret@127.0.0.1:9/runs", "Got 'postgresql://***@127.0.0.1:9/runs'"),
         ("http://[", "it is no URI"),
     ],
 )
@@ -196,6 +207,7 @@ def test_a_store_that_cannot_be_used_costs_one_line_and_no_run(
     text = str(line.message)
     assert (line.category, why in text) == (ShunterWarning, True), text
     assert "\n" not in text
+    assert "sec" not in text
     assert text.endswith(f"runs are kept in {UNSENT}, and `shunter track push` sends them")
     assert capfd.readouterr() == ("", "")
     assert (tracker.sent, tracker.run_id) == (False, "")

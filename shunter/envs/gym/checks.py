@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shunter.envs.sim.compiled import bound, jit
+from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
 
-__all__ = ["check_action", "check_actions", "check_begun", "check_count", "check_cut_off", "check_seed"]
+__all__ = [
+    "check_action",
+    "check_actions",
+    "check_begun",
+    "check_count",
+    "check_cut_off",
+    "check_flag",
+    "check_seed",
+    "check_world",
+]
 
 Ints = NDArray[np.int64]
 
@@ -30,6 +41,22 @@ def all_below(values: Ints, end: int) -> bool:
 _all_below = bound(all_below, np.zeros(1, np.int64), 1)
 
 
+def integer(value: Any) -> int | None:
+    """The Python integer that a value is; None where it is none.
+
+    Numpy's integers are, and arrays and tensors without axes; booleans and what is masked are not, whoever's.
+    """
+    if type(value) is not int and not isinstance(value, np.integer):
+        if isinstance(value, bool) or getattr(value, "shape", ()) != () or np.ma.is_masked(value):
+            return None
+        if str(getattr(value, "dtype", "")).endswith("bool"):  # torch's are integers to Python
+            return None
+    try:
+        return operator.index(value)
+    except Exception:  # of whatever kind: it is the value's own code that says it is none
+        return None
+
+
 def check_action(action: Any, actions: int, field: str = "action") -> int:
     """One action as a Python integer.
 
@@ -41,11 +68,8 @@ def check_action(action: Any, actions: int, field: str = "action") -> int:
     Raises:
         InputError: It is no integer, or no candidate's index.
     """
-    try:
-        index = operator.index(action)
-    except TypeError:
-        index = -1
-    if not 0 <= index < actions or isinstance(action, bool):
+    index = integer(action)
+    if index is None or not 0 <= index < actions:
         raise InputError(field, f"be one integer from 0 to {actions - 1}", action)
     return index
 
@@ -66,9 +90,12 @@ def check_actions(given: Any, shape: tuple[int], actions: int, field: str = "act
         InputError: They are of another shape, no integers, or no candidates' indices.
     """
     array = _array(given)
+    rule = f"be integers of shape ({shape[0]},), one for each environment"
     if array.shape != shape or array.dtype.kind not in "iu":
-        rule = f"be integers of shape ({shape[0]},), one for each environment"
         raise InputError(field, rule, f"shape {array.shape}, dtype {array.dtype}")
+    # Among integers numpy takes booleans for such, and whatever lies behind a mask.
+    if type(given) is not np.ndarray and (np.ma.is_masked(given) or not _all_integers(given)):
+        raise InputError(field, rule, given)
     # Unsigned numbers beyond int64 become negative, and are refused as such.
     array = np.ascontiguousarray(array, np.int64)
     if not _all_below(array, actions):
@@ -78,11 +105,15 @@ def check_actions(given: Any, shape: tuple[int], actions: int, field: str = "act
     return array
 
 
+def _all_integers(given: Any) -> bool:
+    return not isinstance(given, list | tuple) or None not in map(integer, given)
+
+
 def _array(given: Any) -> NDArray[Any]:
     try:
         return np.asarray(given)
-    except (TypeError, ValueError):
-        return np.empty(0, np.object_)  # ragged, or no array at all: of no shape that is asked for
+    except Exception:  # ragged, on a device, part of a gradient: of no shape that is asked for
+        return np.empty(0, np.object_)
 
 
 def check_seed(seed: Any, field: str = "seed") -> int:
@@ -91,11 +122,8 @@ def check_seed(seed: Any, field: str = "seed") -> int:
     Raises:
         InputError: It is no integer of at least 0.
     """
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        number = -1
-    if number < 0 or isinstance(seed, bool):
+    number = integer(seed)
+    if number is None or number < 0:
         raise InputError(field, "be an integer of at least 0", seed)
     return number
 
@@ -124,13 +152,21 @@ def check_count(field: str, value: Any) -> int:
     Raises:
         InputError: It is no integer of at least 1.
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
+    number = integer(value)
+    if number is None or not 1 <= number < 2**63:
         raise InputError(field, "be at least 1", value)
     return number
+
+
+def check_flag(field: str, value: Any) -> bool:
+    """Whether something is so, as a Python boolean.
+
+    Raises:
+        InputError: It is neither True nor False.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(field, "be True or False", value)
+    return bool(value)
 
 
 def check_cut_off(cut_off_s: Any, default_s: float) -> float:
@@ -148,7 +184,25 @@ def check_cut_off(cut_off_s: Any, default_s: float) -> float:
     is_number = isinstance(cut_off_s, int | float | np.integer | np.floating)
     if not is_number or isinstance(cut_off_s, bool) or not cut_off_s > 0:
         raise InputError("cut_off_s", "be a number of seconds above 0, or math.inf", cut_off_s)
-    return float(cut_off_s)
+    try:
+        return float(cut_off_s)
+    except OverflowError:
+        return math.inf
+
+
+def check_world(world: Any, scenario: Any, performance: Any) -> World:
+    """The world that an environment is of: compiled, or made of a scenario and a performance model.
+
+    Raises:
+        InputError: ``world`` is none, or there is a scenario or a performance model besides.
+    """
+    if world is None:
+        return make_world(scenario, performance, field="scenario")
+    if not isinstance(world, World):
+        raise InputError("world", "be a compiled scenario, as make_world gives it", world)
+    if scenario is not None or performance is not None:
+        raise InputError("world", "be given alone, without scenario and performance", world.scenario.name)
+    return world
 
 
 def check_begun(begun: bool, closed: bool = False) -> None:

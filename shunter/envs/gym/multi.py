@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from shunter.envs.gym.checks import check_action, check_seed
+from shunter.envs.gym.checks import check_action, check_seed, check_world
 from shunter.envs.gym.options import WORKLOAD_SEED, checked_options
 from shunter.envs.gym.scheduling import Observation, SchedulingEnv, empty_observation, make_spaces
+from shunter.envs.gym.snapshots import EnvState
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError, UnknownNameError
 
 SCENARIO = "scenario"
+_CHANGING = ("_np_random", "_np_random_seed")
+
+
+@dataclass(frozen=True)
+class MultiState:
+    """All that changes in a ``MultiSchedulingEnv``; it can be pickled, and used as often as one likes.
+
+    Attributes:
+        scenario: Name of what is played.
+        env: State of its environment: the others begin anew when they are drawn.
+        own: Random numbers that draw scenarios and seeds, by attribute.
+    """
+
+    scenario: str
+    env: EnvState
+    own: dict[str, Any]
+
+
+def _list(field: str, given: Any) -> list[Any]:
+    found = list(given) if isinstance(given, list | tuple | np.ndarray) else []
+    if not found:
+        raise InputError(field, "be a list of at least one", given)
+    return found
 
 
 class MultiSchedulingEnv(gymnasium.Env[Observation, np.int64]):
@@ -31,6 +57,7 @@ class MultiSchedulingEnv(gymnasium.Env[Observation, np.int64]):
         worlds: Compiled scenarios in place of both.
         oracle: See ``SchedulingEnv``.
         noise: See ``SchedulingEnv``.
+        cut_off_s: See ``SchedulingEnv``.
         render_mode: ``ansi`` or None.
     """
 
@@ -44,14 +71,20 @@ class MultiSchedulingEnv(gymnasium.Env[Observation, np.int64]):
         worlds: Sequence[World] | None = None,
         oracle: bool = False,
         noise: bool = False,
+        cut_off_s: float | None = None,
         render_mode: str | None = None,
     ) -> None:
         if worlds is None:
-            if isinstance(scenarios, str) or not scenarios:
-                raise InputError("scenarios", "be a list of at least one", scenarios)
-            worlds = [make_world(scenario, performance, field="scenarios") for scenario in scenarios]
+            worlds = [
+                make_world(one, performance, field="scenarios") for one in _list("scenarios", scenarios)
+            ]
+        elif len(scenarios) or performance is not None:
+            raise InputError("worlds", "be given alone, without scenarios and performance", len(worlds))
+        worlds = [check_world(world, None, None) for world in _list("worlds", worlds)]
         self.envs = [
-            SchedulingEnv(world=world, oracle=oracle, noise=noise, render_mode=render_mode)
+            SchedulingEnv(
+                world=world, oracle=oracle, noise=noise, cut_off_s=cut_off_s, render_mode=render_mode
+            )
             for world in worlds
         ]
         self.names = [world.scenario.name for world in worlds]
@@ -79,10 +112,10 @@ class MultiSchedulingEnv(gymnasium.Env[Observation, np.int64]):
             UnknownNameError: There is no such scenario, or an option of another name.
         """
         asked = dict(checked_options(options, (WORKLOAD_SEED, SCENARIO)))
-        super().reset(seed=None if seed is None else check_seed(seed))
         name = asked.pop(SCENARIO, None)
-        if name is not None and name not in self.names:
+        if name is not None and not (isinstance(name, str) and name in self.names):
             raise UnknownNameError("options['scenario']", str(name), self.names)
+        super().reset(seed=None if seed is None else check_seed(seed))
         drawn = int(self.np_random.integers(len(self.envs)))
         self.env = self.envs[drawn if name is None else self.names.index(name)]
         seen, info = self.env.reset(seed=int(self.np_random.integers(2**31)), options=asked)
@@ -95,10 +128,7 @@ class MultiSchedulingEnv(gymnasium.Env[Observation, np.int64]):
             gymnasium.error.ResetNeeded: The episode has ended: reset first.
             InputError: The action is no candidate's index.
         """
-        action, own = check_action(action, self.actions), self.env.world.actions
-        if own <= action < self.actions:
-            action = int(self.env.action_masks().argmin())
-        seen, reward, terminated, truncated, info = self.env.step(action)
+        seen, reward, terminated, truncated, info = self.env.carry_out(check_action(action, self.actions))
         return self._padded(seen), reward, terminated, truncated, self._named(info)
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -113,6 +143,26 @@ class MultiSchedulingEnv(gymnasium.Env[Observation, np.int64]):
         """Frees what the environments hold."""
         for env in self.envs:
             env.close()
+
+    def get_state(self) -> MultiState:
+        """All that changes, copied: see ``SchedulingEnv.get_state``."""
+        own = {name: copy.deepcopy(getattr(self, name)) for name in _CHANGING}
+        return MultiState(self.env.world.scenario.name, self.env.get_state(), own)
+
+    def set_state(self, state: MultiState) -> None:
+        """Goes on from where ``get_state`` was called; what follows is the same, bit for bit.
+
+        Raises:
+            InputError: It is no state of an environment of this class with the scenario that was played.
+        """
+        if not isinstance(state, MultiState) or state.scenario not in self.names:
+            got = state.scenario if isinstance(state, MultiState) else type(state).__name__
+            raise InputError("state", "be from get_state of an environment of the same scenarios", got)
+        env = self.envs[self.names.index(state.scenario)]
+        env.set_state(state.env)
+        self.env = env
+        for name, value in state.own.items():
+            setattr(self, name, copy.deepcopy(value))
 
     def _padded(self, seen: Observation) -> Observation:
         padded = empty_observation(self.actions)

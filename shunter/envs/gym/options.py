@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.envs.gym.checks import integer
 from shunter.errors import InputError, UnknownNameError
 
 WORKLOAD_SEED, RESET_MASK = "workload_seed", "reset_mask"
@@ -36,17 +36,11 @@ def checked_options(
             raise UnknownNameError("options", str(name), known)
     if options.get(WORKLOAD_SEED) is None:
         return options
-    seed = options[WORKLOAD_SEED]
-    if not 0 <= _index(seed) < 2**63:
-        raise InputError("options['workload_seed']", "be an integer from 0 to 2**63 - 1", seed)
-    return {**options, WORKLOAD_SEED: int(seed)}
-
-
-def _index(value: Any) -> int:
-    try:
-        return -1 if isinstance(value, bool | np.bool_) else operator.index(value)
-    except TypeError:
-        return -1
+    seed = integer(options[WORKLOAD_SEED])
+    if seed is None or not 0 <= seed < 2**63:
+        rule = "be an integer from 0 to 2**63 - 1"
+        raise InputError("options['workload_seed']", rule, options[WORKLOAD_SEED])
+    return {**options, WORKLOAD_SEED: seed}
 
 
 def reset_mask(options: Mapping[str, Any], environments: int) -> NDArray[np.bool_] | None:
@@ -59,7 +53,7 @@ def reset_mask(options: Mapping[str, Any], environments: int) -> NDArray[np.bool
     if mask is None:
         return None
     is_array = isinstance(mask, np.ndarray) and mask.shape == (environments,) and mask.dtype == np.bool_
-    if not is_array or not mask.any():
+    if not is_array or np.ma.is_masked(mask) or not mask.any():
         rule = f"be a numpy array of bool of shape ({environments},) with at least one True"
         raise InputError("options['reset_mask']", rule, mask)
     chosen: NDArray[np.bool_] = mask

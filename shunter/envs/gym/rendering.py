@@ -20,7 +20,8 @@ def describe(world: World, state: State, last: tuple[int, int] | None = None) ->
     lines = [_clock(state)]
     if last is not None:
         device, action = last
-        lines.append(f"last: {world.scenario.devices[device].name} chose {world.action_name(action)}")
+        choice = world.action_name(action) if action < world.actions else "no candidate"
+        lines.append(f"last: {world.scenario.devices[device].name} chose {choice}")
     return "\n".join([*lines, *_aligned(_devices(world, state)), *_aligned(_queues(world, state))])
 
 

@@ -9,7 +9,14 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from shunter.envs.gym.checks import check_action, check_begun, check_cut_off, check_seed
+from shunter.envs.gym.checks import (
+    check_action,
+    check_begun,
+    check_cut_off,
+    check_flag,
+    check_seed,
+    check_world,
+)
 from shunter.envs.gym.info import single_info
 from shunter.envs.gym.options import WORKLOAD_SEED, checked_options
 from shunter.envs.gym.rendering import describe
@@ -24,7 +31,7 @@ from shunter.envs.observation.features import (
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.kernel import Outputs
 from shunter.envs.sim.supply import environment_key
-from shunter.envs.world.world import World, make_world
+from shunter.envs.world.world import World
 
 __all__ = ["Observation", "SchedulingEnv", "empty_observation", "make_spaces"]
 
@@ -188,7 +195,8 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
         cut_off_s: float | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.world = world if world is not None else make_world(scenario, performance, field="scenario")
+        self.world = check_world(world, scenario, performance)
+        oracle, noise = check_flag("oracle", oracle), check_flag("noise", noise)
         self.render_mode = render_mode
         observation, action = make_spaces(self.world.actions)
         self.observation_space: spaces.Space[Observation] = observation  # type: ignore[assignment]
@@ -234,9 +242,12 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
             gymnasium.error.ResetNeeded: It was never reset, or the episode has ended: reset first.
             InputError: The action is no candidate's index.
         """
+        return self.carry_out(check_action(action, self.world.actions))
+
+    def carry_out(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """As ``step``, for an action that was checked; beyond the candidates is illegal."""
         if not self._going:
             check_begun(self._going)
-        action = check_action(action, self.world.actions)
         self._last = (self.device, action)
         self._action[0] = action
         out = self.batch.step(self._action)

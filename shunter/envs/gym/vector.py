@@ -16,8 +16,11 @@ from shunter.envs.gym.checks import (
     check_begun,
     check_count,
     check_cut_off,
+    check_flag,
     check_seed,
     check_seeds,
+    check_world,
+    integer,
 )
 from shunter.envs.gym.info import batch_info, final_info
 from shunter.envs.gym.options import RESET_MASK, WORKLOAD_SEED, checked_options, reset_mask
@@ -27,7 +30,7 @@ from shunter.envs.gym.snapshots import Restorable
 from shunter.envs.sim.batch import Batch
 from shunter.envs.sim.kernel import Outputs
 from shunter.envs.sim.supply import environment_key
-from shunter.envs.world.world import World, make_world
+from shunter.envs.world.world import World
 from shunter.errors import InputError, UnknownNameError
 
 __all__ = ["SchedulingVectorEnv", "final_observation", "observation"]
@@ -69,7 +72,7 @@ class SchedulingVectorEnv(Restorable, VectorEnv[Observation, NDArray[np.int64], 
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
 
-    _changing = ("_np_random", "_np_random_seed", "_keyed")
+    _changing = ("_np_random", "_np_random_seed", "_keyed", "_begun")
 
     def __init__(
         self,
@@ -88,9 +91,10 @@ class SchedulingVectorEnv(Restorable, VectorEnv[Observation, NDArray[np.int64], 
         render_mode: str | None = None,
     ) -> None:
         num_envs, threads = check_count("num_envs", num_envs), check_count("threads", threads)
-        self.world = world if world is not None else make_world(scenario, performance, field="scenario")
+        self.world = check_world(world, scenario, performance)
+        oracle, noise = check_flag("oracle", oracle), check_flag("noise", noise)
         self.num_envs = num_envs
-        self.copy = copy
+        self.copy = check_flag("copy", copy)
         self.single_observation_space, self.single_action_space = make_spaces(self.world.actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -107,7 +111,8 @@ class SchedulingVectorEnv(Restorable, VectorEnv[Observation, NDArray[np.int64], 
             cut_off_s=check_cut_off(cut_off_s, self.world.late_s),
             max_decisions=_most(max_episode_steps),
         )
-        self._keyed = False
+        self._keyed: Bools = np.zeros(num_envs, np.bool_)
+        self._begun = False
         self._shape = (num_envs,)
 
     def reset(
@@ -132,17 +137,20 @@ class SchedulingVectorEnv(Restorable, VectorEnv[Observation, NDArray[np.int64], 
         check_begun(True, self.closed)
         options = dict(checked_options(options, (WORKLOAD_SEED, RESET_MASK)))
         chosen = reset_mask(options, self.num_envs)
-        is_one = seed is None or np.ndim(seed) == 0  # type: ignore[arg-type]
+        is_one = isinstance(seed, str) or not getattr(seed, "ndim", isinstance(seed, Sequence))
         whole = check_seed(seed) if is_one and seed is not None else None
         each = None if is_one else check_seeds(seed, self.num_envs)  # type: ignore[arg-type]
         super().reset(seed=whole)
         keys: list[int | None] = [None] * self.num_envs
         if each is not None:
             keys = [new_key(self.np_random) if one is None else environment_key(one, 0) for one in each]
-        elif whole is not None or not self._keyed:
-            base = whole if whole is not None else new_key(self.np_random)
-            keys = [environment_key(base, e) for e in range(self.num_envs)]
-        self._keyed = True
+        elif whole is not None:
+            keys = [environment_key(whole, e) for e in range(self.num_envs)]
+        elif not self._begun:
+            base = new_key(self.np_random)
+            keys = [None if self._keyed[e] else environment_key(base, e) for e in range(self.num_envs)]
+        self._keyed |= True if chosen is None else chosen
+        self._begun = bool(self._keyed.all())
         out = self.batch.reset(keys, options.get(WORKLOAD_SEED), chosen=chosen)
         return self._told(out)
 
@@ -156,12 +164,14 @@ class SchedulingVectorEnv(Restorable, VectorEnv[Observation, NDArray[np.int64], 
         """Carries out one action in every environment.
 
         Raises:
-            gymnasium.error.ResetNeeded: It was never reset, or an episode has ended and nothing but ``reset``
-                starts the next.
+            gymnasium.error.ResetNeeded: It was never reset or not all of it, or an episode has ended and
+                nothing but ``reset`` starts the next.
             gymnasium.error.ClosedEnvironmentError: It was closed.
             InputError: The actions are not one candidate's index for each environment.
         """
-        check_begun(self._keyed, self.closed)
+        check_begun(self._begun or bool(self._keyed.any()), self.closed)
+        if not self._begun:
+            raise _needed(~self._keyed)
         chosen = check_actions(actions, self._shape, self.world.actions)
         ended = self._ended()
         out = self.batch.step(chosen)
@@ -188,10 +198,7 @@ class SchedulingVectorEnv(Restorable, VectorEnv[Observation, NDArray[np.int64], 
         if not ended.any():
             return None
         if self.autoreset_mode is AutoresetMode.DISABLED:
-            which = ", ".join(map(str, np.flatnonzero(ended)))
-            raise gymnasium.error.ResetNeeded(
-                f"no episode is under way in environments {which}: reset them (options['reset_mask'])"
-            )
+            raise _needed(ended)
         return ended
 
     def _final(self, out: Outputs) -> Observation:
@@ -213,6 +220,13 @@ class SchedulingVectorEnv(Restorable, VectorEnv[Observation, NDArray[np.int64], 
         self.batch.close()
 
 
+def _needed(environments: Bools) -> gymnasium.error.ResetNeeded:
+    which = ", ".join(map(str, np.flatnonzero(environments)))
+    return gymnasium.error.ResetNeeded(
+        f"no episode is under way in environments {which}: reset them (options['reset_mask'])"
+    )
+
+
 def _mode(given: AutoresetMode | str) -> AutoresetMode:
     try:
         return AutoresetMode(given)
@@ -224,11 +238,12 @@ def _mode(given: AutoresetMode | str) -> AutoresetMode:
 def _most(max_episode_steps: int | None) -> int | None:
     if max_episode_steps is None or max_episode_steps == -1:
         return None
-    if isinstance(max_episode_steps, bool) or not isinstance(max_episode_steps, int) or max_episode_steps < 1:
+    most = integer(max_episode_steps)
+    if most is None or not 1 <= most < 2**63:
         raise InputError(
             "max_episode_steps", "be an integer of at least 1, or -1 for none", max_episode_steps
         )
-    return max_episode_steps
+    return most
 
 
 def observation(out: Outputs, copy: bool) -> Observation:

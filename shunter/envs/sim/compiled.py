@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,13 +65,53 @@ _OPTIONS = {"cache": True, "error_model": "numpy", "nogil": True, "_nrt": False}
 _NOT_FROM_PYTHON = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
+def _compiled(function: Function, **more: bool) -> Function:
+    compiled: Any = numba.njit(**_OPTIONS, **more)(function)
+    if hasattr(compiled, "compile"):  # not with NUMBA_DISABLE_JIT
+        compiled.compile = interruptible(compiled.compile)
+    found: Function = compiled
+    return found
+
+
+def interruptible(function: Function) -> Function:
+    """A function that Ctrl-C interrupts even where it comes while C calls back.
+
+    Python drops what is raised in a callback from C, and LLVM calls back while it compiles, which takes the
+    longest of a first run: the interruption would be lost, and what is missing then an error of its own.
+    """
+
+    @functools.wraps(function)
+    def called(*arguments: Any, **named: Any) -> Any:
+        dropped: list[KeyboardInterrupt] = []
+        before = sys.unraisablehook
+
+        def keep(found: Any) -> None:
+            if isinstance(found.exc_value, KeyboardInterrupt):
+                dropped.append(found.exc_value)
+            else:
+                before(found)
+
+        sys.unraisablehook = keep
+        try:
+            result = function(*arguments, **named)
+        except Exception:
+            if not dropped:
+                raise
+        finally:
+            sys.unraisablehook = before
+        if dropped:
+            raise dropped[0]
+        return result
+
+    return called  # type: ignore[return-value]
+
+
 def jit(function: Function) -> Function:
     """Compiles a function, keeping its types for checkers.
 
     The compiled code is cached on disk, and lets other threads of Python run meanwhile. It cannot allocate.
     """
-    compiled: Function = numba.njit(**_OPTIONS)(function)
-    return compiled
+    return _compiled(function)
 
 
 def bound(function: Function, *arguments: Any) -> Function:
@@ -91,17 +133,14 @@ def entry(function: Function) -> Function:
     For what runs at every decision and is called in few places: passing states and tables on, as many
     numbers each, costs more than most functions do.
     """
-    compiled: Function = numba.njit(**_OPTIONS, forceinline=True)(function)
-    return compiled
+    return _compiled(function, forceinline=True)
 
 
 def inlined(function: Function) -> Function:
     """As ``entry``, but only compiled code can call it."""
-    compiled: Function = numba.njit(**_OPTIONS, **_NOT_FROM_PYTHON, forceinline=True)(function)
-    return compiled
+    return _compiled(function, **_NOT_FROM_PYTHON, forceinline=True)
 
 
 def internal(function: Function) -> Function:
     """As ``jit``, but only compiled code can call it."""
-    compiled: Function = numba.njit(**_OPTIONS, **_NOT_FROM_PYTHON)(function)
-    return compiled
+    return _compiled(function, **_NOT_FROM_PYTHON)

@@ -259,7 +259,7 @@ def make_world(
     if isinstance(scenario, Mapping):
         scenario = Scenario.parse(dict(scenario))
     if not isinstance(scenario, Scenario):
-        scenario = load_scenario(scenario, field=field)
+        scenario = load_scenario(_path(field.removeprefix("--"), scenario), field=field)
     performance = load_performance(scenario, performance)
     tabulation = Tabulation(scenario, performance)
     names = [device.name for device in scenario.devices]
@@ -297,7 +297,13 @@ def load_performance(
         return given
     if given is None and any(device.gpu is None for device in scenario.devices):
         raise InputError("performance", "be given: not all devices are GPUs of the catalogue", given)
-    return published_performance() if given is None else open_performance(given)
+    return published_performance() if given is None else open_performance(_path("performance", given))
+
+
+def _path(field: str, given: Any) -> str | Path:
+    if not isinstance(given, str | Path):
+        raise InputError(field, "be a path, a name, or what is read from it", given)
+    return given
 
 
 def load_note(world: World) -> str | None:

@@ -178,7 +178,7 @@ class _Episode:
             return choose(self.policy, self.world, self.state, device, self.observation)
         except ShunterError:
             raise
-        except Exception as error:  # a third party's policy may raise anything
+        except (Exception, SystemExit) as error:  # a third party's policy may raise anything
             raise PolicyError(self.policy.name, len(self.log.rows), error) from error
 
     def result(self) -> Run:

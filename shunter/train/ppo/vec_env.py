@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from shunter.envs.gym.checks import check_actions, check_begun, check_count, check_cut_off, check_seed
+from shunter.envs.gym.checks import (
+    check_actions,
+    check_begun,
+    check_count,
+    check_cut_off,
+    check_flag,
+    check_seed,
+    check_world,
+)
 from shunter.envs.gym.scheduling import Observation, make_spaces
 from shunter.envs.gym.vector import final_observation, observation
 from shunter.envs.sim.batch import Batch
@@ -82,6 +90,8 @@ class SchedulingVecEnv(UniformVecEnv):
         cut_off_s: float | None = None,
     ) -> None:
         num_envs, threads = check_count("num_envs", num_envs), check_count("threads", threads)
+        world = check_world(world, None, None)
+        oracle, noise = check_flag("oracle", oracle), check_flag("noise", noise)
         super().__init__(num_envs, *make_spaces(world.actions))
         self.batch = Batch(
             world,
