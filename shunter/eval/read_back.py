@@ -22,7 +22,7 @@ from shunter.parquet import read_frame
 from shunter.reading import read_json
 from shunter.report.words import MODES
 from shunter.seals import unsealed
-from shunter.tracking.store import open_store, store_uri, talking
+from shunter.tracking.store import open_store, said_uri, store_uri, talking
 
 __all__ = ["read_evaluation", "read_requests", "read_results"]
 
@@ -222,7 +222,9 @@ def _downloaded(run_id: str, uri: str, folder: Path) -> Path:
         try:
             client.get_run(run_id)
         except MlflowException as error:
-            raise InputError("RUN", f"be a run of the MLflow store {uri} ({error})", run_id) from None
+            raise InputError(
+                "RUN", f"be a run of the MLflow store {said_uri(uri)} ({error})", run_id
+            ) from None
         present = {artifact.path for artifact in client.list_artifacts(run_id)}
         for name in {FILES["results"], FILES["requests"]} & present:
             try:
