@@ -211,7 +211,11 @@ def _speed_row(frame: pd.DataFrame) -> Row:
 
 
 def _main(argv: Sequence[str] | None = None) -> int:
-    blind = {"type": Path, "metavar": "TABLE", "help": "score the shipped model on a table of published rates"}
+    blind = {
+        "type": Path,
+        "metavar": "TABLE",
+        "help": "score the shipped model on a table of published rates",
+    }
     what = "Errors of performance models on what they have not seen."
     try:
         return main("model_accuracy", run, what, argv, {"--blind": blind})

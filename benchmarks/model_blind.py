@@ -22,12 +22,15 @@ from shunter.models.published.rows import published_frame, refused
 from shunter.profiling.dataset.rates import read_rates
 from shunter.profiling.dataset.reference import rates_reference
 
-__all__ = ["blind_rows", "coverage", "scored"]
+__all__ = ["COVERED", "PLACEMENTS", "blind_rows", "scored"]
 
 COVERED = (0.85, 0.95)
 """Share of rows that intervals of 90 % should hold."""
 
-PLACEMENTS = ("all layers on one GPU", "split over GPUs", "layers on the host", "no GPU")
+PLACEMENTS = (
+    *("all layers on one GPU", "several sequences at once", "split over GPUs"),
+    *("layers on the host", "layers on a host that is not known", "no GPU"),
+)
 _BARS = {"decode": 0.08, "prefill": 0.18}
 
 
@@ -91,12 +94,18 @@ def scored(frame: pd.DataFrame, model: PerformanceModel) -> pd.DataFrame:
 def placements(frame: pd.DataFrame) -> list[str]:
     """Where rows have their layers, as one of ``PLACEMENTS``."""
     host = (frame["gpu_layers"] < frame["total_layers"]) | (frame["kv_on_host"] > 0)
-    none = frame["gpu_layers"] == 0
-    several = (frame["gpu_count"] > 1) & ~host
-    return [
-        PLACEMENTS[3 if n and k == "cpu" else 2 if h else 1 if s else 0]
-        for n, h, s, k in zip(none, host, several, frame["device_kind"], strict=True)
-    ]
+    found = np.select(
+        [
+            frame["device_kind"] == "cpu",
+            host & frame["host_bandwidth_bytes_per_s"].isna(),
+            host,
+            frame["gpu_count"] > 1,
+            frame["batch"] > 1,
+        ],
+        [5, 4, 3, 2, 1],
+        0,
+    )
+    return [PLACEMENTS[i] for i in found]
 
 
 def _scores(name: str, done: pd.DataFrame, bar: float | None) -> Iterator[Row]:

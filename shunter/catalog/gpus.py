@@ -33,7 +33,7 @@ class GpuSpec:
         memory_source: Where memory, bandwidth and link were looked up.
         fp16_cross_checked: Whether, and where, a second source says the same of FP16.
         notes: What to know when using the figures.
-        architecture: The vendor's name of its generation; that of data centres apart where it is another design.
+        architecture: The vendor's name of its generation; of another design in data centres, apart.
         board_power_w: Power that it may draw, with its memory; None where it is set by what it is built into.
         driver_memory_source: Where the memory that a driver shows was seen, or that it is derived; empty:
             memory_bytes is the marketed size.

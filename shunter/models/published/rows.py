@@ -8,6 +8,7 @@ and ``refused`` says why, row by row.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,13 @@ from shunter.catalog.models import ModelSpec, check_modelled, known_models
 from shunter.catalog.sizes import quantised_bytes
 from shunter.catalog.work import family_facts
 from shunter.errors import InputError, UnknownNameError
-from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, host_bandwidth_bytes_per_s
-from shunter.models.physics.prefill import UBATCH_TOKENS
-from shunter.profiling.dataset.reference import read_reference
+from shunter.models.datasheets import HOST, datasheet, host_bandwidth_bytes_per_s
+from shunter.models.physics.rated import UBATCH_TOKENS
+from shunter.models.physics.release import is_release_known
+from shunter.profiling.dataset.reference import read_recent, read_reference
 from shunter.profiling.dataset.schema import SCHEMA_VERSION, frame_of
 
-__all__ = ["catalog_facts", "published_frame"]
+__all__ = ["catalog_facts", "fitted_frame", "published_frame", "refused"]
 
 NATIVE_BACKENDS = ("CUDA", "ROCm", "HIP", "Metal", "CPU")
 """What drives a GPU as its data sheet is about; Vulkan on the same one is a device of its own."""
@@ -57,7 +59,7 @@ def refused(row: Any) -> str:
         return "its time is no number"
     if row["device"] is None:
         return "its device is not named"
-    if row["device"] == "cpu" and host_bandwidth_bytes_per_s(row["cpu"]) is None:
+    if row["device"] == "cpu" and host_bandwidth_bytes_per_s(_host(row)) is None:
         return "its CPU's memory is not named"
     if row["device"] != "cpu" and gpu_name(row["device"]) is None:
         return f"there is no data sheet of {row['device']}"
@@ -67,14 +69,52 @@ def refused(row: Any) -> str:
         return f"its engine ran on {foreign}, the others on what the vendor's cards are made for"
     spec = spec_of(row["model"])
     if spec is None or spec.experts:
-        return f"the shape of {row['model']} is not known, or not a dense transformer's"
+        return "the shape of its model is not known, or not a dense transformer's"
     if row["quantization"] not in QUANTISATIONS and not is_sized(row):
         return f"its weights are {row['source_quantization']}, and their size is not stated"
-    if unusual := _unusual_prompt(row):
-        return unusual
+    if unlike := _unlike(row):
+        return unlike
     if row["operation"] in ("prefill", "decode") and not np.isfinite(row["gpu_layers"]):
         return "how many layers were on the GPU is not stated"
-    return ""
+    return "its weights are larger than the GPU's memory" if _too_large(row) else ""
+
+
+def _host(row: Any) -> str:
+    """All that a row says of its host."""
+    told = (row["cpu"], row.get("host_memory"))
+    return ", ".join(text for text in told if isinstance(text, str))
+
+
+def _version(row: Any) -> str:
+    """The engine's version with what else decides how it works: see ``shunter.models.physics.release``."""
+    text = str(row["software"])
+    published = row.get("published")
+    if isinstance(published, str) and not is_release_known(text):
+        text += f" ({published})"
+    for name, flag in (("flash_attention", "-fa"), ("n_ubatch", "-ub")):
+        value = known(row, name, np.nan)
+        text += f", {flag} {value:.0f}" if np.isfinite(value) else ""
+    return text
+
+
+def _unlike(row: Any) -> str:
+    """Why a rate is not that of the operation alone, as the others are; empty if it is."""
+    notes = str(row["notes"])
+    if "incl. prompt processing" in notes:
+        return "its rate holds the time of the prompt"
+    if re.match(r"-t \d", notes):
+        return "it varies the host's threads, which are the tool's default elsewhere"
+    return _unusual_prompt(row)
+
+
+def _too_large(row: Any) -> bool:
+    """Whether its weights do not fit, so that a driver moves them to and fro."""
+    if row["device"] == "cpu" or not np.isfinite(known(row, "gpu_layers", np.nan)):
+        return False
+    sheet, facts = datasheet(gpu_name(row["device"]) or ""), _row_facts(row)
+    share = min(1.0, row["gpu_layers"] / facts["total_layers"])
+    memory = (sheet.memory_bytes if sheet else 0) * max(1.0, known(row, "gpu_count", 1.0))
+    return bool(share * facts["weight_bytes"] > memory)
 
 
 def _foreign_backend(row: Any) -> str:
@@ -129,8 +169,14 @@ def _row_facts(row: Any) -> dict[str, Any]:
     """A row's model columns: of a quantisation whose sizes are not known, by the size that is stated."""
     name, quantization = row["model"], row["quantization"]
     if quantization in QUANTISATIONS or quantization == "MXFP4":
-        return catalog_facts(name, quantization)
-    return sized_facts(catalog_facts(name, "F16"), quantization, row["weight_bytes"])
+        return _known_facts(name, quantization)
+    return sized_facts(_known_facts(name, "F16"), quantization, row["weight_bytes"])
+
+
+@cache
+def _known_facts(name: str, quantization: str) -> dict[str, Any]:
+    """``catalog_facts``, once: rows repeat few models often."""
+    return catalog_facts(name, quantization)
 
 
 def sized_facts(facts: dict[str, Any], quantization: str, weight_bytes: float) -> dict[str, Any]:
@@ -152,6 +198,13 @@ def sized_facts(facts: dict[str, Any], quantization: str, weight_bytes: float) -
     }
 
 
+def fitted_frame() -> pd.DataFrame:
+    """All rows that the shipped model is fitted to: the reference's and those of 2025 and 2026."""
+    both = pd.concat([published_frame(), published_frame(read_recent())], ignore_index=True)
+    host = (both["gpu_layers"] < both["total_layers"]) | (both["kv_on_host"] > 0)
+    return both[~host | both["host_bandwidth_bytes_per_s"].notna()].reset_index(drop=True)
+
+
 _TEXT = ("session_id", "measured_at", "hardware", "versions", "checkpoint_format", "output")
 
 
@@ -170,7 +223,7 @@ def _row(row: Any) -> dict[str, Any]:
         "row_id": row["row_id"],
         "cell_id": row["row_id"],
         "engine": row["engine"],
-        "engine_version": row["software"],
+        "engine_version": _version(row),
         "device": device,
         "device_kind": "cpu" if device == HOST else "cuda",
         "hardware_id": "published",
@@ -192,7 +245,7 @@ def _row(row: Any) -> dict[str, Any]:
         "is_outlier": False,
         "gpu_count": max(1.0, known(row, "gpu_count", 1.0)),
         "kv_on_host": _kv_on_host(row),
-        "host_bandwidth_bytes_per_s": host_bandwidth_bytes_per_s(row["cpu"]) or HOST_BANDWIDTH_BYTES_PER_S,
+        "host_bandwidth_bytes_per_s": host_bandwidth_bytes_per_s(_host(row)),
     }
 
 

@@ -25,7 +25,7 @@ TEXT_COLUMNS = (
 NUMBER_COLUMNS = {
     **{"params_b": 0.0, "weight_bytes": 1.0, "gpu_count": 0.0, "vram_gb": 0.0, "layers_total": 1.0},
     **{"layers_gpu": 0.0, "prompt_tokens": 0.0, "decode_tokens": 0.0, "context_tokens": 0.0, "batch": 1.0},
-    **{"depth_tokens": 0.0, "n_ubatch": 1.0},
+    **{"depth_tokens": 0.0, "n_ubatch": 1.0, "flash_attention": 0.0},
 }
 """Numbers by their least value; each may be missing."""
 

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shunter.profiling.dataset.rates import TEXT_COLUMNS
+from shunter.profiling.dataset.rates import TEXT_COLUMNS, read_rates
 
 __all__ = ["PAPER", "rates_reference", "read_reference"]
 
@@ -61,7 +61,7 @@ _ORDER = (
     *("confidence", "notes", "source_gpu_layers", "source_device", "source_quantization"),
 )
 
-_NEWER = ("backend", "published", "host_memory", "depth_tokens", "n_ubatch")
+_NEWER = ("backend", "published", "host_memory", "depth_tokens", "n_ubatch", "flash_attention")
 """What newer tables of rates say besides: see ``benchmarks/published/README.md``."""
 
 
@@ -86,12 +86,18 @@ def rates_reference(rates: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Its columns, and those that newer tables have besides: ``backend``, ``published``, ``host_memory``,
-        ``depth_tokens``, ``n_ubatch``; None and NaN where a table lacks them.
+        ``depth_tokens``, ``n_ubatch``, ``flash_attention``; None and NaN where a table lacks them.
     """
     of_times = ("page_cache", "includes_process_start", "storage_or_link", "event", "confidence")
     found = _rates(rates).assign(**dict.fromkeys(("system", "provenance", *of_times)))
-    more = {n: rates[n] if n in rates else None if n in TEXT_COLUMNS else np.nan for n in _NEWER}
+    more = {n: rates.get(n, None if n in TEXT_COLUMNS else np.nan) for n in _NEWER}
     return _ordered(found.assign(**more), _NEWER)
+
+
+def read_recent() -> pd.DataFrame:
+    """Published rates of 2025 and 2026, in the columns of ``rates_reference``; ids begin with l."""
+    with as_file(files("shunter.data").joinpath("throughput_recent.csv.gz")) as path:
+        return rates_reference(read_rates(path))
 
 
 def _ordered(rows: pd.DataFrame, more: tuple[str, ...] = ()) -> pd.DataFrame:
