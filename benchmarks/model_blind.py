@@ -32,6 +32,7 @@ PLACEMENTS = (
     *("layers on the host", "layers on a host that is not known", "no GPU"),
 )
 _BARS = {"decode": 0.08, "prefill": 0.18}
+_MOST_REASONS = 6
 
 
 def blind_rows(path: str | os.PathLike[str], model: PerformanceModel | None = None) -> list[Row]:
@@ -66,7 +67,10 @@ def blind_rows(path: str | os.PathLike[str], model: PerformanceModel | None = No
 
 
 def _listed(why: Counter[str]) -> str:
-    return "; ".join(f"{n}: {reason}" for reason, n in why.most_common()) or "none"
+    most = why.most_common(_MOST_REASONS)
+    rest = sum(why.values()) - sum(n for _, n in most)
+    listed = [f"{n}: {reason}" for reason, n in most] + ([f"{rest} for other reasons"] if rest else [])
+    return "; ".join(listed) or "none"
 
 
 def scored(frame: pd.DataFrame, model: PerformanceModel) -> pd.DataFrame:
@@ -78,7 +82,7 @@ def scored(frame: pd.DataFrame, model: PerformanceModel) -> pd.DataFrame:
 
     Returns:
         The frame with the columns of ``PerformanceModel.predict`` and ``ratio`` (predicted / true time),
-        ``error``, ``inside`` its interval, ``half_width`` of that as a log ratio, ``placement``; (n_rows, ...).
+        ``error``, ``inside`` its interval, ``half_width`` of that as a log ratio, ``placement``.
     """
     done = model.predict(frame)
     true_s, predicted_s = done["duration_s"], done["duration_s_predicted"]
@@ -125,7 +129,7 @@ def _scores(name: str, done: pd.DataFrame, bar: float | None) -> Iterator[Row]:
 
 
 def coverage(name: str, done: pd.DataFrame, *, judged: bool) -> Iterator[Row]:
-    """Share of rows inside their intervals, each GPU's rows counting alike in the note, and how wide these are.
+    """Share of rows inside their intervals, in the note each GPU's rows alike, and how wide these are.
 
     Args:
         name: Begins the metrics.

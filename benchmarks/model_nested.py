@@ -37,7 +37,7 @@ _DRAWS = 1000
 
 
 def run(quick: bool) -> list[Row]:
-    """All rows: errors by placement, and shares inside intervals with their widths, by operation and split."""
+    """All rows: errors by placement, shares inside intervals and their widths, by operation and split."""
     rows: list[Row] = []
     for operation in ("decode",) if quick else ("decode", "prefill"):
         for split in SPLITS[:1] if quick else SPLITS:

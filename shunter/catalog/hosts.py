@@ -77,7 +77,7 @@ def get_host(name: str, *, field: str = "cpu") -> HostSpec:
     """Looks a CPU up by its name, however it is spelled.
 
     Raises:
-        UnknownNameError: It is not in the catalogue: names the nearest.
+        UnknownNameError: It is not in the catalogue; names the nearest.
     """
     found = host_in(name)
     if found is None:

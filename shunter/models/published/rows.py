@@ -69,7 +69,7 @@ def refused(row: Any) -> str:
         return f"its engine ran on {foreign}, the others on what the vendor's cards are made for"
     spec = spec_of(row["model"])
     if spec is None or spec.experts:
-        return "the shape of its model is not known, or not a dense transformer's"
+        return f"the shape of {row['model']} is not known, or not a dense transformer's"
     if row["quantization"] not in QUANTISATIONS and not is_sized(row):
         return f"its weights are {row['source_quantization']}, and their size is not stated"
     if unlike := _unlike(row):
