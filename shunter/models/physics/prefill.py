@@ -125,7 +125,11 @@ def prompt_host_s(c: RatedConfigurations) -> Array:
 
 
 def prompt_link_s(c: RatedConfigurations) -> Array:
-    """The host's weights go to the device for each pass, which llama.cpp does for 32 tokens and more."""
+    """The host's weights go to the device for each pass, which llama.cpp does for 32 tokens and more.
+
+    They lie in memory that is not pinned, from where a fifth of the link's rate is reached. Source: Boyer et
+    al., Improving GPU Performance Prediction with Data Transfer Modeling, 2013.
+    """
     return (c.at.layers_device > 0) * passes(c) * work.weights_read_bytes(c.at, c.at.tokens).host / c.link
 
 
@@ -146,5 +150,5 @@ PREFILL: tuple[Stage, ...] = (
     (Term("step", step_s, 5.0, 1.0, by_version=True),),
     (Term("host_attention", prompt_host_attention_s, 6.0, 1.0),),
     (Term("host_matrix", prompt_host_s, 1.0, 0.7),),
-    (Term("host_weights_over_link", prompt_link_s, 1.5, 0.5),),
+    (Term("host_weights_over_link", prompt_link_s, 5.0, 0.8),),
 )
