@@ -116,7 +116,12 @@ def test_a_model_that_was_saved_with_former_terms_is_read_and_predicts(tmp_path)
     fit = next(fit for fit in state.shared if fit.target == TARGET and fit.rows)
     terms = [term for stage in former.DECODE for term in stage]
     physics = fit.physics.model_copy(
-        update={"factors": {t.name: t.factor for t in terms}, "uncertainty": None, "generations": {}, "own": {}}
+        update={
+            "factors": {t.name: t.factor for t in terms},
+            "uncertainty": None,
+            "generations": {},
+            "own": {},
+        }
     )
     old = fit.model_copy(update={"physics": physics, "ranges": {t.name: (0.0, 1.0) for t in terms}})
     model = PerformanceModel()._set(state.model_copy(update={"shared": (old,)}))
@@ -135,4 +140,6 @@ def test_own_rows_correct_it_and_are_saved(tmp_path):
     (verdict,) = model.state_.corrected
     assert verdict.used
     assert verdict.after.mape < verdict.before.mape
-    pd.testing.assert_frame_equal(PerformanceModel.load(model.save(tmp_path)).predict(own), model.predict(own))
+    pd.testing.assert_frame_equal(
+        PerformanceModel.load(model.save(tmp_path)).predict(own), model.predict(own)
+    )

@@ -225,7 +225,9 @@ def test_a_model_beside_two_shapes_only_is_within_a_factor_of_two_at_best():
 def test_a_kind_measured_at_unknown_lengths_is_measured_all_the_same():
     frame = published_frame()
     rows = frame[(frame["operation"] == "decode") & (frame["engine"] == "llama-cpp")]
-    whole = (rows["gpu_count"] == 1) & (rows["gpu_layers"] == rows["total_layers"]) & (rows["kv_on_host"] == 0)
+    whole = (
+        (rows["gpu_count"] == 1) & (rows["gpu_layers"] == rows["total_layers"]) & (rows["kv_on_host"] == 0)
+    )
     (fit,) = PerformanceModel().fit(rows.assign(steps=rows["steps"].where(~whole, 0))).state_.shared
     assert set(fit.errors) == {"", "offloaded", "several", "whole"}
     assert fit.errors["whole"] == fit.errors[""]

@@ -200,24 +200,22 @@ def _widening(groups: list[_Scored], rows: pd.DataFrame, here: npt.NDArray[np.bo
     """How many times as wide intervals must be to hold 90 % of held-out groups' rows, each group alike.
 
     A group is one device's rows of one source. Rows of a group err together: it is groups that a quantile
-    has to count, not rows.
+    has to count, not rows. What is asked next is new in its source, perhaps in its device: the wider counts.
 
     Source: Dunn et al., Distribution-Free Prediction Sets for Two-Layer Hierarchical Models, 2022.
     """
     names = (rows["datasheet"].astype(str) + "\n" + rows["source"].astype(str)).to_numpy(dtype=str)
-    scores, weights = [], []
+    found = [_LEAST_WIDENING]
     for scored in groups:
         of = here & np.isfinite(scored.standardised)
-        _, inverse, count = np.unique(names[of], return_inverse=True, return_counts=True)
-        scores.append(np.abs(scored.standardised[of]))
-        weights.append(1 / count[inverse])
-    score, weight = np.concatenate([*scores, []]), np.concatenate([*weights, []])
-    if not len(score):
-        return 1.0
-    order = np.argsort(score)
-    share = np.cumsum(weight[order]) / weight.sum()
-    at = min(int(np.searchsorted(share, COVERAGE)), len(order) - 1)
-    return float(max(_LEAST_WIDENING, score[order][at] / NORMAL))
+        if of.any():
+            _, inverse, count = np.unique(names[of], return_inverse=True, return_counts=True)
+            score, weight = np.abs(scored.standardised[of]), 1 / count[inverse]
+            order = np.argsort(score)
+            share = np.cumsum(weight[order]) / weight.sum()
+            at = min(int(np.searchsorted(share, COVERAGE)), len(order) - 1)
+            found.append(float(score[order][at] / NORMAL))
+    return max(found) if len(found) > 1 else 1.0
 
 
 def _whole(engine: str, data: _Rows, physics: SharedPhysics, errors: dict[str, LogErrors]) -> CrossDeviceFit:
