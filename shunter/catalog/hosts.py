@@ -10,7 +10,7 @@ from importlib.resources import files
 
 from shunter.errors import UnknownNameError
 
-__all__ = ["HostSpec", "catalog_hosts", "get_host", "host_in"]
+__all__ = ["get_host", "host_in"]
 
 _NOISE = re.compile(
     r"\((?:r|tm)\)|\b(?:amd|intel|apple|nvidia|cpu|processor|with|radeon|graphics)\b|@.*", re.I

@@ -31,7 +31,6 @@ from shunter.models.fit.physical import (
 from shunter.models.fit.uncertain import SPREADS, Uncertainty
 from shunter.models.physics import RatedConfigurations, TargetPhysics
 
-__all__ = ["Hierarchy"]
 
 Array = npt.NDArray[np.float64]
 

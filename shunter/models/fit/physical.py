@@ -15,7 +15,6 @@ from shunter.models.fit.uncertain import HOST_SPREAD, Uncertainty
 from shunter.models.physics import PHYSICS, RatedConfigurations, TargetPhysics, kinds, physics_with
 from shunter.models.physics.release import base_version, release_of
 
-__all__ = ["SharedPhysics"]
 
 Array = npt.NDArray[np.float64]
 

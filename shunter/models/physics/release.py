@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Release", "is_release_known", "release_of"]
+__all__ = ["release_of"]
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _BUILDS = ((1786, 2024.05), (6123, 2025.62), (7948, 2026.1), (10549, 2026.65))

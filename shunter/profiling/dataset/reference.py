@@ -35,7 +35,7 @@ import pandas as pd
 
 from shunter.profiling.dataset.rates import TEXT_COLUMNS, read_rates
 
-__all__ = ["PAPER", "rates_reference", "read_reference"]
+__all__ = ["PAPER", "rates_reference", "read_recent", "read_reference"]
 
 PAPER = "arXiv 2605.19593"
 """Rows of the paper that shunter builds on have a ``system`` that begins so."""
