@@ -31,7 +31,6 @@ from shunter.models.fit.physical import (
 from shunter.models.fit.uncertain import SPREADS, Uncertainty
 from shunter.models.physics import RatedConfigurations, TargetPhysics
 
-
 Array = npt.NDArray[np.float64]
 
 _FREEDOM = 4.0
@@ -179,8 +178,8 @@ class Hierarchy:
         for kind in self.noise:
             here = self.kind == kind
             free = max(here.sum() * (1 - used / len(errors)), 2.0)
-            squares = _NOISE_COUNTS * _NOISE**2 + float((weight * errors**2)[here].sum())
-            found = np.sqrt(squares / (_NOISE_COUNTS + free))
+            of_errors = _NOISE_COUNTS * _NOISE**2 + float((weight * errors**2)[here].sum())
+            found = np.sqrt(of_errors / (_NOISE_COUNTS + free))
             self.noise[kind] = float(np.clip(found, _LEAST_NOISE, _MOST_NOISE))
 
     def result(self, widening: dict[str, float] | None = None) -> SharedPhysics:

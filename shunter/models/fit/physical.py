@@ -15,7 +15,6 @@ from shunter.models.fit.uncertain import HOST_SPREAD, Uncertainty
 from shunter.models.physics import PHYSICS, RatedConfigurations, TargetPhysics, kinds, physics_with
 from shunter.models.physics.release import base_version, release_of
 
-
 Array = npt.NDArray[np.float64]
 
 SHARPNESS = 4.0
@@ -220,6 +219,7 @@ def total_of(physics: TargetPhysics, values: Array, log_factors: Array) -> tuple
 
 
 def flags_of(physics: TargetPhysics) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which terms a device's deviation moves, and which a version's."""
     terms = physics.terms
     return np.array([t.by_device for t in terms]), np.array([t.by_version for t in terms])
 
@@ -231,6 +231,7 @@ def moves_of(physics: TargetPhysics, log_device: Array, log_version: Array) -> A
 
 
 def versions_of(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
+    """Engine versions of configurations, empty where none is stated; shape (n_configurations,)."""
     if "engine_version" not in frame:
         return np.full(len(frame), "", dtype=object)
     return frame["engine_version"].to_numpy(dtype=object)

@@ -192,7 +192,9 @@ def _of_many(engine: str, data: _Rows) -> Pooled:
     }
     errors = _errors_by_kind(kinds(data.rated), known, held["cell"], held["model"], held["device"])
     fit = _whole(engine, data, whole.result(widening), errors)
-    by_configuration, by_model = (held[n].held_out if held[n] else None for n in ("cell", "model"))
+    by_configuration, by_model = (
+        scored.held_out if scored else None for scored in (held["cell"], held["model"])
+    )
     return Pooled(fit, by_configuration, by_model)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
 Array = npt.NDArray[np.float64]
 Spread = Annotated[float, Field(ge=0)]
 

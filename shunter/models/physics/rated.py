@@ -92,7 +92,7 @@ def rated_configurations(frame: pd.DataFrame) -> RatedConfigurations:
     releases, year = _releases(frame)
     host_known = np.zeros(len(frame))
     if "host_bandwidth_bytes_per_s" in frame:
-        host_known = frame["host_bandwidth_bytes_per_s"].notna().to_numpy(dtype=np.float64)
+        host_known = np.asarray(frame["host_bandwidth_bytes_per_s"].notna(), dtype=np.float64)
     bits = 8 * frame["weight_bytes"].to_numpy(dtype=np.float64) / frame["params"].to_numpy(dtype=np.float64)
     cold = frame["page_cache"].eq("cold") if "page_cache" in frame else pd.Series(False, index=frame.index)
     return RatedConfigurations(

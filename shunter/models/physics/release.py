@@ -7,7 +7,6 @@ is what someone would run now.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = ["release_of"]
+
+Array = npt.NDArray[np.float64]
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _BUILDS = ((1786, 2024.05), (6123, 2025.62), (7948, 2026.1), (10549, 2026.65))
@@ -84,7 +85,8 @@ def _year(text: str) -> float | None:
     if (named := re.search(r"\b([A-Z][a-z]{2})[a-z]* (20\d\d)\b", text)) and named[1] in _MONTHS:
         return int(named[2]) + (_MONTHS.index(named[1]) + 0.5) / 12
     if build := re.search(r"\bb(?:uild )?(\d{4,5})\b", text):
-        return float(np.interp(int(build[1]), *zip(*_BUILDS, strict=True)))
+        builds, years = zip(*_BUILDS, strict=True)
+        return float(np.interp(float(build[1]), np.array(builds), np.array(years)))
     middle = re.search(r"\b(20\d\d)\b", text)
     return int(middle[1]) + 0.5 if middle else None
 
@@ -94,13 +96,13 @@ def base_version(version: str) -> str:
     return re.sub(r", -(?:fa|ub) \d+", "", version)
 
 
-def has_graphs(years: Sequence[float], generations: Sequence[str]) -> npt.NDArray[np.float64]:
+def has_graphs(years: Array, generations: npt.NDArray[np.object_]) -> Array:
     """1 where a decode step is launched as one CUDA graph; shape (n_configurations,)."""
     since = [GRAPHS_SINCE.get(g, GRAPHS_FROM) if g in NVIDIA else np.inf for g in generations]
-    return (np.asarray(years) >= np.asarray(since)).astype(np.float64)
+    return (years >= np.array(since)).astype(np.float64)
 
 
-def has_int8(years: Sequence[float], generations: Sequence[str]) -> npt.NDArray[np.float64]:
+def has_int8(years: Array, generations: npt.NDArray[np.object_]) -> Array:
     """1 where prefill multiplies quantised weights in int8 matrix units; shape (n_configurations,)."""
     able = np.array([g in NVIDIA and g != "Pascal" for g in generations], dtype=bool)
-    return (able & (np.asarray(years) >= INT8_FROM)).astype(np.float64)
+    return (able & (years >= INT8_FROM)).astype(np.float64)
