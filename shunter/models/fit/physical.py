@@ -133,7 +133,8 @@ class SharedPhysics(BaseModel):
         unseen = (known.spreads["source"] * (slopes @ flags["source"])) ** 2
         for effect, labels in names.items():
             moved = slopes @ flags[effect]
-            place = np.array([at.get(f"{effect}:{label}", -1) for label in labels])
+            codes, distinct = pd.factorize(labels)
+            place = np.array([at.get(f"{effect}:{label}", -1) for label in distinct], dtype=np.intp)[codes]
             seen = place >= 0
             jacobian[np.flatnonzero(seen), place[seen]] += moved[seen]
             unseen += np.where(seen, 0.0, (known.spreads[effect] * moved) ** 2)
@@ -173,7 +174,7 @@ def noise_kinds(physics: TargetPhysics, rated: RatedConfigurations) -> npt.NDArr
     """Kinds of configurations by how noisy they are: one of ``physics.loose``, or "" for the others."""
     kind = kinds(rated)
     kind = np.where((kind == "whole") & (rated.at.batch > 1), "batched", kind)
-    return np.array([k if k in physics.loose else "" for k in kind], dtype=object)
+    return np.asarray(np.where(np.isin(kind.astype(str), physics.loose), kind, ""), dtype=object)
 
 
 def generations_of(frame: pd.DataFrame) -> npt.NDArray[np.object_]:

@@ -103,13 +103,13 @@ class CrossDeviceFit(TargetFit):
         if self.physics.uncertainty is None:
             return [""] * len(frame)
         host = (rated.host_known == 0) & (rated.at.layers_host + rated.kv_on_host > 0)
-        new = ~np.isin(rated.generation, np.array([*self.physics.generations, HOST], dtype=object))
+        new = ~np.isin(rated.generation.astype(str), [*self.physics.generations, HOST])
         experts = (rated.at.expert_bytes_device + rated.at.expert_bytes_host) > 0
         later = rated.year > max(self.years[1], NOW) + 0.5
         powered = {"power_16_bit", "power_int8"} & set(self.physics.factors)
         power = (rated.power == 0) & (rated.at.layers_device > 0) & bool(powered)
-        found = []
-        for i in range(len(frame)):
+        found = [""] * len(frame)
+        for i in np.flatnonzero(host | new | experts | later | power):
             words = [
                 "host memory bandwidth not known" if host[i] else "",
                 f"no GPU of generation {rated.generation[i] or 'unknown'} measured" if new[i] else "",
@@ -117,7 +117,7 @@ class CrossDeviceFit(TargetFit):
                 f"released after {self.years[1]:.0f}" if later[i] else "",
                 "board power not known" if power[i] else "",
             ]
-            found.append("; ".join(filter(None, words)))
+            found[i] = "; ".join(filter(None, words))
         return found
 
 

@@ -73,11 +73,16 @@ class Uncertainty(BaseModel):
             kind: Kinds of configurations; (n_configurations,).
             unseen: Variances of what was not seen; (n_configurations,).
         """
-        noise, wider = (
-            np.array([table.get(str(k), table[""]) for k in kind]) for table in (self.noise, self.widening)
-        )
-        known = np.einsum("ij,jk,ik->i", slopes, self.matrix, slopes)
+        noise, wider = (_by_kind(table, kind) for table in (self.noise, self.widening))
+        known = ((slopes @ self.matrix) * slopes).sum(axis=1)
         return np.asarray(NORMAL * wider * np.sqrt(known + unseen + noise**2), dtype=np.float64)
+
+
+def _by_kind(table: dict[str, float], kind: npt.NDArray[np.object_]) -> Array:
+    found = np.full(len(kind), table[""])
+    for name in set(table) - {""}:
+        found[kind == name] = table[name]
+    return found
 
 
 SPREADS = ("device", "generation", "own", "release", "source")
