@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from shunter.models.datasheets import HOST, datasheet
-from shunter.models.fit.uncertain import HOST_SPREAD, Uncertainty
+from shunter.models.fit.uncertain import HOST_SPREAD, HOST_USE_SPREAD, Uncertainty
 from shunter.models.physics import PHYSICS, RatedConfigurations, TargetPhysics, kinds, physics_with
 from shunter.models.physics.release import base_version, release_of
 
@@ -138,7 +138,8 @@ class SharedPhysics(BaseModel):
             seen = place >= 0
             jacobian[np.flatnonzero(seen), place[seen]] += moved[seen]
             unseen += np.where(seen, 0.0, (known.spreads[effect] * moved) ** 2)
-        unseen += (HOST_SPREAD * self.host_share(slopes) * (1 - rated.host_known)) ** 2
+        host = np.where(rated.host_known > 0, HOST_USE_SPREAD, HOST_SPREAD)
+        unseen += (host * self.host_share(slopes)) ** 2
         return known.half_width(jacobian, noise_kinds(self.terms, rated), unseen)
 
     def host_share(self, slopes: Array) -> Array:

@@ -185,11 +185,9 @@ def _of_many(engine: str, data: _Rows) -> Pooled:
     }
     known, kind = _calibrating(rows), noise_kinds(data.physics, data.rated)
     groups = [scored for name, scored in held.items() if scored is not None and name in ("device", "source")]
-    widening = {
-        name: _widening(groups, rows, known & ((kind == name) | (name == "")))
-        for name in ("", *data.physics.loose)
-        if name == "" or (known & (kind == name)).sum() >= _LEAST_ROWS
-    }
+    widening = {"": _widening(groups, rows, known)}
+    for name in data.physics.loose:  # often of one source: what that says may widen, and never narrows
+        widening[name] = max(1.0, widening[""], _widening(groups, rows, known & (kind == name)))
     errors = _errors_by_kind(kinds(data.rated), known, held["cell"], held["model"], held["device"])
     fit = _whole(engine, data, whole.result(widening), errors)
     by_configuration, by_model = (

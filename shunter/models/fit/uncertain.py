@@ -24,6 +24,10 @@ HOST_SPREAD = 0.7
 """Of the logarithm of a bandwidth that is not known, around two channels of DDR4: 90 % of hosts are within a
 factor of 3.2, from one channel to eight."""
 
+HOST_USE_SPREAD = 0.2
+"""Of the logarithm of how much of its bandwidth a host that is known reaches: those with rows are few, and
+desktops reach four fifths where servers with many channels reach three."""
+
 NORMAL = 1.645
 """Half width of a 90 % interval over its standard deviation."""
 
