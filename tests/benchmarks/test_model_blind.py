@@ -114,3 +114,15 @@ def test_a_fold_is_predicted_without_its_rows():
     )
     np.testing.assert_allclose(got, left)
     assert scored(few, published_performance())["half_width"].gt(0).all()
+
+
+def test_a_gpu_of_several_sizes_is_the_one_of_its_memory(table):
+    path = table(
+        {"gpu": "RTX 3080", "vram_gb": 12}, {"gpu": "RTX 3080", "vram_gb": ""}, {"gpu": "MI50", "vram_gb": ""}
+    )
+    rows = {row.metric: row for row in blind_rows(path)}
+    assert rows["rows scored"].value == 2
+    assert "1: there is no data sheet of RTX 3080" in rows["rows scored"].note
+    by_gpu = rows["decode: median predicted / true"].note
+    assert "RTX 3080 12GB" in by_gpu
+    assert "MI50 32GB" in by_gpu
