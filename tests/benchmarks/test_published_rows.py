@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import hold_back
+from scripts import hold_back, recent_rates
 from shunter.catalog.gpu_names import matching_gpus
 from shunter.catalog.gpus import catalog_gpus
 from shunter.profiling.dataset.reference import read_reference
@@ -157,3 +157,9 @@ def test_the_readme_counts_what_is_there() -> None:
         rows = _rows(name)
         counts = [int(number) for number in re.findall(r"\d+", line.split("|")[-2])]
         assert counts == [len(rows), len({row["source_url"] for row in rows})], name
+
+
+def test_what_is_shipped_is_a_copy() -> None:
+    data = FOLDER.parents[1] / "shunter" / "data"
+    assert recent_rates.PACKED.read_bytes() == recent_rates.packed()
+    assert (data / "hosts.csv").read_bytes() == (FOLDER / "hosts.csv").read_bytes()
