@@ -10,14 +10,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.form import Row, at_least, at_most, reported
-from shunter.catalog.gpu_names import matching_gpus
-from shunter.catalog.gpus import catalog_gpus
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from shunter.models.published.performance import ENGINE, published_performance
@@ -52,7 +49,6 @@ def blind_rows(path: str | os.PathLike[str], model: PerformanceModel | None = No
         InputError: The file is no such table, or none of its rows can be predicted.
     """
     reference = rates_reference(read_rates(path))
-    reference = reference.assign(device=[_device(row) for _, row in reference.iterrows()])
     why = Counter(filter(None, (refused(row) for _, row in reference.iterrows())))
     frame = published_frame(reference)
     frame = frame[frame["engine"] == ENGINE].reset_index(drop=True)
@@ -68,18 +64,6 @@ def blind_rows(path: str | os.PathLike[str], model: PerformanceModel | None = No
                 part = asked[asked["placement"] == placement]
                 rows += _scores(f"{operation}, {placement}", part, None) if len(part) else []
     return rows
-
-
-def _device(row: Any) -> Any:
-    """A row's GPU: of several of its name that of its memory, or any if they differ in nothing but that."""
-    gpus = catalog_gpus()
-    if not isinstance(row["device"], str) or row["device"] == "cpu":
-        return row["device"]
-    found = matching_gpus(row["device"], gpus)
-    of_size = matching_gpus(f"{row['device']}, {row['vram_gb']:g} GB", gpus) if row["vram_gb"] > 0 else []
-    sheets = [gpus[name] for name in of_size or found]
-    rates = {(s.bandwidth_bytes_per_s, s.matrix_flop_per_s, s.lane_clocks_per_s) for s in sheets}
-    return max(sheets, key=lambda s: s.memory_bytes).name if len(rates) == 1 else row["device"]
 
 
 def _listed(why: Counter[str]) -> str:

@@ -91,11 +91,15 @@ class Hierarchy:
             "own": generation.astype(str),
             "release": bases_of(versions).astype(str),
             "source": frame["source"].to_numpy(dtype=str),
+            "library": frame["source"].to_numpy(dtype=str),
         }
+        self.applies = {"library": rated.library}
         self.names = [f"factor:{t.name}" for t in physics.terms] + ["year:"]
         self.columns: dict[str, npt.NDArray[np.intp]] = {}
         self.slices: dict[str, slice] = {}
         for effect in SPREADS:
+            if not self.flags[effect].any():
+                continue
             names, codes = np.unique(labels[effect], return_inverse=True)
             self.slices[effect] = slice(len(self.names), len(self.names) + len(names))
             self.columns[effect] = codes + len(self.names)
@@ -110,6 +114,7 @@ class Hierarchy:
             "own": physics.own_spread,
             "release": physics.release_spread,
             "source": physics.source_spread,
+            "library": physics.library_spread,
         }
         self.noise = dict.fromkeys(("", *physics.loose), _NOISE)
         self.beforehand = dict(self.spreads)
@@ -152,7 +157,8 @@ class Hierarchy:
         n = len(self.physics.terms)
         log_factors = x[:n] + np.outer(x[n] * self.years, self.flags["year"])
         for effect, column in self.columns.items():
-            log_factors = log_factors + np.outer(x[column], self.flags[effect])
+            applied = x[column] * self.applies.get(effect, 1.0)
+            log_factors = log_factors + np.outer(applied, self.flags[effect])
         total, slopes = total_of(self.physics, self.values, log_factors)
         slopes, errors = slopes / total[:, None], self.log_measured - np.log(total)
         jacobian = np.zeros((len(total), len(x)))
@@ -160,7 +166,7 @@ class Hierarchy:
         jacobian[:, n] = self.years * (slopes @ self.flags["year"])
         rows = np.arange(len(total))
         for effect, column in self.columns.items():
-            jacobian[rows, column] = slopes @ self.flags[effect]
+            jacobian[rows, column] = (slopes @ self.flags[effect]) * self.applies.get(effect, 1.0)
         noise, spread = np.array([self.noise[k] for k in self.kind]), self._prior()
         weight = (_FREEDOM + 1) / (_FREEDOM + (errors / noise) ** 2)
         weighted = jacobian.T * (weight / noise**2)

@@ -131,6 +131,7 @@ class SharedPhysics(BaseModel):
         jacobian[:, [at[f"factor:{t.name}"] for t in self.terms.terms]] = slopes
         jacobian[:, at["year:"]] = years_of(versions) * (slopes @ flags["year"])
         unseen = (known.spreads["source"] * (slopes @ flags["source"])) ** 2
+        unseen += (known.spreads["library"] * rated.library * (slopes @ flags["library"])) ** 2
         for effect, labels in names.items():
             moved = slopes @ flags[effect]
             codes, distinct = pd.factorize(labels)

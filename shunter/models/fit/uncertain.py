@@ -89,4 +89,4 @@ def _by_kind(table: dict[str, float], kind: npt.NDArray[np.object_]) -> Array:
     return found
 
 
-SPREADS = ("device", "generation", "own", "release", "source")
+SPREADS = ("device", "generation", "own", "release", "source", "library")

@@ -44,6 +44,7 @@ PHYSICS: dict[str, TargetPhysics] = {
         generation_spread=0.15,
         own_spread=0.25,
         source_spread=0.1,
+        library_spread=0.5,
         per_year=(-0.05, 0.1),
         release_in_all=True,
         loose=("several", "offloaded"),

@@ -44,22 +44,38 @@ def prompt_weight_read_s(c: RatedConfigurations) -> Array:
     return passes(c) * read_s * pipeline(c)
 
 
+def _own_matrix_s(c: RatedConfigurations) -> Array:
+    """Multiplications by llama.cpp's kernels or the maker's best known library."""
+    return (1 - c.library) * prompt_matrix_s(c)
+
+
 def wide_matrix_s(c: RatedConfigurations) -> Array:
     """Multiplications in 16 bits: of dense weights, and of quantised ones that are unpacked before."""
-    return prompt_matrix_s(c) * (1 - c.quantised * c.int8)
+    return c.units * (1 - c.quantised * c.int8) * _own_matrix_s(c)
 
 
 def int8_matrix_s(c: RatedConfigurations) -> Array:
     """Multiplications of quantised weights as they are."""
-    return prompt_matrix_s(c) * c.quantised * c.int8
+    return c.units * c.quantised * c.int8 * _own_matrix_s(c)
 
 
-def prompt_issue_s(c: RatedConfigurations) -> Array:
-    """The same as multiprocessors can issue them, 1024 multiply-adds a clock each: whatever a sheet promises.
+def lanes_s(c: RatedConfigurations) -> Array:
+    """Multiplications by lanes, 128 multiply-adds a clock and multiprocessor, where there are no matrix units.
 
-    Kernels that are written for older generations do not reach a newer one's peak.
+    They reach more of their peak than matrix units do, which wait for memory between tiles.
     """
-    return 2 * work.token_params(c.at).device / (2048 * c.clocks) * pipeline(c)
+    return (1 - c.units) * (1 - c.quantised * (c.dot8 > 0)) * _own_matrix_s(c)
+
+
+def lanes_int8_s(c: RatedConfigurations) -> Array:
+    """The same of quantised weights as they are, by lanes that multiply four bytes at a time."""
+    rate = np.where(c.dot8 > 0, c.dot8 * c.clocks, np.inf)
+    return (1 - c.units) * c.quantised * 2 * work.token_params(c.at).device / rate * pipeline(c)
+
+
+def library_matrix_s(c: RatedConfigurations) -> Array:
+    """Multiplications by rocBLAS or hipBLASLt: as good as whoever built them made them for the card."""
+    return c.library * prompt_matrix_s(c)
 
 
 def _powered_s(c: RatedConfigurations) -> Array:
@@ -68,7 +84,7 @@ def _powered_s(c: RatedConfigurations) -> Array:
 
 
 def power_s(c: RatedConfigurations) -> Array:
-    """Multiplications in 16 bits as the board's power allows: 1 TFLOP a joule, by generation.
+    """Multiplications in 16 bits as the board's power allows: 1 TFLOP a joule.
 
     Matrix units at their peak draw more than most boards may, so clocks fall. Source: Horowitz, Computing's
     Energy Problem, 2014; the published rates themselves.
@@ -83,13 +99,14 @@ def int8_power_s(c: RatedConfigurations) -> Array:
 
 def unpack_s(c: RatedConfigurations) -> Array:
     """Quantised weights are written in 16 bits for each pass where they are unpacked. Bytes / (bytes/s)."""
-    unpacked = c.quantised * (1 - c.int8)
+    unpacked = c.quantised * (1 - c.int8) * (c.dot8 == 0)
     return unpacked * 2 * passes(c) * c.at.params_device / c.bandwidth * pipeline(c)
 
 
 def plain_attention_s(c: RatedConfigurations) -> Array:
-    """Attention whose scores are written to memory and read again."""
-    return prompt_attention_s(c) * (1 - c.flash)
+    """Attention whose scores, 4 bytes a pair of tokens and head, are written and read. Bytes / (bytes/s)."""
+    scores_bytes = 4 * work.pair_heads(c.at).device
+    return (1 - c.flash) * (1 - c.kv_on_host) * scores_bytes / c.bandwidth * pipeline(c)
 
 
 def flash_attention_s(c: RatedConfigurations) -> Array:
@@ -135,19 +152,21 @@ def prompt_link_s(c: RatedConfigurations) -> Array:
 
 PREFILL: tuple[Stage, ...] = (
     (
-        Term("matrix_16_bit", wide_matrix_s, 2.0, 0.4, by_device=True),
-        Term("matrix_int8", int8_matrix_s, 1.7, 0.4, by_device=True),
+        Term("matrix_16_bit", wide_matrix_s, 2.0, 0.4, by_device=True, of_generation=True),
+        Term("matrix_int8", int8_matrix_s, 1.7, 0.4, by_device=True, of_generation=True),
+        Term("lanes", lanes_s, 1.3, 0.3, by_device=True),
+        Term("lanes_int8", lanes_int8_s, 4.0, 0.3, by_device=True),
+        Term("matrix_library", library_matrix_s, 3.0, 0.3, by_device=True),
         Term("weight_read", prompt_weight_read_s, 1.15, 0.2, by_device=True),
-        Term("issue", prompt_issue_s, 2.0, 0.5, by_device=True),
-        Term("power_16_bit", power_s, 3.5, 0.4, by_device=True, of_generation=True),
-        Term("power_int8", int8_power_s, 3.0, 0.4, by_device=True, of_generation=True),
+        Term("power_16_bit", power_s, 3.0, 0.2, by_device=True),
+        Term("power_int8", int8_power_s, 2.5, 0.2, by_device=True),
     ),
     (Term("unpack", unpack_s, 1.2, 0.4, by_device=True),),
-    (Term("attention_plain", plain_attention_s, 6.0, 0.7, by_device=True),),
+    (Term("attention_plain", plain_attention_s, 4.0, 0.7, by_device=True),),
     (Term("attention_flash", flash_attention_s, 2.5, 0.7, by_device=True),),
     (Term("activation", prompt_activation_s, 10.0, 0.7, by_device=True),),
-    (Term("launch", prompt_launch_s, 5.0, 0.7, by_version=True),),
-    (Term("step", step_s, 5.0, 1.0, by_version=True),),
+    (Term("launch", prompt_launch_s, 5.0, 0.2, by_version=True),),
+    (Term("step", step_s, 5.0, 0.5, by_version=True),),
     (Term("host_attention", prompt_host_attention_s, 6.0, 1.0),),
     (Term("host_matrix", prompt_host_s, 1.0, 0.7),),
     (Term("host_weights_over_link", prompt_link_s, 5.0, 0.8),),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from shunter.catalog.work import PlacedConfigurations, placed_configurations
 from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, datasheet
-from shunter.models.physics.release import has_graphs, has_int8, release_of
+from shunter.models.physics.release import DOT8, has_graphs, has_int8, has_library, release_of
 
 Array = npt.NDArray[np.float64]
 
@@ -39,6 +39,9 @@ class RatedConfigurations:
         generation: Architecture of the device; ``host`` without one.
         year: When the engine was released.
         graphs: 1 where a step's kernels are launched as one graph.
+        units: 1 where the device has matrix units, 0 where ``matrix`` is the rate of its lanes.
+        dot8: Operations on bytes a clock and multiprocessor, by lanes; 0 where they have none.
+        library: 1 where a vendor's library multiplies, whose builds differ by a factor of several.
         int8: 1 where quantised weights are multiplied in int8 matrix units.
         flash: 1 where attention is computed tile by tile.
         ubatch_tokens: Tokens of one pass of a prefill.
@@ -59,6 +62,9 @@ class RatedConfigurations:
     generation: npt.NDArray[np.object_]
     year: Array
     graphs: Array
+    units: Array
+    dot8: Array
+    library: Array
     int8: Array
     flash: Array
     ubatch_tokens: Array
@@ -89,11 +95,13 @@ def rated_configurations(frame: pd.DataFrame) -> RatedConfigurations:
     generations = np.array([HOST if sheet is None else sheet.architecture for sheet in sheets], dtype=object)
     powers = np.array([0.0 if sheet is None else sheet.board_power_w or 0.0 for sheet in sheets])
     generation = generations[codes]
+    units = np.array([float(sheet is None or sheet.fp16_flop_per_s is not None) for sheet in sheets])
     releases, year = _releases(frame)
     host_known = np.zeros(len(frame))
     if "host_bandwidth_bytes_per_s" in frame:
         host_known = np.asarray(frame["host_bandwidth_bytes_per_s"].notna(), dtype=np.float64)
     bits = 8 * frame["weight_bytes"].to_numpy(dtype=np.float64) / frame["params"].to_numpy(dtype=np.float64)
+    quantised = (bits < 15.0).astype(np.float64)
     cold = frame["page_cache"].eq("cold") if "page_cache" in frame else pd.Series(False, index=frame.index)
     return RatedConfigurations(
         at=placed_configurations(frame),
@@ -104,13 +112,16 @@ def rated_configurations(frame: pd.DataFrame) -> RatedConfigurations:
         host_bandwidth=extra("host_bandwidth_bytes_per_s", HOST_BANDWIDTH_BYTES_PER_S),
         gpu_count=extra("gpu_count", 1.0),
         kv_on_host=extra("kv_on_host", 0.0),
-        quantised=(bits < 15.0).astype(np.float64),
+        quantised=quantised,
         cold=np.asarray(cold, dtype=np.float64),
         host_known=host_known,
         power=powers[codes],
         generation=generation,
         year=year,
         graphs=has_graphs(year, generation),
+        units=units[codes],
+        dot8=np.array([DOT8.get(str(name), 0.0) for name in generations], dtype=np.float64)[codes],
+        library=has_library(generation, quantised),
         int8=has_int8(year, generation),
         flash=releases[:, 0],
         ubatch_tokens=releases[:, 1],

@@ -34,6 +34,10 @@ INT8_FROM = 2024.45
 FLASH_FROM = 2025.67
 """Flash attention by default. Source: llama.cpp pull request 15434."""
 
+DOT8 = {"Pascal": 1024.0, "GCN 5.1": 512.0, "RDNA 2.0": 512.0}
+"""Generations without matrix units whose lanes multiply four bytes at a time (DP4A), with operations a clock
+and multiprocessor: 128 lanes or 64, 8 each. Source: NVIDIA, Pascal Tuning Guide; AMD, ISA guides (V_DOT4)."""
+
 NVIDIA = frozenset(
     (
         *("Pascal", "Volta", "Turing", "Ampere", "Ampere GA100"),
@@ -106,3 +110,14 @@ def has_int8(years: Array, generations: npt.NDArray[np.object_]) -> Array:
     """1 where prefill multiplies quantised weights in int8 matrix units; shape (n_configurations,)."""
     able = np.array([g in NVIDIA and g != "Pascal" for g in generations], dtype=bool)
     return (able & (years >= INT8_FROM)).astype(np.float64)
+
+
+def has_library(generations: npt.NDArray[np.object_], quantised: Array) -> Array:
+    """1 where rocBLAS or hipBLASLt multiply, 0 where kernels are llama.cpp's own or cuBLAS's.
+
+    Quantised weights are its own kernels' on generations without matrix units.
+    Which of them a build uses, and how well it knows the card, changes a prefill by a factor of two and more.
+    Source: kyuz0, amd-strix-halo-toolboxes, docs/benchmarks.md (hipBLASLt: 2.55 times as fast).
+    """
+    of_vendor = np.array([str(g).startswith(("GCN", "RDNA", "CDNA")) for g in generations], dtype=np.float64)
+    return of_vendor * (1 - quantised * np.isin(generations.astype(str), list(DOT8)))

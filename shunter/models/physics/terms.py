@@ -62,6 +62,7 @@ class TargetPhysics:
         own_spread: How far they deviate in the terms ``of_generation``, likewise.
         source_spread: How far whoever measured is off in all, likewise.
         release_spread: How far a release deviates from what its year says, likewise.
+        library_spread: How far the vendor's library of whoever measured is off beside, where one multiplies.
         per_year: What a year changes, in the logarithm: its mean and its spread.
         release_in_all: Whether releases and years change all terms, not only those that say so.
         loose: Kinds of configurations whose errors are noisier: see ``shunter.models.fit.hierarchy``.
@@ -75,6 +76,7 @@ class TargetPhysics:
     own_spread: float = 0.2
     source_spread: float = 0.04
     release_spread: float = 0.1
+    library_spread: float = 0.0
     per_year: tuple[float, float] = (-0.1, 0.15)
     release_in_all: bool = False
     loose: tuple[str, ...] = ("offloaded",)
@@ -90,7 +92,14 @@ class TargetPhysics:
             name: everything if self.release_in_all else np.array([float(getattr(t, flag)) for t in terms])
             for name, flag in (("release", "by_version"), ("year", "by_year"))
         }
-        return {**by, "generation": by["device"], **of_engine, "source": everything}
+        library = by["device"] * (self.library_spread > 0)
+        return {
+            **by,
+            "generation": by["device"],
+            **of_engine,
+            "source": everything,
+            "library": library,
+        }
 
     @property
     def terms(self) -> tuple[Term, ...]:

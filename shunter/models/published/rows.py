@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shunter.catalog.gpus import gpu_name
+from shunter.catalog.gpu_names import matching_gpus
+from shunter.catalog.gpus import catalog_gpus
 from shunter.catalog.model_names import known_model, nearest_models, quantization_in
 from shunter.catalog.models import ModelSpec, check_modelled, known_models
 from shunter.catalog.sizes import quantised_bytes
@@ -31,7 +32,10 @@ __all__ = ["catalog_facts", "fitted_frame", "published_frame", "refused"]
 NATIVE_BACKENDS = ("CUDA", "ROCm", "HIP", "Metal", "CPU")
 """What drives a GPU as its data sheet is about; Vulkan on the same one is a device of its own."""
 
-QUANTISATIONS = ("F32", "F16", "BF16", "FP8", "Q8_0", "Q6_K", "Q5_0", "Q5_K_M", "Q4_0", "Q4_K_M")
+QUANTISATIONS = (
+    *("F32", "F16", "BF16", "FP8", "Q8_0", "Q6_K", "Q5_0", "Q5_1", "Q5_K_M"),
+    *("Q4_0", "Q4_1", "IQ4_NL", "Q4_K_M"),
+)
 """Of which any model may be; see ``quantised_bytes``."""
 
 _DEFAULT_CONTEXT_TOKENS = 256.0
@@ -61,7 +65,7 @@ def refused(row: Any) -> str:
         return "its device is not named"
     if row["device"] == "cpu" and host_bandwidth_bytes_per_s(_host(row)) is None:
         return "its CPU's memory is not named"
-    if row["device"] != "cpu" and gpu_name(row["device"]) is None:
+    if row["device"] != "cpu" and gpu_of(row) is None:
         return f"there is no data sheet of {row['device']}"
     if row["engine"] is None:
         return f"no engine of shunter's made it, but {row['software']}"
@@ -111,10 +115,24 @@ def _too_large(row: Any) -> bool:
     """Whether its weights do not fit, so that a driver moves them to and fro."""
     if row["device"] == "cpu" or not np.isfinite(known(row, "gpu_layers", np.nan)):
         return False
-    sheet, facts = datasheet(gpu_name(row["device"]) or ""), _row_facts(row)
+    sheet, facts = datasheet(gpu_of(row) or ""), _row_facts(row)
     share = min(1.0, row["gpu_layers"] / facts["total_layers"])
     memory = (sheet.memory_bytes if sheet else 0) * max(1.0, known(row, "gpu_count", 1.0))
     return bool(share * facts["weight_bytes"] > memory)
+
+
+def gpu_of(row: Any) -> str | None:
+    """A row's GPU: of several of its name that of its memory, or the largest if they differ in that alone."""
+    return _gpu_of(row["device"], known(row, "vram_gb", 0.0))
+
+
+@cache
+def _gpu_of(name: str, vram_gb: float) -> str | None:
+    gpus = catalog_gpus()
+    of_size = matching_gpus(f"{name}, {vram_gb:g} GB", gpus) if vram_gb > 0 else []
+    sheets = [gpus[found] for found in of_size or matching_gpus(name, gpus)]
+    rates = {(s.bandwidth_bytes_per_s, s.matrix_flop_per_s, s.lane_clocks_per_s) for s in sheets}
+    return max(sheets, key=lambda sheet: sheet.memory_bytes).name if len(rates) == 1 else None
 
 
 def _foreign_backend(row: Any) -> str:
@@ -212,7 +230,7 @@ def _row(row: Any) -> dict[str, Any]:
     facts = _row_facts(row)
     total_layers, tokens = facts["total_layers"], known(row, "tokens", 0)
     prompt, decode = known(row, "prompt_tokens", tokens), known(row, "decode_tokens", 0)
-    device = HOST if row["device"] == "cpu" else gpu_name(row["device"])
+    device = HOST if row["device"] == "cpu" else gpu_of(row)
     layers = known(row, "gpu_layers", total_layers)
     return {
         **dict.fromkeys(_TEXT, ""),
