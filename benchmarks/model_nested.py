@@ -17,8 +17,9 @@ import pandas as pd
 
 from benchmarks.form import Row, at_least, at_most, main, reported
 from benchmarks.model_blind import COVERED, PLACEMENTS, scored
+from shunter.models.datasheets import datasheet
 from shunter.models.performance import PerformanceModel
-from shunter.models.physics.release import release_of
+from shunter.models.physics.release import NVIDIA, release_of
 from shunter.models.published.performance import ENGINE
 from shunter.models.published.rows import fitted_frame
 from shunter.uncertainty import bootstrap, ratio_of_sums
@@ -47,6 +48,8 @@ def run(quick: bool) -> list[Row]:
                 if len(part):
                     bar = _BARS.get((operation, split, placement))
                     rows.append(_error_row(f"{operation}, {placement}, leave one {split} out", part, bar))
+            for driver, part in _by_driver(done[done["placement"] == _WHOLE]).items():
+                rows.append(_error_row(f"{operation}, {_WHOLE}, {driver}, leave one {split} out", part))
             rows += _interval_rows(f"{operation}, leave one {split} out", done)
     return rows
 
@@ -79,7 +82,14 @@ def _groups(rows: pd.DataFrame, split: str) -> pd.Series[str]:
     return rows["device" if split == "GPU" else "source"].astype(str)
 
 
-def _error_row(name: str, done: pd.DataFrame, bar: float | None) -> Row:
+def _by_driver(done: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows of NVIDIA's GPUs and of others: what drives these differs more, and few have rows."""
+    sheets = {name: datasheet(name) for name in done["device"].unique()}
+    nvidia = done["device"].map(lambda name: getattr(sheets[name], "architecture", "") in NVIDIA)
+    return {"CUDA": done[nvidia], "ROCm or Metal": done[~nvidia]}
+
+
+def _error_row(name: str, done: pd.DataFrame, bar: float | None = None) -> Row:
     by_group = done.groupby("group")["error"].agg(["sum", "size"]).to_numpy(dtype=np.float64)
     interval = None
     if len(by_group) > 1:

@@ -143,3 +143,55 @@ def test_own_rows_correct_it_and_are_saved(tmp_path):
     pd.testing.assert_frame_equal(
         PerformanceModel.load(model.save(tmp_path)).predict(own), model.predict(own)
     )
+
+
+@pytest.fixture(scope="module")
+def prefills():
+    frame = fitted_frame()
+    kept = (frame["engine"] == ENGINE) & (frame["operation"] == "prefill") & (frame["gpu_count"] == 1)
+    return frame[kept].reset_index(drop=True).assign(datasheet=lambda rows: rows["device"])
+
+
+@pytest.mark.parametrize(
+    ("gpu", "quantised", "term"),
+    [
+        ("RTX 4090", False, "matrix_16_bit"),
+        ("RTX 4090", True, "matrix_int8"),
+        ("M2 Ultra 192GB", True, "lanes"),
+        ("P40", False, "lanes"),
+        ("P40", True, "lanes_int8"),
+        ("RX 6800", True, "lanes_int8"),
+        ("RX 6800", False, "matrix_library"),
+        ("RX 7900 XTX", True, "matrix_library"),
+    ],
+)
+def test_what_multiplies_is_told_by_the_generation_and_the_weights(prefills, gpu, quantised, term):
+    model = "Llama-3-8B Q4_K_M" if quantised else "Llama-3-8B F16"
+    row = (
+        prefills[prefills["model"] == model].head(1).assign(datasheet=gpu, engine_version="llama.cpp (2025)")
+    )
+    values = dict(
+        zip(
+            [t.name for t in PHYSICS["prefill_s"].terms],
+            term_values("prefill_s", rated_configurations(row))[0],
+            strict=True,
+        )
+    )
+    multiplying = {name for name in values if name.startswith(("matrix", "lanes")) and values[name] > 0}
+    assert multiplying == {term}
+
+
+def test_a_slow_library_of_one_source_leaves_cuda_as_it_was(prefills):
+    slow = prefills["source"].str.contains("kyuz0").to_numpy()
+    seconds = prefills["duration_s"].to_numpy()
+
+    def factors(measured):
+        rated = rated_configurations(prefills)
+        values = term_values("prefill_s", rated)
+        fit = Hierarchy(PHYSICS["prefill_s"], "prefill_s", values, measured, prefills, rated).fit()
+        return fit.result().factors
+
+    before, after = factors(seconds), factors(seconds * np.where(slow, 3.0, 1.0))
+    assert slow.any()
+    assert after["matrix_16_bit"] == pytest.approx(before["matrix_16_bit"], rel=0.05)
+    assert after["power_int8"] == pytest.approx(before["power_int8"], rel=0.05)

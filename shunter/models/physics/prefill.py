@@ -4,9 +4,9 @@ Where published rows disagree with these terms, and which data would tell why. A
 less from more of them than a pipeline's share says (four RTX 4090 or 3090 are no faster than two), as if
 fewer passes were in flight than the prompt has, while an 8B gains more than that would allow: rows that
 state batch and micro-batch sizes would tell. The 8B in F16 took ten times as long on an A100 SXM4 as on the
-PCIe card, against all of its like: that row wants measuring again. Two shapes were measured on more than
-one GPU, so nothing says how the matrix units' share of their peak depends on width: three or more shapes on
-one GPU would.
+PCIe card, against all of its like: that row wants measuring again. Few shapes were measured on more than one
+GPU, so nothing says how the matrix units' share of their peak depends on width. With ROCm one card is five
+times as fast in one build as in another: rows that state the library would tell.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def int8_matrix_s(c: RatedConfigurations) -> Array:
 
 
 def lanes_s(c: RatedConfigurations) -> Array:
-    """Multiplications by lanes, 128 multiply-adds a clock and multiprocessor, where there are no matrix units.
+    """Multiplications by lanes, 128 multiply-adds a clock and multiprocessor, without matrix units.
 
     They reach more of their peak than matrix units do, which wait for memory between tiles.
     """
