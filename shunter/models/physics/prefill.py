@@ -99,7 +99,7 @@ def int8_power_s(c: RatedConfigurations) -> Array:
 
 def unpack_s(c: RatedConfigurations) -> Array:
     """Quantised weights are written in 16 bits for each pass where they are unpacked. Bytes / (bytes/s)."""
-    unpacked = c.quantised * (1 - c.int8) * (c.dot8 == 0)
+    unpacked = c.quantised * (1 - c.int8) * np.where(c.dot8 > 0, 0.0, 1.0)
     return unpacked * 2 * passes(c) * c.at.params_device / c.bandwidth * pipeline(c)
 
 
