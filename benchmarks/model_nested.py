@@ -17,7 +17,7 @@ import pandas as pd
 
 from benchmarks.form import Row, at_least, at_most, main, reported
 from benchmarks.model_blind import COVERED, PLACEMENTS, scored
-from shunter.models.datasheets import datasheet
+from shunter.catalog.gpus import catalog_gpus
 from shunter.models.performance import PerformanceModel
 from shunter.models.physics.release import NVIDIA, release_of
 from shunter.models.published.performance import ENGINE
@@ -84,8 +84,7 @@ def _groups(rows: pd.DataFrame, split: str) -> pd.Series[str]:
 
 def _by_driver(done: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Rows of NVIDIA's GPUs and of others: what drives these differs more, and few have rows."""
-    sheets = {name: datasheet(name) for name in done["device"].unique()}
-    nvidia = done["device"].map(lambda name: getattr(sheets[name], "architecture", "") in NVIDIA)
+    nvidia = done["device"].map(lambda name: catalog_gpus()[name].architecture in NVIDIA)
     return {"CUDA": done[nvidia], "ROCm or Metal": done[~nvidia]}
 
 

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["release_of"]
+__all__ = ["NVIDIA", "release_of"]
 
 Array = npt.NDArray[np.float64]
 
