@@ -1,6 +1,7 @@
 """How wrong performance models are where they were not trained, against rivals, on published rows.
 
 ``python -m benchmarks.model_accuracy [--quick] --json PATH``; a full run takes some minutes on 2 cores.
+``python -m benchmarks.model_accuracy --blind TABLE`` scores the shipped model on a table of published rates.
 Errors are of the very class that users call: published rows become a profile dataset, and a
 ``PerformanceModel`` fitted without a fold predicts it. Held-out configurations of own sweeps are judged too:
 those of ``SHUNTER_DATASETS=a.parquet:b.parquet``, or else of sweeps that it makes itself, five minutes an
@@ -14,15 +15,18 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.form import Row, at_most, main, reported
+from benchmarks.model_blind import blind_rows
 from benchmarks.model_rivals import RIVALS
 from benchmarks.model_splits import AccuracySplit, read_split
 from benchmarks.model_sweeps import COVERAGE_ROWS, coverage_row, split_rows, sweep_rows
 from benchmarks.profiling import own_sweeps
+from shunter.errors import InputError
 from shunter.models.card.errors import largest_errors
 from shunter.models.performance import PerformanceModel
 from shunter.models.published.rows import published_frame
@@ -46,8 +50,16 @@ _PREEMPTION_BAR = 0.05
 _MEAN_CUT_TOKENS = 2550
 
 
-def run(quick: bool) -> list[Row]:
-    """All rows of the table; quick: no rivals, no prefill, and the three splits with bars only."""
+def run(quick: bool, blind: Path | None = None, json: Path | None = None) -> list[Row]:
+    """All rows of the table; quick: no rivals, no prefill, and the three splits with bars only.
+
+    Args:
+        quick: Whether to leave out what takes long.
+        blind: A table of published rates that the shipped model is scored on, instead of all else.
+        json: Where the rows are written; not used here.
+    """
+    if blind is not None:
+        return blind_rows(blind)
     frame = published_frame()
     decode = frame[(frame["operation"] == "decode") & (frame["engine"] == "llama-cpp")]
     rows: list[Row] = []
@@ -199,7 +211,17 @@ def _speed_row(frame: pd.DataFrame) -> Row:
 
 
 def _main(argv: Sequence[str] | None = None) -> int:
-    return main("model_accuracy", run, "Errors of performance models on what they have not seen.", argv)
+    blind = {
+        "type": Path,
+        "metavar": "TABLE",
+        "help": "score the shipped model on a table of published rates",
+    }
+    what = "Errors of performance models on what they have not seen."
+    try:
+        return main("model_accuracy", run, what, argv, {"--blind": blind})
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

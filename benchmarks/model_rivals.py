@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from shunter.models.configurations import sheet_names
-from shunter.models.performance import PerformanceModel
 from shunter.models.physics import rated_configurations
 from shunter.models.validation.baselines import Predictor
 
@@ -102,7 +101,6 @@ def _nearest() -> Any:
 
 
 RIVALS: dict[str, Callable[[], Predictor]] = {
-    "physics alone": lambda: PerformanceModel(correction=False),
     "3-parameter roofline": Roofline,
     "gradient boosting": lambda: SheetRegressor(_boosting),
     "random forest (as in Vidur)": lambda: SheetRegressor(_forest),

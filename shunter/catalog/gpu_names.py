@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shunter.catalog.gpus import GpuSpec
 
+__all__ = ["matching_gpus"]
+
 _SLICE = re.compile(r"\bmig\b|\b\d+g\.\d+gb\b|^(?:nvidia |grid )*[a-z]+\d+[a-z]*-\d+[abcq]\b", re.I)
 _BRANDS = re.compile(
     r"\b(nvidia|amd|ati|apple|corporation|geforce|radeon|instinct|tesla|generation|graphics|gpu|edition"

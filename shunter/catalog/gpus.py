@@ -33,6 +33,8 @@ class GpuSpec:
         memory_source: Where memory, bandwidth and link were looked up.
         fp16_cross_checked: Whether, and where, a second source says the same of FP16.
         notes: What to know when using the figures.
+        architecture: The vendor's name of its generation; of another design in data centres, apart.
+        board_power_w: Power that it may draw, with its memory; None where it is set by what it is built into.
         driver_memory_source: Where the memory that a driver shows was seen, or that it is derived; empty:
             memory_bytes is the marketed size.
         driver_names: What drivers and people call it beside its name, where that does not follow from it.
@@ -51,6 +53,8 @@ class GpuSpec:
     memory_source: str
     fp16_cross_checked: str
     notes: str
+    architecture: str = ""
+    board_power_w: float | None = None
     driver_memory_source: str = ""
     driver_names: tuple[str, ...] = ()
 
@@ -89,6 +93,8 @@ def _spec(row: dict[str, str]) -> GpuSpec:
         memory_source=row["vram_bw_pcie_source"],
         fp16_cross_checked=row["fp16_dense_cross_checked"],
         notes=row["notes"],
+        architecture=row["architecture"],
+        board_power_w=float(row["board_power_w"] or 0) or None,
         driver_memory_source=row["driver_memory_source"],
         driver_names=tuple(filter(None, row["driver_names"].split(";"))),
     )

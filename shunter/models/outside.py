@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from shunter.models.fit.regressors import GroupFit, words_outside
-from shunter.models.fit.shared import term_values
+from shunter.models.fit.shared import named_terms
 from shunter.models.performance import TIMED, PerformanceModel
-from shunter.models.physics import PHYSICS, rated_configurations
+from shunter.models.physics import rated_configurations
 from shunter.models.physics.features import TARGETS, feature_frame
 
 
@@ -29,12 +29,14 @@ def why_out_of_range(model: PerformanceModel, frame: pd.DataFrame) -> list[str]:
         if isinstance(fit, GroupFit):
             features = feature_frame(TARGETS[fit.target], rows)
             values = {name: features[name].to_numpy() for name in fit.ranges}
+            missing = [""] * len(rows)
         else:
-            terms = term_values(fit.target, rated_configurations(rows))
-            names = [term.name for term in PHYSICS[fit.target].terms]
-            values = dict(zip(names, terms.T, strict=True))
+            rated = rated_configurations(rows)
+            values = named_terms(fit.physics.terms, fit.physics.values(rated))
+            missing = fit.unknown(rows, rated)
         reasons = words_outside(fit.ranges, values)
-        for position, reason in zip(where, reasons, strict=True):
+        for position, reason, fact in zip(where, reasons, missing, strict=True):
             unmeasured = reason and not fit.rows
-            found[position] = f"no {operation} was measured: data sheets alone" if unmeasured else reason
+            said = f"no {operation} was measured: data sheets alone" if unmeasured else reason
+            found[position] = "; ".join(filter(None, (fact, said)))
     return found

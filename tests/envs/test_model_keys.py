@@ -199,7 +199,7 @@ def test_what_lies_idle_is_evicted_when_its_time_is_over() -> None:
 
 def test_priority_shortens_the_guard() -> None:
     busy = {**LAPTOP["workload"], "load": 0.9}
-    limits = {**LAPTOP["limits"], "guard_s": 30.0}
+    limits = {**LAPTOP["limits"], "guard_s": 15.0}
 
     def longest_wait(priority: int) -> float:
         rare = {"weight": 0.3, "priority": priority}
@@ -208,7 +208,7 @@ def test_priority_shortens_the_guard() -> None:
         mine = run.requests[run.requests.model == NAMES[2]]
         return float((mine.first_token_s - mine.arrival_s).max())
 
-    assert 3 * longest_wait(9) < longest_wait(0)
+    assert 2 * longest_wait(9) < longest_wait(0)
 
 
 @settings(max_examples=40, deadline=None)

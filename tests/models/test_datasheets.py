@@ -29,3 +29,18 @@ def test_multiprocessors_and_clock_give_the_vector_rate(name):
 )
 def test_memory_bandwidth_is_read_from_what_is_said_of_a_host(cpu, rate):
     assert host_bandwidth_bytes_per_s(cpu) == rate
+
+
+@pytest.mark.parametrize(
+    ("cpu", "rate"),
+    [
+        ("AMD EPYC 9354 32-Core Processor", 460.8e9),
+        ("Ryzen 7 7700X, DDR5-4800", 76.8e9),
+        ("Intel(R) Core(TM) i9-10900X CPU @ 3.70GHz", 93.856e9),
+        ("8-channel DDR4-3200", 204.8e9),
+        ("64 GB DDR5-6000", None),
+        ("EPYC 93540", None),
+    ],
+)
+def test_a_cpu_of_the_catalogue_tells_its_memory_and_a_speed_alone_tells_nothing(cpu, rate):
+    assert host_bandwidth_bytes_per_s(cpu) == (None if rate is None else pytest.approx(rate))

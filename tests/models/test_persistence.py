@@ -95,7 +95,7 @@ def test_numbers_that_are_none_are_refused(literal, place, content, tmp_path):
         (lambda c: c["fits"][0].update(target="../../etc/passwd"), "fits.0"),
         (lambda c: c["fits"][0]["physics"]["coefficients"].update({CODE: 1.0}), "fits.0"),
         (lambda c: c["shared"][0].update(target="no_such_s"), "shared.0"),
-        (lambda c: c["shared"][0]["physics"]["factors"].pop("launch"), "shared.0"),
+        (lambda c: c["shared"][0]["physics"]["factors"].pop("step"), "shared.0"),
         (lambda c: c["models"].update(x="facts"), "models.x"),
         (lambda c: c["models"].update(x={}), "models: .* x lacks params"),
         (lambda c: c["fits"][0]["physics"]["corrections"].update(b=[]), "fits.0.*no level"),

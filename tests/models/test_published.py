@@ -5,6 +5,7 @@ from shunter.catalog.gpus import catalog_gpus
 from shunter.models.datasheets import HOST
 from shunter.models.published.rows import (
     facts_of,
+    gpu_of,
     model_name,
     published_frame,
     quantization_name,
@@ -63,3 +64,15 @@ def test_kv_on_the_host_and_several_gpus_are_told():
 def test_llama_benchs_name_of_mxfp4_is_the_catalogues():
     assert quantization_name("MXFP4 MoE") == "MXFP4"
     assert facts_of("gpt-oss-20b MXFP4")["model"] == "gpt-oss-20b MXFP4"
+
+
+def test_a_gpu_whose_sizes_differ_in_memory_alone_is_the_largest_unless_its_size_is_told():
+    row = read_reference().set_index("row_id").loc["r0000"].to_dict()
+
+    def found(device, vram_gb):
+        return gpu_of(row | {"device": device, "vram_gb": vram_gb})
+
+    assert found("Radeon 8060S", float("nan")) == "Radeon 8060S 96GB"
+    assert found("Radeon 8060S", 64.0) == "Radeon 8060S 64GB"
+    assert found("RTX 3080", float("nan")) is None
+    assert found("RTX 3080", 10.0) == "RTX 3080 10GB"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from shunter.catalog.hosts import get_host
 from shunter.envs.scenario.fields import Count, Positive, Strict
+from shunter.errors import UnknownNameError
 
 _LONGEST_GUARD_S = 1e9
 
@@ -24,6 +26,18 @@ def _guard(value: Any) -> Any:
     if value in ("auto", "off") or (is_number and math.isfinite(value) and 0 < value <= _LONGEST_GUARD_S):
         return value
     raise ValueError(f"be auto, off, or seconds above 0 and at most {_LONGEST_GUARD_S:g}")
+
+
+def _known_cpu(name: str) -> str:
+    """A CPU's name, if the catalogue has it.
+
+    Raises:
+        ValueError: It has not.
+    """
+    try:
+        return get_host(name).name
+    except UnknownNameError as error:
+        raise ValueError(f"be a CPU of the catalogue ({str(error).partition('; ')[2]})") from None
 
 
 Guard = Annotated[float | Literal["auto", "off"], BeforeValidator(_guard)]
@@ -45,7 +59,10 @@ class Limits(Strict):
         host_memory_gb: Host memory for weights: a model that was loaded stays there until room is needed,
             the least recently used first, and is read from disk again after that; None: all stay.
         host_bandwidth_gb_s: Peak bandwidth of the host's memory, which layers left there are read with, where
-            devices are GPUs of the catalogue; None: two channels of DDR4-3200.
+            devices are GPUs of the catalogue. None, and no ``host_cpu``: it is not known; two channels of
+            DDR4-3200 are predicted with, in an interval that is as wide as hosts differ.
+        host_cpu: The host's CPU, by its name in the catalogue: what its memory can do at most, instead of
+            ``host_bandwidth_gb_s``.
         preemption: What becomes of requests that run when their model must make room. ``save``: they stop,
             and their KV is saved where the engine can; ``recompute``: they stop and it is dropped; ``drain``:
             they run to their end, as on servers, which can neither pause nor move them (``rules.serving``).
@@ -62,6 +79,21 @@ class Limits(Strict):
     decision_s: Annotated[float, Field(ge=0)] = 0.001
     host_memory_gb: Positive | None = None
     host_bandwidth_gb_s: Positive | None = None
+    host_cpu: Annotated[str, AfterValidator(_known_cpu)] | None = None
     preemption: Literal["save", "recompute", "drain"] = "save"
     attempts: Count = 3
     max_time_s: Positive = 36_000.0
+
+    @model_validator(mode="after")
+    def _one_host(self) -> Self:
+        """The host is known by its CPU or by its bandwidth."""
+        if self.host_cpu is not None and self.host_bandwidth_gb_s is not None:
+            raise ValueError("have host_cpu or host_bandwidth_gb_s, not both")
+        return self
+
+    @property
+    def host_bandwidth_bytes_per_s(self) -> float | None:
+        """Peak bandwidth of the host's memory; None where it is not known."""
+        if self.host_cpu is not None:
+            return get_host(self.host_cpu).bandwidth_bytes_per_s
+        return None if self.host_bandwidth_gb_s is None else self.host_bandwidth_gb_s * 1e9

@@ -231,8 +231,8 @@ class Tabulation:
         return frame
 
     def _where(self, hardware: str, model: Model) -> dict[str, Any]:
-        host_gb_s = self.scenario.limits.host_bandwidth_gb_s
-        host = {} if host_gb_s is None else {"host_bandwidth_bytes_per_s": host_gb_s * 1e9}
+        bytes_per_s = self.scenario.limits.host_bandwidth_bytes_per_s
+        host = {} if bytes_per_s is None else {"host_bandwidth_bytes_per_s": bytes_per_s}
         return {
             "engine": self.scenario.engine_of(model),
             "device": hardware,

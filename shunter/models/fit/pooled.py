@@ -8,26 +8,24 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from shunter.models.fit.intervals import UNKNOWN, LogErrors, group_half_width, half_width
-from shunter.models.fit.regressors import mean_over_median
-from shunter.models.fit.shared import (
-    CrossDeviceFit,
-    SharedPhysics,
-    doublings_of,
-    fit_shared,
-    ranges_of,
-    term_values,
-)
-from shunter.models.physics import kinds, rated_configurations
+from shunter.models.fit.hierarchy import Hierarchy, Start
+from shunter.models.fit.intervals import COVERAGE, UNKNOWN, LogErrors, group_half_width, half_width
+from shunter.models.fit.physical import SharedPhysics, noise_kinds, versions_of
+from shunter.models.fit.regressors import doublings_outside, mean_over_median
+from shunter.models.fit.shared import CrossDeviceFit, fit_shared, named_terms, ranges_of, term_values
+from shunter.models.fit.uncertain import NORMAL
+from shunter.models.physics import PHYSICS, RatedConfigurations, TargetPhysics, kinds, rated_configurations
 from shunter.models.physics.features import Target, shape_names
+from shunter.models.physics.release import release_of
 from shunter.models.validation.held_out import Errors, HeldOut, better, fold_labels
 
 Array = npt.NDArray[np.float64]
 
 _LEAST_ROWS = 20
 _LEAST_WHOLES = 2
-_NORMAL = 1.645
-"""Half widths of a 90 % interval over its standard deviation."""
+_LEAST_WIDENING = 0.7
+_LEAST_SOURCES = 3
+"""Sources from which a fit is hierarchical: of fewer, what they have in common says nothing of the next."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,7 @@ class _Scored:
     held_out: HeldOut
     scores: Array
     labels: npt.NDArray[np.generic]
+    standardised: Array
 
     def errors(self) -> Errors:
         """How far the predictions are off."""
@@ -66,37 +65,71 @@ class _Scored:
 class _Rows:
     target: Target
     frame: pd.DataFrame
+    rated: RatedConfigurations
     values: Array
     measured: Array
     around: CrossDeviceFit | None
 
-    def fit(self, here: npt.NDArray[np.bool_], *, corrected: bool) -> SharedPhysics:
-        """Fits marked rows but for outliers: squared errors take a stall for physics.
+    @property
+    def physics(self) -> TargetPhysics:
+        """The terms that ``values`` are of."""
+        return self.around.physics.terms if self.around else PHYSICS[self.target.name]
+
+    def kept(self, here: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Marked rows but for outliers: squared errors take a stall for physics.
 
         Held-out outliers are scored all the same: they are real, and intervals must know of them.
         """
         kept = here & ~self.frame["is_outlier"].to_numpy(dtype=bool)
-        kept = kept if kept.any() else here
+        return kept if kept.any() else here
+
+    def fit(self, here: npt.NDArray[np.bool_], *, corrected: bool) -> SharedPhysics:
+        """Fits marked rows."""
+        kept = self.kept(here)
         rows = self.values[kept], self.measured[kept], self.frame[kept]
         around = self.around.physics if self.around else None
         return fit_shared(self.target.name, *rows, corrected=corrected, around=around)
 
-    def hold_out(self, labels: npt.NDArray[np.generic], *, corrected: bool) -> _Scored | None:
-        """Predicts each label's rows by a fit to all others; None with fewer than two labels."""
+    def hierarchy(self, here: npt.NDArray[np.bool_], start: Start | None = None) -> Hierarchy:
+        """Fits marked rows of many sources."""
+        kept = self.kept(here)
+        frame = self.frame[kept]
+        rows = self.values[kept], self.measured[kept], frame, rated_configurations(frame)
+        return Hierarchy(self.physics, self.target.name, *rows).fit(start)
+
+    def hold_out(
+        self,
+        labels: npt.NDArray[np.generic],
+        *,
+        corrected: bool = False,
+        start: Start | None = None,
+    ) -> _Scored | None:
+        """Predicts each label's rows by a fit to all others; None with fewer than two labels.
+
+        Scores are log errors over what widens intervals: how far out of range a row is, and with a start,
+        for hierarchical fits, how wide the interval is that such a fit gives it.
+        """
         distinct = np.unique(labels)
         if len(distinct) < 2:
             return None
-        predicted, outside = np.zeros(len(self.frame)), np.zeros(len(self.frame))
-        name = self.target.name
+        predicted, wider = np.zeros(len(self.frame)), np.ones(len(self.frame))
+        spread, kind = np.ones(len(self.frame)), noise_kinds(self.physics, self.rated)
         for label in distinct:
             out = labels == label
-            fit = self.fit(~out, corrected=corrected)
-            predicted[out] = fit.predict(self.values[out], self.frame[out])
-            outside[out] = doublings_of(name, ranges_of(name, self.values[~out]), self.values[out])
+            fit = self.hierarchy(~out, start).result() if start else self.fit(~out, corrected=corrected)
+            asked, values = self.frame[out], self.values[out]
+            predicted[out] = fit.predict(values, asked)
+            ranges = ranges_of(self.physics, self.values[~out])
+            wider[out] += doublings_outside(ranges, named_terms(self.physics, values))
+            if start:
+                spread[out] = fit.half_width(values, asked, rated_configurations(asked)) / NORMAL
+                # Of a kind without any other rows no score says how wide one with such rows should be.
+                spread[out & ~np.isin(kind, kind[~out])] = np.nan
         configurations, models = (self.frame[name].to_numpy(dtype=object) for name in ("cell_id", "model"))
         smallest = self.target.smallest(self.frame)
-        held_out = HeldOut(self.measured, predicted, smallest, configurations, models, 1 + outside)
-        return _Scored(held_out, np.log(self.measured / predicted) / (1 + outside), labels)
+        held_out = HeldOut(self.measured, predicted, smallest, configurations, models, wider)
+        scores = np.log(self.measured / predicted) / wider
+        return _Scored(held_out, scores, labels, scores / spread)
 
 
 def fit_engine(
@@ -117,30 +150,91 @@ def fit_engine(
         around: What others measured of the target on the engine, which the rows, then of one GPU, correct.
     """
     rated = rated_configurations(rows)
-    values = term_values(target.name, rated)
-    data = _Rows(target, rows, values, target.measured(rows), around)
+    values = around.physics.values(rated) if around else term_values(target.name, rated)
+    data = _Rows(target, rows, rated, values, target.measured(rows), around)
+    if around is None and is_published(rows) and rows["source"].nunique() >= _LEAST_SOURCES:
+        return _of_many(engine, data)
     folds = fold_labels(rows["cell_id"].to_numpy(dtype=object))
     configurations, corrected = better(
         lambda corrected: data.hold_out(folds, corrected=corrected), correction
     )
-    models = data.hold_out(_folds(shape_names(rows)), corrected=False)
-    devices = data.hold_out(_folds(rows["datasheet"].to_numpy(dtype=str)), corrected=False)
-    fit = CrossDeviceFit(
-        target=target.name,
-        engine=engine,
-        physics=data.fit(np.ones(len(rows), dtype=bool), corrected=corrected),
-        ranges=ranges_of(target.name, values),
-        errors=_errors_by_kind(kinds(rated), _calibrating(rows), configurations, models, devices),
-        devices=tuple(sorted(map(str, rows["datasheet"].unique()))),
-        models=tuple(sorted(map(str, rows["model"].unique()))),
-        rows=len(rows),
-        cells=rows["cell_id"].nunique(),
-        mean_over_median=mean_over_median(data.measured, rows["cell_id"].to_numpy(dtype=object)),
-    )
+    models = data.hold_out(_folds(shape_names(rows)))
+    devices = data.hold_out(_folds(rows["datasheet"].to_numpy(dtype=str)))
+    errors = _errors_by_kind(kinds(rated), _calibrating(rows), configurations, models, devices)
+    fit = _whole(engine, data, data.fit(np.ones(len(rows), dtype=bool), corrected=corrected), errors)
     if around is not None:
         fit = _widened(fit, around, kinds(rated), configurations)
     by_configuration, by_model = (scored.held_out if scored else None for scored in (configurations, models))
     return Pooled(fit, by_configuration, by_model)
+
+
+def is_published(rows: pd.DataFrame) -> bool:
+    """Whether others measured all of the rows."""
+    return bool(rows["hardware_id"].eq("published").all())
+
+
+def _of_many(engine: str, data: _Rows) -> Pooled:
+    """The hierarchical fit, and by how much its intervals are too narrow for whole groups that it lacks."""
+    rows, whole = data.frame, data.hierarchy(np.ones(len(data.frame), dtype=bool))
+    start = whole.start
+    held = {
+        "cell": data.hold_out(fold_labels(rows["cell_id"].to_numpy(dtype=object)), start=start),
+        "model": data.hold_out(_folds(shape_names(rows), 10), start=start),
+        "device": data.hold_out(_folds(rows["datasheet"].to_numpy(dtype=str), 16), start=start),
+        "source": data.hold_out(_folds(rows["source"].to_numpy(dtype=str), 16), start=start),
+    }
+    known, kind = _calibrating(rows), noise_kinds(data.physics, data.rated)
+    groups = [scored for name, scored in held.items() if scored is not None and name in ("device", "source")]
+    widening = {"": _widening(groups, rows, known)}
+    for name in data.physics.loose:  # often of one source: what that says may widen, and never narrows
+        widening[name] = max(1.0, widening[""], _widening(groups, rows, known & (kind == name)))
+    errors = _errors_by_kind(kinds(data.rated), known, held["cell"], held["model"], held["device"])
+    fit = _whole(engine, data, whole.result(widening), errors)
+    by_configuration, by_model = (
+        scored.held_out if scored else None for scored in (held["cell"], held["model"])
+    )
+    return Pooled(fit, by_configuration, by_model)
+
+
+def _widening(groups: list[_Scored], rows: pd.DataFrame, here: npt.NDArray[np.bool_]) -> float:
+    """How many times as wide intervals must be to hold 90 % of held-out groups' rows, each group alike.
+
+    A group is one device's rows of one source. Rows of a group err together: it is groups that a quantile
+    has to count, not rows. What is asked next is new in its source, perhaps in its device: the wider counts.
+
+    Source: Dunn et al., Distribution-Free Prediction Sets for Two-Layer Hierarchical Models, 2022.
+    """
+    names = (rows["datasheet"].astype(str) + "\n" + rows["source"].astype(str)).to_numpy(dtype=str)
+    found = [_LEAST_WIDENING]
+    for scored in groups:
+        of = here & np.isfinite(scored.standardised)
+        if of.any():
+            _, inverse, count = np.unique(names[of], return_inverse=True, return_counts=True)
+            score, weight = np.abs(scored.standardised[of]), 1 / count[inverse]
+            order = np.argsort(score)
+            share = np.cumsum(weight[order]) / weight.sum()
+            at = min(int(np.searchsorted(share, COVERAGE)), len(order) - 1)
+            found.append(float(score[order][at] / NORMAL))
+    return max(found) if len(found) > 1 else 1.0
+
+
+def _whole(engine: str, data: _Rows, physics: SharedPhysics, errors: dict[str, LogErrors]) -> CrossDeviceFit:
+    rows, years = data.frame, data.rated.year
+    told = [release_of(str(version)).is_known for version in versions_of(rows)]
+    years = years[told] if any(told) else np.zeros(1)
+    return CrossDeviceFit(
+        target=data.target.name,
+        engine=engine,
+        physics=physics,
+        ranges=ranges_of(data.physics, data.values),
+        errors=errors,
+        devices=tuple(sorted(map(str, rows["datasheet"].unique()))),
+        models=tuple(sorted(map(str, rows["model"].unique()))),
+        years=(float(years.min()), float(years.max())),
+        rows=len(rows),
+        cells=rows["cell_id"].nunique(),
+        mean_over_median=mean_over_median(data.measured, rows["cell_id"].to_numpy(dtype=object)),
+    )
 
 
 def _widened(
@@ -155,7 +249,7 @@ def _widened(
         scores, cells = configurations.scores, configurations.held_out.configurations.astype(str)
         for name in ("", *sorted(set(kind))):
             old, here = errors.get(name, errors[""]), (kind == name) | (name == "")
-            cell = group_half_width(scores[here], cells[here], old.cell / _NORMAL)
+            cell = group_half_width(scores[here], cells[here], old.cell / NORMAL)
             errors[str(name)] = old.model_copy(update={"cell": cell})
     ranges = fit.ranges
     if around.rows:
@@ -200,7 +294,7 @@ def _few_models_half_width(models: _Scored | None, known: npt.NDArray[np.bool_])
     """What the hierarchical model says of two shapes, each predicted from one other: no quantile."""
     if models is None or len(np.unique(models.labels)) > _LEAST_WHOLES:
         return 0.0
-    return group_half_width(models.scores[known], models.labels[known], UNKNOWN / _NORMAL)
+    return group_half_width(models.scores[known], models.labels[known], UNKNOWN / NORMAL)
 
 
 def _of_wholes(

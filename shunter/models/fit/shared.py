@@ -14,93 +14,27 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 from scipy.optimize import least_squares
 
+from shunter.models.datasheets import HOST
 from shunter.models.fit.intervals import UNKNOWN, LogErrors
+from shunter.models.fit.physical import (
+    SharedPhysics,
+    flags_of,
+    moves_of,
+    total_of,
+    versions_of,
+)
 from shunter.models.fit.regressors import TargetFit, doublings_outside, shrunk_means
 from shunter.models.fit.robust import pseudo_huber
 from shunter.models.physics import PHYSICS, RatedConfigurations, TargetPhysics, kinds, rated_configurations
+from shunter.models.physics.release import NOW
 
 Array = npt.NDArray[np.float64]
 
-SHARPNESS = 4.0
-"""p of the norm that joins terms of a stage: where two are equal, the stage takes 19 % more than one."""
-
 _NOISE = 0.05
 """Relative error of a measurement that the priors are weighed against; larger ones count linearly."""
-
-
-class SharedPhysics(BaseModel):
-    """Calibrated factors of one target's terms.
-
-    Attributes:
-        target: Name in ``PHYSICS``.
-        factors: Factor of each term; positive.
-        deviations: By device, the logarithm of how much slower it is than its data sheet says.
-        versions: By engine version, the logarithm of how much slower its own work is than the factors say.
-        corrections: By device, then by model, the logarithm of the learned factor; "" is for any model.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    target: str
-    factors: dict[str, float]
-    deviations: dict[str, float]
-    versions: dict[str, float]
-    corrections: dict[str, dict[str, float]]
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        """A file from elsewhere may name anything."""
-        if self.target not in PHYSICS:
-            raise ValueError(f"there is no target {self.target}")
-        if set(self.factors) != {term.name for term in PHYSICS[self.target].terms}:
-            raise ValueError("its factors are not those of its target's terms")
-        if min(self.factors.values()) <= 0:
-            raise ValueError("a factor is not positive")
-        return self
-
-    def physical(self, values: Array, frame: pd.DataFrame) -> Array:
-        """Without corrections; shape (n_configurations,).
-
-        Args:
-            values: Terms at peak rates, as from ``term_values``; shape (n_configurations, n_terms).
-            frame: Columns ``datasheet`` and, where known, ``engine_version`` of the same configurations;
-                shape (n_configurations, ...).
-        """
-        physics = PHYSICS[self.target]
-        factors = np.array([self.factors[term.name] for term in physics.terms])
-        moved = _moves(
-            physics,
-            _looked_up(self.deviations, frame["datasheet"].to_numpy(dtype=object)),
-            _looked_up(self.versions, _versions(frame)),
-        )
-        return _total(physics, values, np.log(factors) + moved)[0]
-
-    def predict(self, values: Array, frame: pd.DataFrame) -> Array:
-        """Predicted values; shape (n_configurations,).
-
-        Args:
-            values: Terms at peak rates, as from ``term_values``; shape (n_configurations, n_terms).
-            frame: Columns ``datasheet`` and ``model`` of the same configurations; shape (n_configurations,
-                ...).
-        """
-        return self.physical(values, frame) * np.exp(self.log_corrections(frame))
-
-    def log_corrections(self, frame: pd.DataFrame) -> Array:
-        """Logarithms of the learned factors; shape (n_configurations,).
-
-        Args:
-            frame: As for ``predict``.
-        """
-        devices, models = frame["datasheet"].to_numpy(dtype=object), frame["model"].to_numpy(dtype=object)
-        log_factor = np.zeros(len(frame))
-        for device in set(devices) & set(self.corrections):
-            here = devices == device
-            known = self.corrections[device]
-            log_factor[here] = _looked_up(known, models[here], known.get("", 0.0))
-        return log_factor
 
 
 class CrossDeviceFit(TargetFit):
@@ -111,11 +45,13 @@ class CrossDeviceFit(TargetFit):
         errors: Log errors of held-out configurations, models and devices, by kind of configuration; "" is for
             any kind.
         devices: Devices in the data; none of a fit from priors alone, which holds of any device.
+        years: When the earliest and the latest engine in the data were released; 0: not known.
     """
 
     physics: SharedPhysics
     errors: dict[str, LogErrors]
     devices: tuple[str, ...]
+    years: tuple[float, float] = (0.0, 0.0)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -141,9 +77,13 @@ class CrossDeviceFit(TargetFit):
             Shapes (n_configurations,).
         """
         rated = rated_configurations(frame)
-        values = term_values(self.target, rated)
+        values = self.physics.values(rated)
         predicted = self.physics.predict(values, frame)
-        outside = doublings_of(self.target, self.ranges, values)
+        outside = doublings_outside(self.ranges, named_terms(self.physics.terms, values))
+        if self.physics.uncertainty is not None:
+            half = self.physics.half_width(values, frame, rated)
+            unknown = np.array([bool(text) for text in self.unknown(frame, rated)], dtype=bool)
+            return predicted, half * (1 + outside), (outside > 0) | unknown
         new_model = ~frame["model"].isin(self.models).to_numpy()
         new_device = ~frame["datasheet"].isin(self.devices).to_numpy()
         half, kind = self.errors[""].half_width(new_model, new_device), kinds(rated)
@@ -155,22 +95,45 @@ class CrossDeviceFit(TargetFit):
                 half[here] = np.hypot(half[here], UNKNOWN)
         return predicted, half * (1 + outside), outside > 0
 
+    def unknown(self, frame: pd.DataFrame, rated: RatedConfigurations) -> list[str]:
+        """Which facts of configurations are missing or beyond all that was seen, in words; empty if none.
+
+        Only of a fit to many sources: what is one's own was measured as it is.
+        """
+        if self.physics.uncertainty is None:
+            return [""] * len(frame)
+        host = (rated.host_known == 0) & (rated.at.layers_host + rated.kv_on_host > 0)
+        new = ~np.isin(rated.generation.astype(str), [*self.physics.generations, HOST])
+        experts = (rated.at.expert_bytes_device + rated.at.expert_bytes_host) > 0
+        later = rated.year > max(self.years[1], NOW) + 0.5
+        powered = {"power_16_bit", "power_int8"} & set(self.physics.factors)
+        power = (rated.power == 0) & (rated.at.layers_device > 0) & bool(powered)
+        found = [""] * len(frame)
+        for i in np.flatnonzero(host | new | experts | later | power):
+            words = [
+                "host memory bandwidth not known" if host[i] else "",
+                f"no GPU of generation {rated.generation[i] or 'unknown'} measured" if new[i] else "",
+                "no mixture of experts measured" if experts[i] else "",
+                f"released after {self.years[1]:.0f}" if later[i] else "",
+                "board power not known" if power[i] else "",
+            ]
+            found[i] = "; ".join(filter(None, words))
+        return found
+
 
 def term_values(target: str, configurations: RatedConfigurations) -> Array:
     """All terms of a target at peak rates; shape (n_configurations, n_terms)."""
     return np.column_stack([term.of(configurations) for term in PHYSICS[target].terms])
 
 
-def doublings_of(target: str, ranges: dict[str, tuple[float, float]], values: Array) -> Array:
-    """How far configurations are from the ranges of terms, in doublings; shape (n_configurations,)."""
-    names = [term.name for term in PHYSICS[target].terms]
-    return doublings_outside(ranges, dict(zip(names, values.T, strict=True)))
+def named_terms(physics: TargetPhysics, values: Array) -> dict[str, Array]:
+    """Columns of terms' values by name."""
+    return dict(zip((term.name for term in physics.terms), values.T, strict=True))
 
 
-def ranges_of(target: str, values: Array) -> dict[str, tuple[float, float]]:
+def ranges_of(physics: TargetPhysics, values: Array) -> dict[str, tuple[float, float]]:
     """Smallest and largest value of each term."""
-    names = [term.name for term in PHYSICS[target].terms]
-    return {n: (float(v.min()), float(v.max())) for n, v in zip(names, values.T, strict=True)}
+    return {n: (float(v.min()), float(v.max())) for n, v in named_terms(physics, values).items()}
 
 
 def fit_shared(
@@ -196,11 +159,13 @@ def fit_shared(
         corrected: Whether to learn corrections.
         around: A fit of the target to begin with.
     """
-    physics, known = PHYSICS[target], around.log_corrections(frame) if around else np.zeros(len(frame))
+    physics = around.terms if around else PHYSICS[target]
+    known = around.log_corrections(frame) if around else np.zeros(len(frame))
     devices, device = np.unique(frame["datasheet"].to_numpy(dtype=str), return_inverse=True)
-    versions, version = np.unique(_versions(frame).astype(str), return_inverse=True)
+    versions, version = np.unique(versions_of(frame).astype(str), return_inverse=True)
     start = _beforehand(physics, around, devices, versions)
-    problem = _Problem(physics, values, np.log(measured) - known, device, version, start)
+    known_effects = around.effects(frame) if around else np.zeros_like(values)
+    problem = _Problem(physics, values, np.log(measured) - known, device, version, start, known_effects)
     log_factors, by_device, by_version = problem.solve()
     fit = SharedPhysics(
         target=target,
@@ -208,6 +173,10 @@ def fit_shared(
         deviations={str(d): float(u) for d, u in zip(devices, by_device, strict=True)},
         versions={str(v): float(u) for v, u in zip(versions, by_version, strict=True)},
         corrections=around.corrections if around else {},
+        generations=around.generations if around else {},
+        own=around.own if around else {},
+        releases=around.releases if around else {},
+        per_year=around.per_year if around else 0.0,
     )
     if not corrected:
         return fit
@@ -244,6 +213,7 @@ class _Problem:
     device: npt.NDArray[np.intp]
     version: npt.NDArray[np.intp]
     start: Array
+    effects: Array
 
     def solve(self) -> tuple[Array, Array, Array]:
         """Logarithms of factors, of device deviations and of version deviations."""
@@ -269,8 +239,8 @@ class _Problem:
 
     def _predicted(self, parts: list[Array]) -> tuple[Array, Array]:
         factors, device, version = parts
-        moved = _moves(self.physics, device[self.device], version[self.version])
-        return _total(self.physics, self.values, factors + moved)
+        moved = moves_of(self.physics, device[self.device], version[self.version])
+        return total_of(self.physics, self.values, factors + moved + self.effects)
 
     def _residuals(self, parts: list[Array], prior: Array) -> Array:
         error = np.log(self._predicted(parts)[0]) - self.log_measured
@@ -279,7 +249,7 @@ class _Problem:
     def _jacobian(self, parts: list[Array], spread: Array) -> Array:
         total, slopes = self._predicted(parts)
         slopes = slopes / total[:, None]
-        by_device, by_version = _flags(self.physics)
+        by_device, by_version = flags_of(self.physics)
         device, version = np.zeros((len(total), len(parts[1]))), np.zeros((len(total), len(parts[2])))
         rows = np.arange(len(total))
         device[rows, self.device] = slopes[:, by_device].sum(axis=1)
@@ -287,44 +257,6 @@ class _Problem:
         steepness = pseudo_huber((np.log(total) - self.log_measured) / _NOISE)[1]
         whole = np.hstack([slopes, device, version]) * (steepness / _NOISE)[:, None]
         return np.vstack([whole, np.diag(1 / spread)])
-
-
-def _total(physics: TargetPhysics, values: Array, log_factors: Array) -> tuple[Array, Array]:
-    """The prediction (n_configurations,), and its derivative by the logarithm of each factor (…, n_terms)."""
-    scaled = values * np.exp(log_factors)
-    total = np.full(len(values), np.finfo(float).tiny)
-    slopes = scaled.copy()
-    at = 0
-    for stage in physics.stages:
-        columns = slice(at, at + len(stage))
-        at += len(stage)
-        if len(stage) == 1:
-            total += scaled[:, columns.start]
-            continue
-        longest = np.maximum(scaled[:, columns].max(axis=1, keepdims=True), np.finfo(float).tiny)
-        share = (scaled[:, columns] / longest) ** SHARPNESS
-        weight = share.sum(axis=1, keepdims=True)
-        joined = longest * weight ** (1 / SHARPNESS)
-        total += joined[:, 0]
-        slopes[:, columns] = joined * share / np.maximum(weight, np.finfo(float).tiny)
-    return total, slopes
-
-
-def _flags(physics: TargetPhysics) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    terms = physics.terms
-    return np.array([t.by_device for t in terms]), np.array([t.by_version for t in terms])
-
-
-def _moves(physics: TargetPhysics, log_device: Array, log_version: Array) -> Array:
-    """What deviations add to the logarithms of factors; shape (n_configurations, n_terms)."""
-    by_device, by_version = _flags(physics)
-    return np.outer(log_device, by_device) + np.outer(log_version, by_version)
-
-
-def _versions(frame: pd.DataFrame) -> npt.NDArray[np.object_]:
-    if "engine_version" not in frame:
-        return np.full(len(frame), "", dtype=object)
-    return frame["engine_version"].to_numpy(dtype=object)
 
 
 def _corrections(left: Array, known: Array, frame: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -337,9 +269,3 @@ def _corrections(left: Array, known: Array, frame: pd.DataFrame) -> dict[str, di
     for device, model, first, last in zip(devices, models, by_device, total, strict=True):
         found.setdefault(str(device), {"": float(first)})[str(model)] = float(last)
     return {device: found[device] for device in sorted(found)}
-
-
-def _looked_up(table: dict[str, float], names: npt.NDArray[np.object_], default: float = 0.0) -> Array:
-    """Each name's value; by distinct names, since tables of configurations repeat few of them often."""
-    codes, distinct = pd.factorize(names)
-    return np.array([table.get(str(name), default) for name in distinct], dtype=np.float64)[codes]

@@ -98,6 +98,16 @@ def gpu_hop_s(c: RatedConfigurations) -> Array:
     return 1e-4 * (c.gpu_count - 1)
 
 
+def plain_launch_s(c: RatedConfigurations) -> Array:
+    """The same, each kernel by a call of its own."""
+    return launch_s(c) * (1 - c.graphs)
+
+
+def graph_launch_s(c: RatedConfigurations) -> Array:
+    """The same, all kernels of a step as one graph: each still takes time to fill the device."""
+    return launch_s(c) * c.graphs
+
+
 DECODE: tuple[Stage, ...] = (
     (
         Term("weight_read_dense", weight_read_s, 1.08, 0.1, "dense", by_device=True),
@@ -113,9 +123,10 @@ DECODE: tuple[Stage, ...] = (
     (Term("kv_read", kv_read_s, 1.3, 0.7, by_device=True),),
     (Term("attention_issue", attention_issue_s, 0.3, 0.7, by_device=True),),
     (Term("host_kv_read", host_kv_read_s, 2.0, 0.7),),
-    (Term("launch", launch_s, 4.0, 0.7, by_version=True),),
+    (Term("launch_plain", plain_launch_s, 4.0, 0.5, by_version=True, by_year=True, of_generation=True),),
+    (Term("launch_graph", graph_launch_s, 2.0, 0.5, by_version=True, by_year=True, of_generation=True),),
     (Term("host_launch", host_launch_s, 2.0, 1.0, by_version=True),),
-    (Term("step", step_s, 1.0, 1.0, by_version=True),),
+    (Term("step", step_s, 1.0, 1.0, by_version=True, by_year=True, of_generation=True),),
     (Term("hop", hop_s, 1.0, 1.0, by_version=True),),
     (Term("kv_hop", kv_hop_s, 1.0, 1.0, by_version=True),),
     (Term("kv_hop_width", kv_hop_width_s, 1.0, 1.0, by_version=True),),

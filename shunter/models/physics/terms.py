@@ -22,6 +22,8 @@ class Term:
         weights: ``dense`` or ``quantised`` if it is for such weights only.
         by_device: Whether devices differ in it by more than their data sheets say.
         by_version: Whether it is the engine's own work, which its versions do differently.
+        by_year: Whether it is what newer releases do ever faster.
+        of_generation: Whether generations of devices differ in it besides, each in its own way.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Term:
     weights: str = ""
     by_device: bool = False
     by_version: bool = False
+    by_year: bool = False
+    of_generation: bool = False
 
     def of(self, configurations: RatedConfigurations) -> Array:
         """The term's value; 0 where it does not apply."""
@@ -54,12 +58,48 @@ class TargetPhysics:
         model_spread: Root mean square error, as a log ratio, for a model that was not seen, beforehand.
         version_spread: How far an engine's versions deviate in its own work beforehand, as a standard
             deviation of the logarithm.
+        generation_spread: How far generations of devices deviate from their data sheets, likewise.
+        own_spread: How far they deviate in the terms ``of_generation``, likewise.
+        source_spread: How far whoever measured is off in all, likewise.
+        release_spread: How far a release deviates from what its year says, likewise.
+        library_spread: How far the vendor's library of whoever measured is off beside, where one multiplies.
+        per_year: What a year changes, in the logarithm: its mean and its spread.
+        release_in_all: Whether releases and years change all terms, not only those that say so.
+        loose: Kinds of configurations whose errors are noisier: see ``shunter.models.fit.hierarchy``.
     """
 
     stages: tuple[Stage, ...]
     device_spread: float
     model_spread: float
     version_spread: float = 0.5
+    generation_spread: float = 0.07
+    own_spread: float = 0.2
+    source_spread: float = 0.04
+    release_spread: float = 0.1
+    library_spread: float = 0.0
+    per_year: tuple[float, float] = (-0.1, 0.15)
+    release_in_all: bool = False
+    loose: tuple[str, ...] = ("offloaded",)
+
+    def flags(self) -> dict[str, Array]:
+        """By effect, 1 for each term that it moves and 0 for others; each of shape (n_terms,)."""
+        terms, everything = self.terms, np.ones(len(self.terms))
+        by = {
+            name: np.array([float(getattr(t, flag)) for t in terms])
+            for name, flag in (("device", "by_device"), ("own", "of_generation"))
+        }
+        of_engine = {
+            name: everything if self.release_in_all else np.array([float(getattr(t, flag)) for t in terms])
+            for name, flag in (("release", "by_version"), ("year", "by_year"))
+        }
+        library = by["device"] * (self.library_spread > 0)
+        return {
+            **by,
+            "generation": by["device"],
+            **of_engine,
+            "source": everything,
+            "library": library,
+        }
 
     @property
     def terms(self) -> tuple[Term, ...]:

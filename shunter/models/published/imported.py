@@ -16,7 +16,7 @@ from shunter.catalog.devices import parse_device
 from shunter.catalog.gpus import gpu_name, similar_gpus
 from shunter.catalog.work import FACT_COLUMNS, FAMILY_COLUMNS
 from shunter.errors import InputError
-from shunter.models.datasheets import HOST_BANDWIDTH_BYTES_PER_S
+from shunter.models.datasheets import HOST_BANDWIDTH_BYTES_PER_S, host_bandwidth_bytes_per_s
 from shunter.models.published.naming import Namer
 from shunter.profiling.dataset.fingerprint import digest
 from shunter.profiling.dataset.schema import SCHEMA_VERSION
@@ -42,7 +42,8 @@ class ImportOptions:
         device: A GPU by name, or ``cpu:N-threads``.
         engine: Name in the engine registry.
         engine_version: As the engine would report it.
-        host_bandwidth_bytes_per_s: Peak of the host's memory.
+        host_bandwidth_bytes_per_s: Peak of the host's memory; None: what the catalogue says of the CPU that a
+            file names, all channels filled.
     """
 
     models: Mapping[str, str]
@@ -154,7 +155,7 @@ def _facts(m: Measurement, options: ImportOptions, namer: Namer) -> dict[str, An
         "source": f"{m.tool}, {file}" + (f" ({told})" if told else ""),
         "gpu_count": float(count),
         "kv_on_host": float(m.kv_on_host),
-        "host_bandwidth_bytes_per_s": options.host_bandwidth_bytes_per_s,
+        "host_bandwidth_bytes_per_s": options.host_bandwidth_bytes_per_s or host_bandwidth_bytes_per_s(m.cpu),
     }
     asked = (
         "engine",
@@ -236,8 +237,8 @@ def _unknown(known: list[Measurement], rows: list[dict[str, Any]], options: Impo
         alike = similar_gpus(name)
         hint = f" (GPUs of such a name: {', '.join(alike)})" if alike else ""
         yield f"{name} has no data sheet here{hint}: it is fitted by itself, others' rows say nothing of it"
-    split = any(row["offload_ratio"] > 0 and row["device_kind"] != "cpu" for row in rows)
-    if split and options.host_bandwidth_bytes_per_s is None:
+    split = (row for row in rows if row["offload_ratio"] > 0 and row["device_kind"] != "cpu")
+    if any(row["host_bandwidth_bytes_per_s"] is None for row in split):
         assumed = HOST_BANDWIDTH_BYTES_PER_S / 1e9
         yield (
             "not known: the host's memory bandwidth (--host-bandwidth), which layers on the host wait for; "

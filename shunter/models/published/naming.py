@@ -16,6 +16,7 @@ from shunter.models.published.rows import (
     catalog_facts,
     model_name,
     quantization_name,
+    sized_facts,
     spec_of,
 )
 from shunter.profiling.measurements.measurement import ModelSaid
@@ -184,12 +185,4 @@ def _sized(name: str, quantization: str, said: ModelSaid, place: str) -> dict[st
     if not 1 / 16 <= scale <= 4:
         rule = f"be 1 to 64 bits for each parameter of {name}"
         raise InputError(f"{place}, model size", rule, f"{said.weight_bytes:.0f} bytes")
-    return {
-        **facts,
-        "model": f"{model_name(name)} {quantization}",
-        "quantization": quantization,
-        "weight_bytes": int(said.weight_bytes or 0),
-        "layer_weight_bytes": int(facts["layer_weight_bytes"] * scale),
-        "tied_bytes": facts["tied_bytes"] * scale,
-        "checkpoint_format": "",
-    }
+    return {**sized_facts(facts, quantization, said.weight_bytes or 0.0), "checkpoint_format": ""}

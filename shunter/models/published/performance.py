@@ -21,11 +21,12 @@ from shunter.catalog.gpus import catalog_gpus
 from shunter.catalog.models import catalog_models
 from shunter.models.configurations import complete
 from shunter.models.fit.intervals import COVERAGE, LogErrors
-from shunter.models.fit.shared import CrossDeviceFit, SharedPhysics, term_values
+from shunter.models.fit.physical import SharedPhysics
+from shunter.models.fit.shared import CrossDeviceFit, term_values
 from shunter.models.performance import PerformanceModel
 from shunter.models.physics import PHYSICS, rated_configurations
 from shunter.models.physics.features import TARGETS
-from shunter.models.published.rows import catalog_facts, published_frame
+from shunter.models.published.rows import catalog_facts, fitted_frame
 from shunter.models.state import FittedState
 
 __all__ = ["ENGINE", "FILE", "PUBLISHED", "fit_published", "open_performance", "published_performance"]
@@ -69,9 +70,12 @@ def open_performance(given: str | os.PathLike[str]) -> PerformanceModel:
 
 def fit_published() -> PerformanceModel:
     """Fits it anew; takes some ten seconds."""
-    frame = published_frame()
+    frame = fitted_frame()
     model = PerformanceModel().fit(frame[frame["engine"].isin(_FITTED_ENGINES)].reset_index(drop=True))
-    state = model.state_
+    newest = max(fit.years[1] for fit in model.state_.shared)
+    # What is predicted is what someone would run now, not what most published rows are of.
+    versions = {**model.state_.engine_versions, ENGINE: f"llama.cpp ({_month(newest)})"}
+    state = model.state_.model_copy(update={"engine_versions": versions})
     reload = next(fit for fit in state.shared if fit.target == "load_s")
     added = [_from_priors(state, target, reload) for target in _UNPUBLISHED]
     notes = [note for note in state.notes if note.partition(":")[0] not in _UNPUBLISHED]
@@ -80,6 +84,10 @@ def fit_published() -> PerformanceModel:
         notes.append(f"{target} on {ENGINE}: not measured; physics with {source}, marked out of range")
     update = {"shared": (*state.shared, *added), "notes": tuple(notes)}
     return PerformanceModel()._set(state.model_copy(update=update))
+
+
+def _month(year: float) -> str:
+    return f"{int(year)}-{int(12 * (year % 1)) + 1:02}"
 
 
 def _from_priors(state: FittedState, target: str, reload: CrossDeviceFit) -> CrossDeviceFit:

@@ -8,24 +8,34 @@ and ``refused`` says why, row by row.
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from shunter.catalog.gpus import gpu_name
+from shunter.catalog.gpu_names import matching_gpus
+from shunter.catalog.gpus import catalog_gpus
 from shunter.catalog.model_names import known_model, nearest_models, quantization_in
 from shunter.catalog.models import ModelSpec, check_modelled, known_models
 from shunter.catalog.sizes import quantised_bytes
 from shunter.catalog.work import family_facts
 from shunter.errors import InputError, UnknownNameError
-from shunter.models.datasheets import HOST, HOST_BANDWIDTH_BYTES_PER_S, host_bandwidth_bytes_per_s
-from shunter.profiling.dataset.reference import read_reference
+from shunter.models.datasheets import HOST, datasheet, host_bandwidth_bytes_per_s
+from shunter.models.physics.rated import UBATCH_TOKENS
+from shunter.models.physics.release import is_release_known
+from shunter.profiling.dataset.reference import read_recent, read_reference
 from shunter.profiling.dataset.schema import SCHEMA_VERSION, frame_of
 
-__all__ = ["catalog_facts", "published_frame"]
+__all__ = ["catalog_facts", "fitted_frame", "published_frame", "refused"]
 
-QUANTISATIONS = ("F32", "F16", "BF16", "FP8", "Q8_0", "Q6_K", "Q5_0", "Q5_K_M", "Q4_0", "Q4_K_M")
+NATIVE_BACKENDS = ("CUDA", "ROCm", "HIP", "Metal", "CPU")
+"""What drives a GPU as its data sheet is about; Vulkan on the same one is a device of its own."""
+
+QUANTISATIONS = (
+    *("F32", "F16", "BF16", "FP8", "Q8_0", "Q6_K", "Q5_0", "Q5_1", "Q5_K_M"),
+    *("Q4_0", "Q4_1", "IQ4_NL", "Q4_K_M"),
+)
 """Of which any model may be; see ``quantised_bytes``."""
 
 _DEFAULT_CONTEXT_TOKENS = 256.0
@@ -53,22 +63,108 @@ def refused(row: Any) -> str:
         return "its time is no number"
     if row["device"] is None:
         return "its device is not named"
-    if row["device"] == "cpu" and host_bandwidth_bytes_per_s(row["cpu"]) is None:
+    if row["device"] == "cpu" and host_bandwidth_bytes_per_s(_host(row)) is None:
         return "its CPU's memory is not named"
-    if row["device"] != "cpu" and gpu_name(row["device"]) is None:
+    if row["device"] != "cpu" and gpu_of(row) is None:
         return f"there is no data sheet of {row['device']}"
     if row["engine"] is None:
         return f"no engine of shunter's made it, but {row['software']}"
-    if "Vulkan" in str(row["software"]):
-        return "its engine ran on Vulkan, the others on CUDA"
+    if foreign := _foreign_backend(row):
+        return f"its engine ran on {foreign}, the others on what the vendor's cards are made for"
     spec = spec_of(row["model"])
     if spec is None or spec.experts:
         return f"the shape of {row['model']} is not known, or not a dense transformer's"
-    if row["quantization"] not in QUANTISATIONS:
-        return f"its weights are {row['source_quantization']}"
+    if row["quantization"] not in QUANTISATIONS and not is_sized(row):
+        return f"its weights are {row['source_quantization']}, and their size is not stated"
+    if unlike := _unlike(row):
+        return unlike
     if row["operation"] in ("prefill", "decode") and not np.isfinite(row["gpu_layers"]):
         return "how many layers were on the GPU is not stated"
+    return "its weights are larger than the GPU's memory" if _too_large(row) else ""
+
+
+def _host(row: Any) -> str:
+    """All that a row says of its host."""
+    told = (row["cpu"], row.get("host_memory"))
+    return ", ".join(text for text in told if isinstance(text, str))
+
+
+def _version(row: Any) -> str:
+    """The engine's version with what else decides how it works: see ``shunter.models.physics.release``."""
+    text = str(row["software"])
+    published = row.get("published")
+    if isinstance(published, str) and not is_release_known(text):
+        text += f" ({published})"
+    for name, flag in (("flash_attention", "-fa"), ("n_ubatch", "-ub")):
+        value = known(row, name, np.nan)
+        text += f", {flag} {value:.0f}" if np.isfinite(value) else ""
+    return text
+
+
+def _unlike(row: Any) -> str:
+    """Why a rate is not that of the operation alone, as the others are; empty if it is."""
+    notes = str(row["notes"])
+    if "incl. prompt processing" in notes:
+        return "its rate holds the time of the prompt"
+    if re.match(r"-t \d", notes):
+        return "it varies the host's threads, which are the tool's default elsewhere"
+    return _unusual_prompt(row)
+
+
+def _too_large(row: Any) -> bool:
+    """Whether its weights do not fit, so that a driver moves them to and fro."""
+    if row["device"] == "cpu" or not np.isfinite(known(row, "gpu_layers", np.nan)):
+        return False
+    sheet, facts = datasheet(gpu_of(row) or ""), _row_facts(row)
+    share = min(1.0, row["gpu_layers"] / facts["total_layers"])
+    memory = (sheet.memory_bytes if sheet else 0) * max(1.0, known(row, "gpu_count", 1.0))
+    return bool(share * facts["weight_bytes"] > memory)
+
+
+def gpu_of(row: Any) -> str | None:
+    """A row's GPU: of several of its name that of its memory, or the largest if they differ in that alone."""
+    return _gpu_of(row["device"], known(row, "vram_gb", 0.0))
+
+
+@cache
+def _gpu_of(name: str, vram_gb: float) -> str | None:
+    gpus = catalog_gpus()
+    of_size = matching_gpus(f"{name}, {vram_gb:g} GB", gpus) if vram_gb > 0 else []
+    sheets = [gpus[found] for found in of_size or matching_gpus(name, gpus)]
+    rates = {(s.bandwidth_bytes_per_s, s.matrix_flop_per_s, s.lane_clocks_per_s) for s in sheets}
+    return max(sheets, key=lambda sheet: sheet.memory_bytes).name if len(rates) == 1 else None
+
+
+def _foreign_backend(row: Any) -> str:
+    """Vulkan and the like on a card that CUDA, ROCm or Metal drive too: a device of its own."""
+    said = row.get("backend")
+    if isinstance(said, str) and said not in NATIVE_BACKENDS:
+        return said
+    return next((name for name in ("Vulkan", "SYCL") if name in str(row["software"])), "")
+
+
+def _unusual_prompt(row: Any) -> str:
+    """Why a prefill is none of a prompt by itself, in passes of the usual size; empty if it is."""
+    if row["operation"] != "prefill":
+        return ""
+    if known(row, "depth_tokens", 0.0) > 0:
+        return f"its prompt follows {row['depth_tokens']:.0f} tokens"
+    if known(row, "batch", 1.0) > 1:
+        return "its prompts are several at once"
+    if known(row, "n_ubatch", UBATCH_TOKENS) < min(UBATCH_TOKENS, row["tokens"]):
+        return f"its passes are of {row['n_ubatch']:.0f} tokens"
     return ""
+
+
+def is_sized(row: Any) -> bool:
+    """Whether a row says how many bytes its weights are, and in which quantisation."""
+    return row["quantization"] is not None and np.isfinite(known(row, "weight_bytes", np.nan))
+
+
+def known(row: Any, name: str, default: float) -> float:
+    """A row's number, or what it is where it is not stated."""
+    value = row.get(name)
+    return default if value is None or not np.isfinite(value) else float(value)
 
 
 def published_frame(reference: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -87,18 +183,55 @@ def published_frame(reference: pd.DataFrame | None = None) -> pd.DataFrame:
     return frame_of(rows)
 
 
+def _row_facts(row: Any) -> dict[str, Any]:
+    """A row's model columns: of a quantisation whose sizes are not known, by the size that is stated."""
+    name, quantization = row["model"], row["quantization"]
+    if quantization in QUANTISATIONS or quantization == "MXFP4":
+        return _known_facts(name, quantization)
+    return sized_facts(_known_facts(name, "F16"), quantization, row["weight_bytes"])
+
+
+@cache
+def _known_facts(name: str, quantization: str) -> dict[str, Any]:
+    """``catalog_facts``, once: rows repeat few models often."""
+    return catalog_facts(name, quantization)
+
+
+def sized_facts(facts: dict[str, Any], quantization: str, weight_bytes: float) -> dict[str, Any]:
+    """The dataset's model columns with other weights: every tensor smaller by as much as all together.
+
+    Args:
+        facts: As from ``catalog_facts``.
+        quantization: How the weights are stored.
+        weight_bytes: What they take.
+    """
+    scale = weight_bytes / facts["weight_bytes"]
+    return {
+        **facts,
+        "model": f"{facts['model'].rpartition(' ')[0]} {quantization}",
+        "quantization": quantization,
+        "weight_bytes": int(weight_bytes),
+        "layer_weight_bytes": int(facts["layer_weight_bytes"] * scale),
+        "tied_bytes": facts["tied_bytes"] * scale,
+    }
+
+
+def fitted_frame() -> pd.DataFrame:
+    """All rows that the shipped model is fitted to: the reference's and those of 2025 and 2026."""
+    both = pd.concat([published_frame(), published_frame(read_recent())], ignore_index=True)
+    host = (both["gpu_layers"] < both["total_layers"]) | (both["kv_on_host"] > 0)
+    return both[~host | both["host_bandwidth_bytes_per_s"].notna()].reset_index(drop=True)
+
+
 _TEXT = ("session_id", "measured_at", "hardware", "versions", "checkpoint_format", "output")
 
 
 def _row(row: Any) -> dict[str, Any]:
-    def known(name: str, default: float) -> float:
-        return row[name] if np.isfinite(row[name]) else default
-
-    facts = catalog_facts(row["model"], row["quantization"])
-    total_layers, tokens = facts["total_layers"], known("tokens", 0)
-    prompt, decode = known("prompt_tokens", tokens), known("decode_tokens", 0)
-    device = HOST if row["device"] == "cpu" else gpu_name(row["device"])
-    layers = known("gpu_layers", total_layers)
+    facts = _row_facts(row)
+    total_layers, tokens = facts["total_layers"], known(row, "tokens", 0)
+    prompt, decode = known(row, "prompt_tokens", tokens), known(row, "decode_tokens", 0)
+    device = HOST if row["device"] == "cpu" else gpu_of(row)
+    layers = known(row, "gpu_layers", total_layers)
     return {
         **dict.fromkeys(_TEXT, ""),
         **facts,
@@ -108,7 +241,7 @@ def _row(row: Any) -> dict[str, Any]:
         "row_id": row["row_id"],
         "cell_id": row["row_id"],
         "engine": row["engine"],
-        "engine_version": row["software"],
+        "engine_version": _version(row),
         "device": device,
         "device_kind": "cpu" if device == HOST else "cuda",
         "hardware_id": "published",
@@ -116,11 +249,11 @@ def _row(row: Any) -> dict[str, Any]:
         "gpu_layers": min(layers, total_layers),
         "offload_ratio": max(0.0, 1 - layers / total_layers),
         "page_cache": row["page_cache"] or "warm",
-        "batch": known("batch", 1),
+        "batch": known(row, "batch", 1),
         "prompt_tokens": prompt,
         "decode_tokens": decode,
         "tokens": tokens,
-        "context_tokens": known("context_tokens", _DEFAULT_CONTEXT_TOKENS),
+        "context_tokens": known(row, "context_tokens", _DEFAULT_CONTEXT_TOKENS),
         "max_batch": 1,
         "max_context_tokens": max(1, prompt + decode),
         "duration_s": row["duration_s"],
@@ -128,9 +261,9 @@ def _row(row: Any) -> dict[str, Any]:
         "steps": decode if row["operation"] == "decode" and np.isfinite(row["prompt_tokens"]) else 0,
         "includes_process_start": bool(row["includes_process_start"]),
         "is_outlier": False,
-        "gpu_count": max(1.0, known("gpu_count", 1.0)),
+        "gpu_count": max(1.0, known(row, "gpu_count", 1.0)),
         "kv_on_host": _kv_on_host(row),
-        "host_bandwidth_bytes_per_s": host_bandwidth_bytes_per_s(row["cpu"]) or HOST_BANDWIDTH_BYTES_PER_S,
+        "host_bandwidth_bytes_per_s": host_bandwidth_bytes_per_s(_host(row)),
     }
 
 

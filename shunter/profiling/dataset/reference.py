@@ -30,9 +30,12 @@ import re
 from importlib.resources import as_file, files
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-__all__ = ["PAPER", "read_reference"]
+from shunter.profiling.dataset.rates import TEXT_COLUMNS, read_rates
+
+__all__ = ["PAPER", "rates_reference", "read_recent", "read_reference"]
 
 PAPER = "arXiv 2605.19593"
 """Rows of the paper that shunter builds on have a ``system`` that begins so."""
@@ -58,6 +61,9 @@ _ORDER = (
     *("confidence", "notes", "source_gpu_layers", "source_device", "source_quantization"),
 )
 
+_NEWER = ("backend", "published", "host_memory", "depth_tokens", "n_ubatch", "flash_attention")
+"""What newer tables of rates say besides: see ``benchmarks/published/README.md``."""
+
 
 def read_reference() -> pd.DataFrame:
     """All published measurements.
@@ -69,9 +75,35 @@ def read_reference() -> pd.DataFrame:
         of the sources; numbers are floats, missing ones NaN.
     """
     both = pd.concat([_throughput(), _preemption()], ignore_index=True)
-    texts = both.select_dtypes(exclude="number").columns
-    return both.reindex(columns=list(_ORDER)).assign(
-        **{name: both[name].astype(object).where(both[name].notna(), None) for name in texts}
+    return _ordered(both)
+
+
+def rates_reference(rates: pd.DataFrame) -> pd.DataFrame:
+    """A table of published rates in the columns of ``read_reference``.
+
+    Args:
+        rates: As ``shunter.profiling.dataset.rates.read_rates`` has it.
+
+    Returns:
+        Its columns, and those that newer tables have besides: ``backend``, ``published``, ``host_memory``,
+        ``depth_tokens``, ``n_ubatch``, ``flash_attention``; None and NaN where a table lacks them.
+    """
+    of_times = ("page_cache", "includes_process_start", "storage_or_link", "event", "confidence")
+    found = _rates(rates).assign(**dict.fromkeys(("system", "provenance", *of_times)))
+    more = {n: rates.get(n, None if n in TEXT_COLUMNS else np.nan) for n in _NEWER}
+    return _ordered(found.assign(**more), _NEWER)
+
+
+def read_recent() -> pd.DataFrame:
+    """Published rates of 2025 and 2026, in the columns of ``rates_reference``; ids begin with l."""
+    with as_file(files("shunter.data").joinpath("throughput_recent.csv.gz")) as path:
+        return rates_reference(read_rates(path))
+
+
+def _ordered(rows: pd.DataFrame, more: tuple[str, ...] = ()) -> pd.DataFrame:
+    texts = rows.select_dtypes(exclude="number").columns
+    return rows.reindex(columns=[*_ORDER, *more]).assign(
+        **{name: rows[name].astype(object).where(rows[name].notna(), None) for name in texts}
     )
 
 
@@ -83,7 +115,10 @@ def workload_quantiles() -> dict[str, Any]:
 
 
 def _throughput() -> pd.DataFrame:
-    raw = _read("throughput.csv.gz")
+    return _rates(_read("throughput.csv.gz"))
+
+
+def _rates(raw: pd.DataFrame) -> pd.DataFrame:
     total_layers = raw["layers_total"] + 1
     everything = raw["notes"].str.contains(_ALL_ON_GPU, na=False) & raw["layers_gpu"].notna()
     gpu_layers = raw["layers_gpu"].mask(everything, total_layers).clip(upper=total_layers)
@@ -178,7 +213,7 @@ def _engine(software: Any) -> str | None:
 def _quantization(words: Any) -> str | None:
     """``q4_0 (page says …)`` is Q4_0 and ``FP16`` is F16; ``16-bit (not stated)`` could be two things."""
     first = str(words).split()[0].upper()
-    found = re.fullmatch(r"(?:FP?(16|32)|BF16|FP8|Q\d(?:_[0-9K]+(?:_[SML])?)?)", first)
+    found = re.fullmatch(r"(?:FP?(16|32)|BF16|FP8|MXFP4|I?Q\d(?:_[0-9A-Z]+(?:_[SML])?)?)", first)
     if found is None:
         return None
     return f"F{found[1]}" if found[1] else first
