@@ -45,8 +45,8 @@ _PRIORS = {
     "wake": (0.15, 0.8),
     "reset": (0.5, 0.8),  # s to set up weights that were dropped
     "sleep": (0.1, 0.8),
-    "storage": (1.2, 0.4),  # bytes over the disk's stated rate, by several readers
-    "reader": (1.0 / 2e9, 0.6),  # s a byte that one reader has from a disk and copies
+    "storage": (1.2, 0.4),  # bytes over the disk's stated rate
+    "reader": (1.0 / 2e9, 0.6),  # s a byte that one reader waits besides, and copies
     "plain": (1.0 / 5e9, 0.5),  # s a byte of one reader's copies of what memory holds
     "parallel": (1.0 / 12e9, 0.5),
     "link": (1.3, 0.25),  # bytes over the link's theoretical rate
@@ -174,7 +174,7 @@ class LoadModel:
                     said.append(f"no figure of {row['path']} is published")
                 elif not low / 2 <= share <= high * 2:
                     said.append(f"{share / 1e9:.3g} GB: seen {low / 1e9:.3g} to {high / 1e9:.3g}")
-            if row["storage_guessed"] and row["path"] in ("disk", "") and row["loader"] == LOADERS[1]:
+            if row["storage_guessed"] and row["path"] in ("disk", ""):
                 said.append(f"the disk's rate is not told, {STORAGE_BYTES_PER_S / 1e9:g} GB/s taken")
             if row["link_guessed"] and row["path"] in (*_LINKS, ""):
                 said.append(f"the link is not known, {LINK_BYTES_PER_S / 1e9:.3g} GB/s taken")
@@ -226,7 +226,7 @@ def _terms(frame: pd.DataFrame) -> Array:
         values[start] = values[start] + (path == name)
     several, cold = frame["loader"] == LOADERS[1], path == "disk"
     storage_s = size / frame["storage_bytes_per_s"].to_numpy(dtype=np.float64)
-    values["storage"] = (cold & several) * storage_s
+    values["storage"] = cold * storage_s
     values["reader"] = (cold & ~several) * size
     values["plain"] = (path.isin(_COPIES) & ~cold & ~several) * size
     values["parallel"] = (path.isin(_COPIES) & several) * size
