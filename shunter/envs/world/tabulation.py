@@ -321,7 +321,9 @@ class Tabulation:
             return predicted
         loads = configurations[configurations.operation == "load"]
         known = self._loads_from(self.scenario.limits.load_source, loads)
-        return predicted.assign(**{n: known[n].reindex(predicted.index).fillna(predicted[n]) for n in known})
+        return predicted.assign(
+            **{str(n): known[n].reindex(predicted.index).fillna(predicted[n]) for n in known}
+        )
 
     def _loads_from(self, source: str, loads: pd.DataFrame) -> pd.DataFrame:
         disk_gb_s = self.scenario.limits.disk_gb_s
