@@ -18,7 +18,7 @@ def test_steps_are_of_as_many_requests_as_decode_at_once() -> None:
     assert rows["duration_s"]["v050"] == pytest.approx(0.02987)
     # Without a time per token: what a request takes after its first, over its tokens.
     assert rows["duration_s"]["v000"] == pytest.approx((4 / 2.09 - 0.063) / (210 / 2.09))
-    # All sent at once: the time to the first token is a queue, so a step is what 32 at once take for one each.
+    # All sent at once: the time to the first token is a queue, so a step is what 32 take for a token each.
     assert rows["duration_s"]["v133"] == pytest.approx(32 / 653.61)
     assert set(rows["gpu_count"]) == {1.0}
     assert set(rows["device"]) >= {"A100 PCIe 80GB", "RTX 4090", "RTX 5090"}

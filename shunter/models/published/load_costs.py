@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shunter.catalog.work import placed_configurations, weights_held_bytes
+from shunter.catalog import work
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.datasheets import datasheet
 from shunter.models.performance import PerformanceModel
@@ -67,7 +67,10 @@ def load_costs(
 
 
 def _published(complete: pd.DataFrame, source: str, disk_bytes_per_s: float | None) -> pd.DataFrame:
-    held, whole = weights_held_bytes(placed_configurations(complete)).device, complete["weight_bytes"]
+    held, whole = (
+        work.weights_held_bytes(work.placed_configurations(complete)).device,
+        complete["weight_bytes"],
+    )
     sheets = [datasheet(str(name)) for name in complete["datasheet"]]
     links = [np.nan if sheet is None else sheet.link_bytes_per_s for sheet in sheets]
     asked = pd.DataFrame(
