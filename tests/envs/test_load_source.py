@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.world.residency import residency
 from shunter.envs.world.tabulation import Tabulation
 from shunter.envs.world.world import make_world
 from shunter.errors import InputError
@@ -88,3 +89,9 @@ def test_measured_loads_count_before_published_ones_and_real_engines_stage_nothi
     assert len(check_binding(warm)) == warm.models
     with pytest.raises(InputError, match=r"limits\.load_source must be page-cache, or left out"):
         check_binding(pinned)
+
+
+def test_what_a_scenario_shows_is_what_its_tables_have(tables: dict) -> None:
+    shown = residency(_scenario(load_source="pinned"), published_performance()).iloc[0]
+    assert shown["load_s"] == tables["pinned"].load_s[0, 0, 0]
+    assert shown["load_out_of_range"]

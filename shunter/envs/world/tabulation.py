@@ -18,13 +18,13 @@ from shunter.envs.state.tables import Tables, make_tables
 from shunter.envs.workload.lengths import mean_lengths, pairs_by_model, remaining_by_model
 from shunter.envs.workload.notes import warn_of_traces
 from shunter.envs.workload.shares import shares_of
+from shunter.envs.world.load_times import predicted_for
 from shunter.envs.world.residents import with_residents
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.assumed import AssumedPerformance
 from shunter.models.performance import PerformanceModel
 from shunter.models.physics import UBATCH_TOKENS
 from shunter.models.physics.features import MOST_UNEVEN_TOKENS
-from shunter.models.published.load_costs import load_costs
 from shunter.models.published.rows import catalog_facts
 from shunter.profiling.sweep.plan import model_facts
 
@@ -162,7 +162,7 @@ class Tabulation:
             self.context_grid = self._grid(points)
             self.prompt_grid = self._with_uneven(self.context_grid)
             configurations = self.configurations(self.context_grid, self.prompt_grid)
-            predicted = self._with_loads(configurations, self.performance.predict(configurations))
+            predicted = predicted_for(self.scenario.limits, self.performance, configurations)
             tables = self._tables(configurations, predicted)
             error = self._interpolation_error(tables)
             if error <= TOLERANCE or points >= MOST_POINTS:
@@ -315,30 +315,13 @@ class Tabulation:
             time_scale_s=np.array([self._time_scale_s(load_s, step_s, exists)]),
         )
 
-    def _with_loads(self, configurations: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
-        """Predictions with loads from where the scenario says that they come from."""
-        if self.scenario.limits.load_source is None:
-            return predicted
-        loads = configurations[configurations.operation == "load"]
-        known = self._loads_from(self.scenario.limits.load_source, loads)
-        return predicted.assign(
-            **{str(n): known[n].reindex(predicted.index).fillna(predicted[n]) for n in known}
-        )
-
-    def _loads_from(self, source: str, loads: pd.DataFrame) -> pd.DataFrame:
-        disk_gb_s = self.scenario.limits.disk_gb_s
-        done = load_costs(self.performance, loads, source, disk_gb_s and disk_gb_s * 1e9)
-        return done.filter(like="duration_s")
-
     def _cold_load_s(self, configurations: pd.DataFrame, load_s: Array) -> Array:
         """Loads from disk, where the host's memory is limited: else nobody asks for them."""
         if self.scenario.limits.host_memory_gb is None:
             return load_s
         loads = configurations[configurations.operation == "load"].assign(page_cache="cold")
         cold_s = np.zeros((len(self.hardware), *self.shape[1:]))
-        stated = self.scenario.limits.load_source is not None
-        predicted = self._loads_from("disk", loads) if stated else self.performance.predict(loads)
-        predicted_s = predicted.duration_s_mean
+        predicted_s = predicted_for(self.scenario.limits, self.performance, loads).duration_s_mean
         cold_s[loads.h, loads.m, loads.l] = predicted_s.to_numpy(dtype=np.float64)
         return np.asarray(cold_s[self.hardware_of])
 

@@ -18,7 +18,7 @@ from shunter.models.performance import PerformanceModel
 from shunter.models.published.load_rows import LOAD_SOURCES
 from shunter.models.published.loads import published_loads
 
-__all__ = ["LOAD_SOURCE_COLUMNS", "load_costs"]
+__all__ = ["COSTS", "LOAD_SOURCE_COLUMNS", "load_costs"]
 
 UNKNOWN_SOURCE = "unknown"
 """Said of a load that may come from a disk, the page cache or pinned memory."""
@@ -28,6 +28,8 @@ COSTS = (
     *("duration_s_predicted", "duration_s_low", "duration_s_high", "duration_s_mean"),
     *("out_of_range", "why_out_of_range"),
 )
+"""What ``load_costs`` gives."""
+
 LOAD_SOURCE_COLUMNS = ("load_source", "disk_bytes_per_s")
 """What tables of configurations may say of a load, beside the dataset's columns."""
 
