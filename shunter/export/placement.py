@@ -13,6 +13,7 @@ from shunter.catalog.devices import GPU_KINDS
 from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import Device, Scenario
 from shunter.envs.workload.shares import shares_of
+from shunter.envs.world.load_times import predicted_for
 from shunter.envs.world.tabulation import Tabulation, mean_work_s
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
@@ -165,7 +166,7 @@ def _home(tabulation: Tabulation, m: int, d: int, level: int, share: float, proc
 
     def estimate(operation: str, page_cache: str) -> Estimate:
         asked = configurations[mine & (configurations.operation == operation)].assign(page_cache=page_cache)
-        row = tabulation.performance.predict(asked).iloc[0]
+        row = predicted_for(tabulation.scenario.limits, tabulation.performance, asked).iloc[0]
         seconds, low, high = map(float, row[["duration_s_predicted", "duration_s_low", "duration_s_high"]])
         return Estimate(seconds, low, high, bool(row.out_of_range))
 

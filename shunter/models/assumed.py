@@ -54,6 +54,10 @@ class AssumedPerformance(PerformanceModel):
         """No: servers cannot."""
         return False
 
+    def complete(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Adds the data sheets' names; configurations of tables have all else."""
+        return frame.assign(datasheet=frame.device.map(lambda name: gpu_name(name) or ""))
+
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """See ``PerformanceModel.predict``; all is out of range."""
         kinds = frame.device.map({name: _kind(name) for name in frame.device.unique()})

@@ -16,10 +16,12 @@ from shunter.models.configurations import check_rows
 from shunter.models.datasheets import HOST
 from shunter.models.outside import why_out_of_range
 from shunter.models.performance import PerformanceModel
+from shunter.models.published.load_costs import COSTS, LOAD_SOURCE_COLUMNS, UNKNOWN_SOURCE, load_costs
+from shunter.models.published.load_rows import LOAD_SOURCES
 from shunter.models.state import ResidentMemory
 from shunter.profiling.dataset.schema import COLUMNS
 
-__all__ = ["example_table", "predicted_table"]
+__all__ = ["example_table", "loads_by_source", "predicted_table"]
 
 NEEDED = ("engine", "device", "model", "operation")
 _COUNTS = (*(column.name for column in COLUMNS if column.counts), EXPERT_LAYERS_ON_HOST)
@@ -30,7 +32,8 @@ def predicted_table(model: PerformanceModel, asked: pd.DataFrame) -> pd.DataFram
 
     Args:
         model: Any fitted model.
-        asked: Configurations; shape (n_configurations, any).
+        asked: Configurations; shape (n_configurations, any). Loads may say ``load_source``, where their bytes
+            come from, and ``disk_bytes_per_s``; other rows leave them blank.
 
     Returns:
         The table with the columns of ``PerformanceModel.predict``, ``unit`` of its times (a decode's is one
@@ -52,10 +55,16 @@ def predicted_table(model: PerformanceModel, asked: pd.DataFrame) -> pd.DataFram
     for _, group in blank.groupby(list(blank.columns), sort=False) if len(rows) else ():
         empty = [name for name in rows if group[name].iloc[0] and name not in NEEDED]
         part = rows.loc[group.index].drop(columns=empty)
-        reasons = list(zip(_too_large(model, part), why_out_of_range(model, part), strict=True))
-        predicted = model.predict(part).assign(why_out_of_range=["; ".join(filter(None, r)) for r in reasons])
-        predicted["out_of_range"] |= np.array([bool(too_large) for too_large, _ in reasons])
-        done.append(predicted.drop(columns=part.columns))
+        said = [name for name in LOAD_SOURCE_COLUMNS if name in part]
+        plain = part.drop(columns=said)
+        predicted = model.predict(plain).assign(why_out_of_range=why_out_of_range(model, plain))
+        if said:
+            predicted = predicted.assign(**_from_sources(model, part))
+        too_large = _too_large(model, plain)
+        predicted["out_of_range"] |= np.array([bool(words) for words in too_large])
+        reasons = zip(too_large, predicted["why_out_of_range"], strict=True)
+        predicted["why_out_of_range"] = ["; ".join(filter(None, both)) for both in reasons]
+        done.append(predicted.drop(columns=plain.columns))
     new = pd.concat(done).sort_index() if done else _nothing(model, rows)
     whole = rows.join(new)
     whole["unit"] = np.where(whole["operation"] == "decode", "s per step", "s")
@@ -86,6 +95,49 @@ def _memory_bytes(device: str) -> float:
         return float(parse_device(device).memory_bytes or np.inf)
     except InputError:
         return float(np.inf)
+
+
+def _from_sources(model: PerformanceModel, loads: pd.DataFrame) -> pd.DataFrame:
+    """What loads take from where they say that their bytes come from."""
+    if "load_source" not in loads:
+        raise InputError("disk_bytes_per_s", "be given beside load_source", loads["disk_bytes_per_s"].iloc[0])
+    by = [name for name in LOAD_SOURCE_COLUMNS if name in loads]
+    done = []
+    for stated, part in loads.groupby(by, sort=False):
+        source, *disk = stated
+        plain = part.drop(columns=by)
+        done.append(load_costs(model, plain, str(source), _positive(disk[0]) if disk else None))
+    return pd.concat(done).reindex(loads.index)
+
+
+def _positive(value: Any) -> float:
+    number = float(pd.to_numeric(value, errors="coerce"))
+    if not (np.isfinite(number) and number > 0):
+        raise InputError("disk_bytes_per_s", "be a number above 0", value)
+    return number
+
+
+def loads_by_source(model: PerformanceModel, asked: pd.DataFrame) -> pd.DataFrame:
+    """What each load of a table takes by where its bytes come from, a row for each.
+
+    Args:
+        model: Any fitted model.
+        asked: As for ``predicted_table``.
+
+    Returns:
+        Columns ``model``, ``device``, ``load_source`` and those that ``load_costs`` gives.
+
+    Raises:
+        InputError: The table has no loads; or as ``predicted_table``.
+    """
+    loads = asked[asked["operation"] == "load"] if "operation" in asked else asked[:0]
+    if loads.empty:
+        raise InputError("--load-sources", "be asked of a table with loads", f"{len(asked)} other rows")
+    found = []
+    for source in (*LOAD_SOURCES, UNKNOWN_SOURCE):
+        done = predicted_table(model, loads.assign(load_source=source))
+        found.append(done[["model", "device", "load_source", *COSTS]])
+    return pd.concat(found).drop_duplicates().sort_values(["model", "device"], kind="stable")
 
 
 def _nothing(model: PerformanceModel, rows: pd.DataFrame) -> pd.DataFrame:

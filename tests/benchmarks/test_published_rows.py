@@ -162,4 +162,5 @@ def test_the_readme_counts_what_is_there() -> None:
 def test_what_is_shipped_is_a_copy() -> None:
     data = FOLDER.parents[1] / "shunter" / "data"
     assert recent_rates.PACKED.read_bytes() == recent_rates.packed()
-    assert (data / "hosts.csv").read_bytes() == (FOLDER / "hosts.csv").read_bytes()
+    for name in ("hosts.csv", "loads.csv", "vllm.csv"):
+        assert (data / name).read_bytes() == (FOLDER / name).read_bytes()

@@ -5,7 +5,7 @@ import pytest
 
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.published.performance import open_performance, published_performance
-from shunter.models.tables import example_table, predicted_table
+from shunter.models.tables import example_table, loads_by_source, predicted_table
 
 ONE = {"engine": "llama-cpp", "device": "RTX 4090", "model": "Llama-3-8B Q4_K_M", "operation": "decode"}
 
@@ -170,3 +170,47 @@ def test_a_bandwidth_in_another_unit_is_refused():
             InputError, match="column host_bandwidth_bytes_per_s must be a number of at least 1000"
         ):
             predicted_table(published_performance(), table({"host_bandwidth_bytes_per_s": given}))
+
+
+def test_a_load_says_where_its_bytes_come_from_and_other_rows_do_not():
+    load = {"operation": "load"}
+    asked = table(
+        {},
+        {**load, "load_source": "pinned"},
+        load,
+        {**load, "load_source": "disk"},
+        {**load, "load_source": "disk", "disk_bytes_per_s": 7e7},
+    )
+    done = predicted_table(published_performance(), asked)
+    plain = predicted_table(published_performance(), table({}, load))
+    columns = ["duration_s_predicted", "duration_s_low", "duration_s_high", "why_out_of_range"]
+    assert done[columns].iloc[[0, 2]].to_numpy().tolist() == plain[columns].to_numpy().tolist()
+    seconds = done["duration_s_predicted"]
+    assert seconds[1] < seconds[3] < seconds[4]
+    assert done["why_out_of_range"].iloc[[1, 3, 4]].str.startswith("published, not measured here").all()
+    assert done["device_bytes_predicted"][1] == done["device_bytes_predicted"][2]
+
+
+def test_loads_are_listed_by_source():
+    asked = table({}, {"operation": "load"}, {"operation": "load", "load_source": "disk"})
+    listed = loads_by_source(published_performance(), asked)
+    assert listed["load_source"].tolist() == ["disk", "page-cache", "pinned", "sleep-1", "sleep-2", "unknown"]
+    with pytest.raises(InputError, match="--load-sources must be asked of a table with loads"):
+        loads_by_source(published_performance(), table({}))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"operation": "load", "load_source": "floppy"}, "load_source: unknown name 'floppy'"),
+        ({"load_source": "disk"}, "load_source must be given of loads only"),
+        ({"operation": "load", "disk_bytes_per_s": 1e9}, "disk_bytes_per_s must be given beside load_source"),
+        (
+            {"operation": "load", "load_source": "disk", "disk_bytes_per_s": -1.0},
+            "disk_bytes_per_s must be a number above 0",
+        ),
+    ],
+)
+def test_a_source_that_makes_no_sense_is_refused(row, said):
+    with pytest.raises((InputError, UnknownNameError), match=said):
+        predicted_table(published_performance(), table(row))

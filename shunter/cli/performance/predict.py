@@ -13,8 +13,9 @@ import typer
 from shunter.cli.options import open_console, output, say
 from shunter.errors import InputError
 from shunter.files import replaced
+from shunter.models.published.load_costs import LOAD_SOURCE_COLUMNS
 from shunter.models.published.performance import PUBLISHED, open_performance
-from shunter.models.tables import example_table, predicted_table
+from shunter.models.tables import example_table, loads_by_source, predicted_table
 from shunter.outputs import hold
 from shunter.parquet import read_frame, write_frame
 from shunter.profiling.dataset.schema import COLUMNS
@@ -37,6 +38,10 @@ _Template = Annotated[
         show_default=False,
     ),
 ]
+_LoadSources = Annotated[
+    bool,
+    typer.Option("--load-sources", help="Print what each load takes by where its bytes come from, too."),
+]
 _Out = Annotated[Path, typer.Option(help="Table to write (.csv or .parquet).")]
 
 
@@ -45,6 +50,7 @@ def predict(
     performance: _Performance = Path("perf"),
     out: _Out = Path("predictions.csv"),
     template: _Template = None,
+    load_sources: _LoadSources = False,
 ) -> None:
     """Predict times and memory of configurations: rows with engine, device, model and operation.
 
@@ -59,11 +65,17 @@ def predict(
     Models are named as they were profiled, or as in the catalogue with the quantisation: Qwen3-8B Q4_K_M, or
     Qwen3-8B with Q4_K_M in a column quantization.
 
+    A load may say where its bytes come from in a column load_source: disk, page-cache, pinned, sleep-1 or
+    sleep-2 (an engine wakes), or unknown; and what the disk reaches in disk_bytes_per_s. What was not
+    measured is as others published it, which why_out_of_range then says; --load-sources prints all of them.
+
     Examples:
 
     shunter predict --template configurations.csv --performance published
 
     shunter predict configurations.csv --performance perf --out predictions.csv
+
+    shunter predict configurations.csv --performance published --load-sources
     """
     for field, path in (("CONFIGURATIONS", configurations), ("--out", out), ("--template", template)):
         if path is not None and path.suffix not in (".csv", ".parquet"):
@@ -85,17 +97,27 @@ def predict(
         outside = int(predicted["out_of_range"].sum())
         text = f"{out}: {len(predicted)} configurations, {outside} of them beyond what was profiled"
         _say_unused(asked, predicted)
+        if load_sources:
+            _say_sources(loads_by_source(model, asked))
     say(open_console(), text)
 
 
 def _say_unused(asked: pd.DataFrame, predicted: pd.DataFrame) -> None:
     """Says which columns no dataset has, so that what is misspelled is not taken for what was left out."""
-    known = [column.name for column in COLUMNS]
+    known = [*(column.name for column in COLUMNS), *LOAD_SOURCE_COLUMNS]
     answers = set(predicted) - set(asked)
     for name in (str(name) for name in asked if name not in {*known, *answers, "unit"}):
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         hint = f"; did you mean {close[0]}?" if close else ""
         say(open_console(), f"note: the column {name!r} was not used{hint}")
+
+
+def _say_sources(loads: pd.DataFrame) -> None:
+    for _, row in loads.iterrows():
+        middle, low, high = (row[f"duration_s_{end}"] for end in ("predicted", "low", "high"))
+        taken = f"{middle:.3g} s ({low:.3g} to {high:.3g})"
+        why = f"; {row['why_out_of_range']}" if row["why_out_of_range"] else ""
+        say(open_console(), f"{row['model']} on {row['device']} from {row['load_source']}: {taken}{why}")
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -63,6 +63,11 @@ class Limits(Strict):
             DDR4-3200 are predicted with, in an interval that is as wide as hosts differ.
         host_cpu: The host's CPU, by its name in the catalogue: what its memory can do at most, instead of
             ``host_bandwidth_gb_s``.
+        load_source: Where the bytes of a load come from, if not from where the performance model has it:
+            ``disk``, ``page-cache``, ``pinned`` (weights staged in pinned memory), ``sleep-1`` and
+            ``sleep-2`` (an engine wakes), or ``unknown``. What was not measured is as others published it
+            (``models.published.loads``). With ``host_memory_gb`` it is said of what that memory holds.
+        disk_gb_s: Peak rate of the disk, where ``load_source`` is given; None: it is not known.
         preemption: What becomes of requests that run when their model must make room. ``save``: they stop,
             and their KV is saved where the engine can; ``recompute``: they stop and it is dropped; ``drain``:
             they run to their end, as on servers, which can neither pause nor move them (``rules.serving``).
@@ -80,6 +85,8 @@ class Limits(Strict):
     host_memory_gb: Positive | None = None
     host_bandwidth_gb_s: Positive | None = None
     host_cpu: Annotated[str, AfterValidator(_known_cpu)] | None = None
+    load_source: Literal["disk", "page-cache", "pinned", "sleep-1", "sleep-2", "unknown"] | None = None
+    disk_gb_s: Positive | None = None
     preemption: Literal["save", "recompute", "drain"] = "save"
     attempts: Count = 3
     max_time_s: Positive = 36_000.0
@@ -89,6 +96,17 @@ class Limits(Strict):
         """The host is known by its CPU or by its bandwidth."""
         if self.host_cpu is not None and self.host_bandwidth_gb_s is not None:
             raise ValueError("have host_cpu or host_bandwidth_gb_s, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _loads_from_somewhere(self) -> Self:
+        """A disk's rate is of loads whose source is stated, and what memory holds is not on a disk."""
+        if self.disk_gb_s is not None and self.load_source is None:
+            raise ValueError("have load_source beside disk_gb_s: loads are as they were measured without it")
+        if self.load_source == "disk" and self.host_memory_gb is not None:
+            raise ValueError(
+                "have load_source disk or host_memory_gb: what memory holds is not read from disk"
+            )
         return self
 
     @property

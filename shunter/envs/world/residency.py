@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.world.load_times import predicted_for
 from shunter.envs.world.tabulation import Tabulation
 from shunter.models.performance import PerformanceModel
 
@@ -23,7 +24,8 @@ def residency(scenario: Scenario, performance: PerformanceModel) -> pd.DataFrame
 
     Returns:
         ``device``, ``gpu``, ``model``, ``gpu_layers``, ``total_layers``; ``fits`` and ``device_gb``, KV of a
-        full batch included; ``load_s`` from the page cache and ``tokens_per_s`` of one sequence at the
+        full batch included; ``load_s`` from the page cache, or where the
+        scenario says, and ``tokens_per_s`` of one sequence at the
         workload's mean context, each with ``_low`` and ``_high`` (90 %); ``load_out_of_range`` and
         ``decode_out_of_range``: predicted beyond the data that the performance model was fitted to.
     """
@@ -34,7 +36,7 @@ def residency(scenario: Scenario, performance: PerformanceModel) -> pd.DataFrame
     of_model = np.searchsorted(contexts, asked)[configurations.m]
     is_step = configurations.operation.eq("decode") & configurations.b.eq(0) & configurations.k.eq(of_model)
     configurations = configurations[configurations.operation.eq("load") | is_step]
-    predicted = performance.predict(configurations)
+    predicted = predicted_for(scenario.limits, performance, configurations)
     loads, steps = (
         {(row.h, row.m, row.l): row for row in predicted[predicted.operation == name].itertuples()}
         for name in ("load", "decode")

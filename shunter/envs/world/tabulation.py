@@ -18,6 +18,7 @@ from shunter.envs.state.tables import Tables, make_tables
 from shunter.envs.workload.lengths import mean_lengths, pairs_by_model, remaining_by_model
 from shunter.envs.workload.notes import warn_of_traces
 from shunter.envs.workload.shares import shares_of
+from shunter.envs.world.load_times import predicted_for
 from shunter.envs.world.residents import with_residents
 from shunter.errors import InputError, UnknownNameError
 from shunter.models.assumed import AssumedPerformance
@@ -161,7 +162,8 @@ class Tabulation:
             self.context_grid = self._grid(points)
             self.prompt_grid = self._with_uneven(self.context_grid)
             configurations = self.configurations(self.context_grid, self.prompt_grid)
-            tables = self._tables(configurations, self.performance.predict(configurations))
+            predicted = predicted_for(self.scenario.limits, self.performance, configurations)
+            tables = self._tables(configurations, predicted)
             error = self._interpolation_error(tables)
             if error <= TOLERANCE or points >= MOST_POINTS:
                 return tables, error
@@ -319,7 +321,7 @@ class Tabulation:
             return load_s
         loads = configurations[configurations.operation == "load"].assign(page_cache="cold")
         cold_s = np.zeros((len(self.hardware), *self.shape[1:]))
-        predicted_s = self.performance.predict(loads).duration_s_mean
+        predicted_s = predicted_for(self.scenario.limits, self.performance, loads).duration_s_mean
         cold_s[loads.h, loads.m, loads.l] = predicted_s.to_numpy(dtype=np.float64)
         return np.asarray(cold_s[self.hardware_of])
 

@@ -36,13 +36,15 @@ def check_binding(world: World) -> list[Checkpoint]:
 
     Raises:
         InputError: A device names no real one; a model names no checkpoint, one that cannot be read, or one
-            in a format that the engine does not load; or KV of a type that workers do not keep.
+            in a format that the engine does not load; or KV of a type that workers do not keep; or loads come
+            from where workers have nothing.
     """
     for device in world.scenario.devices:
         if device.device is None:
             raise InputError(
                 f"devices.{device.name}.device", "be given to run on real engines", device.device
             )
+    _check_load_source(world)
     checkpoints = []
     for model in world.scenario.models:
         field = f"models.{model.name}.checkpoint"
@@ -59,6 +61,15 @@ def check_binding(world: World) -> list[Checkpoint]:
             raise InputError(field, rule, checkpoint.format)
         checkpoints.append(checkpoint)
     return checkpoints
+
+
+def _check_load_source(world: World) -> None:
+    """Checks that engines load from where the scenario says; see ``check_binding``."""
+    source = world.scenario.limits.load_source
+    asleep = source in ("sleep-1", "sleep-2") and world.scenario.engines == ["vllm"]
+    if source not in (None, "page-cache", "unknown") and not asleep:
+        rule = "be page-cache, or left out, on real engines: they keep no weights in pinned memory"
+        raise InputError("limits.load_source", f"{rule}, and none but vllm sleeps", source)
 
 
 @contextmanager

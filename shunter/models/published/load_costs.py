@@ -1,0 +1,98 @@
+"""What loads of a performance model's configurations take, where it is said where their bytes come from.
+
+Loads from a disk or the page cache are those that were measured, where they were; all others are what others
+published (``shunter.models.published.loads``), flagged so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shunter.catalog import work
+from shunter.errors import InputError, UnknownNameError
+from shunter.models.datasheets import datasheet
+from shunter.models.performance import PerformanceModel
+from shunter.models.published.load_rows import LOAD_SOURCES
+from shunter.models.published.loads import published_loads
+
+__all__ = ["COSTS", "LOAD_SOURCE_COLUMNS", "load_costs"]
+
+UNKNOWN_SOURCE = "unknown"
+"""Said of a load that may come from a disk, the page cache or pinned memory."""
+
+_MEASURED = {"disk": "cold", "page-cache": "warm"}
+COSTS = (
+    *("duration_s_predicted", "duration_s_low", "duration_s_high", "duration_s_mean"),
+    *("out_of_range", "why_out_of_range"),
+)
+"""What ``load_costs`` gives."""
+
+LOAD_SOURCE_COLUMNS = ("load_source", "disk_bytes_per_s")
+"""What tables of configurations may say of a load, beside the dataset's columns."""
+
+
+def load_costs(
+    model: PerformanceModel, loads: pd.DataFrame, source: str, disk_bytes_per_s: float | None = None
+) -> pd.DataFrame:
+    """Predicts loads from one source.
+
+    Args:
+        model: Any fitted model: what it has measured counts before what is published.
+        loads: Configurations of loads as ``PerformanceModel.predict`` takes them; shape (n_loads, any).
+        source: One of ``load_rows.LOAD_SOURCES``, or ``UNKNOWN_SOURCE``.
+        disk_bytes_per_s: What the disk is said to reach, with several readers; None: not told.
+
+    Returns:
+        Shape (n_loads, ...): ``duration_s_predicted``, ``duration_s_low``, ``duration_s_high`` and
+        ``duration_s_mean`` as of ``PerformanceModel.predict``, ``out_of_range`` and ``why_out_of_range``.
+
+    Raises:
+        InputError: A configuration is no load, or as ``PerformanceModel.predict``.
+        UnknownNameError: The source is unknown.
+    """
+    if source not in (*LOAD_SOURCES, UNKNOWN_SOURCE):
+        raise UnknownNameError("load_source", source, (*LOAD_SOURCES, UNKNOWN_SOURCE))
+    if not loads["operation"].eq("load").all():
+        other = loads.loc[loads["operation"] != "load", "operation"].iloc[0]
+        raise InputError("load_source", "be given of loads only", other)
+    complete = model.complete(loads)
+    done = _published(complete, source, disk_bytes_per_s).set_axis(loads.index)
+    if source in _MEASURED:
+        own = _measured(model, loads.assign(page_cache=_MEASURED[source])).set_axis(loads.index)
+        known = ~own["out_of_range"].astype(bool)
+        own = own.assign(why_out_of_range="")
+        done = done.where(~known, own)
+    return done.astype({"out_of_range": bool})
+
+
+def _published(complete: pd.DataFrame, source: str, disk_bytes_per_s: float | None) -> pd.DataFrame:
+    held, whole = (
+        work.weights_held_bytes(work.placed_configurations(complete)).device,
+        complete["weight_bytes"],
+    )
+    sheets = [datasheet(str(name)) for name in complete["datasheet"]]
+    links = [np.nan if sheet is None else sheet.link_bytes_per_s for sheet in sheets]
+    asked = pd.DataFrame(
+        {
+            "path": "" if source == UNKNOWN_SOURCE else source,
+            # A disk gives all of a file, the link what is of the device.
+            "bytes": np.where((held > 0) & (source != "disk"), held, whole),
+            "link_bytes_per_s": [link if link > 0 else np.nan for link in links],
+            "storage_bytes_per_s": np.nan if disk_bytes_per_s is None else disk_bytes_per_s,
+        },
+        index=complete.index,
+    )
+    done = published_loads().predict(asked)
+    return done.assign(duration_s_mean=done["duration_s_predicted"], out_of_range=True)
+
+
+def _measured(model: PerformanceModel, loads: pd.DataFrame) -> pd.DataFrame:
+    """What the model itself says; what it cannot say counts as not measured."""
+    columns: list[Any] = [*COSTS[:-1]]
+    try:
+        return model.predict(loads)[columns]
+    except InputError:
+        return pd.DataFrame(np.nan, loads.index, columns).assign(out_of_range=True)
