@@ -30,7 +30,7 @@ from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from shunter.models.published.performance import open_performance, published_performance
 
-__all__ = ["World", "load_performance", "make_world", "with_absolute_paths", "with_footprints"]
+__all__ = ["World", "load_note", "load_performance", "make_world", "with_absolute_paths", "with_footprints"]
 
 Array = NDArray[np.float64]
 

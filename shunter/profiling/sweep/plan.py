@@ -15,7 +15,7 @@ from shunter.engines.base import Capabilities
 from shunter.errors import InputError
 from shunter.profiling.dataset.fingerprint import digest
 
-__all__ = ["Group", "SweepPlan", "SweepSettings", "model_facts"]
+__all__ = ["Group", "SweepPlan", "SweepSettings", "model_facts", "parse_level"]
 
 WARM_UP_TOKENS = 8
 CUT_STEPS = 2  # decode steps before a cut: enough that the request is in the middle of decoding
