@@ -146,7 +146,7 @@ COMMANDS = {
     "eval --real": Command(
         f"{EVAL.replace('s.yaml', 'few.yaml')} --seeds 1 --real --out out", "--overwrite", _eval_real
     ),
-    "fit": Command("fit {inputs}/few.parquet --out perf", "", _fit),
+    "fit": Command("fit {inputs}/few.parquet --out perf --quick", "", _fit),
 }
 """What is killed, and runs out of room."""
 
