@@ -80,6 +80,7 @@ def dataset_rows(count: int = 12) -> pd.DataFrame:
     for i in range(count):
         row = {column.name: plain[column.dtype] for column in COLUMNS}
         row |= {column.name: column.choices[0] for column in COLUMNS if column.choices}
+        row |= {c.name: c.minimum for c in COLUMNS if c.minimum and c.minimum > row[c.name]}
         rows.append({**row, "schema_version": SCHEMA_VERSION, "row_id": f"r{i}", "hardware": "{}"})
     return frame_of(rows)
 

@@ -42,6 +42,8 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Ray would kill its worker when a model nearly fills the memory: engines have budgets of their own.
     "RAY_memory_monitor_refresh_ms": "0",
+    # Ray's workers give way to everything else by default: what is measured in them would be others' work.
+    "RAY_worker_niceness": "0",
 }
 _CLOSE_S = 20.0
 _CONNECT_S = 10.0

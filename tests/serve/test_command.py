@@ -211,7 +211,7 @@ def test_a_killed_gateway_leaves_no_server_and_a_second_signal_ends_one_at_once(
         wait_for(lambda: process.says("ending"), "it waits for what runs")
         assert not asked.done()
         process.signal(signal.SIGTERM)
-        process.process.wait(5)
+        process.process.wait(60)  # the answer would take 200 s
 
     for end in (kill, tell_twice):
         with serving(tmp_path) as process:
