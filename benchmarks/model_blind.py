@@ -22,7 +22,7 @@ from shunter.models.published.rows import published_frame, refused
 from shunter.profiling.dataset.rates import read_rates
 from shunter.profiling.dataset.reference import rates_reference
 
-__all__ = ["COVERED", "PLACEMENTS", "blind_rows", "scored"]
+__all__ = ["PLACEMENTS", "blind_rows", "held_to_coverage", "scored"]
 
 COVERED = (0.85, 0.95)
 """Share of rows that intervals of 90 % should hold."""
@@ -138,8 +138,11 @@ def coverage(name: str, done: pd.DataFrame, *, judged: bool) -> Iterator[Row]:
     """
     note = f"GPUs alike: {done.groupby('device')['inside'].mean().mean():.3g}"
     row = reported(f"{name}: inside the 90 % interval", float(done["inside"].mean()), note=note)
-    if judged:
-        too_many = (row.value or 0.0) > COVERED[1]
-        row = at_most(row, COVERED[1]) if too_many else at_least(row, COVERED[0])
-    yield row
+    yield held_to_coverage(row) if judged else row
     yield reported(f"{name}: mean log half width", float(done["half_width"].mean()))
+
+
+def held_to_coverage(row: Row) -> Row:
+    """Holds a share inside 90 % intervals to that end of ``COVERED`` beyond which it may be."""
+    too_many = (row.value or 0.0) > COVERED[1]
+    return at_most(row, COVERED[1]) if too_many else at_least(row, COVERED[0])

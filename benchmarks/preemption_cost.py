@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.form import Row, at_least, at_most, main, reported
+from benchmarks.form import Row, at_most, main, reported
 from benchmarks.model_accuracy import preemption_cells
-from benchmarks.model_blind import COVERED
+from benchmarks.model_blind import held_to_coverage
 from shunter.models.performance import PerformanceModel
 from shunter.models.published.load_rows import load_rows, refused_loads
 from shunter.models.published.loads import LoadModel
@@ -139,9 +139,7 @@ def _interval_rows(name: str, done: pd.DataFrame, *, judged: bool) -> Iterator[R
     if not judged:
         note += ": of so few a share between 0.85 and 0.95 cannot be told"
     row = reported(f"{name}: inside the 90 % interval, groups alike", share, note=note)
-    if judged:
-        row = at_most(row, COVERED[1]) if share > COVERED[1] else at_least(row, COVERED[0])
-    yield row
+    yield held_to_coverage(row) if judged else row
     half = done.assign(half=np.log(done["high_s"] / done["low_s"]) / 2).groupby("group")["half"].mean()
     yield reported(f"{name}: mean log half width, groups alike", float(half.mean()))
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from benchmarks.form import Row, at_least, at_most, main, reported
-from benchmarks.model_blind import COVERED, scored
+from benchmarks.form import Row, main, reported
+from benchmarks.model_blind import scored
+from benchmarks.model_nested import interval_rows
 from shunter.models.published.performance import fit_vllm
 from shunter.models.published.vllm_rows import refused_vllm, vllm_frame
 from shunter.uncertainty import bootstrap
@@ -58,7 +59,7 @@ def held_out_steps(split: str, frame: pd.DataFrame) -> pd.DataFrame:
 def _rows(name: str, done: pd.DataFrame) -> Iterator[Row]:
     """Each group counts alike: one of them has half of all rows."""
     by_group = done.groupby("group").agg(
-        error=("error", "mean"), ratio=("ratio", "median"), inside=("inside", "mean"), rows=("error", "size")
+        error=("error", "mean"), ratio=("ratio", "median"), rows=("error", "size")
     )
     errors = by_group["error"].to_numpy(dtype=np.float64)
     mean, low, high = bootstrap(errors, lambda sample: sample.mean(axis=-1), resamples=_DRAWS)
@@ -66,16 +67,7 @@ def _rows(name: str, done: pd.DataFrame) -> Iterator[Row]:
     note = f"{len(done)} rows, {len(by_group)} groups; all rows alike {done['error'].mean():.3g}; median "
     note += f"predicted / true by group (rows): {listed}"
     yield reported(f"{name}: mean error, groups alike", mean, interval=(low, high), note=note)
-    share = float(by_group["inside"].mean())
-    note = f"of all rows alike {done['inside'].mean():.3g}; {len(by_group)} groups"
-    row = reported(f"{name}: inside the 90 % interval, groups alike", share, note=note)
-    yield at_most(row, COVERED[1]) if share > COVERED[1] else at_least(row, COVERED[0])
-    half = float(done.groupby("group")["half_width"].mean().mean())
-    yield reported(f"{name}: mean log half width, groups alike", half)
-    missed = done[~done["inside"]]
-    if len(missed):
-        flagged = float(missed["out_of_range"].mean())
-        yield reported(f"{name}: share of misses flagged out of range", flagged, note=f"{len(missed)} misses")
+    yield from interval_rows(name, done)
 
 
 def _main(argv: Sequence[str] | None = None) -> int:

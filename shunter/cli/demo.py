@@ -33,7 +33,7 @@ from shunter.eval.execution.real import open_engines
 from shunter.eval.fidelity.machine_words import machine_lines, machine_summary
 from shunter.eval.fidelity.tables import fidelity_verdict
 from shunter.eval.provenance import capabilities_of, provenance
-from shunter.eval.quiet import QUIET_MACHINE, check_quiet
+from shunter.eval.quiet import check_quiet
 from shunter.eval.saved import save_evaluation
 from shunter.files import finite, write_json, write_text
 from shunter.models.performance import PerformanceModel
@@ -122,13 +122,11 @@ def demo(
     """
     if engine not in RECIPES:
         raise UnknownNameError("--engine", engine, RECIPES)
-    if quiet_machine is not None and quiet_machine not in QUIET_MACHINE:
-        raise UnknownNameError("--quiet-machine", quiet_machine, QUIET_MACHINE)
     folder = out or Path("runs") / ("demo" if engine == "transformers" else f"demo-{engine}")
     hold("--out", folder, folder=True)
-    demo = _Demo(open_console(), engine, RECIPES[engine], folder, verbose)
-    demo.quiet = quiet_machine
-    demo.run(generations, real_seeds)
+    _Demo(open_console(), engine, RECIPES[engine], folder, verbose, quiet_machine).run(
+        generations, real_seeds
+    )
 
 
 def demo_findings(policy: LearnedPolicy, simulated: Evaluation, real: Evaluation) -> list[str]:
@@ -160,10 +158,17 @@ def _tuned() -> Policy:
 
 
 class _Demo:
-    def __init__(self, console: Console, engine: str, recipe: Recipe, folder: Path, verbose: bool) -> None:
+    def __init__(
+        self,
+        console: Console,
+        engine: str,
+        recipe: Recipe,
+        folder: Path,
+        verbose: bool,
+        quiet: str | None = None,
+    ) -> None:
         self.console, self.engine, self.recipe, self.folder = console, engine, recipe, folder
-        self.verbose = verbose
-        self.quiet: str | None = None
+        self.verbose, self.quiet = verbose, quiet
         self.begun_s = time.monotonic()
         self.summary: dict[str, Any] = {"engine": engine, "mlflow_run_ids": {}}
 

@@ -45,33 +45,22 @@ Ray = Annotated[
 """The option of commands whose work can be shared."""
 
 
-def place(field: str, *, folder: bool = False, make: bool = True) -> Callable[[Path | None], Path | None]:
+Look = Callable[[Path | None], Path | None]
+"""An option's callback that looks at a path and hands it on."""
+
+
+def place(field: str, *, folder: bool = False, make: bool = True, held: bool = False) -> Look:
     """An option's callback that looks at the place for an output before the work begins.
 
     Args:
         field: The option.
         folder: Whether it is to be a folder.
         make: Whether folders above it are made.
+        held: Whether the place is held, too, until the command ends.
     """
 
     def look(path: Path | None) -> Path | None:
-        check_place(field, path, folder=folder, make=make)
-        return path
-
-    return look
-
-
-def output(field: str, *, folder: bool = False, make: bool = True) -> Callable[[Path | None], Path | None]:
-    """An option's callback that looks at the place for an output and holds it until the command ends.
-
-    Args:
-        field: The option.
-        folder: Whether it is to be a folder.
-        make: Whether folders above it are made.
-    """
-
-    def look(path: Path | None) -> Path | None:
-        hold(field, path, folder=folder, make=make)
+        (hold if held else check_place)(field, path, folder=folder, make=make)
         return path
 
     return look
@@ -81,17 +70,25 @@ Json = Annotated[
     Path | None,
     typer.Option(
         "--json",
-        callback=output("--json", make=False),
+        callback=place("--json", make=False, held=True),
         help="Also write the figures here.",
         show_default=False,
     ),
 ]
 """The option of commands that also write what they found as JSON."""
 
+
+def _known_quiet(given: str | None) -> str | None:
+    from shunter.eval.quiet import known_quiet  # two commands need it
+
+    return known_quiet(given)
+
+
 QuietMachine = Annotated[
     str | None,
     typer.Option(
         "--quiet-machine",
+        callback=_known_quiet,
         help="Before engines run for real, where other programs use the machine: wait until they do not, "
         "warn, or refuse.",
         show_default=False,

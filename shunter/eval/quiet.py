@@ -8,7 +8,7 @@ from collections.abc import Callable
 from shunter.errors import InputError, UnknownNameError
 from shunter.profiling.meters.watch import BUSY_CORES, core_count, others_cores
 
-__all__ = ["QUIET_MACHINE", "check_quiet"]
+__all__ = ["check_quiet", "known_quiet"]
 
 QUIET_MACHINE = ("wait", "warn", "refuse")
 """What ``--quiet-machine`` may be."""
@@ -16,6 +16,17 @@ QUIET_MACHINE = ("wait", "warn", "refuse")
 LONGEST_WAIT_S = 1800.0
 PAUSE_S = 5.0
 _OPTION = "--quiet-machine"
+
+
+def known_quiet(what: str | None) -> str | None:
+    """What ``--quiet-machine`` is, as given.
+
+    Raises:
+        UnknownNameError: It is none of ``QUIET_MACHINE``, nor None.
+    """
+    if what is not None and what not in QUIET_MACHINE:
+        raise UnknownNameError(_OPTION, what, QUIET_MACHINE)
+    return what
 
 
 def check_quiet(
@@ -40,10 +51,8 @@ def check_quiet(
         InputError: It is busy, and was to be refused, or stays busy for half an hour.
         UnknownNameError: ``what`` is none of them.
     """
-    if what is None:
+    if known_quiet(what) is None:
         return []
-    if what not in QUIET_MACHINE:
-        raise UnknownNameError(_OPTION, what, QUIET_MACHINE)
     busy, waited_s = look(), 0.0
     while busy >= BUSY_CORES and what == "wait" and waited_s < LONGEST_WAIT_S:
         say(f"waiting for a quiet machine: {_words(busy)}")

@@ -9,15 +9,7 @@ from shunter.profiling.dataset.journal import Journal, journal_path
 from shunter.profiling.dataset.schema import COLUMNS, READABLE_VERSIONS, SCHEMA_VERSION
 from shunter.profiling.dataset.table import append_rows, read_dataset
 from shunter.seals import DIGEST
-
-_EXAMPLES = {"str": "x", "int64": 2, "float64": 2.5, "bool": False}
-
-
-def row(row_id):
-    base = {c.name: c.choices[0] if c.choices else _EXAMPLES[c.dtype] for c in COLUMNS}
-    base |= {c.name: 2.0 for c in COLUMNS if c.counts and c.dtype == "float64"}
-    base |= {c.name: c.minimum for c in COLUMNS if c.minimum and c.minimum > base[c.name]}
-    return {**base, "schema_version": SCHEMA_VERSION, "row_id": row_id}
+from tests.profiling.test_dataset import row
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from shunter.cli.options import (
     free_folder,
     lost_words,
     open_console,
-    output,
+    place,
     progress,
     say_answer,
     seconds,
@@ -28,7 +28,7 @@ from shunter.cli.options import (
 )
 from shunter.engines.registry import ENGINES
 from shunter.envs.world.world import load_note
-from shunter.errors import InputError, UnknownNameError
+from shunter.errors import InputError
 from shunter.eval.asked import prepare
 from shunter.eval.evaluate_and_save import RealRuns, SavedEvaluations, evaluate_and_save
 from shunter.eval.evaluation import Evaluation
@@ -39,7 +39,6 @@ from shunter.eval.fidelity.machine_words import machine_lines
 from shunter.eval.fidelity.tables import fidelity_tables, fidelity_verdict
 from shunter.eval.metrics.changes import RESOLUTION
 from shunter.eval.planning import plan_runs
-from shunter.eval.quiet import QUIET_MACHINE
 from shunter.report.compare import load_words
 from shunter.report.words import change_text, format_metric, verdict
 
@@ -137,7 +136,7 @@ _Json = Annotated[
     Path | None,
     typer.Option(
         "--json",
-        callback=output("--json", make=False),
+        callback=place("--json", make=False, held=True),
         help="Also write the results here.",
         show_default=False,
     ),
@@ -254,8 +253,6 @@ def _real_runs(
         raise InputError("--follow", "come with --real: simulation is as fast as predicted", follow)
     if quiet is not None and not real:
         raise InputError("--quiet-machine", "come with --real: simulation does not mind", quiet)
-    if quiet is not None and quiet not in QUIET_MACHINE:
-        raise UnknownNameError("--quiet-machine", quiet, QUIET_MACHINE)
     deadline = Deadline(least_s=seconds("--hang-after", hang_after))
     strikes = None if chaos is None else parse_chaos(chaos)
     return RealRuns(tuple(python), deadline, strikes, repeats, follow, quiet) if real else None

@@ -10,7 +10,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from shunter.cli.options import open_console, output, say
+from shunter.cli.options import open_console, place, say
 from shunter.errors import InputError
 from shunter.files import replaced
 from shunter.models.published.load_costs import LOAD_SOURCE_COLUMNS
@@ -34,7 +34,7 @@ _Template = Annotated[
     Path | None,
     typer.Option(
         help="Write a table of examples for the model here instead.",
-        callback=output("--template"),
+        callback=place("--template", held=True),
         show_default=False,
     ),
 ]

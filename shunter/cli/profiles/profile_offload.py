@@ -9,7 +9,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from shunter.cli.options import open_console, output, progress, say
+from shunter.cli.options import open_console, place, progress, say
 from shunter.files import write_json
 from shunter.outputs import replaced_folder
 from shunter.profiling.dataset.table import read_dataset
@@ -26,9 +26,9 @@ def profile_offload(
     data: Annotated[
         list[Path], typer.Argument(help="Datasets that shunter profile wrote (Parquet).", metavar="DATASET…")
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write.", callback=output("--out", folder=True))] = Path(
-        "offload"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder to write.", callback=place("--out", folder=True, held=True))
+    ] = Path("offload"),
     batch: Annotated[int, typer.Option(min=1, help="Requests decoded together.")] = 1,
 ) -> None:
     """Draw tokens per second against the share of layers left on the host.

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from shunter.catalog.devices import parse_device
 from shunter.catalog.work import FACT_COLUMNS, FAMILY_COLUMNS
-from shunter.cli.options import Verbose, open_console, output, progress, say, say_answer
+from shunter.cli.options import Verbose, open_console, place, progress, say, say_answer
 from shunter.cli.profiles.profile import AllowOvercommit, Context, Names, Python, Seed
 from shunter.engines.base import EngineError
 from shunter.engines.caller.entries import start_engine
@@ -44,7 +44,7 @@ _Models = Annotated[
     list[str] | None,
     typer.Option(help="Model of job A: GGUF file or Hugging Face folder; repeatable.", show_default=False),
 ]
-_Out = Annotated[Path, typer.Option(help="Folder to write.", callback=output("--out", folder=True))]
+_Out = Annotated[Path, typer.Option(help="Folder to write.", callback=place("--out", folder=True, held=True))]
 _Engine = Annotated[str, typer.Option(help="transformers, llama-cpp, …")]
 _Device = Annotated[str, typer.Option(help="cpu:1-threads, cuda:0, loopback:1-threads, …")]
 _Other = Annotated[
