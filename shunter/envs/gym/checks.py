@@ -28,6 +28,8 @@ __all__ = [
 
 Ints = NDArray[np.int64]
 
+_INT64 = np.dtype(np.int64)
+
 
 @jit
 def all_below(values: Ints, end: int) -> bool:
@@ -68,7 +70,7 @@ def check_action(action: Any, actions: int, field: str = "action") -> int:
     Raises:
         InputError: It is no integer, or no candidate's index.
     """
-    index = integer(action)
+    index = int(action) if type(action) is np.int64 else integer(action)
     if index is None or not 0 <= index < actions:
         raise InputError(field, f"be one integer from 0 to {actions - 1}", action)
     return index
@@ -89,6 +91,10 @@ def check_actions(given: Any, shape: tuple[int], actions: int, field: str = "act
     Raises:
         InputError: They are of another shape, no integers, or no candidates' indices.
     """
+    # What compiled code reads as it is comes every step, and is looked at first.
+    readable = type(given) is np.ndarray and given.dtype is _INT64 and given.flags.c_contiguous
+    if readable and given.shape == shape and _all_below(given, actions):
+        return given
     array = _array(given)
     rule = f"be integers of shape ({shape[0]},), one for each environment"
     if array.shape != shape or array.dtype.kind not in "iu":
