@@ -92,10 +92,10 @@ def check_actions(given: Any, shape: tuple[int], actions: int, field: str = "act
         InputError: They are of another shape, no integers, or no candidates' indices.
     """
     # What compiled code reads as it is comes every step, and is looked at first.
-    readable = type(given) is np.ndarray and given.dtype is _INT64 and given.flags.c_contiguous
-    if readable and given.shape == shape and _all_below(given, actions):
-        return given
-    array = _array(given)
+    array = given if type(given) is np.ndarray else _array(given)
+    readable = array is given and array.dtype is _INT64 and array.flags.c_contiguous
+    if readable and array.shape == shape and _all_below(array, actions):
+        return array
     rule = f"be integers of shape ({shape[0]},), one for each environment"
     if array.shape != shape or array.dtype.kind not in "iu":
         raise InputError(field, rule, f"shape {array.shape}, dtype {array.dtype}")
