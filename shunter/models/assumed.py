@@ -15,6 +15,7 @@ from shunter.catalog.devices import parse_device
 from shunter.catalog.gpus import gpu_name
 from shunter.catalog.work import kept_tokens, placed_configurations
 from shunter.models.performance import PerformanceModel
+from shunter.models.state import ProfiledWork
 from shunter.profiling.dataset.fingerprint import digest
 
 __all__ = ["AssumedPerformance"]
@@ -49,6 +50,11 @@ class AssumedPerformance(PerformanceModel):
     def models(self) -> pd.DataFrame:
         """None were profiled."""
         return pd.DataFrame(index=pd.Index([], name="model"))
+
+    @property
+    def profiled(self) -> tuple[ProfiledWork, ...]:
+        """None was measured."""
+        return ()
 
     def saves_kv(self, engine: str, device: str) -> bool:
         """No: servers cannot."""

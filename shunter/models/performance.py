@@ -21,7 +21,14 @@ from shunter.models.fit.shared import CrossDeviceFit
 from shunter.models.physics.features import TARGETS, Target
 from shunter.models.preemption_cost import PreemptionCost
 from shunter.models.scales import Scale, scale_factors
-from shunter.models.state import FittedState, ResidentMemory, TargetErrors, read_state, write_state
+from shunter.models.state import (
+    FittedState,
+    ProfiledWork,
+    ResidentMemory,
+    TargetErrors,
+    read_state,
+    write_state,
+)
 from shunter.profiling.dataset.fingerprint import digest
 
 __all__ = ["PerformanceModel"]
@@ -93,7 +100,7 @@ class PerformanceModel:
     @property
     def digest(self) -> str:
         """Names what was learned: two models that predict alike in all have the same."""
-        return digest(self.state_.model_dump(mode="json"))
+        return digest(self.state_.model_dump(mode="json", exclude={"profiled"}))
 
     @property
     def cv(self) -> dict[str, TargetErrors]:
@@ -133,6 +140,11 @@ class PerformanceModel:
             for s in self.state_.scales
         ]
         return pd.DataFrame(rows, columns=["target", "engine", "device", "page_cache", "parameter", "value"])
+
+    @property
+    def profiled(self) -> tuple[ProfiledWork, ...]:
+        """What the profile measured of small pieces of work; none once real runs have moved predictions."""
+        return () if self.state_.scales else self.state_.profiled
 
     @property
     def residents(self) -> tuple[ResidentMemory, ...]:

@@ -20,7 +20,7 @@ from shunter.models.validation.held_out import Errors
 from shunter.reading import read_json
 from shunter.seals import sealed, unsealed
 
-__all__ = ["CorrectionErrors", "FittedState", "performance_file"]
+__all__ = ["CorrectionErrors", "FittedState", "ProfiledWork", "performance_file"]
 
 FORMAT_VERSION = 3
 _UNSEALED_VERSION = 2
@@ -60,6 +60,34 @@ class ResidentMemory(BaseModel):
     gpu_layers: tuple[int, ...]
     max_batch: int
     max_context_tokens: int
+
+
+class ProfiledWork(BaseModel):
+    """A request alone as the profile measured it: done again, it says how fast the machine is now.
+
+    Attributes:
+        engine: Name in the engine registry.
+        device: The hardware, named without its memory budget.
+        model: Name of the profiled model.
+        gpu_layers: Layers on the device.
+        prompt_tokens: Of the request.
+        steps: Decode steps after its first token.
+        prefill_s: Median of the repeats.
+        decode_s: Median of the repeats, of all steps together.
+        half_width: Half width of the 90 % interval of one more measurement of both together, relative.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    engine: str
+    device: str
+    model: str
+    gpu_layers: int
+    prompt_tokens: Annotated[int, Field(ge=1)]
+    steps: Annotated[int, Field(ge=1)]
+    prefill_s: Annotated[float, Field(gt=0)]
+    decode_s: Annotated[float, Field(gt=0)]
+    half_width: Annotated[float, Field(ge=0)]
 
 
 class CorrectionErrors(BaseModel):
@@ -102,6 +130,7 @@ class FittedState(BaseModel):
         engine_versions: The most frequent version of each engine.
         models: Facts by model name: the dataset's model columns.
         residents: What was profiled.
+        profiled: What was measured of the smallest pieces of work.
         cv: Errors by target.
         notes: What could not be fitted, or not told apart, in words.
         scales: What real runs said since, by which predictions are multiplied.
@@ -122,6 +151,7 @@ class FittedState(BaseModel):
     engine_versions: dict[str, str] = {}
     models: dict[str, dict[str, float | int | str]]
     residents: tuple[ResidentMemory, ...]
+    profiled: tuple[ProfiledWork, ...] = ()
     cv: dict[str, TargetErrors]
     notes: tuple[str, ...]
     scales: tuple[Scale, ...] = ()

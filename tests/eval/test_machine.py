@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 
 from shunter.agents.registry import make_policy
 from shunter.engines.base import EngineError
-from shunter.envs.world.world import World
+from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError, UnknownNameError
 from shunter.eval import evaluation as module
 from shunter.eval.evaluation import Evaluation, evaluate
@@ -25,6 +25,8 @@ from shunter.eval.execution.sentinel import PARTS, Reading, Sentinel
 from shunter.eval.fidelity.machine_words import machine_lines, machine_summary
 from shunter.eval.fidelity.slowed import slowed
 from shunter.eval.quiet import LONGEST_WAIT_S, check_quiet
+from shunter.models.performance import PerformanceModel
+from shunter.models.state import ProfiledWork
 from shunter.profiling.meters.watch import BUSY_CORES, Look, MachineWatch
 from shunter.report.evaluation.machine import machine_section
 from tests.fake_executor import TableDurations, execute_on, fake_device_executor
@@ -125,6 +127,61 @@ def test_the_sentinel_takes_its_share_of_the_time_and_no_more(fake_world: World)
     assert len(sentinel.readings) == 2 * first
 
 
+@pytest.fixture
+def profiled(fake_world: World) -> World:
+    """A world of which the profile measured one piece of work on each device, at half of its time."""
+
+    def half(device: int) -> ProfiledWork:
+        durations = TableDurations(world=fake_world, device=device)
+        model, layers = fake_world.scenario.models[1], fake_world.gpu_layers[1][0]
+        steps_s = [durations.decode_step_s(model.name, layers, 1, 32 + n) for n in range(1, 5)]
+        return ProfiledWork(
+            engine=fake_world.scenario.engine,
+            device=fake_world.scenario.devices[device].hardware_name,
+            model=model.name,
+            gpu_layers=layers,
+            prompt_tokens=32,
+            steps=4,
+            prefill_s=durations.prefill_s(model.name, layers, 32) / 2,
+            decode_s=sum(steps_s) / 2,
+            half_width=0.02,
+        )
+
+    return replace(fake_world, profiled={(d, 1, 0): half(d) for d in range(fake_world.devices)})
+
+
+def test_the_machine_is_compared_with_what_the_profile_measured(profiled: World) -> None:
+    sentinel = Sentinel(profiled, executors(profiled))
+    sentinel.measure()
+    assert [(one.profiled, one.uncertainty) for one in sentinel.readings] == [(True, 0.02)] * profiled.devices
+    assert sentinel.slowdown(0.0, 1.0) == pytest.approx(2 * FACTOR)
+    assert sentinel.slowdown(0.0, 1.0, "load") == pytest.approx(FACTOR)
+
+
+def test_what_was_profiled_is_found_by_where_it_was_and_how_large(
+    profiled: World, fake_performance: PerformanceModel
+) -> None:
+    one = next(iter(profiled.profiled.values()))
+    others = (("engine", "transformers"), ("device", "cpu:9-threads"), ("gpu_layers", 3), ("model", "large"))
+    works = (one, *(one.model_copy(update={name: value}) for name, value in others))
+    state = fake_performance.state_.model_copy(update={"profiled": works})
+    known = PerformanceModel()._set(state)
+    assert make_world(profiled.scenario, known).profiled == dict.fromkeys(profiled.profiled, one) | {
+        (d, 2, level): works[-1]
+        for d in range(profiled.devices)
+        for level, layers in enumerate(profiled.gpu_layers[2])
+        if layers == one.gpu_layers
+    }
+
+
+def test_work_that_no_longer_fits_is_not_measured_again(profiled: World) -> None:
+    long = {at: one.model_copy(update={"prompt_tokens": 10**6}) for at, one in profiled.profiled.items()}
+    sentinel = Sentinel(replace(profiled, profiled=long), executors(profiled))
+    sentinel.measure()
+    assert not any(one.profiled for one in sentinel.readings)
+    assert sentinel.slowdown(0.0, 1.0) == pytest.approx(FACTOR)
+
+
 def reading(at_s: float, factor: float, device: str = "d") -> Reading:
     return Reading(at_s, device, dict.fromkeys(PARTS, factor), dict.fromkeys(PARTS, 1.0), 0.1)
 
@@ -188,6 +245,10 @@ def told(**machine: Any) -> list[str]:
         (
             {"slowdown": 1.09},
             "1.09 × slower than when profiled if the sentinel's work is predicted right (± 10%) (other",
+        ),
+        (
+            {"slowdown": 1.09, "profiled": True},
+            "1.09 × slower than when profiled, within what it took by chance then (± 10%) (other",
         ),
         (
             {"slowdown": None},

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from shunter.engines.fake.engine import FakeEngine
+from shunter.models.fit.profiled import profiled_work
 from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.sweep.budget import expected_selection
 from shunter.profiling.sweep.design import Design
@@ -58,6 +59,15 @@ def test_a_budget_is_resumed_where_it_ended(tmp_path):
     assert again.rows > 0
     assert len(data) == first.rows + again.rows
     assert data["row_id"].str.partition("/")[2].is_unique
+
+
+def test_one_small_piece_of_work_is_measured_at_many_moments(tmp_path):
+    _, data, _ = sweep(tmp_path / "d.parquet", 60.0, max_repeats=20)
+    smallest = data.query("operation == 'decode' and batch == 1 and prompt_tokens == 16")
+    times = smallest.groupby(["model", "gpu_layers"]).size()
+    others = data.query("operation == 'decode'").groupby("cell_id").size()
+    assert times.median() >= 3 > others.median()
+    assert {(w.prompt_tokens, w.steps) for w in profiled_work(data)} == {(16, 16)}
 
 
 def test_a_budget_that_holds_nothing_measures_nothing_and_says_so(tmp_path):

@@ -26,6 +26,7 @@ from shunter.models.performance import PerformanceModel
 from shunter.models.physics import UBATCH_TOKENS
 from shunter.models.physics.features import MOST_UNEVEN_TOKENS
 from shunter.models.published.rows import catalog_facts
+from shunter.models.state import ProfiledWork
 from shunter.profiling.sweep.plan import model_facts
 
 __all__ = ["Tabulation", "existing_levels", "facts_of_model", "mean_work_s"]
@@ -155,6 +156,20 @@ class Tabulation:
         tables, self.interpolation_error = self._refined()
         self.tables = with_residents(scenario, tables)
         self.service_s = self._service_s(self.tables)
+
+    @property
+    def profiled(self) -> dict[tuple[int, int, int], ProfiledWork]:
+        """What was measured of small pieces of work, by device, model and level."""
+        found: dict[tuple[int, int, int], ProfiledWork] = {}
+        for one in self.performance.profiled:
+            sizes = self.performance.state_.models[one.model]
+            for d, device in enumerate(self.scenario.devices):
+                for m, (model, facts) in enumerate(zip(self.scenario.models, self.facts, strict=True)):
+                    same = all(facts[name] == sizes[name] for name in ("params", "weight_bytes"))
+                    where = (self.scenario.engine_of(model), device.hardware_name)
+                    if same and where == (one.engine, one.device) and one.gpu_layers in self.gpu_layers[m]:
+                        found[d, m, self.gpu_layers[m].index(one.gpu_layers)] = one
+        return found
 
     def _refined(self) -> tuple[Tables, float]:
         points = FIRST_POINTS

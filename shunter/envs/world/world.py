@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from shunter.envs.world.tabulation import Tabulation, check_fits, existing_level
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
 from shunter.models.published.performance import open_performance, published_performance
+from shunter.models.state import ProfiledWork
 
 __all__ = ["World", "load_note", "load_performance", "make_world", "with_absolute_paths", "with_footprints"]
 
@@ -48,6 +49,7 @@ class World:
         interpolation_error: Largest relative error of the tables midway between their grid points, against
             direct predictions.
         performance_digest: Names the performance model that predicted; empty if it is not known.
+        profiled: What its profile measured of small pieces of work, by device, model and level.
     """
 
     scenario: Scenario
@@ -57,6 +59,7 @@ class World:
     service_s: Array
     interpolation_error: float = 0.0
     performance_digest: str = ""
+    profiled: Mapping[tuple[int, int, int], ProfiledWork] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, object]) -> World:
         return self  # nothing in it ever changes: copies of what holds it share it
@@ -271,6 +274,7 @@ def make_world(
         tabulation.service_s,
         tabulation.interpolation_error,
         performance.digest,
+        tabulation.profiled,
     )
     return _guarded(world)
 

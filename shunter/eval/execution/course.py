@@ -91,6 +91,7 @@ class MachineCourse:
                 "stolen_cores": _mean([(r["stolen_cores"], r["end_s"] - r["start_s"]) for r in runs]),
                 "slowdown": _geometric([r["slowdown"] for r in runs]),
                 "uncertainty": max((r.uncertainty for r in self.sentinel.readings), default=math.nan),
+                "profiled": all(r.profiled for r in self.sentinel.readings),
                 "sentinel_share": self.sentinel.spent_s / engine_s if engine_s else math.nan,
                 "runs": runs,
                 "sentinel": [

@@ -1,8 +1,8 @@
 """The sentinel: one small piece of work, measured again and again, so that the machine's speed is known.
 
-On each device, while nothing is resident there: a model that is quick to load and well predicted, a short
-prompt and a few steps. What the tables predict of it is as old as the profile; how much longer it takes now
-is the machine, as far as the prediction of this piece is right.
+On each device, while nothing is resident there: a model that is quick to load, a short prompt and a few
+steps, such as the profile measured them; how much longer they take now is the machine. Where the profile
+has no such measurement, what the tables predict stands for it, as far as that is right.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shunter.engines.base import EngineError
 from shunter.envs.rules.durations import interpolate, step_s
@@ -44,20 +45,22 @@ class Reading:
         at_s: Monotonic time in the middle of it.
         device: Name of the device.
         measured_s: Seconds of a load, a prefill and the decode.
-        predicted_s: The same as the tables predict them.
-        uncertainty: Half width of the 90 % interval of the decode's prediction, relative.
+        expected_s: The same as the profile measured them, but for the load, or as the tables predict them.
+        uncertainty: Half width of the 90 % interval of what is expected, relative.
+        profiled: Whether the profile measured it.
     """
 
     at_s: float
     device: str
     measured_s: dict[str, float]
-    predicted_s: dict[str, float]
+    expected_s: dict[str, float]
     uncertainty: float
+    profiled: bool = False
 
     def slowdown(self, part: str | None = None) -> float:
-        """How many times as long as predicted a part took; None: prefill and decode together."""
+        """How many times as long as expected a part took; None: prefill and decode together."""
         parts = ("prefill", "decode") if part is None else (part,)
-        return sum(self.measured_s[p] for p in parts) / sum(self.predicted_s[p] for p in parts)
+        return sum(self.measured_s[p] for p in parts) / sum(self.expected_s[p] for p in parts)
 
 
 @dataclass
@@ -118,12 +121,11 @@ class Sentinel:
 
     def _read(self, executor: DeviceExecutor) -> Reading | None:
         """One measurement; None where an engine failed in it or no model fits."""
-        cell = _cell(self.world, executor.index)
-        if cell is None:
+        work = _work(self.world, executor.index)
+        if work is None:
             return None
-        predicted_s = _predicted(self.world, executor.index, *cell)
         begun_s = self.now_s()
-        outcomes = self._worked(executor, *cell, sum(predicted_s.values()))
+        outcomes = self._worked(executor, work)
         if outcomes is None:
             return None
         loaded, *done = outcomes
@@ -131,26 +133,24 @@ class Sentinel:
         middle = np.median(np.array(took), axis=0)
         measured = (loaded.end_s - loaded.start_s, *map(float, middle))
         at_s = (begun_s + self.now_s()) / 2
-        uncertainty = float(self.world.tables.step_halfwidth[(executor.index, *cell)])
-        return Reading(at_s, executor.name, dict(zip(PARTS, measured, strict=True)), predicted_s, uncertainty)
+        parts_s = dict(zip(PARTS, measured, strict=True))
+        return Reading(at_s, executor.name, parts_s, work.expected_s, work.uncertainty, work.profiled)
 
-    def _worked(
-        self, executor: DeviceExecutor, model: int, level: int, predicted_s: float
-    ) -> list[Outcome] | None:
+    def _worked(self, executor: DeviceExecutor, work: _Work) -> list[Outcome] | None:
         """A load and requests, one after another, that leave the engine empty; None: it failed in them."""
-        scenario, asked = self.world.scenario, self.world.scenario.models[model]
+        scenario, asked = self.world.scenario, self.world.scenario.models[work.model]
         load = Operation(
             asked.name,
-            load=(str(asked.checkpoint), self.world.gpu_layers[model][level]),
+            load=(str(asked.checkpoint), self.world.gpu_layers[work.model][work.level]),
             context_tokens=scenario.context_of(asked),
             max_batch=scenario.batch_of(asked),
         )
-        join = Join(_REQUEST, "prefill", [1] * PROMPT_TOKENS, STEPS + 1)
-        work = Operation(asked.name, joins=(join,), max_steps=STEPS)
+        join = Join(_REQUEST, "prefill", [1] * work.prompt_tokens, work.steps + 1)
+        request = Operation(asked.name, joins=(join,), max_steps=work.steps)
         outcomes: list[Outcome] = []
         try:
-            for each in (load, *[work] * REQUESTS):
-                outcomes.append(executor.run(each, predicted_s))
+            for each in (load, *[request] * REQUESTS):
+                outcomes.append(executor.run(each, sum(work.expected_s.values())))
                 if outcomes[-1].fault is not None:  # its engine was started again, and is empty
                     return None
             executor.clear([asked.name], [])
@@ -161,32 +161,73 @@ class Sentinel:
         return outcomes
 
 
-def _cell(world: World, device: int) -> tuple[int, int] | None:
-    """Model and level that load soonest, of those that fit and whose steps are predicted best.
+@dataclass(frozen=True)
+class _Work:
+    """What is done on a device, and how long it should take; see ``Reading``."""
 
-    Returns:
-        Their indices; None: no model fits the device and the work.
-    """
-    tokens = PROMPT_TOKENS + STEPS + 1
-    long_enough = np.array([world.scenario.context_of(m) >= tokens for m in world.scenario.models])
-    fits = world.tables.level_ok[device] & long_enough[:, None]
+    model: int
+    level: int
+    prompt_tokens: int
+    steps: int
+    expected_s: dict[str, float]
+    uncertainty: float
+    profiled: bool
+
+    @property
+    def all_s(self) -> float:
+        """What one measurement should take."""
+        return self.expected_s["load"] + REQUESTS * (self.expected_s["prefill"] + self.expected_s["decode"])
+
+
+def _work(world: World, device: int) -> _Work | None:
+    """The quickest that the profile measured; else such as is predicted best; None: no model fits."""
+    measured = [
+        _Work(
+            model,
+            level,
+            known.prompt_tokens,
+            known.steps,
+            {
+                "load": _load_s(world, device, model, level),
+                "prefill": known.prefill_s,
+                "decode": known.decode_s,
+            },
+            known.half_width,
+            profiled=True,
+        )
+        for (d, model, level), known in world.profiled.items()
+        if d == device and _fits(world, device, known.prompt_tokens + known.steps + 1)[model, level]
+    ]
+    return min(measured, key=lambda work: work.all_s) if measured else _predicted(world, device)
+
+
+def _predicted(world: World, device: int) -> _Work | None:
+    """With the model and level that load soonest, of those that fit and whose steps are predicted best."""
+    fits = _fits(world, device, PROMPT_TOKENS + STEPS + 1)
     if not fits.any():
         return None
-    sure = world.tables.step_halfwidth[device]
+    tables, sure = world.tables, world.tables.step_halfwidth[device]
     fits &= sure <= AS_SURE * sure[fits].min()
-    load_s = np.where(fits, world.tables.load_s[device], np.inf)
-    model, level = np.unravel_index(int(load_s.argmin()), load_s.shape)
-    return int(model), int(level)
-
-
-def _predicted(world: World, device: int, model: int, level: int) -> dict[str, float]:
-    tables = world.tables
+    found = np.unravel_index(int(np.where(fits, tables.load_s[device], np.inf).argmin()), fits.shape)
+    model, level = map(int, found)
     prefill_s = interpolate(
         float(PROMPT_TOKENS), tables.prefill_tokens, tables.prefill_s[device, model, level]
     )
     steps = (step_s(tables, device, model, level, 1, float(PROMPT_TOKENS + n)) for n in range(1, STEPS + 1))
-    return {
-        "load": float(tables.load_s[device, model, level]),
+    expected_s = {
+        "load": _load_s(world, device, model, level),
         "prefill": float(prefill_s),
         "decode": float(sum(steps)),
     }
+    return _Work(model, level, PROMPT_TOKENS, STEPS, expected_s, float(sure[model, level]), profiled=False)
+
+
+def _fits(world: World, device: int, tokens: int) -> NDArray[np.bool_]:
+    """Which models at which levels fit a device and hold so many tokens, shape (models, levels)."""
+    long_enough = np.array([world.scenario.context_of(m) >= tokens for m in world.scenario.models])
+    fits: NDArray[np.bool_] = world.tables.level_ok[device] & long_enough[:, None]
+    return fits
+
+
+def _load_s(world: World, device: int, model: int, level: int) -> float:
+    return float(world.tables.load_s[device, model, level])

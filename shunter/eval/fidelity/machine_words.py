@@ -32,7 +32,7 @@ def machine_lines(result: Plain) -> list[str]:
         busy = (machine["others_cores"] or 0.0) >= BUSY_CORES
         end = "how much slower that made it was not measured"
         return [f"Note: the machine was busy ({others}); {end}."] if busy else []
-    pace = _pace(machine["slowdown"], machine["uncertainty"])
+    pace = _pace(machine["slowdown"], machine["uncertainty"] or 0.0, measured=machine.get("profiled", False))
     corrected, plain = (found.get(f"{name}response_error_median") for name in ("corrected_", ""))
     if corrected is None or plain is None:
         return [f"The machine was {pace} ({others})."]
@@ -70,13 +70,17 @@ def _median_error(result: Plain, kind: str) -> float | None:
     return median(known) if known else None
 
 
-def _pace(slowdown: float, uncertainty: float | None) -> str:
-    """Words for a factor; within what the prediction itself is unsure of, that is said."""
-    factor, unsure = max(slowdown, 1 / slowdown), uncertainty or 0.0
+def _pace(slowdown: float, unsure: float, *, measured: bool) -> str:
+    """Words for a factor; where what it is relative to is no surer than that, this is said."""
+    factor = max(slowdown, 1 / slowdown)
     if factor <= 1 + ALIKE:
         return "about as fast as when profiled"
     sign = "slower" if slowdown > 1 else "quicker"
-    open_end = f" if the sentinel's work is predicted right (± {unsure:.0%})" if factor <= 1 + unsure else ""
+    open_end = ""
+    if factor <= 1 + unsure:
+        open_end = f" if the sentinel's work is predicted right (± {unsure:.0%})"
+        if measured:
+            open_end = f", within what it took by chance then (± {unsure:.0%})"
     return f"{factor:.2f} × {sign} than when profiled{open_end}"
 
 

@@ -17,6 +17,7 @@ from shunter.models.configurations import sheet_names
 from shunter.models.fit.around import corrections, with_others
 from shunter.models.fit.intervals import FEW, group_half_width
 from shunter.models.fit.pooled import fit_engine
+from shunter.models.fit.profiled import profiled_work
 from shunter.models.fit.regressors import GroupFit, fit_physics, mean_over_median, select_features
 from shunter.models.fit.shared import CrossDeviceFit
 from shunter.models.physics import PHYSICS
@@ -113,6 +114,7 @@ def fit_state(
         engine_versions={str(e): str(v.mode().iloc[0]) for e, v in frame.groupby("engine")["engine_version"]},
         models=models,
         residents=tuple(_residents(frame)),
+        profiled=profiled_work(frame),
         cv=cv,
         notes=tuple(notes),
     )

@@ -35,7 +35,8 @@ class BudgetPlanner:
     The first round is a pilot: the cheapest run and the cheapest swap of every model and level, which are
     thereby represented, and whose pace makes the next predictions good. Each further round spends half of
     the time that is left on the units that add most information per predicted second (``Design``), one row
-    of a unit a round, so that repeats fall on different moments. Opening a group costs its load.
+    of a unit a round, so that repeats fall on different moments. Opening a group costs its load; whatever is
+    opened measures its cheapest run once more, so that one piece of work is known at many moments.
 
     Args:
         plan: Its first pass is the grid.
@@ -73,13 +74,8 @@ class BudgetPlanner:
         """The cheapest run and swap of each model and level, a level of each model after the other."""
         groups = []
         for place in self._shuffled_places():
-            mine = [i for i, c in enumerate(self._candidates) if c.place.key == place.key]
-            cheapest = [
-                min(some, key=lambda i: (self._rows[i], self._unit_s(i)))
-                for kind in _AXES
-                if (some := [i for i in mine if self._candidates[i].unit.kind == kind and self._is_open(i)])
-            ]
-            groups += self._groups(cheapest)
+            found = [self._cheapest(place.key, kind, fewest_first=True) for kind in _AXES]
+            groups += self._groups(i for i in found if i is not None)
         return groups
 
     def next_round(self, left_s: float) -> list[Group]:
@@ -90,7 +86,11 @@ class BudgetPlanner:
         # When half of the time does not hold two more loads, halving it again would waste it on loads.
         dearest_s = max((self._pace.open_s(p) + self._dearest_s(p) for p in self._places), default=0.0)
         spend_s = left_s if whole_s <= left_s or left_s < 4 * dearest_s else _ROUND_SHARE * left_s
-        return self._groups(self._choose(open_to, spend_s))
+        chosen = self._choose(open_to, spend_s)
+        opened = dict.fromkeys(self._candidates[i].place.key for i in chosen)
+        again = [i for key in opened if (i := self._cheapest(key, "run")) is not None]
+        wanted = [i for i in again if self._wants(self._candidates[i].place, self._next(i, chosen.count(i)))]
+        return self._groups([*chosen, *wanted])
 
     def measured(self, group: Group, unit: Unit) -> None:
         """A unit that was chosen is measured."""
@@ -143,8 +143,10 @@ class BudgetPlanner:
 
     def _groups(self, chosen: Iterable[int]) -> list[Group]:
         by_place: dict[int, list[Unit]] = defaultdict(list)
+        times: Counter[int] = Counter()
         for i in chosen:
-            by_place[self._places.index(self._candidates[i].place)].append(self._next(i))
+            by_place[self._places.index(self._candidates[i].place)].append(self._next(i, times[i]))
+            times[i] += 1
         order = self._rng.sample(sorted(by_place), len(by_place))
         return [
             replace(self._places[p], units=in_order(by_place[p], self._max_batch, self._rng)) for p in order
@@ -157,6 +159,17 @@ class BudgetPlanner:
         turns = max(map(len, by_model.values()))
         return [places[turn] for turn in range(turns) for places in by_model.values() if turn < len(places)]
 
+    def _cheapest(self, place: tuple[str, int], kind: str, *, fewest_first: bool = False) -> int | None:
+        """The quickest unit of a kind, of those measured least if that comes first; None: none is open."""
+        open_to = [
+            i
+            for i, c in enumerate(self._candidates)
+            if (c.place.key, c.unit.kind) == (place, kind) and self._is_open(i)
+        ]
+        return min(
+            open_to, key=lambda i: (self._rows[i] if fewest_first else 0, self._unit_s(i)), default=None
+        )
+
     def _is_open(self, i: int) -> bool:
         candidate = self._candidates[i]
         given_up = (candidate.place.key, candidate.unit) in self._tried
@@ -166,8 +179,8 @@ class BudgetPlanner:
             and self._wants(candidate.place, self._next(i))
         )
 
-    def _next(self, i: int) -> Unit:
-        return replace(self._candidates[i].unit, repeat=self._rows[i])
+    def _next(self, i: int, further: int = 0) -> Unit:
+        return replace(self._candidates[i].unit, repeat=self._rows[i] + further)
 
     def _count(self, i: int) -> None:
         self._rows[i] += 1
