@@ -211,7 +211,8 @@ class Tracker:
             yield child
 
     def client(self) -> Any:
-        """MLflow's client if the store has all of the run so far, else None."""
+        """MLflow's client if the store has all of the run so far, else None; asked as a run's end is."""
+        self._link.open(last=True)
         self.begin()
         return self._link.open() if self.sent and self.run_id else None
 
