@@ -37,14 +37,14 @@ class PolicyModel:
             considered.
 
         Raises:
-            MlflowException: The arrays do not belong together, a number is not finite, or a decision has no
-                legal candidate; a server answers 400.
+            MlflowException: The arrays do not belong together, a number is not finite, the mask holds
+                other than 0 and 1, or a decision has no legal candidate; a server answers 400.
         """
-        mask = model_input["action_mask"].astype(np.bool_)
-        observations = {**model_input, "action_mask": mask}
-        problem = _problem(observations)
+        problem = _problem(model_input)
         if problem is not None:
             raise _refused(problem)
+        mask = model_input["action_mask"].astype(np.bool_)
+        observations = {**model_input, "action_mask": mask}
         scores = self.policy.scores(observations["candidates"], observations["context"], mask)
         with self._deciding:
             choice = self.policy.act_batch(observations)
@@ -54,6 +54,8 @@ class PolicyModel:
 def _problem(observations: dict[str, NDArray[Any]]) -> str | None:
     """What is wrong with a batch of observations; None if nothing is."""
     mask, candidates = observations["action_mask"], observations["candidates"]
+    if not np.isin(mask, (0, 1)).all():
+        return f"action_mask must hold 0 and 1 only. Got {mask[~np.isin(mask, (0, 1))][0]}"
     if candidates.shape[:2] != mask.shape:
         return f"candidates must be for the {mask.shape} of action_mask. Got {candidates.shape}"
     if len(observations["context"]) != len(mask):

@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.envs.gym.flat import flat, flat_space
+from shunter.envs.gym.scheduling import make_spaces
+from shunter.envs.state.state import State
+from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError, ShunterError
 
 CONSENT = "--unpickle"
@@ -27,7 +31,8 @@ _BY_KEY = {"exploration_rate": "DQN", "clip_range": "PPO", "gae_lambda": "A2C"}
 class SB3Policy:
     """What Stable-Baselines3 learned, deciding as its ``predict`` does, without chance.
 
-    An algorithm that knows no mask may choose illegally: that is counted.
+    An algorithm that knows no mask may choose illegally: that is counted. One that was trained on several
+    scenarios sees this one as ``MultiSchedulingEnv`` shows it, and what it lacks is chosen illegally.
 
     Args:
         name: Name in tables and logs.
@@ -39,7 +44,33 @@ class SB3Policy:
 
     def __init__(self, name: str, model: Any, normalizer: Any = None) -> None:
         self.name, self.model, self.normalizer = name, model, normalizer
+        self.candidates = int(getattr(model.action_space, "n", 0))
         self._masks = type(model).__name__ == "MaskablePPO"
+
+    def check(self, world: World) -> None:
+        """Refuses a world that shows other things than it was trained on.
+
+        Raises:
+            InputError: It was, or it lacks its normalizer.
+        """
+        field, space = f"--policy: {self.name}", self.model.observation_space
+        own = make_spaces(self.candidates)[0] if self.candidates else None
+        if own is None or _shapes(space) != _shapes(own) or self.candidates < world.actions:
+            rule = (
+                f"be trained on shunter/Scheduling-v0 or SchedulingMulti-v0 with {world.actions} candidates "
+                "or more, or on SchedulingFlat-v0 with exactly so many, of this version's features"
+            )
+            raise InputError(field, rule, f"{_shapes(space)}, {self.model.action_space}")
+        self._check_normalizer(field)
+
+    def _check_normalizer(self, field: str) -> None:
+        """What it saw last is in the file: below 0, where nothing of ours lies, it was normalized."""
+        last = getattr(self.model, "_last_obs", None)
+        parts = last.values() if isinstance(last, dict) else [] if last is None else [last]
+        was_normalized = any(np.any(np.asarray(part) < 0) for part in parts)
+        if was_normalized and (self.normalizer is None or not self.normalizer.norm_obs):
+            rule = "come with :normalize=FILE, of the VecNormalize that it was trained behind"
+            raise InputError(field, rule, self.name)
 
     def act(self, observation: dict[str, NDArray[Any]]) -> int:
         """Chooses for one observation."""
@@ -47,10 +78,57 @@ class SB3Policy:
 
     def act_batch(self, observations: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
         """Chooses for a batch of observations; returns shape (batch,)."""
+        mask = observations["action_mask"]
+        lacking = self.candidates - mask.shape[1]
+        if lacking <= 0:
+            return self._predict(observations, mask)
+        padded = {
+            "candidates": np.pad(observations["candidates"], ((0, 0), (0, lacking), (0, 0))),
+            "context": observations["context"],
+            "action_mask": np.pad(mask, ((0, 0), (0, lacking))),
+        }
+        chosen = self._predict(padded, padded["action_mask"])
+        illegal = np.where(mask.all(axis=1), mask.shape[1] - 1, mask.argmin(axis=1))
+        return np.where(chosen < mask.shape[1], chosen, illegal)
+
+    def _predict(self, observations: Any, mask: NDArray[Any]) -> NDArray[np.int64]:
         seen = observations if self.normalizer is None else self.normalizer.normalize_obs(observations)
-        masks = {"action_masks": observations["action_mask"].astype(np.bool_)} if self._masks else {}
+        masks = {"action_masks": mask.astype(np.bool_)} if self._masks else {}
         chosen, _ = self.model.predict(seen, deterministic=True, **masks)
         return np.asarray(chosen, np.int64).reshape(-1)
+
+
+class FlatSB3Policy(SB3Policy):
+    """The same of a model that reads ``SchedulingFlat-v0``, which shows how much of an episode is left."""
+
+    def check(self, world: World) -> None:
+        """Refuses a world that shows other things than it was trained on."""
+        if (
+            self.candidates != world.actions
+            or self.model.observation_space.shape != flat_space(world.actions).shape
+        ):
+            super().check(world)
+        self._check_normalizer(f"--policy: {self.name}")
+
+    def act_on(self, world: World, state: State, device: int, observation: dict[str, NDArray[Any]]) -> int:
+        """Chooses for the asking device."""
+        left = 1.0 - state.clock[0]["served"] / world.scenario.workload.requests
+        seen = {key: value[None] for key, value in observation.items()}
+        return int(self._predict(flat(seen, np.array([left])), seen["action_mask"])[0])
+
+    def act_batch(self, observations: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+        """Not of an observation alone.
+
+        Raises:
+            InputError: It decides by ``act_on``.
+        """
+        raise InputError("--policy", "decide on what is seen: it reads what is left of an episode", self.name)
+
+
+def _shapes(space: Any) -> Any:
+    """The shapes of observations: one, or by name."""
+    parts = getattr(space, "spaces", None)
+    return {name: part.shape for name, part in parts.items()} if isinstance(parts, dict) else space.shape
 
 
 def load_sb3(path: str | Path, *, consent: bool, normalize: str | None = None) -> SB3Policy:
@@ -84,7 +162,11 @@ def load_sb3(path: str | Path, *, consent: bool, normalize: str | None = None) -
         model = classes[algorithm].load(path, device="cpu", custom_objects=unused)
     except (Exception, SystemExit) as error:  # what a pickle runs may raise anything
         raise BrokenFileError(path, f"{type(error).__name__}: {' '.join(str(error).split())}") from None
-    return SB3Policy(Path(path).stem, model, None if normalize is None else _normalizer(normalize))
+    normalizer = None if normalize is None else _normalizer(normalize)
+    if normalizer is not None and _shapes(normalizer.observation_space) != _shapes(model.observation_space):
+        raise InputError("--policy: normalize", "be of what the model was trained on", normalize)
+    is_flat = not isinstance(_shapes(model.observation_space), dict)
+    return (FlatSB3Policy if is_flat else SB3Policy)(Path(path).stem, model, normalizer)
 
 
 def _algorithm(path: Path) -> str:

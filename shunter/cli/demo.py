@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.registry import DEFAULT_POLICIES, make_policy
 from shunter.catalog.models import get_model, scaled_model
+from shunter.cli.demo_recipes import RECIPES, Recipe
 from shunter.cli.evaluations.eval_ import show_tables
 from shunter.cli.first_look import first_look
 from shunter.cli.options import QuietMachine, Verbose, open_console, progress, say, say_answer
@@ -49,46 +49,10 @@ from shunter.tracking.evaluations import evaluation_name, log_evaluation
 from shunter.tracking.fits import held_out_errors, log_dataset, log_fit
 from shunter.tracking.lineage import dataset_input
 from shunter.tracking.runs import now_ms, tracking
-from shunter.train.runs import Listener, TrainingRun, train_runs
+from shunter.train.runs import Listener, TrainingRun, are_complete, train_runs
 from shunter.train.settings import EvolutionSettings
 from shunter.train.verdict import TUNED, untrained_policy, verdict_of
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the demo uses one engine.
-
-    Attributes:
-        format: Format of the checkpoints.
-        quantization: Quantization of the checkpoints.
-        device: The device, without its budget, which is set to about half of what all models take.
-        gpu_layers: Levels to profile and to schedule.
-        sizes_mb: Catalogue model to size of its weights, most popular first.
-    """
-
-    format: str
-    quantization: str
-    device: str
-    gpu_layers: tuple[str, ...]
-    sizes_mb: dict[str, int]
-
-
-RECIPES = {
-    "transformers": Recipe(
-        "safetensors",
-        "F32",
-        "cpu:1-threads",
-        ("all",),
-        {"Qwen3-8B": 120, "Llama-3-8B": 240, "Qwen2.5-14B": 360},
-    ),
-    "llama-cpp": Recipe(
-        "gguf",
-        "Q8_0",
-        "loopback:1-threads",
-        ("all", "50%"),
-        {"Qwen3-8B": 80, "Llama-3-8B": 160, "Qwen2.5-14B": 240},
-    ),
-}
 CONTEXT_TOKENS = 256
 MAX_BATCH = 4
 WORKLOAD = {"requests": 50, "load": 0.8, "prompt_scale": 0.03, "decode_scale": 0.05}
@@ -124,9 +88,12 @@ def demo(
         raise UnknownNameError("--engine", engine, RECIPES)
     folder = out or Path("runs") / ("demo" if engine == "transformers" else f"demo-{engine}")
     hold("--out", folder, folder=True)
-    _Demo(open_console(), engine, RECIPES[engine], folder, verbose, quiet_machine).run(
-        generations, real_seeds
-    )
+    shown = _Demo(open_console(), engine, RECIPES[engine], folder, verbose, quiet_machine)
+    try:
+        shown.run(generations, real_seeds)
+    except KeyboardInterrupt:
+        say(shown.console, f"Interrupted: what is finished is kept in {folder}; the same command goes on.")
+        raise typer.Exit(130) from None
 
 
 def demo_findings(policy: LearnedPolicy, simulated: Evaluation, real: Evaluation) -> list[str]:
@@ -169,7 +136,7 @@ class _Demo:
     ) -> None:
         self.console, self.engine, self.recipe, self.folder = console, engine, recipe, folder
         self.verbose, self.quiet = verbose, quiet
-        self.begun_s = time.monotonic()
+        self.begun_s, self.runs = time.monotonic(), ""
         self.summary: dict[str, Any] = {"engine": engine, "mlflow_run_ids": {}}
 
     def run(self, generations: int, real_seeds: int) -> None:
@@ -190,10 +157,10 @@ class _Demo:
             listener = Listener(lambda text: say(self.console, text), bar)
             run = TrainingRun(policy_path, settings, [world])
             trained = train_runs([run], folder=self.folder, listener=listener)
-        if not trained:
-            raise KeyboardInterrupt
-        for line in trained[0].words:
+        for line in trained[0].words if trained else ():
             say(self.console, line)
+        if not are_complete(trained, [run]):
+            raise KeyboardInterrupt
         self.summary["mlflow_run_ids"]["train"] = trained[0].run_id
         self.policy = trained[0].policy
         learned = LearnedPolicy("trained", self.policy.weights, self.policy.metadata)
@@ -203,8 +170,7 @@ class _Demo:
         self._step("eval", f"{len(policies)} policies on {len(SIMULATED_SEEDS)} request sequences, simulated")
         begun_ms = now_ms()
         simulated = evaluate(world, policies, SIMULATED_SEEDS)
-        made = provenance(performance)
-        self._keep("eval", simulated, "eval-simulated", performance, made, policies, begun_ms)
+        self._keep("eval", simulated, performance, provenance(performance), policies, begun_ms)
         self._step(
             "eval --real", f"{len(for_real)} of them on {self.engine}, {real_seeds} of these sequences"
         )
@@ -213,7 +179,7 @@ class _Demo:
             seeds = list(SIMULATED_SEEDS)[:real_seeds]
             made = provenance(performance, capabilities_of(world, engines))
             real = evaluate(world, for_real, seeds, engines=engines, on_progress=report)
-        files = self._keep("eval_real", real, "eval-real", performance, made, for_real, begun_ms)
+        files = self._keep("eval_real", real, performance, made, for_real, begun_ms)
         self._finish(simulated, real, files)
 
     def _step(self, name: str, text: str) -> None:
@@ -343,22 +309,28 @@ class _Demo:
         self,
         kind: str,
         evaluation: Evaluation,
-        folder: str,
         performance: PerformanceModel,
         made: dict[str, Any],
         policies: Sequence[Policy],
         begun_ms: int,
     ) -> dict[str, Path]:
+        """Saves and logs an evaluation; the demo ends with one that was cut short."""
+        if not evaluation.simulated:
+            raise KeyboardInterrupt
+        folder = self.folder / ("eval-simulated" if kind == "eval" else "eval-real")
         title = f"shunter demo: {kind}"
-        files = save_evaluation(
-            evaluation, self.folder / folder, title=title, performance=performance, provenance=made
-        )
+        files = save_evaluation(evaluation, folder, title=title, performance=performance, provenance=made)
         name = evaluation_name(
-            [evaluation.world], evaluation.policies, evaluation.seeds, real=bool(evaluation.real)
+            [evaluation.world], evaluation.policies, evaluation.seeds, real=kind == "eval_real"
         )
         with tracking("eval", name, folder=self.folder, begun_ms=begun_ms) as tracker:
             log_evaluation(tracker, files, evaluation.world, policies)
+            if evaluation.interrupted:
+                raise KeyboardInterrupt
+            if evaluation.broken is not None:
+                raise evaluation.broken
         self.summary["mlflow_run_ids"][kind] = tracker.run_id
+        self.runs = f"MLflow:  {tracker.pages}"
         if self.verbose:
             show_tables(self.console, evaluation)
         return files
@@ -389,10 +361,9 @@ class _Demo:
         self.summary["duration_s"] = time.monotonic() - self.begun_s
         summary = write_json(self.folder / "summary.json", finite(self.summary))
         self._step("done", "what came of it, and where things are")
-        database = (self.folder / "mlflow.db").resolve()
         places = (
             f"page:    {files['report']}",
             f"summary: {summary}",
-            f"MLflow:  mlflow ui --backend-store-uri sqlite:///{database}",
+            self.runs,
         )
         say_answer(self.console, demo_findings(self.policy, simulated, real), places, verbose=self.verbose)

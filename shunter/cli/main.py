@@ -102,6 +102,14 @@ class _LazyGroup(TyperGroup):
 
     listing = False
 
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command; one that Ctrl-C ends says so, which Typer's own way out does not."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            Console(stderr=True).print("shunter: interrupted")
+            raise typer.Exit(INTERRUPTED) from None
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 

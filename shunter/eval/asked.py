@@ -11,6 +11,7 @@ from pathlib import Path
 from shunter.agents.base import Policy
 from shunter.agents.imported import renamed
 from shunter.agents.registry import make_policy
+from shunter.agents.sb3 import SB3Policy
 from shunter.engines.caller.entries import engine_entry
 from shunter.envs.scenario.library import performance_of
 from shunter.envs.scenario.scenario import Scenario, load_scenario
@@ -63,6 +64,9 @@ def prepare(
     model = load_performance(chosen, performance)
     world = make_world(chosen, model)
     worlds = [world.at_load(load) for load in dict.fromkeys(loads)] or [world]
+    for policy in made:
+        if isinstance(policy, SB3Policy):
+            policy.check(world)
     _check_duration(worlds, seeds, duration_s)
     return Asked(worlds, made, sources, model)
 

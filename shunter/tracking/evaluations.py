@@ -107,11 +107,11 @@ def log_evaluation(
     mode = next(mode for mode in reversed(MODES) if mode in result["policies"][name])
     answer = {"best": name, "policy": _best_words(name, len(result["policies"])), "mode": mode}
     tracker.params({**world_params([world]), "policies": ", ".join(result["policies"]), **answer, **asked})
-    inputs = [
-        *world_inputs([world], "evaluation"),
-        *(policy_input(one, "evaluation", (sources or {}).get(name, "")) for name, one in learned.items()),
-    ]
-    tracker.inputs(inputs)
+    shared = world_inputs([world], "evaluation")
+    inputs = {
+        name: policy_input(one, "evaluation", (sources or {}).get(name, "")) for name, one in learned.items()
+    }
+    tracker.inputs([*shared, *inputs.values()])
     figures = {
         "response_mean_s": best["response_mean_s"],
         "change": (best.get("response_change") or {}).get("change"),
@@ -127,9 +127,13 @@ def log_evaluation(
         tracker.artifact(path)
     for name, modes in result["policies"].items():
         one = {**tags, "shunter.policy": name, **({POLICY: digests[name]} if name in digests else {})}
+        made_of = [
+            *shared,
+            *([inputs[name]] if name in inputs else []),
+        ]  # others are what it is compared with
         for mode in MODES:
             if mode in modes:
-                _log_policy(tracker, world, name, mode, modes, {**one, "shunter.mode": mode}, asked, inputs)
+                _log_policy(tracker, world, name, mode, modes, {**one, "shunter.mode": mode}, asked, made_of)
 
 
 def _best_words(name: str, policies: int) -> str:

@@ -136,8 +136,20 @@ class Tracker:
     @property
     def words(self) -> str:
         """Where the run is, for people."""
-        here = f"MLflow: {said_uri(self.uri)} run {self.run_id}"
-        return here if self.sent else f"MLflow: not sent yet, kept in {self._unsent} ({_push(self._unsent)})"
+        return f"MLflow: {said_uri(self.uri)} run {self.run_id}" if self.sent else f"MLflow: {self._waiting}"
+
+    @property
+    def pages(self) -> str:
+        """How the pages of the store that has the run are looked at, for people."""
+        if not self.sent:
+            return self._waiting
+        place = said_uri(self.uri)
+        is_served = place.startswith(("http://", "https://"))
+        return place if is_served else f"mlflow ui --backend-store-uri {shlex.quote(place)}"
+
+    @property
+    def _waiting(self) -> str:
+        return f"not sent yet, kept in {self._unsent} ({_push(self._unsent)})"
 
     def begin(self) -> None:
         """Begins the run in MLflow now; otherwise it begins with what is logged first."""
@@ -199,7 +211,8 @@ class Tracker:
             yield child
 
     def client(self) -> Any:
-        """MLflow's client if the store has all of the run so far, else None."""
+        """MLflow's client if the store has all of the run so far, else None; asked as a run's end is."""
+        self._link.open(last=True)
         self.begin()
         return self._link.open() if self.sent and self.run_id else None
 

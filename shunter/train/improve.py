@@ -135,6 +135,7 @@ def improve(
     Raises:
         InputError: The record is too short, or ``ran`` is an oracle.
         UnknownNameError: The scenario lacks a model that was asked for.
+        KeyboardInterrupt: Ctrl-C cut it short; nothing is registered.
     """
     if is_oracle(ran):
         raise InputError("--against", "be no oracle: no server knows what it does", ran.name)
@@ -146,13 +147,13 @@ def improve(
     start = ran if isinstance(ran, LearnedPolicy) else None
     key, marker = run_key(_mark(out), resume=True), marker_of(out)
     with tracking("improve", f"improve {name}: better than {ran.name}?", folder=folder, key=key) as tracker:
+        log_training(tracker, plain(settings), [training], [held], start, file=out)
+        tracker.params({"ran": ran.name, "held_back": split.words})
         result = _train(training, held, settings, start, on_progress)
         result.policy.name = name
         write_text(marker, key)
         result.policy.save(out)
         changes = _changes(held, result.policy, ran)
-        log_training(tracker, plain(settings), [training], [held], start, file=out)
-        tracker.params({"ran": ran.name, "held_back": split.words})
         for point in result.curve:
             figures = {"response_ratio": point.ratio, "elapsed_s": point.elapsed_s}
             tracker.metrics({"validation": figures, **point.diagnostics}, step=point.steps)
@@ -205,6 +206,8 @@ def _train(
         )
 
     result = train_policy(training, settings, start=start, on_progress=show)
+    if result.interrupted:
+        raise KeyboardInterrupt
     result.policy.metadata.update(judge(result.policy, [held], held.seeds, start=start))
     return result
 

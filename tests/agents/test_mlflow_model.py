@@ -42,6 +42,8 @@ def without(row: int) -> Any:
     ("name", "change", "message"),
     [
         ("action_mask", without(2), "must allow a candidate in each row. Row 2 allows none"),
+        ("action_mask", lambda mask: mask * 2, "action_mask must hold 0 and 1 only. Got 2"),
+        ("action_mask", lambda mask: mask - 1, "action_mask must hold 0 and 1 only. Got -1"),
         ("action_mask", lambda mask: mask[:, 1:], "candidates must be for the"),
         ("context", lambda context: context[1:], "context must have"),
         ("context", lambda context: context * np.nan, "context must be finite"),

@@ -15,14 +15,28 @@ from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.learned.shipped import shipped_policy
 from shunter.agents.registry import make_policy
 from shunter.cli.evaluations.eval_ import findings, results_table
-from shunter.envs.world.world import World
+from shunter.envs.gym.flat import FlatSchedulingEnv
+from shunter.envs.gym.multi import MultiSchedulingEnv
+from shunter.envs.gym.scheduling import SchedulingEnv
+from shunter.envs.world.world import World, make_world
 from shunter.errors import BrokenFileError, InputError, PluginError, UnknownNameError
 from shunter.eval.asked import tell_apart
 from shunter.eval.evaluate_and_save import evaluate_and_save
 from shunter.eval.evaluation import evaluate
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.eval.execution.runs import simulate
+from shunter.models.performance import PerformanceModel
 from tests.envs.test_vector import changed
+
+
+@pytest.fixture
+def few_models(fake_world: World, fake_performance: PerformanceModel) -> World:
+    """Of eight requests, with fewer candidates than the other one."""
+    data = fake_world.scenario.model_dump(mode="json")
+    workload = {**data["workload"], "requests": 8}
+    return make_world(
+        {**data, "name": "few", "models": data["models"][:2], "workload": workload}, fake_performance
+    )
 
 
 class Touches:
@@ -237,6 +251,56 @@ def test_a_model_of_sb3_plays_with_consent(name: str, fake_world: World, tmp_pat
     if name == "MaskablePPO":
         assert run.counts["illegal_actions"] == 0
     assert make_policy(f"mine={path}", unpickle=True).name == "mine"
+
+
+@pytest.mark.parametrize("face", ["one", "flat", "several"])
+def test_a_model_of_sb3_chooses_as_it_did_in_its_environment(
+    face: str, few_models: World, fake_world: World, tmp_path: Path
+) -> None:
+    sb3 = pytest.importorskip("stable_baselines3", reason="needs the extra train")
+    env: Any = {
+        "one": lambda: SchedulingEnv(world=few_models),
+        "flat": lambda: FlatSchedulingEnv(world=few_models),
+        "several": lambda: MultiSchedulingEnv(worlds=[few_models, fake_world]),
+    }[face]()
+    kind = "MlpPolicy" if face == "flat" else "MultiInputPolicy"
+    sb3.PPO(kind, env, device="cpu", seed=0, n_steps=8, batch_size=8).save(tmp_path / "model.zip")
+    model = sb3.PPO.load(tmp_path / "model.zip", device="cpu")
+    options = {"workload_seed": 3} | ({"scenario": few_models.scenario.name} if face == "several" else {})
+    seen, _ = env.reset(options=options)
+    cost, over = 0.0, False
+    while not over:
+        seen, reward, terminated, truncated, info = env.step(int(model.predict(seen, deterministic=True)[0]))
+        cost, over = cost - reward, terminated or truncated
+    policy = make_policy(str(tmp_path / "model.zip"), unpickle=True)
+    policy.check(few_models)
+    runs = simulate(few_models, policy, 3), evaluate_batched(few_models, policy, [3])
+    for counts in (runs[0].counts, runs[1].counts[0]):
+        assert counts["illegal_actions"] == info["illegal_actions"]
+    assert runs[1].response_mean_s[0] * 8 == pytest.approx(cost * few_models.time_scale_s)
+    if face != "several":
+        with pytest.raises(InputError, match=f"model must be trained on .* {fake_world.actions} candidates"):
+            policy.check(fake_world)
+
+
+def test_a_model_of_sb3_that_lacks_what_it_was_trained_behind_is_refused_before_anything_runs(
+    few_models: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sb3 = pytest.importorskip("stable_baselines3", reason="needs the extra train")
+    monkeypatch.chdir(tmp_path)
+    vec = sb3.common.vec_env
+    scaled = vec.VecNormalize(vec.DummyVecEnv([lambda: FlatSchedulingEnv(world=few_models)]))
+    model = sb3.PPO("MlpPolicy", scaled, device="cpu", n_steps=8, batch_size=8)
+    model.learn(8)
+    model.save("model.zip")
+    scaled.save("stats.pkl")
+    make_policy("model.zip:normalize=stats.pkl", unpickle=True).check(few_models)
+    with pytest.raises(InputError, match="model must come with :normalize=FILE"):
+        make_policy("model.zip", unpickle=True).check(few_models)
+    other = sb3.PPO("MultiInputPolicy", SchedulingEnv(world=few_models), n_steps=8, batch_size=8)
+    other.save("other.zip")
+    with pytest.raises(InputError, match="normalize must be of what the model was trained on"):
+        make_policy("other.zip:normalize=stats.pkl", unpickle=True)
 
 
 def test_files_that_are_no_models_of_sb3_are_refused_and_not_run(

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import shunter.cli.main
 from shunter import __version__
 from shunter.agents.learned.policy import POLICY_FORMAT
 from shunter.cli.main import COMMANDS, GROUPS, main
@@ -266,8 +267,38 @@ def test_train_then_eval_its_policy_file(folder: Path, capsys: pytest.CaptureFix
     assert "--out must not exist yet" in fails(
         capsys, "train", "--scenario", "s.yaml", "--out", "p.safetensors"
     )
-    out = works(capsys, "eval", "--scenario", "s.yaml", "--policy", "p.safetensors", "--seeds", "2")
+    policies = ("--policy", "p.safetensors", "--policy", "fifo-swap")
+    out = works(capsys, "eval", "--scenario", "s.yaml", *policies, "--seeds", "2")
     assert "evolution" in out
+    (own,) = inputs_of("evolution", "policy_digest")
+    (none,) = inputs_of("fifo-swap", "scenario_digest")
+    assert own[0] in own[1]
+    assert len(own[1]) == len(none[1]) + 1  # what it was compared with is no input of the other one
+
+
+def inputs_of(policy: str, tag: str) -> list[tuple[str, list[str]]]:
+    """A tag of the run of one policy within an evaluation, and the digests of all that it was made of."""
+    client = open_store(store_uri())
+    runs = client.search_runs(["1"], f"tags.`shunter.policy` = '{policy}'")
+    return [
+        (run.data.tags[f"shunter.{tag}"], [one.dataset.digest for one in run.inputs.dataset_inputs])
+        for run in runs
+    ]
+
+
+def test_what_ctrl_c_ends_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Typer itself ends in silence."""
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shunter.cli.main, "_function", lambda name: stop)
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor"])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "shunter: interrupted\n"
 
 
 def test_every_group_says_what_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:

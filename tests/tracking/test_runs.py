@@ -268,6 +268,35 @@ def test_a_server_that_goes_away_anywhere_costs_nothing_and_nothing_is_sent_twic
     assert not (folder / UNSENT).exists()
 
 
+def test_a_store_that_came_back_is_asked_again_before_a_policy_is_not_registered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it had failed: nobody would compare it with the champion later."""
+    monkeypatch.setattr(runs, "AGAIN_S", 60.0)
+    with tracking("test", "one") as tracker:
+        link = runs._link(".")
+        for _ in range(4):
+            link.fail(StoreError("MLflow", "answer", "nothing"))
+        tracker.tags({"a": "b"})
+        link._failed_s -= runs.AGAIN_S
+        tracker.tags({"c": "d"})
+        assert not tracker.sent
+        assert tracker.client() is not None
+        assert tracker.sent
+
+
+def test_the_pages_of_a_store_are_where_its_runs_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tracking("test", "one") as tracker:
+        tracker.tags({"a": "b"})
+    assert tracker.pages == f"mlflow ui --backend-store-uri sqlite:///{folder / 'mlflow.db'}"
+    tracker.uri = "http://me:secret@host:5000"
+    assert tracker.pages == "http://***@host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.warns(ShunterWarning), tracking("test", "two") as tracker:
+        tracker.tags({"a": "b"})
+    assert tracker.pages == "not sent yet, kept in mlflow-unsent (shunter track push)"
+
+
 def test_all_calls_are_among_those_that_fail(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fails_at(monkeypatch, 100)
     with tracking("test", "one") as tracker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from shunter.eval.traffic.record import read_record
 from shunter.tracking import policies as registry
 from shunter.train import improve as improving
 from shunter.train.improve import FEWEST, Improved, improve, marker_of, split_record
+from shunter.train.result import TrainResult
 from shunter.train.settings import EvolutionSettings
 from shunter.train.verdict import verdict_of
 from tests.serve.records import NOON, WORLD, write_record, write_scenario
@@ -156,3 +158,23 @@ def test_what_was_cut_off_after_its_policy_is_done_anew_in_the_same_run(
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
     assert [run.info.status for run in runs] == ["FINISHED"]
     assert key in runs[0].data.tags.values()
+
+
+def test_what_ctrl_c_cuts_short_is_not_registered_and_its_run_is_killed(
+    record: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training returns what it has by then: it must not be judged as if it were finished."""
+    train = improving.train_policy
+
+    def cut_short(*given: Any, **named: Any) -> TrainResult:
+        return replace(train(*given, **named), interrupted=True)
+
+    monkeypatch.setattr(improving, "train_policy", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        improved(record, store, make_policy("random"))
+    assert not (store / "new.safetensors").exists()
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{store / 'mlflow.db'}")
+    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert run.info.status == "KILLED"
+    assert run.data.params["ran"] == "random"
+    assert not client.search_registered_models()
