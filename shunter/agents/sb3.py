@@ -16,6 +16,8 @@ from shunter.envs.state.state import State
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError, ShunterError
 
+__all__ = ["SB3Policy"]
+
 CONSENT = "--unpickle"
 """The option by which a user consents."""
 

@@ -29,7 +29,7 @@ from shunter.train.settings import TrainSettings, algorithm_of, length_of, plain
 from shunter.train.training import training_digest
 from shunter.train.verdict import kept_words, shown, verdict_of
 
-__all__ = ["Listener", "TrainingRun", "train_runs"]
+__all__ = ["Listener", "TrainingRun", "are_complete", "train_runs"]
 
 PARTS = 100
 """In which a training's progress is counted."""

@@ -14,6 +14,8 @@ from shunter.envs.gym.vector import SchedulingVectorEnv, final_observation
 from shunter.envs.observation.features import CONTEXT_TABLE, FEATURE_TABLE, feature_bounds
 from shunter.envs.sim.kernel import Outputs
 
+__all__ = ["flat", "flat_space"]
+
 Flat = NDArray[np.float32]
 
 
