@@ -89,3 +89,19 @@ def test_a_trainings_settings_are_searched_and_written_for_the_next_training(
 def test_either_scenarios_or_a_training(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == run(*given, "--train", "t.yaml") == 2
     assert capsys.readouterr().err.count("--scenario must be given, or --train instead") == 2
+
+
+@pytest.mark.parametrize("option", ["--out", "--minutes", "--generations", "--steps"])
+def test_what_only_a_training_has_is_not_ignored(
+    given: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*given, option, "3") == 2
+    assert f"{option} must be left out with --scenario: no training is searched" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--performance", "--policy", "--seeds"])
+def test_what_a_training_file_says_is_not_given_beside_it(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--train", "t.yaml", option, "3") == 2
+    assert f"{option} must be left out with --train: its file says" in capsys.readouterr().err

@@ -44,8 +44,8 @@ def laptop(*keys: dict[str, Any], **changes: Any) -> Scenario:
         ({"preload": "e"}, "models.a.preload: unknown name 'e'"),
         ({"priority": -1}, "models.0.priority must be greater than or equal to 0. Got -1"),
         ({"replicas_max": 0}, "models.0.replicas_max must be greater than or equal to 1. Got 0"),
-        ({"aliases": ["b"]}, "models.a.aliases must be names of no other model, each once: b"),
-        ({"aliases": ["x", "x"]}, "models.a.aliases must be names of no other model, each once: x"),
+        ({"aliases": ["b"]}, "have in models.a.aliases names of no other model, each once: b"),
+        ({"aliases": ["x", "x"]}, "have in models.a.aliases names of no other model, each once: x"),
         ({"devices": ["d", "e"]}, "a model on a group of devices is not supported yet"),
         ({"max_batch": 65}, "models.0.max_batch must be less than or equal to 64. Got 65"),
         ({"context_tokens": 1}, "models.0.context_tokens must be greater than or equal to 2. Got 1"),
@@ -59,7 +59,7 @@ def test_bad_keys_are_named_with_rule_and_value(keys: dict[str, Any], message: s
 
 def test_a_replay_has_lengths_of_its_own() -> None:
     models = [{"name": "a", "lengths": "azure2023_code"}]
-    with pytest.raises(InputError, match="a replay has lengths of its own"):
+    with pytest.raises(InputError, match="leave out lengths of models"):
         Scenario.parse({**GOOD, "models": models, "workload": {"replay": {"file": "t.csv"}}})
 
 

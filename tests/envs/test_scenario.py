@@ -31,7 +31,7 @@ GOOD: dict[str, Any] = {
         ({"engine": "vlm"}, "unknown name 'vlm'"),
         ({"like": "x"}, "like must not be given: there is no such key. Got 'x' instead."),
         ({"models": []}, "models must have at least 1 item"),
-        ({"models": [{"name": "a"}, {"name": "a"}]}, "models must have distinct names"),
+        ({"models": [{"name": "a"}, {"name": "a"}]}, "have models of distinct names"),
         ({"devices": [{"name": "d", "device": "cuda0"}]}, "devices.device must have the form"),
         ({"devices": [{"name": "d", "device": "gpu:0"}]}, "unknown name 'gpu'"),
         ({"devices": [{"name": "d"}]}, "give device (a real one), gpu (one of the catalogue), or both"),

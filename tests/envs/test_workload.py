@@ -243,7 +243,7 @@ def test_sessions_need_enough_models() -> None:
         ),
         ({"lengths": 7}, "workload.lengths"),
         ({"lengths": {"file": "x", "until_s": 3}}, r"workload.lengths.trace.until_s"),
-        ({"replay": {"file": "x", "from_s": 5, "to_s": 5}}, "to_s must be more than from_s"),
+        ({"replay": {"file": "x", "from_s": 5, "to_s": 5}}, "a to_s of more than from_s"),
         ({"replay": {"file": "x", "from_s": -1}}, "replay.from_s must be greater than or equal to 0"),
         ({"replay": {"file": "x", "requests": 0}}, "replay.requests"),
         (

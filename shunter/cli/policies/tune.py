@@ -58,6 +58,7 @@ _Policies = Annotated[
     list[str] | None,
     typer.Option(help="Heuristic; repeatable. Default: all that are no oracles.", show_default=False),
 ]
+_SEEDS = "10000-10011"
 _Train = Annotated[
     Path | None,
     typer.Option(help="Training file (YAML) to search the settings of instead.", show_default=False),
@@ -72,10 +73,16 @@ _Steps = Annotated[
     int | None,
     typer.Option(help="Decisions of each trial of --train by maskable-ppo.", show_default="the file's"),
 ]
-_Out = Annotated[Path, typer.Option(help="Training file to write, with --train.")]
+_Out = Annotated[
+    Path | None, typer.Option(help="Training file to write, with --train.", show_default="tuned.yaml")
+]
 _Trials = Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="For each policy, or of the training.")]
 _Seeds = Annotated[
-    str, typer.Option(help="Workload seeds: a count, a range or a list; none that you evaluate on.")
+    str | None,
+    typer.Option(
+        help="Workload seeds of heuristics: a count, a range or a list; none that you evaluate on.",
+        show_default=_SEEDS,
+    ),
 ]
 _Storage = Annotated[
     Path, typer.Option(help="Journal that a later call goes on from.", callback=place("--storage"))
@@ -90,9 +97,9 @@ def tune(
     minutes: _Minutes = None,
     generations: _Generations = None,
     steps: _Steps = None,
-    out: _Out = Path("tuned.yaml"),
+    out: _Out = None,
     trials: _Trials = 40,
-    seeds: _Seeds = "10000-10011",
+    seeds: _Seeds = None,
     storage: _Storage = Path("tune.journal"),
     ray: Ray = None,
     json_path: Json = None,
@@ -116,12 +123,17 @@ def tune(
     console = open_console()
     if (train is None) == (scenario is None):
         raise InputError("--scenario", "be given, or --train instead", list(map(str, scenario or ())))
+    lengths = {"minutes": minutes, "generations": generations, "steps": steps}
+    if train is None:
+        _refuse({**lengths, "out": out}, "with --scenario: no training is searched")
+    else:
+        _refuse({"performance": performance, "policy": policy, "seeds": seeds}, "with --train: its file says")
+    seeds, out = seeds or _SEEDS, out or Path("tuned.yaml")
     if train is not None:
         hold("--out", out)
         if out.exists():
             raise InputError("--out", "not exist yet", str(out))
     config, begun_ms = None if train is None else load_config(train), now_ms()
-    lengths = {"minutes": minutes, "generations": generations, "steps": steps}
     shorter = None if config is None else settings_given(config.settings, **lengths)
     asked: dict[str, Any] = {"trials": trials, "storage": str(storage)}
     worlds: list[World] = []
@@ -150,6 +162,14 @@ def tune(
     kind = "heuristics" if config is None else "training"
     _show(console, kind, results, lost_words(runner.lost), verbose=verbose)
     _track(results, worlds, asked, begun_ms, status="FINISHED")
+
+
+def _refuse(options: dict[str, Any], where: str) -> None:
+    """Refuses what would be ignored."""
+    for name, value in options.items():
+        if value is not None:
+            given = str(value) if isinstance(value, Path) else value
+            raise InputError(f"--{name}", f"be left out {where}", given)
 
 
 def _track(

@@ -176,7 +176,7 @@ def check_models(models: Sequence[Model], devices: Sequence[str]) -> None:
         for alias in model.aliases:
             if alias in known:
                 raise ValueError(
-                    f"models.{model.name}.aliases must be names of no other model, each once: {alias}"
+                    f"have in models.{model.name}.aliases names of no other model, each once: {alias}"
                 )
             known.add(alias)
         for field in ("pinned", "preload"):

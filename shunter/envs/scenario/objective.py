@@ -97,15 +97,17 @@ class Objective(Strict):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.metric == "slo" and self.slo is None:
-            raise ValueError("the metric slo needs an slo with ttft_s, tpot_s or both")
+            raise ValueError("have an slo with ttft_s, tpot_s or both for the metric slo")
         priced = self.metric in ("money", "energy")
         if priced and not self.rates:
             field = "usd_per_hour" if self.metric == "money" else "watts"
-            raise ValueError(f"the metric {self.metric} needs {field} of at least one device")
+            raise ValueError(f"have {field} of at least one device for the metric {self.metric}")
         if priced != (self.waiting_price is not None):
             raise ValueError("give waiting_price for the metrics money and energy, and only for these")
         if self.metric != "mean-response" and (self.tail or self.fairness != "requests"):
-            raise ValueError(f"the metric {self.metric} takes neither tail nor fairness: mean-response does")
+            raise ValueError(
+                f"have neither tail nor fairness for the metric {self.metric}: mean-response has"
+            )
         return self
 
     @property

@@ -147,10 +147,10 @@ class Scenario(Strict):
             ("devices", [d.name for d in self.devices]),
         ):
             if len(set(names)) < len(names):
-                raise ValueError(f"{kind} must have distinct names")
+                raise ValueError(f"have {kind} of distinct names")
         check_models(self.models, [d.name for d in self.devices])
         if self.workload.replay and any(model.lengths is not None for model in self.models):
-            raise ValueError("a replay has lengths of its own: leave out lengths of models")
+            raise ValueError("leave out lengths of models: a replay has lengths of its own")
         return self
 
     def model(self, name: str) -> Model:

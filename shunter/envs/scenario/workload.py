@@ -34,7 +34,7 @@ class Bursts(Strict):
     def _something_between(self) -> Self:
         if self.factor * self.share > 1:
             raise ValueError(
-                "factor times share must be at most 1: bursts cannot hold more than all requests"
+                "have a factor times share of at most 1: bursts cannot hold more than all requests"
             )
         return self
 
@@ -161,7 +161,7 @@ class TracePart(Strict):
     @model_validator(mode="after")
     def _lasting(self) -> Self:
         if self.to_s is not None and self.to_s <= (self.from_s or 0.0):
-            raise ValueError("to_s must be more than from_s")
+            raise ValueError("have a to_s of more than from_s")
         return self
 
     def relative_to(self, folder: Path) -> Self:
@@ -246,12 +246,12 @@ class Workload(Strict):
         if rates > (self.closed_loop is None) or (rates == 0 and not (self.replay or self.closed_loop)):
             raise ValueError("give exactly one of rate_per_s, load and closed_loop")
         if self.replay and (self.sessions or self.arrivals != Arrivals()):
-            raise ValueError("a replay has arrivals of its own: leave out arrivals and sessions")
+            raise ValueError("leave out arrivals and sessions: a replay has arrivals of its own")
         if self.closed_loop and (
             self.replay or self.sessions or self.popularity_drift_s or self.arrivals != Arrivals()
         ):
             raise ValueError(
-                "a closed loop takes no arrivals, sessions, replay or drift: its users set the pace"
+                "leave out arrivals, sessions, replay and drift in a closed loop: its users set the pace"
             )
         return self
 
