@@ -133,7 +133,7 @@ def test_alone_means_alone_on_the_best_device(fake_world: World) -> None:
     [
         ({"metric": "slo"}, "have an slo with"),
         ({"slo": {}}, "give ttft_s, tpot_s or both"),
-        ({"metric": "money", "waiting_price": 1.0}, "needs usd_per_hour"),
+        ({"metric": "money", "waiting_price": 1.0}, "have usd_per_hour of"),
         ({"metric": "energy", "watts": {"d0": {"busy": 1.0}}}, "give waiting_price"),
         ({"waiting_price": 1.0}, "give waiting_price"),
         (

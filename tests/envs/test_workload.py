@@ -232,7 +232,7 @@ def test_sessions_need_enough_models() -> None:
     [
         ({"arrivals": {"gaps": "gamma"}}, "give cv for gamma and weibull"),
         ({"arrivals": {"cv": 2}}, "give cv for gamma and weibull"),
-        ({"arrivals": {"bursts": {"factor": 6, "share": 0.5, "mean_s": 1}}}, "must be at most 1"),
+        ({"arrivals": {"bursts": {"factor": 6, "share": 0.5, "mean_s": 1}}}, "times share of at most 1"),
         ({"arrivals": {"diurnal": {"amplitude": 1.5}}}, "less than 1"),
         ({"arrivals": {"steps": [{"span_s": 1, "factor": 1}]}}, "at least 2 items"),
         ({"arrivals": {"steps": [{"span_s": 1, "factor": 0}] * 2}}, "a factor above 0"),
