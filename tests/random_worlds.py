@@ -16,6 +16,7 @@ from shunter.envs.scenario.objective import with_objective
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.state.state import Requests
 from shunter.envs.state.tables import make_tables
+from shunter.envs.world.asleep import kept_asleep_bytes
 from shunter.envs.world.residents import with_residents
 from shunter.envs.world.world import World
 from shunter.errors import InputError
@@ -104,6 +105,29 @@ def keyed_worlds(draw: st.DrawFn, *, requests: int = 16) -> World:
         return with_keys(world, models)
     except InputError:  # no room for what is to stay
         return with_keys(world, [{**model, "pinned": False, "preload": False} for model in models])
+
+
+@st.composite
+def sleeping_worlds(draw: st.DrawFn, *, requests: int = 16) -> World:
+    """A random world, with keys of models or without, whose engines sleep at level 1 or 2."""
+    world = draw(worlds(requests=requests) | keyed_worlds(requests=requests))
+    return with_sleep(world, draw(st.sampled_from([1, 2])), draw(st.integers(0, 2**32 - 1)))
+
+
+def with_sleep(world: World, level: int, seed: int) -> World:
+    """The world with sleep at a level, its figures at random."""
+    rng, shape = np.random.default_rng(seed), world.levels
+    asleep_mb = float(rng.choice([0.0, 5.0, 60.0, 400.0]))
+    limits = {**world.scenario.limits.model_dump(), "sleep": level, "asleep_mb": asleep_mb}
+    scenario = Scenario.parse({**world.scenario.model_dump(), "limits": limits})
+    tables = world.tables.changed(
+        sleep=level,
+        wake_s=rng.uniform(0.01, 0.2, shape),
+        fall_asleep_s=rng.uniform(0.001, 0.1, shape),
+        wake_halfwidth=0.3,
+        asleep_bytes=np.round(kept_asleep_bytes(scenario.limits, world.tables.footprint_bytes)),
+    )
+    return replace(world, scenario=scenario, tables=tables)
 
 
 def with_keys(world: World, models: list[dict[str, Any]]) -> World:

@@ -97,7 +97,7 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
     |---|---|---|---|---|
     | 0 | is_run | flag | 1 | runs a quantum of a resident model |
     | 1 | is_load | flag | 1 | loads a model, or changes its level |
-    | 2 | is_evict | flag | 1 | unloads a resident |
+    | 2 | is_evict | flag | 1 | unloads a resident, or sends it to sleep; ends a sleeper |
     | 3 | is_wait | flag | 1 | waits for the next event |
     | 4 | gpu_share | share | 1 | of the model's layers on the device at this level |
     | 5 | requests | count | 1e6 | that this device could run now |
