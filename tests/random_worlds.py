@@ -108,10 +108,16 @@ def keyed_worlds(draw: st.DrawFn, *, requests: int = 16) -> World:
 
 
 @st.composite
-def sleeping_worlds(draw: st.DrawFn, *, requests: int = 16) -> World:
-    """A random world, with keys of models or without, whose engines sleep at level 1 or 2."""
+def sleeping_worlds(draw: st.DrawFn, *, requests: int = 16, books: bool = False) -> World:
+    """A random world, with keys of models or without, whose engines sleep at level 1 or 2.
+
+    ``books``: one whose host's memory ``BookedDurations`` keep the books of, which know no sleepers.
+    """
     world = draw(worlds(requests=requests) | keyed_worlds(requests=requests))
-    return with_sleep(world, draw(st.sampled_from([1, 2])), draw(st.integers(0, 2**32 - 1)))
+    level = draw(st.sampled_from([1, 2]))
+    if books and level == 1:
+        world = replace(world, tables=world.tables.changed(host_bytes=np.inf))
+    return with_sleep(world, level, draw(st.integers(0, 2**32 - 1)))
 
 
 def with_sleep(world: World, level: int, seed: int) -> World:
@@ -233,14 +239,24 @@ class BookedDurations(TableDurations):
     host: OrderedDict[str, float] = field(default_factory=OrderedDict)
 
     def load_s(self, model: str, checkpoint: str, gpu_layers: int) -> float:
-        assert self.world is not None
         tables, at = self.world.tables, self.at(model, gpu_layers)
+        return float((tables.load_s if self._fetch(model) else tables.cold_load_s)[at])
+
+    def wake_s(self, model: str, checkpoint: str, gpu_layers: int, level: int) -> float:
+        tables, at = self.world.tables, self.at(model, gpu_layers)
+        from_disk_s = 0.0 if level == 1 or self._fetch(model) else (tables.cold_load_s - tables.load_s)[at]
+        return float(tables.wake_s[at] + from_disk_s)
+
+    def _fetch(self, model: str) -> bool:
+        """Reads a model's weights; returns whether the host held them."""
+        assert self.world is not None
+        names = [each.name for each in self.world.scenario.models]
         is_warm = model in self.host
-        self.host[model] = float(tables.weight_bytes[at[1]])
+        self.host[model] = float(self.world.tables.weight_bytes[names.index(model)])
         self.host.move_to_end(model)
-        while sum(self.host.values()) > float(tables.host_bytes[0]):
+        while sum(self.host.values()) > float(self.world.tables.host_bytes[0]):
             self.host.popitem(last=False)
-        return float((tables.load_s if is_warm else tables.cold_load_s)[at])
+        return is_warm
 
 
 def filled_host(world: World) -> OrderedDict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from shunter.envs.observation.features import feature
 from shunter.envs.observation.observe import observe
 from shunter.envs.rules.candidates import is_legal, used_bytes
 from shunter.envs.rules.dynamics import apply, complete, open_episode
+from shunter.envs.rules.faults import fail
 from shunter.envs.scenario.limits import ASLEEP_BYTES
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.sim.simulation import advance, predict
@@ -32,7 +32,6 @@ from shunter.eval.execution.runs import simulate
 from shunter.models.performance import PerformanceModel
 from shunter.models.published.performance import published_performance
 from tests.random_worlds import ByName, random_world, sleeping_worlds, with_sleep
-from tests.worlds import fake_scenario
 
 A, B, C = 0, 1, 2
 GB = 1e9
@@ -44,7 +43,6 @@ DATA: dict[str, Any] = {
     "devices": [{"name": "d", "gpu": "RTX A6000"}],
     "workload": {"requests": 8, "rate_per_s": 1.0},
 }
-SLEEP = {"context_tokens": 256, "sleep": 1, "asleep_mb": 5}
 
 
 def small(level: int, *, host_gb: float | None = None, devices: int = 1, **changed: Any) -> World:
@@ -385,12 +383,22 @@ def test_what_a_sleeper_keeps_is_no_more_than_it_takes() -> None:
     np.testing.assert_array_equal(more.tables.asleep_bytes, more.tables.footprint_bytes)
 
 
-def test_real_engines_refuse_sleep_before_any_work(fake_checkpoints: dict[str, Path]) -> None:
-    scenario = fake_scenario(
-        fake_checkpoints, devices=[{"name": "d0", "device": "cuda:0-50MB"}], limits=SLEEP
-    )
-    with pytest.raises(InputError, match=r"limits\.sleep must be 0 on real engines"):
-        check_binding(replace(small(1), scenario=scenario))
+def test_real_engines_refuse_sleep_before_any_work() -> None:
+    device = [{"name": "d", "device": "cuda:0-40GB", "gpu": "RTX A6000"}]
+    world = make_world(Scenario.parse({**DATA, "devices": device, "limits": {"sleep": 1}}))
+    with pytest.raises(InputError, match=r"limits\.sleep must be 0 on real engines: workers, here of vllm"):
+        check_binding(world)
+
+
+def test_what_an_engine_kept_asleep_is_lost_when_it_fails() -> None:
+    play = Play(small(1))
+    for m in (A, B):
+        play.load(m)
+        play.evict(m)
+    assert apply(play.tables, play.state, 0, 0)  # a wakes
+    fail(play.tables, play.state, 0, np.array([True, True, False]), 3)
+    assert (play.used_gb(), play.asleep()) == (0.0, "")
+    assert play.load(B) == 4.0
 
 
 def _world(performance: PerformanceModel, sleep: int, **limits: Any) -> World:

@@ -72,7 +72,7 @@ def _check_load_source(world: World) -> None:
         raise InputError("limits.load_source", f"{rule}, and none but vllm sleeps", source)
     if world.scenario.limits.sleep:
         engines = ", ".join(world.scenario.engines)
-        rule = f"be 0 on real engines: sleep is simulated, and {engines} is not told to sleep"
+        rule = f"be 0 on real engines: workers, here of {engines}, cannot be told to sleep"
         raise InputError("limits.sleep", rule, world.scenario.limits.sleep)
 
 
