@@ -85,8 +85,8 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
     nothing extra: a wasted wait is its own punishment.
 
     **Asleep.** Where ``limits.sleep`` has evicted models sleep, evicting a sleeper ends it. At the layers
-    that it sleeps with, ``swap_time`` is what waking takes, and ``cached`` is 1 at level 1. ``preempt_time`` of a
-    resident is falling asleep and waking. The row that ends a sleeper has ``resident_here`` 0, as
+    that it sleeps with, ``swap_time`` is what waking takes, and ``cached`` is 1 at level 1. ``preempt_time``
+    of a resident is falling asleep and waking. The row that ends a sleeper has ``resident_here`` 0, as
     ``footprint`` what it keeps, and as ``preempt_time`` unloading and what a load from nothing takes longer.
     Sleepers cannot be ended for a load for which a resident must go in any case.
 
