@@ -49,8 +49,8 @@ def _rows(name: str, policy: str, seeds: Sequence[int]) -> Iterator[Row]:
         yield reported(f"{cell}: mean response", float(mean_s.mean()), "s", note=note)
         if level:
             change = paired(mean_s[None], awake[None])
-            more = {"interval": change.interval(), "note": "over sleep 0, on the same requests"}
-            yield reported(f"{cell}: change of mean response", change.change, **more)
+            metric, note = f"{cell}: change of mean response", "over sleep 0, on the same requests"
+            yield reported(metric, change.change, interval=change.interval(), note=note)
 
 
 def _each(played: Batched, count: str) -> float:

@@ -251,8 +251,12 @@ def test_the_host_holds_as_many_sleepers_as_it_has_room_for() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(world=sleeping_worlds(), seed=st.integers(0, 1000))
-def test_memory_is_kept_and_whatever_fits_can_be_loaded(world: World, seed: int) -> None:
+@given(world=sleeping_worlds(), seed=st.integers(0, 1000), drains=st.booleans())
+def test_memory_is_kept_and_whatever_fits_can_be_loaded(world: World, seed: int, drains: bool) -> None:
+    if drains:
+        limits = world.scenario.limits.model_copy(update={"preemption": "drain"})
+        scenario = world.scenario.model_copy(update={"limits": limits})
+        world = replace(world, scenario=scenario, tables=world.tables.changed(drain=1, kv_can_save=0))
     tables, rng = world.tables, np.random.default_rng(seed)
     state = world.state_of(world.draw(seed))
     open_episode(tables, state)
