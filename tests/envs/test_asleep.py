@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,10 @@ from shunter.eval.execution.real import check_binding
 from shunter.eval.execution.runs import simulate
 from shunter.models.performance import PerformanceModel
 from shunter.models.published.performance import published_performance
+from tests.cli.test_main import works
 from tests.random_worlds import ByName, random_world, sleeping_worlds, with_sleep
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "asleep.yaml"
 A, B, C = 0, 1, 2
 GB = 1e9
 FIGURES = {"unload_s": 0.125, "load_s": 4.0, "cold_load_s": 9.0, "wake_s": 0.5, "fall_asleep_s": 0.25}
@@ -407,3 +410,9 @@ def test_what_an_engine_kept_asleep_is_lost_when_it_fails() -> None:
 
 def _world(performance: PerformanceModel, sleep: int, **limits: Any) -> World:
     return make_world(Scenario.parse({**DATA, "limits": {"sleep": sleep, **limits}}), performance)
+
+
+def test_what_is_shown_says_that_waking_is_published(capsys: pytest.CaptureFixture[str]) -> None:
+    said = " ".join(works(capsys, "scenarios", "show", str(EXAMPLE), "--performance", "published").split())
+    assert "a sleeper wakes in" in said
+    assert "is as others published it, not measured" in said
