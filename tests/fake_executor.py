@@ -52,6 +52,15 @@ class TableDurations(LinearDurations):
             float(tokens), tables.context_tokens, tables.kv_restore_s[self.at(model, gpu_layers)]
         )
 
+    def wake_s(self, model: str, checkpoint: str, gpu_layers: int, level: int) -> float:
+        return float(self.world.tables.wake_s[self.at(model, gpu_layers)])
+
+    def fall_asleep_s(self, model: str, gpu_layers: int, level: int) -> float:
+        return float(self.world.tables.fall_asleep_s[self.at(model, gpu_layers)])
+
+    def asleep_bytes(self, model: str, gpu_layers: int) -> int:
+        return int(self.world.tables.asleep_bytes[self.at(model, gpu_layers)])
+
     def device_bytes(self, model: str, gpu_layers: int) -> int:
         return int(self.world.tables.footprint_bytes[self.at(model, gpu_layers)])
 

@@ -33,7 +33,7 @@ ERRORS: dict[str, type[EngineError]] = {
     "out of memory": DeviceMemoryError,
     "error": EngineError,
 }
-STRUCK = ("load", "unload", "prefill", "decode", "save_kv", "restore_kv")
+STRUCK = ("load", "unload", "fall_asleep", "prefill", "decode", "save_kv", "restore_kv")
 
 
 @dataclass
@@ -105,6 +105,7 @@ class CheckedBackend(EngineBackend):
         held = slots[(slots["home"] == device) & np.isin(slots["model"], np.flatnonzero(lost))]
         assert not np.isin(held["kv"], (KV_LIVE, KV_SAVED)).any()
         assert (state.place["resident"][device, lost] == -1).all()
+        assert (state.place["asleep"][device, lost] == -1).all()
         return failure
 
 

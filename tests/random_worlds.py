@@ -16,6 +16,7 @@ from shunter.envs.scenario.objective import with_objective
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.state.state import Requests
 from shunter.envs.state.tables import make_tables
+from shunter.envs.world.asleep import kept_asleep_bytes
 from shunter.envs.world.residents import with_residents
 from shunter.envs.world.world import World
 from shunter.errors import InputError
@@ -104,6 +105,35 @@ def keyed_worlds(draw: st.DrawFn, *, requests: int = 16) -> World:
         return with_keys(world, models)
     except InputError:  # no room for what is to stay
         return with_keys(world, [{**model, "pinned": False, "preload": False} for model in models])
+
+
+@st.composite
+def sleeping_worlds(draw: st.DrawFn, *, requests: int = 16, books: bool = False) -> World:
+    """A random world, with keys of models or without, whose engines sleep at level 1 or 2.
+
+    ``books``: one whose host's memory ``BookedDurations`` keep the books of, which know no sleepers.
+    """
+    world = draw(worlds(requests=requests) | keyed_worlds(requests=requests))
+    level = draw(st.sampled_from([1, 2]))
+    if books and level == 1:
+        world = replace(world, tables=world.tables.changed(host_bytes=np.inf))
+    return with_sleep(world, level, draw(st.integers(0, 2**32 - 1)))
+
+
+def with_sleep(world: World, level: int, seed: int) -> World:
+    """The world with sleep at a level, its figures at random."""
+    rng, shape = np.random.default_rng(seed), world.levels
+    asleep_mb = float(rng.choice([0.0, 5.0, 60.0, 400.0]))
+    limits = {**world.scenario.limits.model_dump(), "sleep": level, "asleep_mb": asleep_mb}
+    scenario = Scenario.parse({**world.scenario.model_dump(), "limits": limits})
+    tables = world.tables.changed(
+        sleep=level,
+        wake_s=rng.uniform(0.01, 0.2, shape),
+        fall_asleep_s=rng.uniform(0.001, 0.1, shape),
+        wake_halfwidth=0.3,
+        asleep_bytes=np.round(kept_asleep_bytes(scenario.limits, world.tables.footprint_bytes)),
+    )
+    return replace(world, scenario=scenario, tables=tables)
 
 
 def with_keys(world: World, models: list[dict[str, Any]]) -> World:
@@ -209,14 +239,24 @@ class BookedDurations(TableDurations):
     host: OrderedDict[str, float] = field(default_factory=OrderedDict)
 
     def load_s(self, model: str, checkpoint: str, gpu_layers: int) -> float:
-        assert self.world is not None
         tables, at = self.world.tables, self.at(model, gpu_layers)
+        return float((tables.load_s if self._fetch(model) else tables.cold_load_s)[at])
+
+    def wake_s(self, model: str, checkpoint: str, gpu_layers: int, level: int) -> float:
+        tables, at = self.world.tables, self.at(model, gpu_layers)
+        from_disk_s = 0.0 if level == 1 or self._fetch(model) else (tables.cold_load_s - tables.load_s)[at]
+        return float(tables.wake_s[at] + from_disk_s)
+
+    def _fetch(self, model: str) -> bool:
+        """Reads a model's weights; returns whether the host held them."""
+        assert self.world is not None
+        names = [each.name for each in self.world.scenario.models]
         is_warm = model in self.host
-        self.host[model] = float(tables.weight_bytes[at[1]])
+        self.host[model] = float(self.world.tables.weight_bytes[names.index(model)])
         self.host.move_to_end(model)
-        while sum(self.host.values()) > float(tables.host_bytes[0]):
+        while sum(self.host.values()) > float(self.world.tables.host_bytes[0]):
             self.host.popitem(last=False)
-        return float((tables.load_s if is_warm else tables.cold_load_s)[at])
+        return is_warm
 
 
 def filled_host(world: World) -> OrderedDict[str, float]:

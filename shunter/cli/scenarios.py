@@ -16,7 +16,7 @@ from shunter.envs.scenario.library import find_scenario, performance_of, scenari
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.scenario.workload import TracePart, Workload
 from shunter.envs.world.residency import residency
-from shunter.envs.world.world import World, load_note, load_performance, make_world
+from shunter.envs.world.world import World, load_note, load_performance, make_world, sleep_note
 from shunter.eval.metrics.capacity import GROWTH, SEEDS, Capacity, capacity, utilisation
 from shunter.files import finite, write_json
 from shunter.outputs import hold
@@ -78,6 +78,8 @@ def scenarios_show(
     say(console, find_scenario(scenario).read_text(encoding="utf-8"))
     console.print(_residency_table(table).to_rich())
     say(console, _guard_line(world))
+    if note := sleep_note(world):
+        say(console, f"{_sleep_line(world)}; {note}")
     shown = {"scenario": loaded.model_dump(mode="json"), "residency": table.to_dict(orient="records")}
     guard = {"guard_s": world.guard_s, "guard_feasible": world.guard_feasible}
     if json_path is not None:
@@ -137,14 +139,22 @@ def _capacity_lines(world: World, found: Capacity) -> list[str]:
         f"{found.policy}: beyond it more than {GROWTH:.0%} of what arrives piles up",
         f"this scenario's rate: {rate:.4g} requests/s, {share:.0%} of capacity",
     ]
-    if note := load_note(world):
-        lines.append(note)
+    lines += [note for note in (load_note(world), sleep_note(world)) if note is not None]
     if share > 1:
         lines.append("its load exceeds capacity: requests pile up for as long as they arrive")
     if stated is not None:
         within = found.low <= stated <= found.high
         lines.append(f"stated in the file: {stated:.4g}, {'within' if within else 'outside'} the interval")
     return lines
+
+
+def _sleep_line(world: World) -> str:
+    """What waking takes, over all models and devices that they fit, beside loads from nothing."""
+    tables, ok = world.tables, world.tables.level_ok
+    times = (tables.wake_s, tables.load_s, tables.fall_asleep_s)
+    wakes, loads, falls = (f"{values[ok].min():.2f} to {values[ok].max():.2f} s" for values in times)
+    kept = f"keeps up to {tables.asleep_bytes[ok].max() / 1e9:.2f} GB of its device"
+    return f"a sleeper wakes in {wakes} where a load takes {loads}, falls asleep in {falls}, {kept}"
 
 
 def _guard_line(world: World) -> str:

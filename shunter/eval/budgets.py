@@ -102,6 +102,8 @@ def _undercounted(real: Sequence[Run]) -> Iterator[str]:
     must not measure more by more than that. Taking less than is counted is no harm: both modes count alike.
     """
     world = real[0].log.world
+    if world.scenario.limits.sleep:
+        return  # what is measured is of sleepers too
     for d, device in enumerate(world.scenario.devices):
         measured: dict[frozenset[tuple[int, int]], list[float]] = {}
         for run in real:

@@ -123,15 +123,19 @@ def _residents(operations: pd.DataFrame, end_s: float) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for device, of_device in operations.groupby("device", sort=False):
         here: dict[str, dict[str, Any]] = {}
+        asleep: set[str] = set()
         for operation in each(of_device):
             loads = operation.operation == "load" and not isinstance(operation.fault, str)
-            if operation.operation in ("run", "evict", "lose") and operation.model not in here:
+            was_here = operation.operation in ("run", "evict", "lose") and operation.model not in asleep
+            if was_here and operation.model not in here:
                 here[str(operation.model)] = _resident(device, operation, 0.0)  # from the start
             gone = {*operation.evicted, *operation.lost, *([operation.model] if loads else [])}
             for model in gone & here.keys():
                 rows.append({**here.pop(model), "end_s": operation.start_s})
             if loads:
                 here[str(operation.model)] = _resident(device, operation, operation.end_s)
+            asleep -= here.keys() | set(operation.lost) | {operation.model}
+            asleep |= {word.removeprefix("sleep ") for word in operation.servers if word.startswith("sleep ")}
         rows += [{**resident, "end_s": end_s} for resident in here.values()]
     frame = pd.DataFrame(rows, columns=["device", "model", "gpu_layers", "start_s", "end_s"])
     return frame.sort_values("start_s", kind="stable", ignore_index=True)

@@ -87,6 +87,8 @@ def _operation_args(row: Any) -> dict[str, Any]:
         }
     if len(row.evicted):
         args["evicted"] = list(row.evicted)
+    if len(row.servers):
+        args["servers"] = list(row.servers)
     return args
 
 

@@ -7,7 +7,6 @@ in the host's memory, level 2 drops them; both drop the KV cache.
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shunter.catalog.gpus import get_gpu
+from shunter.envs.scenario.limits import ASLEEP_BYTES
 from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import Scenario
 from shunter.errors import InputError
@@ -22,15 +22,9 @@ from shunter.export.escaping import to_yaml, word
 from shunter.export.placement import Home, checkpoint_path, fitting_sets, gpu_environment
 from shunter.export.sleep_script import sleep_script
 from shunter.models.performance import PerformanceModel
+from shunter.models.published.sleep_costs import measured_sleep_level
 
-__all__ = ["ASLEEP_BYTES", "sleep_plan"]
-
-ASLEEP_BYTES = 1.14e9
-"""Device memory that a vLLM keeps while it sleeps, and takes beside its weights and KV while it is awake.
-
-Source: https://github.com/vllm-project/vllm/issues/32714, a 30B model on RTX 3090s at level 1 under 0.13.
-With CUDA graphs of many sizes, several GPUs or other versions it is more.
-"""
+__all__ = ["sleep_plan"]
 
 MOST_UTILIZATION = 0.92
 """vLLM's own default of gpu_memory_utilization: the share of a GPU's memory that must be free to start.
@@ -110,8 +104,7 @@ def sleep_plan(
     rooms = _rooms(scenario, homes, asleep_bytes)
     levels = _levels(scenario, homes)
     version = performance.state_.engine_versions.get("vllm")
-    measured = re.search(r"sleep level (\d)", version or "")
-    measured_level = int(measured[1]) if measured else None
+    measured_level = measured_sleep_level(performance, "vllm")
     models = []
     for m, home in enumerate(homes):
         asked = scenario.model(home.model)

@@ -205,7 +205,8 @@ def _bars(
 
 def _remarks(operation: Any) -> str:
     """Why an operation was, and how it failed, as far as the log says."""
-    remarks = {"because of": operation.cause, "failed": operation.fault_reason}
+    servers = ", ".join(operation.servers) or None
+    remarks = {"because of": operation.cause, "failed": operation.fault_reason, "engines": servers}
     return "".join(f"<br>{word}: {text}" for word, text in remarks.items() if isinstance(text, str))
 
 

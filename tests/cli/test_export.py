@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from shunter.cli.main import main
+from shunter.envs.scenario.limits import ASLEEP_BYTES
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.export.llama_swap import MAX_QUEUE, PROCESS_BYTES
-from shunter.export.sleep_plan import ASLEEP_BYTES
 from shunter.models.performance import PerformanceModel
 from shunter.profiling.dataset.table import read_dataset
 from tests import worlds

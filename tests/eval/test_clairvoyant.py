@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,19 @@ def test_the_bound_holds_where_memory_is_ample_too(fake_world: World) -> None:
         drawn = fake_world.draw(seed)
         bound_s = lower_bound_s(fake_world, drawn)
         assert bound_s <= min(response_s(fake_world, drawn, make_policy(name)) for name in NAMES)
+
+
+def test_the_bound_and_the_search_hold_where_models_sleep() -> None:
+    world = small_world(3, 1, rate_per_s=0.3, requests=15)
+    t = world.tables
+    asleep = t.changed(sleep=1, wake_s=0.1 * t.load_s, fall_asleep_s=0.01, asleep_bytes=1e8)
+    world = replace(world, tables=asleep)
+    for seed in range(3):
+        drawn = world.draw(seed)
+        found = solve(world, drawn, beam=5, max_nodes=500)
+        costs = [response_s(world, drawn, make_policy(name)) for name in NAMES]
+        assert lower_bound_s(world, drawn) <= min(found.best_s, *costs)
+        assert response_s(world, drawn, Plan(found.actions)) == pytest.approx(found.best_s, rel=1e-9)
 
 
 def test_the_bound_of_one_request_is_what_it_takes() -> None:

@@ -20,7 +20,7 @@ from shunter.eval.metrics.metrics import summarize
 from shunter.eval.timeline import read_timeline
 from tests.fake_executor import execute
 from tests.faulty_engines import START_S, Fate, execute_faulty
-from tests.random_worlds import ByName, worlds
+from tests.random_worlds import ByName, sleeping_worlds, worlds
 
 MIXED = {"killed": 0.1, "hung": 0.03, "out of memory": 0.03, "error": 0.03}
 
@@ -76,6 +76,18 @@ def test_every_failure_is_logged_with_what_became_of_its_requests(fake_world: Wo
         assert row.end_s - row.start_s >= failure.fault.restart_s - 1e-6
         if failure.operation == "run":
             assert set(row.request_ids) == {*failure.requeued, *failure.failed}
+
+
+@settings(max_examples=15, deadline=None)
+@given(world=sleeping_worlds(), seed=st.integers(0, 1000))
+def test_engines_that_fail_asleep_or_waking_lose_no_request(world: World, seed: int) -> None:
+    limits = world.scenario.limits.model_copy(update={"max_time_s": 1e6, "attempts": 1000})
+    scenario = world.scenario.model_copy(update={"limits": limits})
+    world = replace(world, scenario=scenario, tables=world.tables.changed(host_bytes=np.inf))
+    run, after = execute_faulty(world, ByName(world, seed), seed, Fate(MIXED, seed, most=30))
+    _, tokens = execute_faulty(world, ByName(world, seed), seed, Fate({}))
+    assert run.requests.finish_s.notna().all()
+    assert after == tokens
 
 
 def test_a_request_is_given_up_after_so_many_attempts_and_violates_its_slo(fake_world: World) -> None:

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from shunter.envs.world.world import World
 from shunter.eval.execution.runs import Run, simulate
 from tests.fake_executor import execute
-from tests.random_worlds import BookedDurations, ByName, filled_host, keyed_worlds, worlds
+from tests.random_worlds import BookedDurations, ByName, filled_host, keyed_worlds, sleeping_worlds, worlds
 
 EXAMPLES = int(os.environ.get("SHUNTER_EXAMPLES", "60"))
 DISCRETE = ["device", "choice", "choice_name", "operation", "model", "gpu_layers", "steps", "in_system"]
-LISTS = ["mask", "evicted", "request_ids", "tokens"]
+LISTS = ["mask", "evicted", "request_ids", "tokens", "servers"]
 TIMES = ["arrival_s", "first_token_s", "finish_s"]
 
 
@@ -30,7 +30,7 @@ def both(world: World, seed: int) -> tuple[Run, Run]:
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(world=worlds() | keyed_worlds(), seed=st.integers(0, 1000))
+@given(world=worlds() | keyed_worlds() | sleeping_worlds(books=True), seed=st.integers(0, 1000))
 def test_the_executor_equals_the_kernel_event_by_event(world: World, seed: int) -> None:
     simulated, executed = both(world, seed)
     ours, theirs = simulated.log.frame(), executed.log.frame()
@@ -47,7 +47,10 @@ def test_the_executor_equals_the_kernel_event_by_event(world: World, seed: int) 
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(world=worlds(requests=40) | keyed_worlds(requests=40), seed=st.integers(0, 1000))
+@given(
+    world=worlds(requests=40) | keyed_worlds(requests=40) | sleeping_worlds(requests=40),
+    seed=st.integers(0, 1000),
+)
 def test_nothing_is_lost_served_twice_or_over_budget(world: World, seed: int) -> None:
     run = simulate(world, ByName(world, seed), seed)
     rows = run.log.frame()

@@ -15,6 +15,7 @@ from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.world.served import served_world
 from shunter.envs.world.world import World
+from shunter.errors import InputError
 from shunter.serve.boundary import Launch, ServerFailed
 from shunter.serve.gateway import gateway as gateways
 from shunter.serve.gateway.gateway import Gateway, GatewaySettings
@@ -198,3 +199,22 @@ def test_a_storm_leaves_everyone_answered_and_no_device_blocked(
         assert not any(server.pid for server in storm.made)
 
     play(scene)
+
+
+def test_a_scenario_says_no_other_sleep_than_the_gateway_has() -> None:
+    scenario = sleeping_world(0.01, 1).scenario
+    limits = scenario.limits.model_copy(update={"sleep": 1})
+    world = served_world(scenario.model_copy(update={"limits": limits}))
+    assert world.tables.sleep[0] == 1
+    for level in (0, 2):
+        with pytest.raises(
+            InputError, match=rf"limits\.sleep must be 0, or what --sleep is: {level}\. Got 1"
+        ):
+            gateway_of(world, level)
+    gateway = gateway_of(world, 1)
+    assert gateway.core.tables.sleep[0] == 0  # its fleet knows who sleeps
+
+
+def gateway_of(world: World, sleep_level: int) -> Gateway:
+    settings = GatewaySettings(sleep_level=sleep_level)
+    return Gateway(world, make_policy("cost-greedy"), lambda _, launch: FakeServer(launch), settings)

@@ -234,7 +234,8 @@ def rule_score(r: Floats, c: Features, context: Features, seen: Seen) -> float:
         return 0.0
     if c[IS_EVICT] > 0:
         order = eviction_order(r, c, context)
-        if rule in (COUNT, SIZE) and seen.residents >= r[1] and order >= seen.goes:
+        full = rule in (COUNT, SIZE) and seen.residents >= r[1] and c[RESIDENT_HERE] > 0
+        if full and order >= seen.goes:
             return max(EVICTIONS + order, 1.0 + seen.newcomer)
         return EVICTIONS + order
     serve = serving(r, c, context, seen)
@@ -250,7 +251,7 @@ def look(r: Floats, candidates: Features, context: Features, mask: Bools) -> See
             if not mask[a]:
                 continue
             c = candidates[a]
-            if c[IS_EVICT] > 0:
+            if c[IS_EVICT] > 0 and c[RESIDENT_HERE] > 0:
                 residents += 1
                 goes = max(goes, eviction_order(r, c, context))
             elif c[IS_RUN] > 0:

@@ -27,7 +27,7 @@ from shunter.cli.options import (
     seed_list,
 )
 from shunter.engines.registry import ENGINES
-from shunter.envs.world.world import load_note
+from shunter.envs.world.world import load_note, sleep_note
 from shunter.errors import InputError
 from shunter.eval.asked import prepare
 from shunter.eval.evaluate_and_save import RealRuns, SavedEvaluations, evaluate_and_save
@@ -268,8 +268,8 @@ def _show(console: Console, done: SavedEvaluations, *, verbose: bool) -> None:
         found = findings(last.evaluation.to_dict())
         pages = [f"report: {last.files['report']}", last.tracker.words]
     warnings = [f"warning: {line}" for line in done.warnings]
-    said = load_note(done.saved[0].evaluation.world)  # of several loads it holds for all
-    notes = [] if said is None else [f"note: {said}"]
+    world = done.saved[0].evaluation.world  # of several loads they hold for all
+    notes = [f"note: {said}" for said in (load_note(world), sleep_note(world)) if said is not None]
     say_answer(console, [*found, *lost_words(done.lost), *warnings, *notes], pages, verbose=verbose)
     for one in done.saved if verbose else ():
         show_tables(console, one.evaluation)

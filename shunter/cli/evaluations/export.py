@@ -10,12 +10,13 @@ import typer
 
 from shunter.cli.options import Performance, Verbose, check_new, open_console, say_answer
 from shunter.envs.scenario.library import performance_of
+from shunter.envs.scenario.limits import ASLEEP_BYTES
 from shunter.envs.scenario.scenario import Scenario, load_scenario
 from shunter.envs.world.world import load_performance
 from shunter.errors import InputError, one_line
 from shunter.export.llama_swap import MAX_QUEUE, PROCESS_BYTES, llama_swap_yaml
 from shunter.export.placement import Home, checkpoint_path, homes_of
-from shunter.export.sleep_plan import ASLEEP_BYTES, sleep_plan
+from shunter.export.sleep_plan import sleep_plan
 from shunter.files import write_text
 
 ScenarioOption = Annotated[

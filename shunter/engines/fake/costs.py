@@ -81,6 +81,20 @@ class LinearDurations:
         """As saving."""
         return self.kv_save_s(model, gpu_layers, tokens)
 
+    def wake_s(self, model: str, checkpoint: str, gpu_layers: int, level: int) -> float:
+        """A latency, and what is on the device over a bus that is four times as fast; at level 2 a load's."""
+        if level == 2:
+            return self.load_s(model, checkpoint, gpu_layers) - 0.04
+        return 0.01 + self.layer_bytes * gpu_layers / (4 * self.bytes_per_s)
+
+    def fall_asleep_s(self, model: str, gpu_layers: int, level: int) -> float:
+        """A latency, and at level 1 what is on the device over the same bus."""
+        return 0.01 + (2 - level) * self.layer_bytes * gpu_layers / (4 * self.bytes_per_s)
+
+    def asleep_bytes(self, model: str, gpu_layers: int) -> int:
+        """Memory on the device that a sleeper keeps: a megabyte, or less if it takes less awake."""
+        return min(1_000_000, self.device_bytes(model, gpu_layers))
+
     def device_bytes(self, model: str, gpu_layers: int) -> int:
         """Memory on the device, buffers included: that of the layers that are there."""
         return self.layer_bytes * gpu_layers

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ from ..base import (
     LoadResult,
     MemoryReport,
     PrefillResult,
+    RequestError,
     Timed,
 )
 from ..headers import read_tensors
 from ..ledger import Ledger, Saved, checked_level, decode_steps
 from ..memory import check_fits
+from ..sleeping import SleepingEngine
 from ..weights import weigh
 from .costs import FakeClock, FakeVirtualClock, FakeWallClock, LinearDurations
 
@@ -37,7 +41,17 @@ class _Level:
     durations: LinearDurations
 
 
-class FakeEngine(Engine):
+@dataclass(frozen=True)
+class _Asleep:
+    """Who sleeps: as loaded, with which context and batch, at which level of sleep."""
+
+    level: _Level
+    context_tokens: int
+    max_batch: int
+    sleep_level: int
+
+
+class FakeEngine(SleepingEngine):
     """Obeys the contract of the real engines on a clock of its caller's; of a checkpoint it reads the header.
 
     Tokens are a hash of the model's name and all tokens before, so that however a request is preempted and
@@ -75,6 +89,7 @@ class FakeEngine(Engine):
         self.kv_bytes_per_token = kv_bytes_per_token
         self._ledger: Ledger[_Level, int] = Ledger()
         self._layers_read: dict[str, int] = {}
+        self._asleep: dict[str, _Asleep] = {}
 
     def capabilities(self) -> Capabilities:
         """As Engine says; so are the calls below."""
@@ -89,23 +104,42 @@ class FakeEngine(Engine):
     def load(  # noqa: D102
         self, model: str, checkpoint: str, gpu_layers: int | None, *, context_tokens: int, max_batch: int
     ) -> LoadResult:
+        sizes = {"context_tokens": context_tokens, "max_batch": max_batch}
         self._ledger.check_load(model, context_tokens, max_batch)
         level = self._checked(model, checkpoint, gpu_layers)
+        sleeper = self._asleep.get(model)
+        if sleeper is not None and sleeper != replace(sleeper, level=level, **sizes):
+            raise RequestError(f"model {model!r} sleeps as it was loaded otherwise; unload it first")
+        kept_bytes = 0 if sleeper is None else level.durations.asleep_bytes(model, level.gpu_layers)
         check_fits(
             model,
             self.device,
             needed_bytes=level.durations.device_bytes(model, level.gpu_layers),
-            taken_bytes=self.memory().device_bytes,
+            taken_bytes=self.memory().device_bytes - kept_bytes,
             budget_bytes=self.memory_bytes,
         )
-        spent = self._spend(level.durations.load_s(model, checkpoint, level.gpu_layers))
+        took_s = level.durations.load_s if sleeper is None else self._waking_s(sleeper)
+        spent = self._spend(took_s(model, checkpoint, level.gpu_layers))
+        self._asleep.pop(model, None)
         self._ledger.add(model, level, context_tokens, max_batch)
         return LoadResult(spent.start_s, spent.end_s, level.total_layers, self.memory())
 
     def unload(self, model: str) -> Timed:  # noqa: D102
-        level = self._level(model)
-        del self._ledger.residents[model]
+        if model in self._asleep:
+            level = self._asleep.pop(model).level
+        else:
+            level = self._level(model)
+            del self._ledger.residents[model]
         return self._spend(level.durations.unload_s(model, level.gpu_layers))
+
+    def fall_asleep(self, model: str, level: int) -> Timed:  # noqa: D102
+        resident = self._ledger.resident(model)
+        if level not in (1, 2):
+            raise RequestError(f"model {model!r} sleeps at level 1 or 2, not {level}")
+        del self._ledger.residents[model]
+        loaded = resident.model
+        self._asleep[model] = _Asleep(loaded, resident.context_tokens, resident.max_batch, level)
+        return self._spend(loaded.durations.fall_asleep_s(model, loaded.gpu_layers, level))
 
     def prefill(self, model: str, request: str, tokens: list[int]) -> PrefillResult:  # noqa: D102
         resident = self._ledger.check_prefill(model, request, tokens)
@@ -159,17 +193,28 @@ class FakeEngine(Engine):
         self._ledger.drop(model, request)
 
     def memory(self) -> MemoryReport:
-        """The formulas' device memory; the host holds saved KV and the layers that are not on the device."""
+        """The formulas' device memory.
+
+        The host holds saved KV, the layers that are not on the device, and at level 1 what sleepers keep.
+        """
         on_device = on_host = 0
         for model, resident in self._ledger.residents.items():
             level = resident.model
             here = level.durations.device_bytes(model, level.gpu_layers)
             on_device += here
             on_host += level.durations.device_bytes(model, level.total_layers) - here
+        for model, sleeper in self._asleep.items():
+            level = sleeper.level
+            on_device += level.durations.asleep_bytes(model, level.gpu_layers)
+            if sleeper.sleep_level == 1:
+                on_host += level.durations.device_bytes(model, level.total_layers)
         return MemoryReport(on_device, on_host + sum(saved.kv for saved in self._ledger.saved.values()))
 
     def close(self) -> None:  # noqa: D102
-        self._ledger = Ledger()
+        self._ledger, self._asleep = Ledger(), {}
+
+    def _waking_s(self, sleeper: _Asleep) -> Callable[[str, str, int], float]:
+        return partial(sleeper.level.durations.wake_s, level=sleeper.sleep_level)
 
     def _checked(self, model: str, checkpoint: str, gpu_layers: int | None) -> _Level:
         total = self.total_layers.get(model) if isinstance(self.total_layers, dict) else self.total_layers

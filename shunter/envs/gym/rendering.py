@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from shunter.envs.rules.candidates import used_bytes
 from shunter.envs.state.state import EVICT, IDLE, LOAD, RUN, WAIT, State
 from shunter.envs.world.world import World
 
@@ -38,11 +41,13 @@ def _devices(world: World, state: State) -> list[list[str]]:
     for d, device in enumerate(world.scenario.devices):
         levels = state.place["resident"][d]
         held = [m for m in range(world.models) if levels[m] >= 0]
-        used = sum(float(world.tables.footprint_bytes[d, m, levels[m]]) for m in held)
+        used = float(used_bytes(world.tables, state, d))
+        asleep = np.flatnonzero(state.place["asleep"][d] >= 0).tolist()
         capacity = float(world.tables.capacity_bytes[d])
         memory = f"[{_bar(used / capacity, _MEMORY):.<{_MEMORY}}] {used / 1e9:.3g} of {capacity / 1e9:.3g} GB"
-        residents = ", ".join(_at_level(world, d, m, int(levels[m])) for m in held)
-        rows.append([device.name, memory, residents or "nothing", _doing(world, state, d)])
+        residents = [_at_level(world, d, m, int(levels[m])) for m in held]
+        residents += [f"{world.scenario.models[m].name} asleep" for m in asleep]
+        rows.append([device.name, memory, ", ".join(residents) or "nothing", _doing(world, state, d)])
     return rows
 
 
@@ -52,7 +57,7 @@ def _doing(world: World, state: State, d: int) -> str:
     if kind == IDLE and int(device["pending_model"]) >= 0:
         name = world.scenario.models[int(device["pending_model"])].name
         return f"asks what makes room for {name}"
-    text = _VERBS[kind]
+    text = "wakes" if kind == LOAD and device["op_wakes"] else _VERBS[kind]
     if kind == LOAD:
         text += f" {_at_level(world, d, model, level)}"
     elif kind in (RUN, EVICT):

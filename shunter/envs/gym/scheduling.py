@@ -84,6 +84,12 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
     action of lowest index where waiting is illegal, and counted in ``info["illegal_actions"]``. It costs
     nothing extra: a wasted wait is its own punishment.
 
+    **Asleep.** Where ``limits.sleep`` has evicted models sleep, evicting a sleeper ends it. At the layers
+    that it sleeps with, ``swap_time`` is what waking takes, and ``cached`` is 1 at level 1. ``preempt_time``
+    of a resident is falling asleep and waking. The row that ends a sleeper has ``resident_here`` 0, as
+    ``footprint`` what it keeps, and as ``preempt_time`` unloading and what a load from nothing takes longer.
+    Sleepers cannot be ended for a load for which a resident must go in any case.
+
     ## Observation Space
     ``Dict``: ``candidates`` (A, F) float32 with a row per action, ``context`` (G,) float32, ``action_mask``
     (A,) int8. All features are at least 0; times are in units of the scenario's time scale (mean load plus
@@ -97,7 +103,7 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
     |---|---|---|---|---|
     | 0 | is_run | flag | 1 | runs a quantum of a resident model |
     | 1 | is_load | flag | 1 | loads a model, or changes its level |
-    | 2 | is_evict | flag | 1 | unloads a resident |
+    | 2 | is_evict | flag | 1 | unloads a resident, or sends it to sleep; ends a sleeper |
     | 3 | is_wait | flag | 1 | waits for the next event |
     | 4 | gpu_share | share | 1 | of the model's layers on the device at this level |
     | 5 | requests | count | 1e6 | that this device could run now |

@@ -44,7 +44,7 @@ class Feature(NamedTuple):
 FEATURE_TABLE = (
     Feature("is_run", "flag", 1, "runs a quantum of a resident model"),
     Feature("is_load", "flag", 1, "loads a model, or changes its level"),
-    Feature("is_evict", "flag", 1, "unloads a resident"),
+    Feature("is_evict", "flag", 1, "unloads a resident, or sends it to sleep; ends a sleeper"),
     Feature("is_wait", "flag", 1, "waits for the next event"),
     Feature("gpu_share", "share", 1, "of the model's layers on the device at this level"),
     Feature("requests", "count", FEATURE_MAX, "that this device could run now"),

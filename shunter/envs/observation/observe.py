@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from shunter.envs.observation.features import FEATURE_MAX, FEATURES, context_feature, feature
 from shunter.envs.observation.others import elsewhere, next_completion
+from shunter.envs.rules.asleep import expected_load_s, kept_bytes, loading_s
 from shunter.envs.rules.candidates import mask_actions, short_bytes, used_bytes
 from shunter.envs.rules.claims import claimable, claimable_count
 from shunter.envs.rules.durations import locate, on_piece
@@ -168,12 +169,16 @@ def write_row(t: Tables, s: State, d: int, m: int, level: int, top: int) -> None
     o, resident, scale_s = s.row[d, m, level], place.resident, t.limits[0].time_scale_s
     per_s, requests = 1.0 / scale_s, float(claimable_count(s, d, m))
     back_s = at.unload_s + at.load_s + work.back_s
+    if t.limits[0].sleep != 0:  # it falls asleep, and is woken
+        back_s = t.asleep[d, m, level].fall_asleep_s + t.asleep[d, m, level].wake_s + work.back_s
     if t.limits[0].drain != 0 and resident >= 0:
         # Who runs there goes on whatever is chosen; at stake are those who wait, and who come meanwhile.
         back_s += work.step_s * place.remaining if place.held > 0 else 0.0
         requests = model.unassigned + model.rate_per_s * (work.join_s + work.step_s * place.shortest)
-    load_s = at.load_s if model.cached != 0 else at.cold_load_s
-    swap_s = 0.0 if resident == level else load_s
+    wakes = place.asleep == level
+    swap_s = 0.0 if resident == level else expected_load_s(t, s, d, m, level)
+    if place.asleep >= 0 and not wakes:
+        swap_s += t.level[d, m, place.asleep].unload_s
     if resident >= 0 and resident != level:
         swap_s += t.level[d, m, resident].unload_s
     o[IS_RUN] = 1.0 if resident == level else 0.0
@@ -194,12 +199,12 @@ def write_row(t: Tables, s: State, d: int, m: int, level: int, top: int) -> None
     o[OFFLOAD_SENSITIVITY] = bounded(t.offload_sensitivity[d, m])
     o[ARRIVALS] = bounded(model.rate_per_s * scale_s)
     o[TURNED_TO_LAST] = 1.0 if s.device[d].last_model == m else 0.0
-    o[CACHED] = 1.0 if model.cached != 0 else 0.0
+    o[CACHED] = 1.0 if model.cached != 0 or (wakes and t.limits[0].sleep == 1) else 0.0
     o[HELD] = place.held
     o[TOP_LEVEL] = 1.0 if level == top else 0.0
     batch_s = work.join_s + work.step_s * place.remaining
     o[QUEUE_TIME] = bounded(batch_s * per_s * (requests / max(1, place.batch)))
-    o[LOAD_HALFWIDTH] = bounded(at.load_halfwidth)
+    o[LOAD_HALFWIDTH] = bounded(t.asleep[d, m, level].wake_halfwidth if wakes else at.load_halfwidth)
 
 
 @internal
@@ -282,7 +287,9 @@ def add_drains(t: Tables, s: State, d: int, candidates: Features) -> None:
         place = s.place[d, m]
         if place.resident >= 0 and place.held == 0:
             idle += t.level[d, m, place.resident].footprint_bytes / t.device[d].capacity_bytes
-        elif place.resident >= 0:
+        elif place.resident < 0:
+            idle += kept_bytes(t, s, d, m) / t.device[d].capacity_bytes
+        else:
             drain_s = max(drain_s, s.work[d, m, place.resident].step_s * place.remaining)
     for a in range(t.level.shape[1] * levels):
         o, place = candidates[a], s.place[d, a // levels]
@@ -292,16 +299,31 @@ def add_drains(t: Tables, s: State, d: int, candidates: Features) -> None:
 
 
 @inlined
-def write_evictions(s: State, d: int, levels: int, candidates: Features) -> None:
-    """Writes the rows of evictions, of what is resident, and of waiting."""
+def write_end(t: Tables, s: State, d: int, m: int, o: Features) -> None:
+    """Makes of a sleeper's candidate to wake it the one to end it: what that frees, and what it costs."""
+    level = s.place[d, m].asleep
+    cold = 1 if s.model[m].cached == 0 else 0
+    lost_s = loading_s(t, d, m, level, cold, 0) - loading_s(t, d, m, level, cold, 1)
+    back_s = t.level[d, m, level].unload_s + max(0.0, lost_s)
+    o[IS_LOAD] = 0.0
+    o[SHORTAGE] = 0.0
+    o[FOOTPRINT] = bounded(kept_bytes(t, s, d, m) / t.device[d].capacity_bytes)
+    o[PREEMPT_TIME] = bounded(back_s / t.limits[0].time_scale_s)
+
+
+@inlined
+def write_evictions(t: Tables, s: State, d: int, levels: int, candidates: Features) -> None:
+    """Writes the rows of evictions, of what is resident or asleep, and of waiting."""
     models = s.model.shape[0]
     for m in range(models):
-        o, resident = candidates[models * levels + m], s.place[d, m].resident
-        if resident >= 0:
+        o, level = candidates[models * levels + m], max(s.place[d, m].resident, s.place[d, m].asleep)
+        if level >= 0:
             for f in range(WIDTH):
-                o[f] = candidates[m * levels + resident, f]
+                o[f] = candidates[m * levels + level, f]
             o[IS_RUN] = 0.0
             o[IS_EVICT] = 1.0
+            if s.place[d, m].asleep >= 0:
+                write_end(t, s, d, m, o)
         else:
             for f in range(WIDTH):
                 o[f] = 0.0
@@ -336,5 +358,5 @@ def observe(t: Tables, s: State, d: int, candidates: Features, context: Features
     if t.limits[0].drain != 0:
         add_drains(t, s, d, candidates)
     mask_actions(t, s, d, mask)  # now that what the guard looks at is up to date
-    write_evictions(s, d, levels, candidates)
+    write_evictions(t, s, d, levels, candidates)
     context_features(t, s, d, used, oldest, context)

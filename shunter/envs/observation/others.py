@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from shunter.envs.rules.asleep import expected_load_s
 from shunter.envs.sim.compiled import inlined
 from shunter.envs.state.state import LOAD, RUN, State
 from shunter.envs.state.tables import Tables
@@ -54,11 +55,11 @@ def elsewhere(t: Tables, s: State, d: int, m: int, tokens: float) -> tuple[float
             held = 1.0
             level = resident if resident >= 0 else device.op_level
         else:
-            level = highest_level(t, other, m)
+            asleep = s.place[other, m].asleep
+            level = asleep if asleep >= 0 else highest_level(t, other, m)
             if level < 0:
                 continue
-            at = t.level[other, m, level]
-            wait_s += at.load_s if s.model[m].cached != 0 else at.cold_load_s
+            wait_s += expected_load_s(t, s, other, m, level)
         startup_s = min(startup_s, wait_s)
         serve_s = min(serve_s, wait_s + tokens * t.step_s[other, m, level, 0, 0])
     return share, running, held, startup_s, serve_s

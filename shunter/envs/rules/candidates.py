@@ -1,16 +1,17 @@
 """What a device may do: room that it has, and which actions are legal.
 
 Actions of a device, in order: model m at level l for every (m, l) - run a quantum where it is resident at l,
-load it otherwise - then evict m for every m, then wait.
+load it otherwise, or wake it - then evict m for every m, or end it where it sleeps, then wait.
 """
 
 from __future__ import annotations
 
+from shunter.envs.rules.asleep import kept_bytes
 from shunter.envs.rules.claims import claimable_count
 from shunter.envs.rules.copies import may_hold
 from shunter.envs.rules.expiry import expired_model
 from shunter.envs.rules.guard import forced_model
-from shunter.envs.sim.compiled import entry, inlined, jit
+from shunter.envs.sim.compiled import entry, inlined, internal, jit
 from shunter.envs.state.state import Bools, State
 from shunter.envs.state.tables import Tables
 
@@ -19,12 +20,14 @@ __all__ = ["legal_action", "mask_actions", "used_bytes"]
 
 @entry
 def used_bytes(t: Tables, s: State, d: int) -> float:
-    """Device memory that the residents of a device take."""
+    """Device memory that the residents of a device take, and its sleepers keep."""
     total = 0.0
     for m in range(s.model.shape[0]):
         resident = s.place[d, m].resident
         if resident >= 0:
             total += t.level[d, m, resident].footprint_bytes
+        elif t.limits[0].sleep != 0:
+            total += kept_bytes(t, s, d, m)
     return total
 
 
@@ -35,7 +38,7 @@ def short_bytes(t: Tables, s: State, d: int, m: int, level: int, used: float) ->
     ``used`` are the device's ``used_bytes``.
     """
     resident = s.place[d, m].resident
-    own = t.level[d, m, resident].footprint_bytes if resident >= 0 else 0.0
+    own = t.level[d, m, resident].footprint_bytes if resident >= 0 else kept_bytes(t, s, d, m)
     need = used - own + t.level[d, m, level].footprint_bytes
     return float(max(0.0, need - t.device[d].capacity_bytes))
 
@@ -80,10 +83,36 @@ def may_serve(t: Tables, s: State, d: int, m: int, level: int) -> bool:
     return may_hold(t, s, d, m)
 
 
+@internal
+def spares_sleepers(t: Tables, s: State, d: int) -> bool:
+    """Whether device d, which makes room for a load, may end no sleeper yet.
+
+    As long as residents can go and ending every sleeper would not do: a resident must go in any case, and
+    may leave enough.
+    """
+    device = s.device[d]
+    if t.limits[0].sleep == 0 or device.pending_model < 0:
+        return False
+    awake, asleep_bytes = 0, 0.0
+    for m in range(s.model.shape[0]):
+        if s.place[d, m].resident < 0 and m != device.pending_model:
+            asleep_bytes += kept_bytes(t, s, d, m)
+        elif s.place[d, m].resident >= 0 and t.model[m].pinned != d:
+            awake += 1
+    short = short_bytes(t, s, d, device.pending_model, device.pending_level, used_bytes(t, s, d))
+    return bool(awake > 0 and asleep_bytes < short)
+
+
 @inlined
-def may_evict(t: Tables, s: State, d: int, m: int) -> bool:
-    """Whether device d may evict model m, if the guard and its time leave it the choice."""
-    return bool(s.place[d, m].resident >= 0 and t.model[m].pinned != d)
+def may_evict(t: Tables, s: State, d: int, m: int, spares: bool) -> bool:
+    """Whether device d may evict model m, if the guard and its time leave it the choice.
+
+    A sleeper can be ended, unless ``spares`` (``spares_sleepers``); but not to make room for itself: it would
+    be loaded from nothing.
+    """
+    place = s.place[d, m]
+    ends = place.asleep >= 0 and s.device[d].pending_model != m and not spares
+    return bool((place.resident >= 0 or ends) and t.model[m].pinned != d)
 
 
 @inlined
@@ -109,7 +138,9 @@ def is_legal(t: Tables, s: State, d: int, action: int) -> bool:
     if action < models * levels:
         return bool(may_serve(t, s, d, action // levels, action % levels))
     if action < models * levels + models:
-        return bool(s.device[d].kept == 0 and may_evict(t, s, d, action - models * levels))
+        if s.device[d].kept != 0:
+            return False
+        return bool(may_evict(t, s, d, action - models * levels, spares_sleepers(t, s, d)))
     return bool(s.device[d].pending_model < 0)
 
 
@@ -118,10 +149,10 @@ def mask_actions(t: Tables, s: State, d: int, mask: Bools) -> None:
     """Writes which actions device d may take now into mask (A,); at least one is legal.
 
     Illegal are levels that do not exist or do not fit, quanta without requests, more copies of a model than
-    it may have, evictions of what is not resident or pinned and, while room must be made for a load,
-    everything but evictions. Where the guard says which model the device serves, all else is illegal, another
-    level of a resident too; where a resident lay idle for too long, everything but its eviction. A device of
-    servers that keeps its residents may load what fits beside them.
+    it may have, evictions of what is neither resident nor asleep, is pinned, or sleeps and is spared, and,
+    while room must be made for a load, everything but evictions. Where the guard says which model the device
+    serves, all else is illegal, another level of a resident too; where a resident lay idle for too long,
+    everything but its eviction. A device of servers that keeps its residents may load what fits beside them.
     """
     models, levels = t.level.shape[1], t.level.shape[2]
     if s.device[d].kept != 0:
@@ -143,14 +174,14 @@ def mask_actions(t: Tables, s: State, d: int, mask: Bools) -> None:
         for action in range(mask.shape[0]):
             mask[action] = action == models * levels + expired
         return
-    asked = s.device[d].pending_model < 0
+    asked, spares = s.device[d].pending_model < 0, spares_sleepers(t, s, d)
     for m in range(models):
         resident, has_work = s.place[d, m].resident, claimable_count(s, d, m) > 0
         holds = asked and may_hold(t, s, d, m)
         for level in range(levels):
             serves = holds and t.level[d, m, level].level_ok != 0
             mask[m * levels + level] = serves and (resident != level or has_work)
-        mask[models * levels + m] = may_evict(t, s, d, m)
+        mask[models * levels + m] = may_evict(t, s, d, m, spares)
     mask[models * levels + models] = asked
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from shunter.envs.rules.asleep import leaving_s, loading_s
 from shunter.envs.sim.compiled import entry, inlined, internal
 from shunter.envs.state.state import EVICT, KV_DROPPED, KV_LIVE, KV_SAVED, KV_SAVING, LOAD, RUN, Floats, State
 from shunter.envs.state.tables import Tables
@@ -97,7 +98,7 @@ def stretched(luck: float, halfwidth: float) -> float:
 
 @internal
 def eviction_ns(t: Tables, s: State, d: int) -> int:
-    """Saving the KV of, and unloading, everything that device d is evicting."""
+    """Saving the KV of everything that device d is evicting, and unloading it or sending it to sleep."""
     total = 0
     for m in range(s.model.shape[0]):
         level = s.place[d, m].evicting
@@ -112,7 +113,7 @@ def eviction_ns(t: Tables, s: State, d: int) -> int:
                     held = float(r.prompt_tokens + r.generated - 1)
                     total += to_ns(interpolate(held, t.context_tokens, t.kv_save_s[d, m, level]))
             i = r.next
-        total += to_ns(t.level[d, m, level].unload_s)
+        total += to_ns(leaving_s(t, s, d, m))
     return total
 
 
@@ -201,6 +202,8 @@ def fill_times(t: Tables, s: State, d: int) -> None:
     if kind == LOAD or kind == EVICT:
         device.op_end_ns = device.op_start_ns + eviction_ns(t, s, d)
     if kind == LOAD:
-        at = t.level[d, m, device.op_level]
-        load_s = at.load_s if device.op_cold == 0 else at.cold_load_s
-        device.op_end_ns += to_ns(stretched(s.model[m].load_noise, at.load_halfwidth) * load_s)
+        level, halfwidth = device.op_level, t.level[d, m, device.op_level].load_halfwidth
+        if device.op_wakes != 0:
+            halfwidth = t.asleep[d, m, level].wake_halfwidth
+        load_s = loading_s(t, d, m, level, device.op_cold, device.op_wakes)
+        device.op_end_ns += to_ns(stretched(s.model[m].load_noise, halfwidth) * load_s)

@@ -7,6 +7,7 @@ reality. ``candidates`` says what may be applied, ``shunter.envs.state.queues`` 
 
 from __future__ import annotations
 
+from shunter.envs.rules.asleep import end_sleeper, fall_asleep
 from shunter.envs.rules.candidates import anything_fits, short_bytes, used_bytes
 from shunter.envs.rules.claims import claimable, claimable_count
 from shunter.envs.rules.guard import renew_promotion
@@ -51,12 +52,20 @@ def place_first(t: Tables, s: State) -> None:
 
 
 @internal
-def evict(t: Tables, s: State, d: int, m: int) -> None:
-    """Marks a resident for unloading by the device's next operation; its requests' KV is saved or dropped."""
+def evict(t: Tables, s: State, d: int, m: int, sleeps: bool) -> None:
+    """Marks a resident for unloading by the device's next operation; its requests' KV is saved or dropped.
+
+    Where engines can sleep, and it is meant to, it falls asleep instead; what sleeps already is ended.
+    """
     place = s.place[d, m]
+    s.counts[0].evictions += 1
+    if place.resident < 0:
+        end_sleeper(s, d, m)
+        return
     place.evicting = place.resident
     place.resident = -1
-    s.counts[0].evictions += 1
+    if sleeps and t.limits[0].sleep != 0:
+        fall_asleep(t, s, d, m)
     if t.limits[0].drain != 0:  # they run to their end first, see ``serving``
         touch(s, m)
         return
@@ -164,7 +173,15 @@ def begin_load(t: Tables, s: State, d: int, m: int, level: int) -> bool:
     s.device[d].pending_level = -1
     s.counts[0].swaps += 1
     start_operation(s, d, LOAD, m, level, s.clock[0].now_ns + t.limits[0].decision_ns)
-    s.device[d].op_cold = fetch_weights(t, s, m)
+    wakes = s.place[d, m].asleep == level
+    s.device[d].op_wakes = 1 if wakes else 0
+    if wakes:
+        s.place[d, m].asleep = -1
+        s.place[d, m].changed = 1
+    if wakes and t.limits[0].sleep == 1:  # its weights are in the host's memory
+        s.device[d].op_cold = 0
+    else:
+        s.device[d].op_cold = fetch_weights(t, s, m)
     return True
 
 
@@ -197,10 +214,11 @@ def apply(t: Tables, s: State, d: int, action: int) -> bool:
         m = action - models * levels
         if device.pending_model < 0:
             count_preemptions(t, s, d, -1)
-            start_operation(s, d, EVICT, m, s.place[d, m].resident, now_ns + t.limits[0].decision_ns)
-            evict(t, s, d, m)
+            level = max(s.place[d, m].resident, s.place[d, m].asleep)
+            start_operation(s, d, EVICT, m, level, now_ns + t.limits[0].decision_ns)
+            evict(t, s, d, m, True)
             return True
-        evict(t, s, d, m)
+        evict(t, s, d, m, True)
         return begin_load(t, s, d, device.pending_model, device.pending_level)
     m, level = action // levels, action % levels
     count_preemptions(t, s, d, m)
@@ -214,8 +232,8 @@ def apply(t: Tables, s: State, d: int, action: int) -> bool:
     if s.place[d, m].resident == level:
         begin_run(t, s, d, m)
         return True
-    if s.place[d, m].resident >= 0:
-        evict(t, s, d, m)
+    if s.place[d, m].resident >= 0 or (s.place[d, m].asleep >= 0 and s.place[d, m].asleep != level):
+        evict(t, s, d, m, False)
     return begin_load(t, s, d, m, level)
 
 

@@ -65,6 +65,7 @@ def lose(s: State, d: int, m: int) -> None:
     place, model = s.place[d, m], s.model[m]
     place.resident = -1
     place.evicting = -1
+    place.asleep = -1
     left, i = place.held, model.head
     while left > 0:
         r = s.slot[i]

@@ -1,6 +1,7 @@
 """Which models' weights the host holds: what was loaded once stays there while the node's memory lasts.
 
-The real executor keeps the same books: it believes that the page cache holds what these rules say.
+The real executor keeps the same books: it believes that the page cache holds what these rules say. What
+engines keep there that sleep at level 1 (``rules.asleep``) comes first, and is no page cache.
 """
 
 from __future__ import annotations
@@ -39,6 +40,42 @@ def cache(s: State, m: int, cached: int) -> None:
         s.place[d, m].changed = 1
 
 
+@inlined
+def host_bytes_of(t: Tables, s: State, d: int, m: int) -> float:
+    """Host memory that model m keeps asleep on device d: at level 1 what of its weights was there."""
+    level = s.place[d, m].asleep
+    if level < 0 or t.limits[0].sleep != 1:
+        return 0.0
+    return float(t.weight_bytes[m] * t.level[d, m, level].gpu_share)
+
+
+@internal
+def asleep_host_bytes(t: Tables, s: State) -> float:
+    """Host memory that all sleepers keep."""
+    total = 0.0
+    if t.limits[0].sleep == 1:
+        for d in range(s.place.shape[0]):
+            for m in range(s.place.shape[1]):
+                total += host_bytes_of(t, s, d, m)
+    return total
+
+
+@internal
+def make_host_room(t: Tables, s: State, newest: int) -> None:
+    """Drops weights from the page cache until it has its room, the least recently used first, newest last."""
+    while cached_bytes(t, s) + asleep_host_bytes(t, s) > t.limits[0].host_bytes:
+        oldest = newest
+        for other in range(s.model.shape[0]):
+            model = s.model[other]
+            if other == newest or model.cached == 0:
+                continue
+            if oldest == newest or model.cached_at < s.model[oldest].cached_at:
+                oldest = other
+        if oldest < 0 or s.model[oldest].cached == 0:
+            return
+        cache(s, oldest, 0)
+
+
 @internal
 def fetch_weights(t: Tables, s: State, m: int) -> int:
     """Brings a model's weights into the host's memory; the least recently used ones make room.
@@ -49,13 +86,5 @@ def fetch_weights(t: Tables, s: State, m: int) -> int:
     cold = 1 - s.model[m].cached
     cache(s, m, 1)
     s.model[m].cached_at = s.counts[0].swaps
-    while cached_bytes(t, s) > t.limits[0].host_bytes:
-        oldest = m
-        for other in range(s.model.shape[0]):
-            model = s.model[other]
-            if other == m or model.cached == 0:
-                continue
-            if oldest == m or model.cached_at < s.model[oldest].cached_at:
-                oldest = other
-        cache(s, oldest, 0)
+    make_host_room(t, s, m)
     return int(cold)

@@ -11,7 +11,16 @@ from shunter.catalog.hosts import get_host
 from shunter.envs.scenario.fields import Count, Positive, Strict
 from shunter.errors import UnknownNameError
 
+__all__ = ["ASLEEP_BYTES"]
+
 _LONGEST_GUARD_S = 1e9
+
+ASLEEP_BYTES = 1.14e9
+"""Device memory that a vLLM keeps while it sleeps, and takes beside its weights and KV while it is awake.
+
+Source: https://github.com/vllm-project/vllm/issues/32714, a 30B model on RTX 3090s at level 1 under 0.13.
+With CUDA graphs of many sizes, several GPUs or other versions it is more.
+"""
 
 
 def _guard(value: Any) -> Any:
@@ -26,6 +35,17 @@ def _guard(value: Any) -> Any:
     if value in ("auto", "off") or (is_number and math.isfinite(value) and 0 < value <= _LONGEST_GUARD_S):
         return value
     raise ValueError(f"be auto, off, or seconds above 0 and at most {_LONGEST_GUARD_S:g}")
+
+
+def _sleep_level(value: Any) -> Any:
+    """A level as YAML gives it, where ``off`` and ``on`` are no numbers.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if type(value) is not int or value not in (0, 1, 2):
+        raise ValueError("be 0 (evicting unloads), 1 or 2 (vLLM's levels of sleep)")
+    return value
 
 
 def _known_cpu(name: str) -> str:
@@ -67,6 +87,11 @@ class Limits(Strict):
             ``disk``, ``page-cache``, ``pinned`` (weights staged in pinned memory), ``sleep-1`` and
             ``sleep-2`` (an engine wakes), or ``unknown``. What was not measured is as others published it
             (``models.published.loads``). With ``host_memory_gb`` it is said of what that memory holds.
+        sleep: What becomes of a model that is evicted (``rules.asleep``). 0: it is unloaded; 1: its engine
+            falls asleep and keeps the weights in the host's memory, which ``host_memory_gb`` counts; 2: it
+            drops them, and reads them again to wake.
+        asleep_mb: Device memory that an engine keeps while it sleeps; None: ``ASLEEP_BYTES``. No more than
+            it takes awake is counted.
         disk_gb_s: Peak rate of the disk, where ``load_source`` is given; None: it is not known.
         preemption: What becomes of requests that run when their model must make room. ``save``: they stop,
             and their KV is saved where the engine can; ``recompute``: they stop and it is dropped; ``drain``:
@@ -87,6 +112,8 @@ class Limits(Strict):
     host_cpu: Annotated[str, AfterValidator(_known_cpu)] | None = None
     load_source: Literal["disk", "page-cache", "pinned", "sleep-1", "sleep-2", "unknown"] | None = None
     disk_gb_s: Positive | None = None
+    sleep: Annotated[Literal[0, 1, 2], BeforeValidator(_sleep_level)] = 0
+    asleep_mb: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     preemption: Literal["save", "recompute", "drain"] = "save"
     attempts: Count = 3
     max_time_s: Positive = 36_000.0
@@ -108,6 +135,22 @@ class Limits(Strict):
                 "have load_source disk or host_memory_gb: what memory holds is not read from disk"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_sleep(self) -> Self:
+        """What sleepers keep is said of sleepers; where evicting sends to sleep, no other loads wake."""
+        if self.asleep_mb is not None and self.sleep == 0:
+            raise ValueError("have sleep 1 or 2 beside asleep_mb: without it nothing sleeps")
+        if self.sleep != 0 and self.load_source in ("sleep-1", "sleep-2"):
+            raise ValueError(
+                "have sleep or load_source sleep-1 or sleep-2: with sleep only loads of what sleeps wake it"
+            )
+        return self
+
+    @property
+    def asleep_bytes(self) -> float:
+        """Device memory that an engine keeps while it sleeps."""
+        return ASLEEP_BYTES if self.asleep_mb is None else self.asleep_mb * 1e6
 
     @property
     def host_bandwidth_bytes_per_s(self) -> float | None:

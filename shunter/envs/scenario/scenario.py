@@ -25,6 +25,12 @@ from shunter.errors import InputError
 __all__ = ["Device", "Scenario", "load_scenario"]
 
 
+_SLEEPLESS = ("llama-cpp", "transformers")
+"""Engines of ours that cannot sleep; whether a third party's can, a scenario does not know."""
+
+_NO_GPUS = ("cpu", "loopback")
+
+
 class Device(Strict):
     """A device to schedule on.
 
@@ -151,7 +157,20 @@ class Scenario(Strict):
         check_models(self.models, [d.name for d in self.devices])
         if self.workload.replay and any(model.lengths is not None for model in self.models):
             raise ValueError("leave out lengths of models: a replay has lengths of its own")
+        self._check_sleep()
         return self
+
+    def _check_sleep(self) -> None:
+        """Refuses sleep where no engine can."""
+        level = self.limits.sleep
+        for model in self.models if level else ():
+            if self.engine_of(model) in _SLEEPLESS:
+                rule = f"be 0: {model.name} runs on {self.engine_of(model)}, which cannot sleep (vllm can)"
+                raise InputError("limits.sleep", rule, level)
+        for device in self.devices if level else ():
+            if device.gpu is None and device.spec.kind in _NO_GPUS:
+                rule = f"be 0: engines sleep on GPUs, and {device.name} is {device.device}"
+                raise InputError("limits.sleep", rule, level)
 
     def model(self, name: str) -> Model:
         """The model of a name that is known to be one."""

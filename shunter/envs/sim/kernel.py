@@ -155,6 +155,7 @@ def clear(s: State) -> None:
             place = s.place[d, m]
             place.resident = -1
             place.evicting = -1
+            place.asleep = -1
             place.last_used_ns = 0
             place.held = 0
             place.changed = 1

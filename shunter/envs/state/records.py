@@ -112,7 +112,8 @@ PLACE = record(
     "tied_ns",  # since when the longest waiting request whose KV is on the device waits, FAR_NS if none
     small=(
         "resident",  # level at which the model is resident on the device
-        "evicting",  # level of a resident that the device's next operation unloads
+        "evicting",  # level of what the device's next operation unloads, or sends to sleep
+        "asleep",  # level at which the model sleeps on the device, or is about to; -1 if it does not
         "held",  # requests of the model that nobody runs and whose KV is on the device
         "changed",  # whether the cached rows of its candidates must be written anew
         "stale",  # and whether its batch must be looked at anew
@@ -146,6 +147,7 @@ DEVICE = record(
         "op_batch",
         "op_steps",
         "op_cold",  # whether a load reads from disk
+        "op_wakes",  # whether a load wakes what slept
         "kept",  # where servers drain: whether it keeps its residents and is asked what else fits
     ),
     floats=(

@@ -174,7 +174,7 @@ def empty_state(
     state.device["serving_end_ns"] = -1
     for name in ("head", "tail", "last_arrival_ns"):
         state.model[name] = -1
-    for name in ("resident", "evicting"):
+    for name in ("resident", "evicting", "asleep"):
         state.place[name] = -1
     state.place["changed"] = state.place["stale"] = 1
     for name in ("pending_model", "pending_level", "promoted_model", "last_model", "op_model", "op_level"):

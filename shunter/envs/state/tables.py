@@ -34,6 +34,17 @@ LEVEL = np.dtype(
 )
 """A model at one level on one device. Flags are integers here: compiled code reads them much faster."""
 
+ASLEEP = np.dtype(
+    [
+        ("wake_s", np.float64),  # seconds to wake, with what level 2 reads again in the host's memory
+        ("fall_asleep_s", np.float64),
+        ("wake_halfwidth", np.float64),  # half width of the 90 % interval of wake_s, relative
+        ("asleep_bytes", np.float64),  # device memory that it keeps
+    ],
+    align=True,
+)
+"""A model that sleeps at one level on one device; apart from ``LEVEL``, which every decision reads."""
+
 DEVICE = np.dtype(
     [
         ("capacity_bytes", np.float64),  # the device's memory budget
@@ -76,6 +87,7 @@ LIMITS = np.dtype(
         ("ttft_ns", np.int64),  # longest time to the first token, FAR_NS without one
         ("tpot_ns", np.int64),  # longest time per further token, FAR_NS without one
         ("waiting_price", np.float64),  # price of one request in the system, per second
+        ("sleep", np.int64),  # whether evicting sends to sleep: 0, or the level of sleep
         ("host_bytes", np.float64),  # the host's memory for weights
         ("time_scale_s", np.float64),  # the scenario's own unit of time
     ],
@@ -94,6 +106,11 @@ _DEFAULTS = {
     "idle_rate": 0.0,
     "run_contention": 1.0,
     "load_contention": 0.0,
+    "wake_s": 0.0,
+    "fall_asleep_s": 0.0,
+    "wake_halfwidth": 0.0,
+    "asleep_bytes": 0.0,
+    "sleep": 0,
     "pinned": -1,
     "start_device": -1,
     "start_level": -1,
@@ -102,7 +119,7 @@ _DEFAULTS = {
     "least_ttl_ns": FAR_NS,
     "priority": 0,
 }
-"""The objective that nobody named, no bound on waiting, and nothing said of single models."""
+"""The objective that nobody named, no bound on waiting, no sleep, and nothing said of single models."""
 
 
 class Tables(NamedTuple):
@@ -112,6 +129,7 @@ class Tables(NamedTuple):
 
     Attributes:
         level: (D, M, L) records of ``LEVEL``.
+        asleep: (D, M, L) records of ``ASLEEP``; all 0 where nothing sleeps.
         device: (D,) records of ``DEVICE``.
         model: (M,) records of ``MODEL``.
         limits: (1,) record of ``LIMITS``.
@@ -128,6 +146,7 @@ class Tables(NamedTuple):
     """
 
     level: Records
+    asleep: Records
     device: Records
     model: Records
     limits: Records
@@ -143,14 +162,15 @@ class Tables(NamedTuple):
 
     def __getattr__(self, name: str) -> Any:
         """A field of the records by its name."""
-        for records in (self.level, self.device, self.model, self.limits):
+        for records in (self.level, self.asleep, self.device, self.model, self.limits):
             if name in (records.dtype.names or ()):
                 return records[name] != 0 if name in ("level_ok", "kv_can_save") else records[name]
         raise AttributeError(name)
 
     def changed(self, **fields: Any) -> Tables:
-        """A copy in which some fields of ``level``, ``device``, ``model`` or ``limits`` are others."""
-        parts = {name: getattr(self, name).copy() for name in ("level", "device", "model", "limits")}
+        """A copy in which some fields of the records are others."""
+        names = ("level", "asleep", "device", "model", "limits")
+        parts = {name: getattr(self, name).copy() for name in names}
         for name, values in fields.items():
             records = next(r for r in parts.values() if name in (r.dtype.names or ()))
             records[name] = values
@@ -170,6 +190,7 @@ def make_tables(**fields: Any) -> Tables:
     fields = {**_DEFAULTS, **fields}
     for part, dtype, like in (
         ("level", LEVEL, fields["load_s"]),
+        ("asleep", ASLEEP, fields["load_s"]),
         ("device", DEVICE, fields["capacity_bytes"]),
         ("model", MODEL, fields["weight_bytes"]),
         ("limits", LIMITS, np.zeros(1)),

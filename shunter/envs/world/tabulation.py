@@ -18,6 +18,7 @@ from shunter.envs.state.tables import Tables, make_tables
 from shunter.envs.workload.lengths import mean_lengths, pairs_by_model, remaining_by_model
 from shunter.envs.workload.notes import warn_of_traces
 from shunter.envs.workload.shares import shares_of
+from shunter.envs.world.asleep import with_sleep
 from shunter.envs.world.load_times import predicted_for
 from shunter.envs.world.residents import with_residents
 from shunter.errors import InputError, UnknownNameError
@@ -123,6 +124,7 @@ class Tabulation:
         gpu_layers: For each model, gpu_layers of its levels, most on the device first.
         tables: What the dynamics run on.
         interpolation_error: Largest relative error midway between grid points, against direct predictions.
+        wakes_published: Whether models sleep, and what waking them takes is as others published it.
         service_s: (devices,) seconds of a mean request run alone on a loaded device.
         lengths: (models, 2) mean prompt and decode tokens of each model's requests.
 
@@ -154,7 +156,7 @@ class Tabulation:
         self.saves_kv = np.array([[performance.saves_kv(e, name) for e in engines] for name in names])
         self.saves_kv &= scenario.limits.preemption == "save"
         tables, self.interpolation_error = self._refined()
-        self.tables = with_residents(scenario, tables)
+        self.tables, self.wakes_published = with_sleep(self, with_residents(scenario, tables))
         self.service_s = self._service_s(self.tables)
 
     @property

@@ -24,6 +24,7 @@ from shunter.envs.workload.draw import draw_requests, episode_chunks
 from shunter.envs.workload.lengths import mean_lengths
 from shunter.envs.workload.replay import replay_rate_per_s
 from shunter.envs.workload.shares import shares_of
+from shunter.envs.world.asleep import kept_asleep_bytes
 from shunter.envs.world.residents import with_residents
 from shunter.envs.world.tabulation import Tabulation, check_fits, existing_levels
 from shunter.errors import InputError
@@ -31,7 +32,15 @@ from shunter.models.performance import PerformanceModel
 from shunter.models.published.performance import open_performance, published_performance
 from shunter.models.state import ProfiledWork
 
-__all__ = ["World", "load_note", "load_performance", "make_world", "with_absolute_paths", "with_footprints"]
+__all__ = [
+    "World",
+    "load_note",
+    "load_performance",
+    "make_world",
+    "sleep_note",
+    "with_absolute_paths",
+    "with_footprints",
+]
 
 Array = NDArray[np.float64]
 
@@ -50,6 +59,7 @@ class World:
             direct predictions.
         performance_digest: Names the performance model that predicted; empty if it is not known.
         profiled: What its profile measured of small pieces of work, by device, model and level.
+        wakes_published: Whether models sleep, and what waking them takes was published, not measured.
     """
 
     scenario: Scenario
@@ -60,6 +70,7 @@ class World:
     interpolation_error: float = 0.0
     performance_digest: str = ""
     profiled: Mapping[tuple[int, int, int], ProfiledWork] = field(default_factory=dict)
+    wakes_published: bool = False
 
     def __deepcopy__(self, memo: dict[int, object]) -> World:
         return self  # nothing in it ever changes: copies of what holds it share it
@@ -275,6 +286,7 @@ def make_world(
         tabulation.interpolation_error,
         performance.digest,
         tabulation.profiled,
+        tabulation.wakes_published,
     )
     return _guarded(world)
 
@@ -325,6 +337,16 @@ def load_note(world: World) -> str | None:
     )
 
 
+def sleep_note(world: World) -> str | None:
+    """Where the times that waking takes come from, in words, where models sleep and it was not measured."""
+    if not world.wakes_published:
+        return None
+    level = world.scenario.limits.sleep
+    return (
+        f"what falling asleep and waking take (limits.sleep: {level}) is as others published it, not measured"
+    )
+
+
 def _at_load(load: float, workload: Workload, service_s: Array) -> float:
     return load * (workload.capacity_rate_per_s or float((1.0 / service_s).sum()))
 
@@ -360,5 +382,6 @@ def with_footprints(world: World, footprint_bytes: Array) -> World:
     footprint = np.where(exists, np.maximum(tables.footprint_bytes, footprint_bytes), tables.footprint_bytes)
     check_fits(world.scenario, exists, footprint)
     level_ok = exists & (footprint <= tables.capacity_bytes[:, None, None])
-    changed = tables.changed(footprint_bytes=footprint, level_ok=level_ok)
+    kept = kept_asleep_bytes(world.scenario.limits, footprint)
+    changed = tables.changed(footprint_bytes=footprint, level_ok=level_ok, asleep_bytes=kept)
     return replace(world, tables=with_residents(world.scenario, changed))

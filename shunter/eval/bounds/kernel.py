@@ -91,7 +91,10 @@ def state_key(s: State, device: int) -> np.uint64:
         if now.op_kind > 0:
             key = stir(stir(stir(key, now.op_model), now.op_level), now.op_end_ns)
         for m in range(s.model.shape[0]):
-            key = stir(stir(key, s.place[d, m].resident), s.place[d, m].evicting)
+            place = s.place[d, m]
+            key = stir(stir(key, place.resident), place.evicting)
+            if place.asleep >= 0:
+                key = stir(stir(key, place.asleep), place.last_used_ns)
         if now.op_kind == RUN:
             for b in range(now.op_batch):
                 entry = s.entry[d, b]

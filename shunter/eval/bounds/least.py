@@ -73,7 +73,10 @@ def least_times(t: Tables) -> Least:
     if not t.kv_can_save.all():
         # A recompute gives a token, too.
         token_s = np.minimum(token_s, prefill_s.min(axis=1))
-    load_s = np.where(ok, np.minimum(t.load_s, t.cold_load_s), np.inf).min(axis=2)
+    quickest_s = np.minimum(t.load_s, t.cold_load_s)
+    if t.sleep[0]:
+        quickest_s = np.minimum(quickest_s, t.wake_s)
+    load_s = np.where(ok, quickest_s, np.inf).min(axis=2)
     return Least(step_s.min(axis=1), token_s, prefill_s, load_s)
 
 

@@ -204,7 +204,9 @@ class EngineBackend(Backend):
                 self._fill(state, device, outcome)
                 self._end(state, device, outcome)
         for device, device_executor in enumerate(self.device_executors):
-            residents = [self._names[m] for m in np.flatnonzero(state.place["resident"][device] >= 0)]
+            place = state.place[device]
+            here = np.flatnonzero((place["resident"] >= 0) | (place["asleep"] >= 0))
+            residents = [self._names[m] for m in here]
             saved = [(self._names[r["model"]], str(r["id"])) for r in self._held(state, device, KV_SAVED)]
             device_executor.clear(residents, saved)
 
@@ -263,7 +265,8 @@ class EngineBackend(Backend):
         for m in np.flatnonzero(state.place["evicting"][device] >= 0):
             saving = self._held(state, device, KV_SAVING)
             saving = np.sort(saving[saving["model"] == m], order="id")
-            evictions.append(Eviction(self._names[m], tuple(str(i) for i in saving["id"])))
+            sleep_level = self.world.scenario.limits.sleep if state.place["asleep"][device, m] >= 0 else 0
+            evictions.append(Eviction(self._names[m], tuple(str(i) for i in saving["id"]), sleep_level))
         return tuple(evictions)
 
     def _held(self, state: State, device: int, kv: int) -> Records:

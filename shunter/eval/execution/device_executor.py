@@ -17,6 +17,7 @@ from shunter.engines.base import (
     MemoryReport,
 )
 from shunter.engines.caller.client import WorkerEngine
+from shunter.engines.sleeping import SleepingEngine
 from shunter.eval.execution.faults.chaos import Chaos, Striker, strike_process, striking
 from shunter.eval.execution.faults.failures import Fault, fault_kind, is_survivable
 from shunter.eval.execution.operations import Operation, Outcome, execute
@@ -110,7 +111,7 @@ class DeviceExecutor:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is resident."""
+        """Whether nothing is resident, nor asleep."""
         return not self._held_bytes
 
     def load(
@@ -130,7 +131,8 @@ class DeviceExecutor:
         # Where the device is the engine's own process, its memory is not the residents' alone.
         is_apart = loaded.memory.device_bytes != loaded.memory.host_bytes
         grown_bytes = max(0, loaded.memory.device_bytes - before.device_bytes)
-        self._held_bytes[model] = grown_bytes if is_apart else 0
+        kept_bytes = self._held_bytes.get(model, 0)  # of a sleeper
+        self._held_bytes[model] = kept_bytes + (grown_bytes if is_apart else 0)
         used_bytes = sum(self._held_bytes.values())
         if self.budget_bytes is not None and used_bytes > OVER_BUDGET * self.budget_bytes:
             raise DeviceMemoryError(
@@ -140,10 +142,25 @@ class DeviceExecutor:
         return loaded
 
     def unload(self, model: str) -> tuple[float, float]:
-        """Unloads a model; returns start and end in seconds."""
+        """Unloads a model, or ends it asleep; returns start and end in seconds."""
         unloaded = self.engine(model).unload(model)
         self._held_bytes.pop(model, None)
         return unloaded.start_s, unloaded.end_s
+
+    def fall_asleep(self, model: str, level: int) -> tuple[float, float]:
+        """Sends a model to sleep; returns start and end in seconds.
+
+        Raises:
+            EngineError: Its engine cannot sleep, or whatever it reports.
+        """
+        engine = self.engine(model)
+        if not isinstance(engine, SleepingEngine):
+            raise EngineError(f"the engine of model {model!r} cannot be told to sleep")
+        before_bytes = engine.memory().device_bytes
+        slept = engine.fall_asleep(model, level)
+        freed_bytes = before_bytes - engine.memory().device_bytes
+        self._held_bytes[model] = max(0, self._held_bytes.get(model, 0) - freed_bytes)
+        return slept.start_s, slept.end_s
 
     def memory(self) -> MemoryReport:
         """What all engines hold together."""
@@ -181,7 +198,7 @@ class DeviceExecutor:
         """Leaves the engines empty; one that fails in it is started again.
 
         Args:
-            residents: Models to unload.
+            residents: Models to unload, sleepers among them.
             saved: Model and name of the requests to forget.
         """
         self._set_deadline(self.deadline.of(0.0))

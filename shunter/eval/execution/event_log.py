@@ -50,7 +50,7 @@ EVENT_COLUMNS: dict[str, pa.DataType] = {
     "operation": pa.string(),
     "model": pa.string(),
     "gpu_layers": pa.int64(),
-    "evicted": pa.list_(pa.string()),  # models unloaded by this operation
+    "evicted": pa.list_(pa.string()),  # models unloaded, or sent to sleep, by this operation
     "request_ids": pa.list_(pa.int64()),  # batch of a quantum
     "tokens": pa.list_(pa.int64()),  # that each request gained
     "first_s": pa.list_(pa.float64()),  # when each of them got its first token in it; missing otherwise
@@ -68,7 +68,8 @@ EVENT_COLUMNS: dict[str, pa.DataType] = {
     "cause": pa.string(),  # of a gateway's loads and unloads: ``shunter.serve.core.effects.CAUSES``
     "shadow": pa.string(),  # policy that was asked too, and not obeyed; missing without one
     "shadow_choice_name": pa.string(),  # what it would have chosen
-    "servers": pa.list_(pa.string()),  # what servers did in it: start, wake, sleep or end, as in "wake small"
+    # what servers, or engines that can sleep, did in it: start, wake, sleep or end, as in "wake small"
+    "servers": pa.list_(pa.string()),
 }
 
 
@@ -187,6 +188,17 @@ class EventLog:
             evicted=[names[m] for m in np.flatnonzero(state.place["evicting"][device] >= 0)],
             request_ids=state.slot["id"][slots].tolist(),
         )
+        if self.world.scenario.limits.sleep:
+            row["servers"] += self._sleepers(state, device)
+
+    def _sleepers(self, state: State, device: int) -> list[str]:
+        """Who falls asleep, is ended, or wakes in the operation that a device has begun."""
+        place, operation = state.place[device], state.device[device]
+        names = [m.name for m in self.world.scenario.models]
+        goes = np.flatnonzero(place["evicting"] >= 0)
+        words = [f"{'end' if place['asleep'][m] < 0 else 'sleep'} {names[m]}" for m in goes]
+        wakes = operation["op_kind"] == LOAD and operation["op_wakes"] != 0
+        return words + [f"wake {names[operation['op_model']]}"] * bool(wakes)
 
     def end(self, state: State, device: int, device_bytes: float, failure: Failure | None = None) -> None:
         """Adds what came of it; call when the operation's times and tokens are filled in."""

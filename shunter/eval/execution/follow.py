@@ -94,7 +94,7 @@ class Follower:
             name: getattr(tables, name).copy()
             for name in ("prefill_s", "step_s", "kv_save_s", "kv_restore_s")
         }
-        self.tables = tables._replace(level=tables.level.copy(), **copies)
+        self.tables = tables._replace(level=tables.level.copy(), asleep=tables.asleep.copy(), **copies)
 
     def slowdown(self, device: int, kind: int) -> float:
         """How many times as long as predicted operations take there now, as far as was seen.
@@ -126,6 +126,8 @@ class Follower:
         load, quantum = (self.slowdown(device, kind) for kind in (LOADS, QUANTA))
         for name in ("load_s", "cold_load_s", "unload_s"):
             self.tables.level[name][device] = load * self._predicted.level[name][device]
+        for name in ("wake_s", "fall_asleep_s"):
+            self.tables.asleep[name][device] = load * self._predicted.asleep[name][device]
         for name in ("prefill_s", "step_s", "kv_save_s", "kv_restore_s"):
             np.multiply(
                 getattr(self._predicted, name)[device], quantum, out=getattr(self.tables, name)[device]

@@ -14,10 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Eviction:
-    """A resident to unload, after saving the KV of some of its requests."""
+    """A resident to unload or to send to sleep, its requests' KV saved before, or a sleeper to end.
+
+    Attributes:
+        model: Its name.
+        save: Requests whose KV is saved.
+        sleep_level: At which level it falls asleep; 0: it is unloaded.
+    """
 
     model: str
     save: tuple[str, ...]
+    sleep_level: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Operation:
     Attributes:
         model: The model to load or run.
         evictions: What makes room first.
-        load: Checkpoint and gpu_layers to load, if any.
+        load: Checkpoint and gpu_layers to load, or to wake, if any.
         joins: The batch to run, if any.
         max_steps: Most decode steps.
         max_s: No step starts later than this after decoding began.
@@ -103,7 +110,10 @@ def execute(place: DeviceExecutor, operation: Operation) -> Outcome:
         for request in eviction.save:
             saved = place.engine(eviction.model).save_kv(eviction.model, request)
             outcome.saw(saved.start_s, saved.end_s)
-        outcome.saw(*place.unload(eviction.model))
+        if eviction.sleep_level:
+            outcome.saw(*place.fall_asleep(eviction.model, eviction.sleep_level))
+        else:
+            outcome.saw(*place.unload(eviction.model))
     if operation.load is not None:
         checkpoint, gpu_layers = operation.load
         loaded = place.load(

@@ -37,7 +37,7 @@ def check_binding(world: World) -> list[Checkpoint]:
     Raises:
         InputError: A device names no real one; a model names no checkpoint, one that cannot be read, or one
             in a format that the engine does not load; or KV of a type that workers do not keep; or loads come
-            from where workers have nothing.
+            from where workers have nothing, or models sleep and an engine cannot.
     """
     for device in world.scenario.devices:
         if device.device is None:
@@ -64,12 +64,16 @@ def check_binding(world: World) -> list[Checkpoint]:
 
 
 def _check_load_source(world: World) -> None:
-    """Checks that engines load from where the scenario says; see ``check_binding``."""
+    """Checks that engines load from where the scenario says, and can sleep; see ``check_binding``."""
     source = world.scenario.limits.load_source
     asleep = source in ("sleep-1", "sleep-2") and world.scenario.engines == ["vllm"]
     if source not in (None, "page-cache", "unknown") and not asleep:
         rule = "be page-cache, or left out, on real engines: they keep no weights in pinned memory"
         raise InputError("limits.load_source", f"{rule}, and none but vllm sleeps", source)
+    if world.scenario.limits.sleep:
+        engines = ", ".join(world.scenario.engines)
+        rule = f"be 0 on real engines: workers, here of {engines}, cannot be told to sleep"
+        raise InputError("limits.sleep", rule, world.scenario.limits.sleep)
 
 
 @contextmanager

@@ -228,6 +228,8 @@ def _device_words(world: World, state: State, device: int) -> str:
     resident = state.place["resident"][device]
     levels = world.levels[2]
     held = [world.action_name(int(m) * levels + int(resident[m])) for m in np.flatnonzero(resident >= 0)]
+    asleep = np.flatnonzero(state.place["asleep"][device] >= 0)
+    held += [f"{world.scenario.models[m].name} asleep" for m in asleep]
     now = state.device[device]
     text = f"holds {', '.join(held) or 'nothing'}"
     if int(now["op_kind"]) in _DOES:

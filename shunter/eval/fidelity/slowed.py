@@ -24,7 +24,8 @@ def slowed(world: World, factors: Sequence[dict[str, float]]) -> World:
     """
     load, prefill, decode = (np.array([one[part] for one in factors])[:, None, None] for part in PARTS)
     tables = world.tables
-    times = {name: getattr(tables, name) * load for name in ("load_s", "cold_load_s", "unload_s")}
+    loads = ("load_s", "cold_load_s", "unload_s", "wake_s", "fall_asleep_s")
+    times = {name: getattr(tables, name) * load for name in loads}
     copies = {name: getattr(tables, name) * decode[..., None] for name in ("kv_save_s", "kv_restore_s")}
     changed = tables.changed(**times)._replace(
         prefill_s=tables.prefill_s * prefill[..., None],

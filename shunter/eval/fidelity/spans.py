@@ -106,7 +106,8 @@ class _Walk:
         self.models = [m.name for m in world.scenario.models]
         self.gpu_layers = world.gpu_layers
         # Where the host's memory is limited a load may be from disk, which the log does not say.
-        self.knows_loads = world.scenario.limits.host_memory_gb is None
+        self.sleeps = world.scenario.limits.sleep != 0
+        self.knows_loads = world.scenario.limits.host_memory_gb is None and not self.sleeps
         lengths = zip(requests.prompt_tokens.tolist(), requests.decode_tokens.tolist(), strict=True)
         self.requests = [_Request(*pair) for pair in lengths]
         self.resident: dict[tuple[int, int], int] = {}
@@ -138,7 +139,11 @@ class _Walk:
         """Evictions, and a load if it is one."""
         device, model, level = at
         for name in row["evicted"]:
-            self._evict(cutter, device, self._index(self.models, "evicted", name))
+            gone = self._index(self.models, "evicted", name)
+            if not self.sleeps or (device, gone) in self.resident:  # else a sleeper is ended
+                self._evict(cutter, device, gone)
+        if self.sleeps:  # falling asleep and waking are no unloads and loads
+            cutter.parts_s = {}
         if row["operation"] == "load":
             self.resident[device, model] = level
             cutter.add(Part("load_s", device, model), float(self.tables.load_s[at]))

@@ -18,7 +18,7 @@ from shunter.models.performance import PerformanceModel
 from shunter.models.published.load_rows import LOAD_SOURCES
 from shunter.models.published.loads import published_loads
 
-__all__ = ["COSTS", "LOAD_SOURCE_COLUMNS", "load_costs"]
+__all__ = ["COSTS", "LOAD_SOURCE_COLUMNS", "load_costs", "published_costs"]
 
 UNKNOWN_SOURCE = "unknown"
 """Said of a load that may come from a disk, the page cache or pinned memory."""
@@ -58,8 +58,7 @@ def load_costs(
     if not loads["operation"].eq("load").all():
         other = loads.loc[loads["operation"] != "load", "operation"].iloc[0]
         raise InputError("load_source", "be given of loads only", other)
-    complete = model.complete(loads)
-    done = _published(complete, source, disk_bytes_per_s).set_axis(loads.index)
+    done = published_costs(model, loads, "" if source == UNKNOWN_SOURCE else source, disk_bytes_per_s)
     if source in _MEASURED:
         own = _measured(model, loads.assign(page_cache=_MEASURED[source])).set_axis(loads.index)
         known = ~own["out_of_range"].astype(bool)
@@ -68,7 +67,21 @@ def load_costs(
     return done.astype({"out_of_range": bool})
 
 
-def _published(complete: pd.DataFrame, source: str, disk_bytes_per_s: float | None) -> pd.DataFrame:
+def published_costs(
+    model: PerformanceModel, loads: pd.DataFrame, path: str, disk_bytes_per_s: float | None = None
+) -> pd.DataFrame:
+    """Predicts loads, or the sleep of what they load, as others published them, whatever was measured.
+
+    Args:
+        model: Completes configurations.
+        loads: Configurations of loads; shape (n_loads, any).
+        path: One of ``load_rows.LOAD_SOURCES`` or ``load_rows.FALL_ASLEEP``; empty: a load from anywhere.
+        disk_bytes_per_s: What the disk is said to reach; None: not told.
+
+    Returns:
+        As ``load_costs``; all is out of range.
+    """
+    complete = model.complete(loads)
     held, whole = (
         work.weights_held_bytes(work.placed_configurations(complete)).device,
         complete["weight_bytes"],
@@ -77,16 +90,17 @@ def _published(complete: pd.DataFrame, source: str, disk_bytes_per_s: float | No
     links = [np.nan if sheet is None else sheet.link_bytes_per_s for sheet in sheets]
     asked = pd.DataFrame(
         {
-            "path": "" if source == UNKNOWN_SOURCE else source,
+            "path": path,
             # A disk gives all of a file, the link what is of the device.
-            "bytes": np.where((held > 0) & (source != "disk"), held, whole),
+            "bytes": np.where((held > 0) & (path != "disk"), held, whole),
             "link_bytes_per_s": [link if link > 0 else np.nan for link in links],
             "storage_bytes_per_s": np.nan if disk_bytes_per_s is None else disk_bytes_per_s,
         },
         index=complete.index,
     )
     done = published_loads().predict(asked)
-    return done.assign(duration_s_mean=done["duration_s_predicted"], out_of_range=True)
+    done = done.assign(duration_s_mean=done["duration_s_predicted"], out_of_range=True)
+    return done.set_axis(loads.index)
 
 
 def _measured(model: PerformanceModel, loads: pd.DataFrame) -> pd.DataFrame:

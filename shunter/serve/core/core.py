@@ -88,7 +88,7 @@ class Core(Lanes):
         self.policy = for_world(self.policy, world)
         self.shadow = None if self.shadow is None else for_world(self.shadow, world)
         slots = world.models * self.max_queue + world.devices * world.entries + 1
-        self.tables = world.tables.changed()
+        self.tables = world.tables.changed(sleep=0)  # who sleeps, the fleet knows by itself
         self.state = empty_state((), world.levels, world.entries, slots=slots, ring=slots, outcomes=0)
         self.state.clock["last"] = 1 << 60  # there is no last request
         open_episode(self.tables, self.state)

@@ -12,7 +12,7 @@ from typing import Any
 from shunter.agents.base import Policy
 from shunter.agents.parameters import for_world
 from shunter.envs.world.world import World
-from shunter.errors import UnknownNameError
+from shunter.errors import InputError, UnknownNameError
 from shunter.serve.boundary import Asked, Launch, Refused, Server, ServerFailed, Usage
 from shunter.serve.core.core import Core
 from shunter.serve.core.effects import Broken, Dispatch, Effect, Job, Refuse, Requeued, Start
@@ -97,6 +97,9 @@ class Gateway:
             recorder.follow(self.core, world)
 
     def _core_of(self, world: World, policy: Policy, shadow: Policy | None) -> Core:
+        level, ours = world.scenario.limits.sleep, self.settings.sleep_level
+        if level not in (0, ours):
+            raise InputError("limits.sleep", f"be 0, or what --sleep is: {ours}", level)
         return Core(
             world,
             policy,

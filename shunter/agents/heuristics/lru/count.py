@@ -35,7 +35,8 @@ class CountLru(Heuristic):
 
     def scores(self, candidates: NDArray[Any], context: NDArray[Any], mask: NDArray[np.bool_]) -> Scores:
         """The oldest request first; if it needs one resident more than there may be, an eviction."""
-        serve, new, gone = fifo(candidates), joins(candidates, mask), is_(candidates, "evict") & mask
+        serve, new = fifo(candidates), joins(candidates, mask)
+        gone = is_(candidates, "evict") & (value(candidates, "resident_here") > 0) & mask
         full = gone.sum(axis=-1, keepdims=True) >= self.most
         order = self.eviction_order(candidates)
         scores = compose(candidates, serve, runs(candidates) | (new & ~full), order)

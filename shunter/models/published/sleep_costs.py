@@ -1,0 +1,71 @@
+"""What waking and falling asleep take, for the configurations of loads: as measured, else as published.
+
+Of a vLLM that was profiled with sleep on, loads woke it and unloads sent it to sleep, and its version says at
+which level. What else there is of sleep is what others published, flagged so.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from shunter.errors import InputError
+from shunter.models.performance import PerformanceModel
+from shunter.models.published.load_costs import published_costs
+from shunter.models.published.load_rows import FALL_ASLEEP
+
+__all__ = ["measured_sleep_level", "sleep_costs"]
+
+_NAMES = ("duration_s_predicted", "duration_s_low", "duration_s_high", "duration_s_mean", "out_of_range")
+
+
+def measured_sleep_level(model: PerformanceModel, engine: str) -> int | None:
+    """At which level of sleep loads and unloads of an engine were measured as waking and falling asleep.
+
+    Args:
+        model: Any fitted model, or one that assumes all.
+        engine: Its name.
+
+    Returns:
+        1 or 2; None: they were loads and unloads.
+    """
+    state = vars(model).get("state_")
+    version = None if state is None else state.engine_versions.get(engine)
+    found = re.search(r"sleep level (\d)", version or "")
+    return int(found[1]) if found else None
+
+
+def sleep_costs(
+    model: PerformanceModel, loads: pd.DataFrame, level: int
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Predicts waking, falling asleep, and whether loads of the model itself are such wakes.
+
+    Args:
+        model: What it measured of sleep counts before what is published.
+        loads: Configurations of loads as ``PerformanceModel.predict`` takes them; shape (n_loads, any).
+        level: Level of sleep, 1 or 2.
+
+    Returns:
+        Two frames of shape (n_loads, ...), waking and falling asleep: ``duration_s_predicted``,
+        ``duration_s_low``, ``duration_s_high``, ``duration_s_mean`` and ``out_of_range``; and one with a
+        column ``measured``, whether that is of the model's own rows.
+
+    Raises:
+        InputError: An engine was measured asleep at the other level, or as ``PerformanceModel.predict``.
+    """
+    levels = {str(engine): measured_sleep_level(model, str(engine)) for engine in loads["engine"].unique()}
+    for engine, measured in levels.items():
+        if measured not in (None, level):
+            rule = f"be 0 or {measured}: the performance model was measured on {engine} at that level"
+            raise InputError("limits.sleep", rule, level)
+    own = loads["engine"].map(levels).eq(level).to_numpy(dtype=np.bool_)
+    found = []
+    for path, operation in (f"sleep-{level}", "load"), (FALL_ASLEEP[level - 1], "unload"):
+        done = published_costs(model, loads, path)[[*_NAMES]]
+        if own.any():
+            mine = model.predict(loads[own].assign(operation=operation))[[*_NAMES]]
+            done = pd.concat([done[~own], mine]).reindex(loads.index)
+        found.append(done.astype({"out_of_range": bool}))
+    return found[0], found[1], pd.DataFrame({"measured": own}, index=loads.index)
