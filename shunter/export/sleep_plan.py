@@ -22,7 +22,7 @@ from shunter.export.escaping import to_yaml, word
 from shunter.export.placement import Home, checkpoint_path, fitting_sets, gpu_environment
 from shunter.export.sleep_script import sleep_script
 from shunter.models.performance import PerformanceModel
-from shunter.models.published.sleep_costs import measured_sleep_level
+from shunter.models.published.load_costs import measured_sleep_level
 
 __all__ = ["sleep_plan"]
 

@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 
 from shunter.errors import InputError, UnknownNameError
+from shunter.models.performance import PerformanceModel
+from shunter.models.published.load_costs import load_costs
 from shunter.models.published.load_rows import FALL_ASLEEP, LOAD_SOURCES, load_rows, refused_loads
 from shunter.models.published.loads import LoadModel, published_loads
+from tests.models.conftest import DEVICE
 
 GIB = 2**30
 
@@ -119,3 +122,18 @@ def test_what_is_not_known_widens_and_is_said() -> None:
 def test_bad_questions_are_refused_by_name(columns: dict[str, object], error: type, text: str) -> None:
     with pytest.raises(error, match=text):
         published_loads().predict(_asked(**columns))
+
+
+def test_loads_that_were_wakes_stand_for_no_others(dataset: pd.DataFrame) -> None:
+    awake = PerformanceModel().fit(dataset)
+    versions = dict.fromkeys(awake.state_.engine_versions, "0.33.0, sleep level 1")
+    slept = PerformanceModel()._set(awake.state_.model_copy(update={"engine_versions": versions}))
+    loads = awake.configurations("fake", DEVICE, "b", operation="load", gpu_layers=[0, 5, 11])
+    own = awake.predict(loads)["duration_s_predicted"]
+    assert not awake.predict(loads)["out_of_range"].any()
+    for model, source in ((awake, "page-cache"), (slept, "sleep-1")):
+        assert load_costs(model, loads, source)["duration_s_predicted"].equals(own)
+    for model, source in ((slept, "page-cache"), (slept, "disk"), (slept, "sleep-2"), (awake, "sleep-1")):
+        found = load_costs(model, loads, source)
+        assert (found["duration_s_predicted"] != own).all()
+        assert found["out_of_range"].all()

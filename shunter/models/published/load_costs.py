@@ -1,11 +1,12 @@
 """What loads of a performance model's configurations take, where it is said where their bytes come from.
 
-Loads from a disk or the page cache are those that were measured, where they were; all others are what others
-published (``shunter.models.published.loads``), flagged so.
+Loads from a disk or the page cache are those that were measured, where they were; of an engine that was
+measured asleep, its loads are wakes. All others are what others published (``published.loads``), flagged so.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from shunter.models.performance import PerformanceModel
 from shunter.models.published.load_rows import LOAD_SOURCES
 from shunter.models.published.loads import published_loads
 
-__all__ = ["COSTS", "LOAD_SOURCE_COLUMNS", "load_costs", "published_costs"]
+__all__ = ["COSTS", "LOAD_SOURCE_COLUMNS", "load_costs", "measured_sleep_level", "published_costs"]
 
 UNKNOWN_SOURCE = "unknown"
 """Said of a load that may come from a disk, the page cache or pinned memory."""
@@ -59,12 +60,31 @@ def load_costs(
         other = loads.loc[loads["operation"] != "load", "operation"].iloc[0]
         raise InputError("load_source", "be given of loads only", other)
     done = published_costs(model, loads, "" if source == UNKNOWN_SOURCE else source, disk_bytes_per_s)
-    if source in _MEASURED:
-        own = _measured(model, loads.assign(page_cache=_MEASURED[source])).set_axis(loads.index)
-        known = ~own["out_of_range"].astype(bool)
+    levels = {engine: measured_sleep_level(model, str(engine)) for engine in loads["engine"].unique()}
+    asked = re.fullmatch(r"sleep-(\d)", source)
+    same = loads["engine"].map(lambda engine: levels[engine] == (int(asked[1]) if asked else None))
+    if same.any() and (asked or source in _MEASURED):
+        own = _measured(model, loads.assign(page_cache=_MEASURED.get(source, "warm"))).set_axis(loads.index)
+        known = ~own["out_of_range"].astype(bool) & same
         own = own.assign(why_out_of_range="")
         done = done.where(~known, own)
     return done.astype({"out_of_range": bool})
+
+
+def measured_sleep_level(model: PerformanceModel, engine: str) -> int | None:
+    """At which level of sleep loads and unloads of an engine were measured as waking and falling asleep.
+
+    Args:
+        model: Any fitted model, or one that assumes all.
+        engine: Its name.
+
+    Returns:
+        1 or 2; None: they were loads and unloads.
+    """
+    state = vars(model).get("state_")
+    version = None if state is None else state.engine_versions.get(engine)
+    found = re.search(r"sleep level (\d)", version or "")
+    return int(found[1]) if found else None
 
 
 def published_costs(

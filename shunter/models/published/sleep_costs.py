@@ -6,35 +6,17 @@ which level. What else there is of sleep is what others published, flagged so.
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pandas as pd
 
 from shunter.errors import InputError
 from shunter.models.performance import PerformanceModel
-from shunter.models.published.load_costs import published_costs
+from shunter.models.published.load_costs import measured_sleep_level, published_costs
 from shunter.models.published.load_rows import FALL_ASLEEP
 
-__all__ = ["measured_sleep_level", "sleep_costs"]
+__all__ = ["sleep_costs"]
 
 _NAMES = ("duration_s_predicted", "duration_s_low", "duration_s_high", "duration_s_mean", "out_of_range")
-
-
-def measured_sleep_level(model: PerformanceModel, engine: str) -> int | None:
-    """At which level of sleep loads and unloads of an engine were measured as waking and falling asleep.
-
-    Args:
-        model: Any fitted model, or one that assumes all.
-        engine: Its name.
-
-    Returns:
-        1 or 2; None: they were loads and unloads.
-    """
-    state = vars(model).get("state_")
-    version = None if state is None else state.engine_versions.get(engine)
-    found = re.search(r"sleep level (\d)", version or "")
-    return int(found[1]) if found else None
 
 
 def sleep_costs(
