@@ -94,7 +94,7 @@ def check_checkpoint(path: Path, settings: TrainSettings, task: str) -> None:
 
 def _writer_of(path: Path) -> str | None:
     """Whose checkpoint a file is, by how it begins: torch writes zip archives, a search safetensors."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         begin = file.read(9)
     if begin.startswith(b"PK"):
         return "maskable-ppo"

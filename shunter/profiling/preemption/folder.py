@@ -116,8 +116,8 @@ def is_old(folder: Path) -> bool:
 
 def _check_same(path: Path, asked: dict[str, Any]) -> None:
     try:
-        earlier = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        earlier = TypeAdapter(dict[str, Any]).validate_json(read_bytes(path))
+    except ValidationError as error:
         raise BrokenFileError(path, "it does not say what the rows beside it are of") from error
     for name, value in asked.items():
         if earlier.get(name) != value:
@@ -135,6 +135,6 @@ def _short(value: Any) -> str:
 def _read_predictions(folder: Path) -> tuple[Prediction, ...]:
     path = folder / "predictions.json"
     try:
-        return TypeAdapter(tuple[Prediction, ...]).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        return TypeAdapter(tuple[Prediction, ...]).validate_json(read_bytes(path))
+    except ValidationError as error:
         raise BrokenFileError(path, "it holds no predictions") from error
