@@ -8,6 +8,7 @@ from pathlib import Path
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.world.world import World
 from shunter.errors import InputError, ShunterError
+from shunter.reading import reading
 from shunter.train.result import OnProgress, TrainResult
 from shunter.train.settings import EvolutionSettings, PpoSettings, TrainSettings, algorithm_of, plain
 from shunter.train.training import Training, run

@@ -19,6 +19,7 @@ from shunter.profiling.preemption.cycles import cycles_of, read_cycles, read_old
 from shunter.profiling.preemption.plan import PreemptionPlan
 from shunter.profiling.sweep.run import ProgressCallback, SweepResult
 from shunter.profiling.sweep.sweep import run_sweep
+from shunter.reading import read_bytes
 from shunter.report.page import report_folder
 
 __all__ = ["DATASET", "Prediction", "is_old", "open_measurement", "read_measurement", "run_measurement"]
