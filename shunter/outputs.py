@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from shunter.errors import InputError
 from shunter.files import check_place, is_special, remove_leftovers, sync, unwritable
 
-__all__ = ["giving_back", "held", "hold", "in_use", "replaced_folder", "sole_writer"]
+__all__ = ["giving_back", "held", "hold", "in_use", "note_given", "replaced_folder", "sole_writer"]
 
 
 def _lock_of(path: Path) -> Path:
@@ -44,10 +44,17 @@ def sole_writer(field: str, path: Path, *, folder: bool = False, make: bool = Tr
 
 
 class _Held(NamedTuple):
-    """What a command holds until it ends: what gives it back, and by path what each was given as."""
+    """What a command holds until it ends.
+
+    Attributes:
+        stack: What gives it back.
+        fields: What each path that it holds was given as.
+        given: All paths that the command was given, each with its option.
+    """
 
     stack: ExitStack
     fields: dict[str, str]
+    given: list[tuple[str, str]]
 
 
 _HELD: ContextVar[_Held | None] = ContextVar("held", default=None)
@@ -57,11 +64,34 @@ _HELD: ContextVar[_Held | None] = ContextVar("held", default=None)
 def giving_back() -> Iterator[None]:
     """While a command runs; what it holds (``hold``) is given back at its end."""
     with ExitStack() as stack:
-        token = _HELD.set(_Held(stack, {}))
+        token = _HELD.set(_Held(stack, {}, []))
         try:
             yield
         finally:
             _HELD.reset(token)
+
+
+def note_given(files: Iterable[tuple[str, Path]]) -> None:
+    """Notes what a command was given, by option, so that no output is put in the place of what it reads.
+
+    Args:
+        files: What each was given as, and the path; outputs may be among them, once each.
+
+    Raises:
+        InputError: It already holds one of them as an output.
+    """
+    held_now = _HELD.get()
+    if held_now is not None:
+        held_now.given.extend((field, os.path.realpath(path)) for field, path in files)
+        for path, field in held_now.fields.items():
+            _check_no_input(held_now, field, Path(path))
+
+
+def _check_no_input(held_now: _Held, field: str, path: Path) -> None:
+    given = [name for name, one in held_now.given if one == os.path.realpath(path)]
+    if len(given) > 1 and not is_special(path):
+        other = next((name for name in given if name != field), given[0])
+        raise InputError(field, f"be another file than {other}", str(path))
 
 
 def hold(field: str, path: Path | None, *, folder: bool = False, make: bool = True) -> None:
@@ -74,12 +104,14 @@ def hold(field: str, path: Path | None, *, folder: bool = False, make: bool = Tr
         make: Whether folders above it that do not exist are made.
 
     Raises:
-        InputError: Another command or another option writes it, or the place is none.
+        InputError: Another command or another option writes it, the command was given it elsewhere too, or
+            the place is none.
         ShunterError: The place cannot be written to.
     """
     held_now = _HELD.get()
     if path is None or held_now is None:
         return
+    _check_no_input(held_now, field, path)
     other = held_now.fields.setdefault(os.path.realpath(path), field)
     if other != field:
         raise InputError(field, f"be another file than {other}", str(path))

@@ -10,8 +10,10 @@ import gzip
 import io
 import json
 import os
+import re
+import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,8 +25,10 @@ from shunter.errors import BrokenFileError, InputError, ShunterError, brief, sho
 __all__ = [
     "check_names",
     "first_line",
+    "from_json",
     "gunzipped",
     "most_expanded",
+    "read_bytes",
     "read_json",
     "read_text",
     "read_yaml",
@@ -39,6 +43,10 @@ _MOST_DEPTH = 60
 _LEAST_BOUND_BYTES = 256 * 2**20
 _LEAST_TEXT_BYTES = 64 * 2**20  # each becomes tens of bytes of objects
 _MOST_TIMES = 100
+_MOST_TEXT_BYTES = 256 * 2**20
+_MOST_JSON_BYTES = 32 * 2**20
+"""Of a file of ours: each becomes up to thirty bytes of objects."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
@@ -56,11 +64,22 @@ def reading(path: str | os.PathLike[str], before: str = "") -> Iterator[None]:
         BrokenFileError: The library failed, in whatever way.
     """
     try:
+        _check_kind(path)
         yield
     except ShunterError:
         raise
     except Exception as error:  # damaged input finds its way to any of them
         raise BrokenFileError(path, before + first_line(error)) from None
+
+
+def _check_kind(path: str | os.PathLike[str]) -> None:
+    """Refuses what is neither file nor folder: it may never end, and opening it may wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return  # whoever opens it says why
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise BrokenFileError(path, "it is a pipe, a socket or a device, and no file")
 
 
 def check_names(path: str | os.PathLike[str], names: Sequence[str]) -> None:
@@ -105,14 +124,61 @@ def gunzipped(data: bytes) -> bytes:
     return found
 
 
-def read_text(path: Path) -> str:
+def read_bytes(path: str | os.PathLike[str], most_bytes: int = _MOST_TEXT_BYTES) -> bytes:
+    """A file's bytes.
+
+    Args:
+        path: The file.
+        most_bytes: Longer files are refused before a byte is read.
+
+    Raises:
+        BrokenFileError: It cannot be read, or is no file.
+        InputError: It is longer.
+    """
+    with reading(path):
+        size = os.stat(path).st_size
+        if size > most_bytes:
+            raise InputError(f"{path}: its size", f"be at most {most_bytes} bytes", size)
+        return Path(path).read_bytes()
+
+
+def read_text(path: Path, most_bytes: int = _MOST_TEXT_BYTES) -> str:
     """A file's text, UTF-8 with or without a byte-order mark.
+
+    Args:
+        path: The file.
+        most_bytes: Longer files are refused before a byte is read.
 
     Raises:
         BrokenFileError: It cannot be read, or is no text.
+        InputError: It is longer.
     """
+    data = read_bytes(path, most_bytes)
     with reading(path):
-        return path.read_bytes().decode("utf-8-sig")
+        return data.decode("utf-8-sig")
+
+
+def from_json(text: str | bytes, *, strict: bool = False) -> Any:
+    """What a text of JSON says.
+
+    Args:
+        text: The text.
+        strict: Whether numbers that JSON does not know (``NaN``) are refused.
+
+    Raises:
+        ValueError: It is no JSON, is nested too deeply, or holds an escape (``\\ud800``) that is half a
+            character: no output could hold it.
+    """
+    try:
+        value = json.loads(text, parse_constant=_no_constant if strict else None)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if _SURROGATE.search(text if isinstance(text, str) else text.decode(errors="replace")):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("an escape in it is half a character (a lone surrogate)") from None
+    return value
 
 
 def read_json(path: Path, *, strict: bool = False) -> dict[str, Any]:
@@ -124,11 +190,11 @@ def read_json(path: Path, *, strict: bool = False) -> dict[str, Any]:
 
     Raises:
         BrokenFileError: It cannot be read, or holds something else.
+        InputError: It is longer than any of ours.
     """
-    text = read_text(path)
-    constant: Callable[[str], Any] | None = _no_constant if strict else None
+    text = read_text(path, _MOST_JSON_BYTES)
     with reading(path, "no JSON, or cut short: "):
-        content = json.loads(text, parse_constant=constant)
+        content = from_json(text, strict=strict)
     if not isinstance(content, dict):
         raise BrokenFileError(path, "it holds no JSON object")
     return content
@@ -185,9 +251,7 @@ def read_yaml(
     Raises:
         BrokenFileError: It is no YAML of plain data, or stands for far more than it says.
     """
-    if text is None and (size := _size(path)) > most_bytes:
-        raise InputError(f"{path}: its size", f"be at most {most_bytes} bytes", size)
-    text = read_text(Path(path)) if text is None else text
+    text = read_text(Path(path), most_bytes) if text is None else text
     if len(text) > most_bytes:
         raise InputError(f"{path}: its size", f"be at most {most_bytes} characters", len(text))
     with reading(path, "it is no YAML: "):
@@ -196,8 +260,3 @@ def read_yaml(
         except yaml.MarkedYAMLError as error:
             where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
             raise ValueError(f"{where}{error.problem or error.context}") from None
-
-
-def _size(path: str | os.PathLike[str]) -> int:
-    with reading(path):
-        return os.stat(path).st_size

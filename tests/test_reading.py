@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
 import shutil
 import warnings
@@ -31,15 +32,19 @@ from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.shipped import shipped_policy
 from shunter.cli.main import main
 from shunter.engines.base import EngineError
+from shunter.engines.headers import HeaderError, read_gguf_header, read_safetensors_header
+from shunter.engines.headers import read_tensors as read_tensor_table
 from shunter.envs.scenario.fields import read_checked
 from shunter.envs.scenario.scenario import Scenario, load_scenario
+from shunter.envs.workload.formats.tables import Table
+from shunter.envs.workload.gateway_record import read_gateway_requests
 from shunter.envs.workload.traces import read_trace
 from shunter.errors import BrokenFileError, InputError, ShunterError, ShunterWarning
 from shunter.eval.execution.event_log import EVENT_COLUMNS, read_event_log
 from shunter.eval.read_back import read_requests, read_results
 from shunter.parquet import DIGEST, read_table, write_frame, write_table
 from shunter.profiling.dataset.table import read_dataset
-from shunter.reading import read_yaml
+from shunter.reading import from_json, read_json, read_text, read_yaml
 from shunter.tensors import read_tensors, write_tensors
 
 LONGEST_LINE = 2_500
@@ -96,6 +101,44 @@ def test_a_bit_that_changes_what_a_file_says_is_refused(kind: str, files: Path) 
 def parquet_of_values(path: Path, values: Any) -> Path:
     pq.write_table(pa.table({"arrival_s": values, "prompt_tokens": values, "decode_tokens": values}), path)
     return path
+
+
+def test_what_never_ends_or_never_begins_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    readers: list[Any] = [read_text, read_yaml, read_json, read_table, read_tensors, read_gguf_header]
+    for path in (tmp_path / "pipe", tmp_path / "zeros"):
+        for read in [*readers, read_safetensors_header, lambda path: Table(path).rows]:
+            with pytest.raises((BrokenFileError, HeaderError), match="no file"):
+                read(path)
+
+
+def test_a_text_that_fills_the_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "long"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    readers: list[Any] = [read_text, read_yaml, read_json, lambda path: Table(path).rows]
+    for read in readers:
+        with pytest.raises(InputError, match="its size must be at most"):
+            read(path)
+
+
+@pytest.mark.parametrize("text", ['{"model": "\\ud800"}', '{"\\uDFFF": 1}', '[["\\udc00x"]]'])
+def test_half_a_character_is_no_text_for_any_output(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="half a character"):
+        from_json(text)
+    path = tmp_path / "requests.jsonl"
+    path.write_text(text + "\n")
+    with pytest.raises(BrokenFileError, match="no line is a whole request"):
+        read_gateway_requests(path)
+    assert from_json('"\\ud83d\\ude00 \\\\ud800"') == "\U0001f600 \\ud800"
+
+
+@pytest.mark.parametrize("index", ["[" * 100_000, '{"weight_map": {"a": "x\\u0000"}}', '{"weight_map": [1]}'])
+def test_an_index_of_weights_that_names_no_files_is_refused(index: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(HeaderError):
+        read_tensor_table(tmp_path)
 
 
 def test_rows_that_a_few_bytes_stand_for_are_not_expanded(tmp_path: Path) -> None:
@@ -289,6 +332,21 @@ def test_verify_names_what_was_changed(
     said = capsys.readouterr().out
     assert "results.json: cannot be read: it was changed since it was written" in said
     assert "dataset.csv: profile dataset, can be read; it has no digest" in said
+
+
+def test_verify_misses_no_file_that_is_not_what_its_name_says(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "own"
+    shutil.copytree(files / "evaluation", copy)
+    whole = (copy / "requests.parquet").read_bytes()
+    (copy / "requests.parquet").write_bytes(b"X" + whole[1:])
+    main_ends(2, "verify", str(copy))
+    assert "DAMAGED: " in capsys.readouterr().out
+    (copy / "requests.parquet").write_bytes(whole)
+    (copy / "results.json").unlink()  # it is written last: without it the rest was cut off
+    main_ends(2, "verify", str(copy))
+    assert "DAMAGED: FILE must be a file" in capsys.readouterr().out
 
 
 def main_ends(code: int, *words: str) -> None:

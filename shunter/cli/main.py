@@ -14,6 +14,7 @@ import typing
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -24,7 +25,7 @@ from shunter import __version__
 from shunter.engines.base import EngineError
 from shunter.errors import InputError, ShunterError, ShunterWarning, UnknownNameError, brief
 from shunter.files import no_room
-from shunter.outputs import giving_back
+from shunter.outputs import giving_back, note_given
 from shunter.scratch import scratch
 
 __all__ = ["main"]
@@ -134,7 +135,7 @@ class _LazyGroup(TyperGroup):
         if self.listing:
             single.command(name, help=COMMANDS[name])(lambda: None)
         else:
-            single.command(name)(_with_finite_numbers(_function(name)))
+            single.command(name)(_with_checked_options(_function(name)))
         return typer.main.get_command(single)
 
 
@@ -170,8 +171,8 @@ _NO_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EISDIR, errno.E
 """What the system says of a path that is no file that one can open."""
 
 
-def _with_finite_numbers(function: Callable[..., None]) -> Callable[..., None]:
-    """A command that takes no option that is infinite or not a number: bounds do not keep these out."""
+def _with_checked_options(function: Callable[..., None]) -> Callable[..., None]:
+    """A command that takes no option that is infinite or not a number, and no output that is an input too."""
 
     @functools.wraps(function)
     def checked(**options: Any) -> None:
@@ -179,9 +180,38 @@ def _with_finite_numbers(function: Callable[..., None]) -> Callable[..., None]:
             values = value if isinstance(value, list | tuple) else [value]
             if any(isinstance(one, float) and not math.isfinite(one) for one in values):
                 raise InputError(_option(function, name), "be a finite number", value)
+        note_given(_files(function, options))
         function(**options)
 
     return checked
+
+
+_NO_INPUT = ("name", "update")
+"""Parameters that name no file, whatever lies there, or what a command replaces by something made of it."""
+
+_READ_OF_FOLDERS = (
+    *("results.json", "performance.json", "plan.json", "predictions.json", "config.json"),
+    *("requests.*", "events*.parquet", "*.safetensors", "*.gguf", "*.yaml"),
+)
+"""What commands read of a folder that they are given, as patterns of names."""
+
+
+def _files(function: Callable[..., None], options: dict[str, Any]) -> Iterator[tuple[str, Path]]:
+    """The files that a command was given, with what each is called on the command line."""
+    for name, value in options.items():
+        for one in value if isinstance(value, list | tuple) else [value]:
+            is_path = isinstance(one, Path) or (isinstance(one, str) and os.path.isfile(one))
+            if is_path and name not in _NO_INPUT:
+                option = _option(function, name)
+                yield option, Path(one)
+                yield from ((option, file) for pattern in _READ_OF_FOLDERS for file in _of(one, pattern))
+
+
+def _of(folder: str | Path, pattern: str) -> Iterator[Path]:
+    try:
+        yield from Path(folder).glob(pattern)
+    except OSError:
+        return  # whoever reads it says why
 
 
 def _option(function: Callable[..., None], name: str) -> str:

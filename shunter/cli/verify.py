@@ -16,7 +16,7 @@ from shunter.cli.options import open_console, say
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.workload.gateway_record import TRACE_NAME, is_sealed_record, read_gateway_requests
 from shunter.envs.workload.traces import read_trace
-from shunter.errors import InputError, ShunterError
+from shunter.errors import BrokenFileError, InputError, ShunterError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.read_back import read_requests, read_results
 from shunter.eval.saved import FILES
@@ -35,6 +35,9 @@ _PARQUET: dict[str, tuple[str, Read]] = {
     "shunter_profile_schema": ("profile dataset", read_dataset),
 }
 """Kinds of Parquet files by a key of their metadata."""
+
+_BEGUN_OTHERWISE = (".parquet", ".safetensors")
+"""Endings of files that are known by how they begin."""
 
 _LONGEST_HEADER = 100_000
 _KEYS_OF_A_MODEL = 3
@@ -102,6 +105,8 @@ def look(path: Path) -> tuple[str, bool]:
         return _parquet(path)
     if begin[8:9] == b"{":
         return _tensors(path)
+    if path.suffix in _BEGUN_OTHERWISE:
+        raise BrokenFileError(path, "it is not what its name says, from its first bytes on")
     if path.suffix == ".json":
         return _json(path)
     if path.suffix == ".jsonl":
@@ -133,7 +138,9 @@ def _within(path: Path) -> Iterator[Path]:
         yield path
         return
     known = [path / FILES[name] for name in _OF_EVALUATION]
-    found = [file for file in (*known, path / TRACE_NAME) if file.is_file()]
+    found = [file for file in (*known, path / TRACE_NAME) if os.path.lexists(file)]
+    if path / FILES["requests"] in found and path / FILES["results"] not in found:
+        found = [path / FILES["results"], *found]  # what stands for all of an evaluation: it was cut off
     found += sorted(path.glob("events-*.parquet"))
     if not found:
         raise InputError("FILE", "be a file, or a folder that shunter wrote", str(path))

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,6 +107,8 @@ _MOST_NAME_BYTES, _MOST_DIMS = 64, 4
 """Of a tensor. Source: ggml.h (GGML_MAX_NAME, GGML_MAX_DIMS)."""
 _MOST_SAFETENSORS_BYTES = 100_000_000
 """Of a header. Source: safetensors, MAX_HEADER_SIZE."""
+_MOST_INDEX_BYTES = 2**24
+"""Of an index: a line for each tensor. What is longer is cut short, and so no JSON."""
 _SAFETENSORS_BITS = {
     **dict.fromkeys(("F64", "I64", "U64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -117,7 +120,13 @@ _SAFETENSORS_BITS = {
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        with path.open("rb") as file:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # of a pipe, opening it may wait for ever
+            raise HeaderError(path, "it is no file")
+        file = path.open("rb")
+    except (OSError, ValueError) as error:  # a value: the name is none that a file can have
+        raise HeaderError(path, getattr(error, "strerror", None) or str(error)) from error
+    try:
+        with file:
             yield file
     except OSError as error:
         raise HeaderError(path, error.strerror or str(error)) from error
@@ -301,12 +310,14 @@ def weight_files(folder: Path) -> list[Path]:
         HeaderError: The index is damaged.
     """
     index = folder / "model.safetensors.index.json"
-    if not index.is_file():
+    if not os.path.lexists(index):
         return [folder / "model.safetensors"]
+    with _opened(index) as file:
+        text = file.read(_MOST_INDEX_BYTES)
     try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        names = json.loads(text)["weight_map"].values()
         return [folder / name for name in sorted(set(names))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise HeaderError(index, "it has no weight_map: it is no index of weight files") from error
 
 

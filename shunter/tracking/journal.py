@@ -11,10 +11,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from shunter.errors import BrokenFileError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from shunter.errors import BrokenFileError, InputError
 from shunter.files import remove_leftovers, write_json, write_text
+from shunter.reading import from_json, read_json, reading
 
 __all__ = ["UNSENT", "kept"]
 
@@ -23,7 +26,66 @@ UNSENT = "mlflow-unsent"
 
 _RECORDS, _SENT, _FILES = "records.jsonl", "sent.json", "files"
 _VERSION = 1
-_HEADER = {"key", "kind", "name", "experiment", "start_ms", "tags", "parent"}
+
+
+class _Header(BaseModel):
+    """What a run is."""
+
+    key: str
+    kind: str
+    name: str
+    experiment: str
+    start_ms: int
+    tags: dict[str, str]
+    parent: str | None
+
+
+class _First(BaseModel):
+    version: Literal[1]
+    header: _Header
+
+
+class _Params(BaseModel):
+    kind: Literal["params"]
+    params: dict[str, str]
+
+
+class _Metrics(BaseModel):
+    kind: Literal["metrics"]
+    metrics: list[tuple[str, float, int, int]]
+
+
+class _Tags(BaseModel):
+    kind: Literal["tags"]
+    tags: dict[str, str]
+
+
+class _Inputs(BaseModel):
+    kind: Literal["inputs"]
+    inputs: list[dict[str, Any]]
+
+
+class _File(BaseModel):
+    kind: Literal["file", "table"]
+    file: str
+
+
+class _Policy(BaseModel):
+    kind: Literal["policy"]
+    file: str
+    name: str
+    why: str
+
+
+class _End(BaseModel):
+    kind: Literal["end"]
+    status: Literal["FINISHED", "FAILED", "KILLED"]
+    at_ms: int
+
+
+_Record = Annotated[
+    _Params | _Metrics | _Tags | _Inputs | _File | _Policy | _End, Field(discriminator="kind")
+]
 
 
 class Journal:
@@ -82,10 +144,8 @@ class Journal:
             BrokenFileError: It is no journal of this version.
         """
         path = folder / _RECORDS
-        try:
+        with reading(path):
             file = path.open("rb+", buffering=0)
-        except OSError as error:
-            raise BrokenFileError(folder, error.strerror or str(error)) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -96,15 +156,11 @@ class Journal:
         file.truncate(whole)
         file.seek(whole)
         try:
-            first, *records = [json.loads(line) for line in content[:whole].splitlines()]
-            if first["version"] != _VERSION or not all(record["kind"] for record in records):
-                raise ValueError(f"it is of version {first['version']}")
-            if not set(first["header"]) >= _HEADER:
-                raise ValueError(f"it lacks {', '.join(sorted(_HEADER - set(first['header'])))}")
-            return cls(folder, first["header"], records, file, reopened=True)
-        except (ValueError, TypeError, KeyError) as error:
+            header, records = _checked(content[:whole])
+        except ValueError as error:
             file.close()
             raise BrokenFileError(path, f"it is no journal of a run: {error}") from None
+        return cls(folder, header, records, file, reopened=True)
 
     @classmethod
     def abandoned(cls, unsent: Path) -> Iterator[Journal]:
@@ -178,9 +234,9 @@ class Journal:
     def sent(self, uri: str) -> tuple[str | None, int]:
         """The run's id in a store, if that is known, and how many records are there."""
         try:
-            found = json.loads((self.folder / _SENT).read_text(encoding="utf-8"))
+            found = read_json(self.folder / _SENT)
             return (str(found["run_id"]), int(found["records"])) if found["uri"] == uri else (None, 0)
-        except (OSError, ValueError, TypeError, KeyError):
+        except (InputError, ValueError, TypeError, KeyError):
             return None, 0  # all is sent again, which changes nothing
 
     def mark(self, uri: str, run_id: str, records: int) -> None:
@@ -210,6 +266,29 @@ class Journal:
         except OSError:
             self._file.truncate(end)
             raise
+
+
+def _checked(content: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A run's header and its records.
+
+    Raises:
+        ValueError: A line is none; says which, and why.
+    """
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(content.splitlines(), 1):
+        kind: TypeAdapter[Any] = TypeAdapter(_Record if found else _First)
+        try:
+            found.append(from_json(line, strict=True))
+            kind.validate_python(found[-1])
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ValueError(f"line {number}: {where}: {first['msg']}") from None
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+    if not found:
+        raise ValueError("it is empty")
+    return found[0]["header"], found[1:]
 
 
 def kept(unsent: Path) -> list[Path]:

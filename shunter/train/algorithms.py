@@ -8,6 +8,7 @@ from pathlib import Path
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.world.world import World
 from shunter.errors import InputError, ShunterError
+from shunter.reading import reading
 from shunter.train.result import OnProgress, TrainResult
 from shunter.train.settings import EvolutionSettings, PpoSettings, TrainSettings, algorithm_of, plain
 from shunter.train.training import Training, run
@@ -94,7 +95,7 @@ def check_checkpoint(path: Path, settings: TrainSettings, task: str) -> None:
 
 def _writer_of(path: Path) -> str | None:
     """Whose checkpoint a file is, by how it begins: torch writes zip archives, a search safetensors."""
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         begin = file.read(9)
     if begin.startswith(b"PK"):
         return "maskable-ppo"

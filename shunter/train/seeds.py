@@ -16,6 +16,7 @@ from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
 from shunter.files import write_bytes
 from shunter.jobs import Job, Report
+from shunter.reading import read_bytes
 from shunter.train.algorithms import train_policy
 from shunter.train.result import Curve, OnProgress, TrainResult
 from shunter.train.settings import TrainSettings
@@ -100,7 +101,7 @@ class SeedTraining(Job):
     def task(self) -> SeedTask:
         """What differs from the others'."""
         self.on_begin()
-        checkpoint = self.checkpoint.read_bytes() if self.checkpoint.exists() else None
+        checkpoint = read_bytes(self.checkpoint) if self.checkpoint.exists() else None
         return SeedTask(self.task_set, self.settings, checkpoint)
 
     def on_message(self, message: _Progress) -> None:

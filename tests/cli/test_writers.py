@@ -121,6 +121,33 @@ def test_two_outputs_of_one_command_are_two_files(tmp_path: Path, capsys: Any) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("line", "files", "other"),
+    [
+        ("predict a.csv --performance published --out a.csv", ("a.csv",), "--configurations"),
+        ("workload convert p.json link.csv", ("p.json",), "--trace"),
+        ("compare a b --json b/results.json", ("a/results.json", "b/results.json"), "--runs"),
+        ("timeline e.parquet --perfetto e.parquet", ("e.parquet",), "--events"),
+        ("policy average a b --out b --overwrite", ("a", "b"), "--files"),
+        ("replay a --scenario s.yaml --json a/requests.jsonl", ("a/requests.jsonl", "s.yaml"), "--record"),
+    ],
+)
+def test_what_a_command_reads_is_never_written_over(
+    line: str, files: tuple[str, ...], other: str, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in files:
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(name)
+    Path("link.csv").symlink_to("p.json")
+    with pytest.raises(SystemExit) as ended:
+        main(line.split())
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"must be another file than {other}" in said
+    assert all(Path(name).read_text() == name for name in files)
+
+
 def test_a_place_is_free_again_where_a_later_option_is_refused(tmp_path: Path, capsys: Any) -> None:
     for _ in range(2):
         with pytest.raises(SystemExit) as ended:

@@ -26,7 +26,7 @@ from shunter.agents.learned.weights import Arrays, layer_shapes, to_vector, widt
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES, FEATURES_VERSION
 from shunter.envs.scenario.fields import checked
 from shunter.errors import BrokenFileError, InputError, ShunterWarning, VersionError
-from shunter.reading import reading
+from shunter.reading import from_json, reading
 from shunter.tensors import read_tensors, write_tensors
 
 __all__ = ["LearnedPolicy"]
@@ -93,7 +93,7 @@ class LearnedPolicy(ScoringPolicy):
         if text is None:
             return None
         with reading(self.name, f"its metadata {key} is no JSON: "):
-            data = json.loads(text)
+            data = from_json(text)
         return checked(kind, data, source=f"{self.name}: {key}", whole=whole)
 
     @property

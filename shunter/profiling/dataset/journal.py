@@ -27,7 +27,7 @@ from shunter.profiling.dataset.schema import (
     validate,
 )
 from shunter.profiling.dataset.table import append_rows
-from shunter.reading import reading
+from shunter.reading import from_json, reading
 from shunter.seals import sealed, unsealed
 
 __all__ = ["Journal", "journal_path"]
@@ -161,7 +161,7 @@ class Journal:
 
     def _parse(self, number: int, line: bytes) -> dict[str, Any]:
         with reading(self.path, f"line {number} is no JSON: "):
-            record = json.loads(line)
+            record = from_json(line)
         if not isinstance(record, dict):
             raise BrokenFileError(self.path, f"line {number} is no row")
         return unsealed(self.path, record, f"line {number}: ")[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from shunter.errors import BrokenFileError, InputError
 from shunter.profiling.measurements import aiperf, aiperf_records, guidellm, llama_bench, vllm
 from shunter.profiling.measurements.measurement import Reading
-from shunter.reading import read_yaml
+from shunter.reading import from_json, read_text, read_yaml
 
 __all__ = ["read_measurements"]
 
@@ -67,11 +66,7 @@ def _read(path: Path) -> Reading | tuple[list[vllm.Latency], Reading]:
     name = str(path)
     if not path.is_file():
         raise InputError("FILES", "exist", name)
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
-        raise BrokenFileError(path, f"it is no text: {error}") from error
-    text = _COLOURS.sub("", text)
+    text = _COLOURS.sub("", read_text(path))
     begin = text.lstrip()[:1]
     header = text.lstrip().partition("\n")[0]
     if "INSERT INTO llama_bench" in text:
@@ -146,15 +141,13 @@ def _objects(name: str, text: str) -> list[dict[str, Any]]:
         BrokenFileError: It is no JSON, or cut short, or something else is in it.
     """
     try:
-        whole = json.loads(text)
-    except RecursionError as error:
-        raise BrokenFileError(name, "it is no JSON that these tools write") from error
+        whole = from_json(text)
     except ValueError:
         whole = None
     if whole is None:
         try:
-            whole = [json.loads(line) for line in text.splitlines() if line.strip()]
-        except (ValueError, RecursionError) as error:
+            whole = [from_json(line) for line in text.splitlines() if line.strip()]
+        except ValueError as error:
             raise BrokenFileError(name, f"it is no JSON, or cut short: {error}") from error
     found = whole if isinstance(whole, list) else [whole]
     for part in found:

@@ -19,6 +19,7 @@ from shunter.profiling.preemption.cycles import cycles_of, read_cycles, read_old
 from shunter.profiling.preemption.plan import PreemptionPlan
 from shunter.profiling.sweep.run import ProgressCallback, SweepResult
 from shunter.profiling.sweep.sweep import run_sweep
+from shunter.reading import read_bytes
 from shunter.report.page import report_folder
 
 __all__ = ["DATASET", "Prediction", "is_old", "open_measurement", "read_measurement", "run_measurement"]
@@ -116,8 +117,8 @@ def is_old(folder: Path) -> bool:
 
 def _check_same(path: Path, asked: dict[str, Any]) -> None:
     try:
-        earlier = TypeAdapter(dict[str, Any]).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        earlier = TypeAdapter(dict[str, Any]).validate_json(read_bytes(path))
+    except ValidationError as error:
         raise BrokenFileError(path, "it does not say what the rows beside it are of") from error
     for name, value in asked.items():
         if earlier.get(name) != value:
@@ -135,6 +136,6 @@ def _short(value: Any) -> str:
 def _read_predictions(folder: Path) -> tuple[Prediction, ...]:
     path = folder / "predictions.json"
     try:
-        return TypeAdapter(tuple[Prediction, ...]).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        return TypeAdapter(tuple[Prediction, ...]).validate_json(read_bytes(path))
+    except ValidationError as error:
         raise BrokenFileError(path, "it holds no predictions") from error

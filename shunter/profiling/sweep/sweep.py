@@ -14,6 +14,7 @@ from shunter.engines.base import Engine
 from shunter.engines.caller.entries import engine_entry
 from shunter.errors import InputError
 from shunter.profiling.dataset.journal import Journal, journal_path
+from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.meters.conditions import Sensors
 from shunter.profiling.meters.metered import MeteredEngine
 from shunter.profiling.sweep.measure import sweep_facts
@@ -93,16 +94,20 @@ def _named(checkpoints: list[Checkpoint], names: Sequence[str]) -> list[Checkpoi
 
 
 def check_output(out: str | os.PathLike[str], mode: str) -> None:
-    """Refuses to write over what exists.
+    """Refuses to write over what exists, and to add to what is no dataset.
 
     Raises:
         InputError: The mode is unknown, or it is ``new`` and there is a dataset or an unfinished sweep.
+        BrokenFileError: What there is is no dataset.
+        VersionError: It was written for another schema version.
     """
     if mode not in MODES:
         raise InputError("mode", f"be one of {', '.join(MODES)}", mode)
     if mode == "new" and (Path(out).exists() or journal_path(out).exists()):
         rule = "not exist yet, or be finished with --resume, or be added to with --append"
         raise InputError("--out", rule, str(out))
+    if mode != "new" and os.path.lexists(out):
+        read_dataset(out)
 
 
 def run_sweep(

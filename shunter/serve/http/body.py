@@ -8,6 +8,7 @@ from typing import Any
 
 from shunter.serve.boundary import Asked
 from shunter.serve.http.errors import Fault
+from shunter.sinks import visible
 
 __all__ = ["read_asked"]
 
@@ -117,7 +118,7 @@ def _session(body: dict[str, Any], headers: Mapping[str, str]) -> str | None:
     metadata = body.get("metadata")
     of_metadata = metadata.get("user_id") if isinstance(metadata, dict) else None
     found = headers.get("x-session-id") or body.get("session_id") or body.get("user") or of_metadata
-    return found[:_LONGEST_SESSION] if isinstance(found, str) else None
+    return visible(found[:_LONGEST_SESSION]) if isinstance(found, str) else None
 
 
 def _chars(value: object) -> int:

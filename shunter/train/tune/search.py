@@ -21,6 +21,7 @@ from shunter.errors import BrokenFileError, InputError, ShunterError
 from shunter.files import unwritable
 from shunter.jobs import Job, Runner, Work
 from shunter.outputs import sole_writer
+from shunter.reading import first_line, reading
 
 if TYPE_CHECKING:
     import optuna
@@ -281,10 +282,12 @@ def _open(search: ParameterSearch, storage: str | Path | None) -> optuna.Study:
                 storage=_journal(storage), study_name=search.name, load_if_exists=True
             )
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BrokenFileError(storage, f"no Optuna journal: {error}") from None
+    except ShunterError:
+        raise
     except OSError as error:
         raise unwritable(str(storage), error) from error
+    except Exception as error:  # whatever Optuna makes of lines that are not its own
+        raise BrokenFileError(storage, f"no Optuna journal: {first_line(error)}") from None
     if study.user_attrs.get("task", search.digest) != search.digest:
         rule = "hold a search over the same worlds, seeds and features (or be a new file)"
         raise InputError("--storage", rule, str(storage))
@@ -326,9 +329,9 @@ class _NoLock:
 
 def _cut_torn_line(path: Path) -> None:
     """Removes the end of a journal for which there was no time or no room; Optuna would append to it."""
-    if not path.is_file():
+    if not path.exists():
         return
-    with path.open("r+b") as file:
+    with reading(path), path.open("r+b") as file:
         content = file.read()
         if content.startswith(b'{"op_code"') and not content.endswith(b"\n"):
             file.truncate(content.rfind(b"\n") + 1)

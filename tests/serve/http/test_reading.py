@@ -57,6 +57,7 @@ def test_sessions() -> None:
     assert _asked({"x-session-id": "h"}, session_id="s").session == "h"
     assert _asked(metadata={"user_id": "a"}).session == "a"
     assert _asked(metadata={"user_id": 3}).session is None
+    assert _asked(user="u\ud800").session == "u\\ud800"  # a record of it can be read
     assert len(_asked(user="u" * 1000).session or "") == 256
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import re
 import zlib
 from collections.abc import Mapping
@@ -19,12 +18,14 @@ from pyarrow import csv as arrow_csv
 
 from shunter.errors import BrokenFileError, InputError
 from shunter.parquet import as_frame, read_table
-from shunter.reading import first_line, gunzipped
+from shunter.reading import first_line, from_json, gunzipped, read_bytes
 from shunter.sinks import from_csv_frame
 
 _PARQUET = b"PAR1"
 _DAMAGE = (OSError, EOFError, ValueError, RecursionError, zlib.error, csv.Error, pa.ArrowException)
 _MAX_BLOCK_BYTES = 2**31 - 1
+_MOST_BYTES = 2**31
+"""Of a trace: a week of a whole region's requests has two thirds."""
 
 
 class Table:
@@ -99,8 +100,8 @@ class Table:
 
     @cached_property
     def _bytes(self) -> bytes:
+        data = read_bytes(self.path, _MOST_BYTES)
         try:
-            data = self.path.read_bytes()
             return gunzipped(data)
         except _DAMAGE as error:
             raise BrokenFileError(self.path, first_line(error)) from None
@@ -115,16 +116,16 @@ class Table:
         found = []
         for number, line in self.lines:
             try:
-                found.append(self._object(json.loads(line), f"line {number}"))
-            except (ValueError, RecursionError) as error:
+                found.append(self._object(from_json(line), f"line {number}"))
+            except ValueError as error:
                 raise BrokenFileError(self.path, f"line {number} is no JSON: {_json_fault(error)}") from None
         return found
 
     def _whole(self) -> Any:
         """The text as one JSON value; where it is none, what is wrong is said of the first line."""
         try:
-            return json.loads(self.text)
-        except (ValueError, RecursionError) as error:
+            return from_json(self.text)
+        except ValueError as error:
             line = getattr(error, "lineno", 1)
             raise BrokenFileError(self.path, f"line {line} is no JSON: {_json_fault(error)}") from None
 
@@ -176,8 +177,8 @@ class Table:
 def json_or_none(text: str) -> Any:
     """The value that a text of JSON is; None where it is none."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return from_json(text)
+    except ValueError:
         return None
 
 
