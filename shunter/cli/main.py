@@ -200,7 +200,7 @@ def _files(function: Callable[..., None], options: dict[str, Any]) -> Iterator[t
     """The files that a command was given, with what each is called on the command line."""
     for name, value in options.items():
         for one in value if isinstance(value, list | tuple) else [value]:
-            is_path = isinstance(one, Path) or (isinstance(one, str) and os.path.isfile(one))
+            is_path = isinstance(one, Path) or (isinstance(one, str) and os.path.exists(one))
             if is_path and name not in _NO_INPUT:
                 option = _option(function, name)
                 yield option, Path(one)
