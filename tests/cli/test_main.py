@@ -251,8 +251,8 @@ def test_tracking_goes_where_the_environment_says(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     works(capsys, "eval", "--scenario", "s.yaml", "--seeds", "2", "--policy", "fifo-swap")
     assert not Path("mlflow.db").exists()
-    mlflow.set_tracking_uri(uri)
-    runs = mlflow.search_runs(experiment_names=["shunter"], output_format="list")
+    client = mlflow.MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("shunter").experiment_id])
     (policy,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     (whole,) = [run for run in runs if run is not policy]
     assert policy.data.metrics["response_mean_s"] > 0

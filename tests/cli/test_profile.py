@@ -212,7 +212,9 @@ def test_the_fake_profiles_what_the_command_made_of_any_depth(tmp_path, name, li
     step_s = rows[rows["operation"] == "decode"].set_index("gpu_layers")["duration_s"]
     costs = LinearDurations(total_layers=layers + 1)
     for level in (0, layers + 1):
-        assert step_s[level] == pytest.approx(costs.decode_step_s(name, level, 1, 11), rel=0.5)
+        # It sleeps so long, and a busy machine wakes it late.
+        expected_s = costs.decode_step_s(name, level, 1, 11)
+        assert 0.9 * expected_s <= step_s[level] < 20 * expected_s
 
 
 def test_models_are_called_as_they_are_named(run, checkpoint, tmp_path):

@@ -95,9 +95,8 @@ def weights(path: str) -> dict[str, Any]:
 
 
 def mlflow_runs() -> list[Any]:
-    mlflow.set_tracking_uri(f"sqlite:///{Path('mlflow.db').resolve()}")
-    runs: list[Any] = mlflow.search_runs(experiment_names=["shunter"], output_format="list")
-    return runs
+    client = mlflow.MlflowClient(f"sqlite:///{Path('mlflow.db').resolve()}")
+    return list(client.search_runs([client.get_experiment_by_name("shunter").experiment_id]))
 
 
 def test_seeds_killed_in_the_middle_go_on_as_if_nothing_had_happened(

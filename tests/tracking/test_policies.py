@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from mlflow.tracking._tracking_service import utils
 
 from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.agents.learned.base_policy import TUNED_COST_GREEDY
@@ -90,6 +91,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, fake_world: World) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "heuristics", lambda worlds: {"cost-greedy": CostGreedy()})
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr(utils, "_tracking_uri", None)  # whatever other tests left it at
         patch.chdir(folder)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow's own, while it lays out its tables
