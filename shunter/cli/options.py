@@ -78,6 +78,22 @@ Json = Annotated[
 """The option of commands that also write what they found as JSON."""
 
 
+def left_out(where: str, **options: object) -> None:
+    """Refuses options that would be ignored.
+
+    Args:
+        where: Beside what, and why.
+        **options: Their values by name; None, or a flag that is not raised, is not given.
+
+    Raises:
+        InputError: One is given.
+    """
+    for name, value in options.items():
+        if value is not None and value is not False:
+            given = str(value) if isinstance(value, Path) else value
+            raise InputError(f"--{name.replace('_', '-')}", f"be left out {where}", given)
+
+
 def _known_quiet(given: str | None) -> str | None:
     from shunter.eval.quiet import known_quiet  # two commands need it
 

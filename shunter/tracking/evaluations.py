@@ -127,10 +127,8 @@ def log_evaluation(
         tracker.artifact(path)
     for name, modes in result["policies"].items():
         one = {**tags, "shunter.policy": name, **({POLICY: digests[name]} if name in digests else {})}
-        made_of = [
-            *shared,
-            *([inputs[name]] if name in inputs else []),
-        ]  # others are what it is compared with
+        # Not of the others' policies: they are what it is compared with.
+        made_of = [*shared, *(one for key, one in inputs.items() if key == name)]
         for mode in MODES:
             if mode in modes:
                 _log_policy(tracker, world, name, mode, modes, {**one, "shunter.mode": mode}, asked, made_of)

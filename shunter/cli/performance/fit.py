@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from shunter.cli.options import Verbose, open_console, percent, progress, say_answer
+from shunter.cli.options import Verbose, left_out, open_console, percent, progress, say_answer
 from shunter.errors import InputError
 from shunter.models.fit.regressors import TargetFit
 from shunter.models.performance import PerformanceModel
@@ -116,9 +116,7 @@ def fit(
     """
     console = open_console()
     if update is not None:
-        for name, given_now in (("--performance", performance), ("--keep-throttled", keep_throttled)):
-            if given_now:
-                raise InputError(name, "be left out with --update", str(given_now))
+        left_out("with --update", performance=performance, keep_throttled=keep_throttled)
         _update(console, update, data, events, scenario, engine, out, verbose=verbose)
         return
     for name, given in (("--events", events), ("--scenario", scenario), ("--engine", engine)):

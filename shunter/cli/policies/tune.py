@@ -20,6 +20,7 @@ from shunter.cli.options import (
     Performance,
     Ray,
     Verbose,
+    left_out,
     lost_words,
     open_console,
     place,
@@ -125,9 +126,9 @@ def tune(
         raise InputError("--scenario", "be given, or --train instead", list(map(str, scenario or ())))
     lengths = {"minutes": minutes, "generations": generations, "steps": steps}
     if train is None:
-        _refuse({**lengths, "out": out}, "with --scenario: no training is searched")
+        left_out("with --scenario: no training is searched", **lengths, out=out)
     else:
-        _refuse({"performance": performance, "policy": policy, "seeds": seeds}, "with --train: its file says")
+        left_out("with --train: its file says", performance=performance, policy=policy, seeds=seeds)
     seeds, out = seeds or _SEEDS, out or Path("tuned.yaml")
     if train is not None:
         hold("--out", out)
@@ -162,14 +163,6 @@ def tune(
     kind = "heuristics" if config is None else "training"
     _show(console, kind, results, lost_words(runner.lost), verbose=verbose)
     _track(results, worlds, asked, begun_ms, status="FINISHED")
-
-
-def _refuse(options: dict[str, Any], where: str) -> None:
-    """Refuses what would be ignored."""
-    for name, value in options.items():
-        if value is not None:
-            given = str(value) if isinstance(value, Path) else value
-            raise InputError(f"--{name}", f"be left out {where}", given)
 
 
 def _track(

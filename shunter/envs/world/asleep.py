@@ -67,7 +67,7 @@ def with_sleep(tabulation: Tabulation, tables: Tables) -> tuple[Tables, bool]:
         wake_halfwidth=spread(width / wakes.duration_s_predicted.where(wakes.duration_s_predicted > 0, 1.0)),
         asleep_bytes=kept_asleep_bytes(limits, tables.footprint_bytes),
     )
-    is_own = spread(own.measured.astype(float)) > 0
+    is_own = spread(own.astype(float)) > 0
     if is_own.any():
         disk = None if limits.disk_gb_s is None else limits.disk_gb_s * 1e9
         known = limits.load_source not in (None, "unknown")
@@ -78,4 +78,4 @@ def with_sleep(tabulation: Tabulation, tables: Tables) -> tuple[Tables, bool]:
             load_s=np.where(is_own, warm_s, tables.load_s),
             cold_load_s=np.where(is_own, cold_s if limits.host_memory_gb else warm_s, tables.cold_load_s),
         )
-    return changed, not own.measured.all()
+    return changed, not own.all()

@@ -60,9 +60,8 @@ def load_costs(
         other = loads.loc[loads["operation"] != "load", "operation"].iloc[0]
         raise InputError("load_source", "be given of loads only", other)
     done = published_costs(model, loads, "" if source == UNKNOWN_SOURCE else source, disk_bytes_per_s)
-    levels = {engine: measured_sleep_level(model, str(engine)) for engine in loads["engine"].unique()}
     asked = re.fullmatch(r"sleep-(\d)", source)
-    same = loads["engine"].map(lambda engine: levels[engine] == (int(asked[1]) if asked else None))
+    same = measured_sleep_levels(model, loads) == (int(asked[1]) if asked else 0)
     if same.any() and (asked or source in _MEASURED):
         own = _measured(model, loads.assign(page_cache=_MEASURED.get(source, "warm"))).set_axis(loads.index)
         known = ~own["out_of_range"].astype(bool) & same
@@ -85,6 +84,12 @@ def measured_sleep_level(model: PerformanceModel, engine: str) -> int | None:
     version = None if state is None else state.engine_versions.get(engine)
     found = re.search(r"sleep level (\d)", version or "")
     return int(found[1]) if found else None
+
+
+def measured_sleep_levels(model: PerformanceModel, loads: pd.DataFrame) -> pd.Series[int]:
+    """``measured_sleep_level`` of the engine of each load, 0 where it is None; shape (n_loads,)."""
+    levels = {engine: measured_sleep_level(model, str(engine)) or 0 for engine in loads["engine"].unique()}
+    return loads["engine"].map(levels).astype(int)
 
 
 def published_costs(
