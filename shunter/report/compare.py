@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from shunter.eval.compare import Change, Comparison
 from shunter.eval.metrics.load_curves import load_curves
 from shunter.report.figures import error_bars
-from shunter.report.page import PALETTE, ReportTable, Section, write_markdown, write_sections
+from shunter.report.page import PALETTE, ReportTable, Section, write_page_and_markdown
 from shunter.report.words import MODES, best_text, format_metric, verdict
 from shunter.uncertainty import UNDECIDED, said
 
@@ -179,8 +179,7 @@ def write_comparison(
     """
     lines = comparison_words(comparison) if lines is None else lines
     sections = list(_sections(comparison))
-    write_markdown(path.with_suffix(".md"), title=title, paragraphs=lines, sections=sections)
-    return write_sections(path, title=title, paragraphs=lines, sections=sections)
+    return write_page_and_markdown(path, title=title, paragraphs=lines, sections=sections)
 
 
 def _sections(comparison: Comparison) -> Iterator[Section]:

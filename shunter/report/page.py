@@ -14,7 +14,7 @@ import plotly.io as pio
 from rich.table import Table
 
 from shunter.errors import InputError
-from shunter.files import write_text
+from shunter.files import replaced, write_text
 from shunter.sinks import markdown
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "report_folder",
     "write_markdown",
     "write_page",
+    "write_page_and_markdown",
     "write_sections",
 ]
 
@@ -168,6 +169,29 @@ def write_sections(
     path: str | os.PathLike[str], *, title: str, paragraphs: Sequence[str], sections: Sequence[Section]
 ) -> Path:
     """Writes one HTML file of several sections, in order; otherwise as ``write_page``."""
+    return write_text(path, _sections_page(title, paragraphs, sections))
+
+
+def write_markdown(
+    path: str | os.PathLike[str], *, title: str, paragraphs: Sequence[str], sections: Sequence[Section]
+) -> Path:
+    """Writes what ``write_sections`` does as Markdown, without the figures."""
+    return write_text(path, _sections_markdown(title, paragraphs, sections))
+
+
+def write_page_and_markdown(
+    path: Path, *, title: str, paragraphs: Sequence[str], sections: Sequence[Section]
+) -> Path:
+    """Writes what ``write_sections`` and ``write_markdown`` do, side by side: both, or neither."""
+    page = _sections_page(title, paragraphs, sections)
+    text = _sections_markdown(title, paragraphs, sections)
+    with replaced(path.with_suffix(".md")) as beside, replaced(path) as place:
+        beside.write_bytes(text.encode())
+        place.write_bytes(page.encode())
+    return path
+
+
+def _sections_page(title: str, paragraphs: Sequence[str], sections: Sequence[Section]) -> str:
     parts = _opening(title, paragraphs)
     links = (f'<a href="#s{i}">{html.escape(section.title)}</a>' for i, section in enumerate(sections))
     parts.append(f"<nav>{''.join(links)}</nav>")
@@ -178,13 +202,10 @@ def write_sections(
         parts += _drawn(section.figures, begun=begun)
         parts += [table.to_html("h3") for table in section.tables]
         begun = begun or bool(section.figures)
-    return write_text(path, _page(title, parts))
+    return _page(title, parts)
 
 
-def write_markdown(
-    path: str | os.PathLike[str], *, title: str, paragraphs: Sequence[str], sections: Sequence[Section]
-) -> Path:
-    """Writes what ``write_sections`` does as Markdown, without the figures."""
+def _sections_markdown(title: str, paragraphs: Sequence[str], sections: Sequence[Section]) -> str:
     lead, *more = (*map(markdown, paragraphs), "")
     parts = [f"# {markdown(title)}", lead, "\n".join(f"- {text}" for text in more if text)]
     parts = [part for part in parts if part]
@@ -193,7 +214,7 @@ def write_markdown(
             parts += [f"## {markdown(section.title)}", *map(markdown, section.notes)]
         for table in section.tables:
             parts += [*([f"### {markdown(table.title)}"] if table.title else []), table.to_markdown()]
-    return write_text(path, "\n\n".join(parts) + "\n")
+    return "\n\n".join(parts) + "\n"
 
 
 def _opening(title: str, paragraphs: Sequence[str]) -> list[str]:

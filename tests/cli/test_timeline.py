@@ -66,7 +66,7 @@ def test_what_it_refuses(
 def test_the_log_itself_is_safe(events: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = events.read_bytes()
     assert shunter(events, "--run", "cost-greedy/0/simulated", "--out", events) == 2
-    assert "not be the event log itself" in capsys.readouterr().err
+    assert "must be another file than --events" in capsys.readouterr().err
     assert events.read_bytes() == before
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shunter.errors import ShunterError
 from shunter.eval.evaluation import Evaluation
 from shunter.eval.metrics.metrics import request_times
 from shunter.models.performance import PerformanceModel
@@ -17,6 +18,7 @@ from shunter.report.evaluation.reality import reality_section
 from shunter.report.evaluation.report import report_sections, write_report
 from shunter.report.evaluation.runs import failures_section
 from shunter.report.evaluation.statistics import statistics_section
+from shunter.report.page import write_page_and_markdown
 from shunter.report.words import change_text, headline, verdict
 from tests.browser import BROWSER, look
 
@@ -62,6 +64,13 @@ def test_the_same_stands_in_markdown(page: Path, evaluation: Evaluation) -> None
         for mode in ("simulated", "real"):
             mean_s = result["policies"][name][mode]["response_mean_s"]
             assert f"| {name} | {mode} | {mean_s:.3f} s |" in text
+
+
+def test_a_page_that_cannot_be_written_leaves_no_markdown(tmp_path: Path) -> None:
+    (tmp_path / "r.html").mkdir()
+    with pytest.raises(ShunterError, match=r"r\.html"):
+        write_page_and_markdown(tmp_path / "r.html", title="t", paragraphs=["p"], sections=[])
+    assert [path.name for path in tmp_path.iterdir()] == ["r.html"]
 
 
 def test_sections_follow_the_data(evaluation: Evaluation, simulated_only: Evaluation) -> None:

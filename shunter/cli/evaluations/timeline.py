@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from shunter.cli.options import open_console, say
-from shunter.errors import InputError
 from shunter.eval.execution.event_log import read_event_log
 from shunter.eval.timeline import pick_run, read_timeline
 from shunter.eval.traffic.timeline import record_timeline
@@ -57,8 +56,6 @@ def timeline(
     page = out if out is not None or perfetto is not None else Path("timeline.html")
     for option, path in (("--out", page), ("--perfetto", perfetto)):
         hold(option, path, make=False)
-        if path is not None and path.absolute() == events.absolute():
-            raise InputError(option, "not be the event log itself", str(path))
     if events.is_dir():
         seen = record_timeline(events, run)
     else:

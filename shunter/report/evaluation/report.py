@@ -19,7 +19,7 @@ from shunter.report.evaluation.policies import policies_section, responses_secti
 from shunter.report.evaluation.reality import reality_section
 from shunter.report.evaluation.runs import failures_section, timelines_section
 from shunter.report.evaluation.statistics import statistics_section
-from shunter.report.page import Section, write_markdown, write_sections
+from shunter.report.page import Section, write_page_and_markdown
 from shunter.report.words import headline, verdict
 
 __all__ = ["write_report"]
@@ -47,8 +47,7 @@ def write_report(
     sections = report_sections(evaluation, result, performance)
     told = [*machine_lines(result), *verdict(result), *fidelity_verdict(result), *execution_lines(result)]
     lines = [headline(result), *told]
-    write_markdown(path.with_suffix(".md"), title=title, paragraphs=lines, sections=sections)
-    return write_sections(path, title=title, paragraphs=lines, sections=sections)
+    return write_page_and_markdown(path, title=title, paragraphs=lines, sections=sections)
 
 
 def report_sections(
