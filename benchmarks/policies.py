@@ -34,6 +34,7 @@ from benchmarks.policy_rows import (
     baseline_rows,
     cell_rows,
     kind_rows,
+    noise_rows,
     slo_rows,
     specialist_rows,
 )
@@ -92,7 +93,8 @@ def run(
     contenders = [*heuristics(tuned), *learned, *bases]
     best, greedy = (next(c for c in contenders if c.label == name) for name in (tuned.best, GREEDY))
     guarded = [(one, without_guard(one)) for one in (greedy, *learned)]
-    everyone = (*contenders, *special, *(off for _, off in guarded))
+    noisy = [(one, with_noise(one)) for one in (greedy, *learned, *special)]
+    everyone = (*contenders, *special, *(other for _, other in (*guarded, *noisy)))
     jobs = [Job(cell, contender, seeds) for cell in where for contender in everyone]
     results = Results(run_all(jobs, cache, workers=workers, say=_say), everyone, best.label)
     rows = []
@@ -103,6 +105,8 @@ def run(
     for one in special:
         rows += specialist_rows(results, one.label, GREEDY)
         rows += specialist_training_rows(one, scenarios)
+    drawn = {one.label: other.label for one, other in noisy}
+    rows += [row for one in (*learned, *special) for row in noise_rows(results, one.label, GREEDY, drawn)]
     rows += starved_rows(results)
     rows += clairvoyant_rows(contenders, learned, best, cache, quick=quick, workers=workers)
     rows += small_rows([*learned, *(c for c in contenders if c.oracle)], best)
@@ -200,6 +204,11 @@ def _untrained(one: Contender) -> str:
 def without_guard(contender: Contender) -> Contender:
     """The same policy in worlds in which nothing bounds waiting."""
     return replace(contender, label=f"{contender.label}, guard off", heuristic=False, guard=False)
+
+
+def with_noise(contender: Contender) -> Contender:
+    """The same policy where durations are drawn from the prediction intervals."""
+    return replace(contender, label=f"{contender.label}, durations drawn", heuristic=False, noise=True)
 
 
 def _say(line: str) -> None:

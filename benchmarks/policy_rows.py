@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from benchmarks.policy_results import MARGIN, CellVerdict, Comparison, Results
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.uncertainty import sign_of
 
-__all__ = ["bar_rows", "baseline_rows", "cell_rows", "kind_rows", "lower_row", "slo_rows"]
+__all__ = ["bar_rows", "baseline_rows", "cell_rows", "kind_rows", "lower_row", "noise_rows", "slo_rows"]
 __all__ += ["specialist_rows", "times_row"]
 
 SEVERAL, ONE, HELD_OUT = "several devices", "one device", "held out"
@@ -61,6 +61,24 @@ def bar_rows(results: Results, mine: str, greedy: str, fifo: str, keepalive: str
 def specialist_rows(results: Results, mine: str, greedy: str) -> list[Row]:
     """Policies that were each trained for one scenario, against tuned cost-greedy."""
     return [lower_row("all cells", results, mine, greedy, results.cells, SPECIALISTS)]
+
+
+def noise_rows(results: Results, mine: str, greedy: str, drawn: Mapping[str, str]) -> list[Row]:
+    """The same where durations are drawn: is the gain there if predictions are off as much as they may be?
+
+    Args:
+        results: Results of both policies, as predicted and drawn.
+        mine: Label of the policy.
+        greedy: Label of the tuned cost-greedy.
+        drawn: By label, the label of the same policy where durations are drawn from the prediction intervals.
+    """
+    where = "durations drawn from the prediction intervals, all cells"
+    gain = results.compare(drawn[mine], drawn[greedy], results.cells)
+    found = [_lower(f"{where}: {mine} lower than {greedy} by", gain, "mean response, geometric mean")]
+    for one in (mine, greedy):
+        cost = results.compare(drawn[one], one, results.cells)
+        found.append(times_row(f"{where}: {one} × of as predicted", cost, f"over {len(cost.cells)} cells"))
+    return found
 
 
 def of_kind(cells: Iterable[Cell], kind: str) -> list[Cell]:

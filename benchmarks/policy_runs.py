@@ -30,12 +30,12 @@ from shunter.train.tune.heuristic import task_digest
 __all__ = ["Contender", "Figures", "Job", "Waits", "evaluate", "figures_of", "file_digest", "job_key"]
 __all__ += ["longest_waits", "run_all", "source_digest"]
 
-FORMAT = 2
+FORMAT = 3
 """Version of the figures that are kept."""
 
 _PACKAGE = Path(__file__).parents[1] / "shunter"
 
-_SOURCES = ("envs/*.py", "agents/*.py", "eval/batched.py", "eval/clairvoyant*.py")
+_SOURCES = ("envs/**/*.py", "agents/**/*.py", "eval/execution/batched.py", "eval/bounds/*.py")
 """What decides how a run goes, besides scenario and policy."""
 
 TOP_SHARE = 0.1
@@ -56,6 +56,7 @@ class Contender:
         oracle: Whether it sees what no server knows.
         heuristic: Whether it may be the best baseline of a cell.
         guard: Whether it runs in worlds with their guard on waiting.
+        noise: Whether durations differ from the predicted ones, see ``evaluate_batched``.
     """
 
     label: str
@@ -64,6 +65,7 @@ class Contender:
     oracle: bool = False
     heuristic: bool = False
     guard: bool = True
+    noise: bool = False
 
     def in_scenario(self, scenario: str) -> Contender:
         """What plays a scenario: the file for it where the text is a folder, otherwise itself."""
@@ -155,7 +157,7 @@ def evaluate(job: Job) -> Figures:
     """Runs one policy on all seeds of a cell."""
     world = _world(job.cell, job.seeds, job.contender.guard)
     policy = make_policy(job.contender.in_scenario(job.cell.scenario).text)
-    return figures_of(evaluate_batched(world, policy, job.seeds), world)
+    return figures_of(evaluate_batched(world, policy, job.seeds, noise=job.contender.noise), world)
 
 
 def figures_of(batched: Batched, world: World) -> Figures:
@@ -194,7 +196,8 @@ def longest_waits(wait_s: Floats) -> Waits:
 def job_key(job: Job) -> str:
     """Digest of all that an evaluation depends on."""
     world = _cell_digest(job.cell, job.seeds, job.contender.guard)
-    who = [job.contender.in_scenario(job.cell.scenario).digest, job.contender.guard]
+    contender = job.contender.in_scenario(job.cell.scenario)
+    who = [contender.digest, contender.guard, contender.noise]
     text = json.dumps([FORMAT, world, *who, source_digest()])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
@@ -274,10 +277,14 @@ def _cell_digest(cell: Cell, seeds: tuple[int, ...], guard: bool) -> str:
 def source_digest() -> str:
     """Digest of the code that decides how runs go, and of the code of the clairvoyant."""
     digest = hashlib.sha256()
-    for pattern in _SOURCES:
-        for path in sorted(_PACKAGE.glob(pattern)):
-            digest.update(path.read_bytes())
+    for path in source_files():
+        digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def source_files() -> list[Path]:
+    """The files of that code."""
+    return sorted(path for pattern in _SOURCES for path in _PACKAGE.glob(pattern))
 
 
 def _read(path: Path) -> Figures | None:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.policies import trained, trained_apart, untrained, without_guard
+from benchmarks import policy_runs
+from benchmarks.policies import trained, trained_apart, untrained, with_noise, without_guard
 from benchmarks.policy_cells import LOADS, Cell, cell_world, cells, kinds
 from benchmarks.policy_runs import Contender, Job, evaluate, job_key, run_all
 from benchmarks.policy_tuning import Baselines, read_tuned
@@ -30,9 +31,21 @@ def test_keys_tell_apart_whatever_changes_a_result() -> None:
         replace(JOB, seeds=(1, 3)),
         replace(JOB, contender=replace(JOB.contender, digest="another")),
         replace(JOB, contender=without_guard(JOB.contender)),
+        replace(JOB, contender=with_noise(JOB.contender)),
     ]
-    assert len({job_key(job) for job in [JOB, *others]}) == 6
+    assert len({job_key(job) for job in [JOB, *others]}) == 1 + len(others)
     assert job_key(replace(JOB, contender=replace(JOB.contender, label="renamed"))) == job_key(JOB)
+
+
+def test_results_are_not_kept_over_changes_of_what_decides_how_runs_go() -> None:
+    package = policy_runs._PACKAGE
+    found = {path.relative_to(package).as_posix() for path in policy_runs.source_files()}
+    assert {
+        "envs/rules/serving.py",
+        "agents/heuristics/cost_greedy.py",
+        "eval/execution/batched.py",
+        "eval/bounds/clairvoyant.py",
+    } <= found
 
 
 def test_what_was_evaluated_is_not_evaluated_again(tmp_path: Path) -> None:

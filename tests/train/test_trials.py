@@ -60,11 +60,13 @@ def cut_off(world: World, max_time_s: float) -> World:
     return replace(world, scenario=scenario, tables=tables)
 
 
+@pytest.mark.parametrize("noise", [False, True])
 @pytest.mark.parametrize("width", [0, 16])
-def test_costs_are_the_mean_responses_of_an_evaluation(world: World, width: int) -> None:
+def test_costs_are_the_mean_responses_of_an_evaluation(world: World, width: int, noise: bool) -> None:
     policies = [random_policy(seed, scale=0.3, width=width) for seed in range(2)]
-    costs, decisions = Trials(world, SEEDS, width=width).costs(np.stack([p.vector for p in policies]))
-    evaluated = [evaluate_batched(world, policy, SEEDS) for policy in policies]
+    trials = Trials(world, SEEDS, width=width, noise=noise)
+    costs, decisions = trials.costs(np.stack([p.vector for p in policies]))
+    evaluated = [evaluate_batched(world, policy, SEEDS, noise=noise) for policy in policies]
     np.testing.assert_allclose(costs, [one.response_mean_s for one in evaluated], rtol=1e-9)
     assert decisions == sum(counts["decisions"] for one in evaluated for counts in one.counts)
 

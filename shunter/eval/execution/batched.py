@@ -66,7 +66,12 @@ class Batched:
 
 
 def evaluate_batched(
-    world: World, policy: Policy, seeds: Sequence[int], *, environments: int = ENVIRONMENTS
+    world: World,
+    policy: Policy,
+    seeds: Sequence[int],
+    *,
+    environments: int = ENVIRONMENTS,
+    noise: bool = False,
 ) -> Batched:
     """Runs a policy on every seed's requests; each figure is exactly that of ``simulate`` with the seed.
 
@@ -75,14 +80,17 @@ def evaluate_batched(
         policy: Decides; one marked oracle sees true lengths.
         seeds: Seeds of the workloads.
         environments: How many episodes run side by side at most.
+        noise: Whether durations differ from the predicted ones, as much as the prediction intervals say, by
+            luck that is drawn for each seed and model: every policy has the same.
     """
     frames: list[pd.DataFrame] = []
     counts: list[dict[str, int]] = []
     makespan_s: list[float] = []
     cost: list[float] = []
     for first in range(0, len(seeds), environments):
-        requests = [world.draw(seed) for seed in seeds[first : first + environments]]
-        episodes = _Episodes(world, policy, requests)
+        part = seeds[first : first + environments]
+        requests = [world.draw(seed) for seed in part]
+        episodes = _Episodes(world, policy, requests, part if noise else ())
         episodes.run()
         for row in np.argsort(episodes.number):
             state = episodes.state.of(int(row))
@@ -102,15 +110,25 @@ class _Episodes:
     Attributes:
         state: State of all episodes, a row each.
         number: (E,) which of the requests given a row's episode is.
+
+    Args:
+        world: The compiled scenario.
+        policy: Decides.
+        requests: Requests of each episode.
+        luck: A seed of the luck of durations for each episode; empty where they are as predicted.
     """
 
-    def __init__(self, world: World, policy: Policy, requests: Sequence[Requests]) -> None:
+    def __init__(
+        self, world: World, policy: Policy, requests: Sequence[Requests], luck: Sequence[int]
+    ) -> None:
         self.world = world
         self.policy = policy = for_world(policy, world)
         self._on_state = policy if decides_on_state(policy) else None
         self.tables = world.tables.changed(oracle=int(is_oracle(policy)), max_time_ns=world.max_time_ns)
         self.state = world.states_of(requests, slots=SLOTS)
-        begin_batch(self.tables, self.state, np.ones(len(requests), np.bool_), False)
+        if luck:
+            self.state.clock["key"][:, 0] = [int(seed) % 2**63 for seed in luck]
+        begin_batch(self.tables, self.state, np.ones(len(requests), np.bool_), bool(luck))
         self.number = np.arange(len(requests))
         self._out = make_outputs(len(requests), world.actions)
         self._actions = np.zeros(len(requests), np.int64)
