@@ -26,9 +26,9 @@ from shunter.cli.options import WIDE, PlainConsole
 from shunter.envs.workload.traces import read_trace, write_trace
 from shunter.errors import BrokenFileError, InputError, ShunterError, UnknownNameError, one_line
 from shunter.export.escaping import swap_words, to_yaml, word
-from shunter.files import write_text
 from shunter.report.page import ReportTable, Section, write_markdown, write_sections
 from shunter.sinks import csv_text, file_name, from_csv_text, plain_name, registry_name, store_key
+from shunter.tracking.versions import describe
 
 __all__ = ["HOSTILE", "SINKS", "names_rows", "wrong"]
 
@@ -71,6 +71,7 @@ HOSTILE = (
     "",
     " ",
     "x" * 5000,
+    "模" * 100,
     "é日本",
 )
 """Names that break out of what they are written into, where it lets them."""
@@ -197,7 +198,10 @@ def _swap(name: str) -> str:
 def _file(name: str) -> str:
     made = file_name(name)
     with tempfile.TemporaryDirectory() as folder:
-        write_text(Path(folder) / f"{made}.txt", "")
+        try:
+            (Path(folder) / f"{made}.json.gz").touch()
+        except OSError as error:
+            return str(error.strerror)
         inside = [path.parent for path in Path(folder).rglob("*")] == [Path(folder)]
     return "" if inside and not made.startswith(".") else "it leads elsewhere"
 
@@ -205,6 +209,21 @@ def _file(name: str) -> str:
 def _filter(name: str) -> str:
     made = f"name = '{registry_name('--name', name)}'"
     return "" if made.count("'") == 2 else "it ends the filter"
+
+
+class _Described:
+    """A client of MLflow's that keeps what it is told of a version."""
+
+    said = ""
+
+    def update_model_version(self, name: str, version: str, description: str) -> None:
+        self.said = description
+
+
+def _description(name: str) -> str:
+    client = _Described()
+    describe(client, "m", "1", name)
+    return "it holds HTML or a link" if "<" in client.said or "](" in client.said else ""
 
 
 def _key(name: str) -> str:
@@ -233,6 +252,7 @@ SINKS: dict[str, Callable[[str], str]] = {
     "names of files": _file,
     "MLflow's filters": _filter,
     "MLflow's keys": _key,
+    "MLflow's descriptions": _description,
 }
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ __all__ = [
     "write_bytes",
     "write_json",
     "write_text",
+    "write_texts",
 ]
 
 
@@ -178,6 +179,21 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
         ShunterError: As ``replaced``.
     """
     return write_bytes(path, text.encode())
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Writes files that belong together as UTF-8: all of them, or none if one cannot be written.
+
+    Args:
+        texts: What is to be in each.
+
+    Raises:
+        ShunterError: As ``replaced``.
+    """
+    with ExitStack() as stack:
+        places = [stack.enter_context(replaced(path)) for path in texts]
+        for place, text in zip(places, texts.values(), strict=True):
+            place.write_bytes(text.encode())
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:

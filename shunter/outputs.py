@@ -112,10 +112,12 @@ def hold(field: str, path: Path | None, *, folder: bool = False, make: bool = Tr
     if path is None or held_now is None:
         return
     _check_no_input(held_now, field, path)
-    other = held_now.fields.setdefault(os.path.realpath(path), field)
+    whole = os.path.realpath(path)
+    other = held_now.fields.get(whole, field)
     if other != field:
         raise InputError(field, f"be another file than {other}", str(path))
     held_now.stack.enter_context(sole_writer(field, path, folder=folder, make=make))
+    held_now.fields[whole] = field
 
 
 @contextmanager
@@ -123,7 +125,7 @@ def held(field: str, path: Path) -> Iterator[None]:
     """Holds a lock on a file or folder that is to be written, so that no other command writes it.
 
     The lock is a file beside it, ``.NAME.lock``, which goes at the end; a killed process's does not count.
-    What is no file, like a pipe, has none.
+    What is no file, like a pipe, has none, and what the command holds already (``hold``) needs no other.
 
     Args:
         field: What the path was given as, such as ``--out``.
@@ -133,7 +135,8 @@ def held(field: str, path: Path) -> Iterator[None]:
         InputError: Another process holds the lock.
         ShunterError: The place cannot be written to.
     """
-    if is_special(path):
+    held_now = _HELD.get()
+    if is_special(path) or (held_now is not None and os.path.realpath(path) in held_now.fields):
         yield
         return
     lock = _lock_of(path)

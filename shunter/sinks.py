@@ -15,7 +15,8 @@ names of files         ``file_name``: no separator, no dot in front, of bounded 
 YAML                   ``shunter.export.escaping.to_yaml``; comments ``one_line``
 words of a shell       ``shlex.quote`` of ``shunter.export.escaping.word``
 llama-swap's commands  ``shunter.export.escaping.swap_words``: ``${…}`` too
-MLflow                 ``store_key`` for keys; ``registry_name`` for names, which stand in its filters
+MLflow                 ``store_key`` for keys; ``registry_name`` for names, which stand in its filters;
+                       ``markdown`` for descriptions of runs and versions, which its pages render
 =====================  ==========================================================================
 """
 
@@ -42,6 +43,7 @@ _NOT_IN_FILES = re.compile(r"[^\w.=-]")
 _NOT_IN_KEYS = re.compile(r"[^\w\-. :/]")
 _NOT_IN_REGISTRY = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST_FILE_NAME = 100
+"""Bytes."""
 _LONGEST_KEY = 250
 """Characters of a key that MLflow takes."""
 
@@ -108,7 +110,8 @@ def _is_number(text: str) -> bool:
 
 def file_name(text: str) -> str:
     """A name of a file for a text: it lies where it is put, and differs where strange texts do."""
-    plain = _NOT_IN_FILES.sub("_", text).lstrip(".")[:_LONGEST_FILE_NAME]
+    plain = _NOT_IN_FILES.sub("_", text).lstrip(".")
+    plain = plain.encode()[:_LONGEST_FILE_NAME].decode(errors="ignore")  # file systems count bytes
     if plain and plain == text.replace(":", "_"):
         return plain
     return f"{plain}-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:8]}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shunter.errors import ShunterError
-from shunter.files import finite, replaced, write_json, write_text
+from shunter.files import finite, replaced, write_json, write_text, write_texts
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,6 +52,14 @@ def test_the_new_file_is_on_the_disk_before_it_takes_the_place(
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b))[1])
     write_text(tmp_path / "file", "text")
     assert calls == ["sync", "replace", "sync"]
+
+
+def test_files_that_belong_together_are_all_written_or_none(tmp_path: Path) -> None:
+    plan, script = write_text(tmp_path / "plan", "old"), tmp_path / "script"
+    write_texts({plan: "new", script: "new"})
+    with pytest.raises(ShunterError, match="cannot be written: File name too long"):
+        write_texts({plan: "newer", script: "newer", tmp_path / ("x" * 300): ""})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"plan": "new", "script": "new"}
 
 
 def test_links_are_followed_and_pipes_written_to(tmp_path: Path) -> None:

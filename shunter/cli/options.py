@@ -247,22 +247,21 @@ def check_new(field: str, path: Path, *, overwrite: bool) -> None:
 
 
 def free_folder(given: Path | None, *, overwrite: bool) -> Path:
-    """The folder to write a report into; nothing is made yet.
+    """Holds the folder to write a report into.
 
     Args:
         given: As the user named it; None: ``runs/eval``, with the first number that makes it new.
         overwrite: Whether one that holds something is written over.
 
     Raises:
-        InputError: The one named holds something, or is no folder.
+        InputError: The one named holds something, another command writes it, or it is no folder.
     """
     if given is None:
-        default = Path("runs/eval")
-        if overwrite:
-            return default
+        given = default = Path("runs/eval")
         names = (default if n == 1 else default.with_name(f"{default.name}-{n}") for n in count(1))
-        given = next(folder for folder in names if not folder.exists() and not in_use(folder))
-    check_place("--out", given, folder=True, make=True)
+        if not overwrite:
+            given = next(folder for folder in names if not folder.exists() and not in_use(folder))
+    hold("--out", given, folder=True)
     if not overwrite and given.exists() and not all(map(is_leftover, given.iterdir())):
         raise InputError("--out", "be a folder that is new or empty (or give --overwrite)", str(given))
     return given

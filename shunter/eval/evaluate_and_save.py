@@ -223,14 +223,17 @@ def evaluate_and_save(
     if real is not None:
         check_binding(worlds[0])
     plan = _Plan(made, asked.sources, seeds, asked.performance, real, python, on_progress)
-    with sole_writer("--out", out, folder=True):
-        several, beyond = len(worlds) > 1, _warnings(made, worlds)
+    several, beyond = len(worlds) > 1, _warnings(made, worlds)
+    folders = [out / _load_name(world) for world in worlds] if several else [out]
+    with ExitStack() as stack:
+        for folder in dict.fromkeys((out, *folders)):
+            stack.enter_context(sole_writer("--out", folder, folder=True))
         if real is not None:
             beyond = (*beyond, *check_quiet(real.quiet, say=_sayer(on_progress)))
         done = (
-            _at_several_loads(plan, worlds, out, ray, beyond)
+            _at_several_loads(plan, worlds, out, folders, ray, beyond)
             if several
-            else _at_each_load(plan, worlds, [out], ray, beyond)
+            else _at_each_load(plan, worlds, folders, ray, beyond)
         )
         if json_path is not None and not _is_cut_short(done):
             results = done.saved[0].files["results"] if done.page is None else out / "results.json"
@@ -262,10 +265,14 @@ def _at_each_load(
 
 
 def _at_several_loads(
-    plan: _Plan, worlds: Sequence[World], out: Path, ray: str | None, warnings: tuple[str, ...]
+    plan: _Plan,
+    worlds: Sequence[World],
+    out: Path,
+    folders: Sequence[Path],
+    ray: str | None,
+    warnings: tuple[str, ...],
 ) -> SavedEvaluations:
     """Runs at each load, in a folder and a run of its own, and sets them beside each other."""
-    folders = [out / f"load-{world.scenario.workload.load:g}" for world in worlds]
     with tracking("eval", plan.title(worlds)) as whole:
         log_loads(whole, worlds, plan.policies, plan.sources, plan.seeds)
         done = _at_each_load(plan, worlds, folders, ray, warnings, whole)
@@ -280,6 +287,11 @@ def _at_several_loads(
             write_json(staged / "results.json", finite(comparison.to_dict()))
         log_comparison(whole, out, lines, [best_of(run.result)[0] for run in comparison.runs])
     return replace(done, comparison=comparison, page=out / page.name)
+
+
+def _load_name(world: World) -> str:
+    """Name of a load's folder; other loads have others."""
+    return f"load-{world.scenario.workload.load!r}".removesuffix(".0")
 
 
 def _is_cut_short(done: SavedEvaluations) -> bool:

@@ -14,7 +14,7 @@ import plotly.io as pio
 from rich.table import Table
 
 from shunter.errors import InputError
-from shunter.files import replaced, write_text
+from shunter.files import write_text, write_texts
 from shunter.sinks import markdown
 
 __all__ = [
@@ -183,11 +183,8 @@ def write_page_and_markdown(
     path: Path, *, title: str, paragraphs: Sequence[str], sections: Sequence[Section]
 ) -> Path:
     """Writes what ``write_sections`` and ``write_markdown`` do, side by side: both, or neither."""
-    page = _sections_page(title, paragraphs, sections)
     text = _sections_markdown(title, paragraphs, sections)
-    with replaced(path.with_suffix(".md")) as beside, replaced(path) as place:
-        beside.write_bytes(text.encode())
-        place.write_bytes(page.encode())
+    write_texts({path.with_suffix(".md"): text, path: _sections_page(title, paragraphs, sections)})
     return path
 
 

@@ -21,11 +21,11 @@ class Lines:
     """A file that lines are added to; each is on its way to the disk before anything else happens.
 
     Args:
-        path: Made if need be; half a line, which a kill left, is ended first.
+        path: Made if need be, anew where it is moved away; half a line, which a kill left, is ended first.
         private: Whether nobody but the file's owner may read it.
 
     Attributes:
-        broken: Why nothing is added any more, as on a full disk; None: it is.
+        broken: Why nothing is added any more, as on a full disk or where the folder is gone; None: it is.
 
     Raises:
         ShunterError: It cannot be written to.
@@ -34,6 +34,7 @@ class Lines:
     def __init__(self, path: Path, *, private: bool = False) -> None:
         self.path = path
         self.broken: str | None = None
+        self._private = private
         try:
             self._file = _open(path, private=private)
         except OSError as error:
@@ -44,11 +45,20 @@ class Lines:
         if self.broken is not None:
             return
         try:
+            if not self._is_in_place():
+                self._file.close()
+                self._file = _open(self.path, private=self._private)
             self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
             self._file.flush()
         except OSError as error:
             self.broken = str(error)
             _LOG.warning("Nothing more is written to %s: %s", self.path, error)
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Ends it; what is added later is lost."""

@@ -28,7 +28,7 @@ from shunter.tracking.lineage import (
     world_params,
     world_tags,
 )
-from shunter.tracking.runs import NOTE, Tracker
+from shunter.tracking.runs import Tracker
 
 __all__ = ["evaluation_name", "log_comparison", "log_evaluation", "log_loads"]
 
@@ -65,7 +65,8 @@ def log_loads(
 
 def log_comparison(tracker: Tracker, folder: Path, words: Sequence[str], best: Sequence[str]) -> None:
     """Logs what evaluations at several loads came to: in words, the best policy of each, and the page."""
-    tracker.tags({NOTE: "  \n".join(words), FILE: str(folder)})
+    tracker.tags({FILE: str(folder)})
+    tracker.note(words)
     tracker.params({"best": ", ".join(best), "policy": f"{', '.join(best)} (best at each load)"})
     for path in sorted(folder.iterdir()):
         if path.is_file():
@@ -94,7 +95,8 @@ def log_evaluation(
     digests = {name: policy_digest(policy) for name, policy in learned.items()}
     tags = {**software_tags(), **world_tags([world]), FILE: str(files["results"].parent)}
     own = {POLICY: " ".join(digests.values())} if digests else {}
-    tracker.tags({**tags, **own, NOTE: headline(result)})
+    tracker.tags({**tags, **own})
+    tracker.note([headline(result)])
     asked = {
         "seeds": f"{min(result['seeds'])}-{max(result['seeds'])}" if result["seeds"] else "",
         "seed_count": len(result["seeds"]),

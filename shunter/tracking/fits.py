@@ -18,7 +18,7 @@ from shunter.tracking.lineage import (
     dataset_input,
     software_tags,
 )
-from shunter.tracking.runs import NOTE, Tracker
+from shunter.tracking.runs import Tracker
 
 __all__ = ["held_out_errors", "log_dataset", "log_fit", "log_offload", "log_preemption"]
 
@@ -63,7 +63,8 @@ def log_preemption(
     found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     dataset = dataset_input(folder / "preemption.parquet", frame, "profile")
     tags = {**software_tags(), DATASET: dataset.digest, FILE: str(folder)}
-    tracker.tags({**tags, NOTE: "  \n".join(found["answers"])})
+    tracker.tags(tags)
+    tracker.note(found["answers"])
     tracker.params({**asked, "models": ", ".join(found["models"])})
     tracker.inputs([dataset])
     tracker.metrics({**measured, **dataset.profile})
@@ -103,8 +104,8 @@ def log_offload(
     every = [dataset_input(path, frame, "offload") for path, frame in datasets]
     made_of = list({one.digest: one for one in every}.values())
     digests = " ".join(one.digest for one in made_of)
-    own = {DATASET: digests, FILE: str(folder), NOTE: "  \n".join(words)}
-    tracker.tags({**software_tags(), **own})
+    tracker.tags({**software_tags(), DATASET: digests, FILE: str(folder)})
+    tracker.note(words)
     tracker.params({"batch": batch, "models": ", ".join(dict.fromkeys(curves["model"]))})
     tracker.inputs(made_of)
     tracker.metrics({"points": len(curves)})

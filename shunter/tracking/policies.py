@@ -24,7 +24,7 @@ from shunter.sinks import registry_name
 from shunter.tracking.origin import origin_tags, origin_words
 from shunter.tracking.runs import Tracker
 from shunter.tracking.store import StoreError, talking
-from shunter.tracking.versions import DECISION, DIGEST, create_version, digest_of
+from shunter.tracking.versions import DECISION, DIGEST, create_version, describe, digest_of
 from shunter.train.selection import best_of, heuristics, mean_responses
 from shunter.uncertainty import Interval, paired_mean_change, said
 
@@ -190,7 +190,7 @@ class _Registry:
             stays = f"The {CHAMPION} stays, which cannot be compared with: {error}"
             why = f"{contest.over_heuristic}; {contest.played}. {stays}"
             with talking(self.uri):
-                self.client.update_model_version(self.name, version, description=why)
+                describe(self.client, self.name, version, why)
             return Registration(self.name, version, False, *UNKNOWN, why=why)
         verdict = CHAMPION if decision.better else f"no {CHAMPION}"
         with talking(self.uri):
@@ -238,7 +238,7 @@ class _Registry:
         for key, text in tags.items():
             self.client.set_model_version_tag(self.name, version, key, text)
         why = f"{decision.why} {origin_words(contest.policy)}"
-        self.client.update_model_version(self.name, version, description=why)
+        describe(self.client, self.name, version, why)
 
     def _confirm(self, version: Any) -> Registration:
         """The very file is champion; a registration that was cut off after the alias moved is completed."""

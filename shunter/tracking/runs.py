@@ -13,7 +13,7 @@ import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ import pandas as pd
 
 from shunter.errors import ShunterError, ShunterWarning, one_line
 from shunter.scratch import outside
-from shunter.sinks import store_key, visible
+from shunter.sinks import markdown, store_key, visible
 from shunter.tracking.journal import UNSENT, Journal
 from shunter.tracking.monitoring import is_monitored, start_monitor, stop_monitor
 from shunter.tracking.sending import send
@@ -165,6 +165,10 @@ class Tracker:
     def tags(self, values: Mapping[str, str]) -> None:
         """Sets tags."""
         self._keep({"kind": "tags", "tags": {name: visible(str(text)) for name, text in values.items()}})
+
+    def note(self, lines: Iterable[str]) -> None:
+        """Sets the description that MLflow's pages show, which they take for Markdown."""
+        self.tags({NOTE: "  \n".join(map(markdown, lines))})
 
     def metrics(self, values: Mapping[str, Any], step: int = 0) -> None:
         """Logs the finite numbers among the values; nested mappings become paths."""

@@ -25,7 +25,7 @@ from shunter.tracking.lineage import (
     world_params,
     world_tags,
 )
-from shunter.tracking.runs import NOTE, Tracker
+from shunter.tracking.runs import Tracker
 from shunter.train.seeds import CARD_SEEDS
 from shunter.train.verdict import shown, verdict_of
 
@@ -99,5 +99,6 @@ def log_result(tracker: Tracker, policy: LearnedPolicy) -> None:
         tracker.metrics({"score_card/change": card.change, "change_vs_best_heuristic": card.change})
     if verdict is not None:
         tracker.metrics({"verdict": verdict.model_dump(), "change_vs_untrained": verdict.change})
-        tags |= {"shunter.best_heuristic": shown(verdict.best.policy), NOTE: "  \n".join(verdict.words)}
+        tags["shunter.best_heuristic"] = shown(verdict.best.policy)
+        tracker.note(verdict.words)
     tracker.tags(tags)

@@ -13,7 +13,7 @@ from typing import Any
 
 from shunter.agents.mlflow_model import signature
 from shunter.envs.observation.features import FEATURES_VERSION
-from shunter.sinks import registry_name
+from shunter.sinks import markdown, registry_name
 from shunter.tracking.wheel import pinned_requirements, write_wheel
 
 DECISION, UNDECIDED = "shunter.decision", "undecided"
@@ -56,8 +56,13 @@ def create_version(client: Any, run_id: str, path: Path, name: str, why: str) ->
     if decided and not undecided:
         return str(max(decided))
     version = str(max(undecided)) if undecided else _create(client, run_id, path, name, digest)
-    client.update_model_version(name, version, description=why)
+    describe(client, name, version, why)
     return version
+
+
+def describe(client: Any, name: str, version: str, why: str) -> None:
+    """Sets the description of a version, which MLflow's pages take for Markdown."""
+    client.update_model_version(name, version, description=markdown(why))
 
 
 def _create(client: Any, run_id: str, path: Path, name: str, digest: str) -> str:

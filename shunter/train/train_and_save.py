@@ -15,6 +15,7 @@ from shunter.envs.scenario.library import performance_of
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import World, load_note, make_world
 from shunter.errors import InputError
+from shunter.files import is_leftover
 from shunter.jobs import open_runner
 from shunter.outputs import sole_writer
 from shunter.sinks import file_name
@@ -99,10 +100,10 @@ def train_and_save(
     folder = out.with_suffix("")
     runs = _runs_of_specialists(config, folder) if with_specialists else _runs_of_seeds(config, out, seeds)
     paths = [out, folder] if with_specialists else [out, *(run.out for run in runs)]
-    _refuse_leftovers(paths, resume, overwrite)
     with ExitStack() as stack:
         for path in dict.fromkeys((out, *(run.out for run in runs))):
             stack.enter_context(sole_writer("--out", path))
+        _refuse_leftovers(paths, resume, overwrite)
         runner = stack.enter_context(open_runner(ray))
         if with_specialists:
             distillation = config.distill or DistillSettings()
@@ -208,7 +209,8 @@ def _refuse_leftovers(paths: Sequence[Path], resume: bool, overwrite: bool) -> N
     if resume:
         return
     for path in dict.fromkeys(paths):
-        if path.exists() and not overwrite:
+        there = any(not is_leftover(one) for one in path.iterdir()) if path.is_dir() else path.exists()
+        if there and not overwrite:
             raise InputError("--out", "not exist yet (or give --overwrite)", str(path))
         checkpoint = checkpoint_of(path)
         if checkpoint.exists():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,12 @@ import pytest
 import yaml
 
 from shunter.cli.main import COMMANDS, _function, main
+from shunter.cli.options import free_folder
 from shunter.envs.scenario.library import find_scenario
-from shunter.outputs import sole_writer
+from shunter.errors import InputError
+from shunter.outputs import giving_back, in_use, sole_writer
+from shunter.train import train_and_save
+from shunter.train.settings import TrainConfig
 
 BENCH = Path(__file__).parents[1] / "corpus" / "measurements"
 
@@ -155,3 +161,40 @@ def test_a_place_is_free_again_where_a_later_option_is_refused(tmp_path: Path, c
         assert ended.value.code == 2
         assert "--none" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_at_several_loads_the_folder_of_each_is_an_output_too(tmp_path: Path, capsys: Any) -> None:
+    of_one = tmp_path / "out" / "load-0.3"
+    asked = ["eval", "--scenario", "laptop", "--policy", "fifo-swap", "--seeds", "1"]
+    loads = ["--load", "0.3", "--load", "0.6"]
+    with sole_writer("--out", of_one, folder=True), pytest.raises(SystemExit) as ended:
+        main([*asked, *loads, "--out", str(of_one.parent)])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"not be written by another command at the same time. Got '{of_one}'" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_looked_into_when_it_is_held_and_by_no_other_then(tmp_path: Path) -> None:
+    with giving_back():
+        folder = free_folder(tmp_path / "out", overwrite=False)
+        assert in_use(folder)
+        with sole_writer("--out", folder, folder=True):
+            pass  # what the command holds it may write
+        assert in_use(folder)
+    assert not in_use(folder)
+
+
+def test_a_policy_that_came_just_before_its_place_was_held_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def held_after_another(field: str, path: Path) -> Iterator[None]:
+        path.write_text("theirs")
+        yield
+
+    monkeypatch.setattr(train_and_save, "sole_writer", held_after_another)
+    config = TrainConfig(scenarios=["laptop"], performance="published")
+    with pytest.raises(InputError, match="--out must not exist yet"):
+        train_and_save.train_and_save(config, tmp_path / "p.safetensors")
+    assert (tmp_path / "p.safetensors").read_text() == "theirs"

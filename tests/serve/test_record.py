@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from shunter.serve.boundary import Asked, Usage
 from shunter.serve.core.core import Core
 from shunter.serve.core.effects import Start
 from shunter.serve.gateway.record import Recorder
+from shunter.serve.lines import Lines
 from tests.serve.test_core import WORLDS, Servers, small_world
 
 WORLD = WORLDS[1]
@@ -287,3 +289,25 @@ def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ShunterError, match="cannot be written"):
         Recorder(tmp_path / "file" / "record", WORLD, "cost-greedy")
+
+
+def test_lines_go_where_they_belong_or_it_is_said_that_they_do_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "record" / "requests.jsonl"
+    path.parent.mkdir()
+    lines = Lines(path)
+    lines.add({"n": 1})
+    path.rename(tmp_path / "put-aside.jsonl")
+    lines.add({"n": 2})
+    assert lines.broken is None
+    assert path.read_text() == '{"n":2}\n'
+    assert (tmp_path / "put-aside.jsonl").read_text() == '{"n":1}\n'
+    shutil.rmtree(path.parent)
+    for _ in range(2):
+        lines.add({"n": 3})
+    assert lines.broken is not None
+    (said,) = caplog.messages
+    assert said.startswith(f"Nothing more is written to {path}")
+    lines.close()
+    assert not path.parent.exists()

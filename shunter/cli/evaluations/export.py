@@ -17,7 +17,7 @@ from shunter.errors import InputError, one_line
 from shunter.export.llama_swap import MAX_QUEUE, PROCESS_BYTES, llama_swap_yaml
 from shunter.export.placement import Home, checkpoint_path, homes_of
 from shunter.export.sleep_plan import sleep_plan
-from shunter.files import write_text
+from shunter.files import write_text, write_texts
 
 ScenarioOption = Annotated[
     Path, typer.Option(help="Scenario file (YAML), or a name of the library.", show_default=False)
@@ -127,8 +127,7 @@ def export_vllm(
         first_port=port,
         asleep_bytes=asleep_mb * 1e6,
     )
-    write_text(out, planned.to_yaml())
-    write_text(script, planned.script)
+    write_texts({script: planned.script, out: planned.to_yaml()})
     paths = [checkpoint_path(each, models_dir) for each in loaded.models]
     lines = [
         f"{one_line(one['name'])}: sleeps at level {one['sleep_level']} on {one_line(one['device'])};"

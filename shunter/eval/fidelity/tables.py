@@ -9,6 +9,7 @@ from typing import Any
 
 from shunter.eval.metrics.starvation import ALL
 from shunter.report.page import ReportTable
+from shunter.sinks import markdown
 from shunter.uncertainty import UNDECIDED
 
 __all__ = ["fidelity_markdown", "fidelity_tables", "fidelity_verdict"]
@@ -71,19 +72,10 @@ def fidelity_verdict(result: Plain) -> list[str]:
 def fidelity_markdown(result: Plain, title: str) -> str:
     """A page of Markdown: findings, tables, definitions."""
     tables = [*fidelity_tables(result), statistics_table(result)]
-    parts = [f"# {title}", *fidelity_verdict(result), *map(_markdown, tables)]
+    parts = [f"# {markdown(title)}", *map(markdown, fidelity_verdict(result))]
+    parts += [f"## {markdown(table.title)}\n\n{table.to_markdown()}" for table in tables]
     words = "\n".join(f"- **{word}**: {meaning}" for word, meaning in result["definitions"].items())
     return "\n\n".join([*parts, "## What the words mean", words]) + "\n"
-
-
-def _markdown(table: ReportTable) -> str:
-    lines = [
-        "| " + " | ".join(table.columns) + " |",
-        "|" + "---|" + "---:|" * (len(table.columns) - 1),
-        *("| " + " | ".join(row) + " |" for row in table.rows),
-    ]
-    note = f"\n\n{table.note}" if table.note else ""
-    return f"## {table.title}\n\n" + "\n".join(lines) + note
 
 
 def _nearness(found: Plain) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 
 from shunter import __version__
-from shunter.files import write_json, write_text
+from shunter.files import write_json
 from shunter.models.card.errors import largest_errors_table
 from shunter.models.card.parameters import parameter_table
 from shunter.models.card.plots import card_figures, cut_costs, sensitivity
@@ -18,7 +18,7 @@ from shunter.models.performance import PerformanceModel
 from shunter.models.validation.assessment import Validation
 from shunter.models.validation.scores import Score
 from shunter.models.validation.splits import SPLITS
-from shunter.report.page import ReportTable, write_page
+from shunter.report.page import ReportTable, Section, write_markdown, write_page
 
 __all__ = ["write_card"]
 
@@ -31,8 +31,8 @@ _NAMES = ("card.md", "card.html", "validation.json")
 def card_paths(saved: Path) -> tuple[Path, Path, Path]:
     """Where the card of a saved model is: Markdown, HTML and JSON, beside it."""
     stem = "" if saved.name == "performance.json" else f"{saved.stem}."
-    markdown, page, data = (saved.with_name(stem + name) for name in _NAMES)
-    return markdown, page, data
+    text, page, data = (saved.with_name(stem + name) for name in _NAMES)
+    return text, page, data
 
 
 def write_card(
@@ -48,7 +48,10 @@ def write_card(
     paragraphs = [_conclusion(validation), *_paragraphs(model, frame)]
     tables = card_tables(model, frame, validation)
     limits = _limits(model, validation)
-    _write_markdown(paths[0], title, paragraphs, tables, limits)
+    sections = [Section(one.title, tables=(replace(one, title="", prose=True),)) for one in tables]
+    sections.append(Section("Limits and notes", tuple(limits)))
+    drawn = f"Plots: {paths[1].name}"
+    write_markdown(paths[0], title=title, paragraphs=[*paragraphs, drawn], sections=sections)
     figures = card_figures(model, frame, validation.held_out)
     limits_table = ReportTable("Limits and notes", ("note",), tuple((text,) for text in limits))
     write_page(paths[1], title=title, paragraphs=paragraphs, figures=figures, tables=[*tables, limits_table])
@@ -280,13 +283,3 @@ def _as_json(validation: Validation) -> dict[str, object]:
         "impossible": validation.impossible,
         "refusals": {name: list(said) for name, said in validation.refusals.items()},
     }
-
-
-def _write_markdown(
-    path: Path, title: str, paragraphs: Sequence[str], tables: Sequence[ReportTable], limits: Sequence[str]
-) -> None:
-    parts = [f"# {title}", *paragraphs, f"Plots: [{_NAMES[1]}]({path.with_suffix('.html').name})"]
-    for table in tables:
-        parts += [f"## {table.title}", replace(table, prose=True).to_markdown()]
-    parts += ["## Limits and notes", "\n".join(f"- {text}" for text in limits)]
-    write_text(path, "\n\n".join(parts) + "\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from shunter.serve.servers.failures import PortTakenError, server_failed
 from shunter.serve.servers.processes.log import ServerLog
 from shunter.serve.servers.processes.memory import GpuShare, host_bytes, visible_gpu
 from shunter.serve.servers.processes.processes import ServerProcess, free_port
+from shunter.sinks import file_name
 
 __all__ = ["ServerSettings"]
 
@@ -79,7 +79,8 @@ class ProcessServer(Server):
             there = ", ".join(map(str, sorted(allowed)))
             raise InputError("device", f"name cores that this process may use ({there})", launch.device)
         self.visible_gpu = visible_gpu(self.device) if self.device.kind == "cuda" else ""
-        self.log = ServerLog(settings.state_dir / "logs" / (_file_name(launch) + ".log"))
+        log = file_name(f"{launch.model}-{launch.device}")
+        self.log = ServerLog(settings.state_dir / "logs" / f"{log}.log")
         self.process = self._new_process()
         self._gpu: GpuShare | None = None
         self._stopping = False
@@ -218,7 +219,3 @@ class ProcessServer(Server):
         # While it loads, nobody but the kernel, when memory is short, has a reason to kill it.
         killed = loading and "SIGKILL" in how
         return server_failed(f"{self._called()} {how}", self.log.tail(40), killed_for_memory=killed)
-
-
-def _file_name(launch: Launch) -> str:
-    return re.sub(r"[^\w.+-]+", "_", f"{launch.model}-{launch.device}")

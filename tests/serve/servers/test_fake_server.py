@@ -239,3 +239,12 @@ def test_one_that_does_not_end_when_asked_is_killed(tmp_path: Path) -> None:
         assert not runs(pid)
 
     asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_each_server_has_a_log_of_its_own_whatever_its_model_is_called(tmp_path: Path) -> None:
+    logs = [
+        FakeProcess(fake_launch(model=name), settings(tmp_path)).log for name in ("a/b", "a_b", "模" * 200)
+    ]
+    for number, log in enumerate(logs):
+        log.write(f"{number}\n".encode())
+    assert [log.path.read_text() for log in logs] == ["0\n", "1\n", "2\n"]
