@@ -54,10 +54,11 @@ def longest_rows(results: Results) -> list[Row]:
 def starved_rows(results: Results) -> list[Row]:
     """Whether every policy keeps the guard where a model would starve; nothing where there is no such cell.
 
-    An episode that was cut off counts too: its requests waited at least that long.
+    An episode that was cut off counts too: its requests waited at least that long. What is allowed is of
+    predicted durations, so policies where durations are drawn are left out.
     """
     cells = of_kind(results.cells, STARVATION)
-    guarded = [c for c in results.contenders if c.guard]
+    guarded = [c for c in results.contenders if c.guard and not c.noise]
     return [_starved_row(results, contender.label, cells) for contender in guarded if cells]
 
 
