@@ -60,13 +60,11 @@ def cut_off(world: World, max_time_s: float) -> World:
     return replace(world, scenario=scenario, tables=tables)
 
 
-@pytest.mark.parametrize("noise", [False, True])
 @pytest.mark.parametrize("width", [0, 16])
-def test_costs_are_the_mean_responses_of_an_evaluation(world: World, width: int, noise: bool) -> None:
+def test_costs_are_the_mean_responses_of_an_evaluation(world: World, width: int) -> None:
     policies = [random_policy(seed, scale=0.3, width=width) for seed in range(2)]
-    trials = Trials(world, SEEDS, width=width, noise=noise)
-    costs, decisions = trials.costs(np.stack([p.vector for p in policies]))
-    evaluated = [evaluate_batched(world, policy, SEEDS, noise=noise) for policy in policies]
+    costs, decisions = Trials(world, SEEDS, width=width).costs(np.stack([p.vector for p in policies]))
+    evaluated = [evaluate_batched(world, policy, SEEDS) for policy in policies]
     np.testing.assert_allclose(costs, [one.response_mean_s for one in evaluated], rtol=1e-9)
     assert decisions == sum(counts["decisions"] for one in evaluated for counts in one.counts)
 
@@ -107,6 +105,15 @@ def test_all_policies_of_a_call_have_the_same_luck(world: World, vectors: NDArra
     np.testing.assert_array_equal(costs[1:], costs[:-1])
     assert (costs != plain.costs(same)[0]).all()
     assert len(np.unique(lucky.costs(vectors)[0])) > len(SEEDS)  # and yet differ if they decide otherwise
+
+
+def test_an_evaluations_luck_is_of_the_seed(world: World) -> None:
+    policy = random_policy(0, scale=0.3)
+    lucky, turned = (
+        evaluate_batched(world, policy, seeds, noise=True).response_mean_s for seeds in (SEEDS, SEEDS[::-1])
+    )
+    np.testing.assert_array_equal(turned[::-1], lucky)
+    assert (lucky != evaluate_batched(world, policy, SEEDS).response_mean_s).all()
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
