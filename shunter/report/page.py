@@ -25,7 +25,6 @@ __all__ = [
     "report_folder",
     "write_markdown",
     "write_page",
-    "write_page_and_markdown",
     "write_sections",
 ]
 

@@ -16,6 +16,8 @@ from shunter.envs.observation.features import FEATURES_VERSION
 from shunter.sinks import markdown, registry_name
 from shunter.tracking.wheel import pinned_requirements, write_wheel
 
+__all__ = ["describe"]
+
 DECISION, UNDECIDED = "shunter.decision", "undecided"
 DIGEST = "shunter.sha256"
 
