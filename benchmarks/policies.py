@@ -105,8 +105,7 @@ def run(
     for one in special:
         rows += specialist_rows(results, one.label, GREEDY)
         rows += specialist_training_rows(one, scenarios)
-    drawn = {one.label: other.label for one, other in noisy}
-    rows += [row for one in (*learned, *special) for row in noise_rows(results, one.label, GREEDY, drawn)]
+    rows += noise_rows(results, GREEDY, {one.label: drawn.label for one, drawn in noisy})
     rows += starved_rows(results)
     rows += clairvoyant_rows(contenders, learned, best, cache, quick=quick, workers=workers)
     rows += small_rows([*learned, *(c for c in contenders if c.oracle)], best)

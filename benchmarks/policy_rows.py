@@ -63,22 +63,23 @@ def specialist_rows(results: Results, mine: str, greedy: str) -> list[Row]:
     return [lower_row("all cells", results, mine, greedy, results.cells, SPECIALISTS)]
 
 
-def noise_rows(results: Results, mine: str, greedy: str, drawn: Mapping[str, str]) -> list[Row]:
+def noise_rows(results: Results, greedy: str, drawn: Mapping[str, str]) -> list[Row]:
     """The same where durations are drawn: is the gain there if predictions are off as much as they may be?
 
     Args:
-        results: Results of both policies, as predicted and drawn.
-        mine: Label of the policy.
+        results: Results of all policies, as predicted and drawn.
         greedy: Label of the tuned cost-greedy.
         drawn: By label, the label of the same policy where durations are drawn from the prediction intervals.
     """
-    where = "durations drawn from the prediction intervals, all cells"
-    gain = results.compare(drawn[mine], drawn[greedy], results.cells)
-    found = [_lower(f"{where}: {mine} lower than {greedy} by", gain, "mean response, geometric mean")]
-    for one in (mine, greedy):
-        cost = results.compare(drawn[one], one, results.cells)
-        found.append(times_row(f"{where}: {one} × of as predicted", cost, f"over {len(cost.cells)} cells"))
-    return found
+    where, rows = "durations drawn from the prediction intervals, all cells", []
+    for mine, label in drawn.items():
+        if mine != greedy:
+            gain = results.compare(label, drawn[greedy], results.cells)
+            metric = f"{where}: {mine} lower than {greedy} by"
+            rows.append(_lower(metric, gain, "mean response, geometric mean"))
+        cost = results.compare(label, mine, results.cells)
+        rows.append(times_row(f"{where}: {mine} × of as predicted", cost, f"over {len(cost.cells)} cells"))
+    return rows
 
 
 def of_kind(cells: Iterable[Cell], kind: str) -> list[Cell]:
