@@ -23,7 +23,7 @@ __all__ = [
     "cache_folder",
     "check_place",
     "finite",
-    "is_leftover",
+    "is_free",
     "is_special",
     "lasting_name",
     "no_room",
@@ -154,6 +154,11 @@ def remove_leftovers(path: Path) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
             with suppress(FileNotFoundError):  # somebody else removed it
                 leftover.unlink()
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing is there: no file, and no folder but one in which killed processes left things."""
+    return all(map(is_leftover, path.iterdir())) if path.is_dir() else not path.exists()
 
 
 def is_leftover(path: Path) -> bool:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from shunter.errors import InputError
-from shunter.files import check_place, is_leftover
+from shunter.files import check_place, is_free
 from shunter.outputs import hold, in_use
 from shunter.sinks import visible
 
@@ -262,7 +262,7 @@ def free_folder(given: Path | None, *, overwrite: bool) -> Path:
         if not overwrite:
             given = next(folder for folder in names if not folder.exists() and not in_use(folder))
     hold("--out", given, folder=True)
-    if not overwrite and given.exists() and not all(map(is_leftover, given.iterdir())):
+    if not overwrite and not is_free(given):
         raise InputError("--out", "be a folder that is new or empty (or give --overwrite)", str(given))
     return given
 

@@ -15,7 +15,7 @@ from shunter.envs.scenario.library import performance_of
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import World, load_note, make_world
 from shunter.errors import InputError
-from shunter.files import is_leftover
+from shunter.files import is_free
 from shunter.jobs import open_runner
 from shunter.outputs import sole_writer
 from shunter.sinks import file_name
@@ -209,8 +209,7 @@ def _refuse_leftovers(paths: Sequence[Path], resume: bool, overwrite: bool) -> N
     if resume:
         return
     for path in dict.fromkeys(paths):
-        there = any(not is_leftover(one) for one in path.iterdir()) if path.is_dir() else path.exists()
-        if there and not overwrite:
+        if not overwrite and not is_free(path):
             raise InputError("--out", "not exist yet (or give --overwrite)", str(path))
         checkpoint = checkpoint_of(path)
         if checkpoint.exists():

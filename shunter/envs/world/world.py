@@ -206,7 +206,12 @@ class World:
         return scenario.workload, scenario.limits, scenario.models, self.rate_per_s
 
     def states_of(
-        self, drawn: Sequence[Requests], *, slots: int | None = None, outcomes: bool = True
+        self,
+        drawn: Sequence[Requests],
+        *,
+        slots: int | None = None,
+        outcomes: bool = True,
+        luck: Sequence[int] = (),
     ) -> State:
         """States of episodes side by side that are yet to begin: each holds all of its requests.
 
@@ -214,6 +219,7 @@ class World:
             drawn: Requests of each episode.
             slots: Requests in the system that each has room for; by default all of an episode.
             outcomes: Whether all requests' outcomes are kept.
+            luck: A seed for each episode of how far durations are from the predicted ones, where they are.
         """
         count = max(len(requests.arrival_ns) for requests in drawn)
         state = empty_state(
@@ -229,6 +235,8 @@ class World:
             for name, values in zip(Requests._fields, requests, strict=True):
                 state.ring[name][e, : len(values)] = values
             state.clock["filled"][e] = state.clock["length"][e] = len(requests.arrival_ns)
+        if len(luck):
+            state.clock["key"][:, 0] = [int(seed) % 2**63 for seed in luck]
         return state
 
     def state_of(self, requests: Requests) -> State:

@@ -125,10 +125,8 @@ class _Episodes:
         self.policy = policy = for_world(policy, world)
         self._on_state = policy if decides_on_state(policy) else None
         self.tables = world.tables.changed(oracle=int(is_oracle(policy)), max_time_ns=world.max_time_ns)
-        self.state = world.states_of(requests, slots=SLOTS)
-        if luck:
-            self.state.clock["key"][:, 0] = [int(seed) % 2**63 for seed in luck]
-        begin_batch(self.tables, self.state, np.ones(len(requests), np.bool_), bool(luck))
+        self.state = world.states_of(requests, slots=SLOTS, luck=luck)
+        begin_batch(self.tables, self.state, np.ones(len(requests), np.bool_), len(luck) > 0)
         self.number = np.arange(len(requests))
         self._out = make_outputs(len(requests), world.actions)
         self._actions = np.zeros(len(requests), np.int64)

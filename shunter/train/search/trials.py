@@ -211,8 +211,8 @@ class Trials:
         lanes: int = 1,
     ) -> None:
         self.tables, self.score, self.noise = world.tables, score, noise
-        state = world.states_of([world.draw(seed) for seed in seeds], outcomes=not score.plain)
-        state.clock["key"][:, 0] = [int(seed) % 2**63 for seed in seeds]
+        drawn = [world.draw(seed) for seed in seeds]
+        state = world.states_of(drawn, outcomes=not score.plain, luck=seeds)
         self.rings = state.ring.copy()
         longest = max(1, round(score.tail_share * state.ring.shape[1]))
         self.lanes = [
