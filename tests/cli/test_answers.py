@@ -10,8 +10,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.registry import HEURISTICS
 from shunter.cli.options import ANSWER_LINES, open_console, say_answer
+from shunter.train.verdict import kept_words
 from tests.cli.test_main import fails, folder, works
 
 __all__ = ["folder"]
@@ -81,16 +83,18 @@ def test_eval_at_several_loads_answers_for_each(folder: Path, capsys: pytest.Cap
 def test_train_answers_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--scenario", "s.yaml", "--generations", "1", "--seeds", "3", "--out", "p.safetensors")
     begins, *lines = answer(capsys, "train", *arguments)
+    kept = kept_words(LearnedPolicy.load(folder / "p.safetensors"))
+    if kept:  # one generation may find nothing better
+        assert lines.pop(2) == kept
     assert begins.startswith("3 trainings on fake: ")
     assert lines[0].startswith("training ")
     assert lines[1].startswith("mean response (p99 wait for a first token): trained ")
-    assert lines[2] == "no weights were better in validation than the untrained ones, which were kept"
-    assert lines[3].startswith("p.safetensors: the best of 3 seeds (")
+    assert lines[2].startswith("p.safetensors: the best of 3 seeds (")
     assert len(lines) <= ANSWER_LINES
     assert lines[-1].startswith("note: load ")
     # All are finished: what was learned is said again, with each training's own where it is asked for.
     again = answer(capsys, "train", *arguments, "--resume", "--verbose")
-    assert again[:4] == lines[:4]
+    assert again[:3] == lines[:3]
     assert sum("finished before; in validation" in line for line in again) == 3
 
 

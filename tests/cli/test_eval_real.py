@@ -108,7 +108,9 @@ def test_a_report_folder_that_exists(folder: Path, capsys: pytest.CaptureFixture
     works(capsys, *arguments, "--out", "a")
     error = fails(capsys, *arguments, "--out", "a")
     assert "--out must be a folder that is new or empty (or give --overwrite). Got 'a' instead." in error
-    assert "--out must be a folder. Got 's.yaml' instead." in fails(capsys, *arguments, "--out", "s.yaml")
+    assert "--out must be another file than --scenario." in fails(capsys, *arguments, "--out", "s.yaml")
+    (folder / "b").write_text("")
+    assert "--out must be a folder. Got 'b' instead." in fails(capsys, *arguments, "--out", "b")
     assert "--out must be in a folder, which s.yaml is not" in fails(capsys, *arguments, "--out", "s.yaml/a")
     works(capsys, *arguments, "--out", "a", "--overwrite")
     for name in ("eval", "eval-2"):

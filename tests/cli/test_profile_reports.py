@@ -317,7 +317,7 @@ def test_an_earlier_measurement_is_not_written_over(preemption: Any, tmp_path: P
         (("--cuts", "a,b"), "--cuts must be a count of points"),
         (("--cuts", "5,29"), "--cuts must be from 2 to 28"),
         (("--cuts", "40"), "--cuts must fit into a job of 30 tokens"),
-        (("--other", "/nowhere"), "--other must be a GGUF file or a folder"),
+        (("--other", "/nowhere"), "--other must name a GGUF file or a Hugging Face folder that exists"),
         (("--engine", "fakes"), "--engine: unknown name 'fakes'"),
         (("--engine", "llama-cpp"), "must be gguf for the engine llama-cpp"),
         (("--device", "tpu"), "--device: unknown name 'tpu'"),

@@ -6,7 +6,7 @@ import asyncio
 import json
 import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import pytest
 
@@ -109,7 +109,12 @@ def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None
         TextLog(tmp_path)
 
 
-class _Full:
+class _Full(NamedTuple):
+    file: IO[str]
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
     def write(self, text: str) -> None:
         raise OSError(28, "No space left on device")
 
@@ -118,7 +123,8 @@ def test_a_full_disk_stops_no_request_and_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = TextLog(tmp_path / "texts.jsonl")
-    file, log._lines._file = log._lines._file, _Full()  # type: ignore[assignment]
+    file = log._lines._file
+    log._lines._file = _Full(file)  # type: ignore[assignment]
     for _ in range(2):
         with log.exchange("/v1/completions", b"prompt"):
             pass
