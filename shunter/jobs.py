@@ -6,6 +6,7 @@ and these are done again elsewhere.
 
 from __future__ import annotations
 
+import pickle
 import time
 import traceback
 from abc import ABC, abstractmethod
@@ -128,44 +129,59 @@ class _Failed:
     exit_code: int | None
 
 
+def _packed(content: Any) -> bytes:
+    """What goes between driver and worker, as bytes: of what Ray packs itself, arrays arrive read-only.
+
+    For numba these have types of their own, for which each process would compile everything once more.
+    """
+    from ray import cloudpickle
+
+    packed: bytes = cloudpickle.dumps(content)  # type: ignore[no-untyped-call]
+    return packed
+
+
 class _Worker:
-    """The node's side: one CPU, a job at a time, in a thread that waits for the driver's answers."""
+    """The node's side: one CPU, a job at a time, in a thread that waits for the driver's answers.
+
+    Arguments and results are packed.
+    """
 
     def version(self) -> str:
         """Version of shunter in this process."""
         return __version__
 
-    def begin(self, work: Work, shared: Any, task: Any) -> Any:
-        """Begins a job; returns its first message or its end."""
+    def begin(self, shared: bytes, task: bytes) -> bytes:
+        """Begins a job, of which the work is with what all share; returns its first message or its end."""
         self._answers: SimpleQueue[Any] = SimpleQueue()
-        self._said: SimpleQueue[Any] = SimpleQueue()
-        Thread(target=self._do, args=(work, shared, task), daemon=True).start()
+        self._said: SimpleQueue[bytes] = SimpleQueue()
+        Thread(target=self._do, args=(shared, task), daemon=True).start()
         return self._said.get()
 
-    def go_on(self, answer: Any) -> Any:
+    def go_on(self, answer: bytes) -> bytes:
         """Answers the message; returns the next one or the end."""
-        self._answers.put(answer)
+        self._answers.put(pickle.loads(answer))
         return self._said.get()
 
     def _report(self, message: Any) -> Any:
-        self._said.put(_Message(message))
+        self._said.put(_packed(_Message(message)))
         return self._answers.get()
 
-    def _do(self, work: Work, shared: Any, task: Any) -> None:
+    def _do(self, packed: bytes, task: bytes) -> None:
         try:
-            end: Any = _Done(work(shared, self._report, task))
+            work, shared = pickle.loads(packed)
+            end = _packed(_Done(work(shared, self._report, pickle.loads(task))))
         except ShunterError as error:
-            end = _Failed(str(error), error.exit_code)
+            end = _packed(_Failed(str(error), error.exit_code))
         except BaseException:
-            end = _Failed(traceback.format_exc(), None)
+            end = _packed(_Failed(traceback.format_exc(), None))
         self._said.put(end)
 
 
 class _Round:
     """The jobs of one call of ``run``."""
 
-    def __init__(self, work: Work, shared: Any, jobs: Sequence[Job]) -> None:
-        self.work, self.shared = work, shared
+    def __init__(self, shared: Any, jobs: Sequence[Job]) -> None:
+        self.shared = shared
         self.todo = deque(jobs)
         self.left = len(jobs)
         self.losses: Counter[int] = Counter()
@@ -196,7 +212,7 @@ class _RayRunner(Runner):
         Raises:
             ShunterError: A job failed, or no worker is left; those that were done before are kept.
         """
-        current = _Round(work, self._ray.put(shared), jobs)
+        current = _Round(self._ray.put(_packed((work, shared))), jobs)
         slots = range(min(self._slots, len(jobs)))
         self._waited_since_s = time.monotonic()
         drive(self._ray, [self._serve(slot, current) for slot in slots], until=lambda: self._is_over(current))
@@ -257,9 +273,9 @@ class _RayRunner(Runner):
         self._ray.kill(self._actors.pop(slot))
 
     def _do(self, actor: Any, current: _Round, job: Job) -> Task:
-        said = yield actor.begin.remote(current.work, current.shared, job.task())
+        said = pickle.loads((yield actor.begin.remote(current.shared, _packed(job.task()))))
         while isinstance(said, _Message):
-            said = yield actor.go_on.remote(job.on_message(said.content))
+            said = pickle.loads((yield actor.go_on.remote(_packed(job.on_message(said.content)))))
         if isinstance(said, _Failed):
             if said.exit_code is None:
                 raise RuntimeError(f"{job.name} failed on its worker:\n{said.message}")

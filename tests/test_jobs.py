@@ -142,6 +142,35 @@ def test_jobs_talk_to_the_driver_here_and_on_a_cluster(nodes: Nodes, victim: Any
         assert runner.lost == []
 
 
+def look(shared: Any, report: Report, task: Any) -> list[Any]:
+    return [task, [given.flags.writeable for given in (shared, report(task), task)]]
+
+
+@dataclass
+class Look(Job):
+    name = "look"
+    writable: list[bool] = field(default_factory=list)
+
+    def task(self) -> Any:
+        return np.zeros(3)
+
+    def on_message(self, message: Any) -> Any:
+        self.writable.append(message.flags.writeable)
+        return message
+
+    def done(self, value: list[Any]) -> None:
+        self.writable += [value[0].flags.writeable, *value[1]]
+
+
+@needs_ray
+def test_arrays_arrive_as_they_are_here_so_that_nothing_is_compiled_for_others(nodes: Nodes) -> None:
+    for ray in (None, nodes.address):
+        job = Look()
+        with open_runner(ray) as runner:
+            runner.run(look, np.zeros(3), [job])
+        assert job.writable == [True] * 5
+
+
 @needs_ray
 def test_errors_on_a_worker_are_the_drivers(nodes: Nodes) -> None:
     with open_runner(nodes.address) as runner:
