@@ -98,9 +98,11 @@ GGML_TYPES = {
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
-_MOST_VALUES = 2**23
-"""Values and tensors of a GGUF header together: the largest vocabularies known need an eighth. More is damage
-that would be read for hours and fill the memory."""
+_MOST_VALUES = 2**22
+"""In the arrays of a GGUF header together: the largest vocabularies known need a third. More is damage that
+would be read for hours and fill the memory."""
+_MOST_NAMES = 2**16
+"""Of values, and of tensors, in a GGUF header: the largest models known have a thirtieth."""
 _MOST_TEXT_BYTES = 2**24
 """Of one text, such as a chat template."""
 _MOST_NAME_BYTES, _MOST_DIMS = 64, 4
@@ -139,11 +141,19 @@ class _GgufStream:
         self.file, self.path, self.size = file, path, os.fstat(file.fileno()).st_size
         self.left = _MOST_VALUES
 
-    def counted(self, count: int) -> int:
-        """A number of things that follow, taken from what a header may hold."""
+    def names(self) -> int:
+        """A number of things with names that follow."""
+        count = self.integer("<Q")
+        if count > _MOST_NAMES:
+            raise HeaderError(self.path, f"its header promises {count} values or tensors: it is damaged")
+        return count
+
+    def items(self) -> int:
+        """A number of items of an array that follow, taken from what a header may hold."""
+        count = self.integer("<Q")
         self.left -= count
         if self.left < 0:
-            raise HeaderError(self.path, f"its header promises {count} values or tensors: it is damaged")
+            raise HeaderError(self.path, f"its header promises an array of {count}: it is damaged")
         return count
 
     def take(self, nbytes: int) -> bytes:
@@ -164,7 +174,7 @@ class _GgufStream:
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
-            kind, count = self.integer("<I"), self.counted(self.integer("<Q"))
+            kind, count = self.integer("<I"), self.items()
             return [self.text() for _ in range(count)] if kind == _STRING else self.numbers(kind, count)
         return self.numbers(kind, 1)[0]
 
@@ -207,7 +217,7 @@ def read_gguf_header(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]
         version = stream.integer("<I")
         if version not in (2, 3):
             raise HeaderError(path, f"it is GGUF version {version}, and only little-endian 2 and 3 are known")
-        tensor_count, value_count = (stream.counted(stream.integer("<Q")) for _ in range(2))
+        tensor_count, value_count = stream.names(), stream.names()
         metadata: dict[str, Any] = {}
         for _ in range(value_count):
             key = stream.text()

@@ -108,13 +108,14 @@ ONE = text(b"t") + struct.pack("<IQIQ", 1, 32, 0, 0)
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (gguf(NUMBERS, values=1), "promises 1099511627776 values or tensors"),
-        (gguf(TEXTS, values=1), "promises 1099511627776 values or tensors"),
+        (gguf(NUMBERS, values=1), "promises an array of 1099511627776"),
+        (gguf(TEXTS, values=1), "promises an array of 1099511627776"),
         (gguf(LONG, values=1), "a text of 2199023255552 bytes"),
         (gguf(values=2**60), "promises 1152921504606846976 values or tensors"),
         (gguf(tensors=2**60), "promises 1152921504606846976 values or tensors"),
-        (gguf(tensors=2**22), "names a tensor twice|has .* dimensions|twice"),
-        (gguf(values=2**22), "twice"),
+        (gguf(tensors=2**16 + 1), "promises 65537 values or tensors"),
+        (gguf(tensors=2**16), "names a tensor twice"),
+        (gguf(values=2**16), "twice"),
         (gguf(text(b"t" * 65), tensors=1), "a text of 65 bytes"),
         (gguf(text(b"t") + struct.pack("<I", 2**31), tensors=1), "has 2147483648 dimensions"),
         (gguf(ONE, ONE, tensors=2), "names a tensor twice"),
