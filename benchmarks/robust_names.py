@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from markdown_it import MarkdownIt
 from rich.table import Table
 
 from benchmarks.form import Row, at_most
@@ -27,10 +28,10 @@ from shunter.envs.workload.traces import read_trace, write_trace
 from shunter.errors import BrokenFileError, InputError, ShunterError, UnknownNameError, one_line
 from shunter.export.escaping import swap_words, to_yaml, word
 from shunter.report.page import ReportTable, Section, write_markdown, write_sections
-from shunter.sinks import csv_text, file_name, from_csv_text, plain_name, registry_name, store_key
+from shunter.sinks import csv_text, file_name, from_csv_text, plain_name, registry_name, store_key, visible
 from shunter.tracking.versions import describe
 
-__all__ = ["HOSTILE", "SINKS", "names_rows", "wrong"]
+__all__ = ["HOSTILE", "SINKS", "names_rows", "read_markdown", "wrong"]
 
 HOSTILE = (
     "a\nmodels:\n  evil:\n    cmd: touch /tmp/x",
@@ -47,7 +48,17 @@ HOSTILE = (
     '"><svg onload=alert(1)>',
     "[a](javascript:alert(1))",
     "![a](http://evil/x.png)",
+    "[a]: http://evil/",
     "a | b \\| c",
+    "`a <b> | c`",
+    "``` a",
+    "*a* __b__ ~~c~~",
+    "&lt;b&gt; &#42;",
+    "# a",
+    "1. a",
+    "> a",
+    "---",
+    "===",
     "=cmd|' /C calc'!A0",
     "@SUM(1)",
     "+1+1",
@@ -136,21 +147,33 @@ def _html(name: str) -> str:
     return "" if pages[0] == pages[1] or not name else "the page has other elements"
 
 
+def read_markdown(text: str) -> tuple[list[str], list[str]]:
+    """What a page makes of Markdown: its elements, and the text within each, broken where it is."""
+    reader = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    elements, lines = [], []
+    for token in reader.parse(text):
+        inside = token.children or ()
+        elements += [token.type, *(one.type for one in inside if one.type not in ("text", "text_special"))]
+        if token.content:
+            lines.append("".join(one.content or "\n" for one in inside) if inside else token.content)
+    return elements, lines
+
+
 def _markdown(name: str) -> str:
+    name = name.encode(errors="replace").decode()
+    read = []
     with tempfile.TemporaryDirectory() as folder:
-        shapes = []
-        for text in ("plain", name.encode(errors="replace").decode()):
+        for text in ("plain", name):
             path = write_markdown(
                 Path(folder) / "p.md", title=text, paragraphs=(text, text), sections=_sections(text)
             )
-            made = path.read_text(encoding="utf-8")
-            cells = [
-                len(re.findall(r"(?<!\\)\|", line)) for line in made.splitlines() if line.startswith("|")
-            ]
-            shapes.append((len(made.splitlines()), cells))
-    if "<" in made or re.search(r"\]\(", made):
-        return "it holds HTML or a link"
-    return "" if shapes[0] == shapes[1] or not name else "it has other lines or cells"
+            read.append(read_markdown(path.read_text(encoding="utf-8")))
+    (plain, lines), (elements, found) = read
+    if elements != plain and name.strip():
+        return "it has other elements"
+    seen = " ".join(visible(name).split())
+    shown = [seen if line == "plain" else line for line in lines]
+    return "" if not seen or found == shown else "it is not shown"
 
 
 def _csv(name: str) -> str:
@@ -223,7 +246,10 @@ class _Described:
 def _description(name: str) -> str:
     client = _Described()
     describe(client, "m", "1", name)
-    return "it holds HTML or a link" if "<" in client.said or "](" in client.said else ""
+    elements, lines = read_markdown(client.said)
+    if elements and elements != ["paragraph_open", "inline", "paragraph_close"]:
+        return "it has other elements"
+    return "" if "".join(lines) == " ".join(visible(name).split()) else "it is not shown"
 
 
 def _key(name: str) -> str:

@@ -258,6 +258,7 @@ def unwritable(path: str | os.PathLike[str], error: OSError, then: str = "") -> 
         then: What the user can do about it.
     """
     why = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
+    path = re.sub(r"\.[^/]*\.\d+\.tmp/", "", os.fspath(path))  # of a folder that is not in place yet
     return ShunterError(f"{path}: cannot be written: {why}" + (f"; {then}" if then else ""))
 
 

@@ -17,6 +17,12 @@ from shunter.files import check_place, is_special, remove_leftovers, sync, unwri
 __all__ = ["giving_back", "held", "hold", "in_use", "note_given", "replaced_folder", "sole_writer"]
 
 
+_ALONE = "not be written by another command at the same time"
+
+_OURS: set[Path] = set()
+"""Locks that this process holds."""
+
+
 def _lock_of(path: Path) -> Path:
     """Beside the file or folder; in a folder, where nothing may be written beside it (a mount, say)."""
     whole = Path(os.path.realpath(path))
@@ -126,6 +132,7 @@ def held(field: str, path: Path) -> Iterator[None]:
 
     The lock is a file beside it, ``.NAME.lock``, which goes at the end; a killed process's does not count.
     What is no file, like a pipe, has none, and what the command holds already (``hold``) needs no other.
+    Who holds a folder holds the files in it too, but for those that this process holds itself.
 
     Args:
         field: What the path was given as, such as ``--out``.
@@ -146,12 +153,24 @@ def held(field: str, path: Path) -> Iterator[None]:
         except OSError as error:
             raise unwritable(path, error) from error
         if handle is None:
-            raise InputError(field, "not be written by another command at the same time", str(path))
+            raise InputError(field, _ALONE, str(path))
+        _OURS.add(lock)
         try:
+            if any(_is_held(one) for one in _around(path) if one not in _OURS):
+                raise InputError(field, _ALONE, str(path))
             yield
         finally:
+            _OURS.discard(lock)
             lock.unlink(missing_ok=True)
             os.close(handle)
+
+
+def _around(path: Path) -> Iterator[Path]:
+    """Locks of the folder that a file or folder is in, and of what is in a folder."""
+    whole = Path(os.path.realpath(path))
+    yield _lock_of(whole.parent)
+    if whole.is_dir():
+        yield from whole.glob(".*.lock")
 
 
 @contextmanager
@@ -197,8 +216,12 @@ def _took(handle: int) -> bool:
 
 def in_use(path: Path) -> bool:
     """Whether another command is writing a file or folder."""
+    return _is_held(_lock_of(path))
+
+
+def _is_held(lock: Path) -> bool:
     try:
-        handle = os.open(_lock_of(path), os.O_RDWR)
+        handle = os.open(lock, os.O_RDWR)
     except OSError:
         return False
     try:

@@ -204,6 +204,10 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
+_MOST_DIGITS = 100
+"""In YAML, whose numbers of base 60 take time by the square of their length."""
+
+
 class _Loader(yaml.SafeLoader):
     """Plain data only, of bounded depth and size, aliases counted as what they stand for."""
 
@@ -222,6 +226,19 @@ class _Loader(yaml.SafeLoader):
         if node is not None and _nodes(node, {}) > _MOST_YAML_NODES:
             raise ValueError(f"its aliases stand for more than {_MOST_YAML_NODES} values")
         return node
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> float:
+    """A number of bounded length."""
+    if len(node.value) > _MOST_DIGITS:
+        raise ValueError(f"a number has more than {_MOST_DIGITS} digits")
+    is_whole = node.tag.endswith(":int")
+    found: float = loader.construct_yaml_int(node) if is_whole else loader.construct_yaml_float(node)
+    return found
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _number)
 
 
 def _nodes(node: yaml.Node, known: dict[int, int]) -> int:

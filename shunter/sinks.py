@@ -9,7 +9,7 @@ output                 escape
 messages of errors     ``shunter.errors.one_line``, cut to a line
 terminal               ``visible``: no control reaches it; rich's markup and emoji are off
 HTML pages             ``html.escape`` (``shunter.report.page``); figures as JSON within a script
-Markdown               ``markdown``: no HTML, no links, no further cells
+Markdown               ``markdown``: no HTML, no links behind words, no marks, lists or further cells
 CSV                    ``csv_text``: no formula; read back as it was
 names of files         ``file_name``: no separator, no dot in front, of bounded length
 YAML                   ``shunter.export.escaping.to_yaml``; comments ``one_line``
@@ -39,6 +39,11 @@ F = TypeVar("F")
 LONGEST_NAME = 200
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_MARKDOWN = re.compile(
+    r"[\\<`*~|]|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|(?<=\])\("
+    r"|^(?:[#>=\[]|[-+](?=[-+\s])|\d(?=\d*[.)]\s))"
+)
+"""What Markdown takes for its own: anywhere, and at the beginning of a line."""
 _NOT_IN_FILES = re.compile(r"[^\w.=-]")
 _NOT_IN_KEYS = re.compile(r"[^\w\-. :/]")
 _NOT_IN_REGISTRY = re.compile(r"[^A-Za-z0-9._-]+")
@@ -67,9 +72,12 @@ def visible(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Text within a line of Markdown, or a cell of a table: never HTML, a link, a picture or another cell."""
-    escaped = text.replace("\\", "&#92;").replace("<", "&lt;").replace("](", "]\\(").replace("|", "\\|")
-    return " ".join(visible(escaped).splitlines())
+    """Text as a line of Markdown, or a cell of a table: a page shows it as it is, blanks apart."""
+    return _MARKDOWN.sub(_as_text, " ".join(visible(text).split()))
+
+
+def _as_text(mark: re.Match[str]) -> str:
+    return f"&#{ord(mark[0])};" if mark[0] in "\\<&" or mark[0].isdigit() else f"\\{mark[0]}"
 
 
 def csv_text(text: str) -> str:

@@ -17,15 +17,15 @@ from shunter import outputs
 from shunter.cli.main import main
 from shunter.envs.sim import compiled
 from shunter.errors import InputError, ShunterError
-from shunter.files import cache_folder, check_place, is_leftover, no_room, write_text
-from shunter.outputs import in_use, replaced_folder, sole_writer
+from shunter.files import cache_folder, check_place, is_leftover, no_room, replaced, write_text
+from shunter.outputs import held, in_use, replaced_folder, sole_writer
 from shunter.scratch import scratch
 
 HOLDS = """
 import sys
 from pathlib import Path
-from shunter.outputs import sole_writer
-with sole_writer("--out", Path(sys.argv[1])):
+from shunter.outputs import held
+with held("--out", Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -123,6 +123,22 @@ def test_the_lock_of_a_killed_writer_does_not_count(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("theirs", "ours"), [("out", "out/page"), ("out/page", "out")])
+def test_who_holds_a_folder_holds_the_files_in_it_and_no_file_of_it_is_held(
+    theirs: str, ours: str, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    with started(HOLDS, str(tmp_path / theirs)) as process:
+        with pytest.raises(InputError, match="another command"):
+            held("--out", tmp_path / ours).__enter__()
+        with held("--out", tmp_path / "page"):
+            pass
+        process.kill()
+    with held("--out", tmp_path / theirs), held("--out", tmp_path / ours):
+        pass  # of one command
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
+
 def test_a_folder_is_replaced_as_a_whole_and_the_rest_of_it_stays(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "out"
     for text in ("old", "new"):
@@ -148,6 +164,15 @@ def test_what_fails_halfway_changes_nothing(tmp_path: Path) -> None:
         write_text(staged / "x", f"half {1 / 0}")
     assert [path.name for path in new.iterdir()] == ["x"]
     assert (new / "x").read_text() == "old"
+
+
+def test_what_cannot_be_written_is_called_as_it_will_be(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ShunterError, match=f"^{tmp_path}/page: cannot be written: File too large$"),
+        replaced_folder(tmp_path, last="x") as staged,
+        replaced(staged / "page"),
+    ):
+        raise OSError(errno.EFBIG, "full")
 
 
 def test_the_last_file_is_gone_while_others_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from shunter.cli.options import open_console, say, seconds
+from shunter.envs.workload.gateway_record import TRACE_NAME
 from shunter.errors import InputError, ShunterError
 from shunter.files import cache_folder
 from shunter.outputs import hold
@@ -176,7 +177,7 @@ def _check_record(record: Path | None, *, log_text: bool) -> None:
     if record is not None and (record.suffix == ".parquet" or record.is_file()):
         rule = "be a folder (shunter workload convert FOLDER trace.parquet makes one trace of it)"
         raise InputError("--record", rule, str(record))
-    hold("--record", record, folder=True)
+    hold("--record", None if record is None else record / TRACE_NAME)  # pages may be written beside it
 
 
 def _trial(folder: Path, llama_server: str | None) -> Path:

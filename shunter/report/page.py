@@ -102,12 +102,9 @@ class ReportTable:
 
     def to_markdown(self) -> str:
         """As a table of GitHub's Markdown, the note below it."""
-        lines = [
-            self.columns,
-            ("---", *["---" if self.prose else "---:"] * (len(self.columns) - 1)),
-            *self.rows,
-        ]
-        table = "\n".join("| " + " | ".join(map(markdown, line)) + " |" for line in lines)
+        aligned = ("---", *["---" if self.prose else "---:"] * (len(self.columns) - 1))
+        head, *body = (tuple(map(markdown, line)) for line in (self.columns, *self.rows))
+        table = "\n".join("| " + " | ".join(line) + " |" for line in (head, aligned, *body))
         return f"{table}\n\n{markdown(self.note)}" if self.note else table
 
 

@@ -183,8 +183,6 @@ def train_runs(
             jobs = [one.job(place) for one, place in zip(under_way, places, strict=True)]
             (runner or Runner()).run(train_seed, SeedsShared(task_sets, start), jobs)
         except KeyboardInterrupt:  # what was trained so far is kept
-            for one in under_way:
-                one.cut_off()
             if group is not None:
                 group.tracker.status = "KILLED"
         new = {one.run.out: one.keep() for one in under_way if one.result is not None}
@@ -270,6 +268,7 @@ def _open_run(run: TrainingRun, shared: _Shared) -> Tracker:
     tracker = shared.stack.enter_context(
         tracking("train", name, folder=shared.folder, key=key, parent=parent)
     )
+    tracker.status = "KILLED"  # until it is complete
     write_text(key_file(out), key)
     log_training(tracker, plain(settings), worlds, validation, shared.start, file=out)
     return tracker
@@ -282,6 +281,7 @@ def _complete(run: TrainingRun, policy: LearnedPolicy, tracker: Tracker, registe
     """
     log_policy(run.out, policy, run.worlds, tracker)
     registered = register_trained(run.out, run.worlds, tracker) if register else ""
+    tracker.status = "FINISHED"
     for left in (checkpoint_of(run.out), key_file(run.out)):
         left.unlink(missing_ok=True)
     return registered
@@ -328,11 +328,6 @@ class _Training:
         """The training's MLflow run, begun with the training; it ends with the stack."""
         return _open_run(self.run, self.shared)
 
-    def cut_off(self) -> None:
-        """Marks the MLflow run of a training that Ctrl-C cut short, if it had begun."""
-        if "tracker" in self.__dict__ and (self.result is None or self.result.interrupted):
-            self.tracker.status = "KILLED"
-
     def job(self, task_set: int) -> SeedTraining:
         """The training as a job."""
         self.run.out.parent.mkdir(parents=True, exist_ok=True)
@@ -376,7 +371,6 @@ class _Training:
             f"in validation {ratio:.3f} of what {shown(result.baseline)} costs, the best heuristic there "
             f"(at first {result.curve[0].ratio:.3f})"
         )
-        self.tracker.status = "KILLED" if result.interrupted else "FINISHED"
         if result.interrupted:
             log_policy(out, result.policy, worlds, self.tracker)
             registered = "not registered in MLflow: it was cut short" if self.shared.register else ""

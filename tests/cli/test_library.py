@@ -56,6 +56,16 @@ def test_eval(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not done.interrupted
 
 
+def test_loads_alike_in_six_digits_are_apart(folder: Path) -> None:
+    loads = [0.3, 0.3000001]
+    done = evaluate_and_save("s.yaml", ["fifo-swap"], [0], out=Path("out"), loads=[*loads, 0.3])
+    rates = [one.evaluation.world.rate_per_s for one in done.saved]
+    assert rates[1] / rates[0] == pytest.approx(loads[1] / loads[0], abs=1e-12)
+    for load, one, rate in zip(loads, done.saved, rates, strict=True):
+        assert one.files["results"] == Path(f"out/load-{load}/results.json")
+        assert results(one.files["results"])["rate_per_s"] == rate
+
+
 def test_train(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--generations", "2", "--seed", "5", "--out", "command.safetensors")
     works(capsys, "train", "--scenario", "s.yaml", *options)

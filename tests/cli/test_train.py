@@ -287,6 +287,22 @@ def test_ctrl_c_keeps_the_best_so_far_and_starts_no_other_seed(
     assert weights("p-0.safetensors") == weights("whole-0.safetensors")
 
 
+def test_ctrl_c_while_its_mlflow_run_begins_leaves_none_that_is_finished(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shunter.train import runs
+
+    log_training = runs.log_training
+
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        log_training(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "log_training", interrupt)
+    run(capsys, "--out", "p.safetensors", code=130)
+    assert [one.info.status for one in mlflow_runs()] == ["KILLED"]
+
+
 def test_sigterm_ends_a_training_as_ctrl_c_does(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

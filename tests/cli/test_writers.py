@@ -15,6 +15,7 @@ import yaml
 from shunter.cli.main import COMMANDS, _function, main
 from shunter.cli.options import free_folder
 from shunter.envs.scenario.library import find_scenario
+from shunter.envs.workload.gateway_record import TRACE_NAME
 from shunter.errors import InputError
 from shunter.outputs import giving_back, in_use, sole_writer
 from shunter.train import train_and_save
@@ -107,6 +108,8 @@ def test_what_another_command_writes_is_refused(
     if (command, name) == ("tune", "out"):
         arguments[1], path = "config.yaml", out
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({"scenarios": ["laptop"]}))
+    if (command, name) == ("serve", "record"):
+        path = out / TRACE_NAME
     if (command, name) == ("scenarios check", "write"):
         path.write_text(find_scenario("laptop").read_text())
     before = {each.name for each in tmp_path.iterdir()}

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.robust_names import read_markdown
 from shunter.agents.registry import make_policy
 from shunter.envs.world.world import World, with_footprints
 from shunter.errors import InputError
@@ -162,6 +163,17 @@ def test_what_is_written_is_plain_and_says_what_words_mean(slow: Evaluation) -> 
         "| cost-greedy, real |",
     ):
         assert text in page
+
+
+def test_names_from_anywhere_are_text_on_the_page(slow: Evaluation) -> None:
+    plain = json.dumps(slow.to_dict(), allow_nan=False)
+    read = []
+    for name in ("cost-greedy", "` *a* <b> [c](javascript:d) | &lt; `"):
+        result = json.loads(plain.replace("cost-greedy", name))
+        read.append(read_markdown(fidelity_markdown(result, name)))
+    (elements, lines), (theirs, found) = read
+    assert theirs == elements
+    assert sum(name in line for line in found) == sum("cost-greedy" in line for line in lines) > 5
 
 
 def test_statistics_are_over_sequences_not_over_repeats(fake_world: World) -> None:

@@ -1,14 +1,17 @@
 """The card and the validation that it shows, on few rows."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
+from benchmarks.robust_names import read_markdown
 from shunter.models import PerformanceModel
 from shunter.models.card.card import write_card
 from shunter.models.validation.assessment import assess
 from shunter.models.validation.baselines import PREDICTORS
+from tests.models.conftest import DEVICE
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +86,16 @@ def test_the_title_names_what_it_is_of_and_the_first_line_how_wrong_it_is(few, v
     assert first.startswith("Mean error on held-out rows (random cells: ")
     error = validation.of("shunter", "random cells", "load_s").mape
     assert f"load_s {100 * error:.1f} %" in first
+
+
+def test_names_from_anywhere_are_text_in_the_card(few, validation, tmp_path):
+    read = []
+    for name in ("plain", "` *a* <b> [c](javascript:d) | &lt; `"):
+        rows = few.assign(model=few["model"].replace("a", name), engine=name, device=name)
+        held = validation.held_out.replace({"a": name, DEVICE: name})
+        model = PerformanceModel().fit(rows)
+        paths = write_card(model, rows, replace(validation, held_out=held), model.save(tmp_path / name[:5]))
+        read.append(read_markdown(paths[0].read_text()))
+    (plain, lines), (elements, found) = read
+    assert elements == plain
+    assert sum(name in line for line in found) == sum("plain" in line for line in lines) > 5

@@ -285,6 +285,11 @@ def test_a_line_that_was_changed_is_refused_and_without_its_digest_it_is_meant(t
     assert look(file) == ("record of a gateway", False)
 
 
+def test_a_record_of_no_request_is_whole(tmp_path: Path) -> None:
+    followed(tmp_path)[0].close()
+    assert look(tmp_path / "requests.jsonl") == ("record of a gateway", True)
+
+
 def test_a_place_that_cannot_be_written_to_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ShunterError, match="cannot be written"):

@@ -20,9 +20,11 @@ import pandas as pd
 import pytest
 from sqlalchemy.engine import make_url
 
+from benchmarks.robust_names import HOSTILE, read_markdown
 from shunter.cli.main import main
 from shunter.errors import BrokenFileError, ShunterWarning
 from shunter.scratch import scratch
+from shunter.sinks import visible
 from shunter.tracking import reach, runs
 from shunter.tracking.database import database_of, uri_of
 from shunter.tracking.journal import UNSENT, Journal, kept
@@ -30,6 +32,7 @@ from shunter.tracking.lineage import Input
 from shunter.tracking.push import push_runs
 from shunter.tracking.runs import Tracker, check_store, tracking
 from shunter.tracking.store import StoreError, open_store, store_uri
+from shunter.tracking.versions import describe
 
 
 @pytest.fixture
@@ -123,6 +126,24 @@ def test_what_is_no_text_is_sent_all_the_same(folder: Path) -> None:
     assert run.data.tags["file"] == r"name \udcff\x00"
     assert len(run.info.run_name) == 250
     assert (len(run.data.params), len(run.data.metrics)) == (2, 1)
+
+
+def test_descriptions_of_runs_and_versions_show_names_as_they_are(folder: Path) -> None:
+    names = [" ".join(visible(name).split()) for name in HOSTILE if name.strip()]
+    with tracking("test", "one") as tracker:
+        tracker.note(["begun", *names])
+    client = open_store(store_uri())
+    client.create_registered_model("m")
+    version = client.create_model_version("m", source=str(folder), run_id=tracker.run_id).version
+    describe(client, "m", version, "\n".join(names))
+    note = client.get_run(tracker.run_id).data.tags[runs.NOTE]
+    breaks = ["hardbreak"] * len(names)
+    assert read_markdown(note) == (
+        ["paragraph_open", "inline", *breaks, "paragraph_close"],
+        ["\n".join(["begun", *names])],
+    )
+    description = client.get_model_version("m", version).description
+    assert read_markdown(description) == (["paragraph_open", "inline", "paragraph_close"], [" ".join(names)])
 
 
 def test_an_experiment_has_a_view_whose_columns_say_what_came_of_runs(folder: Path) -> None:
