@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from shunter.envs.observation.features import CONTEXT_FEATURES, FEATURES
 from shunter.envs.observation.observe import observe
-from shunter.envs.sim.compiled import inlined
+from shunter.envs.sim.compiled import merged
 from shunter.envs.sim.kernel import environment
 from shunter.envs.sim.simulation import STALLED, advance, begin
 from shunter.envs.state.state import Bools, State
@@ -55,7 +55,7 @@ def empty_observed(actions: int) -> Observed:
     )
 
 
-@inlined
+@merged
 def reach_decision(t: Tables, s: State, w: Observed | Scratch) -> bool:
     """Lets time pass until a device asks, and observes into w; false if the episode cannot go on.
 
@@ -69,7 +69,7 @@ def reach_decision(t: Tables, s: State, w: Observed | Scratch) -> bool:
     return True
 
 
-@inlined
+@merged
 def play_on(
     choose: Any, t: Tables, s: State, p: NDArray[Any], w: Observed | Scratch, most: int = ENDLESS
 ) -> int:
@@ -93,7 +93,7 @@ def play_on(
     return int(s.clock[0].asking)
 
 
-@inlined
+@merged
 def play_all(choose: Any, t: Tables, batch: State, p: Floats, w: Scratch) -> int:
     """Plays every episode of a batch on as ``play_on`` does; returns how many lack room for a request."""
     stalled = 0

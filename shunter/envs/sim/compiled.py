@@ -16,7 +16,7 @@ import numba
 from shunter.errors import InputError
 from shunter.files import cache_folder
 
-__all__ = ["entry", "inlined", "internal", "jit"]
+__all__ = ["entry", "inlined", "internal", "jit", "merged"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -65,7 +65,7 @@ _OPTIONS = {"cache": True, "error_model": "numpy", "nogil": True, "_nrt": False}
 _NOT_FROM_PYTHON = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
-def _compiled(function: Function, **more: bool) -> Function:
+def _compiled(function: Function, **more: Any) -> Function:
     compiled: Any = numba.njit(**_OPTIONS, **more)(function)
     if hasattr(compiled, "compile"):  # not with NUMBA_DISABLE_JIT
         compiled.compile = interruptible(compiled.compile)
@@ -139,6 +139,11 @@ def entry(function: Function) -> Function:
 def inlined(function: Function) -> Function:
     """As ``entry``, but only compiled code can call it."""
     return _compiled(function, **_NOT_FROM_PYTHON, forceinline=True)
+
+
+def merged(function: Function) -> Function:
+    """As ``inlined``, but never compiled by itself: for what holds nearly all of who calls it."""
+    return _compiled(function, **_NOT_FROM_PYTHON, inline="always")
 
 
 def internal(function: Function) -> Function:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from shunter.agents.learned.compiled import Scratch, make_scratch, play
 from shunter.envs.rules.objectives import charge_unserved
-from shunter.envs.sim.compiled import inlined, internal, jit
+from shunter.envs.sim.compiled import inlined, internal, jit, merged
 from shunter.envs.sim.kernel import begin_episode, environment
 from shunter.envs.state.state import Records, State
 from shunter.envs.state.tables import MEAN_RESPONSE, SLO, Tables
@@ -121,7 +121,7 @@ def mean_and_tail(s: State, tail_weight: float, by_model: bool, sums: _Sums) -> 
     return float((1.0 - tail_weight) * mean + tail_weight * sums.longest_s.mean())
 
 
-@inlined
+@merged
 def episode_score(
     t: Tables, s: State, p: Floats, w: Scratch, weight: float, by_model: bool, sums: _Sums
 ) -> float:
