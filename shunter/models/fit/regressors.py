@@ -230,16 +230,16 @@ def select_features(features: pd.DataFrame, n_configurations: int) -> tuple[list
     Returns:
         Names to use, and names left out though they matter.
     """
-    largest = {str(name): float(features[name].max()) for name in features}
+    columns = {str(name): column.to_numpy(dtype=np.float64) for name, column in features.items()}
+    largest = {name: float(column.max()) for name, column in columns.items()}
     most = min(n_configurations, 1 + n_configurations // 2)
     used: list[str] = []
     left_out: list[str] = []
     basis = np.empty((len(features), 0))
-    for name in largest:
-        column = features[name].to_numpy(dtype=np.float64)
+    for name, column in columns.items():
         if largest[name] <= _SMALL_SHARE * largest.get(_other_side(name), 0.0):
             continue
-        if any(np.array_equal(column, features[other]) for other in used):
+        if any(np.array_equal(column, columns[other]) for other in used):
             continue
         unit = column / float(np.linalg.norm(column))
         rest = unit - basis @ (basis.T @ unit)
