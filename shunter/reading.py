@@ -209,9 +209,18 @@ _MOST_DIGITS = 100
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only, of bounded depth and size, aliases counted as what they stand for."""
+    """Plain data only, of bounded depth and size, aliases counted as what they stand for; no key twice."""
 
     depth = 0
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        known: set[tuple[str, str]] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
+            if (key.tag, key.value) in known:
+                raise ValueError(f"line {key.start_mark.line + 1}: {key.value[:64]} stands there twice")
+            known.add((key.tag, key.value))
+        return node
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self.depth += 1

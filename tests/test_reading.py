@@ -176,6 +176,7 @@ def test_a_gzip_that_stands_for_far_more_is_refused(tmp_path: Path, monkeypatch:
         ("a: 0x" + "f" * 5000, "more than 100 digits"),
         ("a: 1" + ":59" * 1000, "more than 100 digits"),
         ("a: 1" + ":59" * 1000 + ".0", "more than 100 digits"),
+        ("a: {b: 1}\nname: x\nname: y", "line 3: name stands there twice"),
         ("a: 2023-99-99", "no YAML"),
         ("!!bool x", "no YAML"),
         ("!!python/object/apply:os.system [id]", "no YAML"),

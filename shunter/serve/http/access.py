@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
@@ -15,6 +16,7 @@ from shunter.serve.http.settings import HttpSettings
 
 _LOG = logging.getLogger(__name__)
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::\d*)?")
 _OPEN = ("/", "/health")
 """Paths that need no key: the page holds no data, it asks for the key itself."""
 _STATUS = ("/ready", "/metrics", "/running", "/events")
@@ -80,8 +82,8 @@ class Access:
         if self._hosts is None:
             return
         host = request.headers.get(hdrs.HOST, "").lower()
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        if name not in self._hosts:
+        parts = _HOST.fullmatch(host)
+        if parts is None or parts[1].strip("[]") not in self._hosts:
             raise Fault(403, "host_not_allowed", f"Nothing is served here under the name {host[:200]!r}.")
 
     def _may(self, origin: str) -> bool:

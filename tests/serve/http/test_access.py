@@ -80,6 +80,8 @@ def test_other_hosts_are_refused_at_loopback() -> None:
                 ("evil.example", 403),
                 ("evil.example:80", 403),
                 ("127.0.0.1.evil.example", 403),
+                ("[::1]evil.example", 403),
+                ("127.0.0.1:80:evil.example", 403),
                 ("localhost:1", 200),
                 ("LOCALHOST", 200),
                 ("[::1]:8080", 200),
