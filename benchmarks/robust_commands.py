@@ -161,6 +161,7 @@ class Place:
 
     def __init__(self, folder: Path, inputs: Path) -> None:
         self.work, self.temporary, self.inputs = folder / "work", folder / "tmp", inputs
+        self._said = folder.with_name(f"{folder.name}.said")  # it has room where the folder has none
         self._sessions: set[int | None] = set()
         for one in (self.work, self.temporary):
             one.mkdir(parents=True)
@@ -170,8 +171,9 @@ class Place:
     def start(self, words: Sequence[str], most_bytes: int = 0) -> BaseProcess:
         """Starts a command; what it says is in ``said``."""
         environment = {MARK: str(self.work), "TMPDIR": str(self.temporary)}
-        said = self.work.parent / "said"
-        process = start(words, folder=self.work, said=said, environment=environment, most_bytes=most_bytes)
+        process = start(
+            words, folder=self.work, said=self._said, environment=environment, most_bytes=most_bytes
+        )
         self._sessions.add(process.pid)
         return process
 
@@ -183,7 +185,7 @@ class Place:
 
     def said(self) -> str:
         """What the last command printed."""
-        return (self.work.parent / "said").read_text(errors="replace")
+        return self._said.read_text(errors="replace")
 
     def processes(self) -> list[psutil.Process]:
         """Live processes of commands that were started here."""
