@@ -9,12 +9,13 @@ import pytest
 from shunter.catalog.gpus import catalog_gpus
 from shunter.models import PerformanceModel
 from shunter.models.fit.hierarchy import Hierarchy
+from shunter.models.fit.physical import SharedPhysics
 from shunter.models.fit.shared import term_values
 from shunter.models.outside import why_out_of_range
 from shunter.models.physics import PHYSICS, former, rated_configurations
 from shunter.models.physics.release import NOW, release_of
 from shunter.models.published.performance import ENGINE, published_performance
-from shunter.models.published.rows import fitted_frame
+from shunter.models.published.rows import fitted_frame, published_frame
 
 TARGET = "decode_step_s"
 
@@ -63,6 +64,33 @@ def test_a_generation_that_is_slower_than_its_sheets_is_found_and_others_are_not
 
 def test_the_same_rows_give_the_same_fit(rows):
     assert fitted(rows).result() == fitted(rows.iloc[::1].copy()).result()
+
+
+def test_few_sources_one_of_an_old_slow_release_are_predicted_as_they_were_measured():
+    """What its kernels and its host do is no error of who measured it: or all sources are pushed off."""
+    frame = published_frame().query(f"engine == '{ENGINE}' and operation == 'decode'").reset_index(drop=True)
+    frame = frame.assign(datasheet=frame["device"], attn_heads=frame["attn_heads"].fillna(32))
+    values = term_values(TARGET, rated_configurations(frame))
+    fit = fitted(frame).result()
+    off = np.log(fit.predict(values, frame) / frame["duration_s"])
+    assert frame["source"].nunique() < 6
+    assert abs(off.median()) < 0.05
+    assert off.abs().mean() < 0.06
+    assert fit.kernels["llama.cpp (mid-2023)"] > 0.1
+    assert fit.uncertainty.spreads["source"] < 0.08
+
+
+def test_a_file_of_before_kernels_and_hosts_had_effects_is_read():
+    known = next(
+        f for f in published_performance().state_.shared if f.target == TARGET and f.engine == ENGINE
+    )
+    content = json.loads(known.physics.model_dump_json())
+    del content["kernels"], content["uncertainty"]["spreads"]["kernels"]
+    del content["uncertainty"]["spreads"]["host"]
+    read = SharedPhysics.model_validate(content)
+    assert read.kernels == {}
+    assert read.uncertainty.spreads["kernels"] == 0
+    assert read.uncertainty.spreads["host"] == 0.2
 
 
 def test_a_generation_without_rows_is_wider_and_says_so():

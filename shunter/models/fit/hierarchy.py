@@ -1,10 +1,11 @@
 """The fit to many sources: factors of terms, and effects of devices, generations, releases and sources.
 
 A row's logarithm is that of its terms with their factors, moved by the effect of its device and of the
-device's generation, of the engine's release and its year, and of whoever measured it. Effects of one kind
-have one spread, which is estimated with them (empirical Bayes by expectation and maximisation), so that what
-few rows show stays near what the others show: partial pooling. Errors have a Student t distribution, so that
-a wrong row moves nothing; those of kinds in ``TargetPhysics.loose`` have a spread of their own.
+device's generation, of the engine's release, its kernels and its year, of the host's memory, and of whoever
+measured it. Effects of one kind have one spread, which is estimated with them (empirical Bayes by expectation
+and maximisation), so that what few rows show stays near what the others show: partial pooling. Errors have a
+Student t distribution, so that a wrong row moves nothing; those of kinds in ``TargetPhysics.loose`` have a
+spread of their own.
 
 Source: Gelman et al., Bayesian Data Analysis, 2013, sections 5.4 (hierarchical model), 13.4 (expectation and
 maximisation), 17.2 (t errors as weights); Lange et al., Robust Statistical Modeling Using the t Distribution,
@@ -92,6 +93,8 @@ class Hierarchy:
             "release": bases_of(versions).astype(str),
             "source": frame["source"].to_numpy(dtype=str),
             "library": frame["source"].to_numpy(dtype=str),
+            "kernels": bases_of(versions).astype(str),
+            "host": np.where(values @ self.flags["host"] > 0, frame["source"].to_numpy(dtype=str), ""),
         }
         self.applies = {"library": rated.library}
         self.names = [f"factor:{t.name}" for t in physics.terms] + ["year:"]
@@ -115,6 +118,8 @@ class Hierarchy:
             "release": physics.release_spread,
             "source": physics.source_spread,
             "library": physics.library_spread,
+            "kernels": physics.kernel_spread,
+            "host": physics.host_spread,
         }
         self.noise = dict.fromkeys(("", *physics.loose), _NOISE)
         self.beforehand = dict(self.spreads)
@@ -209,6 +214,7 @@ class Hierarchy:
             generations=by["generation"],
             own=by["own"],
             releases=by["release"],
+            kernels=by["kernels"],
             per_year=by["year"][""],
             uncertainty=Uncertainty(
                 names=tuple(self.names[i] for i in kept),

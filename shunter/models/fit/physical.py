@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from shunter.models.datasheets import HOST, datasheet
-from shunter.models.fit.uncertain import HOST_SPREAD, HOST_USE_SPREAD, Uncertainty
+from shunter.models.fit.uncertain import HOST_SPREAD, Uncertainty
 from shunter.models.physics import PHYSICS, RatedConfigurations, TargetPhysics, kinds, physics_with
 from shunter.models.physics.release import base_version, release_of
 
@@ -22,9 +22,6 @@ SHARPNESS = 4.0
 
 MIDDLE_YEAR = 2025.5
 """From where years of releases count."""
-
-HOST_TERMS = frozenset(("host_read", "host_kv_read", "host_copy"))
-"""Terms that wait for the host's memory."""
 
 
 class SharedPhysics(BaseModel):
@@ -39,6 +36,7 @@ class SharedPhysics(BaseModel):
         generations: By architecture, the logarithm of how much slower its devices are than data sheets say.
         own: By architecture, the same of the terms that are a generation's own.
         releases: By engine version, the logarithm of how much slower it is than its year says.
+        kernels: By engine version, the same of its kernels on devices.
         per_year: What a year changes in the logarithm, from ``MIDDLE_YEAR`` on.
         uncertainty: How well all this is known; None where intervals rest on held-out errors alone.
     """
@@ -53,6 +51,7 @@ class SharedPhysics(BaseModel):
     generations: dict[str, float] = {}
     own: dict[str, float] = {}
     releases: dict[str, float] = {}
+    kernels: dict[str, float] = {}
     per_year: float = 0.0
     uncertainty: Uncertainty | None = None
 
@@ -103,6 +102,7 @@ class SharedPhysics(BaseModel):
             np.outer(looked_up(self.generations, generation), flags["generation"])
             + np.outer(looked_up(self.own, generation), flags["own"])
             + np.outer(looked_up(self.releases, bases_of(versions)), flags["release"])
+            + np.outer(looked_up(self.kernels, bases_of(versions)), flags["kernels"])
             + np.outer(self.per_year * years_of(versions), flags["year"])
         )
 
@@ -125,6 +125,7 @@ class SharedPhysics(BaseModel):
             "generation": generation,
             "own": generation,
             "release": bases_of(versions),
+            "kernels": bases_of(versions),
         }
         at = {name: i for i, name in enumerate(known.names)}
         jacobian = np.zeros((len(values), len(known.names)))
@@ -139,13 +140,13 @@ class SharedPhysics(BaseModel):
             seen = place >= 0
             jacobian[np.flatnonzero(seen), place[seen]] += moved[seen]
             unseen += np.where(seen, 0.0, (known.spreads[effect] * moved) ** 2)
-        host = np.where(rated.host_known > 0, HOST_USE_SPREAD, HOST_SPREAD)
+        host = np.where(rated.host_known > 0, known.spreads["host"], HOST_SPREAD)
         unseen += (host * self.host_share(slopes)) ** 2
         return known.half_width(jacobian, noise_kinds(self.terms, rated), unseen)
 
     def host_share(self, slopes: Array) -> Array:
         """Share of a prediction that waits for the host's memory; shape (n_configurations,)."""
-        return np.asarray(slopes @ [float(t.name in HOST_TERMS) for t in self.terms.terms])
+        return np.asarray(slopes @ self.terms.flags()["host"])
 
     def predict(self, values: Array, frame: pd.DataFrame) -> Array:
         """Predicted values; shape (n_configurations,).

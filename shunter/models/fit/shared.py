@@ -176,6 +176,7 @@ def fit_shared(
         generations=around.generations if around else {},
         own=around.own if around else {},
         releases=around.releases if around else {},
+        kernels=around.kernels if around else {},
         per_year=around.per_year if around else 0.0,
     )
     if not corrected:

@@ -11,11 +11,11 @@ Source: Gelman et al., Bayesian Data Analysis, 2013, sections 4.1 (normal approx
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Array = npt.NDArray[np.float64]
 Spread = Annotated[float, Field(ge=0)]
@@ -23,10 +23,6 @@ Spread = Annotated[float, Field(ge=0)]
 HOST_SPREAD = 0.7
 """Of the logarithm of a bandwidth that is not known, around two channels of DDR4: 90 % of hosts are within a
 factor of 3.2, from one channel to eight."""
-
-HOST_USE_SPREAD = 0.2
-"""Of the logarithm of how much of its bandwidth a host that is known reaches: those with rows are few, and
-desktops reach four fifths where servers with many channels reach three."""
 
 NORMAL = 1.645
 """Half width of a 90 % interval over its standard deviation."""
@@ -50,6 +46,12 @@ class Uncertainty(BaseModel):
     spreads: dict[str, Spread]
     noise: dict[str, Spread]
     widening: dict[str, Spread]
+
+    @field_validator("spreads", mode="before")
+    @classmethod
+    def _all(cls, spreads: Any) -> Any:
+        """Files of before have fewer."""
+        return {**_SINCE, **spreads} if isinstance(spreads, dict) else spreads
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -89,4 +91,6 @@ def _by_kind(table: dict[str, float], kind: npt.NDArray[np.object_]) -> Array:
     return found
 
 
-SPREADS = ("device", "generation", "own", "release", "source", "library")
+SPREADS = ("device", "generation", "own", "release", "source", "library", "kernels", "host")
+_SINCE = {"kernels": 0.0, "host": 0.2}
+"""What was assumed of the effects that older files do not name."""

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 PHYSICS: dict[str, TargetPhysics] = {
-    "decode_step_s": TargetPhysics(DECODE, 0.05, 0.1, loose=("offloaded", "batched")),
+    "decode_step_s": TargetPhysics(DECODE, 0.05, 0.1, kernel_spread=0.05, loose=("offloaded", "batched")),
     "prefill_s": TargetPhysics(
         *(PREFILL, 0.12, 0.15),
         generation_spread=0.15,

@@ -59,12 +59,12 @@ LOAD: tuple[Stage, ...] = (
     (Term("open", open_s, 1.0, 1.0),),
     (Term("tensors", tensor_s, 3.0, 1.0),),
     (Term("disk", disk_s, 1.0, 0.7), Term("transfer", transfer_s, 3.0, 0.7, by_device=True)),
-    (Term("host_copy", host_copy_s, 3.0, 0.7),),
+    (Term("host_copy", host_copy_s, 3.0, 0.7, by_host=True),),
 )
 
 KV: tuple[Stage, ...] = (
     (Term("transfer", kv_transfer_s, 2.0, 0.5, by_device=True),),
-    (Term("host_copy", kv_host_copy_s, 3.0, 0.7),),
+    (Term("host_copy", kv_host_copy_s, 3.0, 0.7, by_host=True),),
     (Term("calls", copy_call_s, 0.3, 1.0),),
 )
 

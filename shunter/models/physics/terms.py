@@ -24,6 +24,7 @@ class Term:
         by_version: Whether it is the engine's own work, which its versions do differently.
         by_year: Whether it is what newer releases do ever faster.
         of_generation: Whether generations of devices differ in it besides, each in its own way.
+        by_host: Whether it waits for the host's memory, of which each host reaches a share of its own.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Term:
     by_version: bool = False
     by_year: bool = False
     of_generation: bool = False
+    by_host: bool = False
 
     def of(self, configurations: RatedConfigurations) -> Array:
         """The term's value; 0 where it does not apply."""
@@ -63,6 +65,9 @@ class TargetPhysics:
         source_spread: How far whoever measured is off in all, likewise.
         release_spread: How far a release deviates from what its year says, likewise.
         library_spread: How far the vendor's library of whoever measured is off beside, where one multiplies.
+        kernel_spread: How far a release's kernels are off on the device, beside what its year says.
+        host_spread: How far hosts differ in the share of their memory's bandwidth that they reach: desktops
+            reach four fifths where servers with many channels reach three.
         per_year: What a year changes, in the logarithm: its mean and its spread.
         release_in_all: Whether releases and years change all terms, not only those that say so.
         loose: Kinds of configurations whose errors are noisier: see ``shunter.models.fit.hierarchy``.
@@ -77,6 +82,8 @@ class TargetPhysics:
     source_spread: float = 0.04
     release_spread: float = 0.1
     library_spread: float = 0.0
+    kernel_spread: float = 0.0
+    host_spread: float = 0.2
     per_year: tuple[float, float] = (-0.1, 0.15)
     release_in_all: bool = False
     loose: tuple[str, ...] = ("offloaded",)
@@ -86,19 +93,19 @@ class TargetPhysics:
         terms, everything = self.terms, np.ones(len(self.terms))
         by = {
             name: np.array([float(getattr(t, flag)) for t in terms])
-            for name, flag in (("device", "by_device"), ("own", "of_generation"))
+            for name, flag in (("device", "by_device"), ("own", "of_generation"), ("host", "by_host"))
         }
         of_engine = {
             name: everything if self.release_in_all else np.array([float(getattr(t, flag)) for t in terms])
             for name, flag in (("release", "by_version"), ("year", "by_year"))
         }
-        library = by["device"] * (self.library_spread > 0)
         return {
             **by,
             "generation": by["device"],
             **of_engine,
             "source": everything,
-            "library": library,
+            "library": by["device"] * (self.library_spread > 0),
+            "kernels": by["device"] * (self.kernel_spread > 0),
         }
 
     @property
