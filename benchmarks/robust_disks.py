@@ -68,7 +68,7 @@ def full_rows(name: str, command: Command, folder: Path, inputs: Path, points: i
             left += sorted(place.files() - files)
     for text in (*many, *changed, *left):
         print(f"{name}: {text}", file=sys.stderr, flush=True)
-    note = f"of {points}, with 0 to {need_bytes / 1e6:.2f} MB where {need_bytes / 1e6:.2f} MB is needed"
+    note = f"of {points}, with up to {need_bytes / 1e6:.2f} MB, which it needs"
     return [
         at_least(Row(f"{name}, disk full: points with too little room", failed, note=note), points // 2),
         at_most(Row(f"{name}, disk full: more than a line", len(many)), 0),

@@ -86,15 +86,16 @@ class Hierarchy:
         self.log_measured, self.flags = np.log(measured), physics.flags()
         generation, versions = generations_of(frame), versions_of(frame)
         self.years = years_of(versions)
+        bases, sources = bases_of(versions).astype(str), frame["source"].to_numpy(dtype=str)
         labels = {
             "device": frame["datasheet"].to_numpy(dtype=str),
             "generation": generation.astype(str),
             "own": generation.astype(str),
-            "release": bases_of(versions).astype(str),
-            "source": frame["source"].to_numpy(dtype=str),
-            "library": frame["source"].to_numpy(dtype=str),
-            "kernels": bases_of(versions).astype(str),
-            "host": np.where(values @ self.flags["host"] > 0, frame["source"].to_numpy(dtype=str), ""),
+            "release": bases,
+            "source": sources,
+            "library": sources,
+            "kernels": bases,
+            "host": np.where(values @ self.flags["host"] > 0, sources, ""),
         }
         self.applies = {"library": rated.library}
         self.names = [f"factor:{t.name}" for t in physics.terms] + ["year:"]

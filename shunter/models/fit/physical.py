@@ -98,11 +98,12 @@ class SharedPhysics(BaseModel):
         """What generations, releases and years add to logarithms of factors; (n_configurations, n_terms)."""
         flags, generation = self.terms.flags(), generations_of(frame)
         versions = versions_of(frame)
+        bases = bases_of(versions)
         return (
             np.outer(looked_up(self.generations, generation), flags["generation"])
             + np.outer(looked_up(self.own, generation), flags["own"])
-            + np.outer(looked_up(self.releases, bases_of(versions)), flags["release"])
-            + np.outer(looked_up(self.kernels, bases_of(versions)), flags["kernels"])
+            + np.outer(looked_up(self.releases, bases), flags["release"])
+            + np.outer(looked_up(self.kernels, bases), flags["kernels"])
             + np.outer(self.per_year * years_of(versions), flags["year"])
         )
 
@@ -120,12 +121,13 @@ class SharedPhysics(BaseModel):
         total, slopes = total_of(self.terms, values, self._log_factors(frame))
         slopes, flags = slopes / total[:, None], self.terms.flags()
         generation, versions = generations_of(frame), versions_of(frame)
+        bases = bases_of(versions)
         names = {
             "device": frame["datasheet"].to_numpy(dtype=object),
             "generation": generation,
             "own": generation,
-            "release": bases_of(versions),
-            "kernels": bases_of(versions),
+            "release": bases,
+            "kernels": bases,
         }
         at = {name: i for i, name in enumerate(known.names)}
         jacobian = np.zeros((len(values), len(known.names)))
@@ -141,12 +143,8 @@ class SharedPhysics(BaseModel):
             jacobian[np.flatnonzero(seen), place[seen]] += moved[seen]
             unseen += np.where(seen, 0.0, (known.spreads[effect] * moved) ** 2)
         host = np.where(rated.host_known > 0, known.spreads["host"], HOST_SPREAD)
-        unseen += (host * self.host_share(slopes)) ** 2
+        unseen += (host * (slopes @ flags["host"])) ** 2
         return known.half_width(jacobian, noise_kinds(self.terms, rated), unseen)
-
-    def host_share(self, slopes: Array) -> Array:
-        """Share of a prediction that waits for the host's memory; shape (n_configurations,)."""
-        return np.asarray(slopes @ self.terms.flags()["host"])
 
     def predict(self, values: Array, frame: pd.DataFrame) -> Array:
         """Predicted values; shape (n_configurations,).
