@@ -3,7 +3,9 @@
 ``python -m benchmarks.fidelity [--quick] [--part null] --json PATH``: llama.cpp on the loopback device and
 transformers, each profiled first, then six policies at two loads, the real runs interleaved over policies. A
 full run takes at most an hour on 2 idle cores, and says beforehand how the time is spent; a killed one goes
-on. The part ``null`` compares two copies of one policy, again and again: no more may differ than by chance.
+on. The part ``disturbed`` makes the runs of the lower load again while other programs use all cores for a
+minute, rest for one, and so on; the part ``null`` compares two copies of one policy, again and again: no more
+may differ than by chance.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from benchmarks.fidelity_hog import disturbed
+from benchmarks.fidelity_machine import corrected_row, machine_rows
 from benchmarks.fidelity_null import null_rows
 from benchmarks.fidelity_place import LOADS, PLACES, Place, Scale, Site
 from benchmarks.fidelity_rows import drift_rows, error_rows, gain_rows, order_rows, other_rows
@@ -52,6 +57,9 @@ MINUTES = {True: 5.0, False: 60.0}
 OTHER_S = {True: 45.0, False: 220.0}
 """Of each engine: checkpoints, fit, starts, capacity, compilation, replays, configurations measured again."""
 
+STEADY, DISTURBED = 0.05, 0.08
+"""Bars of the mean response, corrected for the machine's speed."""
+
 _console = Console()
 
 
@@ -73,7 +81,7 @@ def run(
         work: Folder to work in, and to go on from.
         minutes: Minutes to plan for.
         engine: Names; None: all.
-        part: ``all``, or ``null``: copies of a policy alone.
+        part: ``all``; ``disturbed``: while other programs work; ``null``: copies of a policy alone.
     """
     folder = work or Path("runs") / ("fidelity-quick" if quick else "fidelity")
     sites = _sites(engine)
@@ -82,7 +90,7 @@ def run(
     rows: list[Row] = []
     for site in sites:
         place = Place(site, folder / site.engine, scale, policy, _say)
-        rows += null_rows(place) if part == "null" else _measured(place)
+        rows += PARTS[part](place)
     return rows
 
 
@@ -129,22 +137,49 @@ def _measured(place: Place) -> list[Row]:
         title = f"{engine} at load {load:g}"
         name.with_name(f"{name.name}.json").write_text(json.dumps(result), encoding="utf-8")
         name.with_name(f"{name.name}.md").write_text(fidelity_markdown(result, title), encoding="utf-8")
-    rows = [*error_rows(engine, found), *order_rows(engine, found), *gain_rows(engine, found)]
+    rows = [corrected_row(engine, found, STEADY), *error_rows(engine, found)]
+    rows += [*order_rows(engine, found), *gain_rows(engine, found), *machine_rows(engine, runs, jobs, found)]
     rows += [*other_rows(engine, found), *drift]
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in place.record().items())
     note = f"{stages}; real runs {real_s:.0f} s; {runs.failed} engine failures"
     return [*rows, reported(f"{engine}: time taken", time.monotonic() - begun_s, "s", note=note)]
 
 
+def _disturbed(place: Place) -> list[Row]:
+    """The runs of the lower load once more, on a machine that others use half of the time."""
+    place.prepare()
+    policies = place.policies()
+    requests, jobs = place.plan(policies)
+    jobs = [job for job in jobs if job.load == min(LOADS)]
+    runs = RealRuns(place.folder / "disturbed", _say)
+    with disturbed():
+        worlds = {job.load: place.world(job.load, requests) for job in jobs}
+        runs.make(jobs, worlds, {policy.name: policy for policy in policies})
+    found = dict(place.evaluations(requests, jobs, runs))
+    label = f"{place.site.engine}, disturbed"
+    rows = [corrected_row(label, found, DISTURBED), *error_rows(label, found, judge=False)]
+    return [*rows, *order_rows(label, found), *machine_rows(label, runs, jobs, found)]
+
+
 def _say(line: str) -> None:
     _console.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, soft_wrap=True)
 
+
+PARTS: dict[str, Callable[[Place], list[Row]]] = {
+    "all": _measured,
+    "disturbed": _disturbed,
+    "null": null_rows,
+}
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--policy": {"type": Path, "help": "policy file to judge instead of one trained here"},
     "--work": {"type": Path, "help": "folder to work in, and to go on from (runs/fidelity)"},
     "--minutes": {"type": float, "help": "time to plan for (60, or 5 with --quick)"},
-    "--part": {"choices": ["all", "null"], "default": "all", "help": "null: two copies of one policy"},
+    "--part": {
+        "choices": [*PARTS],
+        "default": "all",
+        "help": "disturbed: while other programs work; null: two copies of one policy",
+    },
     "--engine": {"action": "append", "help": "only this engine; repeatable"},
 }
 

@@ -23,6 +23,8 @@ MOST_SIGNIFICANT = 2
 ROUNDS = 4
 """Of each comparison: two blocks of ABBA."""
 
+REQUESTS = 24
+
 LOAD = 4.0
 """All requests come nearly at once: a run takes as long as the engines work, and shows how fast they are."""
 
@@ -35,7 +37,7 @@ def null_rows(place: Place) -> list[Row]:
     """
     place.prepare(learn=False)
     jobs = [job for number in range(COMPARISONS) for job in comparison_jobs(number)]
-    world = place.world(LOAD)
+    world = place.world(LOAD, REQUESTS)
     policies = {name: renamed(copy(make_policy(POLICY)), name) for name in COPIES}
     runs = RealRuns(place.folder / "null", place.say)
     runs.make(jobs, {LOAD: world}, policies)
@@ -58,7 +60,10 @@ def rows_of(engine: str, comparisons: list[list[Run]]) -> list[Row]:
     changes = [interleaved_change(*pair) for pair in columns]
     significant = sum(sign_of(change["low"], change["high"]) != 0 for change in changes)
     metric = f"{engine}: copies of one policy that differ significantly"
-    note = f"of {len(changes)} comparisons of {ROUNDS} rounds each, at 95 %; {POLICY} at load {LOAD:g}"
+    note = (
+        f"of {len(changes)} comparisons of {ROUNDS} rounds each, at 95 %; {POLICY}, {REQUESTS} requests "
+        f"at load {LOAD:g}"
+    )
     spread = run_spread([[run for pair in columns for run in pair[n]] for n in range(len(COPIES))])
     needed = runs_needed(spread)
     return [

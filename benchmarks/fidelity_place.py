@@ -26,6 +26,7 @@ from shunter.eval.execution.order import run_order
 from shunter.eval.execution.real import bind_footprints, open_engines
 from shunter.eval.execution.runs import simulate
 from shunter.eval.fidelity.replay import replay_predicted
+from shunter.eval.fidelity.slowed import simulate_slowed
 from shunter.eval.metrics.capacity import SEEDS as CAPACITY_SEEDS
 from shunter.eval.metrics.capacity import capacity
 from shunter.models.performance import PerformanceModel
@@ -231,8 +232,9 @@ class Place:
         """Each load's simulated and real runs on the same requests."""
         policies = self.policies()
         names, seeds = [p.name for p in policies], list(dict.fromkeys(job.seed for job in jobs))
-        for load in LOADS:
+        for load in dict.fromkeys(job.load for job in jobs):
             world = self.world(load, requests)
+            courses = list(runs.courses(world))
             found = Evaluation(world, names, seeds, repeats=self.scale.repeats)
             for policy in policies:
                 found.simulated[policy.name] = [simulate(world, policy, seed) for seed in seeds]
@@ -241,6 +243,13 @@ class Place:
                 found.replays[policy.name] = [
                     replay_predicted(world, world.draw(run.seed), run.log.frame())
                     for run in found.real[policy.name]
+                ]
+                found.slowed[policy.name] = [
+                    run
+                    for job in mine
+                    for course, stretches in courses
+                    if job.file in stretches
+                    and (run := simulate_slowed(world, policy, course, stretches[job.file])) is not None
                 ]
             yield load, found
 

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from benchmarks import fidelity_runs
 from benchmarks.fidelity import FULL, OTHER_S, QUICK, _scale
+from benchmarks.fidelity_hog import disturbed
+from benchmarks.fidelity_machine import corrected_row, machine_rows
 from benchmarks.fidelity_null import COMPARISONS, COPIES, ROUNDS, comparison_jobs, rows_of
 from benchmarks.fidelity_place import GRID, LOADS, PLACES, Place, Site
 from benchmarks.fidelity_rows import BARS, cells, drift_rows, error_rows, gain_rows, order_rows, other_rows
@@ -20,8 +23,11 @@ from shunter.engines.base import EngineError
 from shunter.envs.scenario.scenario import load_scenario
 from shunter.envs.world.world import World
 from shunter.eval.evaluation import Evaluation
+from shunter.eval.execution.event_log import write_event_logs
 from shunter.eval.execution.runs import Run, as_repeat, simulate
+from shunter.eval.execution.sentinel import PARTS
 from shunter.eval.fidelity.replay import replay_predicted
+from shunter.eval.fidelity.slowed import simulate_slowed, slowed
 from shunter.models.performance import PerformanceModel
 from tests.eval.test_replay import Slower
 from tests.fake_executor import execute
@@ -232,3 +238,61 @@ def test_a_plan_is_kept_and_no_request_has_the_lengths_of_a_profiled_configurati
             zip(drawn.prompt_tokens.tolist(), drawn.decode_tokens.tolist(), strict=True)
         )
     assert Place(PLACES[0], tmp_path, QUICK, None, print).plan(policies) == (requests, jobs)
+
+
+def test_runs_on_a_slower_machine_are_corrected_by_what_the_sentinel_saw(
+    fake_world: World, tmp_path: Path
+) -> None:
+    """Everything takes twice as long in the run, and the sentinel saw 2 on every device."""
+    policy, job = make_policy("fifo-swap"), Job(0.5, "fifo-swap", 0, 0)
+    run = simulate(
+        slowed(fake_world, [dict.fromkeys(PARTS, 2.0) for _ in range(fake_world.devices)]), policy, 0
+    )
+    run.log.world, run.log.run["mode"] = fake_world, "real"
+    runs = RealRuns(tmp_path, lambda line: None)
+    write_event_logs([run.log], tmp_path / job.file)
+    readings = [
+        {
+            "at_s": 1.0,
+            "device": device.name,
+            "measured_s": dict.fromkeys(PARTS, 2.0),
+            "expected_s": dict.fromkeys(PARTS, 1.0),
+            "uncertainty": 0.0,
+            "profiled": True,
+        }
+        for device in fake_world.scenario.devices
+    ]
+    when = {"seed": 0, "repeat": 0, "start_s": 0.0, "end_s": 100.0, "others_cores": 1.5}
+    kept = {"readings": readings, "spent_s": 3.0, "runs": {job.file: when}}
+    (tmp_path / "machine-0.json").write_text(json.dumps(kept), encoding="utf-8")
+
+    evaluation = Evaluation(fake_world, [policy.name], [0])
+    evaluation.simulated[policy.name] = [simulate(fake_world, policy, 0)]
+    evaluation.real[policy.name] = [runs.read(fake_world, job)]
+    evaluation.replays[policy.name] = [
+        replay_predicted(fake_world, fake_world.draw(0), r.log.frame()) for r in evaluation.real[policy.name]
+    ]
+    ((course, stretches),) = runs.courses(fake_world)
+    corrected = simulate_slowed(fake_world, policy, course, stretches[job.file])
+    assert corrected is not None
+    evaluation.slowed[policy.name] = [corrected]
+
+    found = {0.5: evaluation}
+    row = corrected_row("fake", found, 0.05)
+    assert row.value == pytest.approx(0.0, abs=1e-6)
+    assert row.ok
+    assert cells(found, "response", "mean")[0].error > 0.4
+    operations, share, pace, others = machine_rows("fake", runs, [job], found)
+    assert operations.value == pytest.approx(0.0, abs=0.01)
+    assert (share.value, share.ok) == (pytest.approx(0.03), False)
+    assert (pace.value, others.value) == (pytest.approx(2.0), 1.5)
+
+
+def test_the_disturbance_is_nobodys_child_and_ends() -> None:
+    with disturbed(2) as pids:
+        assert len(set(pids)) == 2
+        assert not {child.pid for child in psutil.Process().children(recursive=True)} & set(pids)
+        programs = [psutil.Process(pid) for pid in pids]
+        assert all("fidelity_hog" in " ".join(one.cmdline()) for one in programs)
+    gone, alive = psutil.wait_procs(programs, timeout=30)
+    assert (len(gone), alive) == (2, [])
