@@ -26,8 +26,9 @@ from shunter.eval.evaluation import Evaluation
 from shunter.eval.execution.event_log import write_event_logs
 from shunter.eval.execution.runs import Run, as_repeat, simulate
 from shunter.eval.execution.sentinel import PARTS
+from shunter.eval.execution.slowdowns import slowed
 from shunter.eval.fidelity.replay import replay_predicted
-from shunter.eval.fidelity.slowed import simulate_slowed, slowed
+from shunter.eval.fidelity.slowed import simulate_slowed
 from shunter.models.performance import PerformanceModel
 from tests.eval.test_replay import Slower
 from tests.fake_executor import execute

@@ -22,8 +22,8 @@ from shunter.eval.execution.faults.chaos import parse_chaos
 from shunter.eval.execution.order import Turn
 from shunter.eval.execution.runs import simulate
 from shunter.eval.execution.sentinel import PARTS, Reading, Sentinel
+from shunter.eval.execution.slowdowns import slowed
 from shunter.eval.fidelity.machine_words import machine_lines, machine_summary
-from shunter.eval.fidelity.slowed import slowed
 from shunter.eval.quiet import LONGEST_WAIT_S, check_quiet
 from shunter.models.performance import PerformanceModel
 from shunter.models.state import ProfiledWork

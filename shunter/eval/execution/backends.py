@@ -37,6 +37,7 @@ from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.faults.failures import Failure, Fault
 from shunter.eval.execution.follow import Expected, Follower, expected_of
 from shunter.eval.execution.operations import Eviction, Join, Operation, Outcome
+from shunter.eval.execution.slowdowns import Slowdowns
 
 __all__ = ["SimulatedBackend"]
 
@@ -79,13 +80,50 @@ class Backend(ABC):
         """Lets operations under way end, and frees residents and KV."""
 
 
+def predicted(tables: Tables, state: State, device: int) -> Expected:
+    """A device's new operation as the simulator predicts it; nothing of that stays in the state."""
+    operation, entries = state.device[device].copy(), state.entry[device].copy()
+    fill_times(tables, state, device)
+    expected = expected_of(state, device, int(operation["op_batch"]))
+    state.device[device], state.entry[device] = operation, entries
+    return expected
+
+
 class SimulatedBackend(Backend):
-    """Durations from the world's tables."""
+    """Durations from the world's tables.
+
+    Args:
+        world: The compiled scenario.
+        requests: The episode's requests.
+        on_end: See ``OnEnd``.
+        slowdowns: How much longer operations take than the tables say; None: as they say.
+        follower: Told of every operation when it has ended; None: nobody follows.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        requests: Requests,
+        on_end: OnEnd,
+        slowdowns: Slowdowns | None = None,
+        follower: Follower | None = None,
+    ) -> None:
+        super().__init__(world, requests, on_end)
+        self.slowdowns, self.follower = slowdowns, follower
+        worlds = [world] if slowdowns is None else slowdowns.worlds(world)
+        self._played = [one.tables for one in worlds]
+        self._under_way: dict[int, tuple[Expected, int, int, float]] = {}
 
     def start(self, state: State, device: int) -> None:
         """Predicts the operation; its outcome is known at once."""
-        predict(self.world.tables, state, device)
+        start_ns = int(state.device["op_start_ns"][device])
+        expected = None if self.follower is None else predicted(self.world.tables, state, device)
+        predict(self._tables(start_ns), state, device)
         now = state.device[device]
+        if expected is not None:
+            end_ns = int(now["op_end_ns"])
+            took_s = (end_ns - start_ns) * 1e-9
+            self._under_way[device] = (expected, end_ns, int(now["op_steps"]), took_s)
         device_bytes = float(used_bytes(self.world.tables, state, device))
         if now["op_kind"] == LOAD:
             at = (device, int(now["op_model"]), int(now["op_level"]))
@@ -94,7 +132,16 @@ class SimulatedBackend(Backend):
 
     def advance(self, state: State) -> int:
         """Jumps from event to event."""
-        return int(advance(self.world.tables, state))
+        device = int(advance(self._tables(int(state.clock["now_ns"][0])), state))
+        if self.follower is not None:
+            for d, (expected, end_ns, steps, took_s) in list(self._under_way.items()):
+                if end_ns <= state.clock["now_ns"][0]:
+                    del self._under_way[d]
+                    expected.tell(self.follower, d, steps, took_s)
+        return device
+
+    def _tables(self, at_ns: int) -> Tables:
+        return self._played[0 if self.slowdowns is None else self.slowdowns.at(at_ns * 1e-9)]
 
 
 class EngineBackend(Backend):
@@ -151,22 +198,14 @@ class EngineBackend(Backend):
         """Hands the operation to the device's device_executor; its predicted end is what others see of it."""
         operation = self._operation(state, device)
         device_executor, start_ns = self.device_executors[device], int(state.device["op_start_ns"][device])
-        expected = self._predicted(self.world.tables, state, device)
+        expected = predicted(self.world.tables, state, device)
         end_ns = expected.end_ns
         if self.follower is not None:
             self._expected[device] = expected
-            end_ns = self._predicted(self.follower.tables, state, device).end_ns
+            end_ns = predicted(self.follower.tables, state, device).end_ns
         state.device["op_end_ns"][device] = end_ns
         predicted_s = (end_ns - start_ns) * 1e-9
         self.clock.start(device, start_ns, lambda: device_executor.run(operation, predicted_s))
-
-    def _predicted(self, tables: Tables, state: State, device: int) -> Expected:
-        """As the simulator predicts it; nothing of the prediction stays in the state."""
-        operation, entries = state.device[device].copy(), state.entry[device].copy()
-        fill_times(tables, state, device)
-        expected = expected_of(state, device, int(operation["op_batch"]))
-        state.device[device], state.entry[device] = operation, entries
-        return expected
 
     def advance(self, state: State) -> int:
         """Waits for completions, arrivals and the end of waits, in real or virtual time."""

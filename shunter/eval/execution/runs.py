@@ -24,6 +24,7 @@ from shunter.eval.execution.backends import Backend, OnEnd, SimulatedBackend
 from shunter.eval.execution.event_log import EventLog
 from shunter.eval.execution.faults.failures import Failure
 from shunter.eval.execution.follow import Follower
+from shunter.eval.execution.slowdowns import Slowdowns
 
 __all__ = ["Run", "as_repeat", "run_policy", "simulate"]
 
@@ -200,16 +201,32 @@ class _Episode:
         )
 
 
-def simulate(world: World, policy: Policy, seed: int) -> Run:
-    """Runs a policy on predicted durations."""
+def simulate(
+    world: World, policy: Policy, seed: int, *, slowdowns: Slowdowns | None = None, follow: bool = False
+) -> Run:
+    """Runs a policy on predicted durations, or on a machine that is not as fast as predicted.
+
+    Args:
+        world: The compiled scenario; what the policy knows.
+        policy: Decides.
+        seed: Seed of the workload.
+        slowdowns: How much longer operations take than predicted; None: as predicted.
+        follow: Whether predicted durations follow that, as with ``run_real``. In simulation the end of what
+            goes on is seen as it will be either way.
+
+    Raises:
+        InputError: The slowdowns are of another number of devices.
+    """
     requests = world.draw(seed)
+    follower = Follower(world.tables.changed(oracle=int(is_oracle(policy)))) if follow else None
     return run_policy(
         world,
         requests,
         policy,
         seed=seed,
-        make_backend=lambda on_end: SimulatedBackend(world, requests, on_end),
+        make_backend=lambda on_end: SimulatedBackend(world, requests, on_end, slowdowns, follower),
         mode="simulated",
+        follower=follower,
     )
 
 
