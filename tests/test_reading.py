@@ -241,6 +241,29 @@ def test_events_that_cannot_be_are_refused(change: dict[str, Any], said: str, tm
 
 
 @pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("lost", pa.array([1.5] * 8), "column lost is of another type"),
+        ("servers", pa.nulls(8), "column servers lacks a list in 8 of its rows"),
+        ("in_system", pa.array(["many"] * 8), "column in_system is of another type"),
+    ],
+)
+def test_columns_of_events_that_are_of_another_type_are_refused(
+    column: str, values: Any, said: str, tmp_path: Path
+) -> None:
+    table = pq.read_table(events(tmp_path / "e.parquet"))
+    held = {key: text for key, text in table.schema.metadata.items() if key != DIGEST}
+    changed = table.set_column(table.column_names.index(column), column, values)
+    pq.write_table(changed.replace_schema_metadata(held), tmp_path / "e.parquet")
+    with pytest.raises(BrokenFileError, match=said):
+        read_event_log(tmp_path / "e.parquet")
+    model = table["model"].dictionary_encode()
+    alike = table.set_column(table.column_names.index("model"), "model", model)
+    pq.write_table(alike.replace_schema_metadata(held), tmp_path / "e.parquet")
+    assert read_event_log(tmp_path / "e.parquet")["model"].tolist() == ["m"] * 8
+
+
+@pytest.mark.parametrize(
     ("column", "value", "said"),
     [
         ("finish_s", -1e9, "column finish_s must be a number from 0"),

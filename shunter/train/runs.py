@@ -251,7 +251,7 @@ def _finished(run: TrainingRun, task: str, shared: _Shared) -> Trained | None:
         raise InputError("--out", "be of a training with these settings to --resume", str(out))
     if training.task != task:
         raise InputError("--out", "be of a training on these scenarios and loads, from this start", str(out))
-    ratio = float(policy.metadata["validation_ratio"])
+    ratio = policy.number("validation_ratio")
     how = f"finished before; in validation {ratio:.3f} of what the best heuristic there costs"
     if events_of(out).exists() and not key_file(out).exists():
         return Trained(out, policy, ratio, how)

@@ -99,6 +99,6 @@ def _taught(
         tracker.metrics({"distill": {"divergence": at.loss, "agreement": at.agreement}}, step=at.passes)
 
     policy = distill(distillation_tasks, distillation, follow)
-    before_s = sum(float(teacher.metadata["elapsed_s"]) for teacher in teachers)
+    before_s = sum(teacher.number("elapsed_s") for teacher in teachers)
     policy.metadata["elapsed_s"] = f"{before_s + distillation.threads * (time.monotonic() - begun_s):.1f}"
     return policy

@@ -13,6 +13,7 @@ from shunter.agents.learned.file import training_record
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.weights import to_vector
 from shunter.envs.world.world import World, with_absolute_paths
+from shunter.reading import reading
 from shunter.train.result import Curve, OnProgress, TrainResult
 from shunter.train.settings import VALIDATION_SEEDS, TrainSettings, plain
 from shunter.train.validation import PolicyValidation, cut_off_late
@@ -53,6 +54,7 @@ class Training(ABC):
         curve: All validations so far.
         best: The policy of the best validation; None before the first.
         before_s: Seconds spent on training before a resumption.
+        start_s: Seconds spent on the policy that it starts from.
     """
 
     settings: TrainSettings
@@ -67,6 +69,7 @@ class Training(ABC):
     ) -> None:
         self.begun_s, self.before_s = time.monotonic(), 0.0
         self.settings, self.start = settings, start
+        self.start_s = 0.0 if start is None else start.number("elapsed_s", 0.0)
         self.task = training_digest(worlds, validation or (), start)
         self.worlds = [cut_off_late(world) for world in worlds]
         judged = self.worlds if validation is None else list(validation)
@@ -159,7 +162,6 @@ class Training(ABC):
         """
         if self.best is None:
             raise KeyboardInterrupt
-        before_s = 0.0 if self.start is None else float(self.start.metadata.get("elapsed_s", 0.0))
         settings = plain(self.settings)
         ratios = [point.ratio for point in self.curve]
         if ratios[0] == min(ratios):
@@ -169,7 +171,7 @@ class Training(ABC):
                 self.worlds, steps=self.decisions, seed=self.settings.seed, settings=settings, task=self.task
             ),
             baseline=self.validation.baseline,
-            elapsed_s=f"{before_s + self.elapsed_s:.1f}",
+            elapsed_s=f"{self.start_s + self.elapsed_s:.1f}",
             validation_ratio=f"{min(ratios):.4f}",
             **self.facts(),
         )
@@ -199,7 +201,8 @@ def run(
     interrupted = False
     try:
         if checkpoint is not None and checkpoint.exists():
-            training.restore(checkpoint)
+            with reading(checkpoint, "no checkpoint of this training: "):
+                training.restore(checkpoint)
         else:
             training.begin()
         while not training.over:

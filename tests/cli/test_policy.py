@@ -11,9 +11,10 @@ from shunter.agents.learned.inputs import KINDS, input_names
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.cli.main import main
-from shunter.envs.observation.features import FEATURES_VERSION
+from shunter.envs.observation.features import FEATURES, FEATURES_VERSION
 from shunter.envs.workload.seed_ranges import SEED_RANGES
 from shunter.envs.world.world import World
+from shunter.tensors import read_tensors, write_tensors
 from shunter.train.verdict import judge
 from tests.networks import random_policy
 
@@ -114,6 +115,33 @@ def test_a_damaged_record_is_one_line(folder: Path, capsys: pytest.CaptureFixtur
     assert "--policy must be a known name or an existing policy file" in run(
         capsys, "policy", "show", "gone.safetensors", code=2
     )
+
+
+@pytest.mark.parametrize("key", ["elapsed_s", "score_card", "seeds"])
+def test_a_record_that_cannot_be_is_one_line(
+    key: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = LearnedPolicy.load("p.safetensors")
+    card = json.loads(policy.metadata["score_card"])
+    if key == "seeds":
+        policy.metadata["score_card"] = json.dumps({**card, "seeds": []})
+    elif key == "score_card":
+        policy.metadata[key] = json.dumps({**card, "cells": [{**card["cells"][0], "change": -1.0}]})
+    else:
+        policy.metadata[key] = "long"
+    policy.save("odd.safetensors")
+    words = ["average", "odd.safetensors", "--out", "m.safetensors"] if key == "elapsed_s" else ["show"]
+    error = run(capsys, "policy", *words, "odd.safetensors", code=2)
+    assert error.startswith("shunter: random-net: ")
+    assert error.count("\n") == 1
+
+
+def test_features_listed_as_ppo_once_wrote_them_are_shown(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arrays, header, _ = read_tensors(folder / "p.safetensors")
+    write_tensors(folder / "old.safetensors", arrays, {**header, "features": ",".join(FEATURES)})
+    assert json.loads(run(capsys, "policy", "show", "old.safetensors", "--json"))["features"] == FEATURES
 
 
 def test_register_wants_a_name_for_several_scenarios(

@@ -3,11 +3,14 @@ from __future__ import annotations
 import pickle
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("sb3_contrib", reason="needs the extra train")
+
+import torch
 
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError
@@ -70,6 +73,19 @@ def test_a_strangers_checkpoint_runs_no_code(
     assert "code ran" not in capsys.readouterr().out
     pickle.loads(path.read_bytes())
     assert "code ran" in capsys.readouterr().out, "it would have been seen"
+
+
+@pytest.mark.parametrize(
+    "change", [{"curve": [(0, 0.0)]}, {"steps": "many"}, {"policy": {}}, {"best": {}}, {"elapsed_s": -1.0}]
+)
+def test_what_is_no_state_of_this_training_is_refused(
+    change: dict[str, Any], fake_world: World, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.pt"
+    train_policy([fake_world], SETTINGS, checkpoint=path)
+    torch.save(torch.load(path, weights_only=True) | change, path)
+    with pytest.raises(InputError, match=r"checkpoint\.pt: "):
+        train_policy([fake_world], SETTINGS, checkpoint=path)
 
 
 def test_a_training_that_gets_no_better_stops_early(fake_world: World) -> None:

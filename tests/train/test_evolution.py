@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +154,28 @@ def test_checkpoints_are_checked(fake_world: World, tmp_path: Path) -> None:
         train_policy(fake_world, replace(SETTINGS, pairs=4), checkpoint=path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(BrokenFileError, match="no safetensors file"):
+        train_policy(fake_world, SETTINGS, checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays, state: state.pop("width"),
+        lambda arrays, state: state.update(curve=[]),
+        lambda arrays, state: state.update(generation="many"),
+        lambda arrays, state: arrays.update(best=arrays["best"][:-1]),
+        lambda arrays, state: arrays["center"].fill(np.nan),
+    ],
+)
+def test_what_is_no_state_of_this_search_is_refused(
+    change: Callable[..., None], fake_world: World, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint"
+    train_policy(fake_world, SETTINGS, checkpoint=path)
+    found = read_search(path, plain(SETTINGS))
+    change(found.arrays, found.state)
+    write_search(found, path)
+    with pytest.raises(InputError, match="checkpoint: "):
         train_policy(fake_world, SETTINGS, checkpoint=path)
 
 

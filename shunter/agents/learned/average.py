@@ -76,7 +76,7 @@ def _metadata(policies: Sequence[LearnedPolicy]) -> dict[str, str]:
     known = [training for policy in policies if (training := training_of(policy)) is not None]
     if len(known) < len(policies):
         return {}
-    elapsed_s = sum(float(policy.metadata.get("elapsed_s", "nan")) for policy in policies)
+    elapsed_s = sum(policy.number("elapsed_s", np.nan) for policy in policies)
     seeds = ", ".join(str(training.seed) for training in known)
     training = TrainedOn(
         scenarios=sorted({name for t in known for name in t.scenarios}),

@@ -29,7 +29,7 @@ from shunter.errors import BrokenFileError, InputError, ShunterWarning, VersionE
 from shunter.reading import from_json, reading
 from shunter.tensors import read_tensors, write_tensors
 
-__all__ = ["LearnedPolicy"]
+__all__ = ["LearnedPolicy", "check_weights"]
 
 T = TypeVar("T")
 
@@ -95,6 +95,18 @@ class LearnedPolicy(ScoringPolicy):
         with reading(self.name, f"its metadata {key} is no JSON: "):
             data = from_json(text)
         return checked(kind, data, source=f"{self.name}: {key}", whole=whole)
+
+    def number(self, key: str, missing: float | None = None) -> float:
+        """The number that the metadata give under a key.
+
+        Args:
+            key: Key of the metadata to read.
+            missing: What it is where they have none; None: that is refused.
+
+        Raises:
+            InputError: It is no number.
+        """
+        return checked(float, self.metadata.get(key, missing), source=self.name, whole=key)
 
     @property
     def width(self) -> int:
@@ -197,7 +209,7 @@ class LearnedPolicy(ScoringPolicy):
             if header.get(key) not in _texts(names) and not is_missing:
                 why = f"its metadata {key} must be those of this version, in their order"
                 raise BrokenFileError(path, why)
-        _check_shapes(path, weights)
+        check_weights(path, weights)
         return cls(header.get("name", path.stem), weights, header)
 
 
@@ -211,7 +223,12 @@ def _check_format(path: Path, said: str | None, is_sealed: bool) -> None:
         warnings.warn(f"{path}: {note}", ShunterWarning, stacklevel=3)
 
 
-def _check_shapes(path: Path, weights: Arrays) -> None:
+def check_weights(path: Path, weights: Arrays) -> None:
+    """Refuses what are no weights of a policy.
+
+    Raises:
+        BrokenFileError: Names the first tensor that is none.
+    """
     if any(array.dtype != np.float32 for array in weights.values()):
         kinds = sorted({str(array.dtype) for array in weights.values()})
         raise BrokenFileError(path, f"its tensors must be float32. Got {', '.join(kinds)} instead")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
+
+from pydantic import Field
 
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.envs.scenario.fields import Strict
@@ -30,7 +33,7 @@ class Cell(Strict):
     response_s: float | None
     baseline: str
     baseline_response_s: float | None
-    change: float | None
+    change: Annotated[float, Field(gt=-1, allow_inf_nan=False)] | None
     low: float | None
     high: float | None
     unfinished: int
@@ -44,7 +47,7 @@ class ScoreCard(Strict):
         cells: One cell per world, in the order of the worlds.
     """
 
-    seeds: list[int]
+    seeds: Annotated[list[int], Field(min_length=1)]
     cells: list[Cell]
 
     @property

@@ -16,6 +16,7 @@ from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.score_card import ScoreCard, score_card_of
 from shunter.agents.model_uri import load_registered
 from shunter.cli.options import Performance, Verbose, check_new, open_console, say, say_answer
+from shunter.envs.observation.features import FEATURES
 from shunter.envs.scenario.library import performance_of
 from shunter.errors import InputError
 from shunter.files import write_json
@@ -266,7 +267,7 @@ def _plain(
     return {
         **other,
         "name": policy.name,
-        "features": json.loads(policy.metadata.get("features", "[]")),
+        "features": list(FEATURES),
         "training": training.model_dump(mode="json") if training else None,
         "score_card": {**card.model_dump(mode="json"), "change": card.change} if card else None,
         "verdict": verdict.model_dump(mode="json") if verdict else None,

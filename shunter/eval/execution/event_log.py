@@ -24,7 +24,6 @@ from shunter.profiling.dataset.versioned_parquet import FileKind, read_versioned
 __all__ = ["EVENT_COLUMNS", "EventLog", "read_event_log", "write_event_logs"]
 
 EVENT_LOG_VERSION = 6
-_KIND = FileKind("event log", "the event log schema", "event_log_version", EVENT_LOG_VERSION, older=(4, 5))
 
 KINDS = {WAIT: "wait", RUN: "run", LOAD: "load", EVICT: "evict"}
 
@@ -72,6 +71,14 @@ EVENT_COLUMNS: dict[str, pa.DataType] = {
     "servers": pa.list_(pa.string()),
 }
 
+_KIND = FileKind(
+    "event log",
+    "the event log schema",
+    "event_log_version",
+    EVENT_LOG_VERSION,
+    older=(4, 5),
+    columns=EVENT_COLUMNS,
+)
 
 _TIMES = ("decided_s", "start_s", "end_s")
 _OF_REQUESTS = ("request_ids", "first_s", "finish_s")

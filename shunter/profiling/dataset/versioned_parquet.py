@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.parquet import as_frame, read_table
+from shunter.reading import check_names, reading
 
 __all__ = ["FileKind", "read_versioned_parquet", "stamped"]
 
@@ -25,6 +27,7 @@ class FileKind:
         key: Key of the version in the file's metadata.
         version: The version that this shunter writes.
         older: Other versions that it reads.
+        columns: Types of columns that it checks, by name; lists are there in each row.
     """
 
     name: str
@@ -32,6 +35,7 @@ class FileKind:
     key: str
     version: int
     older: tuple[int, ...] = ()
+    columns: Mapping[str, pa.DataType] = field(default_factory=dict)
 
 
 def stamped(table: pa.Table, kind: FileKind) -> pa.Table:
@@ -59,4 +63,16 @@ def read_versioned_parquet(path: str | os.PathLike[str], kind: FileKind) -> tupl
     said = version.decode(errors="replace")
     if said not in map(str, (kind.version, *kind.older)):
         raise VersionError(path, kind.schema, said, kind.version)
-    return as_frame(path, table), int(said)
+    return as_frame(path, _typed(path, table, kind.columns)), int(said)
+
+
+def _typed(path: str | os.PathLike[str], table: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
+    check_names(path, table.column_names)
+    for name in (name for name in table.column_names if name in columns):
+        if table[name].type != columns[name]:
+            with reading(path, f"column {name} is of another type: "):
+                column = table[name].cast(columns[name])
+            table = table.set_column(table.column_names.index(name), name, column)
+        if pa.types.is_list(columns[name]) and table[name].null_count:
+            raise BrokenFileError(path, f"column {name} lacks a list in {table[name].null_count} of its rows")
+    return table

@@ -10,10 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt
 
 from shunter.files import write_bytes
 from shunter.reading import reading
-from shunter.train.search.checkpoint import check_settings
+from shunter.train.search.checkpoint import Progress, check_settings
+
+
+class Steps(Progress):
+    """How far a training is.
+
+    Attributes:
+        steps: Decisions so far.
+    """
+
+    steps: NonNegativeInt
 
 
 @dataclass(frozen=True)

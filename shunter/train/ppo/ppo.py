@@ -11,11 +11,12 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.policy import LearnedPolicy, check_weights
+from shunter.envs.scenario.fields import checked
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.train.ppo.buffer import DurationBuffer, RecordDurations
-from shunter.train.ppo.checkpoint import PpoCheckpoint, read_checkpoint, write_checkpoint
+from shunter.train.ppo.checkpoint import PpoCheckpoint, Steps, read_checkpoint, write_checkpoint
 from shunter.train.ppo.network import CandidatePolicy
 from shunter.train.ppo.tasks import make_task
 from shunter.train.ppo.warm_start import best_base_policy
@@ -163,8 +164,11 @@ class PpoTraining(Training):
         self.model.policy.load_state_dict(checkpoint.policy)
         self.average.load_state_dict(checkpoint.average)
         self.model.policy.optimizer.load_state_dict(checkpoint.optimizer)
-        self.model.num_timesteps, self.before_s = checkpoint.steps, checkpoint.elapsed_s
-        self.curve = [Curve(*point) for point in checkpoint.curve]
+        state = {name: getattr(checkpoint, name) for name in Steps.model_fields}
+        progress = checked(Steps, state, source=str(path), whole="checkpoint")
+        check_weights(path, checkpoint.best)
+        self.model.num_timesteps, self.before_s = progress.steps, progress.elapsed_s
+        self.curve = [Curve(*point) for point in progress.curve]
         self.best = LearnedPolicy("maskable-ppo", checkpoint.best, {})
 
     def save(self, path: Path) -> None:

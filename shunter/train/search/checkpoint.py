@@ -5,21 +5,50 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, NonNegativeInt
 
 from shunter.errors import InputError
 from shunter.reading import reading
 from shunter.tensors import read_tensors, write_tensors
 
-__all__ = ["ARRAYS", "SearchCheckpoint", "read_search", "write_search"]
+__all__ = ["ARRAYS", "Progress", "SearchCheckpoint", "SearchState", "read_search", "write_search"]
 
 ARRAYS = {"center", "average", "first", "second", "best"}
 
 ADDED = {"shared": 0.0}
 """Settings that older checkpoints do not name, with what they did."""
+
+
+class Progress(BaseModel):
+    """What checkpoints of all trainings say of how far they are.
+
+    Attributes:
+        curve: (steps, elapsed_s, ratio) of each validation.
+        elapsed_s: Seconds spent.
+    """
+
+    curve: Annotated[list[tuple[int, float, float]], Field(min_length=1)]
+    elapsed_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class SearchState(Progress):
+    """What a search's state says besides its settings.
+
+    Attributes:
+        width: Width of the network.
+        generation: Generations so far.
+        generations: As many as are planned; 0: that is not known yet.
+        decisions: Simulated so far.
+    """
+
+    width: int
+    generation: NonNegativeInt
+    generations: NonNegativeInt
+    decisions: NonNegativeInt
 
 
 @dataclass(frozen=True)
