@@ -5,6 +5,7 @@ Most are made here: what is in them is not the point, that every reader looks at
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import shutil
@@ -16,8 +17,12 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.numpy
 
+from shunter.agents.learned.file import training_of
 from shunter.agents.learned.policy import LearnedPolicy
+from shunter.agents.learned.score_card import score_card_of
 from shunter.agents.learned.shipped import shipped_policy
 from shunter.catalog.checkpoints import read_checkpoint
 from shunter.catalog.models import ModelSpec
@@ -33,14 +38,15 @@ from shunter.eval.timeline import pick_run, read_timeline
 from shunter.files import write_json
 from shunter.models.performance import PerformanceModel
 from shunter.models.published.performance import published_performance
-from shunter.parquet import content_digest, write_frame
+from shunter.parquet import content_digest, write_frame, write_table
 from shunter.profiling.checkpoints.synthetic import write_checkpoint
 from shunter.profiling.dataset.journal import Journal, journal_path
 from shunter.profiling.dataset.schema import COLUMNS, SCHEMA_VERSION, frame_of
 from shunter.profiling.dataset.table import read_dataset, write_dataset
 from shunter.profiling.measurements.read import read_measurements
-from shunter.seals import sealed
+from shunter.seals import DIGEST, sealed
 from shunter.serve.http.body import read_asked
+from shunter.tensors import packed_tensors
 from shunter.train.search.checkpoint import ARRAYS, SearchCheckpoint, read_search, write_search
 from shunter.train.settings import load_config
 
@@ -148,7 +154,9 @@ def make_files(folder: Path) -> None:
     trace = request_rows(40)[["arrival_s", "prompt_tokens", "decode_tokens", "model"]].assign(session="")
     write_trace(trace, folder / "trace.parquet")
     vectors = {name: np.arange(6.0) for name in ARRAYS}
-    write_search(SearchCheckpoint(vectors, {"settings": {"seed": 0}, "curve": []}), folder / "search")
+    counts = {"width": 0, "generation": 4, "generations": 9, "decisions": 800, "elapsed_s": 2.5}
+    state = {"settings": {"seed": 0}, "curve": [(800, 2.5, 0.9)], **counts}
+    write_search(SearchCheckpoint(vectors, state), folder / "search")
     write_checkpoint(SHAPE, folder / "tiny.gguf", format="gguf", quantization="F16")
     write_checkpoint(SHAPE, folder / "tiny", format="safetensors", quantization="F16")
     shutil.copytree(CORPUS / "traces", folder / "traces")
@@ -166,6 +174,7 @@ def _frame(frame: pd.DataFrame) -> str:
 
 def _policy(path: Path) -> Any:
     policy = LearnedPolicy.load(path)
+    training_of(policy), score_card_of(policy), policy.number("elapsed_s", np.nan)
     return {name: array.tobytes() for name, array in policy.weights.items()}, policy.metadata
 
 
@@ -307,7 +316,11 @@ def _words(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _value(data: bytes, drawn: random.Random) -> bytes:
-    """Puts another value somewhere into JSON, so that it is still JSON; and seals it, as a stranger can."""
+    """Puts another value somewhere: the file is still of its format, and sealed, as a stranger can."""
+    if data.startswith(b"PAR1"):
+        return _column(data, drawn)
+    if data[8:9] == b"{":
+        return _tensor(data, drawn)
     try:
         whole = json.loads(data)
     except (ValueError, RecursionError):
@@ -323,3 +336,58 @@ def _value(data: bytes, drawn: random.Random) -> bytes:
             break
         at = at[key]
     return json.dumps(sealed(whole) if isinstance(whole, dict) and "sha256" in whole else whole).encode()
+
+
+def _column(data: bytes, drawn: random.Random) -> bytes:
+    """Puts another column into a table in the place of one, or takes one away."""
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except Exception:  # damaged before
+        return flipped(data, drawn)
+    at = drawn.randrange(table.num_columns)
+    kind = drawn.choice((None, *_COLUMNS))
+    if kind is None:
+        table = table.remove_column(at)
+    else:
+        values = pa.array([drawn.choice(_COLUMNS[kind]) for _ in range(table.num_rows)], type=kind)
+        table = table.set_column(at, table.column_names[at], values)
+    buffer = io.BytesIO()
+    write_table(table, cast(Any, buffer))
+    return buffer.getvalue()
+
+
+_COLUMNS: dict[pa.DataType, tuple[Any, ...]] = {
+    pa.null(): (None,),
+    pa.bool_(): (True, None),
+    pa.int64(): (-1, 2**62, None),
+    pa.float64(): (float("nan"), 1e300, -1.0, None),
+    pa.string(): ("", "\x1b[31m", "9" * 50, None),
+    pa.dictionary(pa.int32(), pa.string()): ("m", "p", None),
+    pa.binary(): (b"\xff", None),
+    pa.timestamp("ns"): (0, 2**62, None),
+    pa.duration("ns"): (-1, 2**62, None),
+    pa.list_(pa.float64()): ([], [float("nan")], None),
+    pa.list_(pa.string()): ([""], [None], None),
+    pa.struct([("a", pa.int64())]): ({"a": 1}, None),
+}
+"""Types of columns with values of theirs."""
+
+
+def _tensor(data: bytes, drawn: random.Random) -> bytes:
+    """Puts another text into the header of a file of tensors, or another tensor into the place of one."""
+    try:
+        arrays = safetensors.numpy.load(data)
+        length = int.from_bytes(data[:8], "little")
+        header = dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
+    except Exception:  # damaged before
+        return flipped(data, drawn)
+    if header.pop(DIGEST, None) is None:  # weights of a model, whose header says nothing
+        return flipped(data, drawn)
+    if drawn.random() < 0.7:
+        key = drawn.choice(sorted(header))
+        header[key] = _value(header[key].encode(), drawn).decode(errors="replace")
+    else:
+        key, other = drawn.choice(sorted(arrays)), arrays[drawn.choice(sorted(arrays))]
+        changes = (np.nan * arrays[key], arrays[key].astype(np.int64), arrays[key][None], other, other[:0])
+        arrays[key] = drawn.choice(changes)
+    return packed_tensors(arrays, header)

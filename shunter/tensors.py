@@ -18,7 +18,7 @@ from shunter.files import write_bytes
 from shunter.reading import reading
 from shunter.seals import CHANGED, DIGEST
 
-__all__ = ["read_tensors", "write_tensors"]
+__all__ = ["packed_tensors", "read_tensors", "write_tensors"]
 
 
 def write_tensors(path: str | Path, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, str]) -> Path:
@@ -27,8 +27,13 @@ def write_tensors(path: str | Path, arrays: Mapping[str, NDArray[Any]], header: 
     Raises:
         ShunterError: As ``replaced``.
     """
+    return write_bytes(path, packed_tensors(arrays, header))
+
+
+def packed_tensors(arrays: Mapping[str, NDArray[Any]], header: Mapping[str, str]) -> bytes:
+    """What a file of tensors and a header of texts holds, digest included."""
     sealed = {**header, DIGEST: _digest(arrays, header)}
-    return write_bytes(path, safetensors.numpy.save(dict(arrays), metadata=sealed))
+    return bytes(safetensors.numpy.save(dict(arrays), metadata=sealed))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str], bool]:

@@ -27,6 +27,7 @@ from shunter.profiling.dataset.table import read_dataset
 from shunter.reading import read_json, reading
 from shunter.seals import DIGEST
 from shunter.tensors import read_tensors
+from shunter.train.search.checkpoint import read_search
 
 Read = Callable[[Path], object]
 
@@ -162,6 +163,7 @@ def _parquet(path: Path) -> tuple[str, bool]:
 def _tensors(path: Path) -> tuple[str, bool]:
     _, header, is_sealed = read_tensors(path)
     if "state" in header:
+        read_search(path, {})
         return "checkpoint of a search", is_sealed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has no digest is said anyway

@@ -20,6 +20,7 @@ from shunter.eval.evaluation import Evaluation, OnProgress, evaluate
 from shunter.eval.execution.device_executor import Deadline
 from shunter.eval.execution.faults.chaos import Chaos
 from shunter.eval.execution.real import bind_footprints, check_binding, open_engines
+from shunter.eval.execution.slowdowns import read_slowdowns
 from shunter.eval.provenance import capabilities_of, provenance
 from shunter.eval.quiet import check_quiet
 from shunter.eval.read_back import read_evaluation
@@ -51,7 +52,6 @@ class RealRuns:
         deadline: When a call is taken for hung, and its engine started again.
         chaos: What happens to engines on purpose.
         repeats: Runs of each policy and seed: two or more say how far reality is from itself.
-        follow: Whether predicted durations follow the machine.
         quiet: What to do where other programs use the machine: one of ``QUIET_MACHINE``; None: go on.
     """
 
@@ -59,7 +59,6 @@ class RealRuns:
     deadline: Deadline = field(default_factory=Deadline)
     chaos: Chaos | None = None
     repeats: int = 1
-    follow: bool = False
     quiet: str | None = None
 
 
@@ -111,6 +110,8 @@ class _Plan:
     seeds: Sequence[int]
     performance: PerformanceModel
     real: RealRuns | None
+    slowdowns: Path | None
+    follow: bool
     python: dict[str, str]
     on_progress: OnProgress | None
 
@@ -156,7 +157,8 @@ class _Plan:
                 self.seeds,
                 engines=engines,
                 repeats=1 if self.real is None else self.real.repeats,
-                follow=self.real is not None and self.real.follow,
+                follow=self.follow,
+                slowdowns=None if self.slowdowns is None else read_slowdowns(self.slowdowns, world),
                 on_progress=self.on_progress,
                 runner=runner,
             )
@@ -174,6 +176,8 @@ def evaluate_and_save(
     loads: Sequence[float] = (),
     duration_s: float | None = None,
     real: RealRuns | None = None,
+    slowdowns: Path | None = None,
+    follow: bool = False,
     ray: str | None = None,
     json_path: Path | None = None,
     unpickle: bool = False,
@@ -195,6 +199,9 @@ def evaluate_and_save(
         loads: Instead of the scenario's, as shares of its capacity; several are compared on a page.
         duration_s: Time that one run may take.
         real: How to run on real engines too; None: simulation only.
+        slowdowns: Results of a real evaluation: simulated machines are as fast as that one was. Not with
+            ``real``.
+        follow: Whether predicted durations follow the machine, on real engines or with ``slowdowns``.
         ray: Address of a cluster for simulated runs; see ``shunter.jobs.open_runner``.
         json_path: Also write the results here, if nothing was cut short.
         unpickle: Whether policies may be pickles, which run what their author wrote; see ``make_policy``.
@@ -222,7 +229,17 @@ def evaluate_and_save(
     python = {} if real is None else _interpreters(worlds[0].scenario, real.python)
     if real is not None:
         check_binding(worlds[0])
-    plan = _Plan(made, asked.sources, seeds, asked.performance, real, python, on_progress)
+    if slowdowns is not None:
+        if real is not None:
+            raise InputError(
+                "--slowdowns", "be left out with --real: engines are as fast as they are", slowdowns
+            )
+        read_slowdowns(slowdowns, worlds[0])  # before anything is written
+    elif follow and real is None:
+        raise InputError(
+            "--follow", "come with --real or --slowdowns: simulation is as fast as predicted", follow
+        )
+    plan = _Plan(made, asked.sources, seeds, asked.performance, real, slowdowns, follow, python, on_progress)
     several, beyond = len(worlds) > 1, _warnings(made, worlds)
     folders = [out / _load_name(world) for world in worlds] if several else [out]
     with ExitStack() as stack:

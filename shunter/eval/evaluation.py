@@ -21,6 +21,7 @@ from shunter.eval.execution.faults.failure_log import failure_rows
 from shunter.eval.execution.order import Turn, run_order
 from shunter.eval.execution.real import bind_footprints, run_real
 from shunter.eval.execution.runs import BrokenRun, InterruptedRun, Run, as_repeat, simulate
+from shunter.eval.execution.slowdowns import Slowdowns
 from shunter.eval.fidelity.gap import Fidelity, fidelity, same_seeds
 from shunter.eval.fidelity.replay import Replayed, replay_predicted
 from shunter.eval.fidelity.slowed import simulate_slowed
@@ -66,9 +67,10 @@ class Evaluation:
         broken: What ended it: an engine that failed and could not be started again.
         partial: The real run that was under way then; its events and failures count, its figures do not.
         repeats: How often each policy ran each seed for real.
-        follow: Whether predicted durations followed the machine in real runs.
+        follow: Whether predicted durations followed the machine: in real runs, or on a simulated slower one.
         order: The plan of the real runs, in order; policies by index.
         course: The machine while they went on.
+        slowdowns: How fast the machine was that simulated runs were made on; None: as predicted.
         slowed: For each real run the simulated one at the speed that the sentinel saw around it.
         predicted: The scenario before engines were asked what models take; None: it is ``world``.
     """
@@ -87,6 +89,7 @@ class Evaluation:
     order: list[Turn] = field(default_factory=list)
     course: MachineCourse | None = None
     slowed: dict[str, list[Run]] = field(default_factory=dict)
+    slowdowns: Slowdowns | None = None
     predicted: World | None = None
     _compared: tuple[int, Fidelity] | None = field(default=None, repr=False)
 
@@ -149,6 +152,7 @@ class Evaluation:
             "time_scale_s": self.world.time_scale_s,
             "interpolation_error": self.world.interpolation_error,
             "seeds": self.seeds,
+            "slowdowns": None if self.slowdowns is None else self.slowdowns.words,
             "interrupted": self.interrupted,
             "broken": None if self.broken is None else str(self.broken),
             "partial": None if self.partial is None else self.partial.log.run["run_id"],
@@ -224,6 +228,7 @@ def evaluate(
     engines: Sequence[DeviceExecutor] | None = None,
     repeats: int = 1,
     follow: bool = False,
+    slowdowns: Slowdowns | None = None,
     on_progress: OnProgress | None = None,
     runner: Runner | None = None,
 ) -> Evaluation:
@@ -240,21 +245,30 @@ def evaluate(
             as they do. They are of no further use after Ctrl-C.
         repeats: How often every policy runs every seed for real: twice or more tells how far reality is from
             itself.
-        follow: Whether predicted durations follow the machine in real runs; see ``run_real``.
+        follow: Whether predicted durations follow the machine: in real runs, see ``run_real``; without
+            engines in simulated ones, see ``simulate``.
+        slowdowns: How fast the simulated machine is; None: as predicted. Without engines only.
         on_progress: See ``OnProgress``.
         runner: Where simulated runs are made; by default here, one after another.
 
     Raises:
-        InputError: Fewer than one repeat.
+        InputError: Fewer than one repeat, or slowdowns beside engines or of other devices.
         ShunterError: A cluster's workers were lost.
     """
     if repeats < 1:
         raise InputError("repeats", "be at least 1", repeats)
+    if slowdowns is not None:
+        if engines is not None:
+            raise InputError(
+                "slowdowns", "be left out with engines: these are as fast as they are", slowdowns.source
+            )
+        slowdowns.worlds(world)
     predicted = world
     if engines is not None:
         world = bind_footprints(world, engines)
     names = [p.name for p in policies]
     result = Evaluation(world, names, list(seeds), repeats=repeats, predicted=predicted, follow=follow)
+    result.slowdowns = slowdowns
     try:
         _simulate_all(result, policies, runner or Runner(), on_progress if engines is None else None)
         if engines is not None:
@@ -325,7 +339,12 @@ def _simulate_all(
     result: Evaluation, policies: Sequence[Policy], runner: Runner, on_progress: OnProgress | None
 ) -> None:
     """Fills in the simulated runs of all policies of which every seed's is complete."""
-    jobs = [_Simulation(result.world, policy, seed) for policy in policies for seed in result.seeds]
+    follow = result.follow and result.slowdowns is not None
+    jobs = [
+        _Simulation(result.world, policy, seed, result.slowdowns, follow)
+        for policy in policies
+        for seed in result.seeds
+    ]
     each, requests = len(result.seeds), result.world.scenario.workload.requests
 
     def report(job: _Simulation) -> None:
@@ -344,8 +363,12 @@ def _simulate_all(
                 result.simulated[name] = runs
 
 
-def _simulate(world: World, report: Report, task: tuple[Policy, int]) -> Run:
-    return simulate(world, *task)
+_Task = tuple[Policy, int, Slowdowns | None, bool]
+
+
+def _simulate(world: World, report: Report, task: _Task) -> Run:
+    policy, seed, slowdowns, follow = task
+    return simulate(world, policy, seed, slowdowns=slowdowns, follow=follow)
 
 
 @dataclass
@@ -355,6 +378,8 @@ class _Simulation(Job):
     world: World
     policy: Policy
     seed: int
+    slowdowns: Slowdowns | None = None
+    follow: bool = False
     run: Run | None = None
     on_done: Callable[[_Simulation], None] | None = None
 
@@ -362,8 +387,8 @@ class _Simulation(Job):
     def name(self) -> str:
         return f"{self.policy.name}, seed {self.seed}"
 
-    def task(self) -> tuple[Policy, int]:
-        return self.policy, self.seed
+    def task(self) -> _Task:
+        return self.policy, self.seed, self.slowdowns, self.follow
 
     def done(self, value: Run) -> None:
         value.log.world = self.world  # not a copy of it for each run

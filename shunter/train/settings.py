@@ -45,7 +45,8 @@ class _Settings:
         seed: Seed of all that is drawn: perturbations or weights and exploration, and training workloads.
         averaging: What is validated and kept is a running average of the numbers; how much of it a generation
             or update leaves, below 1.
-        noise: Whether durations differ from the predicted ones, as much as the prediction intervals say.
+        noise: Whether durations differ from the predicted ones, as much as the prediction intervals say;
+            ``drift``: devices are slower than that for stretches of time besides.
         validate_every: Generations or updates between validations; a checkpoint is written at each.
         validation_seeds: Request sequences of each world that a validation plays, at most 12.
         patience: Validations without a new best one after which the training stops; 0: never.
@@ -55,13 +56,15 @@ class _Settings:
 
     seed: int = 0
     averaging: float = 0.95
-    noise: bool = False
+    noise: bool | Literal["drift"] = False
     validate_every: int = 10
     validation_seeds: int = 12
     patience: int = 0
 
     def __post_init__(self) -> None:
         """Checks ranges."""
+        if self.noise not in (True, False, "drift"):
+            raise InputError("--noise", "be true, false or drift", self.noise)
         _check_ranges(self, self.OR_ZERO)
         if self.averaging >= 1:
             raise InputError("--averaging", "be less than 1", self.averaging)
@@ -238,6 +241,8 @@ MOST = {
 def _check_ranges(settings: _Settings | DistillSettings, or_zero: Collection[str]) -> None:
     for name, setting in asdict(settings).items():
         field = f"--{name.replace('_', '-')}"
+        if isinstance(setting, str):  # checked by its name
+            continue
         if not math.isfinite(setting):
             raise InputError(field, "be finite", setting)
         if name in or_zero and setting < 0:

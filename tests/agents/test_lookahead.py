@@ -77,7 +77,12 @@ def have_luck(state: State) -> None:
         state.model[name] = 1.5
 
 
-@pytest.mark.parametrize("change", [lengthen, hurry, end_later, have_luck])
+def be_slow(state: State) -> None:
+    state.clock["drift"] = 1
+    state.device["slower"] = 1.5
+
+
+@pytest.mark.parametrize("change", [lengthen, hurry, end_later, have_luck, be_slow])
 def test_a_decision_does_not_depend_on_what_a_server_cannot_know(
     fake_world: World, change: Callable[[State], None]
 ) -> None:

@@ -135,7 +135,7 @@ def test_broken_interfaces_are_named(fake_world: World) -> None:
         check_scheduling_env(gymnasium.make("CartPole-v1"))
 
 
-@pytest.mark.parametrize("options", [{}, {"oracle": True}, {"noise": True}])
+@pytest.mark.parametrize("options", [{}, {"oracle": True}, {"noise": True}, {"noise": "drift"}])
 def test_ours_passes(fake_world: World, options: dict[str, bool]) -> None:
     check_scheduling_env(SchedulingEnv(world=fake_world, **options))
     check_scheduling_env(Broken(SchedulingEnv(world=fake_world, **options), nothing))

@@ -248,10 +248,11 @@ def test_counts_are_integers_of_at_least_one(fake_world: World, field: str, valu
 @pytest.mark.parametrize("field", ["oracle", "noise", "copy"])
 def test_flags_are_true_or_false(fake_world: World, field: str, value: Any) -> None:
     given: dict[str, Any] = {"world": fake_world, field: value}
-    with pytest.raises(InputError, match=f"{field} must be True or False"):
+    rule = f"{field} must be True{', False or drift' if field == 'noise' else ' or False'}"
+    with pytest.raises(InputError, match=rule):
         SchedulingVectorEnv(2, **given)
     if field != "copy":
-        with pytest.raises(InputError, match=f"{field} must be True or False"):
+        with pytest.raises(InputError, match=rule):
             SchedulingEnv(**given)
 
 

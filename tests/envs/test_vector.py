@@ -11,6 +11,7 @@ from shunter.agents.heuristics.cost_greedy import CostGreedy
 from shunter.envs.gym.scheduling import SchedulingEnv
 from shunter.envs.gym.vector import SchedulingVectorEnv
 from shunter.envs.sim import batch as batches
+from shunter.envs.sim.batch import Noise
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 
@@ -53,8 +54,8 @@ def assert_alike(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]],
             np.testing.assert_array_equal(x[key][:envs], y[key][:envs])
 
 
-@pytest.mark.parametrize("noise", [False, True])
-def test_batch_size_and_threads_change_nothing(fake_world: World, noise: bool) -> None:
+@pytest.mark.parametrize("noise", [False, True, "drift"])
+def test_batch_size_and_threads_change_nothing(fake_world: World, noise: Noise) -> None:
     world = changed(fake_world)
     small = trail(SchedulingVectorEnv(3, world=world, noise=noise), 300)
     assert any(step["terminated"].any() for step in small[1:])

@@ -12,7 +12,7 @@ from shunter.eval.execution.backends import SimulatedBackend
 from shunter.eval.execution.follow import LOADS, QUANTA, Follower
 from shunter.eval.execution.runs import run_policy, simulate
 from shunter.eval.execution.sentinel import PARTS
-from shunter.eval.execution.slowdowns import Slowdowns, drawn_slowdowns, slowed
+from shunter.eval.execution.slowdowns import Slowdowns, slowed
 from tests.eval.test_follow import followed
 from tests.eval.test_machine import FACTOR
 
@@ -74,19 +74,6 @@ def test_on_a_machine_as_predicted_who_follows_decides_alike(fake_world: World) 
     policy = make_policy("cost-greedy")
     plain, follows = (simulate(fake_world, policy, 1, follow=follow) for follow in (False, True))
     assert follows.requests.equals(plain.requests)
-
-
-def test_a_drawn_course_is_slow_for_its_share_of_the_time() -> None:
-    course = drawn_slowdowns(2, 0, until_s=100_000.0, mean_s=50.0, share=0.3, most=2.5)
-    lasts_s = np.diff(np.append(course.at_s, 100_000.0))
-    for device in range(2):
-        seen = course.factors[:, device, 0]
-        assert (course.factors[:, device] == seen[:, None]).all()
-        assert seen.min() == 1.0
-        assert 1.0 < seen.max() <= 2.5
-        assert lasts_s[seen > 1].sum() / lasts_s.sum() == pytest.approx(0.3, abs=0.03)
-    again = drawn_slowdowns(2, 0, until_s=100_000.0, mean_s=50.0, share=0.3, most=2.5)
-    np.testing.assert_array_equal(again.factors, course.factors)
 
 
 @pytest.mark.parametrize(

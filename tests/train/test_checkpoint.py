@@ -75,17 +75,23 @@ def test_a_strangers_checkpoint_runs_no_code(
     assert "code ran" in capsys.readouterr().out, "it would have been seen"
 
 
-@pytest.mark.parametrize(
-    "change", [{"curve": [(0, 0.0)]}, {"steps": "many"}, {"policy": {}}, {"best": {}}, {"elapsed_s": -1.0}]
-)
-def test_what_is_no_state_of_this_training_is_refused(
-    change: dict[str, Any], fake_world: World, tmp_path: Path
-) -> None:
+def test_what_is_no_state_of_this_training_is_refused(fake_world: World, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     train_policy([fake_world], SETTINGS, checkpoint=path)
-    torch.save(torch.load(path, weights_only=True) | change, path)
-    with pytest.raises(InputError, match=r"checkpoint\.pt: "):
-        train_policy([fake_world], SETTINGS, checkpoint=path)
+    whole = torch.load(path, weights_only=True)
+    nowhere = {key: torch.full_like(value, torch.nan) for key, value in whole["policy"].items()}
+    changes: list[dict[str, Any]] = [
+        {"curve": [(0, 0.0)]},
+        {"steps": "many"},
+        {"policy": {}},
+        {"policy": nowhere},
+        {"best": {}},
+        {"elapsed_s": -1.0},
+    ]
+    for change in changes:
+        torch.save(whole | change, path)
+        with pytest.raises(InputError, match=r"checkpoint\.pt: "):
+            train_policy([fake_world], SETTINGS, checkpoint=path)
 
 
 def test_a_training_that_gets_no_better_stops_early(fake_world: World) -> None:

@@ -157,26 +157,24 @@ def test_checkpoints_are_checked(fake_world: World, tmp_path: Path) -> None:
         train_policy(fake_world, SETTINGS, checkpoint=path)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+def test_what_is_no_state_of_this_search_is_refused(fake_world: World, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint"
+    train_policy(fake_world, SETTINGS, checkpoint=path)
+    whole = path.read_bytes()
+    changes: list[Callable[..., None]] = [
         lambda arrays, state: state.pop("width"),
         lambda arrays, state: state.update(curve=[]),
         lambda arrays, state: state.update(generation="many"),
         lambda arrays, state: arrays.update(best=arrays["best"][:-1]),
         lambda arrays, state: arrays["center"].fill(np.nan),
-    ],
-)
-def test_what_is_no_state_of_this_search_is_refused(
-    change: Callable[..., None], fake_world: World, tmp_path: Path
-) -> None:
-    path = tmp_path / "checkpoint"
-    train_policy(fake_world, SETTINGS, checkpoint=path)
-    found = read_search(path, plain(SETTINGS))
-    change(found.arrays, found.state)
-    write_search(found, path)
-    with pytest.raises(InputError, match="checkpoint: "):
-        train_policy(fake_world, SETTINGS, checkpoint=path)
+    ]
+    for change in changes:
+        path.write_bytes(whole)
+        found = read_search(path, plain(SETTINGS))
+        change(found.arrays, found.state)
+        write_search(found, path)
+        with pytest.raises(InputError, match="checkpoint: "):
+            train_policy(fake_world, SETTINGS, checkpoint=path)
 
 
 def test_a_checkpoint_of_before_kinds_shared_is_one_that_shared_nothing(

@@ -13,6 +13,7 @@ from benchmarks.sim_worlds import synthetic_world
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.weights import from_vector
 from shunter.envs.scenario.scenario import Scenario
+from shunter.envs.sim.batch import Noise
 from shunter.envs.world.world import World
 from shunter.eval.execution.batched import evaluate_batched
 from shunter.train.search.trials import CUT_OFF, EpisodeScore, Trials
@@ -69,13 +70,13 @@ def test_costs_are_the_mean_responses_of_an_evaluation(world: World, width: int)
     assert decisions == sum(counts["decisions"] for one in evaluated for counts in one.counts)
 
 
-@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize("noise", [False, True, "drift"])
 @pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize(
     "score", [EpisodeScore(), EpisodeScore(tail_share=0.1, tail_weight=0.5, by_model=True)]
 )
 def test_a_policys_costs_depend_on_nothing_that_was_played_before(
-    world: World, vectors: NDArray[np.float64], noise: bool, closed: bool, score: EpisodeScore
+    world: World, vectors: NDArray[np.float64], noise: Noise, closed: bool, score: EpisodeScore
 ) -> None:
     where = closed_loop(world) if closed else world
     trials = Trials(where, SEEDS, width=WIDTH, score=score, noise=noise)

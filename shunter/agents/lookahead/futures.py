@@ -74,6 +74,7 @@ def redraw_hidden(t: Tables, s: State, lengths: Ints, key: int) -> None:
             those longer than what it generated.
         key: Key of the random numbers; a request's depends on the key and its number in the episode only.
     """
+    s.clock[0].drift = 0
     for m in range(s.model.shape[0]):
         model = s.model[m]
         model.load_noise = 0.0
@@ -88,6 +89,7 @@ def redraw_hidden(t: Tables, s: State, lengths: Ints, key: int) -> None:
             i = r.next
     for d in range(s.device.shape[0]):
         device = s.device[d]
+        device.slower = 0.0
         if device.op_kind == RUN:
             for b in range(device.op_batch):
                 entry = s.entry[d, b]

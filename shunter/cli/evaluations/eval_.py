@@ -88,7 +88,16 @@ _Follow = Annotated[
     bool,
     typer.Option(
         "--follow",
-        help="With --real: predicted durations follow how fast the machine is, also those that policies see.",
+        help="With --real or --slowdowns: predicted durations follow how fast the machine is, also those "
+        "that policies see.",
+    ),
+]
+_Slowdowns = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder or results.json of an evaluation with --real: simulate a machine that is as slow, when, "
+        "as that one was.",
+        show_default=False,
     ),
 ]
 _Engine = Annotated[
@@ -155,6 +164,7 @@ def eval_(
     plan: _Plan = False,
     resolution: _Resolution = None,
     follow: _Follow = False,
+    slowdowns: _Slowdowns = None,
     quiet_machine: QuietMachine = None,
     engine: _Engine = None,
     python: _Python = None,
@@ -188,10 +198,12 @@ def eval_(
 
     shunter eval --scenario s.yaml --real --seeds 6 --quiet-machine wait --follow
 
+    shunter eval --scenario s.yaml --slowdowns runs/eval --follow
+
     shunter eval --scenario s.yaml --real --duration 10m --chaos kill=0.05,hang=0.01 --hang-after 5s
     """
     console = open_console()
-    how = _real_runs(real, repeats, python or (), hang_after, chaos, quiet_machine, follow=follow)
+    how = _real_runs(real, repeats, python or (), hang_after, chaos, quiet_machine)
     asked: dict[str, Any] = {
         "policies": policy or tuple(DEFAULT_POLICIES),
         "seeds": seed_list(seeds),
@@ -201,13 +213,14 @@ def eval_(
         "duration_s": None if duration is None else seconds("--duration", duration),
         "unpickle": unpickle,
     }
+    machine: dict[str, Any] = {"real": how, "slowdowns": slowdowns, "follow": follow}
     if plan or resolution is not None:
         _say_plan(console, scenario, asked, out, resolution, plan=plan, real=real)
         return
     with progress(console) as report:
         folder = free_folder(out, overwrite=overwrite)
-        more: dict[str, Any] = {"real": how, "ray": ray, "json_path": json_path, "on_progress": report}
-        done = evaluate_and_save(scenario, out=folder, **asked, **more)
+        more: dict[str, Any] = {"ray": ray, "json_path": json_path, "on_progress": report}
+        done = evaluate_and_save(scenario, out=folder, **asked, **machine, **more)
     _show(console, done, verbose=verbose)
 
 
@@ -242,20 +255,16 @@ def _real_runs(
     hang_after: str,
     chaos: str | None,
     quiet: str | None,
-    *,
-    follow: bool,
 ) -> RealRuns | None:
     if chaos is not None and not real:
         raise InputError("--chaos", "be given with --real: the simulator's engines never fail", chaos)
     if repeats > 1 and not real:
         raise InputError("--repeats", "come with --real: simulation repeats itself exactly", repeats)
-    if follow and not real:
-        raise InputError("--follow", "come with --real: simulation is as fast as predicted", follow)
     if quiet is not None and not real:
         raise InputError("--quiet-machine", "come with --real: simulation does not mind", quiet)
     deadline = Deadline(least_s=seconds("--hang-after", hang_after))
     strikes = None if chaos is None else parse_chaos(chaos)
-    return RealRuns(tuple(python), deadline, strikes, repeats, follow, quiet) if real else None
+    return RealRuns(tuple(python), deadline, strikes, repeats, quiet) if real else None
 
 
 def _show(console: Console, done: SavedEvaluations, *, verbose: bool) -> None:

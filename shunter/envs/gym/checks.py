@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from shunter.envs.sim.batch import Noise
 from shunter.envs.sim.compiled import bound, jit
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError
@@ -22,6 +23,7 @@ __all__ = [
     "check_count",
     "check_cut_off",
     "check_flag",
+    "check_noise",
     "check_seed",
     "check_world",
 ]
@@ -172,6 +174,19 @@ def check_flag(field: str, value: Any) -> bool:
     """
     if not isinstance(value, bool | np.bool_):
         raise InputError(field, "be True or False", value)
+    return bool(value)
+
+
+def check_noise(value: Any) -> Noise:
+    """Whether durations differ from the predicted ones, and drift besides.
+
+    Raises:
+        InputError: It is none of True, False and ``drift``.
+    """
+    if isinstance(value, str) and value == "drift":
+        return "drift"
+    if not isinstance(value, bool | np.bool_):
+        raise InputError("noise", "be True, False or drift", value)
     return bool(value)
 
 

@@ -15,6 +15,7 @@ from shunter.envs.gym.checks import check_action, check_seed, check_world
 from shunter.envs.gym.options import WORKLOAD_SEED, checked_options
 from shunter.envs.gym.scheduling import Observation, SchedulingEnv, empty_observation, make_spaces
 from shunter.envs.gym.snapshots import EnvState
+from shunter.envs.sim.batch import Noise
 from shunter.envs.world.world import World, make_world
 from shunter.errors import InputError, UnknownNameError
 
@@ -70,7 +71,7 @@ class MultiSchedulingEnv(gymnasium.Env[Observation, np.int64]):
         *,
         worlds: Sequence[World] | None = None,
         oracle: bool = False,
-        noise: bool = False,
+        noise: Noise = False,
         cut_off_s: float | None = None,
         render_mode: str | None = None,
     ) -> None:

@@ -14,6 +14,7 @@ from shunter.envs.gym.checks import (
     check_begun,
     check_cut_off,
     check_flag,
+    check_noise,
     check_seed,
     check_world,
 )
@@ -28,7 +29,7 @@ from shunter.envs.observation.features import (
     FEATURES,
     feature_bounds,
 )
-from shunter.envs.sim.batch import Batch
+from shunter.envs.sim.batch import Batch, Noise
 from shunter.envs.sim.kernel import Outputs
 from shunter.envs.sim.supply import environment_key
 from shunter.envs.world.world import World
@@ -182,8 +183,9 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
     model, or a ``PerformanceModel``. ``world``: both at once, compiled (``shunter.envs.world.world.World``).
     ``oracle``: see above. ``noise``: durations differ from the predicted ones, lognormally with the widths of
     the performance model's intervals, by luck drawn once for each episode and model; the features stay
-    nominal. For training (domain randomisation), not for evaluation. ``cut_off_s``: see above; ``math.inf``:
-    only the scenario's limit counts.
+    nominal; ``"drift"``: besides, each device is for half of the time slower than that, by up to 2.5 times,
+    for stretches of 50 time scales. For training (domain randomisation), not for evaluation. ``cut_off_s``:
+    see above; ``math.inf``: only the scenario's limit counts.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 4}  # noqa: RUF012 - Gymnasium declares it so
@@ -197,12 +199,12 @@ class SchedulingEnv(Restorable, gymnasium.Env[Observation, np.int64]):
         *,
         world: World | None = None,
         oracle: bool = False,
-        noise: bool = False,
+        noise: Noise = False,
         cut_off_s: float | None = None,
         render_mode: str | None = None,
     ) -> None:
         self.world = check_world(world, scenario, performance)
-        oracle, noise = check_flag("oracle", oracle), check_flag("noise", noise)
+        oracle, noise = check_flag("oracle", oracle), check_noise(noise)
         self.render_mode = render_mode
         observation, action = make_spaces(self.world.actions)
         self.observation_space: spaces.Space[Observation] = observation  # type: ignore[assignment]

@@ -17,6 +17,7 @@ from shunter.envs.gym.checks import (
     check_count,
     check_cut_off,
     check_flag,
+    check_noise,
     check_seed,
     check_seeds,
     check_world,
@@ -27,7 +28,7 @@ from shunter.envs.gym.options import RESET_MASK, WORKLOAD_SEED, checked_options,
 from shunter.envs.gym.rendering import describe
 from shunter.envs.gym.scheduling import Observation, SchedulingEnv, make_spaces, new_key
 from shunter.envs.gym.snapshots import Restorable
-from shunter.envs.sim.batch import Batch
+from shunter.envs.sim.batch import Batch, Noise
 from shunter.envs.sim.kernel import Outputs
 from shunter.envs.sim.supply import environment_key
 from shunter.envs.world.world import World
@@ -57,7 +58,8 @@ class SchedulingVectorEnv(Restorable, VectorEnv[Observation, NDArray[np.int64], 
         performance: Path of a fitted performance model, or a ``PerformanceModel``.
         world: Scenario and performance model at once, compiled.
         oracle: Whether observations tell true remaining lengths instead of expected ones.
-        noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
+        noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model;
+            ``drift``: devices are slower for stretches of time besides.
         threads: Number of threads that share the work.
         cut_off_s: When an episode is cut off, see ``SchedulingEnv``.
         copy: Whether to return copies. Without, arrays are overwritten by the step after the next.
@@ -82,7 +84,7 @@ class SchedulingVectorEnv(Restorable, VectorEnv[Observation, NDArray[np.int64], 
         *,
         world: World | None = None,
         oracle: bool = False,
-        noise: bool = False,
+        noise: Noise = False,
         threads: int = 1,
         cut_off_s: float | None = None,
         copy: bool = True,
@@ -92,7 +94,7 @@ class SchedulingVectorEnv(Restorable, VectorEnv[Observation, NDArray[np.int64], 
     ) -> None:
         num_envs, threads = check_count("num_envs", num_envs), check_count("threads", threads)
         self.world = check_world(world, scenario, performance)
-        oracle, noise = check_flag("oracle", oracle), check_flag("noise", noise)
+        oracle, noise = check_flag("oracle", oracle), check_noise(noise)
         self.num_envs = num_envs
         self.copy = check_flag("copy", copy)
         self.single_observation_space, self.single_action_space = make_spaces(self.world.actions)

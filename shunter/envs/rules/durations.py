@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from shunter.envs.rules.asleep import leaving_s, loading_s
+from shunter.envs.rules.drift import draw_pace
 from shunter.envs.sim.compiled import entry, inlined, internal
 from shunter.envs.state.state import EVICT, KV_DROPPED, KV_LIVE, KV_SAVED, KV_SAVING, LOAD, RUN, Floats, State
 from shunter.envs.state.tables import Tables
@@ -123,6 +124,7 @@ def fill_joins(t: Tables, s: State, d: int) -> int:
     device = s.device[d]
     m, level, clock = device.op_model, device.op_level, device.op_start_ns
     factor = stretched(s.model[m].prefill_noise, t.level[d, m, level].prefill_halfwidth)
+    factor *= 1.0 + device.slower
     for b in range(device.op_batch):
         entry = s.entry[d, b]
         r = s.slot[entry.slot]
@@ -162,6 +164,7 @@ def fill_steps(t: Tables, s: State, d: int, clock: int) -> int:
     device, limits, grid = s.device[d], t.limits[0], t.context_tokens
     m, level, steps, begun = device.op_model, device.op_level, 0, clock
     factor = stretched(s.model[m].step_noise, t.level[d, m, level].step_halfwidth)
+    factor *= 1.0 + device.slower
     while steps < limits.quantum_steps and (steps == 0 or clock - begun < limits.quantum_ns):
         active, held, fewest = active_batch(s, d)
         if active == 0:
@@ -197,13 +200,15 @@ def fill_times(t: Tables, s: State, d: int) -> None:
     """Predicts device d's new operation: its end and, for a quantum, its requests' tokens and times."""
     device = s.device[d]
     kind, m = device.op_kind, device.op_model
+    draw_pace(t, s, d, device.op_start_ns)
+    slower = 1.0 + device.slower
     if kind == RUN:
         device.op_end_ns = fill_steps(t, s, d, fill_joins(t, s, d))
     if kind == LOAD or kind == EVICT:
-        device.op_end_ns = device.op_start_ns + eviction_ns(t, s, d)
+        device.op_end_ns = device.op_start_ns + int(np.round(slower * eviction_ns(t, s, d)))
     if kind == LOAD:
         level, halfwidth = device.op_level, t.level[d, m, device.op_level].load_halfwidth
         if device.op_wakes != 0:
             halfwidth = t.asleep[d, m, level].wake_halfwidth
         load_s = loading_s(t, d, m, level, device.op_cold, device.op_wakes)
-        device.op_end_ns += to_ns(stretched(s.model[m].load_noise, halfwidth) * load_s)
+        device.op_end_ns += to_ns(slower * stretched(s.model[m].load_noise, halfwidth) * load_s)

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from shunter.envs.rules.claims import claimable
+from shunter.envs.rules.drift import draw_pace
 from shunter.envs.rules.durations import fill_times, join_s, step_s, stretched, to_ns
 from shunter.envs.rules.dynamics import claim, commit_batch, finish_evictions
 from shunter.envs.rules.faults import lose
@@ -136,6 +137,7 @@ def own_prefill_s(t: Tables, s: State, d: int, r: Any) -> float:
     """Seconds of the prefill of a request on device d, alone."""
     level = serving_level(s, d, r.model)
     factor = stretched(s.model[r.model].prefill_noise, t.level[d, r.model, level].prefill_halfwidth)
+    factor *= 1.0 + s.device[d].slower
     return float(factor * join_s(t, d, r.model, level, KV_DROPPED, float(r.prompt_tokens + r.generated)))
 
 
@@ -164,6 +166,7 @@ def look_ahead(t: Tables, s: State, d: int, m: int) -> Outlook:
     level, a_step_s = serving_level(s, d, m), 0.0
     if going > 0:
         factor = stretched(s.model[m].step_noise, t.level[d, m, level].step_halfwidth)
+        factor *= 1.0 + s.device[d].slower
         a_step_s = factor * step_s(t, d, m, level, going, held / going)
         finish_s = min(finish_s, prefill_s + fewest * a_step_s)
     return Outlook(running, prefill_s, a_step_s, finish_s - s.place[d, m].partial_s)
@@ -203,6 +206,7 @@ def gain(t: Tables, s: State, d: int, m: int, ahead: Outlook, work_s: float, sha
 def fill_serving(t: Tables, s: State, d: int) -> None:
     """Predicts what device d's running requests gain until they are looked at again."""
     device, running, finish_s = s.device[d], 0, np.inf
+    draw_pace(t, s, d, device.serving_since_ns)
     for m in range(s.model.shape[0]):
         ahead = look_ahead(t, s, d, m)
         if ahead.running > 0:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import sha256
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,10 @@ from shunter.envs.state.state import State, empty_state, grow_slots
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "Noise"]
+
+Noise = bool | Literal["drift"]
+"""Whether durations differ from the predicted ones, and how; see ``Batch``."""
 
 SLOTS, RING = 32, 512
 """Sizes to begin with; nothing depends on them but memory and speed."""
@@ -57,7 +60,8 @@ class Batch:
         environments: Number of environments.
         autoreset: Whether an episode's end starts the next at once.
         oracle: Whether observations tell true remaining lengths instead of expected ones.
-        noise: Whether durations differ from the predicted ones by luck drawn for each episode and model.
+        noise: Whether durations differ from the predicted ones by luck drawn for each episode and model;
+            ``drift``: devices are slower for stretches of time besides.
         threads: Number of threads that share the work; results are the same for any number.
         cut_off_s: When an episode is cut off, if the scenario does not do so earlier.
         max_decisions: Decisions after which an episode is cut off; None: none but the scenario's limit.
@@ -75,7 +79,7 @@ class Batch:
         *,
         autoreset: bool,
         oracle: bool = False,
-        noise: bool = False,
+        noise: Noise = False,
         threads: int = 1,
         cut_off_s: float = math.inf,
         max_decisions: int | None = None,
@@ -83,7 +87,7 @@ class Batch:
         max_time_ns = min(int(world.tables.max_time_ns[0]), round(min(cut_off_s, FAR_NS * 1e-9) * 1e9))
         self.tables = world.tables.changed(oracle=int(oracle), max_time_ns=max_time_ns)
         self.world = world
-        self.autoreset, self.noise, self.threads = autoreset, noise, threads
+        self.autoreset, self.noise, self.threads = autoreset, bool(noise), threads
         self.environments = environments
         self.state: State = empty_state(
             (environments,),
@@ -98,6 +102,7 @@ class Batch:
         self.length = world.scenario.workload.requests
         self.state.clock["length"] = self.length
         self.state.clock["most"] = self._most = max_decisions or 0
+        self.state.clock["drift"] = self._drift = int(noise == "drift")
         # Between two decisions every device ends one operation at most.
         sizes = (environments, world.actions, world.devices * world.entries)
         self._buffers: tuple[Outputs, ...] = (make_outputs(*sizes), make_outputs(*sizes))
@@ -133,7 +138,7 @@ class Batch:
         """What its states are of."""
         digest = sha256(self.world.content()).hexdigest()
         limits = int(self.tables.oracle[0]), int(self.tables.max_time_ns[0]), self._most
-        return digest, self.environments, self.autoreset, self.noise, *limits
+        return digest, self.environments, self.autoreset, self.noise, self._drift, *limits
 
     def get_state(self) -> BatchState:
         """All that changes, copied; simulation from it is the same, bit for bit."""

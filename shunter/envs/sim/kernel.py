@@ -173,6 +173,7 @@ def clear(s: State) -> None:
         device.op_batch = 0
         device.serving_end_ns = -1
         device.kept = 0
+        device.slower = 0.0
 
 
 @internal

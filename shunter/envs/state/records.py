@@ -49,6 +49,7 @@ CLOCK = record(
     "most",  # decisions after which the episode is cut off, 0: however many
     "check_ns",  # before then nobody outside a quantum misses the SLO
     "missed",  # requests in the system that missed the SLO
+    "drift",  # whether devices are slower than predicted now and then, see ``shunter.envs.rules.drift``
     floats=("cost", "cost_per_s"),  # accrued of an objective other than mean response, and at which rate
 )
 """One record for the whole system."""
@@ -153,6 +154,7 @@ DEVICE = record(
     floats=(
         "busy_per_s",  # what an operation adds to ``cost_per_s``
         "load_delay",  # where servers drain: how much longer its load takes for what runs beside it, relative
+        "slower",  # how much longer than predicted takes what it began last, relative; see ``drift``
     ),
 )
 """A device and its current operation."""

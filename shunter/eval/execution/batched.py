@@ -17,6 +17,7 @@ from shunter.agents.parameters import for_world
 from shunter.envs.gym.checks import check_actions
 from shunter.envs.gym.vector import observation
 from shunter.envs.rules.objectives import accrued, charge_unserved
+from shunter.envs.sim.batch import Noise
 from shunter.envs.sim.kernel import begin_batch, make_outputs, step_batch
 from shunter.envs.state.state import Requests, counted, grow_slots
 from shunter.envs.world.world import World
@@ -71,7 +72,7 @@ def evaluate_batched(
     seeds: Sequence[int],
     *,
     environments: int = ENVIRONMENTS,
-    noise: bool = False,
+    noise: Noise = False,
 ) -> Batched:
     """Runs a policy on every seed's requests; each figure is exactly that of ``simulate`` with the seed.
 
@@ -81,7 +82,8 @@ def evaluate_batched(
         seeds: Seeds of the workloads.
         environments: How many episodes run side by side at most.
         noise: Whether durations differ from the predicted ones, as much as the prediction intervals say, by
-            luck that is drawn for each seed and model: every policy has the same.
+            luck that is drawn for each seed and model: every policy has the same; ``drift``: devices are
+            slower for stretches of time besides, see ``shunter.envs.rules.drift``.
     """
     frames: list[pd.DataFrame] = []
     counts: list[dict[str, int]] = []
@@ -90,7 +92,7 @@ def evaluate_batched(
     for first in range(0, len(seeds), environments):
         part = seeds[first : first + environments]
         requests = [world.draw(seed) for seed in part]
-        episodes = _Episodes(world, policy, requests, part if noise else ())
+        episodes = _Episodes(world, policy, requests, part if noise else (), drift=noise == "drift")
         episodes.run()
         for row in np.argsort(episodes.number):
             state = episodes.state.of(int(row))
@@ -116,16 +118,24 @@ class _Episodes:
         policy: Decides.
         requests: Requests of each episode.
         luck: A seed of the luck of durations for each episode; empty where they are as predicted.
+        drift: Whether devices are slower for stretches of time.
     """
 
     def __init__(
-        self, world: World, policy: Policy, requests: Sequence[Requests], luck: Sequence[int]
+        self,
+        world: World,
+        policy: Policy,
+        requests: Sequence[Requests],
+        luck: Sequence[int],
+        *,
+        drift: bool = False,
     ) -> None:
         self.world = world
         self.policy = policy = for_world(policy, world)
         self._on_state = policy if decides_on_state(policy) else None
         self.tables = world.tables.changed(oracle=int(is_oracle(policy)), max_time_ns=world.max_time_ns)
         self.state = world.states_of(requests, slots=SLOTS, luck=luck)
+        self.state.clock["drift"] = int(drift)
         begin_batch(self.tables, self.state, np.ones(len(requests), np.bool_), len(luck) > 0)
         self.number = np.arange(len(requests))
         self._out = make_outputs(len(requests), world.actions)

@@ -16,6 +16,8 @@ from shunter.eval.execution.sentinel import PARTS, Sentinel
 from shunter.files import finite
 from shunter.profiling.meters.watch import MachineWatch, core_count
 
+__all__ = ["MachineCourse", "Stretch", "watched"]
+
 _MOST_LOOKS = 2000
 """Looks that results keep: more cannot be told apart in a picture."""
 

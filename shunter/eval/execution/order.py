@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["run_order"]
+__all__ = ["Turn", "run_order"]
 
 ORDER_SEED = 0
 

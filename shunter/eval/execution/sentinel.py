@@ -22,6 +22,8 @@ from shunter.envs.world.world import World
 from shunter.eval.execution.device_executor import DeviceExecutor
 from shunter.eval.execution.operations import Join, Operation, Outcome
 
+__all__ = ["PARTS", "Reading", "Sentinel"]
+
 PROMPT_TOKENS = 16
 STEPS = 8
 REQUESTS = 3

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field, FiniteFloat
 
+from shunter.envs.scenario.fields import checked
 from shunter.envs.world.world import World
 from shunter.errors import InputError
 from shunter.eval.execution.sentinel import PARTS
+from shunter.reading import read_json
 
-__all__ = ["Slowdowns", "drawn_slowdowns", "slowed"]
+__all__ = ["Slowdowns"]
 
 MOST = 100.0
 """A factor beyond this, or below its inverse, is a mistake: nothing runs on such a machine."""
@@ -25,6 +30,7 @@ class Slowdowns:
     Attributes:
         at_s: (K,) seconds since the run's start from which factors hold, ascending from 0.
         factors: (K, D, 3) for each device's loads, prefills and decodes, which begin from then on.
+        source: What they are of, for who reads of it.
 
     Raises:
         InputError: Times do not ascend from 0, or a factor is not between 1/100 and 100.
@@ -32,6 +38,7 @@ class Slowdowns:
 
     at_s: NDArray[np.float64]
     factors: NDArray[np.float64]
+    source: str = "a course of factors"
 
     def __post_init__(self) -> None:
         at_s = np.asarray(self.at_s)
@@ -56,38 +63,68 @@ class Slowdowns:
             for each in self.factors
         ]
 
+    @property
+    def words(self) -> str:
+        """What was simulated, in a line."""
+        mean, least, most = np.exp(np.log(self.factors).mean()), self.factors.min(), self.factors.max()
+        return (
+            f"Simulated on a machine {mean:.2f} × as slow as when profiled, {least:.2f} to {most:.2f} ×: "
+            f"{self.source}."
+        )
+
     def at(self, time_s: float) -> int:
         """Which factors hold at a time: an index of ``at_s``."""
         return max(0, int(np.searchsorted(self.at_s, time_s, side="right")) - 1)
 
 
-def drawn_slowdowns(
-    devices: int, seed: int, *, until_s: float, mean_s: float, share: float = 0.5, most: float = 2.5
-) -> Slowdowns:
-    """A machine that others use now and then: each device by itself is as predicted, then slower, and so on.
+class _Seen(BaseModel):
+    """What the sentinel saw on a device once; see ``shunter.eval.execution.sentinel.Reading``."""
+
+    at_s: FiniteFloat
+    device: str
+    slowdowns: dict[str, Annotated[float, Field(ge=1 / MOST, le=MOST)]]
+
+
+class _Machine(BaseModel):
+    sentinel: Annotated[list[_Seen], Field(min_length=1)]
+
+
+class _Results(BaseModel):
+    machine: _Machine
+
+
+def read_slowdowns(path: Path, world: World) -> Slowdowns:
+    """How slow the machine was while real runs went on, as the sentinel saw it, from its first look on.
 
     Args:
-        devices: How many.
-        seed: Of the course.
-        until_s: Time from which on nothing changes.
-        mean_s: Mean of a slow stretch; lengths are exponential.
-        share: Share of the time that is slow.
-        most: Factors of slow stretches are drawn between 1 and this, evenly in their logarithm; all that the
-            device does takes so many times as long.
+        path: A folder that ``shunter eval --real`` wrote, or its ``results.json``.
+        world: Its devices are those of the evaluation, by name.
+
+    Raises:
+        BrokenFileError: The file cannot be read.
+        InputError: It is of an evaluation that measured no machine, or of other devices.
     """
-    rng = np.random.default_rng(seed)
-    changes: list[tuple[float, int, float]] = []
-    for device in range(devices):
-        at_s, slow = 0.0, bool(rng.random() < share)
-        while at_s < until_s:
-            changes.append((at_s, device, float(most ** rng.random()) if slow else 1.0))
-            at_s += float(rng.exponential(mean_s if slow else mean_s * (1 - share) / share))
-            slow = not slow
-    times = sorted({at_s for at_s, _, _ in changes})
-    factors = np.ones((len(times), devices, len(PARTS)))
-    for at_s, device, factor in sorted(changes):
-        factors[times.index(at_s) :, device] = factor
-    return Slowdowns(np.array(times), factors)
+    file = path / "results.json" if path.is_dir() else path
+    found = checked(_Results, read_json(file), source=str(file), whole="results")
+    seen = sorted(found.machine.sentinel, key=lambda one: one.at_s)
+    names = [device.name for device in world.scenario.devices]
+    if {one.device for one in seen} != set(names):
+        rule = f"be of an evaluation on the devices {', '.join(names)}"
+        raise InputError("--slowdowns", rule, ", ".join(dict.fromkeys(one.device for one in seen)))
+    first = [next(one for one in seen if one.device == name) for name in names]
+    now = np.array([_factors(one) for one in first])
+    course = {0.0: now.copy()}
+    for one in seen:
+        now[names.index(one.device)] = _factors(one)
+        course[one.at_s - seen[0].at_s] = now.copy()
+    return Slowdowns(np.array([*course]), np.array([*course.values()]), f"as {file} recorded it")
+
+
+def _factors(one: _Seen) -> list[float]:
+    missing = [part for part in PARTS if part not in one.slowdowns]
+    if missing:
+        raise InputError("--slowdowns", f"tell slowdowns of {', '.join(PARTS)}", one.slowdowns)
+    return [one.slowdowns[part] for part in PARTS]
 
 
 def slowed(world: World, factors: Sequence[dict[str, float]]) -> World:

@@ -22,8 +22,11 @@ def machine_lines(result: Plain) -> list[str]:
         result: From ``Evaluation.to_dict``.
 
     Returns:
-        One line; none where nothing ran for real, or nobody watched and nothing is to be said.
+        One line; none where nothing ran for real, or nobody watched and nothing is to be said. Where a slower
+        machine was simulated, which.
     """
+    if result.get("slowdowns") is not None:
+        return [str(result["slowdowns"])]
     machine = result.get("machine")
     if machine is None or not machine["runs"]:
         return []

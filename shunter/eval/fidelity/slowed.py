@@ -11,6 +11,8 @@ from shunter.eval.execution.runs import Run, simulate
 from shunter.eval.execution.sentinel import PARTS
 from shunter.eval.execution.slowdowns import slowed
 
+__all__ = ["simulate_slowed"]
+
 
 def simulate_slowed(world: World, policy: Policy, course: MachineCourse, stretch: Stretch) -> Run | None:
     """Simulates a real run at the speed that the sentinel saw around it; None where it saw none.

@@ -73,5 +73,8 @@ def read_checkpoint(path: Path, settings: dict[str, Any]) -> PpoCheckpoint:
         content = torch.load(path, weights_only=True)
         content["best"] = {key: value.numpy() for key, value in content["best"].items()}
         checkpoint = PpoCheckpoint(**content)
+        weights = [*checkpoint.policy.values(), *checkpoint.average.values()]
+        if not all(torch.isfinite(one).all() for one in weights):
+            raise ValueError("its weights must be finite numbers")
     check_settings(path, checkpoint.settings, settings)
     return checkpoint

@@ -16,12 +16,13 @@ from shunter.envs.gym.checks import (
     check_count,
     check_cut_off,
     check_flag,
+    check_noise,
     check_seed,
     check_world,
 )
 from shunter.envs.gym.scheduling import Observation, make_spaces
 from shunter.envs.gym.vector import final_observation, observation
-from shunter.envs.sim.batch import Batch
+from shunter.envs.sim.batch import Batch, Noise
 from shunter.envs.sim.kernel import Outputs
 from shunter.envs.sim.supply import environment_key
 from shunter.envs.world.world import World
@@ -72,7 +73,8 @@ class SchedulingVecEnv(UniformVecEnv):
             on.
         reward_scale: Factor that rewards are multiplied by.
         oracle: Whether observations tell true remaining lengths instead of expected ones.
-        noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
+        noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model;
+            ``drift``: devices are slower for stretches of time besides.
         threads: Number of threads that share the work.
         cut_off_s: When an episode is cut off, see ``SchedulingEnv``.
     """
@@ -85,13 +87,13 @@ class SchedulingVecEnv(UniformVecEnv):
         seed: int = 0,
         reward_scale: float = 1.0,
         oracle: bool = False,
-        noise: bool = False,
+        noise: Noise = False,
         threads: int = 1,
         cut_off_s: float | None = None,
     ) -> None:
         num_envs, threads = check_count("num_envs", num_envs), check_count("threads", threads)
         world = check_world(world, None, None)
-        oracle, noise = check_flag("oracle", oracle), check_flag("noise", noise)
+        oracle, noise = check_flag("oracle", oracle), check_noise(noise)
         super().__init__(num_envs, *make_spaces(world.actions))
         self.batch = Batch(
             world,

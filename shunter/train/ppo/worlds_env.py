@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from shunter.agents.learned.base_policy import MOST_CANDIDATES, BasePolicy, base_scores, listed
 from shunter.envs.gym.checks import check_actions
 from shunter.envs.gym.scheduling import Observation, make_spaces
+from shunter.envs.sim.batch import Noise
 from shunter.train.ppo.tasks import TrainingTask
 from shunter.train.ppo.vec_env import SchedulingVecEnv, UniformVecEnv
 
@@ -30,7 +31,8 @@ class WorldsVecEnv(UniformVecEnv):
         envs_each: Number of environments of each world.
         seed: Seed of all environments; each task has random numbers of its own.
         time_constant: Time constant of discounting, in time scales of each world.
-        noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model.
+        noise: Whether durations differ from the predicted ones, by luck drawn for each episode and model;
+            ``drift``: devices are slower for stretches of time besides.
         anywhere: Whether ``reset`` goes on to somewhere in the episodes, deciding as untrained logits would.
             Where few decisions are made until the next reset, all is learned at their beginning otherwise.
 
@@ -45,7 +47,7 @@ class WorldsVecEnv(UniformVecEnv):
         *,
         seed: int = 0,
         time_constant: float,
-        noise: bool = False,
+        noise: Noise = False,
         anywhere: bool = False,
     ) -> None:
         self.tasks, self.anywhere = tasks, anywhere

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, NonNegativeInt
 
+from shunter.envs.scenario.fields import checked
 from shunter.errors import InputError
 from shunter.reading import reading
 from shunter.tensors import read_tensors, write_tensors
 
-__all__ = ["ARRAYS", "Progress", "SearchCheckpoint", "SearchState", "read_search", "write_search"]
+__all__ = ["ARRAYS", "SearchCheckpoint", "read_search", "write_search"]
 
 ARRAYS = {"center", "average", "first", "second", "best"}
 
@@ -74,7 +75,7 @@ def read_search(path: Path, settings: dict[str, Any]) -> SearchCheckpoint:
     """Reads a checkpoint of a search with these settings.
 
     Raises:
-        InputError: It was written with others; names the first.
+        InputError: It was written with others, names the first; or its state cannot be.
         BrokenFileError: It is damaged, or no checkpoint.
     """
     found, header, _ = read_tensors(path)
@@ -85,8 +86,11 @@ def read_search(path: Path, settings: dict[str, Any]) -> SearchCheckpoint:
         moved = {array.shape for key, array in arrays.items() if key != "best"}  # has the network too
         if len(moved) != 1 or {array.ndim for array in arrays.values()} != {1}:
             raise ValueError("its vectors are not of one size")
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("its vectors must hold finite numbers")
     check_settings(path, known, settings)
-    return SearchCheckpoint(arrays, state)
+    progress = checked(SearchState, state, source=str(path), whole="state")
+    return SearchCheckpoint(arrays, {**state, **progress.model_dump()})
 
 
 def check_settings(path: Path, known: dict[str, Any], settings: dict[str, Any]) -> None:

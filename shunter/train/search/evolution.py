@@ -31,12 +31,11 @@ from shunter.agents.learned.compiled import LINEAR
 from shunter.agents.learned.inputs import INPUTS, KINDS
 from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.weights import from_vector, to_vector, untrained_weights, width_of
-from shunter.envs.scenario.fields import checked
 from shunter.envs.sim.randomness import key_of
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError, InputError
 from shunter.train.result import Curve
-from shunter.train.search.checkpoint import SearchCheckpoint, SearchState, read_search, write_search
+from shunter.train.search.checkpoint import SearchCheckpoint, read_search, write_search
 from shunter.train.search.trials import Trials, episodes_of, score_of
 from shunter.train.selection import all_drain
 from shunter.train.settings import EvolutionSettings
@@ -243,20 +242,17 @@ class Search(Training):
     def restore(self, path: Path) -> None:
         """Goes on where a checkpoint was written."""
         checkpoint = read_search(path, self.asked)
-        arrays = checkpoint.arrays
-        state = checked(SearchState, checkpoint.state, source=str(path), whole="state")
+        arrays, state = checkpoint.arrays, checkpoint.state
         sizes = (self.center.size, self.center.size + self.kept.size, self.width)
-        if (arrays["center"].size, arrays["best"].size, state.width) != sizes:
+        if (arrays["center"].size, arrays["best"].size, state["width"]) != sizes:
             raise BrokenFileError(path, "its vectors are of another size than this search's")
-        if not all(np.isfinite(array).all() for array in arrays.values()):
-            raise BrokenFileError(path, "its vectors must hold finite numbers")
         self.center, self.average = arrays["center"], arrays["average"]
         self.kept = arrays["best"][len(self.center) :]
         self.adam = Adam(arrays["first"], arrays["second"])
         self.best = LearnedPolicy("evolution", from_vector(arrays["best"], self.width), {})
-        self.curve = [Curve(*point) for point in state.curve]
-        self.generation, self.generations = state.generation, state.generations
-        self._decisions, self.before_s = state.decisions, state.elapsed_s
+        self.curve = [Curve(*point) for point in state["curve"]]
+        self.generation, self.generations = state["generation"], state["generations"]
+        self._decisions, self.before_s = state["decisions"], state["elapsed_s"]
 
     def save(self, path: Path) -> None:
         """Writes what ``restore`` needs."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from shunter.agents.learned.compiled import Scratch, make_scratch, play
 from shunter.envs.rules.objectives import charge_unserved
+from shunter.envs.sim.batch import Noise
 from shunter.envs.sim.compiled import inlined, internal, jit, merged
 from shunter.envs.sim.kernel import begin_episode, environment
 from shunter.envs.state.state import Records, State
@@ -196,7 +197,7 @@ class Trials:
         seeds: Seeds of the workloads; with noise, of the luck of durations too.
         width: Width of the policies' networks; 0 without one.
         score: What is made small.
-        noise: Whether durations differ from the predicted ones.
+        noise: Whether durations differ from the predicted ones; see ``shunter.envs.sim.batch.Batch``.
         lanes: Number of parts in which policies are tried side by side.
     """
 
@@ -207,12 +208,13 @@ class Trials:
         *,
         width: int = 0,
         score: EpisodeScore = EpisodeScore(),  # noqa: B008 - immutable
-        noise: bool = False,
+        noise: Noise = False,
         lanes: int = 1,
     ) -> None:
-        self.tables, self.score, self.noise = world.tables, score, noise
+        self.tables, self.score, self.noise = world.tables, score, bool(noise)
         drawn = [world.draw(seed) for seed in seeds]
         state = world.states_of(drawn, outcomes=not score.plain, luck=seeds)
+        state.clock["drift"] = int(noise == "drift")
         self.rings = state.ring.copy()
         longest = max(1, round(score.tail_share * state.ring.shape[1]))
         self.lanes = [
