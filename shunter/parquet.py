@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from shunter.errors import BrokenFileError
 from shunter.reading import check_names, most_expanded, reading
 from shunter.seals import CHANGED
 
-__all__ = ["DIGEST", "as_frame", "read_frame", "read_table", "write_frame", "write_table"]
+__all__ = ["DIGEST", "as_frame", "read_frame", "read_table", "typed", "write_frame", "write_table"]
 
 DIGEST = b"shunter_sha256"
 """Key of the digest in a file's metadata."""
@@ -80,6 +81,27 @@ def as_frame(path: str | os.PathLike[str], table: pa.Table) -> pd.DataFrame:
     check_names(path, table.column_names)
     with reading(path):
         return pd.DataFrame(table.to_pandas())
+
+
+def typed(path: str | os.PathLike[str], table: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
+    """A table whose columns of these names are of these types; no list is missing, and no text in one.
+
+    Raises:
+        BrokenFileError: Two columns have one name, one cannot be of its type, or something is missing.
+    """
+    check_names(path, table.column_names)
+    for name in (name for name in table.column_names if name in columns):
+        if table[name].type != columns[name]:
+            with reading(path, f"column {name} is of another type: "):
+                column = table[name].cast(columns[name])
+            table = table.set_column(table.column_names.index(name), name, column)
+        if pa.types.is_list(columns[name]):
+            if table[name].null_count:
+                lacking = table[name].null_count
+                raise BrokenFileError(path, f"column {name} lacks a list in {lacking} of its rows")
+            if pa.types.is_string(columns[name].value_type) and pc.list_flatten(table[name]).null_count:
+                raise BrokenFileError(path, f"column {name} lacks a text in one of its lists")
+    return table
 
 
 def content_digest(table: pa.Table) -> str:

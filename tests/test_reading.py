@@ -270,7 +270,7 @@ def test_columns_of_events_that_are_of_another_type_are_refused(
         ("finish_s", 0.1, "column finish_s must not be before first_token_s"),
         ("arrival_s", float("inf"), "column arrival_s must be a number"),
         ("prompt_tokens", -1, "column prompt_tokens must be a number from 0"),
-        ("decode_tokens", "many", "column decode_tokens holds no numbers"),
+        ("decode_tokens", "many", "column decode_tokens is of another type"),
     ],
 )
 def test_requests_that_cannot_be_are_refused(column: str, value: Any, said: str, tmp_path: Path) -> None:

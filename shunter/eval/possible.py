@@ -45,6 +45,18 @@ def check_range(path: str | os.PathLike[str], frame: pd.DataFrame, names: Iterab
             raise InputError(row, f"be a number from 0 to {most:g}", float(values[first]))
 
 
+def check_given(path: str | os.PathLike[str], frame: pd.DataFrame, names: Iterable[str]) -> None:
+    """Checks that columns have a value in every row.
+
+    Raises:
+        BrokenFileError: One lacks it; names the row and the column.
+    """
+    for name in names:
+        missing = frame[name].isna().to_numpy()
+        if missing.any():
+            raise BrokenFileError(path, f"row {frame.index[int(missing.argmax())]} lacks {name}")
+
+
 def check_order(
     path: str | os.PathLike[str], frame: pd.DataFrame, names: Iterable[str], within_s: float = _ROUNDING_S
 ) -> None:

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import pandas as pd
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from shunter.envs.scenario.fields import checked
 from shunter.errors import BrokenFileError, InputError, VersionError
 from shunter.eval.execution.event_log import with_mode
-from shunter.eval.possible import check_order, check_range
+from shunter.eval.possible import check_given, check_order, check_range
 from shunter.eval.saved import FILES, OLDER_VERSIONS, RESULTS_VERSION
-from shunter.parquet import read_frame
+from shunter.parquet import as_frame, read_table, typed
 from shunter.reading import read_json
 from shunter.report.words import MODES
 from shunter.seals import unsealed
@@ -27,8 +28,12 @@ from shunter.tracking.store import open_store, said_uri, store_uri, talking
 __all__ = ["read_evaluation", "read_requests", "read_results"]
 
 _KEYS = ("results_version", "provenance", "scenario", "seeds", "metrics", "policies", "changes_against")
-_COLUMNS = {"policy", "seed", "mode", "request_id", "model", "arrival_s", "first_token_s", "finish_s"}
-_COLUMNS |= {"prompt_tokens", "decode_tokens"}
+_TIMES = ("arrival_s", "first_token_s", "finish_s")
+_COLUMNS = {
+    **dict.fromkeys(("policy", "mode", "model"), pa.string()),
+    **dict.fromkeys(("seed", "request_id", "prompt_tokens", "decode_tokens"), pa.int64()),
+    **dict.fromkeys(_TIMES, pa.float64()),
+}
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -192,12 +197,13 @@ def read_requests(path: Path) -> pd.DataFrame:
         BrokenFileError: It is damaged, or lacks a column.
         InputError: A time or a number of tokens cannot be.
     """
-    frame = with_mode(read_frame(path))
-    if not set(frame) >= _COLUMNS:
-        raise BrokenFileError(path, f"it lacks {', '.join(sorted(_COLUMNS - set(frame)))}")
-    times = ("arrival_s", "first_token_s", "finish_s")
-    check_range(path, frame, [*times, "prompt_tokens", "decode_tokens", "request_id", "seed"])
-    check_order(path, frame, times)
+    frame = with_mode(as_frame(path, typed(path, read_table(path), _COLUMNS)))
+    lacking = set(_COLUMNS) - set(frame)
+    if lacking:
+        raise BrokenFileError(path, f"it lacks {', '.join(sorted(lacking))}")
+    check_given(path, frame, set(_COLUMNS) - {"first_token_s", "finish_s"})
+    check_range(path, frame, [*_TIMES, "prompt_tokens", "decode_tokens", "request_id", "seed"])
+    check_order(path, frame, _TIMES)
     return frame
 
 

@@ -21,6 +21,7 @@ from shunter.eval.provenance import provenance
 from shunter.eval.read_back import Recorded, read_evaluation
 from shunter.eval.saved import FILES, save_evaluation
 from shunter.models.performance import PerformanceModel
+from shunter.parquet import write_frame
 from shunter.report.compare import comparison_words, write_comparison
 from shunter.seals import sealed
 from tests import worlds
@@ -148,6 +149,12 @@ def test_other_requests_under_the_same_seeds_are_refused(
     assert {c.refused for c in comparison.changes} == {"other requests under the same seeds"}
 
 
+def with_policy(folder: Path, first: list[Any]) -> None:
+    """Puts something else for the policy of the first request, and signs it, as a stranger can."""
+    frame = pd.read_parquet(folder / "requests.parquet").iloc[:1]
+    write_frame(frame.assign(policy=first), folder / "requests.parquet")
+
+
 @pytest.mark.parametrize(
     ("spoil", "error", "said"),
     [
@@ -156,6 +163,8 @@ def test_other_requests_under_the_same_seeds_are_refused(
         (lambda f: (f / "results.json").write_text("{"), BrokenFileError, "no JSON"),
         (lambda f: (f / "results.json").write_text("{}"), BrokenFileError, "lacks results_version"),
         (lambda f: (f / "requests.parquet").write_bytes(b"PAR1"), BrokenFileError, "requests.parquet"),
+        (lambda f: with_policy(f, [["a"]]), BrokenFileError, "column policy is of another type"),
+        (lambda f: with_policy(f, [None]), BrokenFileError, "row 0 lacks policy"),
     ],
 )
 def test_folders_that_hold_no_evaluation(

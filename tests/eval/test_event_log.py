@@ -86,6 +86,20 @@ def test_files_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(BrokenFileError, match="it is no event log"):
         read_event_log(path)
+    rows = run.log.table().to_pylist()
+    begun = next(i for i, row in enumerate(rows) if row["operation"] == "run")
+    for name, value, said in (
+        ("gpu_layers", None, f"row {begun} lacks gpu_layers"),
+        ("model", None, f"row {begun} lacks model"),
+        ("run_id", None, f"row {begun} lacks run_id"),
+        ("servers", [None], "column servers lacks a text"),
+        ("evicted", None, "column evicted lacks a list in 1 of its rows"),
+    ):
+        changed = [*rows[:begun], {**rows[begun], name: value}, *rows[begun + 1 :]]
+        table = pa.Table.from_pylist(changed, run.log.table().schema)
+        pq.write_table(table, path)
+        with pytest.raises(BrokenFileError, match=said):
+            read_event_log(path)
     pq.write_table(run.log.table().replace_schema_metadata({"event_log_version": "9"}), path)
     with pytest.raises(VersionError, match=f"the event log schema must be version {EVENT_LOG_VERSION}"):
         read_event_log(path)

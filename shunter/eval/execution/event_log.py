@@ -16,7 +16,7 @@ from shunter.envs.state.state import EVICT, LOAD, RUN, WAIT, State
 from shunter.envs.world.world import World
 from shunter.errors import BrokenFileError
 from shunter.eval.execution.faults.failures import Failure
-from shunter.eval.possible import check_lengths, check_order, check_range
+from shunter.eval.possible import check_given, check_lengths, check_order, check_range
 from shunter.files import replaced
 from shunter.parquet import write_table
 from shunter.profiling.dataset.versioned_parquet import FileKind, read_versioned_parquet, stamped
@@ -83,6 +83,7 @@ _KIND = FileKind(
 _TIMES = ("decided_s", "start_s", "end_s")
 _OF_REQUESTS = ("request_ids", "first_s", "finish_s")
 _ARRIVED = ("arrived_ids", "arrived_models", "arrived_s")
+_OF_MODELS = ("run", "load", "evict", "lose")
 
 
 class EventLog:
@@ -292,11 +293,13 @@ def read_event_log(path: str | os.PathLike[str]) -> pd.DataFrame:
     for name, kind in EVENT_COLUMNS.items():
         if name not in frame:  # an older log
             frame[name] = [[] for _ in range(len(frame))] if pa.types.is_list(kind) else None
+    check_given(path, frame, ["run_id", "policy", "seed", "mode", "device", "decided_s"])
     check_range(path, frame, [*_TIMES, "decision_s", "arrived_s", "first_s", "finish_s", "tokens", "steps"])
     check_range(path, frame, ["device_bytes", "restart_s", "arrived_ids", "request_ids", "gpu_layers"])
     ended = frame.dropna(subset=["start_s", "end_s"])
     check_order(path, ended, ["start_s", "end_s"], _DECISION_S)
     check_lengths(path, ended, _OF_REQUESTS)
+    check_given(path, ended[ended["operation"].isin(_OF_MODELS)], ["model", "gpu_layers"])
     check_lengths(path, frame, _ARRIVED)
     return frame
 

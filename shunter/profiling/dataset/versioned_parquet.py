@@ -11,8 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from shunter.errors import BrokenFileError, InputError, VersionError
-from shunter.parquet import as_frame, read_table
-from shunter.reading import check_names, reading
+from shunter.parquet import as_frame, read_table, typed
 
 __all__ = ["FileKind", "read_versioned_parquet", "stamped"]
 
@@ -63,16 +62,4 @@ def read_versioned_parquet(path: str | os.PathLike[str], kind: FileKind) -> tupl
     said = version.decode(errors="replace")
     if said not in map(str, (kind.version, *kind.older)):
         raise VersionError(path, kind.schema, said, kind.version)
-    return as_frame(path, _typed(path, table, kind.columns)), int(said)
-
-
-def _typed(path: str | os.PathLike[str], table: pa.Table, columns: Mapping[str, pa.DataType]) -> pa.Table:
-    check_names(path, table.column_names)
-    for name in (name for name in table.column_names if name in columns):
-        if table[name].type != columns[name]:
-            with reading(path, f"column {name} is of another type: "):
-                column = table[name].cast(columns[name])
-            table = table.set_column(table.column_names.index(name), name, column)
-        if pa.types.is_list(columns[name]) and table[name].null_count:
-            raise BrokenFileError(path, f"column {name} lacks a list in {table[name].null_count} of its rows")
-    return table
+    return as_frame(path, typed(path, table, kind.columns)), int(said)
