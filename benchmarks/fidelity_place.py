@@ -140,6 +140,7 @@ class Place:
     def __init__(self, site: Site, folder: Path, scale: Scale, policy: Path | None, say: Say) -> None:
         self.site, self.folder, self.scale, self.say = site, folder, scale, say
         self.given = policy
+        self.grid = GRID
         self._compiled: World | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -296,7 +297,7 @@ class Place:
         self._sweep("profile", self.scale.profile_s)
 
     def _sweep(self, name: str, budget_s: float) -> None:
-        settings = replace(GRID, gpu_layers=self.site.levels, budget_s=budget_s)
+        settings = replace(self.grid, gpu_layers=self.site.levels, budget_s=budget_s)
         out = self.folder / f"{name}.parquet"
         out.unlink(missing_ok=True)  # what a killed sweep left is in its journal, which resume reads
         engine, device = self.site.engine, self.site.device

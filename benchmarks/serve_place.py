@@ -28,6 +28,7 @@ from shunter.agents.learned.policy import LearnedPolicy
 from shunter.agents.learned.weights import untrained_weights
 from shunter.agents.registry import make_policy
 from shunter.envs.scenario.scenario import load_scenario
+from shunter.envs.state.state import Requests
 from shunter.envs.world.world import World, make_world, with_footprints
 from shunter.eval.execution.runs import simulate
 from shunter.eval.metrics.capacity import SEEDS as CAPACITY_SEEDS
@@ -112,9 +113,12 @@ class ServePlace(Place):
         scale: How much is done.
         llama_server: Path of the binary.
         say: Prints a line.
+        site: The engine.
     """
 
-    def __init__(self, folder: Path, scale: ServeScale, llama_server: str, say: Any) -> None:
+    def __init__(
+        self, folder: Path, scale: ServeScale, llama_server: str, say: Any, site: Site = SITE
+    ) -> None:
         profiling = Scale(
             profile_s=scale.profile_s,
             train_s=scale.train_s,
@@ -125,7 +129,7 @@ class ServePlace(Place):
             capacity_requests=scale.capacity_requests,
             capacity_seeds=scale.capacity_seeds,
         )
-        super().__init__(SITE, folder, profiling, None, say)
+        super().__init__(site, folder, profiling, None, say)
         self.serving = scale
         self.settings = ServerSettings(state_dir=folder / "state", llama_server=llama_server)
 
@@ -149,9 +153,13 @@ class ServePlace(Place):
             found = await self._starts()
             (self.folder / "starts.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
             self.say(f"servers' starts took {time.monotonic() - begun_s:.0f} s to measure")
-        self._timed("capacity", self._rate)
-        self._timed("policy", self._learn)
+        await self._lengths()
+        for name, stage in (("capacity", self._rate), ("policy", self._learn)):
+            await asyncio.to_thread(self._timed, name, stage)
         return self.served_world()
+
+    async def _lengths(self) -> None:
+        """Finds out how long requests are, where the scenario does not say."""
 
     def served_world(self) -> World:
         """The scenario with what servers really take: memory, starts and ends."""
@@ -226,13 +234,36 @@ class ServePlace(Place):
             connector = aiohttp.TCPConnector(limit=0)
             timeout = aiohttp.ClientTimeout(total=None)
             async with aiohttp.ClientSession(listening.url, connector=connector, timeout=timeout) as client:
-                return await _asked(client, world, seed, most)
+                return await self._asked(client, world, seed, most)
         finally:
             running.cancel()
             with suppress(asyncio.CancelledError):
                 await running
             await gateway.stop()
             await listening.stop()
+
+    def body(self, drawn: Requests, seed: int, number: int, model: str) -> dict[str, Any]:
+        """What a client asks for as request of this number of a sequence."""
+        rng = np.random.default_rng([seed, number])
+        prompt = rng.integers(*TOKEN_IDS, int(drawn.prompt_tokens[number])).tolist()
+        return {"model": model, "prompt": prompt, "max_tokens": int(drawn.decode_tokens[number])}
+
+    async def _asked(
+        self, client: aiohttp.ClientSession, world: World, seed: int, most: int | None
+    ) -> list[dict[str, Any]]:
+        """Sends a sequence as it was drawn; what clients saw, in seconds since the beginning."""
+        drawn = world.draw(seed)
+        begun_s = time.monotonic()
+
+        async def one(number: int) -> dict[str, Any]:
+            arrival_s = float(drawn.arrival_ns[number]) * 1e-9 if most is None else 0.0
+            await asyncio.sleep(max(0.0, begun_s + arrival_s - time.monotonic()))
+            model = world.scenario.models[int(drawn.model[number])].name
+            body = self.body(drawn, seed, number, model)
+            return {"arrival_s": arrival_s, "model": model} | await answered(client, body, begun_s)
+
+        count = len(drawn.arrival_ns) if most is None else most
+        return list(await asyncio.gather(*map(one, range(count))))
 
     async def _starts(self) -> dict[str, Any]:
         """Seconds of starts and ends, and memory, of every model and level, as the gateway has them.
@@ -325,47 +356,35 @@ async def _decode_s(server: Server, model: str, tokens: int) -> float:
     body = {"model": model, "prompt": [TOKEN_IDS[0]] * 8, "max_tokens": tokens}
     connector = aiohttp.TCPConnector(force_close=True)  # a server closes what is idle, unseen
     async with aiohttp.ClientSession(server.url, connector=connector) as client:
-        answer = await _answer(client, body, 0.0)
+        answer = await answered(client, body, 0.0)
     return float(answer["finish_s"] - answer["first_s"])
 
 
-async def _asked(
-    client: aiohttp.ClientSession, world: World, seed: int, most: int | None
-) -> list[dict[str, Any]]:
-    """Sends a sequence as it was drawn; what clients saw of each request, in seconds since the beginning."""
-    drawn = world.draw(seed)
-    begun_s = time.monotonic()
+async def answered(client: aiohttp.ClientSession, body: dict[str, Any], begun_s: float) -> dict[str, Any]:
+    """Asks and waits for the whole answer, streamed; what the client saw.
 
-    async def one(number: int) -> dict[str, Any]:
-        arrival_s = float(drawn.arrival_ns[number]) * 1e-9 if most is None else 0.0
-        await asyncio.sleep(max(0.0, begun_s + arrival_s - time.monotonic()))
-        rng = np.random.default_rng([seed, number])
-        prompt = rng.integers(*TOKEN_IDS, int(drawn.prompt_tokens[number])).tolist()
-        model = world.scenario.models[int(drawn.model[number])].name
-        body = {"model": model, "prompt": prompt, "max_tokens": int(drawn.decode_tokens[number])}
-        return {"arrival_s": arrival_s, "model": model} | await _answer(client, body, begun_s)
-
-    count = len(drawn.arrival_ns) if most is None else most
-    return list(await asyncio.gather(*map(one, range(count))))
-
-
-async def _answer(client: aiohttp.ClientSession, body: dict[str, Any], begun_s: float) -> dict[str, Any]:
-    """Asks for an answer as long as the request says, streamed.
+    Args:
+        client: Asks.
+        body: A completion that is to be as long as ``max_tokens``, or a chat, which ends where it does.
+        begun_s: Monotonic time from which the result counts seconds.
 
     Raises:
-        RuntimeError: It does not come.
+        RuntimeError: The answer does not come.
     """
-    more = {"stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True}
+    is_chat = "messages" in body
+    more = {"stream": True, "stream_options": {"include_usage": True}, "ignore_eos": not is_chat}
     more |= {"temperature": 0, "cache_prompt": False}
     first_s, said = 0.0, b""
-    async with client.post("/v1/completions", json=body | more) as answer:
+    path = "/v1/chat/completions" if is_chat else "/v1/completions"
+    async with client.post(path, json=body | more) as answer:
         async for piece in answer.content.iter_any():
             if not first_s and b"data:" in piece:
                 first_s = time.monotonic() - begun_s
             said += piece
     finish_s = time.monotonic() - begun_s
     usage = [one["usage"] for one in events_of(said) if one.get("usage")]
-    if answer.status != 200 or not usage or usage[-1]["completion_tokens"] != body["max_tokens"]:
+    is_whole = bool(usage) and (is_chat or usage[-1]["completion_tokens"] == body["max_tokens"])
+    if answer.status != 200 or not is_whole:
         raise RuntimeError(f"status {answer.status}, usage {usage}, {said[-300:]!r}")
     tokens = {name: int(usage[-1][f"{name}_tokens"]) for name in ("prompt", "completion")}
     return {"first_s": first_s, "finish_s": finish_s} | tokens

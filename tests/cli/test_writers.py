@@ -73,7 +73,7 @@ APART = {
 READS = {
     *("data", "path", "paths", "a", "b", "files", "file", "trace", "scenario", "performance", "config"),
     *("start", "train", "events", "run", "record", "dataset", "configurations", "update", "models_dir"),
-    *("store", "folder", "model", "other", "against", "ran", "policy"),
+    *("store", "folder", "model", "other", "against", "ran", "policy", "slowdowns"),
 }
 
 

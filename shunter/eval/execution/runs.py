@@ -26,7 +26,7 @@ from shunter.eval.execution.faults.failures import Failure
 from shunter.eval.execution.follow import Follower
 from shunter.eval.execution.slowdowns import Slowdowns
 
-__all__ = ["Run", "as_repeat", "run_policy", "simulate"]
+__all__ = ["Run", "as_repeat", "run_policy", "simulate", "simulate_requests"]
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,19 @@ def simulate(
     Raises:
         InputError: The slowdowns are of another number of devices.
     """
-    requests = world.draw(seed)
+    return simulate_requests(world, policy, world.draw(seed), seed, slowdowns=slowdowns, follow=follow)
+
+
+def simulate_requests(
+    world: World,
+    policy: Policy,
+    requests: Requests,
+    seed: int = 0,
+    *,
+    slowdowns: Slowdowns | None = None,
+    follow: bool = False,
+) -> Run:
+    """As ``simulate``, on given requests."""
     follower = Follower(world.tables.changed(oracle=int(is_oracle(policy)))) if follow else None
     return run_policy(
         world,
