@@ -27,9 +27,8 @@ import pandas as pd
 from benchmarks.fidelity_place import FIRST_SEED, Site
 from benchmarks.form import Row, main, reported
 from benchmarks.prompts import prompts
-from benchmarks.serve_place import POLICIES, Cell, ServePlace, ServeScale, served_s
-from benchmarks.serve_real import Means, rows_of
-from shunter.agents.base import Policy
+from benchmarks.serve_place import Cell, ServePlace, ServeScale, served_s
+from benchmarks.serve_real import Means, error_rows
 from shunter.agents.registry import make_policy
 from shunter.envs.state.state import Requests
 from shunter.envs.workload.traces import write_trace
@@ -59,20 +58,22 @@ GRID = SweepSettings(
 )
 FULL = ServeScale(
     profile_s=240,
-    train_s=120,
+    train_s=0.0,
     requests=30,
     sequences=2,
     repeats=2,
     capacity_requests=None,
     capacity_seeds=8,
 )
-QUICK = replace(FULL, profile_s=40, train_s=10, requests=6, sequences=1, capacity_requests=200)
+QUICK = replace(FULL, profile_s=40, requests=6, sequences=1, capacity_requests=200)
 AFTER_TOKENS = (0, 32, 64)
 """Where the length predictor is asked: at arrival, and after so many tokens of the answer."""
 
 
 class PretrainedPlace(ServePlace):
     """The scenario, its checkpoints and its prompts."""
+
+    names = ("fifo-swap", "lru-keepalive", "cost-greedy")
 
     def __init__(self, folder: Path, scale: ServeScale, llama_server: str, say: Any) -> None:
         super().__init__(folder, scale, llama_server, say, SITE)
@@ -114,7 +115,7 @@ class PretrainedPlace(ServePlace):
         world = self.served_world()
         world = world.at_rate(0.2)
         begun_s = time.monotonic()
-        found = await self._served(world, self.first_policy(), FIRST_SEED - 2, "lengths")
+        found = await self._served(world, make_policy("cost-greedy"), FIRST_SEED - 2, "lengths")
         rows = pd.DataFrame(found).rename(columns={"prompt": "prompt_tokens", "completion": "decode_tokens"})
         self._write_lengths(rows[["prompt_tokens", "decode_tokens"]])
         self._timed("lengths", lambda: self.say(f"lengths: {time.monotonic() - begun_s:.0f} s"))
@@ -127,10 +128,6 @@ class PretrainedPlace(ServePlace):
             "messages": [{"role": "user", "content": text}],
             "max_tokens": MAX_TOKENS,
         }
-
-    def first_policy(self) -> Policy:
-        """Decides where none is compared."""
-        return make_policy("cost-greedy")
 
 
 def fetched_gemma() -> bytes:
@@ -154,7 +151,7 @@ def fetched_gemma() -> bytes:
 
 
 def run(quick: bool, *, work: Path | None = None, llama_server: str | None = None, **_: object) -> list[Row]:
-    """Measures, trains and serves.
+    """Measures and serves.
 
     Args:
         quick: Few and short runs.
@@ -180,7 +177,7 @@ async def rows_at(place: PretrainedPlace) -> list[Row]:
     again = [cell for cell in cells if cell.repeat > 0]
 
     def by_policy(of: Sequence[Cell], seconds: Any) -> dict[str, list[float]]:
-        return {name: [seconds(cell) for cell in of if cell.policy == name] for name in POLICIES}
+        return {name: [seconds(cell) for cell in of if cell.policy == name] for name in policies}
 
     def simulated(cell: Cell) -> float:
         run = simulate_requests(world, policies[cell.policy], as_served(world, place.read(cell))).requests
@@ -191,7 +188,7 @@ async def rows_at(place: PretrainedPlace) -> list[Row]:
 
     means = Means(by_policy(first, served), by_policy(first, simulated), by_policy(again, served))
     answers = list(chain.from_iterable(place.read(cell) for cell in first))
-    return [*rows_of(means), *length_rows(world, answers)]
+    return [*error_rows(means), *length_rows(world, answers)]
 
 
 def as_served(world: World, found: Sequence[dict[str, Any]]) -> Requests:

@@ -116,6 +116,9 @@ class ServePlace(Place):
         site: The engine.
     """
 
+    names: tuple[str, ...] = POLICIES
+    """Policies that serve."""
+
     def __init__(
         self, folder: Path, scale: ServeScale, llama_server: str, say: Any, site: Site = SITE
     ) -> None:
@@ -154,8 +157,9 @@ class ServePlace(Place):
             (self.folder / "starts.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
             self.say(f"servers' starts took {time.monotonic() - begun_s:.0f} s to measure")
         await self._lengths()
-        for name, stage in (("capacity", self._rate), ("policy", self._learn)):
-            await asyncio.to_thread(self._timed, name, stage)
+        await asyncio.to_thread(self._timed, "capacity", self._rate)
+        if LEARNED in self.names:
+            await asyncio.to_thread(self._timed, "policy", self._learn)
         return self.served_world()
 
     async def _lengths(self) -> None:
@@ -181,9 +185,12 @@ class ServePlace(Place):
 
     def served_policies(self) -> dict[str, Policy]:
         """The policies by name."""
+        return {name: self._learned() if name == LEARNED else make_policy(name) for name in self.names}
+
+    def _learned(self) -> Policy:
         learned = LearnedPolicy.load(self.folder / "policy.safetensors")
         learned.name = LEARNED
-        return {name: learned if name == LEARNED else make_policy(name) for name in POLICIES}
+        return learned
 
     def cells(self) -> list[Cell]:
         """Runs in order: interleaved over policies, and in another order for each sequence."""
@@ -191,9 +198,9 @@ class ServePlace(Place):
         rounds = [(seed, 0) for seed in seeds]
         rounds += [(FIRST_SEED, repeat) for repeat in range(1, self.serving.repeats)]
         return [
-            Cell(POLICIES[(n + i) % len(POLICIES)], seed, repeat)
+            Cell(self.names[(n + i) % len(self.names)], seed, repeat)
             for n, (seed, repeat) in enumerate(rounds)
-            for i in range(len(POLICIES))
+            for i in range(len(self.names))
         ]
 
     async def serve(self, world: World) -> None:

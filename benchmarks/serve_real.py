@@ -14,7 +14,7 @@ from benchmarks.form import Row, at_most, reported
 from benchmarks.paired import paired
 from benchmarks.serve_place import LEARNED, POLICIES, Cell, ServePlace, ServeScale, served_s, simulated_s
 
-__all__ = ["FULL", "QUICK", "Means", "real_load_rows", "rows_of"]
+__all__ = ["FULL", "QUICK", "Means", "error_rows", "real_load_rows", "rows_of"]
 
 FULL = ServeScale(
     profile_s=240,
@@ -106,8 +106,13 @@ def rows_of(means: Means) -> list[Row]:
     change, interval = _change(means.served, "cost-greedy")
     note = f"in simulation {100 * _change(means.simulated, 'cost-greedy')[0]:+.1f} %"
     rows.append(reported("learned against cost-greedy, in the gateway", change, interval=interval, note=note))
-    bar = max(LEAST_ERROR_BAR, 2 * means.noise)
-    for name in POLICIES:
+    return [*rows, *error_rows(means)]
+
+
+def error_rows(means: Means) -> list[Row]:
+    """Rows of simulation's errors and the noise that they are judged by."""
+    rows, bar = [], max(LEAST_ERROR_BAR, 2 * means.noise)
+    for name in means.served:
         real_s, found_s = np.mean(means.served[name]), np.mean(means.simulated[name])
         note = f"{found_s:.2f} s in simulation, {real_s:.2f} s for clients; by sequence " + ", ".join(
             f"{100 * (a / b - 1):+.0f} %"

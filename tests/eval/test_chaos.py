@@ -91,7 +91,7 @@ def test_killed_and_stopped_workers_lose_nothing_and_leave_nothing(quick_world: 
 @pytest.mark.engine
 def test_a_worker_that_hangs_is_found_out_and_the_report_says_so(quick_world: World) -> None:
     deadline = Deadline(factor=1.0, least_s=0.5)
-    with open_engines(quick_world, chaos=Chaos(hang=0.15, seed=1), deadline=deadline) as device_executors:
+    with open_engines(quick_world, chaos=Chaos(hang=0.05, seed=1), deadline=deadline) as device_executors:
         run = run_real(quick_world, make_policy("cost-greedy"), 1, device_executors)
     check_answers(run)
     hung = [failure for failure in run.failures if failure.fault.kind == "hung"]

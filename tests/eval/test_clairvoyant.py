@@ -32,7 +32,7 @@ def response_s(world: World, requests: Requests, policy: Any) -> float:
     return float((run.requests.finish_s - run.requests.arrival_s).mean())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     requests=st.integers(1, 25),

@@ -24,7 +24,7 @@ from shunter.profiling.dataset.table import read_dataset
 from shunter.profiling.sweep.sweep import run_sweep
 from tests.profiling.test_sweep import ROWS_PER_GROUP, plan
 
-KILLS = 8  # benchmarks.robust has more
+KILLS = 4  # benchmarks.robust has more
 ROWS = 4 * ROWS_PER_GROUP
 
 
