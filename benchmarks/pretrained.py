@@ -208,15 +208,15 @@ def length_rows(world: World, answers: Sequence[dict[str, Any]]) -> Iterator[Row
     expected = world.tables.remaining_tokens[0]
     for model in (one.name for one in world.scenario.models):
         tokens = np.array([one["completion"] for one in answers if one["model"] == model])
-        capped = np.mean(tokens >= MAX_TOKENS)
         for after in AFTER_TOKENS:
             left = tokens[tokens > after] - after
             if not len(left):
-                continue
+                break
             guess = float(expected[min(after, len(expected) - 1)])
             off = np.abs(guess - left).mean() / left.mean()
             note = f"{len(left)} answers; {guess:.0f} expected, {left.mean():.0f} on average"
-            note += f", {left.std():.0f} standard deviation; {capped:.0%} of all ended at {MAX_TOKENS}"
+            note += f", {left.std():.0f} standard deviation"
+            note += f"; {np.mean(tokens >= MAX_TOKENS):.0%} of all ended at {MAX_TOKENS}"
             when = f"after {after} tokens" if after else "at arrival"
             yield reported(f"{model}: error of the expected rest of an answer, {when}", off, note=note)
 

@@ -47,6 +47,19 @@ def write(path: Path, *, model: Any = "", session: Any = "", requests: int = 300
     return file
 
 
+@pytest.mark.parametrize("as_lengths", [False, True])
+def test_a_file_that_has_changed_is_read_anew_by_the_next_world(tmp_path: Path, as_lengths: bool) -> None:
+    file = write(tmp_path)
+    plain = scenario_of(file)
+    if as_lengths:
+        workload = Workload(requests=300, rate_per_s=1.0, lengths=file)
+        plain = plain.model_copy(update={"workload": workload})
+    assert make_world(plain).draw(0).decode_tokens.max() == 3
+    frame = read_trace(file).frame
+    write_trace(frame.assign(decode_tokens=7), file)
+    assert make_world(plain).draw(0).decode_tokens.min() == 7
+
+
 def scenario_of(file: Path, **replay: Any) -> Scenario:
     return Scenario.parse(
         {

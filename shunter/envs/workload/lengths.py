@@ -16,7 +16,7 @@ from shunter.envs.scenario.limits import Limits
 from shunter.envs.scenario.model import Model
 from shunter.envs.scenario.scenario import Scenario
 from shunter.envs.scenario.workload import TracePart, Workload
-from shunter.envs.workload.replay import models_by_row, read_part, read_replay
+from shunter.envs.workload.replay import edition, models_by_row, read_part, read_replay
 from shunter.envs.workload.traces import Trace, read_trace
 
 __all__ = ["length_pairs", "mean_lengths", "pairs_by_model", "remaining_tokens", "stacked_pairs"]
@@ -142,9 +142,21 @@ def remaining_tokens(pairs: Pairs) -> NDArray[np.float64]:
     return np.where(tail_counts > 0, tail_sums / np.maximum(1, tail_counts) - generated, 1.0)
 
 
-@lru_cache(64)
 def _drawn(
     lengths: str | Path | TracePart, prompt_scale: float, decode_scale: float, context_tokens: int
+) -> Pairs:
+    file = lengths.file if isinstance(lengths, TracePart) else lengths if isinstance(lengths, Path) else None
+    of = None if file is None else edition(file)
+    return _drawn_of(lengths, prompt_scale, decode_scale, context_tokens, of)
+
+
+@lru_cache(64)
+def _drawn_of(
+    lengths: str | Path | TracePart,
+    prompt_scale: float,
+    decode_scale: float,
+    context_tokens: int,
+    _edition: tuple[int, int] | None,
 ) -> Pairs:
     """What ``length_pairs`` gives, the same array for everybody who asks."""
     is_file = isinstance(lengths, Path | TracePart)

@@ -51,7 +51,7 @@ def _cuts(scenario: Scenario) -> Iterator[str]:
     workload, models = scenario.workload, scenario.models
     unlimited = scenario.limits.model_copy(update={"context_tokens": _NO_LIMIT_TOKENS})
     whole = [model.model_copy(update={"context_tokens": None}) for model in models]
-    files = [_file(workload, model) for model in models]
+    files = [trace_file(workload, model) for model in models]
     if not any(files):
         return
     played = pairs_of_workload(workload, scenario.limits, models)
@@ -67,7 +67,8 @@ def _cuts(scenario: Scenario) -> Iterator[str]:
             )
 
 
-def _file(workload: Workload, model: Model) -> Path | None:
+def trace_file(workload: Workload, model: Model) -> Path | None:
+    """The trace file that a model's requests have their lengths from; None: there is none."""
     if workload.replay:
         return workload.replay.file
     lengths = workload.lengths if model.lengths is None else model.lengths

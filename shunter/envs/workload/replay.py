@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,31 @@ from shunter.errors import InputError, UnknownNameError
 
 Ints = NDArray[np.int64]
 
+_EDITIONS: dict[Path, tuple[int, int]] = {}
+"""When a trace file was last written, and how long it was, as it was last looked at."""
+
 _MOST_NAMES = 5
 """Names of models that a note spells out."""
 
 
+def look_again(file: Path) -> None:
+    """Has a trace file read anew by whoever reads it next, if it has changed since it was last looked at.
+
+    A compiled scenario draws its requests from what its process has read, so that a file that is written to
+    meanwhile does not give one of them two workloads; whoever compiles one looks again.
+    """
+    with suppress(OSError):  # whoever reads it says so
+        found = file.stat()
+        _EDITIONS[file] = (found.st_mtime_ns, found.st_size)
+
+
+def edition(file: Path) -> tuple[int, int] | None:
+    """Tells what a file held when it was last looked at from what it held before."""
+    return _EDITIONS.get(file)
+
+
 def read_replay(workload: Workload) -> Trace:
-    """Reads the part of a trace that a workload replays, once per process.
+    """Reads the part of a trace that a workload replays, once per process unless ``look_again`` is told.
 
     Raises:
         InputError: It is missing, broken or empty.
@@ -37,7 +57,7 @@ def read_replay(workload: Workload) -> Trace:
 
 
 def read_part(part: TracePart, *, needs_arrivals: bool = True) -> Trace:
-    """Reads a part of a trace file, once per process.
+    """Reads a part of a trace file, once per process unless ``look_again`` is told.
 
     Args:
         part: Which part of which file.
@@ -47,7 +67,7 @@ def read_part(part: TracePart, *, needs_arrivals: bool = True) -> Trace:
         InputError: The file is missing or broken, or the part holds no request.
     """
     same = {name: getattr(part, name) for name in TracePart.model_fields}
-    return _part(TracePart(**same), needs_arrivals)  # a replay's names have no hash
+    return _part(TracePart(**same), needs_arrivals, edition(part.file))  # a replay's names have no hash
 
 
 def replay_rate_per_s(workload: Workload) -> float:
@@ -124,15 +144,20 @@ def _counted(names: pd.Series[str]) -> str:
     return ", ".join(shown) + (", …" if len(counts) > _MOST_NAMES else "")
 
 
-@cache
-def _part(part: TracePart, needs_arrivals: bool) -> Trace:
-    whole = _whole(part.file, part.format, part.mend, part.time_unit, needs_arrivals)
+@lru_cache(64)
+def _part(part: TracePart, needs_arrivals: bool, of: tuple[int, int] | None) -> Trace:
+    whole = _whole(part.file, part.format, part.mend, part.time_unit, needs_arrivals, of)
     return slice_trace(whole, part.from_s, part.to_s, part.requests, field=str(part.file))
 
 
-@cache
+@lru_cache(64)
 def _whole(
-    file: Path, format: str | None, mend: bool, time_unit: TimeUnit | None, needs_arrivals: bool
+    file: Path,
+    format: str | None,
+    mend: bool,
+    time_unit: TimeUnit | None,
+    needs_arrivals: bool,
+    _edition: tuple[int, int] | None,
 ) -> Trace:
     trace = read_trace(file, format=format, mend=mend, time_unit=time_unit, needs_arrivals=needs_arrivals)
     return replace(trace, unread=trace.unread[[]])  # prefix hashes may be larger than all else

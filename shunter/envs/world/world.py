@@ -22,7 +22,8 @@ from shunter.envs.state.state import Requests, State, empty_state
 from shunter.envs.state.tables import Tables
 from shunter.envs.workload.draw import draw_requests, episode_chunks
 from shunter.envs.workload.lengths import mean_lengths
-from shunter.envs.workload.replay import replay_rate_per_s
+from shunter.envs.workload.notes import trace_file
+from shunter.envs.workload.replay import look_again, replay_rate_per_s
 from shunter.envs.workload.shares import shares_of
 from shunter.envs.world.asleep import kept_asleep_bytes
 from shunter.envs.world.residents import with_residents
@@ -282,6 +283,9 @@ def make_world(
         scenario = Scenario.parse(dict(scenario))
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(_path(field.removeprefix("--"), scenario), field=field)
+    for file in {trace_file(scenario.workload, model) for model in scenario.models}:
+        if file is not None:
+            look_again(file)
     performance = load_performance(scenario, performance)
     tabulation = Tabulation(scenario, performance)
     names = [device.name for device in scenario.devices]
